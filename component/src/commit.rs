@@ -1,0 +1,321 @@
+//! Makes a change durable: load, judge, swap, and what to do when the swap loses or its outcome is unknown.
+//!
+//! Authorization and effect are always judged on the very catalog that the swap replaces: a lost race starts over
+//! with the newest one. Knows the ports and the machine, nothing of who is calling.
+
+use alloc::string::String;
+
+use thiserror::Error;
+
+use crate::catalog::{Catalog, CatalogError, TokenRecord};
+use crate::machine::{self, Command, Denial};
+use crate::ports::{CatalogStore, Clock, Entropy, EntropyError, StoreError, SwapOutcome};
+use crate::token::{Secret, TokenHash};
+
+/// How many times a command is judged before it gives up. Each lost race means that another command was committed,
+/// so this many nodes may change the catalog at the same moment without anybody being turned away.
+pub const MAX_TRIES: u32 = 32;
+
+/// A new token and its secret, after its hash has become durable.
+#[derive(Debug)]
+pub struct Issued {
+    /// The record as committed.
+    pub token: TokenRecord,
+    /// What the hash in the record is of. This is its only showing.
+    pub secret: Secret,
+    /// The catalog as committed.
+    pub catalog: Catalog,
+}
+
+/// Why no token was issued.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CommandError {
+    /// The machine said no.
+    #[error(transparent)]
+    Denied(#[from] Denial),
+    /// The stored catalog cannot be read; it was left as it is.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The race was lost [`MAX_TRIES`] times; nothing was written.
+    #[error("too many others are changing the catalog at this moment")]
+    Contended,
+    /// Nothing was written.
+    #[error("the store is not available: {0}")]
+    Unavailable(String),
+    /// The change may or may not have been made, and the store cannot be asked.
+    #[error("the store failed in the middle of the change: {0}")]
+    UnknownOutcome(String),
+    /// No secret could be made.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+}
+
+/// Reads the catalog with its version; an empty catalog without one if none was ever stored.
+pub fn load(store: &mut impl CatalogStore) -> Result<(Option<String>, Catalog), CommandError> {
+    match store.load() {
+        Ok(Some(entry)) => Ok((Some(entry.version), Catalog::decode(&entry.document)?)),
+        Ok(None) => Ok((None, Catalog::default())),
+        Err(StoreError::Unavailable(why) | StoreError::UnknownOutcome(why)) => {
+            Err(CommandError::Unavailable(why))
+        }
+    }
+}
+
+/// Mints a secret and commits the command that `command` makes of its hash.
+pub fn issue<P: CatalogStore + Entropy + Clock>(
+    ports: &mut P,
+    origin: &str,
+    command: &dyn Fn(TokenHash) -> Command,
+) -> Result<Issued, CommandError> {
+    let secret = Secret::mint(ports)?;
+    let hash = secret.hash();
+    let command = command(hash);
+    // Set once a swap may have been carried out without our knowing.
+    let mut in_doubt: Option<String> = None;
+
+    for _ in 0..MAX_TRIES {
+        let (version, catalog) = match (load(ports), &in_doubt) {
+            (Ok(loaded), _) => loaded,
+            (Err(_), Some(why)) => return Err(CommandError::UnknownOutcome(why.clone())),
+            (Err(error), None) => return Err(error),
+        };
+        // Nobody else can know this secret: if its hash is there, the swap in doubt was carried out.
+        if in_doubt.is_some()
+            && let Some(token) = catalog.find(&hash)
+        {
+            return Ok(Issued { token: token.clone(), secret, catalog });
+        }
+        let (next, token) = machine::apply(&catalog, &command, origin, ports.now())?;
+        match ports.swap(version.as_deref(), &next.encode()?) {
+            Ok(SwapOutcome::Swapped(_)) => return Ok(Issued { token, secret, catalog: next }),
+            Ok(SwapOutcome::Stale) => {}
+            Err(StoreError::Unavailable(why)) if in_doubt.is_none() => {
+                return Err(CommandError::Unavailable(why));
+            }
+            // A swap in doubt may still be carried out later. Only if this one wins, or finds that it has lost
+            // to another version, is that settled; so the answer is sought in the store, not guessed.
+            Err(StoreError::Unavailable(why) | StoreError::UnknownOutcome(why)) => in_doubt = Some(why),
+        }
+    }
+    match in_doubt {
+        Some(why) => Err(CommandError::UnknownOutcome(why)),
+        None => Err(CommandError::Contended),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    // What happens on a store that answers as it should is tested where it matters, in `authority` and through the
+    // built component; here are the stores that do not.
+    use std::collections::VecDeque;
+
+    use super::*;
+    use crate::machine::Refusal;
+    use crate::ports::{Entry, Timestamp};
+
+    /// What the store does at its next swap.
+    #[derive(Clone, Copy)]
+    enum Fault {
+        /// Another command is committed first.
+        Overtaken,
+        /// Nothing is written.
+        Unavailable,
+        /// Written, but the answer is lost.
+        AnswerLost,
+        /// Not written, and the answer is lost.
+        WriteLost,
+        /// Written and then overtaken by somebody who regenerated with the token that is being replaced.
+        LostThenReplaced,
+    }
+
+    #[derive(Default)]
+    struct Ports {
+        stored: Option<Entry>,
+        swaps: u32,
+        next_swaps: VecDeque<Fault>,
+        loads_until_failure: Option<u32>,
+        randomness: u8,
+    }
+
+    impl Ports {
+        fn store(&mut self, document: &str) -> SwapOutcome {
+            self.swaps += 1;
+            let version = self.swaps.to_string();
+            self.stored = Some(Entry { version: version.clone(), document: document.into() });
+            SwapOutcome::Swapped(version)
+        }
+
+        fn catalog(&self) -> Catalog {
+            self.stored.as_ref().map_or_else(Catalog::default, |e| Catalog::decode(&e.document).unwrap())
+        }
+
+        /// Somebody else's change, behind the back of the command under test.
+        fn interfere(&mut self) {
+            let new = TokenHash::of(&format!("of somebody else {}", self.swaps));
+            let (next, _) = machine::apply(&self.catalog(), &Command::Recover { new }, "", 0).unwrap();
+            self.store(&next.encode().unwrap());
+        }
+    }
+
+    impl CatalogStore for Ports {
+        fn load(&mut self) -> Result<Option<Entry>, StoreError> {
+            match &mut self.loads_until_failure {
+                Some(0) => Err(StoreError::Unavailable("no disk".into())),
+                Some(left) => {
+                    *left -= 1;
+                    Ok(self.stored.clone())
+                }
+                None => Ok(self.stored.clone()),
+            }
+        }
+
+        fn swap(&mut self, expected: Option<&str>, document: &str) -> Result<SwapOutcome, StoreError> {
+            let lost = || Err(StoreError::UnknownOutcome("no answer".into()));
+            let fault = self.next_swaps.pop_front();
+            if let Some(Fault::Overtaken) = fault {
+                self.interfere();
+            }
+            if self.stored.as_ref().map(|entry| entry.version.as_str()) != expected {
+                return Ok(SwapOutcome::Stale);
+            }
+            match fault {
+                Some(Fault::Unavailable) => return Err(StoreError::Unavailable("no disk".into())),
+                Some(Fault::WriteLost) => return lost(),
+                _ => {}
+            }
+            let outcome = self.store(document);
+            match fault {
+                Some(Fault::AnswerLost) => lost(),
+                Some(Fault::LostThenReplaced) => {
+                    self.interfere();
+                    lost()
+                }
+                _ => Ok(outcome),
+            }
+        }
+    }
+
+    impl Entropy for Ports {
+        fn fill(&mut self, bytes: &mut [u8]) -> Result<(), EntropyError> {
+            self.randomness += 1;
+            bytes.fill(self.randomness);
+            Ok(())
+        }
+    }
+
+    impl Clock for Ports {
+        fn now(&mut self) -> Timestamp {
+            1_700_000_000_000
+        }
+    }
+
+    fn create(ports: &mut Ports) -> Result<Issued, CommandError> {
+        issue(ports, "test", &|new| Command::CreateOperator { new })
+    }
+
+    fn recover(ports: &mut Ports) -> Result<Issued, CommandError> {
+        issue(ports, "test", &|new| Command::Recover { new })
+    }
+
+    /// A store with an operator token, and the hash of that token.
+    fn bootstrapped() -> (Ports, TokenHash) {
+        let mut ports = Ports::default();
+        let issued = create(&mut ports).unwrap();
+        (ports, issued.secret.hash())
+    }
+
+    /// The shown secret is the accepted one, and the history tells of it once.
+    fn assert_committed(ports: &Ports, issued: &Issued, changes: usize) {
+        let catalog = ports.catalog();
+        assert_eq!(catalog, issued.catalog);
+        assert_eq!(catalog.operator(), Some(&issued.token));
+        assert_eq!(catalog.operator().unwrap().hash, issued.secret.hash());
+        assert_eq!(catalog.audit().records().len(), changes);
+    }
+
+    #[test]
+    fn a_lost_race_is_judged_again_on_the_newest_catalog() {
+        let (mut ports, credential) = bootstrapped();
+        ports.next_swaps.extend([Fault::Overtaken; 3]);
+        let issued = recover(&mut ports).unwrap();
+        assert_committed(&ports, &issued, 5);
+
+        // The same race, but what it was judged on is no longer true: the credential has been replaced.
+        let (mut ports, _) = bootstrapped();
+        ports.next_swaps.push_back(Fault::Overtaken);
+        let error = issue(&mut ports, "test", &|new| Command::Regenerate { credential, new }).unwrap_err();
+        assert_eq!(error, CommandError::Denied(Refusal::Unknown.into()));
+        assert_eq!(ports.swaps, 2, "only the other's change was written");
+    }
+
+    #[test]
+    fn a_race_that_is_always_lost_ends_without_a_change() {
+        let (mut ports, _) = bootstrapped();
+        ports.next_swaps.extend([Fault::Overtaken; MAX_TRIES as usize]);
+        assert_eq!(recover(&mut ports).unwrap_err(), CommandError::Contended);
+        assert_eq!(ports.swaps, 1 + MAX_TRIES, "only the others' changes were written");
+    }
+
+    #[test]
+    fn an_unavailable_store_is_reported_and_nothing_is_written() {
+        let (mut ports, _) = bootstrapped();
+        ports.next_swaps.push_back(Fault::Unavailable);
+        assert_eq!(recover(&mut ports).unwrap_err(), CommandError::Unavailable("no disk".into()));
+        ports.loads_until_failure = Some(0);
+        assert_eq!(recover(&mut ports).unwrap_err(), CommandError::Unavailable("no disk".into()));
+        assert_eq!(ports.swaps, 1);
+    }
+
+    #[test]
+    fn a_swap_whose_answer_is_lost_is_found_in_the_store() {
+        let (mut ports, _) = bootstrapped();
+        ports.next_swaps.push_back(Fault::AnswerLost);
+        let issued = recover(&mut ports).unwrap();
+        assert_committed(&ports, &issued, 2);
+    }
+
+    #[test]
+    fn a_swap_that_was_lost_altogether_is_made_again() {
+        let (mut ports, _) = bootstrapped();
+        ports.next_swaps.extend([Fault::WriteLost, Fault::Unavailable, Fault::WriteLost]);
+        let issued = recover(&mut ports).unwrap();
+        assert_committed(&ports, &issued, 2);
+    }
+
+    #[test]
+    fn a_secret_that_was_replaced_before_it_was_shown_is_never_shown() {
+        let (mut ports, credential) = bootstrapped();
+        ports.next_swaps.push_back(Fault::LostThenReplaced);
+        let error = issue(&mut ports, "test", &|new| Command::Regenerate { credential, new }).unwrap_err();
+        assert_eq!(error, CommandError::Denied(Refusal::Unknown.into()));
+    }
+
+    #[test]
+    fn a_doubt_that_cannot_be_settled_is_said() {
+        let (mut ports, _) = bootstrapped();
+        ports.next_swaps.push_back(Fault::AnswerLost);
+        ports.loads_until_failure = Some(1);
+        assert_eq!(recover(&mut ports).unwrap_err(), CommandError::UnknownOutcome("no answer".into()));
+
+        let (mut ports, _) = bootstrapped();
+        ports.next_swaps.extend([Fault::WriteLost; MAX_TRIES as usize]);
+        assert_eq!(recover(&mut ports).unwrap_err(), CommandError::UnknownOutcome("no answer".into()));
+    }
+
+    #[test]
+    fn a_source_of_randomness_that_repeats_itself_is_noticed() {
+        let (mut ports, _) = bootstrapped();
+        ports.randomness -= 1;
+        assert_eq!(recover(&mut ports).unwrap_err(), CommandError::Denied(Denial::SecretNotNew));
+        assert_eq!(ports.swaps, 1);
+    }
+
+    #[test]
+    fn an_unreadable_catalog_is_left_as_it_is() {
+        let newer = Entry { version: "7".into(), document: r#"{"format":9}"#.into() };
+        let mut ports = Ports { stored: Some(newer.clone()), ..Ports::default() };
+        let error = create(&mut ports).unwrap_err();
+        assert_eq!(error, CommandError::Catalog(CatalogError::UnknownFormat { found: 9 }));
+        assert_eq!((ports.stored, ports.swaps), (Some(newer), 0));
+    }
+}

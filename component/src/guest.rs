@@ -1,0 +1,238 @@
+//! The component's side of `wit/world.wit`: translates between the contract and the core, and holds what a guest
+//! without a standard library must bring along.
+//!
+//! The only file that knows wit-bindgen. It decides nothing.
+
+use alloc::alloc::{alloc, realloc};
+use alloc::string::{String, ToString as _};
+use core::alloc::{GlobalAlloc, Layout};
+use core::cell::{RefCell, RefMut, UnsafeCell};
+
+use dlmalloc::Dlmalloc;
+use wasip2::clocks::wall_clock;
+
+use crate::authority::{self, AuthenticateError};
+use crate::catalog::TokenRecord;
+use crate::commit::{CommandError, Issued};
+use crate::machine::{Denial, Principal, Refusal};
+use crate::ports::{self, CatalogStore, Clock, Entropy, EntropyError, Timestamp};
+
+use self::exports::optoken::authority::{authenticator, recovery, tokens, types};
+use self::optoken::authority::catalog_store;
+
+#[allow(missing_docs, unreachable_pub, unsafe_code, clippy::all, clippy::pedantic)]
+mod bindings {
+    wit_bindgen::generate!({ path: "../wit", world: "authority" });
+}
+use self::bindings::{exports, optoken};
+
+struct Guest;
+
+#[allow(unsafe_code)]
+mod export {
+    use super::{Guest, bindings};
+    bindings::export!(Guest with_types_in bindings);
+}
+
+impl authenticator::Guest for Guest {
+    fn authenticate(
+        credential: String,
+    ) -> Result<authenticator::Principal, authenticator::AuthenticationError> {
+        match authority().authenticate(&credential) {
+            Ok(Principal { id, operator }) => Ok(authenticator::Principal {
+                id,
+                kind: if operator {
+                    authenticator::TokenKind::Operator
+                } else {
+                    authenticator::TokenKind::NamedAdmin
+                },
+            }),
+            Err(AuthenticateError::Refused(Refusal::Unknown)) => {
+                Err(authenticator::AuthenticationError::UnknownToken)
+            }
+            Err(AuthenticateError::Refused(Refusal::Expired { at })) => {
+                Err(authenticator::AuthenticationError::Expired(at))
+            }
+            Err(AuthenticateError::Undecided(error)) => {
+                Err(authenticator::AuthenticationError::Unavailable(error.to_string()))
+            }
+        }
+    }
+}
+
+impl tokens::Guest for Guest {
+    fn create_operator(origin: String) -> Result<types::IssuedToken, types::CommandError> {
+        answer(authority().create_operator(&origin))
+    }
+
+    fn regenerate(credential: String, origin: String) -> Result<types::IssuedToken, types::CommandError> {
+        answer(authority().regenerate(&credential, &origin))
+    }
+}
+
+impl recovery::Guest for Guest {
+    fn regenerate(origin: String) -> Result<types::IssuedToken, types::CommandError> {
+        answer(authority().recover(&origin))
+    }
+}
+
+fn answer(issued: Result<Issued, CommandError>) -> Result<types::IssuedToken, types::CommandError> {
+    let issued = issued?;
+    Ok(types::IssuedToken { info: issued.token.into(), secret: issued.secret.expose().into() })
+}
+
+impl From<TokenRecord> for types::TokenInfo {
+    fn from(token: TokenRecord) -> Self {
+        Self {
+            id: token.id,
+            name: token.name,
+            sha512: token.hash.to_string(),
+            created_at: token.created_at,
+            updated_at: token.updated_at,
+            updated_by: token.updated_by,
+            expiry: token.expiry,
+        }
+    }
+}
+
+impl From<CommandError> for types::CommandError {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Denied(denial) => match denial {
+                Denial::Unauthenticated(Refusal::Unknown) => Self::Unauthenticated,
+                Denial::Unauthenticated(Refusal::Expired { at }) => Self::Expired(at),
+                Denial::Forbidden => Self::Forbidden,
+                Denial::NotFound(name) => Self::NotFound(name),
+                Denial::AlreadyExists(name) => Self::AlreadyExists(name),
+                Denial::SecretNotNew => Self::NoEntropy(Denial::SecretNotNew.to_string()),
+                Denial::Impossible(error) => Self::Other(error.to_string()),
+            },
+            CommandError::Catalog(error) => Self::UnreadableCatalog(error.to_string()),
+            CommandError::Contended => Self::Contended,
+            CommandError::Unavailable(why) => Self::Unavailable(why),
+            CommandError::UnknownOutcome(why) => Self::UnknownOutcome(why),
+            CommandError::Entropy(error) => Self::NoEntropy(error.to_string()),
+        }
+    }
+}
+
+/// The ports, over the imports.
+struct Imports;
+
+impl Entropy for Imports {
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), EntropyError> {
+        getrandom::fill(bytes).map_err(|error| EntropyError(error.to_string()))
+    }
+}
+
+impl Clock for Imports {
+    fn now(&mut self) -> Timestamp {
+        let now = wall_clock::now();
+        now.seconds.saturating_mul(1000).saturating_add(u64::from(now.nanoseconds / 1_000_000))
+    }
+}
+
+impl CatalogStore for Imports {
+    fn load(&mut self) -> Result<Option<ports::Entry>, ports::StoreError> {
+        use catalog_store::StoreError as Theirs;
+        match catalog_store::load() {
+            Ok(entry) => Ok(entry.map(|e| ports::Entry { version: e.version, document: e.document })),
+            Err(Theirs::Unavailable(why) | Theirs::UnknownOutcome(why) | Theirs::Other(why)) => {
+                Err(ports::StoreError::Unavailable(why))
+            }
+        }
+    }
+
+    fn swap(
+        &mut self,
+        expected: Option<&str>,
+        document: &str,
+    ) -> Result<ports::SwapOutcome, ports::StoreError> {
+        use catalog_store::{StoreError as Theirs, SwapOutcome};
+        match catalog_store::swap(expected, document) {
+            Ok(SwapOutcome::Swapped(version)) => Ok(ports::SwapOutcome::Swapped(version)),
+            Ok(SwapOutcome::Stale) => Ok(ports::SwapOutcome::Stale),
+            Err(Theirs::Unavailable(why)) => Err(ports::StoreError::Unavailable(why)),
+            Err(Theirs::UnknownOutcome(why) | Theirs::Other(why)) => {
+                Err(ports::StoreError::UnknownOutcome(why))
+            }
+        }
+    }
+}
+
+/// State of an instance, which has one thread.
+struct Instance<T>(T);
+
+// SAFETY: wasm32-wasip2 has no threads, so there is nobody to share the state with.
+#[allow(unsafe_code)]
+unsafe impl<T> Sync for Instance<T> {}
+
+static AUTHORITY: Instance<RefCell<authority::Authority<Imports>>> =
+    Instance(RefCell::new(authority::Authority::new(Imports)));
+
+/// The authority of this instance. A host that calls an export while an import is waiting, which the component model
+/// forbids, ends the instance here.
+fn authority() -> RefMut<'static, authority::Authority<Imports>> {
+    AUTHORITY.0.borrow_mut()
+}
+
+/// The heap. Every block is wiped when it is given back, so that no token outlives its use in the guest's memory, in
+/// whichever string, buffer or document it stood.
+struct Heap(Instance<UnsafeCell<Dlmalloc>>);
+
+#[global_allocator]
+static HEAP: Heap = Heap(Instance(UnsafeCell::new(Dlmalloc::new())));
+
+// SAFETY: `alloc` and `dealloc` hand the caller's obligations on to dlmalloc, which upholds the contract. There is
+// one thread and dlmalloc calls nothing back, so its exclusive borrow is never held twice.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Heap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as above.
+        unsafe { (*self.0.0.get()).malloc(layout.size(), layout.align()) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller gives back `layout.size()` bytes at `block`, which are its own until `free`.
+        unsafe { block.write_bytes(0, layout.size()) };
+        // Keeps the compiler from dropping a write that nobody reads.
+        core::hint::black_box(block);
+        // SAFETY: as above.
+        unsafe { (*self.0.0.get()).free(block, layout.size(), layout.align()) }
+    }
+
+    // `realloc` stays the provided one, which moves and gives back the old block: dlmalloc's own would leave
+    // an unwiped copy where it moves.
+}
+
+/// How a host gets memory for what it hands to the guest; wit-bindgen brings one along only where there is `std`.
+///
+/// # Safety
+///
+/// The component model's ABI: a new block (`old_size` of 0), or one of `old_size` bytes at `old` from an earlier call.
+#[allow(unsafe_code)]
+#[unsafe(export_name = "cabi_realloc")]
+unsafe extern "C" fn cabi_realloc(old: *mut u8, old_size: usize, align: usize, new_size: usize) -> *mut u8 {
+    if new_size == 0 {
+        return core::ptr::without_provenance_mut(align);
+    }
+    // An alignment that is none, or a size beyond all memory, has no layout and gets no block.
+    let block = match (Layout::from_size_align(old_size, align), Layout::from_size_align(new_size, align)) {
+        // SAFETY: the size is not zero.
+        (Ok(_), Ok(layout)) if old_size == 0 => unsafe { alloc(layout) },
+        // SAFETY: by this function's contract `old` is a block of that layout; the new size has one, too.
+        (Ok(layout), Ok(_)) => unsafe { realloc(old, layout, new_size) },
+        _ => core::ptr::null_mut(),
+    };
+    if block.is_null() {
+        core::arch::wasm32::unreachable()
+    }
+    block
+}
+
+/// Ends the instance: the host drops it and starts another one. The message is not shown to anybody, since it could
+/// quote what it stumbled over.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    core::arch::wasm32::unreachable()
+}
