@@ -1,0 +1,280 @@
+//! The authority: whose token is this, and the commands that change tokens.
+//!
+//! Owns the published snapshot of the catalog. Authentication is answered from it at once; a command goes to the
+//! store, and what it has seen there is published before its answer leaves. Knows the sandbox and the store, nothing
+//! of HTTP.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use crate::sandbox::{BUILT_IN_COMPONENT, Sandbox, SandboxError, Seen, Snapshot, Trap, Writer};
+use crate::secret::Secret;
+use crate::store::{Store, StoreError, Version};
+use crate::token::{AuthenticateError, CommandError, IssuedToken, Principal};
+
+/// How often the store is asked whether somebody else has changed the catalog. Once a regenerate is answered, every
+/// other process on the same store refuses the old token within this time and the one read that follows.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long tokens are accepted without word from the store, unless the builder is told otherwise. Long enough for
+/// a checkpoint or a short lock of the database, short enough that a revocation elsewhere is not ignored for long.
+pub const DEFAULT_MAX_STALENESS: Duration = Duration::from_secs(10);
+
+/// An operator-token authority over one store. Clones are the same authority.
+///
+/// ```
+/// use optoken::authority::Authority;
+/// use optoken::store::MemoryStore;
+/// use optoken::token::AuthenticateError;
+///
+/// let authority = Authority::builder(MemoryStore::default()).build()?;
+/// let first = authority.create_operator("example")?;
+/// let second = authority.regenerate(&first.secret, "example")?;
+///
+/// assert_eq!(authority.authenticate(first.secret.expose()), Err(AuthenticateError::Unknown));
+/// assert!(authority.authenticate(second.secret.expose())?.operator);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Authority {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    sandbox: Sandbox,
+    store: Arc<dyn Store>,
+    max_staleness: Duration,
+    published: RwLock<Published>,
+    /// Held by whoever reads the store in order to publish: what is read under it is newer than what is published.
+    publishing: Mutex<()>,
+    traps: AtomicU64,
+}
+
+/// The catalog that tokens are checked against.
+struct Published {
+    snapshot: Arc<Snapshot>,
+    /// When the store last said that this is the newest.
+    confirmed: Instant,
+}
+
+/// The authority cannot start.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// The component is not one that this host can run.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The store does not answer.
+    #[error("cannot read the token store: {0}")]
+    Store(#[from] StoreError),
+    /// The store answers with something that is no catalog of this version.
+    #[error("cannot use the token store: {0}")]
+    Catalog(String),
+    /// The component fails already in reading the catalog.
+    #[error(transparent)]
+    Trap(#[from] Trap),
+    /// The machine does not let a thread start.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// How to make an [`Authority`].
+#[must_use]
+pub struct Builder<'a> {
+    store: Arc<dyn Store>,
+    component: &'a [u8],
+    max_staleness: Duration,
+}
+
+impl<'a> Builder<'a> {
+    /// Runs this component instead of the built-in one.
+    pub fn component(mut self, component: &'a [u8]) -> Self {
+        self.component = component;
+        self
+    }
+
+    /// How long tokens are accepted without word from the store; [`DEFAULT_MAX_STALENESS`] if not said.
+    pub fn max_staleness(mut self, max_staleness: Duration) -> Self {
+        self.max_staleness = max_staleness;
+        self
+    }
+
+    /// Compiles the component, reads the catalog and starts to watch the store for changes of others.
+    ///
+    /// Blocks for some tens of milliseconds. Fails, rather than start, on a catalog that cannot be read.
+    pub fn build(self) -> Result<Authority, BuildError> {
+        let sandbox = Sandbox::new(self.component)?;
+        let snapshot = Arc::new(self.store.load()?);
+        // Anything will do to make a reader read the catalog.
+        if let Err(AuthenticateError::Unavailable(why)) = sandbox.authenticate(&snapshot, "")? {
+            return Err(BuildError::Catalog(why));
+        }
+        let inner = Arc::new(Inner {
+            sandbox,
+            store: self.store,
+            max_staleness: self.max_staleness,
+            published: RwLock::new(Published { snapshot, confirmed: Instant::now() }),
+            publishing: Mutex::new(()),
+            traps: AtomicU64::new(0),
+        });
+        let watched = Arc::downgrade(&inner);
+        thread::Builder::new()
+            .name("optoken-poll".into())
+            .spawn(move || watch(&watched))
+            .map_err(BuildError::Thread)?;
+        Ok(Authority { inner })
+    }
+}
+
+impl Authority {
+    /// Starts to build an authority over a store, with the built-in component.
+    pub fn builder(store: impl Store) -> Builder<'static> {
+        Self::builder_shared(Arc::new(store))
+    }
+
+    /// As [`builder`](Self::builder), over a store that others use as well.
+    pub fn builder_shared(store: Arc<dyn Store>) -> Builder<'static> {
+        Builder { store, component: BUILT_IN_COMPONENT, max_staleness: DEFAULT_MAX_STALENESS }
+    }
+
+    /// Tells whose token this is.
+    ///
+    /// Answers from memory in about a microsecond, so it may be called from async code. Denies whenever it is not
+    /// certain: a failing component or a store that has been silent for too long are
+    /// [`Unavailable`](AuthenticateError::Unavailable), which is not the same as a wrong token.
+    pub fn authenticate(&self, credential: &str) -> Result<Principal, AuthenticateError> {
+        let snapshot = {
+            let published = self.inner.published.read().unwrap_or_else(PoisonError::into_inner);
+            if published.confirmed.elapsed() > self.inner.max_staleness {
+                return Err(AuthenticateError::Unavailable(format!(
+                    "the token store has not answered for more than {:?}",
+                    self.inner.max_staleness
+                )));
+            }
+            Arc::clone(&published.snapshot)
+        };
+        self.inner.sandbox.authenticate(&snapshot, credential).unwrap_or_else(|trap| {
+            self.inner.count(&trap);
+            // What the component stumbled over is for the log, not for whoever presented the token.
+            Err(AuthenticateError::Unavailable("the sandboxed component failed".to_owned()))
+        })
+    }
+
+    /// Makes the operator token, if there is none. Whoever may call this becomes the operator.
+    ///
+    /// Like all commands it blocks until the change is durable. `origin` says where the request came from, for the
+    /// audit record; it decides nothing.
+    pub fn create_operator(&self, origin: &str) -> Result<IssuedToken, CommandError> {
+        self.command(|writer| writer.create_operator(origin))
+    }
+
+    /// Replaces the operator token; `credential` must be the one that is replaced. When this answers, the old token
+    /// is refused.
+    pub fn regenerate(&self, credential: &Secret, origin: &str) -> Result<IssuedToken, CommandError> {
+        self.command(|writer| writer.regenerate(credential.expose(), origin))
+    }
+
+    /// Replaces the operator token without a credential. Whoever may call this becomes the operator.
+    pub fn recover(&self, origin: &str) -> Result<IssuedToken, CommandError> {
+        self.command(|writer| writer.recover(origin))
+    }
+
+    /// Whether there is an operator token, as far as is known.
+    ///
+    /// For telling people what to do next. Decides nothing: [`create_operator`](Self::create_operator) asks the store.
+    pub fn is_bootstrapped(&self) -> bool {
+        self.inner.published.read().unwrap_or_else(PoisonError::into_inner).snapshot.is_some()
+    }
+
+    /// How many calls the component has failed to answer since the start.
+    pub fn traps(&self) -> u64 {
+        self.inner.traps.load(Ordering::Relaxed)
+    }
+
+    fn command(
+        &self,
+        run: impl FnOnce(&mut Writer) -> Result<Result<IssuedToken, CommandError>, Trap>,
+    ) -> Result<IssuedToken, CommandError> {
+        let inner = &*self.inner;
+        let _publishing = inner.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = |trap: &Trap| {
+            inner.count(trap);
+            "the sandboxed component failed".to_owned()
+        };
+        let mut writer = inner
+            .sandbox
+            .writer(Arc::clone(&inner.store))
+            .map_err(|trap| CommandError::Unavailable(failed(&trap)))?;
+        let answer = run(&mut writer);
+        let Seen { snapshot, wrote } = writer.finish();
+        if let Some(snapshot) = snapshot {
+            inner.publish(snapshot);
+        }
+        answer.unwrap_or_else(|trap| {
+            let why = failed(&trap);
+            Err(if wrote { CommandError::UnknownOutcome(why) } else { CommandError::Unavailable(why) })
+        })
+    }
+}
+
+impl Inner {
+    fn publish(&self, snapshot: Snapshot) {
+        let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
+        published.confirmed = Instant::now();
+        // The same state must stay the same snapshot, or every reader would read it again.
+        if version_of(&published.snapshot) != version_of(&snapshot) {
+            published.snapshot = Arc::new(snapshot);
+        }
+    }
+
+    /// Looks whether somebody else has changed the catalog.
+    fn poll(&self) -> Result<(), StoreError> {
+        let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = Instant::now();
+        let newest = self.store.version()?;
+        let known = {
+            let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
+            let known = version_of(&published.snapshot) == newest.as_ref();
+            if known {
+                published.confirmed = asked;
+            }
+            known
+        };
+        if !known {
+            self.publish(self.store.load()?);
+        }
+        Ok(())
+    }
+
+    fn count(&self, trap: &Trap) {
+        self.traps.fetch_add(1, Ordering::Relaxed);
+        tracing::error!("{trap}");
+    }
+}
+
+fn version_of(snapshot: &Snapshot) -> Option<&Version> {
+    snapshot.as_ref().map(|entry| &entry.version)
+}
+
+/// Polls until the authority is gone.
+fn watch(inner: &Weak<Inner>) {
+    let mut failing = false;
+    while let Some(inner) = inner.upgrade() {
+        let answer = inner.poll();
+        match &answer {
+            // Once, not four times a second.
+            Err(error) if !failing => tracing::error!(
+                "the token store does not answer: {error}; tokens are refused {:?} after its last word",
+                inner.max_staleness
+            ),
+            Ok(()) if failing => tracing::info!("the token store answers again"),
+            _ => {}
+        }
+        failing = answer.is_err();
+        drop(inner);
+        thread::sleep(POLL_INTERVAL);
+    }
+}

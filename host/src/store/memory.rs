@@ -1,0 +1,50 @@
+//! `memory:` — a store that is gone with its process, for tests and for trying things out.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::{Entry, Store, StoreError, SwapOutcome, Version};
+
+/// A document in memory.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    swaps: u64,
+    entry: Option<Entry>,
+}
+
+impl MemoryStore {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // A panic cannot leave the state half changed: it is assigned whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for MemoryStore {
+    fn load(&self) -> Result<Option<Entry>, StoreError> {
+        Ok(self.state().entry.clone())
+    }
+
+    fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
+        let mut state = self.state();
+        if state.entry.as_ref().map(|entry| &entry.version) != expected {
+            return Ok(SwapOutcome::Stale);
+        }
+        let swaps = state.swaps + 1;
+        let version = Version::from(swaps.to_string());
+        let entry = Entry { version: version.clone(), document: document.to_owned() };
+        *state = State { swaps, entry: Some(entry) };
+        Ok(SwapOutcome::Swapped(version))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn it_keeps_the_contract_of_the_port() {
+        crate::store::suite::run(&super::MemoryStore::default());
+    }
+}

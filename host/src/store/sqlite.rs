@@ -1,0 +1,310 @@
+//! `sqlite:PATH` — a store in one file, for any number of processes on one machine.
+//!
+//! One table with at most one row. Write-ahead log with `synchronous=FULL`, so that a committed swap survives a power
+//! cut; versions are random, so that a file put back from a backup never repeats one.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior};
+use thiserror::Error;
+
+use super::{Entry, Store, StoreError, SwapOutcome, Version};
+
+/// Marks the file as ours in its header (`PRAGMA application_id`): "optk".
+const APPLICATION_ID: i32 = 0x6f70_746b;
+
+/// The layout of the tables (`PRAGMA user_version`). The catalog inside has a format number of its own.
+const SCHEMA: i32 = 1;
+
+/// How long a swap waits for another process to finish its own. One takes a few milliseconds.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The only mode the file may have: hashes of tokens are nobody else's business.
+const FILE_MODE: u32 = 0o600;
+
+/// A document in a SQLite database.
+#[derive(Debug)]
+pub struct SqliteStore {
+    connection: Mutex<Connection>,
+}
+
+/// The database cannot be used. Nothing was changed in it.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The file system said no.
+    #[error("cannot open the token store {}: {source}", path.display())]
+    Io {
+        /// The database file.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// SQLite said no.
+    #[error("cannot open the token store {}: {source}", path.display())]
+    Sqlite {
+        /// The database file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The file is no SQLite database, or another program's.
+    #[error(
+        "{} is not a token store: it was not written by this program; move it away, or choose another with --store",
+        path.display()
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file was written by a newer version of this program.
+    #[error(
+        "the token store {} has layout {found}, this version knows layout {SCHEMA} only; use the newer version that \
+         wrote it",
+        path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its layout.
+        found: i32,
+    },
+}
+
+impl SqliteStore {
+    /// Opens the database at `path`, making it with mode 0600 if there is none. Its directory must be there.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let io = |source| OpenError::Io { path: path.to_owned(), source };
+        create_private(path).map_err(io)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let sqlite = |source: rusqlite::Error| match source.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => OpenError::Foreign { path: path.to_owned() },
+            _ => OpenError::Sqlite { path: path.to_owned(), source },
+        };
+        let mut connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
+
+        let pragma =
+            |connection: &Connection, name| connection.pragma_query_value(None, name, |row| row.get(0));
+        let empty: bool = connection
+            .query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))
+            .map_err(sqlite)?;
+        if !empty && pragma(&connection, "application_id").map_err(sqlite)? != APPLICATION_ID {
+            return Err(OpenError::Foreign { path: path.to_owned() });
+        }
+        let schema: i32 = pragma(&connection, "user_version").map_err(sqlite)?;
+        if schema > SCHEMA {
+            return Err(OpenError::Newer { path: path.to_owned(), found: schema });
+        }
+        close_to_others(path).map_err(io)?;
+        connection
+            .pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))
+            .and_then(|()| connection.pragma_update(None, "synchronous", "FULL"))
+            .and_then(|()| migrate(&mut connection))
+            .map_err(sqlite)?;
+        Ok(Self { connection: Mutex::new(connection) })
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // A panic rolls the transaction back and leaves the connection usable.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for SqliteStore {
+    fn version(&self) -> Result<Option<Version>, StoreError> {
+        self.connection()
+            .prepare_cached("SELECT version FROM catalog")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)).optional())
+            .map(|version| version.map(Version))
+            .map_err(|error| unavailable(&error))
+    }
+
+    fn load(&self) -> Result<Option<Entry>, StoreError> {
+        self.connection()
+            .prepare_cached("SELECT version, document FROM catalog")
+            .and_then(|mut statement| {
+                let entry = |row: &rusqlite::Row<'_>| {
+                    Ok(Entry { version: Version(row.get(0)?), document: row.get(1)? })
+                };
+                statement.query_row([], entry).optional()
+            })
+            .map_err(|error| unavailable(&error))
+    }
+
+    fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
+        let mut connection = self.connection();
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(|error| unavailable(&error))?;
+        let version = match expected {
+            Some(expected) => transaction
+                .prepare_cached(
+                    "UPDATE catalog SET version = lower(hex(randomblob(16))), document = ?2
+                     WHERE version = ?1 RETURNING version",
+                )
+                .and_then(|mut update| {
+                    update.query_row((expected.as_str(), document), |row| row.get(0)).optional()
+                }),
+            None => transaction
+                .prepare_cached(
+                    "INSERT INTO catalog (id, version, document) VALUES (1, lower(hex(randomblob(16))), ?1)
+                     ON CONFLICT DO NOTHING RETURNING version",
+                )
+                .and_then(|mut insert| insert.query_row([document], |row| row.get(0)).optional()),
+        }
+        .map_err(|error| unavailable(&error))?;
+        let Some(version) = version else { return Ok(SwapOutcome::Stale) };
+        // Only from here on can the change be on disk although an error came back.
+        transaction.commit().map_err(|error| StoreError::UnknownOutcome(error.to_string()))?;
+        Ok(SwapOutcome::Swapped(Version(version)))
+    }
+}
+
+fn unavailable(error: &rusqlite::Error) -> StoreError {
+    StoreError::Unavailable(error.to_string())
+}
+
+/// Makes the table if there is none; several processes may do this at the same time.
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(
+        "CREATE TABLE IF NOT EXISTS catalog (
+             id INTEGER PRIMARY KEY CHECK (id = 1),
+             version TEXT NOT NULL,
+             document TEXT NOT NULL
+         ) STRICT",
+    )?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", SCHEMA)?;
+    transaction.commit()
+}
+
+/// Makes the file if there is none, closed to others, before SQLite makes it with whatever the umask allows.
+fn create_private(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path) {
+        Ok(file) => {
+            file.sync_all()?;
+            // The name of the new file must survive a power cut as well.
+            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if fs::metadata(path)?.is_file() {
+                Ok(())
+            } else {
+                Err(io::Error::other("it is not a regular file"))
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes from others what rights they have to a file that is ours. The two files that SQLite makes beside it take
+/// its mode.
+fn close_to_others(path: &Path) -> io::Result<()> {
+    let mode = fs::metadata(path)?.permissions().mode() & 0o777;
+    if mode != FILE_MODE {
+        tracing::warn!(path = %path.display(), was = format!("{mode:03o}"), "setting the mode of the token store to 600");
+        fs::set_permissions(path, fs::Permissions::from_mode(FILE_MODE))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::suite;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn it_keeps_the_contract_of_the_port() {
+        let directory = tempfile::tempdir().unwrap();
+        suite::run(&SqliteStore::open(&directory.path().join("tokens.db")).unwrap());
+    }
+
+    #[test]
+    fn a_document_is_there_again_after_reopening_and_for_another_connection() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens.db");
+        let one = SqliteStore::open(&path).unwrap();
+        let two = SqliteStore::open(&path).unwrap();
+        one.swap(None, "kept").unwrap();
+        assert_eq!(two.load().unwrap().unwrap().document, "kept");
+        assert_eq!(two.swap(None, "overwritten").unwrap(), SwapOutcome::Stale);
+        let version = two.version().unwrap();
+        drop((one, two));
+        let again = SqliteStore::open(&path).unwrap();
+        assert_eq!(again.version().unwrap(), version);
+        assert_eq!(again.load().unwrap().unwrap().document, "kept");
+    }
+
+    #[test]
+    fn its_files_are_closed_to_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens.db");
+        let store = SqliteStore::open(&path).unwrap();
+        store.swap(None, "x").unwrap();
+        for name in ["tokens.db", "tokens.db-wal", "tokens.db-shm"] {
+            assert_eq!(mode(&directory.path().join(name)), 0o600, "{name}");
+        }
+        drop(store);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        SqliteStore::open(&path).unwrap();
+        assert_eq!(mode(&path), 0o600);
+    }
+
+    #[test]
+    fn every_commit_is_synced_to_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&directory.path().join("tokens.db")).unwrap();
+        let connection = store.connection();
+        let journal: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+        let synchronous: i32 = connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
+        assert_eq!((journal.as_str(), synchronous), ("wal", 2), "2 is FULL");
+    }
+
+    #[test]
+    fn a_file_that_is_not_ours_is_refused_and_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = directory.path().join("notes.txt");
+        fs::write(&text, "not a database, but long enough to have a header, if it were one".repeat(20))
+            .unwrap();
+        let before = fs::read(&text).unwrap();
+        assert!(matches!(SqliteStore::open(&text).unwrap_err(), OpenError::Foreign { .. }));
+        assert_eq!(fs::read(&text).unwrap(), before);
+
+        let other = directory.path().join("other.db");
+        Connection::open(&other).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
+        let before = fs::read(&other).unwrap();
+        assert!(matches!(SqliteStore::open(&other).unwrap_err(), OpenError::Foreign { .. }));
+        assert_eq!(fs::read(&other).unwrap(), before);
+    }
+
+    #[test]
+    fn a_newer_layout_is_refused_and_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens.db");
+        drop(SqliteStore::open(&path).unwrap());
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", SCHEMA + 1).unwrap();
+        let error = SqliteStore::open(&path).unwrap_err();
+        assert!(matches!(error, OpenError::Newer { found: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_said_with_its_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("missing/tokens.db");
+        let error = SqliteStore::open(&missing).unwrap_err();
+        assert!(error.to_string().contains("missing/tokens.db"), "{error}");
+        let error = SqliteStore::open(directory.path()).unwrap_err();
+        assert!(error.to_string().ends_with("it is not a regular file"), "{error}");
+    }
+}

@@ -1,0 +1,118 @@
+//! What the authority says of tokens, in the host's own words: the types of `wit/types.wit` and
+//! `wit/authenticator.wit` without the sandbox they came through.
+
+use thiserror::Error;
+
+use crate::secret::Secret;
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+pub type Timestamp = u64;
+
+/// What is known of a token. Its secret cannot be had from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenInfo {
+    /// Counted from 0, never used twice in one catalog.
+    pub id: u64,
+    /// `_admin` for the operator token.
+    pub name: String,
+    /// SHA-512 of the whole token text, as 128 lower-case hexadecimal digits.
+    pub sha512: String,
+    /// When the token was made.
+    pub created_at: Timestamp,
+    /// When it was last changed, if ever.
+    pub updated_at: Option<Timestamp>,
+    /// The number of the token that changed it.
+    pub updated_by: Option<u64>,
+    /// The first moment at which it is refused; `None` for never.
+    pub expiry: Option<Timestamp>,
+}
+
+/// A token made just now. Its hash is durable; its secret is shown this once.
+#[derive(Debug)]
+pub struct IssuedToken {
+    /// Its record.
+    pub info: TokenInfo,
+    /// Its text: `apiv3_` and 86 characters.
+    pub secret: Secret,
+}
+
+/// Whose token was presented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Principal {
+    /// The number of the token.
+    pub id: u64,
+    /// Whether it is the operator token, or a named admin's.
+    pub operator: bool,
+}
+
+/// Why a token was not accepted. Whatever the case, the request must not pass.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AuthenticateError {
+    /// The catalog has no such token.
+    #[error("the token is not known")]
+    Unknown,
+    /// The token's time is over since then.
+    #[error("the token expired at {0} ms since the epoch")]
+    Expired(Timestamp),
+    /// Nothing can be said about the token now. Trying again later may help.
+    #[error("tokens cannot be checked: {0}")]
+    Unavailable(String),
+}
+
+/// Why a command issued no token.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CommandError {
+    /// The credential is no known token.
+    #[error("the token is not known")]
+    Unauthenticated,
+    /// The credential's time is over since then.
+    #[error("the token expired at {0} ms since the epoch")]
+    Expired(Timestamp),
+    /// The credential is valid, but its token may not do this.
+    #[error("only the operator token may do this")]
+    Forbidden,
+    /// There is no token of this name.
+    #[error("there is no token named {0:?}")]
+    NotFound(String),
+    /// There is a token of this name already.
+    #[error("there is a token named {0:?} already")]
+    AlreadyExists(String),
+    /// An argument is not allowed; the text says which and why.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// Nothing was changed. Trying again later may help.
+    #[error("nothing was changed: {0}")]
+    Unavailable(String),
+    /// The change may or may not have been made; if it was, its token is lost.
+    #[error("it is not known whether the change was made: {0}")]
+    UnknownOutcome(String),
+    /// Nothing was changed, and trying again will not help: the catalog, the component or the machine is at fault.
+    #[error("nothing was changed: {0}")]
+    Internal(String),
+}
+
+/// A moment as RFC 3339 in UTC, with milliseconds where there are any (COMPAT 2.3).
+pub fn rfc3339(at: Timestamp) -> String {
+    let moment = i64::try_from(at).ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
+    let precision = if at.is_multiple_of(1000) { 0 } else { 3 };
+    // What lies beyond the year 9999 is as good as never, and clients can read this.
+    format!("{:.precision$}", moment.unwrap_or(jiff::Timestamp::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_written_as_clients_read_them() {
+        for (at, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (1_744_984_965_331, "2025-04-18T14:02:45.331Z"),
+            (1_744_984_965_330, "2025-04-18T14:02:45.330Z"),
+            (1_744_984_965_000, "2025-04-18T14:02:45Z"),
+        ] {
+            assert_eq!(rfc3339(at), text);
+        }
+        assert!(rfc3339(u64::MAX).starts_with("9999-12-3"));
+    }
+}
