@@ -46,14 +46,16 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         &mut self.ports
     }
 
-    /// Tells whose token this is, from the catalog read at the first call.
+    /// Reads the catalog, unless it is known.
+    pub fn prepare(&mut self) -> Result<(), CommandError> {
+        self.prepared().map(drop)
+    }
+
+    /// Tells whose token this is, from the catalog that is known.
     pub fn authenticate(&mut self, credential: &str) -> Result<Principal, AuthenticateError> {
         let hash = TokenHash::of(credential);
-        let catalog = match &mut self.catalog {
-            Some(catalog) => catalog,
-            none => none.insert(commit::load(&mut self.ports).map_err(AuthenticateError::Undecided)?.1),
-        };
-        Ok(machine::authenticate(catalog, &hash, || self.ports.now())?)
+        let (catalog, ports) = self.prepared().map_err(AuthenticateError::Undecided)?;
+        Ok(machine::authenticate(catalog, &hash, || ports.now())?)
     }
 
     /// Makes the operator token, if there is none.
@@ -70,6 +72,14 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
     /// Replaces the operator token without a credential.
     pub fn recover(&mut self, origin: &str) -> Result<Issued, CommandError> {
         self.issue(origin, &|new| Command::Recover { new })
+    }
+
+    fn prepared(&mut self) -> Result<(&Catalog, &mut P), CommandError> {
+        let catalog = match &mut self.catalog {
+            Some(catalog) => catalog,
+            none => none.insert(commit::load(&mut self.ports)?.1),
+        };
+        Ok((catalog, &mut self.ports))
     }
 
     fn issue(

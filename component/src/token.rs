@@ -84,7 +84,11 @@ impl TokenHash {
 
 impl ConstantTimeEq for TokenHash {
     fn ct_eq(&self, other: &Self) -> Choice {
-        self.0.as_slice().ct_eq(other.0.as_slice())
+        // Eight bytes at a time: one by one, as slices are compared, takes as long as hashing does.
+        let (ours, _) = self.0.as_chunks();
+        let (theirs, _) = other.0.as_chunks();
+        let same = |(a, b): (&[u8; 8], &[u8; 8])| u64::from_ne_bytes(*a).ct_eq(&u64::from_ne_bytes(*b));
+        ours.iter().zip(theirs).map(same).fold(Choice::from(1), |all, this| all & this)
     }
 }
 
@@ -213,6 +217,17 @@ mod tests {
                    88d266d2bf6b4ec55420f965869630e7f9f6d0db5a66c8225cd603e83723b21b";
         assert_eq!(hash.to_string(), hex);
         assert_eq!(hex.parse(), Ok(hash));
+    }
+
+    #[test]
+    fn hashes_that_differ_anywhere_are_not_equal() {
+        let hash = TokenHash::of("x");
+        assert_eq!(hash, TokenHash::of("x"));
+        for byte in 0..TokenHash::BYTES {
+            let mut other = hash;
+            other.0[byte] ^= 1;
+            assert_ne!(hash, other, "byte {byte}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::sandbox::{BUILT_IN_COMPONENT, Sandbox, SandboxError, Seen, Snapshot, Trap, Writer};
+use crate::sandbox::{BUILT_IN_COMPONENT, Numbered, Sandbox, SandboxError, Seen, Snapshot, Trap, Writer};
 use crate::secret::Secret;
 use crate::store::{Store, StoreError, Version};
 use crate::token::{AuthenticateError, CommandError, IssuedToken, Principal};
@@ -48,17 +48,16 @@ struct Inner {
     sandbox: Sandbox,
     store: Arc<dyn Store>,
     max_staleness: Duration,
-    published: RwLock<Published>,
+    /// The snapshot that tokens are checked against.
+    published: RwLock<Numbered>,
+    /// The number of that snapshot: what a request needs to know of it, unless it is new.
+    newest: AtomicU64,
+    /// When the store last said that this is the newest, in milliseconds since `started`.
+    confirmed: AtomicU64,
+    started: Instant,
     /// Held by whoever reads the store in order to publish: what is read under it is newer than what is published.
     publishing: Mutex<()>,
     traps: AtomicU64,
-}
-
-/// The catalog that tokens are checked against.
-struct Published {
-    snapshot: Arc<Snapshot>,
-    /// When the store last said that this is the newest.
-    confirmed: Instant,
 }
 
 /// The authority cannot start.
@@ -72,7 +71,7 @@ pub enum BuildError {
     Store(#[from] StoreError),
     /// The store answers with something that is no catalog of this version.
     #[error("cannot use the token store: {0}")]
-    Catalog(String),
+    Catalog(CommandError),
     /// The component fails already in reading the catalog.
     #[error(transparent)]
     Trap(#[from] Trap),
@@ -107,16 +106,17 @@ impl<'a> Builder<'a> {
     /// Blocks for some tens of milliseconds. Fails, rather than start, on a catalog that cannot be read.
     pub fn build(self) -> Result<Authority, BuildError> {
         let sandbox = Sandbox::new(self.component)?;
-        let snapshot = Arc::new(self.store.load()?);
-        // Anything will do to make a reader read the catalog.
-        if let Err(AuthenticateError::Unavailable(why)) = sandbox.authenticate(&snapshot, "")? {
-            return Err(BuildError::Catalog(why));
-        }
+        let started = Instant::now();
+        let snapshot = self.store.load()?;
+        sandbox.check(snapshot.clone())?.map_err(BuildError::Catalog)?;
         let inner = Arc::new(Inner {
             sandbox,
             store: self.store,
             max_staleness: self.max_staleness,
-            published: RwLock::new(Published { snapshot, confirmed: Instant::now() }),
+            published: RwLock::new(Numbered { number: 1, snapshot: Arc::new(snapshot) }),
+            newest: AtomicU64::new(1),
+            confirmed: AtomicU64::new(0),
+            started,
             publishing: Mutex::new(()),
             traps: AtomicU64::new(0),
         });
@@ -146,18 +146,17 @@ impl Authority {
     /// certain: a failing component or a store that has been silent for too long are
     /// [`Unavailable`](AuthenticateError::Unavailable), which is not the same as a wrong token.
     pub fn authenticate(&self, credential: &str) -> Result<Principal, AuthenticateError> {
-        let snapshot = {
-            let published = self.inner.published.read().unwrap_or_else(PoisonError::into_inner);
-            if published.confirmed.elapsed() > self.inner.max_staleness {
-                return Err(AuthenticateError::Unavailable(format!(
-                    "the token store has not answered for more than {:?}",
-                    self.inner.max_staleness
-                )));
-            }
-            Arc::clone(&published.snapshot)
-        };
-        self.inner.sandbox.authenticate(&snapshot, credential).unwrap_or_else(|trap| {
-            self.inner.count(&trap);
+        let inner = &*self.inner;
+        let confirmed = Duration::from_millis(inner.confirmed.load(Ordering::Acquire));
+        if inner.started.elapsed().saturating_sub(confirmed) > inner.max_staleness {
+            return Err(AuthenticateError::Unavailable(format!(
+                "the token store has not answered for more than {:?}",
+                inner.max_staleness
+            )));
+        }
+        let newest = inner.newest.load(Ordering::Acquire);
+        inner.sandbox.authenticate(newest, || inner.published(), credential).unwrap_or_else(|trap| {
+            inner.count(&trap);
             // What the component stumbled over is for the log, not for whoever presented the token.
             Err(AuthenticateError::Unavailable("the sandboxed component failed".to_owned()))
         })
@@ -186,7 +185,7 @@ impl Authority {
     ///
     /// For telling people what to do next. Decides nothing: [`create_operator`](Self::create_operator) asks the store.
     pub fn is_bootstrapped(&self) -> bool {
-        self.inner.published.read().unwrap_or_else(PoisonError::into_inner).snapshot.is_some()
+        self.inner.published().snapshot.is_some()
     }
 
     /// How many calls the component has failed to answer since the start.
@@ -200,6 +199,7 @@ impl Authority {
     ) -> Result<IssuedToken, CommandError> {
         let inner = &*self.inner;
         let _publishing = inner.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = Instant::now();
         let failed = |trap: &Trap| {
             inner.count(trap);
             "the sandboxed component failed".to_owned()
@@ -211,7 +211,7 @@ impl Authority {
         let answer = run(&mut writer);
         let Seen { snapshot, wrote } = writer.finish();
         if let Some(snapshot) = snapshot {
-            inner.publish(snapshot);
+            inner.publish(snapshot, asked);
         }
         answer.unwrap_or_else(|trap| {
             let why = failed(&trap);
@@ -221,30 +221,35 @@ impl Authority {
 }
 
 impl Inner {
-    fn publish(&self, snapshot: Snapshot) {
+    fn published(&self) -> Numbered {
+        self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes `snapshot`, which the store gave when it was asked at that time or later, the one that counts.
+    fn publish(&self, snapshot: Snapshot, asked: Instant) {
         let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
-        published.confirmed = Instant::now();
         // The same state must stay the same snapshot, or every reader would read it again.
         if version_of(&published.snapshot) != version_of(&snapshot) {
-            published.snapshot = Arc::new(snapshot);
+            let number = published.number + 1;
+            *published = Numbered { number, snapshot: Arc::new(snapshot) };
+            self.newest.store(number, Ordering::Release);
         }
+        self.confirm(asked);
+    }
+
+    fn confirm(&self, asked: Instant) {
+        let at = asked.saturating_duration_since(self.started).as_millis();
+        self.confirmed.store(u64::try_from(at).unwrap_or(u64::MAX), Ordering::Release);
     }
 
     /// Looks whether somebody else has changed the catalog.
     fn poll(&self) -> Result<(), StoreError> {
         let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = Instant::now();
-        let newest = self.store.version()?;
-        let known = {
-            let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
-            let known = version_of(&published.snapshot) == newest.as_ref();
-            if known {
-                published.confirmed = asked;
-            }
-            known
-        };
-        if !known {
-            self.publish(self.store.load()?);
+        if self.store.version()?.as_ref() == version_of(&self.published().snapshot) {
+            self.confirm(asked);
+        } else {
+            self.publish(self.store.load()?, asked);
         }
         Ok(())
     }

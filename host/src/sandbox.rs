@@ -6,7 +6,7 @@
 //! and the next call gets a new one: the component keeps nothing between calls that the store does not have.
 
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -121,6 +121,15 @@ pub struct Trap(wasmtime::Error);
 /// One state of the catalog, as readers see it. `None` where nothing was ever stored.
 pub type Snapshot = Option<store::Entry>;
 
+/// A snapshot and its number: a later one has a higher number.
+#[derive(Clone)]
+pub struct Numbered {
+    /// Counts the snapshots of one authority.
+    pub number: u64,
+    /// What readers see.
+    pub snapshot: Arc<Snapshot>,
+}
+
 impl Sandbox {
     /// Compiles a component and checks that it fits this host.
     pub fn new(component: &[u8]) -> Result<Self, SandboxError> {
@@ -135,13 +144,25 @@ impl Sandbox {
         Ok(Self { engine, readers, writers })
     }
 
-    /// Asks a reader whose token this is, as of `snapshot`. Takes about a microsecond and never waits for the store.
+    /// Asks a reader whose token this is, as of the snapshot with number `at_least` or a later one; `newest` gives
+    /// the newest there is, where no reader has it yet. Takes about a microsecond and never waits for the store.
     pub fn authenticate(
         &self,
-        snapshot: &Arc<Snapshot>,
+        at_least: u64,
+        newest: impl FnOnce() -> Numbered,
         credential: &str,
     ) -> Result<Result<Principal, AuthenticateError>, Trap> {
-        self.readers.with(&self.engine, snapshot, |reader| reader.authenticate(credential)).map_err(Trap)
+        self.readers
+            .with(&self.engine, at_least, newest, |reader| reader.authenticate(credential))
+            .map_err(Trap)
+    }
+
+    /// Asks a reader whether this is a catalog that the component can read.
+    pub fn check(&self, snapshot: Snapshot) -> Result<Result<(), CommandError>, Trap> {
+        let snapshot = Numbered { number: 0, snapshot: Arc::new(snapshot) };
+        Reader::open(&self.engine, &self.readers.pre, snapshot)
+            .and_then(|mut reader| reader.prepare())
+            .map_err(Trap)
     }
 
     /// Opens a writer on `store`.
@@ -220,35 +241,48 @@ impl Readers {
     fn with<R>(
         &self,
         engine: &Engine,
-        snapshot: &Arc<Snapshot>,
+        at_least: u64,
+        newest: impl FnOnce() -> Numbered,
         call: impl FnOnce(&mut Reader) -> wasmtime::Result<R>,
     ) -> wasmtime::Result<R> {
         let free = self.slots.iter().find_map(|slot| match slot.try_lock() {
             Ok(slot) => Some(slot),
-            Err(TryLockError::Poisoned(slot)) => Some(slot.into_inner()),
+            Err(TryLockError::Poisoned(poisoned)) => {
+                slot.clear_poison();
+                Some(abandoned(poisoned))
+            }
             Err(TryLockError::WouldBlock) => None,
         });
         let mut slot = match (free, self.slots.first()) {
             (Some(slot), _) => slot,
-            (None, Some(first)) => first.lock().unwrap_or_else(PoisonError::into_inner),
+            (None, Some(first)) => first.lock().unwrap_or_else(abandoned),
             (None, None) => wasmtime::bail!("there is no reader"),
         };
-        // Out of the slot while it runs: whatever goes wrong, it is not used again.
-        let mut reader = match slot.take() {
-            Some(reader) if reader.serves(snapshot) => reader,
-            outdated => {
-                drop(outdated);
-                Reader::open(engine, &self.pre, snapshot)?
-            }
-        };
-        let answer = call(&mut reader)?;
-        *slot = Some(reader);
-        Ok(answer)
+        if slot.as_ref().is_none_or(|reader| reader.number < at_least) {
+            // First out, then in: the pool has one place for each reader and a few to spare.
+            *slot = None;
+            *slot = Some(Reader::open(engine, &self.pre, newest())?);
+        }
+        let answer = slot.as_mut().map(call).unwrap_or_else(|| wasmtime::bail!("there is no reader"));
+        if answer.is_err() {
+            // An instance that trapped must not be entered again.
+            *slot = None;
+        }
+        answer
     }
+}
+
+/// The place of a reader whose call never came back: that instance must not be entered again.
+fn abandoned(poisoned: PoisonError<MutexGuard<'_, Option<Reader>>>) -> MutexGuard<'_, Option<Reader>> {
+    let mut slot = poisoned.into_inner();
+    *slot = None;
+    slot
 }
 
 /// An instance that checks tokens against one snapshot.
 struct Reader {
+    /// That of the snapshot.
+    number: u64,
     store: wasmtime::Store<State<Reading>>,
     instance: bindings::Authority,
 }
@@ -257,15 +291,17 @@ impl Reader {
     fn open(
         engine: &Engine,
         pre: &bindings::AuthorityPre<State<Reading>>,
-        snapshot: &Arc<Snapshot>,
+        Numbered { number, snapshot }: Numbered,
     ) -> wasmtime::Result<Self> {
-        let state = State::new(Reading { snapshot: Arc::clone(snapshot) });
+        let state = State::new(Reading { snapshot });
         let (store, instance) = instantiate(engine, pre, state, AUTHENTICATE_BUDGET)?;
-        Ok(Self { store, instance })
+        Ok(Self { number, store, instance })
     }
 
-    fn serves(&self, snapshot: &Arc<Snapshot>) -> bool {
-        Arc::ptr_eq(&self.store.data().catalog.snapshot, snapshot)
+    fn prepare(&mut self) -> wasmtime::Result<Result<(), CommandError>> {
+        start_budget(&mut self.store);
+        let authenticator = self.instance.optoken_authority_authenticator();
+        Ok(authenticator.call_prepare(&mut self.store)?.map_err(CommandError::from))
     }
 
     fn authenticate(&mut self, credential: &str) -> wasmtime::Result<Result<Principal, AuthenticateError>> {
@@ -532,7 +568,7 @@ impl From<authenticator::AuthenticationError> for AuthenticateError {
         match error {
             Theirs::UnknownToken => Self::Unknown,
             Theirs::Expired(at) => Self::Expired(at),
-            Theirs::Unavailable(why) | Theirs::Other(why) => Self::Unavailable(why),
+            Theirs::Unavailable => Self::Unavailable("the catalog cannot be read".to_owned()),
         }
     }
 }
