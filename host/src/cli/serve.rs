@@ -119,6 +119,9 @@ impl Serve {
             .with_writer(stderr)
             .with_ansi(stderr().is_terminal())
             .with_target(false)
+            // Nobody reads the log any more: that is no reason to stop serving, and complaining about it on the same
+            // closed stream would end the task that logs.
+            .log_internal_errors(false)
             .init();
         Ok(())
     }
