@@ -263,7 +263,8 @@ impl Readers {
             *slot = None;
             *slot = Some(Reader::open(engine, &self.pre, newest())?);
         }
-        let answer = slot.as_mut().map(call).unwrap_or_else(|| wasmtime::bail!("there is no reader"));
+        let Some(reader) = slot.as_mut() else { wasmtime::bail!("there is no reader") };
+        let answer = call(reader);
         if answer.is_err() {
             // An instance that trapped must not be entered again.
             *slot = None;

@@ -3,7 +3,7 @@
 //! `cargo bench --bench authenticate` prints criterion's figures and, last, the ratio that the README quotes. The ratio
 //! is the median over many rounds in which both sides take turns, so that whatever else the machine does hits both.
 
-#![allow(clippy::unwrap_used, clippy::missing_docs_in_private_items)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::hint::black_box;
 use std::time::Instant;

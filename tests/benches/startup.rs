@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench startup` starts the optimised server a number of times on fresh data directories.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
