@@ -67,7 +67,7 @@ pub enum BuildError {
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     /// The store does not answer.
-    #[error("cannot read the token store: {0}")]
+    #[error("cannot read the token store")]
     Store(#[from] StoreError),
     /// The store answers with something that is no catalog of this version.
     #[error("cannot use the token store: {0}")]

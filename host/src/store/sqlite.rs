@@ -37,7 +37,7 @@ pub struct SqliteStore {
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// The file system said no.
-    #[error("cannot open the token store {}: {source}", path.display())]
+    #[error("cannot open the token store {}", path.display())]
     Io {
         /// The database file.
         path: PathBuf,
@@ -45,7 +45,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// SQLite said no.
-    #[error("cannot open the token store {}: {source}", path.display())]
+    #[error("cannot open the token store {}", path.display())]
     Sqlite {
         /// The database file.
         path: PathBuf,
@@ -90,21 +90,21 @@ impl SqliteStore {
 
         let pragma =
             |connection: &Connection, name| connection.pragma_query_value(None, name, |row| row.get(0));
-        let empty: bool = connection
-            .query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))
+        let tables: i32 = connection
+            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
             .map_err(sqlite)?;
-        if !empty && pragma(&connection, "application_id").map_err(sqlite)? != APPLICATION_ID {
-            return Err(OpenError::Foreign { path: path.to_owned() });
-        }
         let schema: i32 = pragma(&connection, "user_version").map_err(sqlite)?;
-        if schema > SCHEMA {
-            return Err(OpenError::Newer { path: path.to_owned(), found: schema });
+        match (pragma(&connection, "application_id").map_err(sqlite)?, schema, tables) {
+            (APPLICATION_ID, ..=SCHEMA, _) | (0, 0, 0) => {}
+            (APPLICATION_ID, found, _) => return Err(OpenError::Newer { path: path.to_owned(), found }),
+            _ => return Err(OpenError::Foreign { path: path.to_owned() }),
         }
         close_to_others(path).map_err(io)?;
         connection
             .pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))
             .and_then(|()| connection.pragma_update(None, "synchronous", "FULL"))
-            .and_then(|()| migrate(&mut connection))
+            // What is there already is not written again: a server that then refuses to start leaves no trace.
+            .and_then(|()| if schema == SCHEMA { Ok(()) } else { migrate(&mut connection) })
             .map_err(sqlite)?;
         Ok(Self { connection: Mutex::new(connection) })
     }
