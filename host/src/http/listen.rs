@@ -4,9 +4,11 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
+use axum::extract::Request;
+use axum::middleware::{self, Next};
 use axum::{Extension, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -27,8 +29,12 @@ const MAX_HEAD_BYTES: usize = 16 << 10;
 /// How long requests under way may take to end once the listener has been told to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long to wait after a connection could not be accepted, which is mostly because there are too many.
+/// How long to wait before trying again to accept a connection, where there are too many.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a connection must have been quiet before it can lose its place to another one. An answer that was given
+/// has long been sent by then.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +49,7 @@ pub(crate) struct Listener {
 
 /// The address cannot be listened on.
 #[derive(Debug, Error)]
-#[error("cannot listen on {address}: {source}{hint}")]
+#[error("cannot listen on {address}{hint}")]
 pub(crate) struct BindError {
     address: String,
     source: io::Error,
@@ -77,17 +83,24 @@ impl Listener {
     }
 
     /// Serves until `stop`, then closes the socket at once and lets requests under way end within [`GRACE`]. No more
-    /// than `max_connections` are open at a time; others wait.
+    /// than `max_connections` are open at a time; for another one, the one that has been quiet for the longest goes.
     pub(crate) async fn serve(self, router: Router, max_connections: usize, stop: CancellationToken) {
         let places = Arc::new(Semaphore::new(max_connections));
         let connections = TaskTracker::new();
+        let mut guests = Guests::default();
         let accepting = async {
             loop {
-                // The semaphore is never closed.
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
                 match self.socket.accept().await {
                     Ok((stream, peer)) => {
-                        let connection = serve_connection(stream, peer, router.clone(), stop.clone());
+                        let place = loop {
+                            if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+                                break place;
+                            }
+                            guests.show_out_the_quietest();
+                            time::sleep(ACCEPT_PAUSE).await;
+                        };
+                        let guest = guests.welcome();
+                        let connection = serve_connection(stream, peer, guest, router.clone(), stop.clone());
                         connections.spawn(async move {
                             connection.await;
                             drop(place);
@@ -111,7 +124,55 @@ impl Listener {
     }
 }
 
-async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
+/// The open connections of a listener.
+#[derive(Default)]
+struct Guests(Vec<Weak<Guest>>);
+
+/// An open connection.
+struct Guest {
+    /// Since when no request is under way; `None` while one is.
+    quiet: Mutex<Option<Instant>>,
+    leave: CancellationToken,
+}
+
+impl Guests {
+    fn welcome(&mut self) -> Arc<Guest> {
+        let guest =
+            Arc::new(Guest { quiet: Mutex::new(Some(Instant::now())), leave: CancellationToken::new() });
+        self.0.retain(|guest| guest.strong_count() > 0);
+        self.0.push(Arc::downgrade(&guest));
+        guest
+    }
+
+    fn show_out_the_quietest(&self) {
+        let quiet = |guest: Arc<Guest>| Some((guest.quiet()?, guest));
+        let quietest =
+            self.0.iter().filter_map(Weak::upgrade).filter_map(quiet).min_by_key(|(since, _)| *since);
+        if let Some((since, guest)) = quietest
+            && since.elapsed() >= QUIET
+        {
+            guest.leave.cancel();
+        }
+    }
+}
+
+impl Guest {
+    fn quiet(&self) -> Option<Instant> {
+        *self.quiet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_quiet(&self, quiet: Option<Instant>) {
+        *self.quiet.lock().unwrap_or_else(PoisonError::into_inner) = quiet;
+    }
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    guest: Arc<Guest>,
+    router: Router,
+    stop: CancellationToken,
+) {
     // Answers are small and complete: nothing is gained by waiting for more.
     let _ = stream.set_nodelay(true);
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -121,11 +182,22 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router, s
         .timer(TokioTimer::new())
         .keep_alive_interval(HEAD_TIMEOUT)
         .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX));
-    let service = TowerToHyperService::new(router.layer(Extension(Peer(peer))));
+    let attended = Arc::clone(&guest);
+    let attend = middleware::from_fn(move |request: Request, next: Next| {
+        let guest = Arc::clone(&attended);
+        async move {
+            guest.set_quiet(None);
+            let answer = next.run(request).await;
+            guest.set_quiet(Some(Instant::now()));
+            answer
+        }
+    });
+    let service = TowerToHyperService::new(router.layer(Extension(Peer(peer))).layer(attend));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = guest.leave.cancelled() => Ok(()),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             // Past the grace, the connection is dropped as it stands.
