@@ -12,7 +12,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::http::{CREATE_PATH, REGENERATE_PATH};
-use crate::secret::Secret;
+use crate::secret::{Secret, TOKEN_PREFIX, is_token_char};
 
 /// Where a server listens if nobody said otherwise.
 pub(crate) const DEFAULT_HOST: &str = "http://127.0.0.1:8181";
@@ -114,16 +114,21 @@ impl Client {
             })
             .map_err(|error: reqwest::Error| self.not_answered(&error))?;
 
+        let stranger = |reason| ClientError::NotATokenServer { host: self.host.to_string(), reason };
         if status == StatusCode::CREATED {
-            return serde_json::from_slice::<Issued>(&body).map(|issued| issued.token.into()).map_err(
-                |error| {
-                    // Without the message, which quotes what it found.
-                    ClientError::NotATokenServer {
-                        host: self.host.to_string(),
-                        reason: format!("unexpected JSON ({:?})", error.classify()),
-                    }
-                },
-            );
+            // Without serde's message, which quotes what it found.
+            let issued: Issued = serde_json::from_slice(&body)
+                .map_err(|error| stranger(format!("unexpected JSON ({:?})", error.classify())))?;
+            let token = Secret::from(issued.token);
+            let random = token.expose().strip_prefix(TOKEN_PREFIX).unwrap_or_default();
+            return if random.is_empty() || !random.chars().all(is_token_char) {
+                Err(stranger("what it calls a token is none".to_owned()))
+            } else {
+                Ok(token)
+            };
+        }
+        if status.is_success() {
+            return Err(stranger(format!("it answered {status} instead of {}", StatusCode::CREATED)));
         }
         Err(self.refused(status, &body, credential.is_some()))
     }

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::secret::redact;
+
 mod create;
 mod serve;
 
@@ -28,15 +30,32 @@ enum Command {
 
 /// Carries out the command line of this process.
 pub fn run() -> ExitCode {
-    let (name, outcome) = match CommandLine::parse().command {
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
+        Err(error) => return refuse(&error),
+    };
+    let (name, outcome) = match command_line.command {
         Command::Serve(serve) => ("Serve", serve.run()),
         Command::Create(create) => ("Create", create.run()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            anstream::eprintln!("{name} command failed: {error:#}");
+            // Some of the text comes from elsewhere: a server, an argument in the wrong place.
+            anstream::eprintln!("{name} command failed: {}", redact(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Tells what is wrong with a command line, without the token that may stand in the wrong place of it. Also shows the
+/// help, which clap takes for an error.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let text = error.render();
+    if error.use_stderr() {
+        anstream::eprint!("{}", redact(&text.ansi().to_string()));
+    } else {
+        anstream::print!("{}", text.ansi());
+    }
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
