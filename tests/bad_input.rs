@@ -1,0 +1,439 @@
+//! Input that makes no sense gets an answer that does, and changes nothing.
+
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use crate::support::{
+    CREATE, Connection, Machine, PATIENCE, RECOVERY, REGENERATE, Request, eventually, get, post,
+};
+
+const NEWER: &str = r#"{"format":2}"#;
+
+const UNKNOWN: &str = "apiv3_unknown";
+
+fn database(path: &Path, statements: &str) {
+    rusqlite::Connection::open(path).unwrap().execute_batch(statements).unwrap();
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_used_is_named() {
+    let machine = Machine::new();
+    let file = machine.file("file", b"precious");
+    let open = machine.home().join("open");
+    fs::create_dir(&open).unwrap();
+    for (directory, mode, said) in [
+        (file.clone(), 0o600, ""),
+        (file.join("below"), 0o600, ""),
+        // Not even root can make a directory there.
+        (PathBuf::from("/proc/optoken"), 0o600, ""),
+        (open.clone(), 0o777, "others can write to it (mode 777); run: chmod go-w "),
+        (open.clone(), 0o720, "others can write to it (mode 720); run: chmod go-w "),
+        (open.clone(), 0o1777, "others can write to it (mode 1777); run: chmod go-w "),
+    ] {
+        if directory == open {
+            fs::set_permissions(&open, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let ran =
+            machine.influxdb3(["serve", "--http-bind", "127.0.0.1:0", "--data-dir"]).arg(&directory).run();
+        let named =
+            format!("Serve command failed: cannot use the data directory {}: {said}", directory.display());
+        ran.assert_failed(1, &[&named]);
+    }
+    assert_eq!(fs::read(file).unwrap(), b"precious");
+    assert_eq!(fs::read_dir(open).unwrap().count(), 0);
+
+    let homeless = machine.influxdb3(["serve", "--http-bind", "127.0.0.1:0"]).without_env("HOME").run();
+    homeless.assert_failed(1, &["--data-dir", "INFLUXDB3_DATA_DIR"]);
+}
+
+#[test]
+fn a_file_that_is_no_token_store_is_named_and_left_alone() {
+    let machine = Machine::new();
+    let foreign = machine.home().join("foreign.db");
+    database(
+        &foreign,
+        "CREATE TABLE catalog (id INTEGER, version TEXT, document TEXT); INSERT INTO catalog VALUES (1, 'v', 'd')",
+    );
+    let layout = machine.home().join("layout.db");
+    machine.serve(&["--store", &format!("sqlite:{}", layout.display())]).stop();
+    database(&layout, "PRAGMA user_version = 2");
+    let directory = machine.home().join("directory.db");
+    fs::create_dir(&directory).unwrap();
+    for (path, said) in [
+        (machine.file("text.db", b"This is a letter, longer than the hundred bytes that the header of a SQLite database takes, and it is precious."), "is not a token store"),
+        (machine.file("short.db", b"short"), "is not a token store"),
+        (foreign, "is not a token store"),
+        (layout, "has layout 2, this version knows layout 1 only; use the newer version"),
+        (directory, "it is not a regular file"),
+        (machine.home().join("nowhere/tokens.db"), "No such file or directory"),
+        (PathBuf::from("/dev/null"), "it is not a regular file"),
+    ] {
+        let before = fs::read(&path).ok();
+        let store = format!("sqlite:{}", path.display());
+        let ran = machine.serve_with(&["--store", &store]).run();
+        ran.assert_failed(1, &["Serve command failed: ", &path.display().to_string(), said]);
+        assert!(fs::read(&path).ok() == before, "{} has been written to", path.display());
+    }
+    // In the data directory, where nobody has chosen it.
+    fs::create_dir(machine.data_dir()).unwrap();
+    fs::write(machine.store(), "precious").unwrap();
+    machine
+        .serve_with(&[])
+        .run()
+        .assert_failed(1, &[&machine.store().display().to_string(), "is not a token store"]);
+    assert_eq!(fs::read(machine.store()).unwrap(), b"precious");
+}
+
+#[test]
+fn the_empty_database_of_another_program_is_left_alone() {
+    let machine = Machine::new();
+    let path = machine.home().join("empty.db");
+    // That of a GeoPackage: it says whose it is, and has no tables yet.
+    database(&path, "PRAGMA application_id = 0x47504B47; PRAGMA user_version = 10300");
+    let before = fs::read(&path).unwrap();
+    let ran = machine.serve_with(&["--store", &format!("sqlite:{}", path.display())]).run();
+    ran.assert_failed(1, &[&path.display().to_string(), "is not a token store"]);
+    assert!(fs::read(&path).unwrap() == before, "the file has been written to");
+}
+
+#[test]
+fn a_catalog_that_cannot_be_read_is_refused_and_left_alone() {
+    let machine = Machine::new();
+    let server = machine.serve(&[]);
+    server.create();
+    server.stop();
+    let (version, good) = machine.stored().unwrap();
+    for (document, said) in [
+        (
+            NEWER.to_owned(),
+            "the catalog has format 2, this version reads format 1 only; a newer version may have written it",
+        ),
+        (String::new(), "the catalog is damaged"),
+        ("{}".to_owned(), "the catalog is damaged"),
+        (good[..good.len() / 2].to_owned(), "the catalog is damaged"),
+        (good.replace(r#""next_id":1"#, r#""next_id":0"#), "the catalog is damaged"),
+    ] {
+        let store = rusqlite::Connection::open(machine.store()).unwrap();
+        store.execute("UPDATE catalog SET document = ?1", [&document]).unwrap();
+        drop(store);
+        let before = fs::read(machine.store()).unwrap();
+        machine.serve_with(&[]).run().assert_failed(1, &["Serve command failed: ", said]);
+        assert_eq!(machine.stored(), Some((version.clone(), document)));
+        assert!(fs::read(machine.store()).unwrap() == before, "the file has been written to");
+    }
+}
+
+#[test]
+fn a_running_server_neither_trusts_nor_rewrites_a_catalog_of_a_newer_format() {
+    let machine = Machine::new();
+    let server = machine.serve(&RECOVERY);
+    let token = server.create();
+    // As when the other server on this store has been upgraded.
+    let newer = ("of the newer version".to_owned(), NEWER.to_owned());
+    let store = rusqlite::Connection::open(machine.store()).unwrap();
+    store.execute("UPDATE catalog SET version = ?1, document = ?2", [&newer.0, &newer.1]).unwrap();
+    eventually("tokens are no longer checked", || {
+        get("/health").bearer(&token).send(server.address).status == 503
+    });
+    for (request, to) in [
+        (post(CREATE), server.address),
+        (post(REGENERATE).bearer(&token), server.address),
+        (post(REGENERATE), server.recovery()),
+    ] {
+        let answer = request.send(to);
+        assert!(matches!(answer.status, 500 | 503), "{answer:?}");
+        assert!(answer.body.contains("nothing was changed"), "{answer:?}");
+    }
+    assert_eq!(machine.stored(), Some(newer));
+    server.wait_for_log("newer version");
+}
+
+#[test]
+fn a_component_that_does_not_fit_is_refused_with_both_worlds_named() {
+    let machine = Machine::new();
+    let contract = [
+        "optoken:authority/tokens@0.1.0",
+        "optoken:authority/catalog-store@0.1.0",
+        "wasi:random/random@0.2.",
+    ];
+    let worlds =
+        ["the component does not fit", "This host runs a world with", "The component has a world with"];
+    for (file, said) in [
+        (machine.file("letter.wasm", b"not wasm"), &["this is not a WebAssembly component"][..]),
+        (machine.file("empty.wasm", b""), &["this is not a WebAssembly component"]),
+        (machine.file("module.wasm", b"\0asm\x01\0\0\0"), &["this is not a WebAssembly component"]),
+        (machine.file("component.wasm", b"\0asm\x0d\0\x01\0"), &[&worlds[..], &contract].concat()),
+        (machine.home().join("missing.wasm"), &["No such file or directory"]),
+    ] {
+        let ran = machine.serve_with(&["--store", "memory:", "--component"]).arg(&file).run();
+        ran.assert_failed(1, &["Serve command failed: ", &file.display().to_string()]);
+        ran.assert_failed(1, said);
+    }
+    let fitting = concat!(env!("CARGO_MANIFEST_DIR"), "/../component/prebuilt/optoken.wasm");
+    machine.serve(&["--store", "memory:", "--component", fitting]).create();
+}
+
+#[test]
+fn an_address_that_cannot_be_listened_on_is_named() {
+    let machine = Machine::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (address, said) in [
+        (taken.as_str(), "another server is running there, or choose another port"),
+        ("nonsense", "an address is HOST:PORT, such as 127.0.0.1:8181"),
+        ("127.0.0.1", "an address is HOST:PORT, such as 127.0.0.1:8181"),
+        ("127.0.0.1:99999", "an address is HOST:PORT, such as 127.0.0.1:8181"),
+        ("", "an address is HOST:PORT, such as 127.0.0.1:8181"),
+        // Of TEST-NET-1 (RFC 5737), so not of this machine.
+        ("192.0.2.1:0", ""),
+    ] {
+        for option in ["--http-bind", "--admin-token-recovery-http-bind"] {
+            let mut cli = machine.influxdb3(["serve", "--store", "memory:"]).args(&[option, address]);
+            if option != "--http-bind" {
+                cli = cli.args(&["--http-bind", "127.0.0.1:0"]);
+            }
+            let named = format!("Serve command failed: {option}: cannot listen on {address}");
+            cli.run().assert_failed(1, &[&named, said]);
+        }
+    }
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense_is_answered_with_exit_code_2() {
+    let machine = Machine::new();
+    for (args, said) in [
+        ("", "Usage: influxdb3 <COMMAND>"),
+        ("create", "Usage: influxdb3 create <COMMAND>"),
+        ("nonsense", "unrecognized subcommand 'nonsense'"),
+        ("create token", "error: Missing required subcommand. Use: influxdb3 create token --admin [OPTIONS]"),
+        ("create token --name x", "error: unexpected argument '--name' found"),
+        ("create token --admin --nonsense", "error: unexpected argument '--nonsense' found"),
+        ("create token --admin --format yaml", "invalid value 'yaml' for '--format <FORMAT>'"),
+        ("create token --admin --token", "a value is required for '--token <TOKEN>'"),
+        ("serve --nonsense", "error: unexpected argument '--nonsense' found"),
+        ("serve nonsense", "error: unexpected argument 'nonsense' found"),
+        ("serve --store nonsense", "a store is sqlite:PATH or memory:"),
+        ("serve --store sqlite:", "a store is sqlite:PATH or memory:"),
+        ("serve --store memory:x", "a store is sqlite:PATH or memory:"),
+        ("serve --max-staleness 0", "invalid value '0' for '--max-staleness <SECONDS>'"),
+    ] {
+        machine.influxdb3(args.split_whitespace()).run().assert_failed(2, &[said]);
+    }
+    machine
+        .serve_with(&["--log-filter", "===", "--store", "memory:"])
+        .run()
+        .assert_failed(1, &["--log-filter", "==="]);
+}
+
+#[test]
+fn a_token_in_the_wrong_place_is_not_repeated() {
+    // That no token is on stderr is checked for every command line; a misplaced one may end up in a log as well.
+    let machine = Machine::new();
+    let token =
+        "apiv3_Jkalv-IPKqJR2P7QT0n28gFpf1iEwK-eZ7q6hXqyzrJu0kEPB-VE88eGXTTz9GKhwKm38-6qkykKPdhNeduS9g";
+    for args in [
+        format!("create token {token}"),
+        format!("create token --admin --regenerate {token} {token}"),
+        format!("create token --admin --format {token}"),
+        format!("create token --admin --host {token}"),
+        format!("create token --admin --regenerate --yes --host http://operator:{token}@127.0.0.1:1"),
+        format!("create {token}"),
+        format!("serve {token}"),
+        format!("serve --store {token}"),
+    ] {
+        let ran = machine.influxdb3(args.split_whitespace()).run();
+        assert!(matches!(ran.code, Some(1 | 2)), "{ran:?}");
+        assert_ne!(ran.stderr, "");
+    }
+    // Help shows what the environment has set; not this.
+    let help =
+        machine.influxdb3(["create", "token", "--admin", "--help"]).env("INFLUXDB3_AUTH_TOKEN", token).run();
+    assert_eq!(help.code, Some(0));
+    assert!(!help.stdout.contains(token));
+}
+
+/// Answers one connection with these bytes, after it has read the head of a request, and closes it.
+fn stranger(answer: Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let head = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+        let head: Vec<_> = head.take_while(|line| !line.is_empty()).collect();
+        let answer = String::from_utf8_lossy(&answer).replace("ECHO", &head.join(" "));
+        stream.write_all(answer.as_bytes()).unwrap();
+    });
+    address
+}
+
+fn http(status: &str, body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 {status}\r\nConnection: close\r\n\r\n{body}").into_bytes()
+}
+
+#[test]
+fn a_host_that_is_no_token_server_is_told_from_one() {
+    let machine = Machine::new();
+    // Nobody listens on that port.
+    let unused = SocketAddr::from(([127, 0, 0, 1], 1));
+    for (address, said) in [
+        (unused, &["cannot reach", "Connection refused", "influxdb3 serve"][..]),
+        (
+            stranger(http("404 Not Found", "<html>nothing here</html>")),
+            &["404 Not Found", "nothing here", "the address of a token server?"],
+        ),
+        (
+            stranger(http("307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/", "")),
+            &["307 Temporary Redirect"],
+        ),
+        (stranger(b"SSH-2.0-OpenSSH_10.0\r\n".to_vec()), &["did not answer"]),
+        (stranger(Vec::new()), &["did not answer", "--admin-token-recovery-http-bind"]),
+    ] {
+        let ran = machine.create_token(address, &["--regenerate", "--yes", "--token", UNKNOWN]).run();
+        ran.assert_failed(1, &["Create command failed: "]);
+        ran.assert_failed(1, said);
+    }
+    for host in ["nonsense", "localhost:8181", "ftp://localhost", "https://localhost", "http://", ""] {
+        let ran = machine.influxdb3(["create", "token", "--admin", "--host", host]).run();
+        ran.assert_failed(1, &[host, "http://127.0.0.1:8181"]);
+    }
+    let bad_token = machine.create_token(unused, &["--regenerate", "--yes", "--token", "two\nlines"]).run();
+    bad_token.assert_failed(1, &["was it copied whole?"]);
+}
+
+#[test]
+fn an_answer_without_a_token_is_not_shown_as_one() {
+    let machine = Machine::new();
+    for (status, body) in [
+        ("201 Created", "<html>"),
+        ("201 Created", r#"{"token":1}"#),
+        ("201 Created", r#"{"token":""}"#),
+        ("201 Created", r#"{"token":"x"}"#),
+        ("201 Created", r#"{"token":"apiv3_\u001b[2J"}"#),
+        ("200 OK", "hello"),
+        ("200 OK", r#"{"token":"apiv3_x"}"#),
+    ] {
+        let ran = machine.create_token(stranger(http(status, body)), &[]).run();
+        ran.assert_failed(1, &["Create command failed: ", "answers, but not as a token server"]);
+    }
+}
+
+#[test]
+fn an_error_that_repeats_the_token_is_not_passed_on() {
+    let machine = Machine::new();
+    // Some servers answer an unknown request with all that was in it.
+    for body in ["ECHO", r#"{"error":"ECHO"}"#] {
+        let address = stranger(http("500 Internal Server Error", body));
+        let ran = machine.create_token(address, &["--regenerate", "--yes", "--token", UNKNOWN]).run();
+        ran.assert_failed(1, &["Create command failed: ", "500 Internal Server Error"]);
+    }
+}
+
+#[test]
+fn a_token_that_cannot_be_shown_is_a_failure() {
+    let machine = Machine::new();
+    let server = machine.serve(&["--store", "memory:"]);
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let ran = machine.create_token(server.address, &[]).stdout(full).run();
+    ran.assert_failed(1, &["the token was created, but cannot be written to standard output"]);
+}
+
+#[test]
+fn a_body_that_is_too_large_is_refused_and_changes_nothing() {
+    let machine = Machine::new();
+    let server = machine.serve(&[]);
+    let limit = 64 << 10;
+    let with_bodies = |request: &dyn Fn() -> Request, size: usize| {
+        let body = vec![b' '; size];
+        [request().body(&body), request().chunked(&body, 1000), request().chunked(&body, size)]
+    };
+    for request in with_bodies(&|| post(CREATE), limit + 1) {
+        let answer = request.send(server.address);
+        answer.assert_is(413, "max request size (65536 bytes) exceeded");
+        assert_eq!(answer.header("connection"), Some("close"));
+    }
+    // Judged by what the head says: the body is never read.
+    let announced = post(CREATE).header("Content-Length", "1000000000000");
+    announced.send(server.address).assert_is(413, "max request size (65536 bytes) exceeded");
+    assert_eq!(machine.stored(), None);
+
+    let mut token = server.create();
+    let before = machine.stored();
+    for request in with_bodies(&|| post(REGENERATE).bearer(&token), limit + 1) {
+        request.send(server.address).assert_is(413, "max request size (65536 bytes) exceeded");
+    }
+    // Who is nobody learns nothing of limits.
+    let stranger = post(REGENERATE).bearer(UNKNOWN).header("Content-Length", "1000000000000");
+    assert_eq!(stranger.send(server.address).status, 401);
+    assert_eq!(machine.stored(), before);
+    assert!(server.accepts(&token));
+    for number in 0..3 {
+        let request =
+            with_bodies(&|| post(REGENERATE).bearer(&token), limit).into_iter().nth(number).unwrap();
+        token = request.send(server.address).token();
+    }
+}
+
+#[test]
+fn bytes_that_are_no_request_are_refused_and_never_waited_for() {
+    let machine = Machine::new();
+    let server = machine.serve(&RECOVERY);
+    let token = server.create();
+    let before = machine.stored();
+    let long = "x".repeat(64 << 10);
+    let many = "X-Many: y\r\n".repeat(200);
+    let head = format!("POST {REGENERATE} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n");
+    for (case, bytes, status) in [
+        ("garbage", "\0\u{1}\u{2}garbage\r\n\r\n".to_owned(), 400),
+        ("TLS", "\u{16}\u{3}\u{1}\0\u{5}\u{1}\0\0\u{1}\0\r\n\r\n".to_owned(), 400),
+        ("no version", format!("POST {REGENERATE}\r\n\r\n"), 400),
+        ("unknown version", format!("POST {REGENERATE} HTTP/9.9\r\n\r\n"), 400),
+        ("header without colon", format!("{head}nonsense\r\n\r\n"), 400),
+        ("header with a space in its name", format!("{head}Content Length: 0\r\n\r\n"), 400),
+        ("two lengths", format!("{head}Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx"), 400),
+        ("negative length", format!("{head}Content-Length: -1\r\n\r\n"), 400),
+        ("unreadable chunk", format!("{head}Transfer-Encoding: chunked\r\n\r\nzz\r\n"), 400),
+        ("unknown encoding", format!("{head}Transfer-Encoding: gzip\r\n\r\n"), 400),
+        ("long header", format!("{head}X-Long: {long}\r\n\r\n"), 431),
+        ("long token", format!("GET /health HTTP/1.1\r\nAuthorization: Bearer {long}\r\n\r\n"), 431),
+        ("many headers", format!("{head}{many}\r\n"), 431),
+        ("long path", format!("GET /{long} HTTP/1.1\r\n\r\n"), 414),
+    ] {
+        for to in [server.address, server.recovery()] {
+            let mut connection = Connection::open(to).unwrap();
+            connection.write(bytes.as_bytes());
+            // It may close the connection without a word, too.
+            if let Ok(answer) = connection.read() {
+                assert!(
+                    answer.status == status || status == 414 && answer.status == 431,
+                    "{case}: {answer:?}"
+                );
+            }
+        }
+        assert_eq!(machine.stored(), before, "{case}");
+    }
+    assert!(server.accepts(&token));
+}
+
+#[test]
+fn a_body_that_breaks_off_changes_nothing() {
+    let machine = Machine::new();
+    let server = machine.serve(&RECOVERY);
+    let token = server.create();
+    let before = machine.stored();
+    for to in [server.address, server.recovery()] {
+        let mut connection = Connection::open(to).unwrap();
+        connection.write(&post(REGENERATE).bearer(&token).header("Content-Length", "2").to_bytes());
+        connection.write(b"{");
+        connection.finish_writing();
+        if let Ok(answer) = connection.read() {
+            answer.assert_is(400, "Failed to read request body");
+        }
+    }
+    assert_eq!(machine.stored(), before);
+    assert!(server.accepts(&token));
+}

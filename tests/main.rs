@@ -1,0 +1,13 @@
+//! Tests of everything that crosses a boundary: process, command line, HTTP, disk.
+
+// All of this crate is test code; clippy.toml allows the same in the unit tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod bad_input;
+mod component;
+mod concurrency;
+mod flow;
+mod recovery;
+mod restart;
+mod sandbox;
+mod support;

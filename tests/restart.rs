@@ -1,0 +1,253 @@
+//! What stays when processes come and go: the store on disk, other servers on it, signals.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::support::{
+    CREATE, Connection, Machine, RECOVERY, REGENERATE, Server, eventually, get, post, within,
+};
+
+/// How long another server on the same store may go on with an old token: what `authority::POLL_INTERVAL` promises,
+/// on a machine that is busy with tests.
+const BOUND: Duration = Duration::from_secs(5);
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn a_regenerated_token_outlives_a_killed_server_and_the_old_one_does_not() {
+    let machine = Machine::new();
+    let mut tokens: Vec<String> = Vec::new();
+    for round in 0..4 {
+        let server = machine.serve(&[]);
+        let new = match tokens.last() {
+            None => server.create(),
+            Some(old) => server.regenerate(old),
+        };
+        tokens.push(new);
+        // At the moment when the answer is there.
+        server.kill();
+        let server = machine.serve(&[]);
+        let (newest, older) = tokens.split_last().unwrap();
+        assert!(server.accepts(newest), "round {round}");
+        assert!(older.iter().all(|old| !server.accepts(old)), "round {round}");
+        post(CREATE).send(server.address).assert_is(409, "token name already exists, _admin");
+    }
+}
+
+#[test]
+fn another_server_on_the_same_store_follows_within_the_bound() {
+    let machine = Machine::new();
+    let (one, two) = (machine.serve(&[]), machine.serve(&[]));
+    let mut token = one.create();
+    within(BOUND, "the other server accepts the first token", || two.accepts(&token));
+    for (here, there) in [(&one, &two), (&two, &one)] {
+        let new = here.regenerate(&token);
+        assert!(!here.accepts(&token));
+        within(BOUND, "the other server refuses the old token", || !there.accepts(&token));
+        // Both in one step: where the old one is refused, the new one is accepted.
+        assert!(there.accepts(&new));
+        token = new;
+    }
+}
+
+#[test]
+fn servers_may_start_at_once_in_a_new_directory() {
+    let machine = Machine::new();
+    let servers: Vec<Server> = std::thread::scope(|scope| {
+        let starting: Vec<_> = (0..6).map(|_| scope.spawn(|| machine.serve(&[]))).collect();
+        starting.into_iter().map(|server| server.join().unwrap()).collect()
+    });
+    let token = servers[0].create();
+    for server in &servers {
+        within(BOUND, "all servers accept the token", || server.accepts(&token));
+    }
+}
+
+#[test]
+fn its_files_are_closed_to_others() {
+    let machine = Machine::new();
+    let server = machine.serve(&[]);
+    server.create();
+    assert_eq!(mode(&machine.data_dir()), 0o700);
+    let files: Vec<_> = fs::read_dir(machine.data_dir()).unwrap().map(|file| file.unwrap().path()).collect();
+    assert!(files.contains(&machine.store()), "{files:?}");
+    for file in files {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+}
+
+#[test]
+fn no_secret_is_on_the_disk() {
+    let machine = Machine::new();
+    let server = machine.serve(&RECOVERY);
+    let first = server.create();
+    let second = server.regenerate(&first);
+    let third = post(REGENERATE).send(server.recovery()).token();
+    server.kill();
+    for file in fs::read_dir(machine.data_dir()).unwrap() {
+        let content = fs::read(file.unwrap().path()).unwrap();
+        for token in [&first, &second, &third] {
+            // Not even without the prefix that they share.
+            let secret = token.strip_prefix("apiv3_").unwrap().as_bytes();
+            assert!(!content.windows(secret.len()).any(|window| window == secret));
+        }
+    }
+}
+
+#[test]
+fn signals_stop_it_in_order() {
+    let machine = Machine::new();
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut server = machine.serve(&RECOVERY);
+        // Connections on which nothing happens do not hold it up.
+        let mut idle = Connection::open(server.address).unwrap();
+        idle.write(&get("/").to_bytes());
+        idle.read().unwrap();
+        let silent = [server.address, server.recovery()].map(|address| Connection::open(address).unwrap());
+        server.signal(signal);
+        assert_eq!(server.exit_code(), Some(0), "{}", server.log());
+        server.wait_for_log("stopped");
+        drop(silent);
+    }
+}
+
+/// A create that the server has begun to read and cannot finish before its two bytes of body are there.
+fn begin_create(server: &Server) -> Connection {
+    let mut connection = Connection::open(server.address).unwrap();
+    connection.write(&post(CREATE).header("Content-Length", "2").header("Expect", "100-continue").to_bytes());
+    assert_eq!(connection.read().unwrap().status, 100);
+    connection
+}
+
+#[test]
+fn a_request_under_way_is_finished_before_it_stops() {
+    let machine = Machine::new();
+    let mut server = machine.serve(&[]);
+    let mut connection = begin_create(&server);
+    server.signal(Signal::TERM);
+    server.wait_for_log("SIGTERM: stopping");
+    connection.write(b"{}");
+    let token = connection.read().unwrap().token();
+    assert_eq!(server.exit_code(), Some(0), "{}", server.log());
+    assert!(machine.serve(&[]).accepts(&token));
+}
+
+#[test]
+fn a_second_signal_stops_it_at_once() {
+    let machine = Machine::new();
+    let mut server = machine.serve(&[]);
+    let connection = begin_create(&server);
+    server.signal(Signal::TERM);
+    server.wait_for_log("SIGTERM: stopping");
+    server.signal(Signal::TERM);
+    assert_eq!(server.exit_code(), Some(143), "{}", server.log());
+    drop(connection);
+}
+
+#[test]
+fn a_store_in_memory_forgets() {
+    let machine = Machine::new();
+    let server = machine.serve(&["--store", "memory:"]);
+    server.wait_for_log("memory only");
+    let forgotten = server.create();
+    server.stop();
+    let server = machine.serve(&["--store", "memory:"]);
+    assert!(!server.accepts(&forgotten));
+    let token = server.create();
+    assert!(server.accepts(&token));
+    assert!(!machine.data_dir().exists());
+}
+
+#[test]
+fn it_runs_without_any_option_but_an_address() {
+    for (home, variable) in [(".local/share/optoken", None), ("elsewhere/optoken", Some("elsewhere"))] {
+        let machine = Machine::new();
+        let start = || {
+            let cli = machine.influxdb3(["serve", "--http-bind", "127.0.0.1:0"]);
+            match variable {
+                Some(variable) => cli.env("XDG_DATA_HOME", machine.home().join(variable)),
+                None => cli,
+            }
+            .start()
+        };
+        let server = start();
+        let store = machine.home().join(home).join("tokens.db");
+        // It says where it keeps its data, and what to do next.
+        server.wait_for_log(&format!("sqlite:{}", store.display()));
+        server.wait_for_log(&format!("influxdb3 create token --admin --host http://{}", server.address));
+        let token = server.create();
+        server.stop();
+        assert_eq!(mode(&store), 0o600);
+        assert_eq!(mode(store.parent().unwrap()), 0o700);
+        assert!(start().accepts(&token));
+    }
+}
+
+#[test]
+fn the_environment_says_what_the_options_say() {
+    let machine = Machine::new();
+    let start = |args: &[&str]| {
+        machine
+            .influxdb3(["serve"])
+            .args(args)
+            .env("INFLUXDB3_HTTP_BIND_ADDR", "127.0.0.1:0")
+            .env("INFLUXDB3_ADMIN_TOKEN_RECOVERY_HTTP_BIND_ADDR", "127.0.0.1:0")
+            .env("INFLUXDB3_DATA_DIR", machine.data_dir())
+            .start()
+    };
+    let server = start(&[]);
+    server.create();
+    let token = post(REGENERATE).send(server.recovery()).token();
+    server.stop();
+    assert!(machine.serve(&[]).accepts(&token));
+
+    // An option beats the variable.
+    let other = machine.home().join("other.db");
+    let server = start(&["--store", &format!("sqlite:{}", other.display())]);
+    assert!(!server.accepts(&token));
+    assert_eq!(mode(&other), 0o600);
+}
+
+#[test]
+fn tokens_are_refused_while_the_store_is_silent_and_accepted_again_when_it_answers() {
+    let machine = Machine::new();
+    let server = machine.serve(&["--max-staleness", "1"]);
+    let token = server.create();
+    let store = rusqlite::Connection::open(machine.store()).unwrap();
+    let status = || get("/health").bearer(&token).send(server.address).status;
+
+    store.execute_batch("ALTER TABLE catalog RENAME TO away").unwrap();
+    eventually("tokens are refused", || status() == 503);
+    let answer = post(REGENERATE).bearer(&token).send(server.address);
+    answer.assert_is(503, "tokens are not available at the moment, nothing was changed, try again");
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert_eq!(answer.header("www-authenticate"), None);
+    server.wait_for_log("the token store does not answer");
+
+    store.execute_batch("ALTER TABLE away RENAME TO catalog").unwrap();
+    eventually("tokens are accepted", || status() == 200);
+    server.wait_for_log("the token store answers again");
+    assert!(server.accepts(&server.regenerate(&token)));
+}
+
+#[test]
+fn a_server_whose_log_nobody_reads_answers_as_before() {
+    let machine = Machine::new();
+    // As with `influxdb3 serve 2>&1 | head`, once `head` has seen enough.
+    let server = machine.serve_with(&RECOVERY).start_and_read_until(Some("token recovery is open"));
+    let recovery = server.recovery();
+    let old = server.create();
+    let new = post(REGENERATE).send(recovery).token();
+    for _ in 0..3 {
+        // A refusal is logged.
+        assert!(!server.accepts(&old));
+    }
+    assert!(server.accepts(&new));
+    server.stop();
+}

@@ -1,0 +1,226 @@
+//! What the sandbox does with a component that misbehaves: it is stopped, counted and replaced, and nothing is let in.
+//!
+//! The components are written here, as core modules in text form that are given the world of `wit/`. Each behaves unless
+//! it is handed the credential or origin `!`.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use optoken::authority::{Authority, BuildError};
+use optoken::sandbox::{self, BUILT_IN_COMPONENT};
+use optoken::store::{MemoryStore, Store as _};
+use optoken::token::{AuthenticateError, CommandError};
+use wit_component::{ComponentEncoder, StringEncoding};
+use wit_parser::Resolve;
+
+/// WASI's randomness, as much of it as a component here asks for.
+const WASI_RANDOM: &str = "
+    package wasi:random@0.2.0;
+    interface random { get-random-bytes: func(len: u64) -> list<u8>; }
+";
+
+/// A world of this repository, with what misbehaving components import on top.
+fn world() -> (Resolve, wit_parser::WorldId) {
+    let mut resolve = Resolve::default();
+    resolve.push_str("random.wit", WASI_RANDOM).unwrap();
+    resolve.push_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit")).unwrap();
+    let package = resolve
+        .push_str(
+            "test.wit",
+            "package optoken:test;
+             world misbehaving { include optoken:authority/authority@0.1.0; import wasi:random/random@0.2.0; }",
+        )
+        .unwrap();
+    let world = resolve.select_world(&[package], Some("misbehaving")).unwrap();
+    (resolve, world)
+}
+
+/// A component whose exports do `misbehaviour` when they are called with a `!`, and else answer that the token is not
+/// known or that the command is forbidden.
+fn component(misbehaviour: &str) -> Vec<u8> {
+    let module = format!(
+        r#"(module
+            (import "wasi:random/random@0.2.0" "get-random-bytes" (func $random (param i64 i32)))
+            (import "optoken:authority/catalog-store@0.1.0" "load" (func $load (param i32)))
+            (import "optoken:authority/catalog-store@0.1.0" "swap"
+                (func $swap (param i32 i32 i32 i32 i32 i32)))
+            (memory (export "memory") 1)
+            (global $heap (mut i32) (i32.const 4096))
+            (data (i32.const 256) "\ff\fe")
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+                (local $block i32)
+                (local.set $block (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8)))
+                (global.set $heap (i32.add (local.get $block) (local.get 3)))
+                (local.get $block))
+            (func $is_bad (param $text i32) (param $length i32) (result i32)
+                (i32.and
+                    (i32.eq (local.get $length) (i32.const 1))
+                    (i32.eq (i32.load8_u (local.get $text)) (i32.const 33))))
+            (func $recurse (param i32) (result i32) (i32.add (call $recurse (local.get 0)) (i32.const 1)))
+            (func $misbehave (result i32)
+                {misbehaviour})
+            (func (export "optoken:authority/authenticator@0.1.0#prepare") (result i32) (i32.const 3072))
+            ;; An error of case 0: `unknown-token`.
+            (func (export "optoken:authority/authenticator@0.1.0#authenticate") (param i32 i32) (result i32)
+                (if (call $is_bad (local.get 0) (local.get 1)) (then (return (call $misbehave))))
+                (i32.store8 (i32.const 1024) (i32.const 1))
+                (i32.store8 (i32.const 1032) (i32.const 0))
+                (i32.const 1024))
+            ;; An error of case 2: `forbidden`.
+            (func $command (param i32 i32) (result i32)
+                (if (call $is_bad (local.get 0) (local.get 1)) (then (return (call $misbehave))))
+                (i32.store8 (i32.const 1024) (i32.const 1))
+                (i32.store8 (i32.const 1032) (i32.const 2))
+                (i32.const 1024))
+            (export "optoken:authority/tokens@0.1.0#create-operator" (func $command))
+            (export "optoken:authority/recovery@0.1.0#regenerate" (func $command))
+            (func (export "optoken:authority/tokens@0.1.0#regenerate") (param i32 i32 i32 i32) (result i32)
+                (call $command (local.get 0) (local.get 1)))
+        )"#
+    );
+    let mut module = wat::parse_str(&module).unwrap();
+    let (resolve, world) = world();
+    wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+    ComponentEncoder::default().module(&module).unwrap().validate(true).encode().unwrap()
+}
+
+/// What a component may do wrong. Case 3 of a command's errors carries text; authentication has no case 3.
+const MISBEHAVIOURS: [(&str, &str); 11] = [
+    ("traps", "unreachable"),
+    ("loops for ever", "(loop $l (br $l)) unreachable"),
+    ("recurses for ever", "(call $recurse (i32.const 0))"),
+    (
+        "takes all memory",
+        "(loop $l (br_if $l (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) unreachable",
+    ),
+    (
+        "takes too much memory at once",
+        "(i32.store (i32.mul (memory.grow (i32.const 1024)) (i32.const 65536)) (i32.const 0)) (i32.const 1024)",
+    ),
+    (
+        "asks for huge randomness",
+        "(call $random (i64.const 0x10000000000) (i32.const 2048)) (i32.const 1024)",
+    ),
+    ("answers beyond its memory", "(i32.const 0x7ffffff8)"),
+    ("answers without alignment", "(i32.const 1025)"),
+    (
+        "answers with a case that is none",
+        "(i32.store8 (i32.const 1024) (i32.const 1)) (i32.store8 (i32.const 1032) (i32.const 99)) (i32.const 1024)",
+    ),
+    (
+        "answers with text that is none",
+        "(i32.store8 (i32.const 1024) (i32.const 1)) (i32.store8 (i32.const 1032) (i32.const 3)) (i32.store (i32.const 1040) (i32.const 256)) (i32.store (i32.const 1044) (i32.const 2)) (i32.const 1024)",
+    ),
+    (
+        "answers with endless text",
+        "(i32.store8 (i32.const 1024) (i32.const 1)) (i32.store8 (i32.const 1032) (i32.const 3)) (i32.store (i32.const 1040) (i32.const 0)) (i32.store (i32.const 1044) (i32.const 0x7fffffff)) (i32.const 1024)",
+    ),
+];
+
+/// Longer than any budget and any noise: what has not ended by then was not stopped.
+const STOPPED: Duration = Duration::from_mins(1);
+
+#[test]
+fn whatever_a_command_does_wrong_changes_nothing_and_the_next_one_works() {
+    for (case, misbehaviour) in MISBEHAVIOURS {
+        let authority =
+            Authority::builder(MemoryStore::default()).component(&component(misbehaviour)).build().unwrap();
+        for round in 1..=3 {
+            let started = Instant::now();
+            let failed = CommandError::Unavailable("the sandboxed component failed".to_owned());
+            assert_eq!(authority.create_operator("!").unwrap_err(), failed, "{case}");
+            assert!(started.elapsed() < STOPPED, "{case}");
+            assert_eq!(authority.traps(), round, "{case}");
+            assert_eq!(authority.create_operator("good").unwrap_err(), CommandError::Forbidden, "{case}");
+        }
+    }
+}
+
+#[test]
+fn whatever_an_authentication_does_wrong_lets_nobody_in_and_the_next_one_works() {
+    for (case, misbehaviour) in MISBEHAVIOURS {
+        let authority =
+            Authority::builder(MemoryStore::default()).component(&component(misbehaviour)).build().unwrap();
+        for round in 1..=3 {
+            let started = Instant::now();
+            let failed = AuthenticateError::Unavailable("the sandboxed component failed".to_owned());
+            assert_eq!(authority.authenticate("!"), Err(failed), "{case}");
+            assert!(started.elapsed() < STOPPED, "{case}");
+            assert_eq!(authority.traps(), round, "{case}");
+            assert_eq!(authority.authenticate("other"), Err(AuthenticateError::Unknown), "{case}");
+        }
+    }
+}
+
+/// Calls `swap(none, "x")` with room for the answer at 2048.
+const SWAP: &str = "(i32.store8 (i32.const 512) (i32.const 120))
+    (call $swap (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 512) (i32.const 1) (i32.const 2048))";
+
+#[test]
+fn a_reader_that_tries_to_write_is_stopped() {
+    let store = std::sync::Arc::new(MemoryStore::default());
+    let authority = Authority::builder_shared(store.clone())
+        .component(&component(&format!("{SWAP} (i32.const 1024)")))
+        .build()
+        .unwrap();
+    assert!(matches!(authority.authenticate("!"), Err(AuthenticateError::Unavailable(_))));
+    assert_eq!(authority.traps(), 1);
+    assert_eq!(store.load().unwrap(), None);
+}
+
+#[test]
+fn a_command_that_fails_after_it_wrote_does_not_claim_that_nothing_was_changed() {
+    let authority = Authority::builder(MemoryStore::default())
+        .component(&component(&format!("{SWAP} unreachable")))
+        .build()
+        .unwrap();
+    let error = authority.create_operator("!").unwrap_err();
+    assert_eq!(error, CommandError::UnknownOutcome("the sandboxed component failed".to_owned()));
+}
+
+#[test]
+fn what_is_no_component_is_refused() {
+    for (case, bytes) in [
+        ("nothing", &b""[..]),
+        ("text", b"hello"),
+        ("a core module", b"\0asm\x01\0\0\0"),
+        ("half of it", &BUILT_IN_COMPONENT[..BUILT_IN_COMPONENT.len() / 2]),
+    ] {
+        let error = Authority::builder(MemoryStore::default()).component(bytes).build().err().unwrap();
+        let refused = matches!(error, BuildError::Sandbox(sandbox::SandboxError::NotAComponent(_)));
+        assert!(refused, "{case}: {error}");
+    }
+}
+
+#[test]
+fn a_component_of_another_world_is_refused_with_both_worlds_named() {
+    let empty = b"\0asm\x0d\0\x01\0";
+    let error =
+        Authority::builder(MemoryStore::default()).component(empty).build().err().unwrap().to_string();
+    assert!(
+        error.contains("This host runs a world with\n  imports: wasi:clocks/wall-clock@0.2.x"),
+        "{error}"
+    );
+    assert!(error.contains("The component has a world with\n  imports: none\n  exports: none"), "{error}");
+}
+
+#[test]
+fn a_component_that_wants_more_is_refused() {
+    let module = wat::parse_str(r#"(module (import "wasi:cli/environment@0.2.0" "x" (func)))"#).unwrap();
+    let component = {
+        let mut resolve = Resolve::default();
+        let package = resolve
+            .push_str(
+                "x.wit",
+                "package wasi:cli@0.2.0; interface environment { x: func(); } world greedy { import environment; }",
+            )
+            .unwrap();
+        let world = resolve.select_world(&[package], None).unwrap();
+        let mut module = module;
+        wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+        ComponentEncoder::default().module(&module).unwrap().encode().unwrap()
+    };
+    let error =
+        Authority::builder(MemoryStore::default()).component(&component).build().err().unwrap().to_string();
+    assert!(error.contains("imports: wasi:cli/environment@0.2.0"), "{error}");
+}

@@ -1,0 +1,600 @@
+//! What the tests stand on: a machine to run `influxdb3` on, a server that tells where it listens, and HTTP/1.1 down to
+//! the bytes.
+//!
+//! Two things are checked here for every test alike: no process ever writes a token to stderr, and no answer ever has
+//! a CORS header.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Barrier, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use sha2::{Digest as _, Sha512};
+use tempfile::TempDir;
+
+/// How long anything may take that should take milliseconds: machines that run tests are busy. Longer than a server
+/// waits for a client.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(45);
+
+/// How often a condition is looked at that nobody announces.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// What all tokens begin with, and no message contains.
+const TOKEN_PREFIX: &str = "apiv3_";
+
+pub(crate) const CREATE: &str = "/api/v3/configure/token/admin";
+pub(crate) const REGENERATE: &str = "/api/v3/configure/token/admin/regenerate";
+pub(crate) const RECOVERY: [&str; 2] = ["--admin-token-recovery-http-bind", "127.0.0.1:0"];
+pub(crate) const NOT_AUTHENTICATED: &str = r#"{"error": "the request was not authenticated"}"#;
+
+/// Waits until `condition` holds.
+pub(crate) fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    within(PATIENCE, what, condition);
+}
+
+/// Waits until `condition` holds, but not longer than `limit`.
+pub(crate) fn within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited {limit:?} in vain: {what}");
+        thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// The form that COMPAT 1.4 gives: `^apiv3_[A-Za-z0-9_-]{85}[AQgw]$`.
+pub(crate) fn assert_token_form(token: &str) {
+    let well_formed = token.strip_prefix(TOKEN_PREFIX).is_some_and(|random| {
+        random.len() == 86
+            && random.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+            && random.ends_with(['A', 'Q', 'g', 'w'])
+    });
+    assert!(well_formed, "not the form of a token: {token:?}");
+}
+
+pub(crate) fn sha512_hex(text: &str) -> String {
+    Sha512::digest(text).iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").unwrap();
+        hex
+    })
+}
+
+/// A machine without past: an empty home directory, and no environment but what a test adds.
+pub(crate) struct Machine {
+    home: TempDir,
+}
+
+impl Machine {
+    pub(crate) fn new() -> Self {
+        Self { home: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// Where [`serve`](Self::serve) keeps its data.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.home().join("data")
+    }
+
+    pub(crate) fn store(&self) -> PathBuf {
+        self.data_dir().join("tokens.db")
+    }
+
+    /// The version and the document of the stored catalog: what must not differ where nothing was changed.
+    pub(crate) fn stored(&self) -> Option<(String, String)> {
+        let store = rusqlite::Connection::open(self.store()).unwrap();
+        store.busy_timeout(PATIENCE).unwrap();
+        let mut query = store.prepare("SELECT version, document FROM catalog").unwrap();
+        let mut rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        rows.next().transpose().unwrap()
+    }
+
+    /// A file with this content in the home directory.
+    pub(crate) fn file(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.home().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// `influxdb3` with these arguments.
+    pub(crate) fn influxdb3<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Cli {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_influxdb3"));
+        command.env_clear().env("HOME", self.home()).current_dir(self.home()).args(args);
+        Cli { command, input: Vec::new(), stdout: Stdio::piped() }
+    }
+
+    /// `influxdb3 serve` in the data directory, on a port that the system picks; not started yet.
+    pub(crate) fn serve_with(&self, args: &[&str]) -> Cli {
+        let cli = self.influxdb3(["serve", "--http-bind", "127.0.0.1:0"]);
+        cli.arg("--data-dir").arg(self.data_dir()).args(args)
+    }
+
+    /// A running server.
+    pub(crate) fn serve(&self, args: &[&str]) -> Server {
+        self.serve_with(args).start()
+    }
+
+    /// `influxdb3 create token --admin` against the server at `address`.
+    pub(crate) fn create_token(&self, address: SocketAddr, args: &[&str]) -> Cli {
+        let host = format!("http://{address}");
+        self.influxdb3(["create", "token", "--admin", "--host", host.as_str()]).args(args)
+    }
+}
+
+/// A command line.
+pub(crate) struct Cli {
+    command: Command,
+    input: Vec<u8>,
+    stdout: Stdio,
+}
+
+impl Cli {
+    pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    pub(crate) fn args(mut self, args: &[&str]) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub(crate) fn without_env(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
+    /// What is typed into it. Without this, its stdin is at its end.
+    pub(crate) fn input(mut self, text: &str) -> Self {
+        self.input = text.as_bytes().to_vec();
+        self
+    }
+
+    /// Lets its stdout go there instead of into [`Ran`].
+    pub(crate) fn stdout(mut self, to: File) -> Self {
+        self.stdout = to.into();
+        self
+    }
+
+    /// Runs it to its end. Whatever it has to say on stderr, a token is not in it.
+    pub(crate) fn run(mut self) -> Ran {
+        self.command.stdin(Stdio::piped()).stdout(self.stdout).stderr(Stdio::piped());
+        let mut child = self.command.spawn().unwrap();
+        // It need not want to read it.
+        let _ = child.stdin.take().unwrap().write_all(&self.input);
+        let stdout = child.stdout.take().map(read_all);
+        let stderr = read_all(child.stderr.take().unwrap());
+        let status = wait(&mut child);
+        let ran = Ran {
+            command: format!("{:?}", self.command),
+            code: status.and_then(|status| status.code()),
+            stdout: stdout.map(|reader| reader.join().unwrap()).unwrap_or_default(),
+            stderr: stderr.join().unwrap(),
+        };
+        assert!(status.is_some(), "it does not end: {ran:?}");
+        assert!(!ran.stderr.contains(TOKEN_PREFIX), "a token on stderr: {ran:?}");
+        ran
+    }
+
+    /// Starts it as a server.
+    pub(crate) fn start(self) -> Server {
+        self.start_and_read_until(None)
+    }
+
+    /// Starts it as a server and closes the other end of its stderr behind the line that holds `last`.
+    pub(crate) fn start_and_read_until(mut self, last: Option<&'static str>) -> Server {
+        self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = self.command.spawn().unwrap();
+        let log = Log::of(child.stderr.take().unwrap(), last);
+        let mut server = Server { child, log, address: SocketAddr::from(([0; 4], 0)) };
+        server.address = server.log.address("listening on http://");
+        server
+    }
+}
+
+fn read_all(mut from: impl io::Read + Send + 'static) -> JoinHandle<String> {
+    thread::spawn(move || {
+        let mut text = String::new();
+        from.read_to_string(&mut text).unwrap();
+        text
+    })
+}
+
+/// Waits for a process that should end by itself; ends it and gives `None` if it does not.
+fn wait(child: &mut Child) -> Option<ExitStatus> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        thread::sleep(LOOK_AGAIN);
+    }
+    child.kill().unwrap();
+    None
+}
+
+/// What a command line has done.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    /// For the message of a test that fails.
+    #[expect(dead_code, reason = "shown by Debug")]
+    command: String,
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    /// The token in the text form, found as the official client's own tests find it (COMPAT 4.1).
+    pub(crate) fn token(&self) -> String {
+        assert_eq!(self.code, Some(0), "{}", self.stderr);
+        let token = self.stdout.lines().find_map(|line| line.strip_prefix("Token: ")).unwrap();
+        assert_token_form(token);
+        token.to_owned()
+    }
+
+    /// It failed, this way, saying all this, each thing once, and writing nothing to stdout.
+    #[track_caller]
+    pub(crate) fn assert_failed(&self, code: i32, said: &[&str]) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert_eq!(self.stdout, "", "{self:?}");
+        for text in said {
+            assert!(self.stderr.contains(text), "{text:?} is not in {}", self.stderr);
+        }
+        // As when an error repeats its source and is shown with its sources.
+        let parts: Vec<_> = self.stderr.lines().flat_map(|line| line.split(": ")).collect();
+        assert!(parts.windows(2).all(|pair| pair[0] != pair[1]), "said twice: {}", self.stderr);
+    }
+}
+
+/// A running server; ended, and its log looked through for tokens, when dropped.
+pub(crate) struct Server {
+    child: Child,
+    log: Log,
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    /// Where its recovery listener is.
+    pub(crate) fn recovery(&self) -> SocketAddr {
+        self.log.address("token recovery is open on http://")
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.text()
+    }
+
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        self.log.wait_for(text);
+    }
+
+    /// Makes the operator token.
+    pub(crate) fn create(&self) -> String {
+        post(CREATE).send(self.address).token()
+    }
+
+    /// Replaces the operator token.
+    pub(crate) fn regenerate(&self, token: &str) -> String {
+        post(REGENERATE).bearer(token).send(self.address).token()
+    }
+
+    /// Whether it accepts this token.
+    pub(crate) fn accepts(&self, token: &str) -> bool {
+        let answer = get("/health").bearer(token).send(self.address);
+        match answer.status {
+            200 => true,
+            401 => false,
+            _ => panic!("{answer:?}"),
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Ends it without a warning.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// The code it ended with, once it has.
+    #[track_caller]
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        let status = wait(&mut self.child);
+        status.unwrap_or_else(|| panic!("it does not end: {}", self.log())).code()
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub(crate) fn stop(mut self) {
+        self.signal(Signal::TERM);
+        assert_eq!(self.exit_code(), Some(0), "{}", self.log());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if !thread::panicking() {
+            self.log.wait_for_end();
+            let log = self.log();
+            assert!(!log.contains(TOKEN_PREFIX), "a token in the log: {log}");
+        }
+    }
+}
+
+/// What a server writes to stderr, collected while it runs.
+struct Log {
+    shared: Arc<(Mutex<Written>, Condvar)>,
+}
+
+#[derive(Default)]
+struct Written {
+    text: String,
+    ended: bool,
+}
+
+impl Log {
+    /// Reads until the end, or until a line that holds `last`.
+    fn of(stderr: ChildStderr, last: Option<&'static str>) -> Self {
+        let shared = Arc::<(Mutex<Written>, Condvar)>::default();
+        let log = Self { shared: Arc::clone(&shared) };
+        thread::spawn(move || {
+            let (written, changed) = &*shared;
+            let mut stderr = Some(BufReader::new(stderr));
+            while let Some(reader) = &mut stderr {
+                let mut line = String::new();
+                let read = reader.read_line(&mut line).unwrap();
+                if read == 0 || last.is_some_and(|last| line.contains(last)) {
+                    // Closed before anybody can see that line.
+                    stderr = None;
+                }
+                let mut written = written.lock().unwrap();
+                written.text += &line;
+                written.ended = stderr.is_none();
+                changed.notify_all();
+            }
+        });
+        log
+    }
+
+    fn text(&self) -> String {
+        self.shared.0.lock().unwrap().text.clone()
+    }
+
+    fn wait_for(&self, text: &str) -> String {
+        let written = self.wait_until(|written| written.ended || written.text.contains(text));
+        assert!(written.contains(text), "the log does not say {text:?}: {written}");
+        written
+    }
+
+    fn wait_for_end(&self) {
+        self.wait_until(|written| written.ended);
+    }
+
+    fn wait_until(&self, condition: impl Fn(&Written) -> bool) -> String {
+        let (written, changed) = &*self.shared;
+        let (written, waited) = changed
+            .wait_timeout_while(written.lock().unwrap(), PATIENCE, |written| !condition(written))
+            .unwrap();
+        assert!(!waited.timed_out(), "this is all that the log says: {}", written.text);
+        written.text.clone()
+    }
+
+    /// The address that stands behind `text`.
+    fn address(&self, text: &str) -> SocketAddr {
+        let written = self.wait_for(text);
+        let (_, behind) = written.split_once(text).unwrap();
+        behind.split_whitespace().next().unwrap().trim_end_matches(':').parse().unwrap()
+    }
+}
+
+/// A request, down to the bytes.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    head: String,
+    body: Vec<u8>,
+}
+
+pub(crate) fn request(method: &str, path: &str) -> Request {
+    Request { head: format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n"), body: Vec::new() }
+}
+
+pub(crate) fn get(path: &str) -> Request {
+    request("GET", path)
+}
+
+pub(crate) fn post(path: &str) -> Request {
+    request("POST", path)
+}
+
+impl Request {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        write!(self.head, "{name}: {value}\r\n").unwrap();
+        self
+    }
+
+    pub(crate) fn authorization(self, value: &str) -> Self {
+        self.header("Authorization", value)
+    }
+
+    pub(crate) fn bearer(self, token: &str) -> Self {
+        self.authorization(&format!("Bearer {token}"))
+    }
+
+    /// A body and its length.
+    pub(crate) fn body(self, body: &[u8]) -> Self {
+        let length = body.len().to_string();
+        Self { body: body.to_vec(), ..self.header("Content-Length", &length) }
+    }
+
+    /// A body in chunks of this many bytes.
+    pub(crate) fn chunked(self, body: &[u8], chunk: usize) -> Self {
+        let mut chunks = Vec::new();
+        for chunk in body.chunks(chunk) {
+            write!(chunks, "{:x}\r\n", chunk.len()).unwrap();
+            chunks.extend_from_slice(chunk);
+            chunks.extend_from_slice(b"\r\n");
+        }
+        chunks.extend_from_slice(b"0\r\n\r\n");
+        Self { body: chunks, ..self.header("Transfer-Encoding", "chunked") }
+    }
+
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        [self.head.as_bytes(), b"\r\n", &self.body].concat()
+    }
+
+    /// Sends it on a connection of its own.
+    #[track_caller]
+    pub(crate) fn send(&self, to: SocketAddr) -> Response {
+        let mut connection = Connection::open(to).unwrap();
+        connection.write(&self.to_bytes());
+        connection.read().unwrap()
+    }
+}
+
+/// A connection to a server.
+pub(crate) struct Connection {
+    stream: BufReader<TcpStream>,
+}
+
+impl Connection {
+    pub(crate) fn open(to: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(to)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// Sends bytes. That the other end may not want them shows when its answer is read.
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        match self.stream.get_mut().write_all(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("the server does not read"),
+            _ => {}
+        }
+    }
+
+    /// Says that nothing more will come.
+    pub(crate) fn finish_writing(&self) {
+        self.stream.get_ref().shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Reads an answer. An error is a connection that the other end has closed; that it keeps silent is a failure
+    /// of the test.
+    pub(crate) fn read(&mut self) -> io::Result<Response> {
+        let mut head = Vec::new();
+        loop {
+            let mut line = String::new();
+            if patiently(self.stream.read_line(&mut line))? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            match line.trim_end() {
+                "" => break,
+                line => head.push(line.to_owned()),
+            }
+        }
+        let (status_line, fields) = head.split_first().unwrap();
+        let status = status_line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+        let headers = fields.iter().map(|field| {
+            let (name, value) = field.split_once(':').unwrap();
+            (name.to_ascii_lowercase(), value.trim().to_owned())
+        });
+        let mut response =
+            Response { status: status.unwrap(), headers: headers.collect(), body: String::new() };
+        if let Some(length) = response.header("content-length") {
+            let mut body = vec![0; length.parse().unwrap()];
+            patiently(self.stream.read_exact(&mut body))?;
+            response.body = String::from_utf8(body).unwrap();
+        }
+        let cors = |(name, _): &(String, String)| name.starts_with("access-control-");
+        assert!(!response.headers.iter().any(cors), "a CORS header: {response:?}");
+        Ok(response)
+    }
+
+    /// Reads exactly so many bytes.
+    pub(crate) fn read_bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        patiently(self.stream.read_exact(&mut bytes)).unwrap();
+        bytes
+    }
+}
+
+/// Passes on what a closed connection gives, and fails on a silent one.
+fn patiently<T>(read: io::Result<T>) -> io::Result<T> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            panic!("the server neither answers nor closes")
+        }
+        read => read,
+    }
+}
+
+/// An answer. The names of its headers are in lower case.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
+}
+
+impl Response {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    /// The new token that it shows.
+    #[track_caller]
+    pub(crate) fn token(&self) -> String {
+        assert_eq!(self.status, 201, "{self:?}");
+        let token = self.json()["token"].as_str().unwrap().to_owned();
+        assert_token_form(&token);
+        token
+    }
+
+    /// It says no, this way.
+    #[track_caller]
+    pub(crate) fn assert_is(&self, status: u16, body: &str) {
+        assert_eq!((self.status, self.body.as_str()), (status, body), "{self:?}");
+    }
+}
+
+/// Sends all requests at one moment: each on its own connection, which is open, and has all of the request but its last
+/// byte, before the first last byte leaves.
+pub(crate) fn at_once(requests: Vec<(SocketAddr, Request)>) -> Vec<io::Result<Response>> {
+    let ready = Arc::new(Barrier::new(requests.len()));
+    let senders = requests.into_iter().map(|(to, request)| {
+        let ready = Arc::clone(&ready);
+        thread::spawn(move || {
+            let bytes = request.to_bytes();
+            let (last, first) = bytes.split_last().unwrap();
+            let mut connection = Connection::open(to).unwrap();
+            connection.write(first);
+            ready.wait();
+            connection.write(&[*last]);
+            connection.read()
+        })
+    });
+    // All of them are started before the first is waited for.
+    let senders: Vec<_> = senders.collect();
+    senders.into_iter().map(|sender| sender.join().unwrap()).collect()
+}
