@@ -582,19 +582,25 @@ impl Response {
 /// byte, before the first last byte leaves.
 pub(crate) fn at_once(requests: Vec<(SocketAddr, Request)>) -> Vec<io::Result<Response>> {
     let ready = Arc::new(Barrier::new(requests.len()));
-    let senders = requests.into_iter().map(|(to, request)| {
+    let begun: Vec<_> = requests
+        .into_iter()
+        .map(|(to, request)| {
+            let mut bytes = request.to_bytes();
+            let last = bytes.pop().unwrap();
+            let mut connection = Connection::open(to).unwrap();
+            connection.write(&bytes);
+            (connection, last)
+        })
+        .collect();
+    let finish = |(mut connection, last): (Connection, u8)| {
         let ready = Arc::clone(&ready);
         thread::spawn(move || {
-            let bytes = request.to_bytes();
-            let (last, first) = bytes.split_last().unwrap();
-            let mut connection = Connection::open(to).unwrap();
-            connection.write(first);
             ready.wait();
-            connection.write(&[*last]);
+            connection.write(&[last]);
             connection.read()
         })
-    });
+    };
     // All of them are started before the first is waited for.
-    let senders: Vec<_> = senders.collect();
+    let senders: Vec<_> = begun.into_iter().map(finish).collect();
     senders.into_iter().map(|sender| sender.join().unwrap()).collect()
 }

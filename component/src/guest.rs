@@ -10,6 +10,7 @@ use core::cell::{RefCell, RefMut, UnsafeCell};
 
 use dlmalloc::Dlmalloc;
 use wasip2::clocks::wall_clock;
+use zeroize::Zeroize as _;
 
 use crate::authority::{self, AuthenticateError};
 use crate::catalog::TokenRecord;
@@ -197,14 +198,11 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: the caller gives back `layout.size()` bytes at `block`, which are its own until `free`.
         let bytes = unsafe { core::slice::from_raw_parts_mut(block, layout.size()) };
-        // In words and not with `fill`, which would become a call out of the sandbox for every block.
-        let (words, rest) = bytes.as_chunks_mut();
-        for word in words {
-            *word = core::hint::black_box([0; 8]);
-        }
-        for byte in rest {
-            *byte = core::hint::black_box(0);
-        }
+        // SAFETY: any bytes are words.
+        let (first, words, last) = unsafe { bytes.align_to_mut::<u64>() };
+        first.zeroize();
+        words.zeroize();
+        last.zeroize();
         // SAFETY: as above.
         unsafe { (*self.0.0.get()).free(block, layout.size(), layout.align()) }
     }

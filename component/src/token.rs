@@ -84,11 +84,12 @@ impl TokenHash {
 
 impl ConstantTimeEq for TokenHash {
     fn ct_eq(&self, other: &Self) -> Choice {
-        // Eight bytes at a time: one by one, as slices are compared, takes as long as hashing does.
+        // Every word is looked at, whatever the ones before it, and one comparison judges all: one a byte, as slices
+        // are compared, takes as long as hashing does.
         let (ours, _) = self.0.as_chunks();
         let (theirs, _) = other.0.as_chunks();
-        let same = |(a, b): (&[u8; 8], &[u8; 8])| u64::from_ne_bytes(*a).ct_eq(&u64::from_ne_bytes(*b));
-        ours.iter().zip(theirs).map(same).fold(Choice::from(1), |all, this| all & this)
+        let difference = |(a, b): (&[u8; 8], &[u8; 8])| u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b);
+        ours.iter().zip(theirs).map(difference).fold(0, |all, this| all | this).ct_eq(&0)
     }
 }
 
