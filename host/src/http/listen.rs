@@ -130,15 +130,37 @@ struct Guests(Vec<Weak<Guest>>);
 
 /// An open connection.
 struct Guest {
-    /// Since when no request is under way; `None` while one is.
-    quiet: Mutex<Option<Instant>>,
+    attention: Mutex<Attention>,
     leave: CancellationToken,
+}
+
+/// What a connection is having done for it.
+struct Attention {
+    requests: usize,
+    /// When that number last changed.
+    since: Instant,
+}
+
+/// A request under way. Ends when it is dropped, as it is also where the client takes the request back.
+struct Attended(Arc<Guest>);
+
+impl Attended {
+    fn begin(guest: &Arc<Guest>) -> Self {
+        guest.attend(|requests| requests + 1);
+        Self(Arc::clone(guest))
+    }
+}
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        self.0.attend(|requests| requests.saturating_sub(1));
+    }
 }
 
 impl Guests {
     fn welcome(&mut self) -> Arc<Guest> {
-        let guest =
-            Arc::new(Guest { quiet: Mutex::new(Some(Instant::now())), leave: CancellationToken::new() });
+        let attention = Mutex::new(Attention { requests: 0, since: Instant::now() });
+        let guest = Arc::new(Guest { attention, leave: CancellationToken::new() });
         self.0.retain(|guest| guest.strong_count() > 0);
         self.0.push(Arc::downgrade(&guest));
         guest
@@ -157,12 +179,15 @@ impl Guests {
 }
 
 impl Guest {
+    /// Since when no request is under way; `None` while one is.
     fn quiet(&self) -> Option<Instant> {
-        *self.quiet.lock().unwrap_or_else(PoisonError::into_inner)
+        let attention = self.attention.lock().unwrap_or_else(PoisonError::into_inner);
+        (attention.requests == 0).then_some(attention.since)
     }
 
-    fn set_quiet(&self, quiet: Option<Instant>) {
-        *self.quiet.lock().unwrap_or_else(PoisonError::into_inner) = quiet;
+    fn attend(&self, change: impl FnOnce(usize) -> usize) {
+        let mut attention = self.attention.lock().unwrap_or_else(PoisonError::into_inner);
+        *attention = Attention { requests: change(attention.requests), since: Instant::now() };
     }
 }
 
@@ -182,13 +207,12 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .keep_alive_interval(HEAD_TIMEOUT)
         .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX));
-    let attended = Arc::clone(&guest);
+    let attending = Arc::clone(&guest);
     let attend = middleware::from_fn(move |request: Request, next: Next| {
-        let guest = Arc::clone(&attended);
+        let attended = Attended::begin(&attending);
         async move {
-            guest.set_quiet(None);
             let answer = next.run(request).await;
-            guest.set_quiet(Some(Instant::now()));
+            drop(attended);
             answer
         }
     });
