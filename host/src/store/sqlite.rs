@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior};
 use thiserror::Error;
 
@@ -30,6 +31,7 @@ const FILE_MODE: u32 = 0o600;
 /// A document in a SQLite database.
 #[derive(Debug)]
 pub struct SqliteStore {
+    path: PathBuf,
     connection: Mutex<Connection>,
 }
 
@@ -87,6 +89,8 @@ impl SqliteStore {
         };
         let mut connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
+        // As long as it may be somebody else's, closing it again must not write to it.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(sqlite)?;
 
         let pragma =
             |connection: &Connection, name| connection.pragma_query_value(None, name, |row| row.get(0));
@@ -99,6 +103,7 @@ impl SqliteStore {
             (APPLICATION_ID, found, _) => return Err(OpenError::Newer { path: path.to_owned(), found }),
             _ => return Err(OpenError::Foreign { path: path.to_owned() }),
         }
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(sqlite)?;
         close_to_others(path).map_err(io)?;
         connection
             .pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))
@@ -106,7 +111,16 @@ impl SqliteStore {
             // What is there already is not written again: a server that then refuses to start leaves no trace.
             .and_then(|()| if schema == SCHEMA { Ok(()) } else { migrate(&mut connection) })
             .map_err(sqlite)?;
-        Ok(Self { connection: Mutex::new(connection) })
+        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
+    }
+
+    /// Nothing was read or written. Says of which file, for there may be several.
+    fn unavailable(&self, error: &rusqlite::Error) -> StoreError {
+        let code = error.sqlite_error_code();
+        let damaged = matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+            || matches!(error, rusqlite::Error::InvalidColumnType(..));
+        let hint = if damaged { " (it is damaged: restore a backup, or move it away)" } else { "" };
+        StoreError::Unavailable(format!("{}: {error}{hint}", self.path.display()))
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
@@ -121,7 +135,7 @@ impl Store for SqliteStore {
             .prepare_cached("SELECT version FROM catalog")
             .and_then(|mut statement| statement.query_row([], |row| row.get(0)).optional())
             .map(|version| version.map(Version))
-            .map_err(|error| unavailable(&error))
+            .map_err(|error| self.unavailable(&error))
     }
 
     fn load(&self) -> Result<Option<Entry>, StoreError> {
@@ -133,14 +147,14 @@ impl Store for SqliteStore {
                 };
                 statement.query_row([], entry).optional()
             })
-            .map_err(|error| unavailable(&error))
+            .map_err(|error| self.unavailable(&error))
     }
 
     fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
         let mut connection = self.connection();
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(|error| unavailable(&error))?;
+            .map_err(|error| self.unavailable(&error))?;
         let version = match expected {
             Some(expected) => transaction
                 .prepare_cached(
@@ -157,16 +171,14 @@ impl Store for SqliteStore {
                 )
                 .and_then(|mut insert| insert.query_row([document], |row| row.get(0)).optional()),
         }
-        .map_err(|error| unavailable(&error))?;
+        .map_err(|error| self.unavailable(&error))?;
         let Some(version) = version else { return Ok(SwapOutcome::Stale) };
         // Only from here on can the change be on disk although an error came back.
-        transaction.commit().map_err(|error| StoreError::UnknownOutcome(error.to_string()))?;
+        transaction
+            .commit()
+            .map_err(|error| StoreError::UnknownOutcome(format!("{}: {error}", self.path.display())))?;
         Ok(SwapOutcome::Swapped(Version(version)))
     }
-}
-
-fn unavailable(error: &rusqlite::Error) -> StoreError {
-    StoreError::Unavailable(error.to_string())
 }
 
 /// Makes the table if there is none; several processes may do this at the same time.
@@ -289,6 +301,32 @@ mod tests {
     }
 
     #[test]
+    fn the_log_of_a_file_that_is_not_ours_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("theirs.db");
+        let theirs = Connection::open(&path).unwrap();
+        theirs.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).unwrap();
+        theirs.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+        theirs.execute_batch("CREATE TABLE theirs (x)").unwrap();
+        drop(theirs);
+        let files =
+            || ["theirs.db", "theirs.db-wal"].map(|name| fs::read(directory.path().join(name)).unwrap());
+        let before = files();
+        assert!(matches!(SqliteStore::open(&path).unwrap_err(), OpenError::Foreign { .. }));
+        assert_eq!(files(), before);
+    }
+
+    #[test]
+    fn a_damaged_store_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&directory.path().join("tokens.db")).unwrap();
+        let damage = "DROP TABLE catalog; CREATE TABLE catalog (version, document); INSERT INTO catalog VALUES (NULL, 1)";
+        store.connection().execute_batch(damage).unwrap();
+        let error = store.load().unwrap_err().to_string();
+        assert!(error.contains("tokens.db") && error.contains("it is damaged: restore a backup"), "{error}");
+    }
+
+    #[test]
     fn a_newer_layout_is_refused_and_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tokens.db");
@@ -305,6 +343,6 @@ mod tests {
         let error = SqliteStore::open(&missing).unwrap_err();
         assert!(error.to_string().contains("missing/tokens.db"), "{error}");
         let error = SqliteStore::open(directory.path()).unwrap_err();
-        assert!(error.to_string().ends_with("it is not a regular file"), "{error}");
+        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "it is not a regular file");
     }
 }
