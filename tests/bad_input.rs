@@ -297,12 +297,32 @@ fn a_host_that_is_no_token_server_is_told_from_one() {
         ran.assert_failed(1, &["Create command failed: "]);
         ran.assert_failed(1, said);
     }
-    for host in ["nonsense", "localhost:8181", "ftp://localhost", "https://localhost", "http://", ""] {
+    for (host, said) in [
+        ("nonsense", "http://127.0.0.1:8181"),
+        ("localhost:8181", "http://127.0.0.1:8181"),
+        ("ftp://localhost", "http://127.0.0.1:8181"),
+        ("http://", "http://127.0.0.1:8181"),
+        ("", "http://127.0.0.1:8181"),
+        ("https://localhost", "https is not supported yet"),
+    ] {
         let ran = machine.influxdb3(["create", "token", "--admin", "--host", host]).run();
-        ran.assert_failed(1, &[host, "http://127.0.0.1:8181"]);
+        ran.assert_failed(1, &[host, said]);
     }
+    let ran =
+        machine.influxdb3(["create", "token", "--admin", "--host", "http://me:password@127.0.0.1:1"]).run();
+    ran.assert_failed(1, &["no user name or password"]);
+    assert!(!ran.stderr.contains("password@"), "{ran:?}");
     let bad_token = machine.create_token(unused, &["--regenerate", "--yes", "--token", "two\nlines"]).run();
     bad_token.assert_failed(1, &["was it copied whole?"]);
+}
+
+#[test]
+fn the_words_of_a_stranger_do_not_control_the_terminal() {
+    let machine = Machine::new();
+    let address = stranger(http("500 Internal Server Error", "\u{1b}[2Jcleared\u{7}"));
+    let ran = machine.create_token(address, &[]).run();
+    ran.assert_failed(1, &["500 Internal Server Error: [2Jcleared"]);
+    assert!(!ran.stderr.contains(['\u{1b}', '\u{7}']), "{ran:?}");
 }
 
 #[test]

@@ -33,6 +33,14 @@ pub(crate) enum ClientError {
     /// The URL names no server.
     #[error("{host:?} is not the URL of a server, which looks like {DEFAULT_HOST}")]
     Host { host: String },
+    /// The server is to be reached in a way that there is not.
+    #[error("cannot reach a server at {host}: https is not supported yet")]
+    Https { host: String },
+    /// The URL holds a credential, which would be sent beside the token or instead of it.
+    #[error(
+        "the URL of a server has no user name or password; give the token with --token or INFLUXDB3_AUTH_TOKEN"
+    )]
+    Userinfo,
     /// The token cannot be sent.
     #[error("the token holds characters that no token has; was it copied whole?")]
     Token,
@@ -65,6 +73,12 @@ impl Client {
     pub(crate) fn new(host: &str) -> Result<Self, ClientError> {
         let not_a_host = || ClientError::Host { host: host.to_owned() };
         let url = Url::parse(host).map_err(|_| not_a_host())?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(ClientError::Userinfo);
+        }
+        if url.scheme() == "https" {
+            return Err(ClientError::Https { host: host.to_owned() });
+        }
         let name = url.host_str().filter(|_| url.scheme() == "http").ok_or_else(not_a_host)?;
         let mut http =
             reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none());
@@ -157,8 +171,10 @@ impl Client {
 
         let message = match serde_json::from_slice(body) {
             Ok(Json { error }) => error,
-            Err(_) => String::from_utf8_lossy(body).chars().take(500).collect(),
+            Err(_) => String::from_utf8_lossy(body).into_owned(),
         };
+        // It may come from anybody and goes to a terminal.
+        let message: String = message.chars().filter(|character| !character.is_control()).take(500).collect();
         let hint = match status {
             StatusCode::UNAUTHORIZED if !had_credential => {
                 format!("\nGive the operator token with --token or INFLUXDB3_AUTH_TOKEN.\n{RECOVERY}")

@@ -253,6 +253,9 @@ fn default_data_dir() -> anyhow::Result<PathBuf> {
 /// Makes the directory if it is missing, and refuses one in which others can put a store of their own.
 fn prepare_data_dir(directory: &Path) -> anyhow::Result<()> {
     let named = || format!("cannot use the data directory {}", directory.display());
+    if fs::metadata(directory).is_ok_and(|metadata| !metadata.is_dir()) {
+        bail!("{}: it is not a directory", named());
+    }
     DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(named)?;
     let mode = fs::metadata(directory).with_context(named)?.permissions().mode() & 0o7777;
     if mode & 0o022 != 0 {
