@@ -2,6 +2,7 @@
 
 use base64ct::{Base64, Encoding as _};
 
+use crate::http2;
 use crate::support::{
     CREATE, Connection, Machine, NOT_AUTHENTICATED, REGENERATE, assert_token_form, get, post, request,
     sha512_hex,
@@ -422,39 +423,17 @@ fn http_2_is_spoken_with_who_starts_with_it() {
     let machine = Machine::new();
     let server = machine.serve(&["--store", "memory:"]);
     let token = server.create();
-
-    // RFC 9113 and RFC 7541, by hand: the preface, empty settings, and one request whose headers are literals.
-    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-    };
-    let literal = |name: &str, value: &str| {
-        let (name_length, value_length) =
-            (u8::try_from(name.len()).unwrap(), u8::try_from(value.len()).unwrap());
-        [&[0, name_length], name.as_bytes(), &[value_length], value.as_bytes()].concat()
-    };
-    let headers = [
-        literal(":method", "GET"),
-        literal(":scheme", "http"),
-        literal(":path", "/health"),
-        literal(":authority", "localhost"),
-        literal("authorization", &format!("Bearer {token}")),
-    ];
-    let (settings, end_of_request) = (4, 0b0101);
+    let authorization = format!("Bearer {token}");
     let mut connection = Connection::open(server.address).unwrap();
-    connection.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    connection.write(&frame(settings, 0, 0, &[]));
-    connection.write(&frame(1, end_of_request, 1, &headers.concat()));
-
+    connection.write(&http2::opening());
+    connection.write(&http2::request("GET", "/health", &[("authorization", &authorization)], true));
     let answer = loop {
-        let head = connection.read_bytes(9);
-        let payload = connection.read_bytes(u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize);
-        if head[3] == 1 {
+        let (kind, payload) = http2::read_frame(&mut connection);
+        if kind == http2::HEADERS {
             break payload;
         }
     };
-    // Entry 8 of the static table: ":status: 200".
-    assert_eq!(answer.first(), Some(&0x88), "{answer:?}");
+    assert_eq!(answer.first(), Some(&http2::STATUS_200), "{answer:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod bad_input;
 mod component;
 mod concurrency;
 mod flow;
+mod http2;
 mod recovery;
 mod restart;
 mod sandbox;

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 
+use crate::http2;
 use crate::support::{
     CREATE, Connection, Machine, NOT_AUTHENTICATED, RECOVERY, REGENERATE, Response, at_once, eventually, get,
     post, request,
@@ -207,16 +208,40 @@ fn who_goes_away_without_the_answer_has_spent_it_all_the_same() {
 }
 
 #[test]
-fn silent_connections_do_not_keep_others_out() {
-    let machine = Machine::new();
-    let server = machine.serve(&RECOVERY);
-    let old = server.create();
-    // As many as it has room for.
-    let silent: Vec<_> = (0..8).map(|_| Connection::open(server.recovery()).unwrap()).collect();
-    let new = post(REGENERATE).send(server.recovery()).token();
-    assert!(!server.accepts(&old));
-    assert!(server.accepts(&new));
-    drop(silent);
+fn connections_that_ask_for_nothing_do_not_keep_others_out() {
+    let opened = |to, bytes: &[u8]| {
+        let mut connection = Connection::open(to).unwrap();
+        connection.write(bytes);
+        connection
+    };
+    let taken_back = |to| {
+        let request = http2::request("POST", REGENERATE, &[], false);
+        let mut connection = opened(to, &[http2::opening(), request].concat());
+        http2::synchronize(&mut connection);
+        connection.write(&http2::cancel());
+        http2::synchronize(&mut connection);
+        connection
+    };
+    let ways: [(&str, &dyn Fn(SocketAddr) -> Connection); 5] = [
+        ("silent", &|to| opened(to, b"")),
+        ("undecided between HTTP/1 and HTTP/2", &|to| opened(to, b"P")),
+        ("in the middle of a head", &|to| opened(to, b"POST / HTTP/1.1\r\nHost")),
+        ("HTTP/2 without a request", &|to| opened(to, &http2::opening())),
+        ("HTTP/2 with a request that was taken back", &taken_back),
+    ];
+    for (case, open) in ways {
+        let machine = Machine::new();
+        let server = machine.serve(&RECOVERY);
+        let old = server.create();
+        // As many as it has room for.
+        let waiting: Vec<_> = (0..8).map(|_| open(server.recovery())).collect();
+        // Shown only where the test fails.
+        println!("{case}");
+        let new = post(REGENERATE).send(server.recovery()).token();
+        assert!(!server.accepts(&old), "{case}");
+        assert!(server.accepts(&new), "{case}");
+        drop(waiting);
+    }
 }
 
 #[test]

@@ -1,0 +1,62 @@
+//! As much of HTTP/2 as a client needs that sends one request on a connection (RFC 9113, RFC 7541).
+
+use crate::support::Connection;
+
+pub(crate) const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+
+const END_STREAM: u8 = 0b001;
+const END_HEADERS: u8 = 0b100;
+
+/// The number of the first request on a connection.
+const STREAM: u32 = 1;
+
+/// How a head begins whose status is 200: entry 8 of the static table.
+pub(crate) const STATUS_200: u8 = 0x88;
+
+/// What opens a connection: the preface, and settings that are all default.
+pub(crate) fn opening() -> Vec<u8> {
+    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &*frame(SETTINGS, 0, 0, &[])].concat()
+}
+
+/// The head of a request, which may be all of it.
+pub(crate) fn request(method: &str, path: &str, headers: &[(&str, &str)], all: bool) -> Vec<u8> {
+    let pseudo = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "localhost")];
+    let fields: Vec<_> = pseudo.iter().chain(headers).map(|(name, value)| literal(name, value)).collect();
+    let flags = if all { END_HEADERS | END_STREAM } else { END_HEADERS };
+    frame(HEADERS, flags, STREAM, &fields.concat())
+}
+
+/// Takes the request back.
+pub(crate) fn cancel() -> Vec<u8> {
+    const CANCEL: u32 = 8;
+    frame(RST_STREAM, 0, STREAM, &CANCEL.to_be_bytes())
+}
+
+/// Waits until the server has seen all that was written, and had time to begin with it.
+pub(crate) fn synchronize(connection: &mut Connection) {
+    for _ in 0..3 {
+        connection.write(&frame(PING, 0, 0, &[0; 8]));
+        while read_frame(connection).0 != PING {}
+    }
+}
+
+/// Reads one frame: its kind and its payload.
+pub(crate) fn read_frame(from: &mut Connection) -> (u8, Vec<u8>) {
+    let head = from.read_bytes(9);
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    (head[3], from.read_bytes(length as usize))
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A header that is in no table, neither before nor after.
+fn literal(name: &str, value: &str) -> Vec<u8> {
+    let length = |text: &str| u8::try_from(text.len()).ok().filter(|length| *length < 127).unwrap();
+    [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
+}
