@@ -22,7 +22,7 @@ use crate::authority::Authority;
 use crate::secret::Secret;
 use crate::token::{CommandError, IssuedToken};
 
-/// The most connections that are open at a time. One holds about 20 KiB.
+/// The most connections that are open at a time: as many as file descriptors mostly are, where nobody raised that.
 pub(crate) const MAX_CONNECTIONS: usize = 1024;
 
 /// The most bytes the body of a token command may have. No command takes more than a few hundred.
@@ -110,7 +110,8 @@ async fn command(
         let _turn = turn;
         run(&authority)
     });
-    Ok(issued.await.map_err(|_| Problem::Internal)??)
+    // A thread that panics has gone nobody knows how far.
+    Ok(issued.await.map_err(|_| Problem::UnknownOutcome)??)
 }
 
 /// Reads a body that means nothing here, so that the client gets to read the answer; not if it is too large.

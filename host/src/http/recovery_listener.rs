@@ -55,13 +55,14 @@ async fn recover(
             return Err(Problem::RecoverySpent);
         }
         let issued = tokio::task::spawn_blocking(move || authority.recover(&origin(peer)));
-        let issued = issued.await.map_err(|_| Problem::Internal)??;
+        // A thread that panics has gone nobody knows how far.
+        let issued = issued.await.map_err(|_| Problem::UnknownOutcome)??;
         *spent = true;
         closed.cancel();
         tracing::info!(token_id = issued.info.id, %peer, "operator token regenerated through token recovery");
         Ok(issued)
     });
-    opening.await.map_err(|_| Problem::Internal)?
+    opening.await.map_err(|_| Problem::UnknownOutcome)?
 }
 
 async fn no_such_path() -> Response {
