@@ -3,6 +3,7 @@
 //! The components are written here, as core modules in text form that are given the world of `wit/`. Each behaves unless
 //! it is handed the credential or origin `!`.
 
+use std::iter;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,8 @@ use optoken::store::{MemoryStore, Store as _};
 use optoken::token::{AuthenticateError, CommandError};
 use wit_component::{ComponentEncoder, StringEncoding};
 use wit_parser::Resolve;
+
+use crate::support::sha512_hex;
 
 /// WASI's randomness, as much of it as a component here asks for.
 const WASI_RANDOM: &str = "
@@ -176,6 +179,31 @@ fn a_command_that_fails_after_it_wrote_does_not_claim_that_nothing_was_changed()
         .unwrap();
     let error = authority.create_operator("!").unwrap_err();
     assert_eq!(error, CommandError::UnknownOutcome("the sandboxed component failed".to_owned()));
+}
+
+#[test]
+fn a_catalog_of_ten_thousand_tokens_is_within_the_limits() {
+    let token = |id: usize, name: &str| {
+        let hash = sha512_hex(&format!("secret of {id}"));
+        format!(
+            r#"{{"id":{id},"name":"{name}","hash":"{hash}","created_at":1700000000000,"updated_at":null,"updated_by":null,"expiry":null}}"#
+        )
+    };
+    let named = (1..10_000).map(|id| token(id, &format!("a token with a name of some length, {id}")));
+    let tokens: Vec<String> = iter::once(token(0, "_admin")).chain(named).collect();
+    let document = format!(
+        r#"{{"format":1,"next_id":10000,"tokens":[{}],"audit":{{"head":null,"records":[]}}}}"#,
+        tokens.join(",")
+    );
+    let store = MemoryStore::default();
+    store.swap(None, &document).unwrap();
+    let authority = Authority::builder(store).build().unwrap();
+    assert!(!authority.authenticate("secret of 9999").unwrap().operator);
+    let issued = authority.regenerate(&"secret of 0".to_owned().into(), "test").unwrap();
+    assert!(authority.authenticate(issued.secret.expose()).unwrap().operator);
+    assert_eq!(authority.authenticate("secret of 0"), Err(AuthenticateError::Unknown));
+    assert!(authority.authenticate("secret of 1").is_ok());
+    assert_eq!(authority.traps(), 0);
 }
 
 #[test]

@@ -39,8 +39,8 @@ mod bindings {
 /// The component that is built in.
 pub const BUILT_IN_COMPONENT: &[u8] = include_bytes!("../../component/prebuilt/optoken.wasm");
 
-/// The most memory an instance may have, in bytes. A catalog of 5,000 tokens takes about 8 MiB while a command holds
-/// it as text and as records, before and after the change; four times that leaves room.
+/// The most memory an instance may have, in bytes. A command holds the catalog as text and as records, before and after
+/// the change: some 2 KiB for a token, so this is room for ten thousand of them.
 pub const MAX_MEMORY: usize = 32 << 20;
 
 /// The most an instance may hand to the host in one call, in bytes: a catalog document and little else.
@@ -59,12 +59,12 @@ pub const MAX_TABLES: u32 = 8;
 /// The most elements a table may have. The built-in component has about a hundred functions in its table.
 pub const MAX_TABLE_ELEMENTS: usize = 4096;
 
-/// The processor time that one authentication may take. It takes about a microsecond, and some ten milliseconds where
-/// it first reads a catalog of 5,000 tokens.
+/// The processor time that one authentication may take. It takes about a microsecond, and longer only where it first
+/// reads the catalog.
 pub const AUTHENTICATE_BUDGET: Duration = Duration::from_millis(250);
 
-/// The processor time that one command may take. At 5,000 tokens it takes some ten milliseconds, more if it loses
-/// races. Waiting for the store does not count.
+/// The processor time that one command may take. It takes less than a millisecond while the catalog is small, and as
+/// often as it loses a race. Waiting for the store does not count.
 pub const COMMAND_BUDGET: Duration = Duration::from_secs(2);
 
 /// How often a running instance is looked at. A budget is overdrawn by one tick at most.
@@ -439,7 +439,7 @@ fn engine(instances: u32) -> Result<Engine, SandboxError> {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
-        // Every call is synchronous; without the machinery for others a call costs a third.
+        // Every call is synchronous, and cheaper without what other calls would need.
         .concurrency_support(false)
         .epoch_interruption(true)
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
