@@ -3,11 +3,11 @@
 //! Keeps the catalog it has read, as `wit/authenticator.wit` promises. Everything it decides, it asks of
 //! [`machine`]; everything it changes, of [`commit`].
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, TokenRecord};
 use crate::commit::{self, CommandError, Issued};
 use crate::machine::{self, Command, Principal, Refusal};
 use crate::ports::{CatalogStore, Clock, Entropy};
-use crate::token::TokenHash;
+use crate::token::{Secret, TokenHash};
 
 use thiserror::Error;
 
@@ -36,16 +36,6 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         Self { ports, catalog: None }
     }
 
-    /// The ports it was made with.
-    pub const fn ports(&self) -> &P {
-        &self.ports
-    }
-
-    /// The ports it was made with, to change.
-    pub const fn ports_mut(&mut self) -> &mut P {
-        &mut self.ports
-    }
-
     /// Reads the catalog, unless it is known.
     pub fn prepare(&mut self) -> Result<(), CommandError> {
         self.prepared().map(drop)
@@ -59,18 +49,22 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
     }
 
     /// Makes the operator token, if there is none.
-    pub fn create_operator(&mut self, origin: &str) -> Result<Issued, CommandError> {
+    pub fn create_operator(&mut self, origin: &str) -> Result<(TokenRecord, Secret), CommandError> {
         self.issue(origin, &|new| Command::CreateOperator { new })
     }
 
     /// Replaces the operator token; `credential` must be the one it replaces.
-    pub fn regenerate(&mut self, credential: &str, origin: &str) -> Result<Issued, CommandError> {
+    pub fn regenerate(
+        &mut self,
+        credential: &str,
+        origin: &str,
+    ) -> Result<(TokenRecord, Secret), CommandError> {
         let credential = TokenHash::of(credential);
         self.issue(origin, &|new| Command::Regenerate { credential, new })
     }
 
     /// Replaces the operator token without a credential.
-    pub fn recover(&mut self, origin: &str) -> Result<Issued, CommandError> {
+    pub fn recover(&mut self, origin: &str) -> Result<(TokenRecord, Secret), CommandError> {
         self.issue(origin, &|new| Command::Recover { new })
     }
 
@@ -86,11 +80,11 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         &mut self,
         origin: &str,
         command: &dyn Fn(TokenHash) -> Command,
-    ) -> Result<Issued, CommandError> {
+    ) -> Result<(TokenRecord, Secret), CommandError> {
         // Whatever goes wrong from here on, the next authentication reads the catalog again.
         self.catalog = None;
-        let issued = commit::issue(&mut self.ports, origin, command)?;
-        self.catalog = Some(issued.catalog.clone());
-        Ok(issued)
+        let Issued { token, secret, catalog } = commit::issue(&mut self.ports, origin, command)?;
+        self.catalog = Some(catalog);
+        Ok((token, secret))
     }
 }

@@ -14,9 +14,10 @@ use zeroize::Zeroize as _;
 
 use crate::authority::{self, AuthenticateError};
 use crate::catalog::TokenRecord;
-use crate::commit::{CommandError, Issued};
+use crate::commit::CommandError;
 use crate::machine::{Denial, Principal, Refusal};
 use crate::ports::{self, CatalogStore, Clock, Entropy, EntropyError, Timestamp};
+use crate::token::Secret;
 
 use self::exports::optoken::authority::{authenticator, recovery, tokens, types};
 use self::optoken::authority::catalog_store;
@@ -79,9 +80,11 @@ impl recovery::Guest for Guest {
     }
 }
 
-fn answer(issued: Result<Issued, CommandError>) -> Result<types::IssuedToken, types::CommandError> {
-    let issued = issued?;
-    Ok(types::IssuedToken { info: issued.token.into(), secret: issued.secret.expose().into() })
+fn answer(
+    issued: Result<(TokenRecord, Secret), CommandError>,
+) -> Result<types::IssuedToken, types::CommandError> {
+    let (token, secret) = issued?;
+    Ok(types::IssuedToken { info: token.into(), secret: secret.expose().into() })
 }
 
 impl From<TokenRecord> for types::TokenInfo {
