@@ -24,6 +24,9 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// a checkpoint or a short lock of the database, short enough that a revocation elsewhere is not ignored for long.
 pub const DEFAULT_MAX_STALENESS: Duration = Duration::from_secs(10);
 
+/// What a caller is told of a trap. What the component stumbled over is for the log, not for whoever presented a token.
+const COMPONENT_FAILED: &str = "the sandboxed component failed";
+
 /// An operator-token authority over one store. Clones are the same authority.
 ///
 /// ```
@@ -157,8 +160,7 @@ impl Authority {
         let newest = inner.newest.load(Ordering::Acquire);
         inner.sandbox.authenticate(newest, || inner.published(), credential).unwrap_or_else(|trap| {
             inner.count(&trap);
-            // What the component stumbled over is for the log, not for whoever presented the token.
-            Err(AuthenticateError::Unavailable("the sandboxed component failed".to_owned()))
+            Err(AuthenticateError::Unavailable(COMPONENT_FAILED.to_owned()))
         })
     }
 
@@ -202,7 +204,7 @@ impl Authority {
         let asked = Instant::now();
         let failed = |trap: &Trap| {
             inner.count(trap);
-            "the sandboxed component failed".to_owned()
+            COMPONENT_FAILED.to_owned()
         };
         let mut writer = inner
             .sandbox

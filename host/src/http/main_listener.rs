@@ -3,18 +3,15 @@
 //! A request is judged in a fixed order: credential, path, body. Only then does it reach the authority.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::sync::Semaphore;
-use tokio::time;
 
+use super::body;
 use super::listen::Peer;
 use super::problem::Problem;
 use super::{CREATE_PATH, REGENERATE_PATH, credentials};
@@ -24,12 +21,6 @@ use crate::token::{CommandError, IssuedToken};
 
 /// The most connections that are open at a time: as many as file descriptors mostly are, where nobody raised that.
 pub(crate) const MAX_CONNECTIONS: usize = 1024;
-
-/// The most bytes the body of a token command may have. No command takes more than a few hundred.
-const MAX_BODY_BYTES: usize = 64 << 10;
-
-/// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many commands block a thread at a time. They take turns at the store anyway; more would only wait there.
 const MAX_COMMANDS: usize = 4;
@@ -75,7 +66,7 @@ async fn create_operator(
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<IssuedToken, Problem> {
-    discard(request.into_body()).await?;
+    body::discard(request.into_body()).await?;
     command(&served, move |authority| authority.create_operator(&origin(peer))).await
 }
 
@@ -85,7 +76,7 @@ async fn regenerate(
     Extension(credential): Extension<Secret>,
     request: Request,
 ) -> Result<IssuedToken, Problem> {
-    discard(request.into_body()).await?;
+    body::discard(request.into_body()).await?;
     command(&served, move |authority| authority.regenerate(&credential, &origin(peer))).await
 }
 
@@ -112,24 +103,6 @@ async fn command(
     });
     // A thread that panics has gone nobody knows how far.
     Ok(issued.await.map_err(|_| Problem::UnknownOutcome)??)
-}
-
-/// Reads a body that means nothing here, so that the client gets to read the answer; not if it is too large.
-pub(super) async fn discard(body: Body) -> Result<(), Problem> {
-    let too_large = || Problem::BodyTooLarge(MAX_BODY_BYTES);
-    if http_body::Body::size_hint(&body).lower() > MAX_BODY_BYTES as u64 {
-        return Err(too_large());
-    }
-    let mut body = Limited::new(body, MAX_BODY_BYTES);
-    let read = async {
-        while let Some(frame) = body.frame().await {
-            frame.map_err(|error| {
-                if error.is::<LengthLimitError>() { too_large() } else { Problem::BodyUnreadable }
-            })?;
-        }
-        Ok(())
-    };
-    time::timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(Problem::BodyUnreadable))
 }
 
 fn origin(Peer(address): Peer) -> String {

@@ -3,6 +3,7 @@
 //! Requests come in through [`listen`], are judged by [`credentials`] and answered by one of the two listeners; whatever
 //! goes wrong leaves as a [`problem`]. Paths, texts and order of judgement follow COMPAT sections 2 and 3.
 
+mod body;
 mod credentials;
 mod issued;
 pub(crate) mod listen;

@@ -14,8 +14,8 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::REGENERATE_PATH;
+use super::body;
 use super::listen::Peer;
-use super::main_listener::discard;
 use super::problem::Problem;
 use crate::authority::Authority;
 use crate::token::IssuedToken;
@@ -46,7 +46,7 @@ async fn recover(
     Extension(Peer(peer)): Extension<Peer>,
     request: Request,
 ) -> Result<IssuedToken, Problem> {
-    discard(request.into_body()).await?;
+    body::discard(request.into_body()).await?;
     let Door { authority, spent, closed } = door;
     // In a task of its own: a client that goes away in the middle must not leave a door that has opened unspent.
     let opening = tokio::spawn(async move {
