@@ -23,12 +23,20 @@ pub const MAX_ORIGIN_BYTES: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
+    /// The catalog was made; it has no token yet.
+    Initialize,
     /// The operator token was made.
     CreateOperator,
+    /// A named admin token was made.
+    CreateNamed,
+    /// A token that was made elsewhere was taken in.
+    Preset,
     /// The operator token was replaced by its holder.
     Regenerate,
     /// The operator token was replaced without a credential.
     Recover,
+    /// A named admin token was taken out.
+    Delete,
 }
 
 /// On whose authority it was done.
@@ -37,10 +45,22 @@ pub enum Action {
 pub enum Actor {
     /// Nobody's yet: the first token of a catalog.
     Bootstrap,
+    /// That of whoever configured the host.
+    Provision,
     /// The recovery door's.
     Recovery,
     /// The holder's of the token with this number.
     Token(u64),
+}
+
+/// The token that a change was made to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Subject {
+    /// Its number.
+    pub id: u64,
+    /// Its name, which nothing else remembers after its deletion.
+    pub name: String,
 }
 
 /// One committed change.
@@ -55,8 +75,8 @@ pub struct Record {
     pub action: Action,
     /// On whose authority.
     pub actor: Actor,
-    /// The number of the token it was done to.
-    pub subject: u64,
+    /// The token it was done to; nothing where it was done to the catalog.
+    pub subject: Option<Subject>,
     /// Where the request came from, as the host told it. At most [`MAX_ORIGIN_BYTES`].
     pub origin: String,
     /// The hash of the record before; nothing in the first.
@@ -97,7 +117,14 @@ impl Trail {
 
     /// Adds the record of a change, chained to the newest one, and lets the oldest go if there are too many.
     #[must_use]
-    pub fn with(&self, at: Timestamp, action: Action, actor: Actor, subject: u64, origin: &str) -> Self {
+    pub fn with(
+        &self,
+        at: Timestamp,
+        action: Action,
+        actor: Actor,
+        subject: Option<Subject>,
+        origin: &str,
+    ) -> Self {
         let record = Record {
             sequence: self.records.last().map_or(1, |newest| newest.sequence.saturating_add(1)),
             at,
@@ -150,7 +177,8 @@ mod tests {
 
     fn trail(changes: u64) -> Trail {
         (0..changes).fold(Trail::default(), |trail, n| {
-            trail.with(1000 + n, Action::Regenerate, Actor::Token(0), 0, "test")
+            let subject = Subject { id: 0, name: "_admin".into() };
+            trail.with(1000 + n, Action::Regenerate, Actor::Token(0), Some(subject), "test")
         })
     }
 
@@ -188,7 +216,7 @@ mod tests {
     #[test]
     fn a_long_origin_is_cut_between_characters() {
         let origin = "é".repeat(MAX_ORIGIN_BYTES);
-        let trail = Trail::default().with(0, Action::Recover, Actor::Recovery, 0, &format!("x{origin}"));
+        let trail = Trail::default().with(0, Action::Recover, Actor::Recovery, None, &format!("x{origin}"));
         let kept = &trail.records()[0].origin;
         assert_eq!(kept.len(), MAX_ORIGIN_BYTES - 1);
         assert!(kept.ends_with('é'));
@@ -200,7 +228,7 @@ mod tests {
         let json = trail.records()[0].to_json();
         assert_eq!(
             json,
-            r#"{"sequence":1,"at":1000,"action":"regenerate","actor":{"token":0},"subject":0,"origin":"test","previous":null}"#
+            r#"{"sequence":1,"at":1000,"action":"regenerate","actor":{"token":0},"subject":{"id":0,"name":"_admin"},"origin":"test","previous":null}"#
         );
         let digest = Sha512_256::digest(json.as_bytes());
         assert_eq!(trail.records()[0].hash(), RecordHash(base16ct::lower::encode_string(&digest)));

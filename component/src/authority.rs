@@ -3,13 +3,16 @@
 //! Keeps the catalog it has read, as `wit/authenticator.wit` promises. Everything it decides, it asks of
 //! [`machine`]; everything it changes, of [`commit`].
 
-use crate::catalog::{Catalog, TokenRecord};
-use crate::commit::{self, CommandError, Issued};
-use crate::machine::{self, Command, Principal, Refusal};
-use crate::ports::{CatalogStore, Clock, Entropy};
-use crate::token::{Secret, TokenHash};
+use alloc::string::String;
 
 use thiserror::Error;
+
+use crate::catalog::{Catalog, CatalogError, TokenRecord};
+use crate::commit::{self, CommandError, Committed};
+use crate::machine::{self, Command, Denial, Principal, Refusal};
+use crate::ports::{CatalogStore, Clock, Entropy, Timestamp};
+use crate::strength;
+use crate::token::{Secret, TokenHash};
 
 /// An operator-token authority over the caller's storage, randomness and clock.
 #[derive(Debug)]
@@ -17,6 +20,26 @@ pub struct Authority<P> {
     ports: P,
     /// The catalog as last read or committed here; `None` before the first use and after a failed command.
     catalog: Option<Catalog>,
+}
+
+/// A new token and its secret, after its hash has become durable.
+#[derive(Debug)]
+pub struct Issued {
+    /// The record as committed.
+    pub token: TokenRecord,
+    /// What the hash in the record is of. This is its only showing.
+    pub secret: Secret,
+}
+
+/// What has become of a token that was made elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Preset {
+    /// It was taken in.
+    Created(TokenRecord),
+    /// It was there already.
+    Unchanged(TokenRecord),
+    /// There is a token of its name with another secret, which stays.
+    Different(TokenRecord),
 }
 
 /// Why a token was not accepted. Either way, the request must not pass.
@@ -48,24 +71,78 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         Ok(machine::authenticate(catalog, &hash, || ports.now())?)
     }
 
+    /// All tokens, from the catalog that is known.
+    pub fn list(&mut self) -> Result<&[TokenRecord], CommandError> {
+        Ok(self.prepared()?.0.tokens())
+    }
+
+    /// The name of the catalog. Gives it one, made of fresh random bytes, if it has none.
+    pub fn initialize(&mut self, origin: &str) -> Result<String, CommandError> {
+        let id = random_uuid(&mut self.ports)?;
+        self.commit(origin, &Command::Initialize { id: &id })?;
+        Ok(self.catalog.as_ref().and_then(Catalog::id).map_or(id, Into::into))
+    }
+
+    /// Takes in a token that was made elsewhere, unless there is one of its name.
+    pub fn preset_token(
+        &mut self,
+        name: &str,
+        token: &str,
+        expiry: Option<Timestamp>,
+        origin: &str,
+    ) -> Result<Preset, CommandError> {
+        strength::check(token)?;
+        self.preset(name, TokenHash::of(token), expiry, origin)
+    }
+
+    /// As [`preset_token`](Self::preset_token), of a token of which only the hash is known here.
+    pub fn preset_hash(
+        &mut self,
+        name: &str,
+        sha512: &str,
+        expiry: Option<Timestamp>,
+        origin: &str,
+    ) -> Result<Preset, CommandError> {
+        self.preset(name, sha512.parse()?, expiry, origin)
+    }
+
     /// Makes the operator token, if there is none.
-    pub fn create_operator(&mut self, origin: &str) -> Result<(TokenRecord, Secret), CommandError> {
+    pub fn create_operator(&mut self, origin: &str) -> Result<Issued, CommandError> {
         self.issue(origin, &|new| Command::CreateOperator { new })
     }
 
-    /// Replaces the operator token; `credential` must be the one it replaces.
-    pub fn regenerate(
+    /// Makes a named admin token that is accepted for `lifetime` seconds, or for ever.
+    pub fn create_named(
         &mut self,
         credential: &str,
+        name: &str,
+        lifetime: Option<u64>,
         origin: &str,
-    ) -> Result<(TokenRecord, Secret), CommandError> {
+    ) -> Result<Issued, CommandError> {
+        let credential = TokenHash::of(credential);
+        self.issue(origin, &|new| Command::CreateNamed { credential, name, lifetime, new })
+    }
+
+    /// Replaces the operator token; `credential` must be the one it replaces.
+    pub fn regenerate(&mut self, credential: &str, origin: &str) -> Result<Issued, CommandError> {
         let credential = TokenHash::of(credential);
         self.issue(origin, &|new| Command::Regenerate { credential, new })
     }
 
     /// Replaces the operator token without a credential.
-    pub fn recover(&mut self, origin: &str) -> Result<(TokenRecord, Secret), CommandError> {
+    pub fn recover(&mut self, origin: &str) -> Result<Issued, CommandError> {
         self.issue(origin, &|new| Command::Recover { new })
+    }
+
+    /// Takes a named admin token out and gives its record for the last time.
+    pub fn delete(
+        &mut self,
+        credential: &str,
+        name: &str,
+        origin: &str,
+    ) -> Result<TokenRecord, CommandError> {
+        let credential = TokenHash::of(credential);
+        self.commit(origin, &Command::Delete { credential, name })?.1.ok_or(NO_TOKEN)
     }
 
     fn prepared(&mut self) -> Result<(&Catalog, &mut P), CommandError> {
@@ -76,15 +153,62 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         Ok((catalog, &mut self.ports))
     }
 
-    fn issue(
+    fn preset(
+        &mut self,
+        name: &str,
+        new: TokenHash,
+        expiry: Option<Timestamp>,
+        origin: &str,
+    ) -> Result<Preset, CommandError> {
+        let (changed, token) = self.commit(origin, &Command::Preset { name, expiry, new })?;
+        let token = token.ok_or(NO_TOKEN)?;
+        Ok(if changed {
+            Preset::Created(token)
+        } else if token.hash == new {
+            Preset::Unchanged(token)
+        } else {
+            Preset::Different(token)
+        })
+    }
+
+    /// Mints a secret and commits the command that `command` makes of its hash.
+    fn issue<'a>(
         &mut self,
         origin: &str,
-        command: &dyn Fn(TokenHash) -> Command,
-    ) -> Result<(TokenRecord, Secret), CommandError> {
+        command: &dyn Fn(TokenHash) -> Command<'a>,
+    ) -> Result<Issued, CommandError> {
+        let secret = Secret::mint(&mut self.ports)?;
+        let token = self.commit(origin, &command(secret.hash()))?.1.ok_or(NO_TOKEN)?;
+        Ok(Issued { token, secret })
+    }
+
+    fn commit(
+        &mut self,
+        origin: &str,
+        command: &Command<'_>,
+    ) -> Result<(bool, Option<TokenRecord>), CommandError> {
         // Whatever goes wrong from here on, the next authentication reads the catalog again.
         self.catalog = None;
-        let Issued { token, secret, catalog } = commit::issue(&mut self.ports, origin, command)?;
+        let Committed { catalog, token, changed } = commit::commit(&mut self.ports, origin, command)?;
         self.catalog = Some(catalog);
-        Ok((token, secret))
+        Ok((changed, token))
     }
+}
+
+/// The machine gives every command about a token that token.
+const NO_TOKEN: CommandError =
+    CommandError::Denied(Denial::Impossible(CatalogError::Contradictory("the token has gone missing")));
+
+/// A random UUID (RFC 9562, version 4).
+fn random_uuid(entropy: &mut impl Entropy) -> Result<String, CommandError> {
+    let mut bytes = [0; 16];
+    entropy.fill(&mut bytes)?;
+    let mut digits = base16ct::lower::encode_string(&bytes);
+    // From the back, so that the places before stay where they are. The version, then the variant.
+    digits.replace_range(16..17, "8");
+    digits.replace_range(12..13, "4");
+    for dash in [20, 16, 12, 8] {
+        digits.insert(dash, '-');
+    }
+    Ok(digits)
 }

@@ -50,9 +50,15 @@ impl TokenRecord {
     }
 }
 
+/// The most tokens a catalog may have. It is read and written whole, and an instance has room for about three times
+/// as many.
+pub const MAX_TOKENS: usize = 10_000;
+
 /// All tokens, in the order they were made, with the record of how they came about.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
+    /// Names the catalog, for good.
+    id: Option<String>,
     next_id: u64,
     tokens: Vec<TokenRecord>,
     audit: Trail,
@@ -63,20 +69,25 @@ pub struct Catalog {
 impl Catalog {
     /// Reads a stored document.
     pub fn decode(document: &str) -> Result<Self, CatalogError> {
-        // The format first, alone: a newer document may have any other inside.
-        let Header { format } = parse(document)?;
+        let parsed = parse(document);
+        let format = match &parsed {
+            Ok(Document { format, .. }) => *format,
+            // A newer document may have anything else inside; nobody wants to read a large one twice to find out.
+            Err(_) => parse::<Header>(document)?.format,
+        };
         if format != FORMAT {
             return Err(CatalogError::UnknownFormat { found: format });
         }
-        let Document { next_id, tokens, audit, .. } = parse(document)?;
+        let Document { id, next_id, tokens, audit, .. } = parsed?;
         audit.verify()?;
-        Self::assemble(next_id, tokens.into_owned(), audit.into_owned())
+        Self::assemble(id.map(Cow::into_owned), next_id, tokens.into_owned(), audit.into_owned())
     }
 
     /// Writes the document to store. The same catalog gives the same bytes.
     pub fn encode(&self) -> Result<String, CatalogError> {
         let document = Document {
             format: FORMAT,
+            id: self.id.as_deref().map(Cow::Borrowed),
             next_id: self.next_id,
             tokens: Cow::Borrowed(&self.tokens),
             audit: Cow::Borrowed(&self.audit),
@@ -85,8 +96,14 @@ impl Catalog {
     }
 
     /// Puts a catalog together, refusing one that contradicts itself.
-    fn assemble(next_id: u64, tokens: Vec<TokenRecord>, audit: Trail) -> Result<Self, CatalogError> {
+    fn assemble(
+        id: Option<String>,
+        next_id: u64,
+        tokens: Vec<TokenRecord>,
+        audit: Trail,
+    ) -> Result<Self, CatalogError> {
         let mut by_hash = HashTable::with_capacity(tokens.len());
+        let mut names = HashTable::with_capacity(tokens.len());
         let mut last_id = None;
         for (position, token) in tokens.iter().enumerate() {
             // Records stand in the order they were made, so rising numbers are unique numbers.
@@ -99,13 +116,25 @@ impl Catalog {
                 return Err(CatalogError::Contradictory("two tokens have one hash"));
             }
             by_hash.insert_unique(token.hash.bucket(), position, |other| bucket_at(&tokens, *other));
+            let name = token.name.as_str();
+            if names.find(name_bucket(name), |other| *other == name).is_some() {
+                return Err(CatalogError::Contradictory("two tokens have one name"));
+            }
+            names.insert_unique(name_bucket(name), name, |other| name_bucket(other));
         }
-        let mut names: Vec<&str> = tokens.iter().map(|token| token.name.as_str()).collect();
-        names.sort_unstable();
-        if names.iter().zip(names.iter().skip(1)).any(|(name, next)| name == next) {
-            return Err(CatalogError::Contradictory("two tokens have one name"));
-        }
-        Ok(Self { next_id, tokens, audit, by_hash })
+        drop(names);
+        Ok(Self { id, next_id, tokens, audit, by_hash })
+    }
+
+    /// The name of the catalog, once it has one.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// A catalog of these tokens.
+    #[cfg(test)]
+    pub(crate) fn of(next_id: u64, tokens: Vec<TokenRecord>, audit: Trail) -> Result<Self, CatalogError> {
+        Self::assemble(None, next_id, tokens, audit)
     }
 
     /// All records, in the order they were made.
@@ -125,7 +154,12 @@ impl Catalog {
 
     /// The operator's record, if there is one.
     pub fn operator(&self) -> Option<&TokenRecord> {
-        self.tokens.iter().find(|token| token.is_operator())
+        self.named(OPERATOR)
+    }
+
+    /// The record with this name.
+    pub fn named(&self, name: &str) -> Option<&TokenRecord> {
+        self.tokens.iter().find(|token| token.name == name)
     }
 
     /// The record with this hash. Finding none costs as much as finding one.
@@ -143,25 +177,38 @@ impl Catalog {
         found
     }
 
+    /// The catalog with a name, and `audit` instead of its trail.
+    pub(crate) fn with_id(&self, id: &str, audit: Trail) -> Self {
+        Self { id: Some(id.into()), audit, ..self.clone() }
+    }
+
     /// The catalog with one more token, which gets the next number, and `audit` instead of its trail.
     pub(crate) fn with_new(&self, token: TokenRecord, audit: Trail) -> Result<Self, CatalogError> {
         let next_id =
             self.next_id.checked_add(1).ok_or(CatalogError::Contradictory("no token number is left"))?;
         let tokens = self.tokens.iter().cloned().chain([token]).collect();
-        Self::assemble(next_id, tokens, audit)
+        Self::assemble(self.id.clone(), next_id, tokens, audit)
     }
 
     /// The catalog with the record of `token`'s number replaced by it, and `audit` instead of its trail.
     pub(crate) fn with_changed(&self, token: &TokenRecord, audit: Trail) -> Result<Self, CatalogError> {
         let changed = |old: &TokenRecord| if old.id == token.id { token } else { old }.clone();
-        Self::assemble(self.next_id, self.tokens.iter().map(changed).collect(), audit)
+        let tokens = self.tokens.iter().map(changed).collect();
+        Self::assemble(self.id.clone(), self.next_id, tokens, audit)
+    }
+
+    /// The catalog without the token of this number, and `audit` instead of its trail.
+    pub(crate) fn without(&self, id: u64, audit: Trail) -> Result<Self, CatalogError> {
+        let tokens = self.tokens.iter().filter(|token| token.id != id).cloned().collect();
+        Self::assemble(self.id.clone(), self.next_id, tokens, audit)
     }
 }
 
 impl PartialEq for Catalog {
     fn eq(&self, other: &Self) -> bool {
         // The index follows from the rest.
-        (self.next_id, &self.tokens, &self.audit) == (other.next_id, &other.tokens, &other.audit)
+        (&self.id, self.next_id, &self.tokens, &self.audit)
+            == (&other.id, other.next_id, &other.tokens, &other.audit)
     }
 }
 
@@ -200,6 +247,7 @@ struct Header {
 #[serde(deny_unknown_fields)]
 struct Document<'a> {
     format: u32,
+    id: Option<Cow<'a, str>>,
     next_id: u64,
     tokens: Cow<'a, [TokenRecord]>,
     audit: Cow<'a, Trail>,
@@ -219,10 +267,16 @@ fn bucket_at(tokens: &[TokenRecord], position: usize) -> u64 {
     tokens.get(position).map_or(0, |token| token.hash.bucket())
 }
 
+/// FNV-1a. Names are chosen by admins, who have nothing to gain from choosing them so that they collide.
+fn name_bucket(name: &str) -> u64 {
+    name.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::{Action, Actor};
+    use crate::audit::{Action, Actor, Subject};
 
     fn record(id: u64, name: &str) -> TokenRecord {
         TokenRecord {
@@ -237,7 +291,7 @@ mod tests {
     }
 
     fn catalog() -> Catalog {
-        let trail = Trail::default().with(1, Action::CreateOperator, Actor::Bootstrap, 0, "test");
+        let trail = Trail::default().with(1, Action::CreateOperator, Actor::Bootstrap, None, "test");
         let catalog = Catalog::default().with_new(record(0, OPERATOR), trail.clone()).unwrap();
         catalog.with_new(record(1, "ci"), trail).unwrap()
     }
@@ -257,14 +311,17 @@ mod tests {
     fn the_stored_form_is_fixed() {
         // A change of this text is a change of the format: raise FORMAT and keep reading the old one.
         let hash = TokenHash::of("secret of _admin");
-        let trail = Trail::default().with(5, Action::CreateOperator, Actor::Bootstrap, 0, "here");
-        let catalog = Catalog::default().with_new(record(0, OPERATOR), trail).unwrap();
-        let head = catalog.audit().records()[0].hash();
-        let head = serde_json::to_string(&head).unwrap();
+        let trail = Trail::default().with(5, Action::Initialize, Actor::Provision, None, "here");
+        let subject = Subject { id: 0, name: OPERATOR.into() };
+        let trail = trail.with(6, Action::CreateOperator, Actor::Bootstrap, Some(subject), "here");
+        let catalog =
+            Catalog::default().with_id("a name", trail.clone()).with_new(record(0, OPERATOR), trail).unwrap();
+        let [first, second] = catalog.audit().records() else { panic!("not two records") };
+        let [first, second] = [first, second].map(|record| serde_json::to_string(&record.hash()).unwrap());
         assert_eq!(
             catalog.encode().unwrap(),
             format!(
-                r#"{{"format":1,"next_id":1,"tokens":[{{"id":0,"name":"_admin","hash":"{hash}","created_at":1700000000000,"updated_at":null,"updated_by":null,"expiry":null}}],"audit":{{"head":{head},"records":[{{"sequence":1,"at":5,"action":"create_operator","actor":"bootstrap","subject":0,"origin":"here","previous":null}}]}}}}"#
+                r#"{{"format":1,"id":"a name","next_id":1,"tokens":[{{"id":0,"name":"_admin","hash":"{hash}","created_at":1700000000000,"updated_at":null,"updated_by":null,"expiry":null}}],"audit":{{"head":{second},"records":[{{"sequence":1,"at":5,"action":"initialize","actor":"provision","subject":null,"origin":"here","previous":null}},{{"sequence":2,"at":6,"action":"create_operator","actor":"bootstrap","subject":{{"id":0,"name":"_admin"}},"origin":"here","previous":{first}}}]}}}}"#
             )
         );
     }

@@ -8,26 +8,27 @@ use alloc::string::String;
 use thiserror::Error;
 
 use crate::catalog::{Catalog, CatalogError, TokenRecord};
-use crate::machine::{self, Command, Denial};
-use crate::ports::{CatalogStore, Clock, Entropy, EntropyError, StoreError, SwapOutcome};
-use crate::token::{Secret, TokenHash};
+use crate::machine::{self, Command, Denial, Verdict};
+use crate::ports::{CatalogStore, Clock, EntropyError, StoreError, SwapOutcome};
+use crate::strength::WeakToken;
+use crate::token::TokenHashError;
 
 /// How many times a command is judged before it gives up. Each lost race means that another command was committed,
 /// so this many nodes may change the catalog at the same moment without anybody being turned away.
 pub const MAX_TRIES: u32 = 32;
 
-/// A new token and its secret, after its hash has become durable.
+/// What a command has come to, after its change has become durable.
 #[derive(Debug)]
-pub struct Issued {
-    /// The record as committed.
-    pub token: TokenRecord,
-    /// What the hash in the record is of. This is its only showing.
-    pub secret: Secret,
-    /// The catalog as committed.
+pub struct Committed {
+    /// The catalog as it now is.
     pub catalog: Catalog,
+    /// The token that the command was about.
+    pub token: Option<TokenRecord>,
+    /// Whether the catalog was changed for it.
+    pub changed: bool,
 }
 
-/// Why no token was issued.
+/// Why a command was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CommandError {
     /// The machine said no.
@@ -48,6 +49,12 @@ pub enum CommandError {
     /// No secret could be made.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
+    /// A preset token is none, or a weak one.
+    #[error(transparent)]
+    Weak(#[from] WeakToken),
+    /// A preset hash is none.
+    #[error(transparent)]
+    Hash(#[from] TokenHashError),
 }
 
 /// Reads the catalog with its version; an empty catalog without one if none was ever stored.
@@ -61,44 +68,46 @@ pub fn load(store: &mut impl CatalogStore) -> Result<(Option<String>, Catalog), 
     }
 }
 
-/// Mints a secret and commits the command that `command` makes of its hash.
-pub fn issue<P: CatalogStore + Entropy + Clock>(
+/// Carries a command out, durably.
+pub fn commit<P: CatalogStore + Clock>(
     ports: &mut P,
     origin: &str,
-    command: &dyn Fn(TokenHash) -> Command,
-) -> Result<Issued, CommandError> {
-    let secret = Secret::mint(ports)?;
-    let hash = secret.hash();
-    let command = command(hash);
-    // Set once a swap may have been carried out without our knowing.
-    let mut in_doubt: Option<String> = None;
+    command: &Command<'_>,
+) -> Result<Committed, CommandError> {
+    // Set once a swap may have been carried out without our knowing: why, and what it was about.
+    let mut in_doubt: Option<(String, Option<TokenRecord>)> = None;
 
     for _ in 0..MAX_TRIES {
         let (version, catalog) = match (load(ports), &in_doubt) {
             (Ok(loaded), _) => loaded,
-            (Err(_), Some(why)) => return Err(CommandError::UnknownOutcome(why.clone())),
+            (Err(_), Some((why, _))) => return Err(CommandError::UnknownOutcome(why.clone())),
             (Err(error), None) => return Err(error),
         };
-        // Nobody else can know this secret: if its hash is there, the swap in doubt was carried out.
-        if in_doubt.is_some()
-            && let Some(token) = catalog.find(&hash)
+        if let Some((_, token)) = &in_doubt
+            && let Some(token) = machine::is_done(&catalog, command, token.as_ref())
         {
-            return Ok(Issued { token: token.clone(), secret, catalog });
+            let token = token.cloned();
+            return Ok(Committed { catalog, token, changed: true });
         }
-        let (next, token) = machine::apply(&catalog, &command, origin, ports.now())?;
+        let (next, token) = match machine::apply(&catalog, command, origin, ports.now())? {
+            Verdict::Change { catalog, token } => (catalog, token),
+            Verdict::Nothing(token) => return Ok(Committed { catalog, token, changed: false }),
+        };
         match ports.swap(version.as_deref(), &next.encode()?) {
-            Ok(SwapOutcome::Swapped(_)) => return Ok(Issued { token, secret, catalog: next }),
+            Ok(SwapOutcome::Swapped(_)) => return Ok(Committed { catalog: next, token, changed: true }),
             Ok(SwapOutcome::Stale) => {}
             Err(StoreError::Unavailable(why)) if in_doubt.is_none() => {
                 return Err(CommandError::Unavailable(why));
             }
             // A swap in doubt may still be carried out later. Only if this one wins, or finds that it has lost
             // to another version, is that settled; so the answer is sought in the store, not guessed.
-            Err(StoreError::Unavailable(why) | StoreError::UnknownOutcome(why)) => in_doubt = Some(why),
+            Err(StoreError::Unavailable(why) | StoreError::UnknownOutcome(why)) => {
+                in_doubt = Some((why, token));
+            }
         }
     }
     match in_doubt {
-        Some(why) => Err(CommandError::UnknownOutcome(why)),
+        Some((why, _)) => Err(CommandError::UnknownOutcome(why)),
         None => Err(CommandError::Contended),
     }
 }
@@ -112,6 +121,7 @@ mod tests {
     use super::*;
     use crate::machine::Refusal;
     use crate::ports::{Entry, Timestamp};
+    use crate::token::TokenHash;
 
     /// What the store does at its next swap.
     #[derive(Clone, Copy)]
@@ -134,7 +144,7 @@ mod tests {
         swaps: u32,
         next_swaps: VecDeque<Fault>,
         loads_until_failure: Option<u32>,
-        randomness: u8,
+        secrets: u32,
     }
 
     impl Ports {
@@ -152,8 +162,12 @@ mod tests {
         /// Somebody else's change, behind the back of the command under test.
         fn interfere(&mut self) {
             let new = TokenHash::of(&format!("of somebody else {}", self.swaps));
-            let (next, _) = machine::apply(&self.catalog(), &Command::Recover { new }, "", 0).unwrap();
-            self.store(&next.encode().unwrap());
+            let command = Command::Recover { new };
+            let Verdict::Change { catalog, .. } = machine::apply(&self.catalog(), &command, "", 0).unwrap()
+            else {
+                panic!("nothing")
+            };
+            self.store(&catalog.encode().unwrap());
         }
     }
 
@@ -195,41 +209,45 @@ mod tests {
         }
     }
 
-    impl Entropy for Ports {
-        fn fill(&mut self, bytes: &mut [u8]) -> Result<(), EntropyError> {
-            self.randomness += 1;
-            bytes.fill(self.randomness);
-            Ok(())
-        }
-    }
-
     impl Clock for Ports {
         fn now(&mut self) -> Timestamp {
             1_700_000_000_000
         }
     }
 
-    fn create(ports: &mut Ports) -> Result<Issued, CommandError> {
-        issue(ports, "test", &|new| Command::CreateOperator { new })
+    impl Ports {
+        /// A hash that no token has yet.
+        fn fresh(&mut self) -> TokenHash {
+            self.secrets += 1;
+            TokenHash::of(&format!("secret {}", self.secrets))
+        }
     }
 
-    fn recover(ports: &mut Ports) -> Result<Issued, CommandError> {
-        issue(ports, "test", &|new| Command::Recover { new })
+    fn recover(ports: &mut Ports) -> Result<(Committed, TokenHash), CommandError> {
+        let new = ports.fresh();
+        Ok((commit(ports, "test", &Command::Recover { new })?, new))
+    }
+
+    fn regenerate(ports: &mut Ports, credential: TokenHash) -> Result<Committed, CommandError> {
+        let new = ports.fresh();
+        commit(ports, "test", &Command::Regenerate { credential, new })
     }
 
     /// A store with an operator token, and the hash of that token.
     fn bootstrapped() -> (Ports, TokenHash) {
         let mut ports = Ports::default();
-        let issued = create(&mut ports).unwrap();
-        (ports, issued.secret.hash())
+        let new = ports.fresh();
+        commit(&mut ports, "test", &Command::CreateOperator { new }).unwrap();
+        (ports, new)
     }
 
-    /// The shown secret is the accepted one, and the history tells of it once.
-    fn assert_committed(ports: &Ports, issued: &Issued, changes: usize) {
+    /// The new secret is the accepted one, and the history tells of it once.
+    fn assert_committed(ports: &Ports, (committed, new): &(Committed, TokenHash), changes: usize) {
         let catalog = ports.catalog();
-        assert_eq!(catalog, issued.catalog);
-        assert_eq!(catalog.operator(), Some(&issued.token));
-        assert_eq!(catalog.operator().unwrap().hash, issued.secret.hash());
+        assert_eq!(catalog, committed.catalog);
+        assert_eq!(catalog.operator(), committed.token.as_ref());
+        assert_eq!(catalog.operator().unwrap().hash, *new);
+        assert!(committed.changed);
         assert_eq!(catalog.audit().records().len(), changes);
     }
 
@@ -237,13 +255,13 @@ mod tests {
     fn a_lost_race_is_judged_again_on_the_newest_catalog() {
         let (mut ports, credential) = bootstrapped();
         ports.next_swaps.extend([Fault::Overtaken; 3]);
-        let issued = recover(&mut ports).unwrap();
-        assert_committed(&ports, &issued, 5);
+        let committed = recover(&mut ports).unwrap();
+        assert_committed(&ports, &committed, 5);
 
         // The same race, but what it was judged on is no longer true: the credential has been replaced.
         let (mut ports, _) = bootstrapped();
         ports.next_swaps.push_back(Fault::Overtaken);
-        let error = issue(&mut ports, "test", &|new| Command::Regenerate { credential, new }).unwrap_err();
+        let error = regenerate(&mut ports, credential).unwrap_err();
         assert_eq!(error, CommandError::Denied(Refusal::Unknown.into()));
         assert_eq!(ports.swaps, 2, "only the other's change was written");
     }
@@ -270,23 +288,23 @@ mod tests {
     fn a_swap_whose_answer_is_lost_is_found_in_the_store() {
         let (mut ports, _) = bootstrapped();
         ports.next_swaps.push_back(Fault::AnswerLost);
-        let issued = recover(&mut ports).unwrap();
-        assert_committed(&ports, &issued, 2);
+        let committed = recover(&mut ports).unwrap();
+        assert_committed(&ports, &committed, 2);
     }
 
     #[test]
     fn a_swap_that_was_lost_altogether_is_made_again() {
         let (mut ports, _) = bootstrapped();
         ports.next_swaps.extend([Fault::WriteLost, Fault::Unavailable, Fault::WriteLost]);
-        let issued = recover(&mut ports).unwrap();
-        assert_committed(&ports, &issued, 2);
+        let committed = recover(&mut ports).unwrap();
+        assert_committed(&ports, &committed, 2);
     }
 
     #[test]
     fn a_secret_that_was_replaced_before_it_was_shown_is_never_shown() {
         let (mut ports, credential) = bootstrapped();
         ports.next_swaps.push_back(Fault::LostThenReplaced);
-        let error = issue(&mut ports, "test", &|new| Command::Regenerate { credential, new }).unwrap_err();
+        let error = regenerate(&mut ports, credential).unwrap_err();
         assert_eq!(error, CommandError::Denied(Refusal::Unknown.into()));
     }
 
@@ -305,8 +323,35 @@ mod tests {
     #[test]
     fn a_source_of_randomness_that_repeats_itself_is_noticed() {
         let (mut ports, _) = bootstrapped();
-        ports.randomness -= 1;
+        ports.secrets -= 1;
         assert_eq!(recover(&mut ports).unwrap_err(), CommandError::Denied(Denial::SecretNotNew));
+        assert_eq!(ports.swaps, 1);
+    }
+
+    #[test]
+    fn a_deletion_in_doubt_is_settled_by_the_number_of_the_token() {
+        for (fault, changes) in [(Fault::AnswerLost, 3), (Fault::WriteLost, 3), (Fault::LostThenReplaced, 4)]
+        {
+            let (mut ports, credential) = bootstrapped();
+            let new = ports.fresh();
+            let create = Command::CreateNamed { credential, name: "ci", lifetime: None, new };
+            commit(&mut ports, "test", &create).unwrap();
+            ports.next_swaps.push_back(fault);
+            let delete = Command::Delete { credential, name: "ci" };
+            let committed = commit(&mut ports, "test", &delete).unwrap();
+            assert_eq!(committed.token.unwrap().name, "ci");
+            assert_eq!(ports.catalog().named("ci"), None);
+            assert_eq!(ports.catalog().audit().records().len(), changes);
+        }
+    }
+
+    #[test]
+    fn a_name_in_doubt_is_found_again_and_not_given_twice() {
+        let mut ports = Ports::default();
+        ports.next_swaps.push_back(Fault::AnswerLost);
+        assert!(commit(&mut ports, "test", &Command::Initialize { id: "one" }).unwrap().changed);
+        assert!(!commit(&mut ports, "test", &Command::Initialize { id: "two" }).unwrap().changed);
+        assert_eq!(ports.catalog().id(), Some("one"));
         assert_eq!(ports.swaps, 1);
     }
 
@@ -314,7 +359,7 @@ mod tests {
     fn an_unreadable_catalog_is_left_as_it_is() {
         let newer = Entry { version: "7".into(), document: r#"{"format":9}"#.into() };
         let mut ports = Ports { stored: Some(newer.clone()), ..Ports::default() };
-        let error = create(&mut ports).unwrap_err();
+        let error = recover(&mut ports).unwrap_err();
         assert_eq!(error, CommandError::Catalog(CatalogError::UnknownFormat { found: 9 }));
         assert_eq!((ports.stored, ports.swaps), (Some(newer), 0));
     }

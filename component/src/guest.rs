@@ -5,6 +5,7 @@
 
 use alloc::alloc::{alloc, realloc};
 use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::{RefCell, RefMut, UnsafeCell};
 
@@ -12,14 +13,13 @@ use dlmalloc::Dlmalloc;
 use wasip2::clocks::wall_clock;
 use zeroize::Zeroize as _;
 
-use crate::authority::{self, AuthenticateError};
-use crate::catalog::TokenRecord;
+use crate::authority::{self, AuthenticateError, Issued, Preset};
+use crate::catalog::{MAX_TOKENS, TokenRecord};
 use crate::commit::CommandError;
 use crate::machine::{Denial, Principal, Refusal};
 use crate::ports::{self, CatalogStore, Clock, Entropy, EntropyError, Timestamp};
-use crate::token::Secret;
 
-use self::exports::optoken::authority::{authenticator, recovery, tokens, types};
+use self::exports::optoken::authority::{authenticator, provision, recovery, tokens, types};
 use self::optoken::authority::catalog_store;
 
 #[allow(missing_docs, unreachable_pub, unsafe_code, clippy::all, clippy::pedantic)]
@@ -72,6 +72,51 @@ impl tokens::Guest for Guest {
     fn regenerate(credential: String, origin: String) -> Result<types::IssuedToken, types::CommandError> {
         answer(authority().regenerate(&credential, &origin))
     }
+
+    fn create_named(
+        credential: String,
+        name: String,
+        lifetime: Option<u64>,
+        origin: String,
+    ) -> Result<types::IssuedToken, types::CommandError> {
+        answer(authority().create_named(&credential, &name, lifetime, &origin))
+    }
+
+    fn delete(
+        credential: String,
+        name: String,
+        origin: String,
+    ) -> Result<types::TokenInfo, types::CommandError> {
+        Ok(authority().delete(&credential, &name, &origin)?.into())
+    }
+
+    fn list() -> Result<Vec<types::TokenInfo>, types::CommandError> {
+        Ok(authority().list()?.iter().cloned().map(Into::into).collect())
+    }
+}
+
+impl provision::Guest for Guest {
+    fn initialize(origin: String) -> Result<String, types::CommandError> {
+        Ok(authority().initialize(&origin)?)
+    }
+
+    fn preset_token(
+        name: String,
+        token: String,
+        expiry: Option<Timestamp>,
+        origin: String,
+    ) -> Result<provision::PresetOutcome, types::CommandError> {
+        Ok(authority().preset_token(&name, &token, expiry, &origin)?.into())
+    }
+
+    fn preset_hash(
+        name: String,
+        sha512: String,
+        expiry: Option<Timestamp>,
+        origin: String,
+    ) -> Result<provision::PresetOutcome, types::CommandError> {
+        Ok(authority().preset_hash(&name, &sha512, expiry, &origin)?.into())
+    }
 }
 
 impl recovery::Guest for Guest {
@@ -80,11 +125,19 @@ impl recovery::Guest for Guest {
     }
 }
 
-fn answer(
-    issued: Result<(TokenRecord, Secret), CommandError>,
-) -> Result<types::IssuedToken, types::CommandError> {
-    let (token, secret) = issued?;
+fn answer(issued: Result<Issued, CommandError>) -> Result<types::IssuedToken, types::CommandError> {
+    let Issued { token, secret } = issued?;
     Ok(types::IssuedToken { info: token.into(), secret: secret.expose().into() })
+}
+
+impl From<Preset> for provision::PresetOutcome {
+    fn from(preset: Preset) -> Self {
+        match preset {
+            Preset::Created(token) => Self::Created(token.into()),
+            Preset::Unchanged(token) => Self::Unchanged(token.into()),
+            Preset::Different(token) => Self::Different(token.into()),
+        }
+    }
 }
 
 impl From<TokenRecord> for types::TokenInfo {
@@ -110,6 +163,10 @@ impl From<CommandError> for types::CommandError {
                 Denial::Forbidden => Self::Forbidden,
                 Denial::NotFound(name) => Self::NotFound(name),
                 Denial::AlreadyExists(name) => Self::AlreadyExists(name),
+                Denial::OperatorProtected => Self::OperatorProtected,
+                Denial::Full => Self::Full(u32::try_from(MAX_TOKENS).unwrap_or(u32::MAX)),
+                Denial::Name(error) => Self::InvalidArgument(error.to_string()),
+                taken @ Denial::SecretTaken(_) => Self::InvalidArgument(taken.to_string()),
                 Denial::SecretNotNew => Self::NoEntropy(Denial::SecretNotNew.to_string()),
                 Denial::Impossible(error) => Self::Other(error.to_string()),
             },
@@ -118,6 +175,8 @@ impl From<CommandError> for types::CommandError {
             CommandError::Unavailable(why) => Self::Unavailable(why),
             CommandError::UnknownOutcome(why) => Self::UnknownOutcome(why),
             CommandError::Entropy(error) => Self::NoEntropy(error.to_string()),
+            CommandError::Weak(error) => Self::InvalidArgument(error.to_string()),
+            CommandError::Hash(error) => Self::InvalidArgument(error.to_string()),
         }
     }
 }

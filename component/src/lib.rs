@@ -16,7 +16,9 @@ pub mod authority;
 pub mod catalog;
 pub mod commit;
 pub mod machine;
+pub mod name;
 pub mod ports;
+pub mod strength;
 pub mod token;
 
 #[cfg(target_arch = "wasm32")]

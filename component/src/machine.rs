@@ -7,16 +7,46 @@ use alloc::string::String;
 
 use thiserror::Error;
 
-use crate::audit::{Action, Actor};
-use crate::catalog::{Catalog, CatalogError, OPERATOR, TokenRecord};
+use crate::audit::{Action, Actor, Subject};
+use crate::catalog::{Catalog, CatalogError, MAX_TOKENS, OPERATOR, TokenRecord};
+use crate::name::{self, NameError};
 use crate::ports::Timestamp;
 use crate::token::TokenHash;
 
+/// The latest expiry a token can have, in milliseconds since the epoch: the last whole day that has a four-digit year
+/// in every time zone. What would expire later expires then.
+pub const MAX_EXPIRY: Timestamp = 253_402_207_200_000;
+
 /// A change that somebody asks for. Hashes only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Command {
+pub enum Command<'a> {
+    /// Give the catalog its name, if it has none.
+    Initialize {
+        /// The name.
+        id: &'a str,
+    },
     /// Make the operator token.
     CreateOperator {
+        /// The hash of its secret.
+        new: TokenHash,
+    },
+    /// Make a named admin token.
+    CreateNamed {
+        /// The hash of the presented token.
+        credential: TokenHash,
+        /// What it is called.
+        name: &'a str,
+        /// How long it is accepted, in seconds; `None` for ever. 0 makes a token that has expired already.
+        lifetime: Option<u64>,
+        /// The hash of its secret.
+        new: TokenHash,
+    },
+    /// Take in a token that was made elsewhere, unless there is one of its name.
+    Preset {
+        /// What it is called.
+        name: &'a str,
+        /// The first moment at which it is refused; `None` for never.
+        expiry: Option<Timestamp>,
         /// The hash of its secret.
         new: TokenHash,
     },
@@ -32,6 +62,27 @@ pub enum Command {
         /// The hash of the secret that takes its place.
         new: TokenHash,
     },
+    /// Take a named admin token out.
+    Delete {
+        /// The hash of the presented token.
+        credential: TokenHash,
+        /// What it is called.
+        name: &'a str,
+    },
+}
+
+/// What a command comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// This catalog takes the place of the one that was judged.
+    Change {
+        /// The catalog after the change.
+        catalog: Catalog,
+        /// The token that was made, changed or taken out.
+        token: Option<TokenRecord>,
+    },
+    /// There is nothing to change. The token that is there already, where the command is about one.
+    Nothing(Option<TokenRecord>),
 }
 
 /// Whose token was presented.
@@ -66,12 +117,24 @@ pub enum Denial {
     /// The credential is accepted, but not for this.
     #[error("only the operator token may do this")]
     Forbidden,
+    /// The text is no name for a token.
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// There is no token of this name.
     #[error("there is no token named {0:?}")]
     NotFound(String),
     /// There is a token of this name already.
     #[error("there is a token named {0:?} already")]
     AlreadyExists(String),
+    /// The operator token is replaced, never taken out.
+    #[error("the operator token cannot be deleted")]
+    OperatorProtected,
+    /// There are [`MAX_TOKENS`] already.
+    #[error("there are {MAX_TOKENS} tokens already, more are not possible; delete some")]
+    Full,
+    /// A token of another name has this secret.
+    #[error("the token named {0:?} has this secret already")]
+    SecretTaken(String),
     /// The new secret has been handed out before: the source of randomness is broken.
     #[error("the new secret is not new: the source of randomness repeats itself")]
     SecretNotNew,
@@ -94,35 +157,44 @@ pub fn authenticate(
     }
 }
 
-/// Judges a command on a catalog: the catalog that takes its place and the record of the token it was about, or
-/// the reason why everything stays. `origin` goes into the audit record and decides nothing.
+/// Judges a command on a catalog: what it comes to, or the reason why everything stays. `origin` goes into the audit
+/// record and decides nothing.
 pub fn apply(
     catalog: &Catalog,
-    command: &Command,
+    command: &Command<'_>,
     origin: &str,
     now: Timestamp,
-) -> Result<(Catalog, TokenRecord), Denial> {
-    let (Command::CreateOperator { new } | Command::Regenerate { new, .. } | Command::Recover { new }) =
-        *command;
-    if catalog.find(&new).is_some() {
-        return Err(Denial::SecretNotNew);
-    }
+) -> Result<Verdict, Denial> {
     match *command {
-        Command::CreateOperator { new } => {
-            if catalog.operator().is_some() {
-                return Err(Denial::AlreadyExists(OPERATOR.into()));
+        Command::Initialize { id } => {
+            if catalog.id().is_some() {
+                return Ok(Verdict::Nothing(None));
             }
-            let token = TokenRecord {
-                id: catalog.next_id(),
-                name: OPERATOR.into(),
-                hash: new,
-                created_at: now,
-                updated_at: None,
-                updated_by: None,
-                expiry: None,
-            };
-            let audit = catalog.audit().with(now, Action::CreateOperator, Actor::Bootstrap, token.id, origin);
-            Ok((catalog.with_new(token.clone(), audit)?, token))
+            let audit = catalog.audit().with(now, Action::Initialize, Actor::Provision, None, origin);
+            Ok(Verdict::Change { catalog: catalog.with_id(id, audit), token: None })
+        }
+        Command::CreateOperator { new } => {
+            add(catalog, OPERATOR, None, new, (Action::CreateOperator, Actor::Bootstrap), origin, now)
+        }
+        Command::CreateNamed { credential, name, lifetime, new } => {
+            let principal = authenticate(catalog, &credential, || now)?;
+            name::check(name)?;
+            let expiry =
+                lifetime.map(|seconds| now.saturating_add(seconds.saturating_mul(1000)).min(MAX_EXPIRY));
+            // Whoever holds a token although there is no operator may make one this way, too (COMPAT 2.5).
+            let action = if name == OPERATOR { Action::CreateOperator } else { Action::CreateNamed };
+            add(catalog, name, expiry, new, (action, Actor::Token(principal.id)), origin, now)
+        }
+        Command::Preset { name, expiry, new } => {
+            name::check(name)?;
+            if let Some(there) = catalog.named(name) {
+                return Ok(Verdict::Nothing(Some(there.clone())));
+            }
+            if let Some(other) = catalog.find(&new) {
+                return Err(Denial::SecretTaken(other.name.clone()));
+            }
+            let expiry = expiry.map(|at| at.min(MAX_EXPIRY));
+            add(catalog, name, expiry, new, (Action::Preset, Actor::Provision), origin, now)
         }
         Command::Regenerate { credential, new } => {
             let principal = authenticate(catalog, &credential, || now)?;
@@ -130,24 +202,92 @@ pub fn apply(
             if !principal.operator {
                 return Err(Denial::Forbidden);
             }
-            replace_operator(catalog, new, Action::Regenerate, Actor::Token(principal.id), origin, now)
+            replace_operator(catalog, new, (Action::Regenerate, Actor::Token(principal.id)), origin, now)
         }
         Command::Recover { new } => {
-            replace_operator(catalog, new, Action::Recover, Actor::Recovery, origin, now)
+            replace_operator(catalog, new, (Action::Recover, Actor::Recovery), origin, now)
+        }
+        Command::Delete { credential, name } => {
+            let principal = authenticate(catalog, &credential, || now)?;
+            // Exactly this name, and whether or not there is such a token (COMPAT 2.6).
+            if name == OPERATOR {
+                return Err(Denial::OperatorProtected);
+            }
+            let token = catalog.named(name).ok_or_else(|| Denial::NotFound(name.into()))?.clone();
+            let actor = Actor::Token(principal.id);
+            let audit = catalog.audit().with(now, Action::Delete, actor, Some(subject(&token)), origin);
+            Ok(Verdict::Change { catalog: catalog.without(token.id, audit)?, token: Some(token) })
         }
     }
+}
+
+/// Whether a catalog shows that the command was carried out, for whoever does not know; then the token it was about.
+/// `token` is the one that it would have been about.
+pub fn is_done<'a>(
+    catalog: &'a Catalog,
+    command: &Command<'_>,
+    token: Option<&'a TokenRecord>,
+) -> Option<Option<&'a TokenRecord>> {
+    match command {
+        Command::Initialize { id } => (catalog.id() == Some(*id)).then_some(None),
+        // Nobody else can know this secret, or wants another effect with it.
+        Command::CreateOperator { new }
+        | Command::CreateNamed { new, .. }
+        | Command::Preset { new, .. }
+        | Command::Regenerate { new, .. }
+        | Command::Recover { new } => catalog.find(new).map(Some),
+        // Gone is gone, whoever took it out. The number tells it from a later token of this name.
+        Command::Delete { .. } => {
+            let gone = token.is_none_or(|token| catalog.tokens().iter().all(|there| there.id != token.id));
+            gone.then_some(token)
+        }
+    }
+}
+
+/// Adds a token (COMPAT 6.1).
+fn add(
+    catalog: &Catalog,
+    name: &str,
+    expiry: Option<Timestamp>,
+    new: TokenHash,
+    (action, actor): (Action, Actor),
+    origin: &str,
+    now: Timestamp,
+) -> Result<Verdict, Denial> {
+    if catalog.named(name).is_some() {
+        return Err(Denial::AlreadyExists(name.into()));
+    }
+    if catalog.find(&new).is_some() {
+        return Err(Denial::SecretNotNew);
+    }
+    if catalog.tokens().len() >= MAX_TOKENS {
+        return Err(Denial::Full);
+    }
+    let token = TokenRecord {
+        id: catalog.next_id(),
+        name: name.into(),
+        hash: new,
+        created_at: now,
+        updated_at: None,
+        updated_by: None,
+        expiry,
+    };
+    let audit = catalog.audit().with(now, action, actor, Some(subject(&token)), origin);
+    Ok(Verdict::Change { catalog: catalog.with_new(token.clone(), audit)?, token: Some(token) })
 }
 
 /// The old hash goes in the same step that brings the new one (COMPAT 6.1).
 fn replace_operator(
     catalog: &Catalog,
     new: TokenHash,
-    action: Action,
-    actor: Actor,
+    (action, actor): (Action, Actor),
     origin: &str,
     now: Timestamp,
-) -> Result<(Catalog, TokenRecord), Denial> {
+) -> Result<Verdict, Denial> {
     let operator = catalog.operator().ok_or_else(|| Denial::NotFound(OPERATOR.into()))?;
+    if catalog.find(&new).is_some() {
+        return Err(Denial::SecretNotNew);
+    }
     let token = TokenRecord {
         hash: new,
         updated_at: Some(now),
@@ -155,8 +295,12 @@ fn replace_operator(
         updated_by: Some(operator.id),
         ..operator.clone()
     };
-    let audit = catalog.audit().with(now, action, actor, token.id, origin);
-    Ok((catalog.with_changed(&token, audit)?, token))
+    let audit = catalog.audit().with(now, action, actor, Some(subject(&token)), origin);
+    Ok(Verdict::Change { catalog: catalog.with_changed(&token, audit)?, token: Some(token) })
+}
+
+fn subject(token: &TokenRecord) -> Subject {
+    Subject { id: token.id, name: token.name.clone() }
 }
 
 #[cfg(test)]
@@ -170,10 +314,24 @@ mod tests {
         TokenHash::of(text)
     }
 
+    /// The catalog after a command, and the token it was about.
+    fn change(
+        catalog: &Catalog,
+        command: &Command<'_>,
+        origin: &str,
+        now: Timestamp,
+    ) -> Result<(Catalog, TokenRecord), Denial> {
+        match apply(catalog, command, origin, now)? {
+            Verdict::Change { catalog, token } => Ok((catalog, token.unwrap())),
+            Verdict::Nothing(_) => panic!("nothing was changed"),
+        }
+    }
+
     /// An operator whose secret is "first" and a named admin whose secret is "ci".
     fn catalog() -> Catalog {
         let (catalog, _) =
-            apply(&Catalog::default(), &Command::CreateOperator { new: hash("first") }, "test", NOW).unwrap();
+            change(&Catalog::default(), &Command::CreateOperator { new: hash("first") }, "test", NOW)
+                .unwrap();
         with_admin(&catalog, None)
     }
 
@@ -197,11 +355,12 @@ mod tests {
     #[test]
     fn the_first_token_is_number_0_and_named_admin() {
         let (catalog, token) =
-            apply(&Catalog::default(), &Command::CreateOperator { new: hash("first") }, "test", NOW).unwrap();
+            change(&Catalog::default(), &Command::CreateOperator { new: hash("first") }, "test", NOW)
+                .unwrap();
         assert_eq!((token.id, token.name.as_str(), token.expiry), (0, "_admin", None));
         assert_eq!((token.created_at, token.updated_at, token.updated_by), (NOW, None, None));
         assert_eq!(who(&catalog, "first"), Ok(Principal { id: 0, operator: true }));
-        let denial = apply(&catalog, &Command::CreateOperator { new: hash("second") }, "test", NOW);
+        let denial = change(&catalog, &Command::CreateOperator { new: hash("second") }, "test", NOW);
         assert_eq!(denial.unwrap_err(), Denial::AlreadyExists("_admin".into()));
     }
 
@@ -212,7 +371,7 @@ mod tests {
             (Command::Regenerate { credential: hash("first"), new: hash("second") }, Actor::Token(0)),
             (Command::Recover { new: hash("second") }, Actor::Recovery),
         ] {
-            let (after, token) = apply(&before, &command, "here", NOW + 1).unwrap();
+            let (after, token) = change(&before, &command, "here", NOW + 1).unwrap();
             let expected = TokenRecord {
                 hash: hash("second"),
                 updated_at: Some(NOW + 1),
@@ -233,8 +392,13 @@ mod tests {
     fn only_the_operator_token_regenerates() {
         let catalog = catalog();
         let regenerate = |text| {
-            apply(&catalog, &Command::Regenerate { credential: hash(text), new: hash("second") }, "test", NOW)
-                .map(|_| ())
+            change(
+                &catalog,
+                &Command::Regenerate { credential: hash(text), new: hash("second") },
+                "test",
+                NOW,
+            )
+            .map(|_| ())
         };
         assert_eq!(regenerate("ci"), Err(Denial::Forbidden));
         assert_eq!(regenerate(""), Err(Denial::Unauthenticated(Refusal::Unknown)));
@@ -244,10 +408,10 @@ mod tests {
 
     #[test]
     fn without_an_operator_there_is_nothing_to_recover() {
-        let denial = apply(&Catalog::default(), &Command::Recover { new: hash("x") }, "test", NOW);
+        let denial = change(&Catalog::default(), &Command::Recover { new: hash("x") }, "test", NOW);
         assert_eq!(denial.unwrap_err(), Denial::NotFound("_admin".into()));
         let orphan = with_admin(&Catalog::default(), None);
-        let denial = apply(&orphan, &Command::Recover { new: hash("x") }, "test", NOW);
+        let denial = change(&orphan, &Command::Recover { new: hash("x") }, "test", NOW);
         assert_eq!(denial.unwrap_err(), Denial::NotFound("_admin".into()));
     }
 
@@ -273,9 +437,146 @@ mod tests {
     fn an_audit_trail_starts_with_the_first_token() {
         assert_eq!(Catalog::default().audit(), &Trail::default());
         let (catalog, _) =
-            apply(&Catalog::default(), &Command::CreateOperator { new: hash("first") }, "here", NOW).unwrap();
+            change(&Catalog::default(), &Command::CreateOperator { new: hash("first") }, "here", NOW)
+                .unwrap();
         let [record] = catalog.audit().records() else { panic!("not one record") };
-        assert_eq!((record.sequence, record.at, record.subject), (1, NOW, 0));
+        assert_eq!((record.sequence, record.at), (1, NOW));
+        assert_eq!(record.subject, Some(Subject { id: 0, name: "_admin".into() }));
         assert_eq!((record.action, record.actor), (Action::CreateOperator, Actor::Bootstrap));
+    }
+
+    fn create_named(credential: &str, name: &'static str, lifetime: Option<u64>) -> Command<'static> {
+        Command::CreateNamed { credential: hash(credential), name, lifetime, new: hash(name) }
+    }
+
+    #[test]
+    fn any_accepted_token_makes_named_ones_and_takes_them_out() {
+        let catalog = catalog();
+        for credential in ["first", "ci"] {
+            let (with, token) =
+                change(&catalog, &create_named(credential, "new", None), "here", NOW).unwrap();
+            assert_eq!((token.id, token.name.as_str(), token.expiry), (2, "new", None));
+            assert_eq!(who(&with, "new"), Ok(Principal { id: 2, operator: false }));
+            let delete = Command::Delete { credential: hash(credential), name: "new" };
+            let (without, gone) = change(&with, &delete, "here", NOW).unwrap();
+            assert_eq!(gone, token);
+            assert_eq!(who(&without, "new"), Err(Refusal::Unknown));
+            assert_eq!(who(&without, "first"), Ok(Principal { id: 0, operator: true }));
+            // The name is free again, the number is not.
+            let (again, token) = change(&without, &create_named("ci", "new", None), "here", NOW).unwrap();
+            assert_eq!((token.id, again.tokens().len()), (3, 3));
+            let [.., created, deleted, newest] = again.audit().records() else { panic!("too few records") };
+            assert_eq!(created.action, Action::CreateNamed);
+            assert_eq!((deleted.action, &deleted.subject), (Action::Delete, &Some(subject(&gone))));
+            assert_eq!(newest.actor, Actor::Token(1));
+            assert_eq!(again.audit().verify(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_token_may_take_itself_out() {
+        let delete = Command::Delete { credential: hash("ci"), name: "ci" };
+        let (without, _) = change(&catalog(), &delete, "here", NOW).unwrap();
+        assert_eq!(who(&without, "ci"), Err(Refusal::Unknown));
+    }
+
+    #[test]
+    fn what_is_denied_is_denied_for_its_reason() {
+        let catalog = catalog();
+        let named = |credential, name| apply(&catalog, &create_named(credential, name, None), "test", NOW);
+        let delete = |credential, name| {
+            apply(&catalog, &Command::Delete { credential: hash(credential), name }, "test", NOW)
+        };
+        for (verdict, expected) in [
+            (named("nobody", "new"), Refusal::Unknown.into()),
+            // Whose name it is, only who is accepted learns.
+            (named("nobody", "ci"), Refusal::Unknown.into()),
+            (named("first", "ci"), Denial::AlreadyExists("ci".into())),
+            (named("first", "_admin"), Denial::AlreadyExists("_admin".into())),
+            (named("first", ""), NameError::Empty.into()),
+            (named("first", "_Admin"), NameError::LooksLikeOperator.into()),
+            (delete("nobody", "ci"), Refusal::Unknown.into()),
+            (delete("nobody", "_admin"), Refusal::Unknown.into()),
+            (delete("first", "_admin"), Denial::OperatorProtected),
+            (delete("ci", "_admin"), Denial::OperatorProtected),
+            (delete("first", "CI"), Denial::NotFound("CI".into())),
+            (delete("first", ""), Denial::NotFound(String::new())),
+        ] {
+            assert_eq!(verdict, Err(expected));
+        }
+    }
+
+    #[test]
+    fn a_lifetime_that_no_clock_can_hold_ends_with_the_last_year() {
+        for (lifetime, expiry) in [
+            (None, None),
+            (Some(0), Some(NOW)),
+            (Some(1), Some(NOW + 1000)),
+            (Some(u64::MAX / 1000), Some(MAX_EXPIRY)),
+            (Some(u64::MAX), Some(MAX_EXPIRY)),
+        ] {
+            let (catalog, token) =
+                change(&catalog(), &create_named("first", "new", lifetime), "test", NOW).unwrap();
+            assert_eq!(token.expiry, expiry);
+            assert_eq!(who(&catalog, "new").is_ok(), lifetime != Some(0));
+        }
+    }
+
+    #[test]
+    fn a_full_catalog_takes_no_more_and_still_lets_go() {
+        let audit = Trail::default();
+        let first = catalog();
+        let full = (2..MAX_TOKENS as u64).fold(first.tokens().to_vec(), |mut tokens, id| {
+            let name = format!("t{id}");
+            tokens.push(TokenRecord { id, hash: hash(&name), name, ..tokens[1].clone() });
+            tokens
+        });
+        let full = Catalog::of(MAX_TOKENS as u64, full, audit).unwrap();
+        let denial = apply(&full, &create_named("first", "one more", None), "test", NOW);
+        assert_eq!(denial, Err(Denial::Full));
+        let delete = Command::Delete { credential: hash("first"), name: "t77" };
+        let (less, _) = change(&full, &delete, "test", NOW).unwrap();
+        assert!(change(&less, &create_named("first", "one more", None), "test", NOW).is_ok());
+        let regenerate = Command::Regenerate { credential: hash("first"), new: hash("second") };
+        assert!(change(&full, &regenerate, "test", NOW).is_ok());
+    }
+
+    #[test]
+    fn a_preset_token_is_taken_in_once_and_changes_nothing_that_is_there() {
+        let preset = |catalog: &Catalog, name, text| {
+            apply(catalog, &Command::Preset { name, expiry: Some(u64::MAX), new: hash(text) }, "test", NOW)
+        };
+        let Ok(Verdict::Change { catalog, token: Some(token) }) = preset(&Catalog::default(), "_admin", "p")
+        else {
+            panic!("not taken in")
+        };
+        assert_eq!((token.id, token.expiry), (0, Some(MAX_EXPIRY)));
+        assert_eq!(who(&catalog, "p"), Ok(Principal { id: 0, operator: true }));
+        let record = &catalog.audit().records()[0];
+        assert_eq!((record.action, record.actor), (Action::Preset, Actor::Provision));
+        for text in ["p", "another"] {
+            assert_eq!(preset(&catalog, "_admin", text), Ok(Verdict::Nothing(Some(token.clone()))));
+        }
+        assert_eq!(preset(&catalog, "ci", "p"), Err(Denial::SecretTaken("_admin".into())));
+        assert_eq!(preset(&catalog, "_ADMIN", "q"), Err(NameError::LooksLikeOperator.into()));
+    }
+
+    #[test]
+    fn a_catalog_is_named_once() {
+        let name = |catalog: &Catalog, id| apply(catalog, &Command::Initialize { id }, "test", NOW);
+        let Ok(Verdict::Change { catalog, token: None }) = name(&catalog(), "one") else {
+            panic!("not named")
+        };
+        assert_eq!((catalog.id(), catalog.tokens().len()), (Some("one"), 2));
+        assert_eq!(name(&catalog, "two"), Ok(Verdict::Nothing(None)));
+    }
+
+    #[test]
+    fn whoever_holds_a_token_may_make_a_missing_operator() {
+        let orphan = with_admin(&Catalog::default(), None);
+        let (catalog, token) = change(&orphan, &create_named("ci", "_admin", None), "test", NOW).unwrap();
+        assert!(token.is_operator());
+        let record = &catalog.audit().records()[0];
+        assert_eq!((record.action, record.actor), (Action::CreateOperator, Actor::Token(0)));
     }
 }

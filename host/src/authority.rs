@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::sandbox::{BUILT_IN_COMPONENT, Numbered, Sandbox, SandboxError, Seen, Snapshot, Trap, Writer};
+use crate::sandbox::{
+    Answer, BUILT_IN_COMPONENT, Numbered, Sandbox, SandboxError, Seen, Snapshot, Trap, Writer,
+};
 use crate::secret::Secret;
 use crate::store::{Store, StoreError, Version};
-use crate::token::{AuthenticateError, CommandError, IssuedToken, Principal};
+use crate::token::{AuthenticateError, CommandError, IssuedToken, Preset, Principal, Timestamp, TokenInfo};
 
 /// How often the store is asked whether somebody else has changed the catalog. Once a regenerate is answered, every
 /// other process on the same store refuses the old token within this time and the one read that follows.
@@ -23,6 +25,9 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// How long tokens are accepted without word from the store, unless the builder is told otherwise. Long enough for
 /// a checkpoint or a short lock of the database, short enough that a revocation elsewhere is not ignored for long.
 pub const DEFAULT_MAX_STALENESS: Duration = Duration::from_secs(10);
+
+/// The origin of what an authority does when it starts, for the audit record.
+const START: &str = "start";
 
 /// What a caller is told of a trap. What the component stumbled over is for the log, not for whoever presented a token.
 const COMPONENT_FAILED: &str = "the sandboxed component failed";
@@ -50,6 +55,7 @@ pub struct Authority {
 struct Inner {
     sandbox: Sandbox,
     store: Arc<dyn Store>,
+    catalog_id: String,
     max_staleness: Duration,
     /// The snapshot that tokens are checked against.
     published: RwLock<Numbered>,
@@ -69,10 +75,7 @@ pub enum BuildError {
     /// The component is not one that this host can run.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
-    /// The store does not answer.
-    #[error("cannot read the token store")]
-    Store(#[from] StoreError),
-    /// The store answers with something that is no catalog of this version.
+    /// The store does not answer, or not with a catalog of this version.
     #[error("cannot use the token store: {0}")]
     Catalog(CommandError),
     /// The component fails already in reading the catalog.
@@ -104,17 +107,24 @@ impl<'a> Builder<'a> {
         self
     }
 
-    /// Compiles the component, reads the catalog and starts to watch the store for changes of others.
+    /// Compiles the component, reads the catalog, or makes an empty one, and starts to watch the store for changes of
+    /// others.
     ///
     /// Blocks for some tens of milliseconds. Fails, rather than start, on a catalog that cannot be read.
     pub fn build(self) -> Result<Authority, BuildError> {
         let sandbox = Sandbox::new(self.component)?;
         let started = Instant::now();
-        let snapshot = self.store.load()?;
-        sandbox.check(snapshot.clone())?.map_err(BuildError::Catalog)?;
+        let (catalog_id, seen) = {
+            let mut writer = sandbox.writer(Arc::clone(&self.store))?;
+            let answer = writer.initialize(START);
+            (answer?.map_err(BuildError::Catalog)?, writer.finish())
+        };
+        // It has read the catalog, or it would not know its name.
+        let snapshot = seen.snapshot.unwrap_or_default();
         let inner = Arc::new(Inner {
             sandbox,
             store: self.store,
+            catalog_id,
             max_staleness: self.max_staleness,
             published: RwLock::new(Numbered { number: 1, snapshot: Arc::new(snapshot) }),
             newest: AtomicU64::new(1),
@@ -172,10 +182,27 @@ impl Authority {
         self.command(|writer| writer.create_operator(origin))
     }
 
+    /// Makes a named admin token that is accepted for `lifetime` seconds, or for ever. `credential` may be any accepted
+    /// token.
+    pub fn create_named(
+        &self,
+        credential: &Secret,
+        name: &str,
+        lifetime: Option<u64>,
+        origin: &str,
+    ) -> Result<IssuedToken, CommandError> {
+        self.command(|writer| writer.create_named(credential.expose(), name, lifetime, origin))
+    }
+
     /// Replaces the operator token; `credential` must be the one that is replaced. When this answers, the old token
     /// is refused.
     pub fn regenerate(&self, credential: &Secret, origin: &str) -> Result<IssuedToken, CommandError> {
         self.command(|writer| writer.regenerate(credential.expose(), origin))
+    }
+
+    /// Takes a named admin token out. `credential` may be any accepted token. When this answers, the token is refused.
+    pub fn delete(&self, credential: &Secret, name: &str, origin: &str) -> Result<TokenInfo, CommandError> {
+        self.command(|writer| writer.delete(credential.expose(), name, origin))
     }
 
     /// Replaces the operator token without a credential. Whoever may call this becomes the operator.
@@ -183,11 +210,43 @@ impl Authority {
         self.command(|writer| writer.recover(origin))
     }
 
-    /// Whether there is an operator token, as far as is known.
-    ///
-    /// For telling people what to do next. Decides nothing: [`create_operator`](Self::create_operator) asks the store.
-    pub fn is_bootstrapped(&self) -> bool {
-        self.inner.published().snapshot.is_some()
+    /// Takes in a token that was made elsewhere, unless there is one of its name. `expiry` is the first moment at which
+    /// it is refused. A token that could be guessed is an [`InvalidArgument`](CommandError::InvalidArgument).
+    pub fn preset_token(
+        &self,
+        name: &str,
+        token: &Secret,
+        expiry: Option<Timestamp>,
+        origin: &str,
+    ) -> Result<Preset, CommandError> {
+        self.command(|writer| writer.preset_token(name, token.expose(), expiry, origin))
+    }
+
+    /// As [`preset_token`](Self::preset_token), of a token of which only the SHA-512 is known, as 128 lower-case
+    /// hexadecimal digits.
+    pub fn preset_hash(
+        &self,
+        name: &str,
+        sha512: &str,
+        expiry: Option<Timestamp>,
+        origin: &str,
+    ) -> Result<Preset, CommandError> {
+        self.command(|writer| writer.preset_hash(name, sha512, expiry, origin))
+    }
+
+    /// All tokens, expired ones included, in the order they were made.
+    pub fn list(&self) -> Result<Vec<TokenInfo>, CommandError> {
+        let inner = &*self.inner;
+        let newest = inner.newest.load(Ordering::Acquire);
+        inner.sandbox.list(newest, || inner.published()).unwrap_or_else(|trap| {
+            inner.count(&trap);
+            Err(CommandError::Unavailable(COMPONENT_FAILED.to_owned()))
+        })
+    }
+
+    /// The name of the catalog, a UUID that it keeps for good.
+    pub fn catalog_id(&self) -> &str {
+        &self.inner.catalog_id
     }
 
     /// How many calls the component has failed to answer since the start.
@@ -195,10 +254,7 @@ impl Authority {
         self.inner.traps.load(Ordering::Relaxed)
     }
 
-    fn command(
-        &self,
-        run: impl FnOnce(&mut Writer) -> Result<Result<IssuedToken, CommandError>, Trap>,
-    ) -> Result<IssuedToken, CommandError> {
+    fn command<T>(&self, run: impl FnOnce(&mut Writer) -> Answer<T>) -> Result<T, CommandError> {
         let inner = &*self.inner;
         let _publishing = inner.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = Instant::now();

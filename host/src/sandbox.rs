@@ -22,9 +22,9 @@ use wasmtime_wasi::p2::bindings::clocks::wall_clock;
 use wasmtime_wasi::p2::bindings::random::random;
 
 use crate::store::{self, Store, StoreError};
-use crate::token::{AuthenticateError, CommandError, IssuedToken, Principal, TokenInfo};
+use crate::token::{AuthenticateError, CommandError, IssuedToken, Preset, Principal, Timestamp, TokenInfo};
 
-use self::bindings::exports::optoken::authority::{authenticator, types};
+use self::bindings::exports::optoken::authority::{authenticator, provision, types};
 use self::bindings::optoken::authority::catalog_store;
 
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
@@ -75,11 +75,12 @@ const SPARE_INSTANCES: u32 = 16;
 
 /// The interfaces of the contract, as a component names them.
 const STORE_INTERFACE: &str = "optoken:authority/catalog-store@0.1.0";
-const EXPORTED_INTERFACES: [&str; 4] = [
+const EXPORTED_INTERFACES: [&str; 5] = [
     "optoken:authority/types@0.1.0",
     "optoken:authority/authenticator@0.1.0",
     "optoken:authority/tokens@0.1.0",
     "optoken:authority/recovery@0.1.0",
+    "optoken:authority/provision@0.1.0",
 ];
 /// WASI's patch releases are compatible, so any of them will do.
 const WASI_INTERFACES: [&str; 2] = ["wasi:clocks/wall-clock@0.2.", "wasi:random/random@0.2."];
@@ -157,12 +158,9 @@ impl Sandbox {
             .map_err(Trap)
     }
 
-    /// Asks a reader whether this is a catalog that the component can read.
-    pub fn check(&self, snapshot: Snapshot) -> Result<Result<(), CommandError>, Trap> {
-        let snapshot = Numbered { number: 0, snapshot: Arc::new(snapshot) };
-        Reader::open(&self.engine, &self.readers.pre, snapshot)
-            .and_then(|mut reader| reader.prepare())
-            .map_err(Trap)
+    /// Asks a reader for all tokens, as of the snapshot with number `at_least` or a later one.
+    pub fn list(&self, at_least: u64, newest: impl FnOnce() -> Numbered) -> Answer<Vec<TokenInfo>> {
+        self.readers.with(&self.engine, at_least, newest, Reader::list).map_err(Trap)
     }
 
     /// Opens a writer on `store`.
@@ -189,37 +187,79 @@ impl Writer {
     }
 
     /// `tokens.create-operator`.
-    pub fn create_operator(&mut self, origin: &str) -> Result<Result<IssuedToken, CommandError>, Trap> {
-        let answer = self.instance.optoken_authority_tokens().call_create_operator(&mut self.store, origin);
-        Self::answer(answer)
+    pub fn create_operator(&mut self, origin: &str) -> Answer<IssuedToken> {
+        answer(self.instance.optoken_authority_tokens().call_create_operator(&mut self.store, origin))
+    }
+
+    /// `tokens.create-named`.
+    pub fn create_named(
+        &mut self,
+        credential: &str,
+        name: &str,
+        lifetime: Option<u64>,
+        origin: &str,
+    ) -> Answer<IssuedToken> {
+        let tokens = self.instance.optoken_authority_tokens();
+        answer(tokens.call_create_named(&mut self.store, credential, name, lifetime, origin))
     }
 
     /// `tokens.regenerate`.
-    pub fn regenerate(
-        &mut self,
-        credential: &str,
-        origin: &str,
-    ) -> Result<Result<IssuedToken, CommandError>, Trap> {
+    pub fn regenerate(&mut self, credential: &str, origin: &str) -> Answer<IssuedToken> {
         let tokens = self.instance.optoken_authority_tokens();
-        Self::answer(tokens.call_regenerate(&mut self.store, credential, origin))
+        answer(tokens.call_regenerate(&mut self.store, credential, origin))
+    }
+
+    /// `tokens.delete`.
+    pub fn delete(&mut self, credential: &str, name: &str, origin: &str) -> Answer<TokenInfo> {
+        let tokens = self.instance.optoken_authority_tokens();
+        answer(tokens.call_delete(&mut self.store, credential, name, origin))
     }
 
     /// `recovery.regenerate`.
-    pub fn recover(&mut self, origin: &str) -> Result<Result<IssuedToken, CommandError>, Trap> {
-        let answer = self.instance.optoken_authority_recovery().call_regenerate(&mut self.store, origin);
-        Self::answer(answer)
+    pub fn recover(&mut self, origin: &str) -> Answer<IssuedToken> {
+        answer(self.instance.optoken_authority_recovery().call_regenerate(&mut self.store, origin))
+    }
+
+    /// `provision.initialize`.
+    pub fn initialize(&mut self, origin: &str) -> Answer<String> {
+        answer(self.instance.optoken_authority_provision().call_initialize(&mut self.store, origin))
+    }
+
+    /// `provision.preset-token`.
+    pub fn preset_token(
+        &mut self,
+        name: &str,
+        token: &str,
+        expiry: Option<Timestamp>,
+        origin: &str,
+    ) -> Answer<Preset> {
+        let provision = self.instance.optoken_authority_provision();
+        answer(provision.call_preset_token(&mut self.store, name, token, expiry, origin))
+    }
+
+    /// `provision.preset-hash`.
+    pub fn preset_hash(
+        &mut self,
+        name: &str,
+        sha512: &str,
+        expiry: Option<Timestamp>,
+        origin: &str,
+    ) -> Answer<Preset> {
+        let provision = self.instance.optoken_authority_provision();
+        answer(provision.call_preset_hash(&mut self.store, name, sha512, expiry, origin))
     }
 
     /// Drops the instance and tells what its command has seen and done.
     pub fn finish(self) -> Seen {
         self.store.into_data().catalog.seen
     }
+}
 
-    fn answer(
-        answer: wasmtime::Result<Result<types::IssuedToken, types::CommandError>>,
-    ) -> Result<Result<IssuedToken, CommandError>, Trap> {
-        Ok(answer.map_err(Trap)?.map(IssuedToken::from).map_err(CommandError::from))
-    }
+/// The component's answer to a command, in the host's words; a trap where it gave none.
+pub type Answer<T> = Result<Result<T, CommandError>, Trap>;
+
+fn answer<T, U: From<T>>(answer: wasmtime::Result<Result<T, types::CommandError>>) -> Answer<U> {
+    Ok(answer.map_err(Trap)?.map(U::from).map_err(CommandError::from))
 }
 
 /// What a command has seen of the store.
@@ -299,10 +339,10 @@ impl Reader {
         Ok(Self { number, store, instance })
     }
 
-    fn prepare(&mut self) -> wasmtime::Result<Result<(), CommandError>> {
+    fn list(&mut self) -> wasmtime::Result<Result<Vec<TokenInfo>, CommandError>> {
         start_budget(&mut self.store);
-        let authenticator = self.instance.optoken_authority_authenticator();
-        Ok(authenticator.call_prepare(&mut self.store)?.map_err(CommandError::from))
+        let tokens = self.instance.optoken_authority_tokens().call_list(&mut self.store)?;
+        Ok(tokens.map(|tokens| tokens.into_iter().map(Into::into).collect()).map_err(CommandError::from))
     }
 
     fn authenticate(&mut self, credential: &str) -> wasmtime::Result<Result<Principal, AuthenticateError>> {
@@ -574,11 +614,26 @@ impl From<authenticator::AuthenticationError> for AuthenticateError {
     }
 }
 
+impl From<types::TokenInfo> for TokenInfo {
+    fn from(info: types::TokenInfo) -> Self {
+        let types::TokenInfo { id, name, sha512, created_at, updated_at, updated_by, expiry } = info;
+        Self { id, name, sha512, created_at, updated_at, updated_by, expiry }
+    }
+}
+
 impl From<types::IssuedToken> for IssuedToken {
     fn from(issued: types::IssuedToken) -> Self {
-        let types::TokenInfo { id, name, sha512, created_at, updated_at, updated_by, expiry } = issued.info;
-        let info = TokenInfo { id, name, sha512, created_at, updated_at, updated_by, expiry };
-        Self { info, secret: issued.secret.into() }
+        Self { info: issued.info.into(), secret: issued.secret.into() }
+    }
+}
+
+impl From<provision::PresetOutcome> for Preset {
+    fn from(outcome: provision::PresetOutcome) -> Self {
+        match outcome {
+            provision::PresetOutcome::Created(info) => Self::Created(info.into()),
+            provision::PresetOutcome::Unchanged(info) => Self::Unchanged(info.into()),
+            provision::PresetOutcome::Different(info) => Self::Different(info.into()),
+        }
     }
 }
 
@@ -591,6 +646,8 @@ impl From<types::CommandError> for CommandError {
             Theirs::Forbidden => Self::Forbidden,
             Theirs::NotFound(name) => Self::NotFound(name),
             Theirs::AlreadyExists(name) => Self::AlreadyExists(name),
+            Theirs::OperatorProtected => Self::OperatorProtected,
+            Theirs::Full(limit) => Self::Full(limit),
             Theirs::InvalidArgument(why) => Self::InvalidArgument(why),
             Theirs::Contended => {
                 Self::Unavailable("too many others are changing the catalog at this moment".to_owned())

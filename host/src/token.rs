@@ -8,6 +8,9 @@ use crate::secret::Secret;
 /// Milliseconds since 1970-01-01T00:00:00Z.
 pub type Timestamp = u64;
 
+/// The name of the operator token.
+pub const OPERATOR: &str = "_admin";
+
 /// What is known of a token. Its secret cannot be had from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenInfo {
@@ -36,6 +39,17 @@ pub struct IssuedToken {
     pub secret: Secret,
 }
 
+/// What has become of a token that was made elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Preset {
+    /// It was taken in.
+    Created(TokenInfo),
+    /// It is there already; nothing was changed.
+    Unchanged(TokenInfo),
+    /// There is a token of its name with another secret, which stays; the one that was given is not accepted.
+    Different(TokenInfo),
+}
+
 /// Whose token was presented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Principal {
@@ -59,7 +73,7 @@ pub enum AuthenticateError {
     Unavailable(String),
 }
 
-/// Why a command issued no token.
+/// Why a command was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CommandError {
     /// The credential is no known token.
@@ -77,6 +91,12 @@ pub enum CommandError {
     /// There is a token of this name already.
     #[error("there is a token named {0:?} already")]
     AlreadyExists(String),
+    /// The operator token is replaced, never taken out.
+    #[error("the operator token cannot be deleted")]
+    OperatorProtected,
+    /// The catalog holds as many tokens as it can, which is this many.
+    #[error("there are {0} tokens already, more are not possible")]
+    Full(u32),
     /// An argument is not allowed; the text says which and why.
     #[error("{0}")]
     InvalidArgument(String),

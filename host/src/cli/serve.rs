@@ -21,6 +21,7 @@ use crate::client::DEFAULT_HOST;
 use crate::http::listen::Listener;
 use crate::http::{main_listener, recovery_listener};
 use crate::store::{MemoryStore, SqliteStore, Store};
+use crate::token::OPERATOR;
 
 /// The name of the token store in the data directory.
 const STORE_FILE: &str = "tokens.db";
@@ -171,7 +172,8 @@ impl Serve {
         };
 
         tracing::info!("listening on http://{}", main.address());
-        if !authority.is_bootstrapped() {
+        let tokens = authority.list().context("cannot list the tokens")?;
+        if !tokens.iter().any(|token| token.name == OPERATOR) {
             tracing::info!(
                 "no operator token yet; create it with: influxdb3 create token --admin{}",
                 host_option(main.address())

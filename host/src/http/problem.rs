@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::credentials::Malformed;
-use crate::token::{AuthenticateError, CommandError};
+use crate::token::{AuthenticateError, CommandError, OPERATOR};
 
 /// What a client is told instead of what it asked for.
 #[derive(Debug)]
@@ -29,8 +29,14 @@ pub(super) enum Problem {
     NoSuchPath(&'static str),
     /// There is no operator token to replace.
     NoOperator,
+    /// There is no token of this name.
+    NoSuchToken(String),
     /// There is a token of this name already.
     NameTaken(String),
+    /// The operator token cannot be deleted.
+    OperatorProtected,
+    /// There are as many tokens as there can be, which is this many.
+    Full(u32),
     /// What was asked for is not allowed; the text says what.
     Invalid(String),
     /// The body has more bytes than this.
@@ -57,8 +63,9 @@ impl Problem {
             Self::NoCredential | Self::InvalidToken => StatusCode::UNAUTHORIZED,
             Self::MalformedCredential | Self::BodyUnreadable | Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Forbidden => StatusCode::FORBIDDEN,
-            Self::NoSuchPath(_) | Self::NoOperator => StatusCode::NOT_FOUND,
-            Self::NameTaken(_) => StatusCode::CONFLICT,
+            Self::NoSuchPath(_) | Self::NoOperator | Self::NoSuchToken(_) => StatusCode::NOT_FOUND,
+            Self::OperatorProtected => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NameTaken(_) | Self::Full(_) => StatusCode::CONFLICT,
             Self::RecoverySpent => StatusCode::GONE,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unavailable | Self::UnknownOutcome => StatusCode::SERVICE_UNAVAILABLE,
@@ -73,6 +80,12 @@ impl Problem {
             Self::Forbidden => "only the operator token may regenerate the operator token".into(),
             Self::NoSuchPath(text) => (*text).into(),
             Self::NoOperator => "missing admin token, cannot update".into(),
+            Self::NoSuchToken(name) => format!("the requested resource was not found: {name}").into(),
+            Self::OperatorProtected => "cannot delete operator token".into(),
+            Self::Full(limit) => format!(
+                "there are {limit} tokens already, which is as many as there can be; delete some first"
+            )
+            .into(),
             Self::NameTaken(name) => format!("token name already exists, {name}").into(),
             Self::Invalid(why) => why.clone().into(),
             Self::BodyTooLarge(limit) => format!("max request size ({limit} bytes) exceeded").into(),
@@ -150,7 +163,11 @@ impl From<CommandError> for Problem {
         match error {
             CommandError::Unauthenticated | CommandError::Expired(_) => Self::InvalidToken,
             CommandError::Forbidden => Self::Forbidden,
-            CommandError::NotFound(_) => Self::NoOperator,
+            // What can be missing by that name is the token that a rotation is about; it cannot be deleted.
+            CommandError::NotFound(name) if name == OPERATOR => Self::NoOperator,
+            CommandError::NotFound(name) => Self::NoSuchToken(name),
+            CommandError::OperatorProtected => Self::OperatorProtected,
+            CommandError::Full(limit) => Self::Full(limit),
             CommandError::AlreadyExists(name) => Self::NameTaken(name),
             CommandError::InvalidArgument(why) => Self::Invalid(why),
             CommandError::Unavailable(_) => Self::Unavailable,

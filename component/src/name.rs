@@ -1,0 +1,173 @@
+//! Which names a token may have.
+//!
+//! COMPAT 2.5 takes any text. Here a name is something that people can read aloud and find again in a list, and none
+//! looks like that of the operator token without being it.
+
+use alloc::string::String;
+
+use thiserror::Error;
+
+use crate::catalog::OPERATOR;
+
+/// The longest name, in bytes of UTF-8.
+pub const MAX_NAME_BYTES: usize = 128;
+
+/// Why a text is no name for a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum NameError {
+    /// There is nothing to find the token by.
+    #[error("a token name must not be empty")]
+    Empty,
+    /// Longer than [`MAX_NAME_BYTES`].
+    #[error("a token name must not be longer than {MAX_NAME_BYTES} bytes")]
+    TooLong,
+    /// Two names that look the same could be two tokens.
+    #[error("a token name must not hold control characters or characters that nobody sees")]
+    Invisible,
+    /// Nobody sees where it begins or ends.
+    #[error("a token name must not begin or end with a space")]
+    OuterSpace,
+    /// Somebody could take the token for the operator's.
+    #[error("a token name must not look like {OPERATOR}, the name of the operator token")]
+    LooksLikeOperator,
+}
+
+/// Checks a name. The operator's own is a good one.
+pub fn check(name: &str) -> Result<(), NameError> {
+    if name.is_empty() {
+        Err(NameError::Empty)
+    } else if name.len() > MAX_NAME_BYTES {
+        Err(NameError::TooLong)
+    } else if name.chars().any(is_invisible) {
+        Err(NameError::Invisible)
+    } else if name.chars().next().is_some_and(is_space) || name.chars().next_back().is_some_and(is_space) {
+        Err(NameError::OuterSpace)
+    } else if name != OPERATOR && skeleton(name) == OPERATOR {
+        Err(NameError::LooksLikeOperator)
+    } else {
+        Ok(())
+    }
+}
+
+/// Control and format characters, and those that are left blank (Unicode's `Default_Ignorable_Code_Point`, blocks
+/// rather than single characters), and the private use areas, where every font shows something else.
+fn is_invisible(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{e000}'..='\u{f8ff}'
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{fffe}'..='\u{ffff}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..)
+}
+
+/// Unicode's `White_Space`, without the control characters.
+fn is_space(character: char) -> bool {
+    matches!(
+        character,
+        ' ' | '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}' | '\u{202f}' | '\u{205f}' | '\u{3000}'
+    )
+}
+
+/// What a name looks like, as far as it could look like [`OPERATOR`]: each character that resembles one of its six
+/// replaced by that one (after Unicode's `confusables.txt`, UTS #39), accents and spaces left out.
+fn skeleton(name: &str) -> String {
+    let mut skeleton = String::with_capacity(name.len());
+    for character in name.chars() {
+        // The full-width forms are as far from ASCII as each other.
+        let character = match character {
+            '\u{ff01}'..='\u{ff5e}' => {
+                char::from_u32(u32::from(character) - 0xfee0).unwrap_or(character).to_ascii_lowercase()
+            }
+            _ => character.to_ascii_lowercase(),
+        };
+        skeleton.push(match character {
+            // Combining marks.
+            '\u{300}'..='\u{36f}'
+            | '\u{1ab0}'..='\u{1aff}'
+            | '\u{1dc0}'..='\u{1dff}'
+            | '\u{20d0}'..='\u{20ff}' => {
+                continue;
+            }
+            space if is_space(space) => continue,
+            '-'
+            | '\u{2010}'..='\u{2015}'
+            | '\u{203f}'
+            | '\u{2212}'
+            | '\u{fe4d}'..='\u{fe4f}'
+            | '\u{2cd}'
+            | '\u{2017}' => '_',
+            '@' | '4' | 'á' | 'à' | 'â' | 'ä' | 'ã' | 'å' | 'ā' | 'ă' | 'ą' | 'Á' | 'À' | 'Â' | 'Ä' | 'Ã'
+            | 'Å' | 'ɑ' | 'α' | 'Α' | 'а' | 'А' | '\u{1d00}' => 'a',
+            'ď' | 'Ď' | 'đ' | 'Đ' | 'ԁ' | 'Ԁ' | 'ɗ' | '\u{1d05}' | '\u{217e}' => 'd',
+            'м' | 'М' | 'Μ' | 'ṃ' | 'ɱ' | '\u{1d0d}' | '\u{217f}' => 'm',
+            '1' | 'l' | '|' | '!' | 'í' | 'ì' | 'î' | 'ï' | 'ī' | 'į' | 'Í' | 'Ì' | 'Î' | 'Ï' | 'İ' | 'ı'
+            | 'ɩ' | 'ι' | 'Ι' | 'і' | 'І' | 'ї' | 'Ї' | 'ӏ' | 'Ӏ' | '\u{26a}' | '\u{2170}' => 'i',
+            'ñ' | 'Ñ' | 'ń' | 'ň' | 'ņ' | 'ո' | 'п' | 'η' | 'Ν' | '\u{274}' => 'n',
+            other => other,
+        });
+        if skeleton.ends_with("rn") {
+            skeleton.truncate(skeleton.len() - 2);
+            skeleton.push('m');
+        }
+    }
+    skeleton
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_visible_text_of_bounded_length() {
+        let longest = "x".repeat(MAX_NAME_BYTES);
+        for (name, expected) in [
+            ("ci", Ok(())),
+            ("a b", Ok(())),
+            ("Zürich 2026 (東京)", Ok(())),
+            (&longest, Ok(())),
+            ("", Err(NameError::Empty)),
+            (&format!("{longest}x"), Err(NameError::TooLong)),
+            (&"é".repeat(65), Err(NameError::TooLong)),
+            ("a\nb", Err(NameError::Invisible)),
+            ("a\0", Err(NameError::Invisible)),
+            ("\u{1b}[2J", Err(NameError::Invisible)),
+            ("a\u{85}b", Err(NameError::Invisible)),
+            ("a\u{200b}b", Err(NameError::Invisible)),
+            ("\u{202e}ic", Err(NameError::Invisible)),
+            ("\u{feff}ci", Err(NameError::Invisible)),
+            ("ci\u{e0041}", Err(NameError::Invisible)),
+            (" ci", Err(NameError::OuterSpace)),
+            ("ci\u{a0}", Err(NameError::OuterSpace)),
+        ] {
+            assert_eq!(check(name), expected, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_but_the_operators_name_looks_like_it() {
+        for name in ["_admin", "admin", "_admins", "x_admin", "administrator", "__admin", "_adm1nistrator"] {
+            assert_eq!(check(name), Ok(()), "{name:?}");
+        }
+        for name in [
+            "_Admin",
+            "_ADMIN",
+            "-admin",
+            "_adm1n",
+            "_admln",
+            "_adrnin",
+            "_аdmin",
+            "_аԁміn",
+            "＿ａｄｍｉｎ",
+            "＿ＡＤＭＩＮ",
+            "_admín",
+            "_a\u{301}dmin",
+            "_ad min",
+            "_admıп",
+            "–admin",
+            "_@dmin",
+        ] {
+            assert_eq!(check(name), Err(NameError::LooksLikeOperator), "{name:?}");
+        }
+    }
+}
