@@ -1,12 +1,15 @@
 //! The record of every committed change, as a hash chain inside the catalog.
 //!
 //! Each [`Record`] names the hash of the one before it, so that none can be altered, dropped or moved without breaking
-//! every later link. A record is hashed as the JSON text it is stored as; the catalog keeps the newest [`KEPT`].
+//! every later link. A record is one line of JSON and never read again here: the line is what is hashed, stored and
+//! exported, and the two fields that make the chain stand first and last in it. The catalog keeps the newest [`KEPT`].
 
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use serde::{Deserialize, Serialize};
+#[cfg(test)]
+use serde::Deserialize;
+use serde::Serialize;
 use sha2::{Digest as _, Sha512_256};
 use thiserror::Error;
 
@@ -20,7 +23,8 @@ pub const KEPT: usize = 64;
 pub const MAX_ORIGIN_BYTES: usize = 256;
 
 /// What was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// The catalog was made; it has no token yet.
@@ -40,7 +44,8 @@ pub enum Action {
 }
 
 /// On whose authority it was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(rename_all = "snake_case")]
 pub enum Actor {
     /// Nobody's yet: the first token of a catalog.
@@ -54,8 +59,8 @@ pub enum Actor {
 }
 
 /// The token that a change was made to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 pub struct Subject {
     /// Its number.
     pub id: u64,
@@ -63,9 +68,9 @@ pub struct Subject {
     pub name: String,
 }
 
-/// One committed change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// One committed change. The order of the fields is that of the line, of which [`Trail`] knows the ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 pub struct Record {
     /// Counts the changes of a catalog from 1.
     pub sequence: u64,
@@ -84,35 +89,75 @@ pub struct Record {
 }
 
 impl Record {
-    /// The hash that the next record must name: SHA-512/256 over this record's JSON text.
-    pub fn hash(&self) -> RecordHash {
-        RecordHash(base16ct::lower::encode_string(&Sha512_256::digest(self.to_json().as_bytes())))
-    }
-
-    /// The record as one line of JSON, as it is hashed, stored and exported.
-    pub fn to_json(&self) -> String {
+    /// The record as one line of JSON.
+    fn to_line(&self) -> String {
         // Numbers, strings and unit variants cannot fail to serialise; if they did, the chain would not verify.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
 
-/// The hash of a record, as 64 lower-case hexadecimal digits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The hash of a record's line, SHA-512/256, as 64 lower-case hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(Deserialize))]
 #[serde(transparent)]
 pub struct RecordHash(String);
 
+impl RecordHash {
+    fn of(line: &str) -> Self {
+        Self(base16ct::lower::encode_string(&Sha512_256::digest(line.as_bytes())))
+    }
+
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// The newest records of a catalog and the hash of the last of them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trail {
     head: Option<RecordHash>,
-    records: Vec<Record>,
+    /// The number of the newest record.
+    sequence: u64,
+    lines: Vec<String>,
 }
 
 impl Trail {
-    /// The kept records, oldest first.
-    pub fn records(&self) -> &[Record] {
-        &self.records
+    /// Puts a trail together again from its lines, oldest first, and the hash of the last of them. Each must be whole
+    /// and follow from the one before it; what the oldest follows from may be gone.
+    pub fn read<'a>(head: Option<&str>, lines: impl Iterator<Item = &'a str>) -> Result<Self, BrokenChain> {
+        let mut trail = Self::default();
+        for line in lines {
+            let sequence = sequence_of(line).unwrap_or_default();
+            let broken = BrokenChain { sequence };
+            let follows = match &trail.head {
+                Some(previous) => {
+                    trail.sequence.checked_add(1) == Some(sequence) && names(line, previous.as_str())
+                }
+                None => (sequence == 1) == line.ends_with(FIRST) && sequence > 0,
+            };
+            if !follows {
+                return Err(broken);
+            }
+            trail.sequence = sequence;
+            trail.head = Some(RecordHash::of(line));
+            trail.lines.push(line.into());
+        }
+        if trail.head().map(RecordHash::as_str) == head {
+            Ok(trail)
+        } else {
+            Err(BrokenChain { sequence: trail.sequence })
+        }
+    }
+
+    /// The hash of the newest record.
+    pub fn head(&self) -> Option<&RecordHash> {
+        self.head.as_ref()
+    }
+
+    /// The kept records, oldest first, each as its line.
+    pub fn lines(&self) -> &[String] {
+        &self.lines
     }
 
     /// Adds the record of a change, chained to the newest one, and lets the oldest go if there are too many.
@@ -125,37 +170,36 @@ impl Trail {
         subject: Option<Subject>,
         origin: &str,
     ) -> Self {
-        let record = Record {
-            sequence: self.records.last().map_or(1, |newest| newest.sequence.saturating_add(1)),
-            at,
-            action,
-            actor,
-            subject,
-            origin: cut(origin, MAX_ORIGIN_BYTES).into(),
-            previous: self.head.clone(),
-        };
-        let surplus = (self.records.len() + 1).saturating_sub(KEPT);
-        let head = Some(record.hash());
-        let records = self.records.iter().skip(surplus).cloned().chain([record]).collect();
-        Self { head, records }
+        let sequence = self.sequence.saturating_add(1);
+        let origin = cut(origin, MAX_ORIGIN_BYTES).into();
+        let record = Record { sequence, at, action, actor, subject, origin, previous: self.head.clone() };
+        let line = record.to_line();
+        let surplus = (self.lines.len() + 1).saturating_sub(KEPT);
+        let head = Some(RecordHash::of(&line));
+        Self { head, sequence, lines: self.lines.iter().skip(surplus).cloned().chain([line]).collect() }
     }
 
-    /// Checks that every kept record names the one before it, and the head the last.
-    pub fn verify(&self) -> Result<(), BrokenChain> {
-        let mut previous = self.records.first().and_then(|first| first.previous.clone());
-        let mut sequence = match &self.records[..] {
-            [first, ..] if first.previous.is_some() => first.sequence,
-            _ => 1,
-        };
-        for record in &self.records {
-            if record.sequence != sequence || record.previous != previous {
-                return Err(BrokenChain { sequence: record.sequence });
-            }
-            previous = Some(record.hash());
-            sequence = sequence.saturating_add(1);
-        }
-        if previous == self.head { Ok(()) } else { Err(BrokenChain { sequence: sequence.saturating_sub(1) }) }
+    /// The kept records, oldest first.
+    #[cfg(test)]
+    pub(crate) fn records(&self) -> Vec<Record> {
+        self.lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
+}
+
+/// How the line of a catalog's first record ends.
+const FIRST: &str = "\"previous\":null}";
+
+/// Whether a line ends with this hash of the one before it. The field is the last one, and a quote inside an earlier one
+/// is escaped, so no origin can look like it.
+fn names(line: &str, previous: &str) -> bool {
+    line.strip_suffix("\"}")
+        .and_then(|line| line.strip_suffix(previous))
+        .is_some_and(|line| line.ends_with(",\"previous\":\""))
+}
+
+/// The number that a line begins with.
+fn sequence_of(line: &str) -> Option<u64> {
+    line.strip_prefix("{\"sequence\":")?.split_once(',')?.0.parse().ok()
 }
 
 /// A record does not follow from the one before it.
@@ -182,35 +226,67 @@ mod tests {
         })
     }
 
+    fn read(head: Option<&RecordHash>, lines: &[String]) -> Result<Trail, BrokenChain> {
+        Trail::read(head.map(RecordHash::as_str), lines.iter().map(String::as_str))
+    }
+
     #[test]
-    fn a_trail_verifies_and_keeps_only_the_newest() {
-        let trail = trail(KEPT as u64 + 10);
-        assert_eq!(trail.records().len(), KEPT);
-        assert_eq!(trail.records()[0].sequence, 11);
-        assert_eq!(trail.verify(), Ok(()));
+    fn a_trail_is_read_as_it_was_and_keeps_only_the_newest() {
+        for changes in [0, 1, 5, KEPT as u64, KEPT as u64 + 10] {
+            let trail = trail(changes);
+            assert_eq!(trail.lines().len() as u64, changes.min(KEPT as u64));
+            let first = trail.records().first().map(|record| record.sequence);
+            assert_eq!(first, (changes > 0).then_some(changes.saturating_sub(KEPT as u64) + 1));
+            assert_eq!(read(trail.head(), trail.lines()).as_ref(), Ok(&trail));
+        }
     }
 
     #[test]
     fn a_changed_dropped_or_moved_record_breaks_the_chain_at_its_place() {
-        let break_it = |how: fn(&mut Trail)| {
-            let mut trail = trail(5);
-            how(&mut trail);
-            trail.verify()
+        let break_it = |how: fn(&mut Vec<String>)| {
+            let trail = trail(5);
+            let mut lines = trail.lines().to_vec();
+            how(&mut lines);
+            read(trail.head(), &lines).map(drop)
         };
+        let alter = |line: &mut String| *line = line.replace("test", "rest");
         let broken_at = |sequence| Err(BrokenChain { sequence });
         assert_eq!(break_it(|_| ()), Ok(()));
-        assert_eq!(break_it(|trail| trail.records[2].origin = "elsewhere".into()), broken_at(4));
-        assert_eq!(break_it(|trail| trail.records[4].origin = "elsewhere".into()), broken_at(5));
-        assert_eq!(break_it(|trail| drop(trail.records.remove(2))), broken_at(4));
+        assert_eq!(break_it(|lines| lines[2] = lines[2].replace("test", "rest")), broken_at(4));
+        assert_eq!(break_it(|lines| lines[4] = lines[4].replace("test", "rest")), broken_at(5));
+        assert_eq!(break_it(|lines| drop(lines.remove(2))), broken_at(4));
+        assert_eq!(break_it(|lines| drop(lines.remove(0))), Ok(()), "the oldest may have been let go");
+        assert_eq!(break_it(|lines| drop(lines.pop())), broken_at(4));
+        assert_eq!(break_it(|lines| lines.swap(2, 3)), broken_at(4));
+        assert_eq!(break_it(|lines| lines[2] = lines[1].clone()), broken_at(2));
+        assert_eq!(break_it(|lines| lines[1] = lines[0].clone()), broken_at(1));
+        assert_eq!(break_it(|lines| lines[3].clear()), broken_at(0));
         assert_eq!(
-            break_it(|trail| drop(trail.records.remove(0))),
-            Ok(()),
-            "the oldest may have been let go"
+            break_it(|lines| lines[3] = lines[3].replace("\"sequence\":4", "\"sequence\":5")),
+            broken_at(5)
         );
-        assert_eq!(break_it(|trail| drop(trail.records.pop())), broken_at(4));
-        assert_eq!(break_it(|trail| trail.records.swap(2, 3)), broken_at(4));
-        assert_eq!(break_it(|trail| trail.records[0].previous = trail.head.clone()), broken_at(2));
-        assert_eq!(break_it(|trail| trail.records[1].previous = None), broken_at(2));
+        assert_eq!(
+            break_it(|lines| lines.iter_mut().for_each(|line| *line = line.replace("test", "rest"))),
+            broken_at(2)
+        );
+        let mut one = trail(1).lines().to_vec();
+        alter(&mut one[0]);
+        assert_eq!(read(trail(1).head(), &one).map(drop), broken_at(1));
+        assert_eq!(read(None, trail(1).lines()).map(drop), broken_at(1));
+        assert_eq!(read(trail(1).head(), &[]).map(drop), broken_at(0));
+    }
+
+    #[test]
+    fn an_origin_cannot_pretend_to_be_a_link() {
+        let honest = trail(2);
+        let head = honest.head().unwrap().as_str();
+        let origin = format!("x\",\"previous\":\"{head}\"}}");
+        let trail = honest.with(1, Action::Recover, Actor::Recovery, None, &origin);
+        assert_eq!(trail.records()[2].origin, origin);
+        let forged = trail.lines()[2].replace(&format!("\"previous\":\"{head}\"}}"), FIRST);
+        assert_ne!(forged, trail.lines()[2]);
+        let lines = [honest.lines(), &[forged]].concat();
+        assert_eq!(read(trail.head(), &lines).map(drop), Err(BrokenChain { sequence: 3 }));
     }
 
     #[test]
@@ -225,12 +301,12 @@ mod tests {
     #[test]
     fn a_record_is_hashed_as_the_text_it_is_stored_as() {
         let trail = trail(1);
-        let json = trail.records()[0].to_json();
+        let line = &trail.lines()[0];
         assert_eq!(
-            json,
+            line,
             r#"{"sequence":1,"at":1000,"action":"regenerate","actor":{"token":0},"subject":{"id":0,"name":"_admin"},"origin":"test","previous":null}"#
         );
-        let digest = Sha512_256::digest(json.as_bytes());
-        assert_eq!(trail.records()[0].hash(), RecordHash(base16ct::lower::encode_string(&digest)));
+        let digest = Sha512_256::digest(line.as_bytes());
+        assert_eq!(trail.head().unwrap().as_str(), base16ct::lower::encode_string(&digest));
     }
 }

@@ -1,19 +1,21 @@
 //! The catalog: every token record, and the one document it is stored as.
 //!
+//! The document is JSON Lines: the number of its format, which every format has in its first line; a header; a line for
+//! each token; a line for each audit record that is kept.
+//!
 //! A [`Catalog`] in memory always holds together: numbers, names and hashes are unique and the audit chain verifies.
 //! Reading checks that once, so nothing else has to. Knows nothing of commands or of where the document lies.
 
-use alloc::borrow::Cow;
-use alloc::string::String;
-use alloc::vec;
+use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use hashbrown::HashTable;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 use thiserror::Error;
 
-use crate::audit::{BrokenChain, Trail};
+use crate::audit::{BrokenChain, KEPT, Trail};
 use crate::ports::Timestamp;
 use crate::token::TokenHash;
 
@@ -69,30 +71,47 @@ pub struct Catalog {
 impl Catalog {
     /// Reads a stored document.
     pub fn decode(document: &str) -> Result<Self, CatalogError> {
-        let parsed = parse(document);
-        let format = match &parsed {
-            Ok(Document { format, .. }) => *format,
-            // A newer document may have anything else inside; nobody wants to read a large one twice to find out.
-            Err(_) => parse::<Header>(document)?.format,
-        };
+        let (first, rest) = document.split_once('\n').unwrap_or((document, ""));
+        let format = first.strip_prefix(FORMAT_LINE.0).and_then(|line| line.strip_suffix(FORMAT_LINE.1));
+        let format = format.and_then(|format| format.parse().ok()).ok_or(CatalogError::Malformed)?;
         if format != FORMAT {
             return Err(CatalogError::UnknownFormat { found: format });
         }
-        let Document { id, next_id, tokens, audit, .. } = parsed?;
-        audit.verify()?;
-        Self::assemble(id.map(Cow::into_owned), next_id, tokens.into_owned(), audit.into_owned())
+        let mut lines = rest.strip_suffix('\n').ok_or(CatalogError::Malformed)?.split('\n');
+        let mut scratch = Vec::new();
+        let Header { id, next_id, tokens: count, audit } =
+            parse(lines.next().unwrap_or_default(), &mut scratch)?;
+        let tokens = lines.by_ref().take(count).map(|line| parse(line, &mut scratch));
+        let tokens = tokens.collect::<Result<Vec<TokenRecord>, _>>()?;
+        if tokens.len() < count {
+            return Err(CatalogError::Malformed);
+        }
+        let audit = Trail::read(audit.as_deref(), lines)?;
+        Self::assemble(id, next_id, tokens, audit)
     }
 
     /// Writes the document to store. The same catalog gives the same bytes.
     pub fn encode(&self) -> Result<String, CatalogError> {
-        let document = Document {
-            format: FORMAT,
-            id: self.id.as_deref().map(Cow::Borrowed),
+        let header = Header {
+            id: self.id.clone(),
             next_id: self.next_id,
-            tokens: Cow::Borrowed(&self.tokens),
-            audit: Cow::Borrowed(&self.audit),
+            tokens: self.tokens.len(),
+            audit: self.audit.head().map(|head| head.as_str().into()),
         };
-        serde_json::to_string(&document).map_err(|_| CatalogError::Contradictory("it cannot be written"))
+        // Moving a large text while it grows takes longer than writing it.
+        let mut document = String::with_capacity((self.tokens.len() + KEPT) * TYPICAL_LINE);
+        for part in [FORMAT_LINE.0, &FORMAT.to_string(), FORMAT_LINE.1, "\n"] {
+            document.push_str(part);
+        }
+        write(&mut document, &header)?;
+        for token in &self.tokens {
+            write(&mut document, token)?;
+        }
+        for line in self.audit.lines() {
+            document.push_str(line);
+            document.push('\n');
+        }
+        Ok(document)
     }
 
     /// Puts a catalog together, refusing one that contradicts itself.
@@ -103,7 +122,7 @@ impl Catalog {
         audit: Trail,
     ) -> Result<Self, CatalogError> {
         let mut by_hash = HashTable::with_capacity(tokens.len());
-        let mut names = HashTable::with_capacity(tokens.len());
+        let mut by_name = HashTable::with_capacity(tokens.len());
         let mut last_id = None;
         for (position, token) in tokens.iter().enumerate() {
             // Records stand in the order they were made, so rising numbers are unique numbers.
@@ -111,18 +130,15 @@ impl Catalog {
                 return Err(CatalogError::Contradictory("token numbers repeat or run ahead"));
             }
             last_id = Some(token.id);
-            let same_hash = |other: &usize| tokens.get(*other).is_some_and(|other| other.hash == token.hash);
-            if by_hash.find(token.hash.bucket(), same_hash).is_some() {
+            let bucket = |of: &TokenRecord| of.hash.bucket();
+            if !index(&mut by_hash, &tokens, position, &bucket, &|other| other.hash == token.hash) {
                 return Err(CatalogError::Contradictory("two tokens have one hash"));
             }
-            by_hash.insert_unique(token.hash.bucket(), position, |other| bucket_at(&tokens, *other));
-            let name = token.name.as_str();
-            if names.find(name_bucket(name), |other| *other == name).is_some() {
+            let bucket = |of: &TokenRecord| name_bucket(&of.name);
+            if !index(&mut by_name, &tokens, position, &bucket, &|other| other.name == token.name) {
                 return Err(CatalogError::Contradictory("two tokens have one name"));
             }
-            names.insert_unique(name_bucket(name), name, |other| name_bucket(other));
         }
-        drop(names);
         Ok(Self { id, next_id, tokens, audit, by_hash })
     }
 
@@ -236,35 +252,60 @@ pub enum CatalogError {
     BrokenChain(#[from] BrokenChain),
 }
 
-/// The one field that every format has.
-#[derive(Deserialize)]
-struct Header {
-    format: u32,
-}
+/// The first line, around the number of the format.
+const FORMAT_LINE: (&str, &str) = ("{\"format\":", "}");
 
-/// Format 1.
+/// The second line.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document<'a> {
-    format: u32,
-    id: Option<Cow<'a, str>>,
+struct Header {
+    id: Option<String>,
     next_id: u64,
-    tokens: Cow<'a, [TokenRecord]>,
-    audit: Cow<'a, Trail>,
+    /// How many lines of tokens follow.
+    tokens: usize,
+    /// The hash of the last line, which is that of the newest audit record.
+    audit: Option<String>,
 }
 
-/// Reads all of `text` as one JSON value.
-fn parse<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, CatalogError> {
+/// About how long a line is, in bytes.
+const TYPICAL_LINE: usize = 320;
+
+/// Reads all of a line as one JSON value.
+fn parse<T: DeserializeOwned>(line: &str, scratch: &mut Vec<u8>) -> Result<T, CatalogError> {
     // Escapes only become shorter when they are read, so no string outgrows this.
-    let mut unescaped = vec![0; text.len()];
-    match serde_json_core::from_str_escaped(text, &mut unescaped) {
-        Ok((value, read)) if read == text.len() => Ok(value),
+    if scratch.len() < line.len() {
+        scratch.resize(line.len(), 0);
+    }
+    match serde_json_core::from_str_escaped(line, scratch) {
+        Ok((value, read)) if read == line.len() => Ok(value),
         _ => Err(CatalogError::Malformed),
     }
 }
 
-fn bucket_at(tokens: &[TokenRecord], position: usize) -> u64 {
-    tokens.get(position).map_or(0, |token| token.hash.bucket())
+/// Adds a line of one JSON value.
+fn write(document: &mut String, value: &impl Serialize) -> Result<(), CatalogError> {
+    let line = serde_json::to_string(value);
+    document.push_str(&line.map_err(|_| CatalogError::Contradictory("it cannot be written"))?);
+    document.push('\n');
+    Ok(())
+}
+
+/// Adds the token at a position to an index, unless one that is there already is the same. Both indices go through one
+/// copy of this code.
+fn index(
+    table: &mut HashTable<usize>,
+    tokens: &[TokenRecord],
+    position: usize,
+    bucket: &dyn Fn(&TokenRecord) -> u64,
+    same: &dyn Fn(&TokenRecord) -> bool,
+) -> bool {
+    let bucket_at = |position: &usize| tokens.get(*position).map_or(0, bucket);
+    let new = bucket_at(&position);
+    if table.find(new, |other| tokens.get(*other).is_some_and(same)).is_some() {
+        return false;
+    }
+    table.insert_unique(new, position, bucket_at);
+    true
 }
 
 /// FNV-1a. Names are chosen by admins, who have nothing to gain from choosing them so that they collide.
@@ -316,20 +357,30 @@ mod tests {
         let trail = trail.with(6, Action::CreateOperator, Actor::Bootstrap, Some(subject), "here");
         let catalog =
             Catalog::default().with_id("a name", trail.clone()).with_new(record(0, OPERATOR), trail).unwrap();
-        let [first, second] = catalog.audit().records() else { panic!("not two records") };
-        let [first, second] = [first, second].map(|record| serde_json::to_string(&record.hash()).unwrap());
+        let [first, second] = catalog.audit().lines() else { panic!("not two records") };
+        let head = catalog.audit().head().unwrap().as_str();
         assert_eq!(
             catalog.encode().unwrap(),
             format!(
-                r#"{{"format":1,"id":"a name","next_id":1,"tokens":[{{"id":0,"name":"_admin","hash":"{hash}","created_at":1700000000000,"updated_at":null,"updated_by":null,"expiry":null}}],"audit":{{"head":{second},"records":[{{"sequence":1,"at":5,"action":"initialize","actor":"provision","subject":null,"origin":"here","previous":null}},{{"sequence":2,"at":6,"action":"create_operator","actor":"bootstrap","subject":{{"id":0,"name":"_admin"}},"origin":"here","previous":{first}}}]}}}}"#
+                r#"{{"format":1}}
+{{"id":"a name","next_id":1,"tokens":1,"audit":"{head}"}}
+{{"id":0,"name":"_admin","hash":"{hash}","created_at":1700000000000,"updated_at":null,"updated_by":null,"expiry":null}}
+{first}
+{second}
+"#
             )
         );
     }
 
     #[test]
     fn a_newer_format_is_refused_whatever_is_in_it() {
-        let newer = r#"{"format":2,"shards":[]}"#;
-        assert_eq!(Catalog::decode(newer).unwrap_err(), CatalogError::UnknownFormat { found: 2 });
+        for newer in ["{\"format\":2}", "{\"format\":2}\n", "{\"format\":2}\nanything"] {
+            assert_eq!(
+                Catalog::decode(newer).unwrap_err(),
+                CatalogError::UnknownFormat { found: 2 },
+                "{newer}"
+            );
+        }
     }
 
     #[test]
@@ -341,8 +392,14 @@ mod tests {
             ("no JSON", "SQLite format 3".into()),
             ("cut off", good[..good.len() - 1].into()),
             ("two at once", format!("{good}{good}")),
-            ("no format", good.replace("\"format\":1,", "")),
-            ("unknown field", good.replace("\"format\":1,", "\"format\":1,\"note\":\"\",")),
+            ("no format", good.replace("\"format\":1", "")),
+            ("unknown field", good.replace("\"expiry\"", "\"expirry\"")),
+            ("a line too few", good.replace("\"tokens\":2", "\"tokens\":1")),
+            ("a line too many", good.replace("\"tokens\":2", "\"tokens\":3")),
+            ("more lines than there are", good.replace("\"tokens\":2", "\"tokens\":18446744073709551615")),
+            ("an empty line", good.replace("}\n{", "}\n\n{")),
+            ("another line end", good.replace('\n', "\r\n")),
+            ("no history", good.lines().take(3).map(|line| format!("{line}\n")).collect()),
             ("number repeats", good.replace("\"id\":1,", "\"id\":0,")),
             ("number ahead", good.replace("\"next_id\":2", "\"next_id\":1")),
             ("name repeats", good.replace("\"name\":\"ci\"", "\"name\":\"_admin\"")),
