@@ -69,7 +69,7 @@ fn its_contract_is_the_one_that_is_written_down() {
     let exports = names(&resolve, resolve.worlds[world].exports.iter());
     assert_eq!(
         exports,
-        ["types", "authenticator", "tokens", "recovery"]
+        ["types", "authenticator", "tokens", "recovery", "provision"]
             .map(|name| format!("optoken:authority/{name}@0.1.0"))
     );
 }

@@ -79,6 +79,19 @@ fn component(misbehaviour: &str) -> Vec<u8> {
             (export "optoken:authority/recovery@0.1.0#regenerate" (func $command))
             (func (export "optoken:authority/tokens@0.1.0#regenerate") (param i32 i32 i32 i32) (result i32)
                 (call $command (local.get 0) (local.get 1)))
+            (func (export "optoken:authority/tokens@0.1.0#create-named")
+                (param i32 i32 i32 i32 i32 i64 i32 i32) (result i32)
+                (call $command (local.get 0) (local.get 1)))
+            (func (export "optoken:authority/tokens@0.1.0#delete") (param i32 i32 i32 i32 i32 i32) (result i32)
+                (call $command (local.get 0) (local.get 1)))
+            (func $preset (param i32 i32 i32 i32 i32 i64 i32 i32) (result i32)
+                (call $command (local.get 0) (local.get 1)))
+            (export "optoken:authority/provision@0.1.0#preset-token" (func $preset))
+            (export "optoken:authority/provision@0.1.0#preset-hash" (func $preset))
+            ;; Success with the empty list, and with the empty name.
+            (func (export "optoken:authority/tokens@0.1.0#list") (result i32) (i32.const 3072))
+            (func (export "optoken:authority/provision@0.1.0#initialize") (param i32 i32) (result i32)
+                (i32.const 3072))
         )"#
     );
     let mut module = wat::parse_str(&module).unwrap();
@@ -191,10 +204,8 @@ fn a_catalog_of_ten_thousand_tokens_is_within_the_limits() {
     };
     let named = (1..10_000).map(|id| token(id, &format!("a token with a name of some length, {id}")));
     let tokens: Vec<String> = iter::once(token(0, "_admin")).chain(named).collect();
-    let document = format!(
-        r#"{{"format":1,"next_id":10000,"tokens":[{}],"audit":{{"head":null,"records":[]}}}}"#,
-        tokens.join(",")
-    );
+    let header = r#"{"id":null,"next_id":10000,"tokens":10000,"audit":null}"#;
+    let document = format!("{{\"format\":1}}\n{header}\n{}\n", tokens.join("\n"));
     let store = MemoryStore::default();
     store.swap(None, &document).unwrap();
     let authority = Authority::builder(store).build().unwrap();
@@ -203,6 +214,15 @@ fn a_catalog_of_ten_thousand_tokens_is_within_the_limits() {
     assert!(authority.authenticate(issued.secret.expose()).unwrap().operator);
     assert_eq!(authority.authenticate("secret of 0"), Err(AuthenticateError::Unknown));
     assert!(authority.authenticate("secret of 1").is_ok());
+
+    let listed = authority.list().unwrap();
+    assert_eq!((listed.len(), listed[9999].id), (10_000, 9999));
+    let credential = "secret of 1".to_owned().into();
+    let one_more = || authority.create_named(&credential, "one more", None, "test").map(drop);
+    assert_eq!(one_more(), Err(CommandError::Full(10_000)));
+    authority.delete(&credential, &listed[77].name, "test").unwrap();
+    assert_eq!(one_more(), Ok(()));
+    assert_eq!(one_more(), Err(CommandError::AlreadyExists("one more".into())));
     assert_eq!(authority.traps(), 0);
 }
 
