@@ -6,12 +6,11 @@
 use alloc::alloc::{alloc, realloc};
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
-use core::alloc::{GlobalAlloc, Layout};
-use core::cell::{RefCell, RefMut, UnsafeCell};
+use core::alloc::Layout;
+use core::cell::{RefCell, RefMut};
 
-use dlmalloc::Dlmalloc;
+use optoken_fast::Heap;
 use wasip2::clocks::wall_clock;
-use zeroize::Zeroize as _;
 
 use crate::authority::{self, AuthenticateError, Issued, Preset};
 use crate::catalog::{MAX_TOKENS, TokenRecord};
@@ -241,37 +240,8 @@ fn authority() -> RefMut<'static, authority::Authority<Imports>> {
     AUTHORITY.0.borrow_mut()
 }
 
-/// The heap. Every block is wiped when it is given back, so that no token outlives its use in the guest's memory, in
-/// whichever string, buffer or document it stood.
-struct Heap(Instance<UnsafeCell<Dlmalloc>>);
-
 #[global_allocator]
-static HEAP: Heap = Heap(Instance(UnsafeCell::new(Dlmalloc::new())));
-
-// SAFETY: `alloc` and `dealloc` hand the caller's obligations on to dlmalloc, which upholds the contract. There is
-// one thread and dlmalloc calls nothing back, so its exclusive borrow is never held twice.
-#[allow(unsafe_code)]
-unsafe impl GlobalAlloc for Heap {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as above.
-        unsafe { (*self.0.0.get()).malloc(layout.size(), layout.align()) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller gives back `layout.size()` bytes at `block`, which are its own until `free`.
-        let bytes = unsafe { core::slice::from_raw_parts_mut(block, layout.size()) };
-        // SAFETY: any bytes are words.
-        let (first, words, last) = unsafe { bytes.align_to_mut::<u64>() };
-        first.zeroize();
-        words.zeroize();
-        last.zeroize();
-        // SAFETY: as above.
-        unsafe { (*self.0.0.get()).free(block, layout.size(), layout.align()) }
-    }
-
-    // `realloc` stays the provided one, which moves and gives back the old block: dlmalloc's own would leave
-    // an unwiped copy where it moves.
-}
+static HEAP: Heap = Heap::new();
 
 /// How a host gets memory for what it hands to the guest; wit-bindgen brings one along only where there is `std`.
 ///

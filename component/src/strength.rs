@@ -15,7 +15,7 @@ pub const MIN_BITS: u32 = 112;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum WeakToken {
     /// Not ours, by its form (COMPAT 1.5).
-    #[error("a token must start with {PREFIX:?}")]
+    #[error("Invalid token format: must start with '{PREFIX}'")]
     Prefix,
     /// No HTTP header can carry it, or a copy went wrong.
     #[error("a token holds visible ASCII characters only")]

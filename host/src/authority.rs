@@ -7,16 +7,19 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 
+use crate::metrics::{Metrics, MetricsError, Now};
 use crate::sandbox::{
     Answer, BUILT_IN_COMPONENT, Numbered, Sandbox, SandboxError, Seen, Snapshot, Trap, Writer,
 };
 use crate::secret::Secret;
-use crate::store::{Store, StoreError, Version};
-use crate::token::{AuthenticateError, CommandError, IssuedToken, Preset, Principal, Timestamp, TokenInfo};
+use crate::store::{Measured, Store, StoreError, Version};
+use crate::token::{
+    AuthenticateError, CommandError, IssuedToken, OPERATOR, Preset, Principal, Timestamp, TokenInfo,
+};
 
 /// How often the store is asked whether somebody else has changed the catalog. Once a regenerate is answered, every
 /// other process on the same store refuses the old token within this time and the one read that follows.
@@ -66,7 +69,7 @@ struct Inner {
     started: Instant,
     /// Held by whoever reads the store in order to publish: what is read under it is newer than what is published.
     publishing: Mutex<()>,
-    traps: AtomicU64,
+    metrics: Arc<Metrics>,
 }
 
 /// The authority cannot start.
@@ -81,6 +84,9 @@ pub enum BuildError {
     /// The component fails already in reading the catalog.
     #[error(transparent)]
     Trap(#[from] Trap),
+    /// The metrics cannot be set up.
+    #[error("cannot set up the metrics")]
+    Metrics(#[from] MetricsError),
     /// The machine does not let a thread start.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -113,9 +119,11 @@ impl<'a> Builder<'a> {
     /// Blocks for some tens of milliseconds. Fails, rather than start, on a catalog that cannot be read.
     pub fn build(self) -> Result<Authority, BuildError> {
         let sandbox = Sandbox::new(self.component)?;
+        let metrics = Arc::new(Metrics::new()?);
+        let store: Arc<dyn Store> = Arc::new(Measured::new(self.store, Arc::clone(&metrics)));
         let started = Instant::now();
         let (catalog_id, seen) = {
-            let mut writer = sandbox.writer(Arc::clone(&self.store))?;
+            let mut writer = sandbox.writer(Arc::clone(&store))?;
             let answer = writer.initialize(START);
             (answer?.map_err(BuildError::Catalog)?, writer.finish())
         };
@@ -123,7 +131,7 @@ impl<'a> Builder<'a> {
         let snapshot = seen.snapshot.unwrap_or_default();
         let inner = Arc::new(Inner {
             sandbox,
-            store: self.store,
+            store,
             catalog_id,
             max_staleness: self.max_staleness,
             published: RwLock::new(Numbered { number: 1, snapshot: Arc::new(snapshot) }),
@@ -131,7 +139,7 @@ impl<'a> Builder<'a> {
             confirmed: AtomicU64::new(0),
             started,
             publishing: Mutex::new(()),
-            traps: AtomicU64::new(0),
+            metrics,
         });
         let watched = Arc::downgrade(&inner);
         thread::Builder::new()
@@ -159,9 +167,14 @@ impl Authority {
     /// certain: a failing component or a store that has been silent for too long are
     /// [`Unavailable`](AuthenticateError::Unavailable), which is not the same as a wrong token.
     pub fn authenticate(&self, credential: &str) -> Result<Principal, AuthenticateError> {
+        let answer = self.judge(credential);
+        self.inner.metrics.authenticated(&answer);
+        answer
+    }
+
+    fn judge(&self, credential: &str) -> Result<Principal, AuthenticateError> {
         let inner = &*self.inner;
-        let confirmed = Duration::from_millis(inner.confirmed.load(Ordering::Acquire));
-        if inner.started.elapsed().saturating_sub(confirmed) > inner.max_staleness {
+        if inner.staleness() > inner.max_staleness {
             return Err(AuthenticateError::Unavailable(format!(
                 "the token store has not answered for more than {:?}",
                 inner.max_staleness
@@ -179,7 +192,7 @@ impl Authority {
     /// Like all commands it blocks until the change is durable. `origin` says where the request came from, for the
     /// audit record; it decides nothing.
     pub fn create_operator(&self, origin: &str) -> Result<IssuedToken, CommandError> {
-        self.command(|writer| writer.create_operator(origin))
+        self.command("create_operator", |writer| writer.create_operator(origin))
     }
 
     /// Makes a named admin token that is accepted for `lifetime` seconds, or for ever. `credential` may be any accepted
@@ -191,23 +204,25 @@ impl Authority {
         lifetime: Option<u64>,
         origin: &str,
     ) -> Result<IssuedToken, CommandError> {
-        self.command(|writer| writer.create_named(credential.expose(), name, lifetime, origin))
+        self.command("create_named", |writer| {
+            writer.create_named(credential.expose(), name, lifetime, origin)
+        })
     }
 
     /// Replaces the operator token; `credential` must be the one that is replaced. When this answers, the old token
     /// is refused.
     pub fn regenerate(&self, credential: &Secret, origin: &str) -> Result<IssuedToken, CommandError> {
-        self.command(|writer| writer.regenerate(credential.expose(), origin))
+        self.command("regenerate", |writer| writer.regenerate(credential.expose(), origin))
     }
 
     /// Takes a named admin token out. `credential` may be any accepted token. When this answers, the token is refused.
     pub fn delete(&self, credential: &Secret, name: &str, origin: &str) -> Result<TokenInfo, CommandError> {
-        self.command(|writer| writer.delete(credential.expose(), name, origin))
+        self.command("delete", |writer| writer.delete(credential.expose(), name, origin))
     }
 
     /// Replaces the operator token without a credential. Whoever may call this becomes the operator.
     pub fn recover(&self, origin: &str) -> Result<IssuedToken, CommandError> {
-        self.command(|writer| writer.recover(origin))
+        self.command("recover", |writer| writer.recover(origin))
     }
 
     /// Takes in a token that was made elsewhere, unless there is one of its name. `expiry` is the first moment at which
@@ -219,7 +234,7 @@ impl Authority {
         expiry: Option<Timestamp>,
         origin: &str,
     ) -> Result<Preset, CommandError> {
-        self.command(|writer| writer.preset_token(name, token.expose(), expiry, origin))
+        self.command("preset", |writer| writer.preset_token(name, token.expose(), expiry, origin))
     }
 
     /// As [`preset_token`](Self::preset_token), of a token of which only the SHA-512 is known, as 128 lower-case
@@ -231,7 +246,7 @@ impl Authority {
         expiry: Option<Timestamp>,
         origin: &str,
     ) -> Result<Preset, CommandError> {
-        self.command(|writer| writer.preset_hash(name, sha512, expiry, origin))
+        self.command("preset", |writer| writer.preset_hash(name, sha512, expiry, origin))
     }
 
     /// All tokens, expired ones included, in the order they were made.
@@ -249,12 +264,40 @@ impl Authority {
         &self.inner.catalog_id
     }
 
-    /// How many calls the component has failed to answer since the start.
-    pub fn traps(&self) -> u64 {
-        self.inner.traps.load(Ordering::Relaxed)
+    /// What has been counted, for whoever adds to it.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
     }
 
-    fn command<T>(&self, run: impl FnOnce(&mut Writer) -> Answer<T>) -> Result<T, CommandError> {
+    /// What has been counted since the start, in the Prometheus text format 0.0.4.
+    pub fn metrics_text(&self) -> Result<String, CommandError> {
+        let tokens = self.list()?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let operator = tokens.iter().find(|token| token.name == OPERATOR);
+        let age = |token: &TokenInfo| {
+            now.saturating_sub(Duration::from_millis(token.updated_at.unwrap_or(token.created_at)))
+        };
+        let now =
+            Now { tokens: tokens.len(), operator_age: operator.map(age), staleness: self.inner.staleness() };
+        self.inner.metrics.to_text(now).map_err(|error| CommandError::Internal(error.to_string()))
+    }
+
+    /// How many calls the component has failed to answer since the start.
+    pub fn traps(&self) -> u64 {
+        self.inner.metrics.traps()
+    }
+
+    fn command<T>(
+        &self,
+        name: &'static str,
+        run: impl FnOnce(&mut Writer) -> Answer<T>,
+    ) -> Result<T, CommandError> {
+        let answer = self.carry_out(run);
+        self.inner.metrics.commanded(name, &answer);
+        answer
+    }
+
+    fn carry_out<T>(&self, run: impl FnOnce(&mut Writer) -> Answer<T>) -> Result<T, CommandError> {
         let inner = &*self.inner;
         let _publishing = inner.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = Instant::now();
@@ -279,6 +322,12 @@ impl Authority {
 }
 
 impl Inner {
+    /// How long ago the store last said that what is published is the newest.
+    fn staleness(&self) -> Duration {
+        let confirmed = Duration::from_millis(self.confirmed.load(Ordering::Acquire));
+        self.started.elapsed().saturating_sub(confirmed)
+    }
+
     fn published(&self) -> Numbered {
         self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -313,7 +362,7 @@ impl Inner {
     }
 
     fn count(&self, trap: &Trap) {
-        self.traps.fetch_add(1, Ordering::Relaxed);
+        self.metrics.trapped();
         tracing::error!("{trap}");
     }
 }

@@ -7,6 +7,7 @@ pub mod authority;
 pub mod cli;
 mod client;
 mod http;
+mod metrics;
 pub mod sandbox;
 pub mod secret;
 pub mod store;

@@ -11,6 +11,7 @@ use crate::secret::redact;
 
 mod create;
 mod serve;
+mod token_file;
 
 /// Operator-token authority, compatible with InfluxDB 3 Core.
 ///

@@ -7,9 +7,11 @@ use std::fmt;
 
 use thiserror::Error;
 
+mod measured;
 mod memory;
 mod sqlite;
 
+pub(crate) use measured::Measured;
 pub use memory::MemoryStore;
 pub use sqlite::{OpenError, SqliteStore};
 

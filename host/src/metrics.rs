@@ -1,0 +1,260 @@
+//! What an authority and its faces count, for Prometheus.
+//!
+//! Names and units follow the Prometheus conventions: base units, `_total` for counters. No label ever holds text that a
+//! client chose, so the number of series is bounded and no token can get into one.
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::store::StoreError;
+use crate::token::{AuthenticateError, CommandError};
+
+/// Upper bounds for the time a store takes, in seconds: from a read in memory to a busy database.
+const STORE_BUCKETS: [f64; 12] = [1e-5, 1e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.5, 1.0, 5.0];
+
+/// The counters of one authority. Cheap to share: each is a handle.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    accepted: IntCounter,
+    authentications: IntCounterVec,
+    commands: IntCounterVec,
+    rotations: IntCounterVec,
+    store: HistogramVec,
+    traps: IntCounter,
+    requests: IntCounterVec,
+    recovery_open: IntGauge,
+    tokens: IntGauge,
+    operator_age: Gauge,
+    staleness: Gauge,
+}
+
+/// The metrics could not be set up; only two of one name could be the reason.
+pub(crate) type MetricsError = prometheus::Error;
+
+/// What can only be known at the moment of asking.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    /// How many tokens there are, expired ones included.
+    pub(crate) tokens: usize,
+    /// How old the secret of the operator token is; `None` while there is none.
+    pub(crate) operator_age: Option<Duration>,
+    /// How long ago the store last answered.
+    pub(crate) staleness: Duration,
+}
+
+impl Metrics {
+    /// Metrics that have counted nothing yet.
+    pub(crate) fn new() -> Result<Self, MetricsError> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+        };
+        let authentications = counters(
+            "optoken_authentications_total",
+            "Presented credentials, by what came of them.",
+            &["outcome"],
+        )?;
+        for outcome in ["unknown", "expired", "unavailable", "missing", "malformed"] {
+            authentications.with_label_values(&[outcome]);
+        }
+        let rotations = counters(
+            "optoken_rotations_total",
+            "Operator tokens that were replaced, by the door it came through.",
+            &["by"],
+        )?;
+        for by in ["regenerate", "recovery"] {
+            rotations.with_label_values(&[by]);
+        }
+        let store = HistogramOpts::new(
+            "optoken_store_operation_duration_seconds",
+            "Time that the token store took to answer.",
+        );
+        let store = store.buckets(STORE_BUCKETS.to_vec());
+        Ok(Self {
+            accepted: authentications.with_label_values(&["accepted"]),
+            authentications,
+            commands: counters(
+                "optoken_commands_total",
+                "Commands that change tokens, by what came of them.",
+                &["command", "outcome"],
+            )?,
+            rotations,
+            store: register(&registry, HistogramVec::new(store, &["operation", "outcome"])?)?,
+            traps: register(
+                &registry,
+                IntCounter::new(
+                    "optoken_sandbox_traps_total",
+                    "Calls that the sandboxed component failed to answer.",
+                )?,
+            )?,
+            requests: counters(
+                "optoken_http_requests_total",
+                "Answered HTTP requests; a path that does not exist is \"other\".",
+                &["listener", "path", "status"],
+            )?,
+            recovery_open: gauge(
+                &registry,
+                "optoken_recovery_listener_open",
+                "Whether the recovery listener is open (1) or not (0).",
+            )?,
+            tokens: gauge(&registry, "optoken_tokens", "Tokens in the catalog, expired ones included.")?,
+            operator_age: register(
+                &registry,
+                Gauge::new(
+                    "optoken_operator_token_age_seconds",
+                    "Time since the secret of the operator token was made; NaN while there is none.",
+                )?,
+            )?,
+            staleness: register(
+                &registry,
+                Gauge::new(
+                    "optoken_store_staleness_seconds",
+                    "Time since the token store last answered; tokens are refused beyond --max-staleness.",
+                )?,
+            )?,
+            registry,
+        })
+    }
+
+    /// Names the software, as a metric that is always 1.
+    pub(crate) fn name_build(&self, version: &str, node_id: &str) -> Result<(), MetricsError> {
+        let build = Opts::new("optoken_build_info", "The version of the server and its --node-id.")
+            .const_label("version", version)
+            .const_label("node_id", node_id);
+        register(&self.registry, IntGauge::with_opts(build)?)?.set(1);
+        Ok(())
+    }
+
+    /// All metrics in the Prometheus text format 0.0.4.
+    pub(crate) fn to_text(&self, now: Now) -> Result<String, MetricsError> {
+        self.tokens.set(i64::try_from(now.tokens).unwrap_or(i64::MAX));
+        self.operator_age.set(now.operator_age.map_or(f64::NAN, |age| age.as_secs_f64()));
+        self.staleness.set(now.staleness.as_secs_f64());
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    /// How many calls the component has failed to answer.
+    pub(crate) fn traps(&self) -> u64 {
+        self.traps.get()
+    }
+
+    pub(crate) fn trapped(&self) {
+        self.traps.inc();
+    }
+
+    pub(crate) fn authenticated<T>(&self, answer: &Result<T, AuthenticateError>) {
+        let outcome = match answer {
+            // Every request passes here; the others may look their counter up.
+            Ok(_) => return self.accepted.inc(),
+            Err(AuthenticateError::Unknown) => "unknown",
+            Err(AuthenticateError::Expired(_)) => "expired",
+            Err(AuthenticateError::Unavailable(_)) => "unavailable",
+        };
+        self.authentications.with_label_values(&[outcome]).inc();
+    }
+
+    /// A request without a credential, or with one that cannot be read.
+    pub(crate) fn unauthenticated(&self, malformed: bool) {
+        let outcome = if malformed { "malformed" } else { "missing" };
+        self.authentications.with_label_values(&[outcome]).inc();
+    }
+
+    pub(crate) fn commanded<T>(&self, command: &'static str, answer: &Result<T, CommandError>) {
+        let outcome = match answer {
+            Ok(_) => "done",
+            Err(CommandError::Unavailable(_)) => "unavailable",
+            Err(CommandError::UnknownOutcome(_)) => "unknown_outcome",
+            Err(CommandError::Internal(_)) => "failed",
+            Err(_) => "denied",
+        };
+        self.commands.with_label_values(&[command, outcome]).inc();
+        if answer.is_ok() {
+            match command {
+                "regenerate" => self.rotations.with_label_values(&["regenerate"]).inc(),
+                "recover" => self.rotations.with_label_values(&["recovery"]).inc(),
+                _ => {}
+            }
+        }
+    }
+
+    pub(crate) fn answered(&self, listener: &'static str, path: &'static str, status: u16) {
+        self.requests.with_label_values(&[listener, path, &status.to_string()]).inc();
+    }
+
+    pub(crate) fn recovery_is_open(&self, open: bool) {
+        self.recovery_open.set(open.into());
+    }
+
+    /// What to time an operation of the store with.
+    pub(crate) fn store_operation<T>(
+        &self,
+        operation: &'static str,
+        answer: &Result<T, StoreError>,
+    ) -> Histogram {
+        let outcome = match answer {
+            Ok(_) => "answered",
+            Err(StoreError::Unavailable(_)) => "unavailable",
+            Err(StoreError::UnknownOutcome(_)) => "unknown_outcome",
+        };
+        self.store.with_label_values(&[operation, outcome])
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, MetricsError> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, MetricsError> {
+    register(registry, IntGauge::new(name, help)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_told() {
+        let metrics = Metrics::new().unwrap();
+        metrics.authenticated(&Ok(()));
+        metrics.authenticated::<()>(&Err(AuthenticateError::Expired(0)));
+        metrics.unauthenticated(true);
+        metrics.commanded("recover", &Ok(()));
+        metrics.commanded::<()>("regenerate", &Err(CommandError::Forbidden));
+        metrics.answered("main", "/health", 200);
+        metrics.recovery_is_open(true);
+        metrics.name_build("1.2.3", "one").unwrap();
+        metrics.store_operation("load", &Ok(())).observe(0.002);
+        let now =
+            Now { tokens: 3, operator_age: Some(Duration::from_millis(1500)), staleness: Duration::ZERO };
+        let text = metrics.to_text(now).unwrap();
+        for line in [
+            r#"optoken_authentications_total{outcome="accepted"} 1"#,
+            r#"optoken_authentications_total{outcome="expired"} 1"#,
+            r#"optoken_authentications_total{outcome="malformed"} 1"#,
+            r#"optoken_authentications_total{outcome="missing"} 0"#,
+            r#"optoken_build_info{node_id="one",version="1.2.3"} 1"#,
+            r#"optoken_commands_total{command="recover",outcome="done"} 1"#,
+            r#"optoken_commands_total{command="regenerate",outcome="denied"} 1"#,
+            r#"optoken_http_requests_total{listener="main",path="/health",status="200"} 1"#,
+            "optoken_operator_token_age_seconds 1.5",
+            "optoken_recovery_listener_open 1",
+            r#"optoken_rotations_total{by="recovery"} 1"#,
+            r#"optoken_rotations_total{by="regenerate"} 0"#,
+            "optoken_sandbox_traps_total 0",
+            r#"optoken_store_operation_duration_seconds_bucket{operation="load",outcome="answered",le="0.001"} 0"#,
+            r#"optoken_store_operation_duration_seconds_bucket{operation="load",outcome="answered",le="0.0025"} 1"#,
+            "optoken_tokens 3",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        let none = Now { operator_age: None, ..now };
+        assert!(metrics.to_text(none).unwrap().contains("optoken_operator_token_age_seconds NaN"));
+    }
+}

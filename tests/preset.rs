@@ -1,0 +1,165 @@
+//! Tokens that were made elsewhere and are taken in when the server starts: `--admin-token-file` (COMPAT 5.4).
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use serde_json::{Value, json};
+
+use crate::support::{Cli, Machine, REGENERATE, get, post, sha512_hex};
+
+/// The one of COMPAT 1.8.
+const TOKEN: &str =
+    "apiv3_Jkalv-IPKqJR2P7QT0n28gFpf1iEwK-eZ7q6hXqyzrJu0kEPB-VE88eGXTTz9GKhwKm38-6qkykKPdhNeduS9g";
+
+/// Of 16 random bytes, as the documentation has them (COMPAT 1.6).
+const OTHER: &str = "apiv3_kM2vQ8xTz0yB3nWfR7uJpA";
+
+impl Machine {
+    fn token_file(&self, content: &str, mode: u32) -> String {
+        let path = self.file("token.json", content.as_bytes());
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    fn serve_preset(&self, content: &Value) -> Cli {
+        let file = self.token_file(&content.to_string(), 0o600);
+        self.serve_with(&["--admin-token-file", &file])
+    }
+}
+
+#[test]
+fn a_preset_token_is_accepted_from_the_first_start_on() {
+    for (content, name) in [
+        (json!({ "token": TOKEN, "name": "_admin" }), "_admin"),
+        (json!({ "token": TOKEN, "name": "ci", "description": "ignored" }), "ci"),
+        (json!({ "token_sha512": sha512_hex(TOKEN), "name": "_admin", "expiry_millis": null }), "_admin"),
+    ] {
+        let machine = Machine::new();
+        let server = machine.serve_preset(&content).start();
+        assert!(server.accepts(TOKEN));
+        server.wait_for_log(&format!("Loaded admin token from file, name: {name}"));
+        server.wait_for_log(&format!("Admin token '{name}' initialized from file"));
+        server.stop();
+        let stored = machine.stored();
+        let server = machine.serve_preset(&content).start();
+        server.wait_for_log(&format!("Admin token '{name}' already exists, skipping initialization"));
+        assert!(server.accepts(TOKEN));
+        assert_eq!(machine.stored(), stored);
+    }
+}
+
+#[test]
+fn a_preset_operator_can_be_replaced_and_the_file_does_not_bring_it_back() {
+    let machine = Machine::new();
+    let content = json!({ "token": TOKEN, "name": "_admin" });
+    let server = machine.serve_preset(&content).start();
+    let token = server.regenerate(TOKEN);
+    server.stop();
+    let server = machine.serve_preset(&content).start();
+    server.wait_for_log("WARN Admin token '_admin' already exists with another secret");
+    assert!(server.accepts(&token));
+    assert!(!server.accepts(TOKEN));
+}
+
+#[test]
+fn a_preset_named_token_does_not_replace_the_operator() {
+    let machine = Machine::new();
+    let server = machine.serve_preset(&json!({ "token": OTHER, "name": "ci" })).start();
+    server.wait_for_log("no operator token yet");
+    let answer = post(REGENERATE).bearer(OTHER).send(server.address);
+    assert_eq!(answer.status, 403, "{answer:?}");
+    let operator = server.create();
+    assert!(server.accepts(&operator) && server.accepts(OTHER));
+}
+
+#[test]
+fn an_expiry_holds_and_is_reported() {
+    for (expiry, accepted, said) in [
+        (4_102_444_800_000_i64, true, "the operator token expires"),
+        (1, false, "Admin token '_admin' has expired and is not accepted"),
+        (-1, false, "Admin token '_admin' has expired and is not accepted"),
+    ] {
+        let machine = Machine::new();
+        let content = json!({ "token": TOKEN, "name": "_admin", "expiry_millis": expiry });
+        let server = machine.serve_preset(&content).start();
+        assert_eq!(server.accepts(TOKEN), accepted);
+        server.wait_for_log(said);
+        server.stop();
+        let content = json!({ "token": TOKEN, "name": "_admin", "expiry_millis": 5 });
+        let server = machine.serve_preset(&content).start();
+        server.wait_for_log("Admin token '_admin' keeps the expiry that it has, not that of the file");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_used_keeps_the_server_from_starting() {
+    let machine = Machine::new();
+    let good = json!({ "token": TOKEN, "name": "_admin" }).to_string();
+    let hash = json!({ "token_sha512": sha512_hex(TOKEN), "name": "_admin" }).to_string();
+    let with = |token: &str, name: &str| json!({ "token": token, "name": name }).to_string();
+    for (content, mode, said) in [
+        (
+            good.as_str(),
+            0o644,
+            "Admin token file has insecure permissions: 644. Others can read the token; run: chmod 0600 ",
+        ),
+        (&good, 0o640, "Admin token file has insecure permissions: 640"),
+        (&good, 0o602, "Others can change it; run: chmod go-w "),
+        (&hash, 0o664, "Others can change it; run: chmod go-w "),
+        ("", 0o600, "Failed to parse admin token file as JSON: it is not JSON (line 1, column 0)"),
+        ("{", 0o600, "Failed to parse admin token file as JSON: it is not JSON"),
+        (TOKEN, 0o600, "Failed to parse admin token file as JSON: it is not JSON"),
+        ("{\"token\": 12345678, \"name\": \"x\"}", 0o600, "\"token\" or \"token_sha512\", which are strings"),
+        (&json!({ "token": TOKEN }).to_string(), 0o600, "it must have \"name\""),
+        (&json!({ "name": "_admin" }).to_string(), 0o600, "neither \"token\" nor \"token_sha512\""),
+        (
+            &json!({ "token": TOKEN, "token_sha512": sha512_hex(TOKEN), "name": "x" }).to_string(),
+            0o600,
+            "both",
+        ),
+        (
+            &json!({ "token": TOKEN, "name": "x", "expiry_millis": "soon" }).to_string(),
+            0o600,
+            "a whole number",
+        ),
+        (
+            &with("secret_Jkalv-IPKqJR2P7QT0n28gFpf1iEwK", "x"),
+            0o600,
+            "Invalid token format: must start with 'apiv3_'",
+        ),
+        (&with("apiv3_", "x"), 0o600, "the token is too weak: at most 0 bits are random, 112 are asked for"),
+        (&with("apiv3_password-password-password", "x"), 0o600, "the token is too weak"),
+        (&with(TOKEN, ""), 0o600, "a token name must not be empty"),
+        (&with(TOKEN, "_Admin"), 0o600, "must not look like _admin"),
+        (
+            &json!({ "token_sha512": "f9d9", "name": "x" }).to_string(),
+            0o600,
+            "128 lower-case hexadecimal digits",
+        ),
+        (&" ".repeat(70_000), 0o600, "it has more than 65536 bytes"),
+    ] {
+        let file = machine.token_file(content, mode);
+        let ran = machine.serve_with(&["--admin-token-file", &file]).run();
+        ran.assert_failed(1, &["Serve command failed: Token error: ", said]);
+        assert!(!ran.stderr.contains("12345678"), "it quotes the file: {}", ran.stderr);
+    }
+    for (path, said) in [
+        (machine.home().join("missing.json"), "Failed to read admin token file: No such file or directory"),
+        (machine.home().to_owned(), "it is not a regular file"),
+    ] {
+        let ran = machine.serve_with(&["--admin-token-file"]).arg(&path).run();
+        ran.assert_failed(1, &["Serve command failed: Token error: ", said]);
+    }
+    let server = machine.serve(&[]);
+    assert!(!server.accepts(TOKEN));
+    assert_eq!(get("/health").bearer(TOKEN).send(server.address).status, 401);
+}
+
+#[test]
+fn a_file_of_a_hash_may_be_read_by_others() {
+    let machine = Machine::new();
+    let content = json!({ "token_sha512": sha512_hex(TOKEN), "name": "_admin" });
+    let file = machine.token_file(&content.to_string(), 0o444);
+    let server = machine.serve(&["--admin-token-file", &file]);
+    assert!(server.accepts(TOKEN));
+}
