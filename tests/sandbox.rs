@@ -198,13 +198,11 @@ fn a_command_that_fails_after_it_wrote_does_not_claim_that_nothing_was_changed()
 fn a_catalog_of_ten_thousand_tokens_is_within_the_limits() {
     let token = |id: usize, name: &str| {
         let hash = sha512_hex(&format!("secret of {id}"));
-        format!(
-            r#"{{"id":{id},"name":"{name}","hash":"{hash}","created_at":1700000000000,"updated_at":null,"updated_by":null,"expiry":null}}"#
-        )
+        format!(r#"{{"id":{id},"name":"{name}","hash":"{hash}","created_at":1700000000000}}"#)
     };
     let named = (1..10_000).map(|id| token(id, &format!("a token with a name of some length, {id}")));
     let tokens: Vec<String> = iter::once(token(0, "_admin")).chain(named).collect();
-    let header = r#"{"id":null,"next_id":10000,"tokens":10000,"audit":null}"#;
+    let header = r#"{"next_id":10000,"tokens":10000}"#;
     let document = format!("{{\"format\":1}}\n{header}\n{}\n", tokens.join("\n"));
     let store = MemoryStore::default();
     store.swap(None, &document).unwrap();

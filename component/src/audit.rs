@@ -9,11 +9,11 @@ use alloc::vec::Vec;
 
 #[cfg(test)]
 use serde::Deserialize;
-use serde::Serialize;
 use sha2::{Digest as _, Sha512_256};
 use thiserror::Error;
 
 use crate::ports::Timestamp;
+use crate::text::{push_number, push_string};
 
 /// How many records the catalog keeps: enough to see the last days of a busy authority, little enough that a
 /// catalog of one token stays below 32 KiB.
@@ -23,9 +23,8 @@ pub const KEPT: usize = 64;
 pub const MAX_ORIGIN_BYTES: usize = 256;
 
 /// What was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(Deserialize))]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(test, derive(Deserialize), serde(rename_all = "snake_case"))]
 pub enum Action {
     /// The catalog was made; it has no token yet.
     Initialize,
@@ -43,10 +42,24 @@ pub enum Action {
     Delete,
 }
 
+impl Action {
+    /// Its name in a record.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Initialize => "initialize",
+            Self::CreateOperator => "create_operator",
+            Self::CreateNamed => "create_named",
+            Self::Preset => "preset",
+            Self::Regenerate => "regenerate",
+            Self::Recover => "recover",
+            Self::Delete => "delete",
+        }
+    }
+}
+
 /// On whose authority it was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(Deserialize))]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(test, derive(Deserialize), serde(rename_all = "snake_case"))]
 pub enum Actor {
     /// Nobody's yet: the first token of a catalog.
     Bootstrap,
@@ -59,7 +72,7 @@ pub enum Actor {
 }
 
 /// The token that a change was made to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(Deserialize))]
 pub struct Subject {
     /// Its number.
@@ -69,7 +82,7 @@ pub struct Subject {
 }
 
 /// One committed change. The order of the fields is that of the line, of which [`Trail`] knows the ends.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(Deserialize))]
 pub struct Record {
     /// Counts the changes of a catalog from 1.
@@ -91,15 +104,52 @@ pub struct Record {
 impl Record {
     /// The record as one line of JSON.
     fn to_line(&self) -> String {
-        // Numbers, strings and unit variants cannot fail to serialise; if they did, the chain would not verify.
-        serde_json::to_string(self).unwrap_or_default()
+        let mut line = String::with_capacity(384);
+        line.push_str(BEFORE_SEQUENCE);
+        push_number(&mut line, self.sequence);
+        line.push_str(",\"at\":");
+        push_number(&mut line, self.at);
+        line.push_str(",\"action\":");
+        push_string(&mut line, self.action.name());
+        line.push_str(",\"actor\":");
+        match self.actor {
+            Actor::Bootstrap => push_string(&mut line, "bootstrap"),
+            Actor::Provision => push_string(&mut line, "provision"),
+            Actor::Recovery => push_string(&mut line, "recovery"),
+            Actor::Token(id) => {
+                line.push_str("{\"token\":");
+                push_number(&mut line, id);
+                line.push('}');
+            }
+        }
+        line.push_str(",\"subject\":");
+        match &self.subject {
+            Some(Subject { id, name }) => {
+                line.push_str("{\"id\":");
+                push_number(&mut line, *id);
+                line.push_str(",\"name\":");
+                push_string(&mut line, name);
+                line.push('}');
+            }
+            None => line.push_str("null"),
+        }
+        line.push_str(",\"origin\":");
+        push_string(&mut line, &self.origin);
+        match &self.previous {
+            Some(previous) => {
+                line.push_str(BEFORE_PREVIOUS);
+                line.push_str(previous.as_str());
+                line.push_str(AFTER_PREVIOUS);
+            }
+            None => line.push_str(FIRST),
+        }
+        line
     }
 }
 
 /// The hash of a record's line, SHA-512/256, as 64 lower-case hexadecimal digits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(Deserialize))]
-#[serde(transparent)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(Deserialize), serde(transparent))]
 pub struct RecordHash(String);
 
 impl RecordHash {
@@ -186,20 +236,27 @@ impl Trail {
     }
 }
 
-/// How the line of a catalog's first record ends.
-const FIRST: &str = "\"previous\":null}";
+/// How the line of a record begins, up to its number.
+const BEFORE_SEQUENCE: &str = "{\"sequence\":";
 
-/// Whether a line ends with this hash of the one before it. The field is the last one, and a quote inside an earlier one
-/// is escaped, so no origin can look like it.
+/// How it ends, around the hash of the one before it.
+const BEFORE_PREVIOUS: &str = ",\"previous\":\"";
+const AFTER_PREVIOUS: &str = "\"}";
+
+/// How the line of a catalog's first record ends.
+const FIRST: &str = ",\"previous\":null}";
+
+/// Whether a line ends with this hash of the one before it. A quote inside an earlier field is escaped, so no origin can
+/// look like that field.
 fn names(line: &str, previous: &str) -> bool {
-    line.strip_suffix("\"}")
+    line.strip_suffix(AFTER_PREVIOUS)
         .and_then(|line| line.strip_suffix(previous))
-        .is_some_and(|line| line.ends_with(",\"previous\":\""))
+        .is_some_and(|line| line.ends_with(BEFORE_PREVIOUS))
 }
 
 /// The number that a line begins with.
 fn sequence_of(line: &str) -> Option<u64> {
-    line.strip_prefix("{\"sequence\":")?.split_once(',')?.0.parse().ok()
+    line.strip_prefix(BEFORE_SEQUENCE)?.split_once(',')?.0.parse().ok()
 }
 
 /// A record does not follow from the one before it.
@@ -283,7 +340,7 @@ mod tests {
         let origin = format!("x\",\"previous\":\"{head}\"}}");
         let trail = honest.with(1, Action::Recover, Actor::Recovery, None, &origin);
         assert_eq!(trail.records()[2].origin, origin);
-        let forged = trail.lines()[2].replace(&format!("\"previous\":\"{head}\"}}"), FIRST);
+        let forged = trail.lines()[2].replace(&format!(",\"previous\":\"{head}\"}}"), FIRST);
         assert_ne!(forged, trail.lines()[2]);
         let lines = [honest.lines(), &[forged]].concat();
         assert_eq!(read(trail.head(), &lines).map(drop), Err(BrokenChain { sequence: 3 }));

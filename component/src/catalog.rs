@@ -6,17 +6,16 @@
 //! A [`Catalog`] in memory always holds together: numbers, names and hashes are unique and the audit chain verifies.
 //! Reading checks that once, so nothing else has to. Knows nothing of commands or of where the document lies.
 
-use alloc::string::{String, ToString as _};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use hashbrown::HashTable;
 use optoken_fast::HashIndex;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::audit::{BrokenChain, KEPT, Trail};
 use crate::ports::Timestamp;
+use crate::text::{Line, push_number, push_string};
 use crate::token::TokenHash;
 
 /// The format this code writes, and the newest it reads.
@@ -26,8 +25,7 @@ pub const FORMAT: u32 = 1;
 pub const OPERATOR: &str = "_admin";
 
 /// What is known of one token (COMPAT 1.A, without the fields that are never set).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRecord {
     /// Counted from 0, never used twice.
     pub id: u64,
@@ -72,46 +70,42 @@ impl Catalog {
     /// Reads a stored document.
     pub fn decode(document: &str) -> Result<Self, CatalogError> {
         let (first, rest) = document.split_once('\n').unwrap_or((document, ""));
-        let format = first.strip_prefix(FORMAT_LINE.0).and_then(|line| line.strip_suffix(FORMAT_LINE.1));
-        let format = format.and_then(|format| format.parse().ok()).ok_or(CatalogError::Malformed)?;
-        if format != FORMAT {
+        let format = read_format(first).ok_or(CatalogError::Malformed)?;
+        if format != u64::from(FORMAT) {
             return Err(CatalogError::UnknownFormat { found: format });
         }
         let mut lines = rest.strip_suffix('\n').ok_or(CatalogError::Malformed)?.split('\n');
-        let mut scratch = Vec::new();
-        let Header { id, next_id, tokens: count, audit } =
-            parse(lines.next().unwrap_or_default(), &mut scratch)?;
-        let tokens = lines.by_ref().take(count).map(|line| parse(line, &mut scratch));
-        let tokens = tokens.collect::<Result<Vec<TokenRecord>, _>>()?;
-        if tokens.len() < count {
-            return Err(CatalogError::Malformed);
+        let header = lines.next().and_then(Header::read).ok_or(CatalogError::Malformed)?;
+        let mut tokens = Vec::with_capacity(header.tokens.min(document.len() / SHORTEST_LINE));
+        for _ in 0..header.tokens {
+            tokens.push(lines.next().and_then(TokenRecord::read).ok_or(CatalogError::Malformed)?);
         }
-        let audit = Trail::read(audit.as_deref(), lines)?;
-        Self::assemble(id, next_id, tokens, audit)
+        let audit = Trail::read(header.audit.as_deref(), lines)?;
+        Self::assemble(header.id, header.next_id, tokens, audit)
     }
 
     /// Writes the document to store. The same catalog gives the same bytes.
-    pub fn encode(&self) -> Result<String, CatalogError> {
+    pub fn encode(&self) -> String {
+        // Moving a large text while it grows takes longer than writing it.
+        let mut document = String::with_capacity((self.tokens.len() + KEPT) * TYPICAL_LINE);
+        document.push_str(BEFORE_FORMAT);
+        push_number(&mut document, u64::from(FORMAT));
+        document.push_str("}\n");
         let header = Header {
             id: self.id.clone(),
             next_id: self.next_id,
             tokens: self.tokens.len(),
             audit: self.audit.head().map(|head| head.as_str().into()),
         };
-        // Moving a large text while it grows takes longer than writing it.
-        let mut document = String::with_capacity((self.tokens.len() + KEPT) * TYPICAL_LINE);
-        for part in [FORMAT_LINE.0, &FORMAT.to_string(), FORMAT_LINE.1, "\n"] {
-            document.push_str(part);
-        }
-        write(&mut document, &header)?;
+        header.write(&mut document);
         for token in &self.tokens {
-            write(&mut document, token)?;
+            token.write(&mut document);
         }
         for line in self.audit.lines() {
             document.push_str(line);
             document.push('\n');
         }
-        Ok(document)
+        document
     }
 
     /// Puts a catalog together, refusing one that contradicts itself.
@@ -185,29 +179,32 @@ impl Catalog {
     }
 
     /// The catalog with a name, and `audit` instead of its trail.
-    pub(crate) fn with_id(&self, id: &str, audit: Trail) -> Self {
-        Self { id: Some(id.into()), audit, ..self.clone() }
+    pub(crate) fn with_id(self, id: &str, audit: Trail) -> Self {
+        Self { id: Some(id.into()), audit, ..self }
     }
 
     /// The catalog with one more token, which gets the next number, and `audit` instead of its trail.
-    pub(crate) fn with_new(&self, token: TokenRecord, audit: Trail) -> Result<Self, CatalogError> {
-        let next_id =
+    pub(crate) fn with_new(mut self, token: TokenRecord, audit: Trail) -> Result<Self, CatalogError> {
+        self.next_id =
             self.next_id.checked_add(1).ok_or(CatalogError::Contradictory("no token number is left"))?;
-        let tokens = self.tokens.iter().cloned().chain([token]).collect();
-        Self::assemble(self.id.clone(), next_id, tokens, audit)
+        if self.named(&token.name).is_some() || !self.by_hash.insert(token.hash, self.tokens.len()) {
+            return Err(CatalogError::Contradictory("the new token is there already"));
+        }
+        self.tokens.push(token);
+        Ok(Self { audit, ..self })
     }
 
     /// The catalog with the record of `token`'s number replaced by it, and `audit` instead of its trail.
-    pub(crate) fn with_changed(&self, token: &TokenRecord, audit: Trail) -> Result<Self, CatalogError> {
-        let changed = |old: &TokenRecord| if old.id == token.id { token } else { old }.clone();
-        let tokens = self.tokens.iter().map(changed).collect();
-        Self::assemble(self.id.clone(), self.next_id, tokens, audit)
+    pub(crate) fn with_changed(self, token: &TokenRecord, audit: Trail) -> Result<Self, CatalogError> {
+        let changed = |old: TokenRecord| if old.id == token.id { token.clone() } else { old };
+        let tokens = self.tokens.into_iter().map(changed).collect();
+        Self::assemble(self.id, self.next_id, tokens, audit)
     }
 
     /// The catalog without the token of this number, and `audit` instead of its trail.
-    pub(crate) fn without(&self, id: u64, audit: Trail) -> Result<Self, CatalogError> {
-        let tokens = self.tokens.iter().filter(|token| token.id != id).cloned().collect();
-        Self::assemble(self.id.clone(), self.next_id, tokens, audit)
+    pub(crate) fn without(self, id: u64, audit: Trail) -> Result<Self, CatalogError> {
+        let tokens = self.tokens.into_iter().filter(|token| token.id != id).collect();
+        Self::assemble(self.id, self.next_id, tokens, audit)
     }
 }
 
@@ -230,7 +227,7 @@ pub enum CatalogError {
     )]
     UnknownFormat {
         /// The format number it has.
-        found: u32,
+        found: u64,
     },
     /// Not the JSON that [`Catalog::encode`] writes. Says no more, so as to quote nothing of what is there.
     #[error("the catalog is damaged: it is malformed")]
@@ -243,12 +240,24 @@ pub enum CatalogError {
     BrokenChain(#[from] BrokenChain),
 }
 
-/// The first line, around the number of the format.
-const FORMAT_LINE: (&str, &str) = ("{\"format\":", "}");
+/// How the first line begins, up to the number of the format.
+const BEFORE_FORMAT: &str = "{\"format\":";
+
+/// About how long a line is, in bytes.
+const TYPICAL_LINE: usize = 256;
+
+/// The line of a token is not shorter than this, in bytes.
+const SHORTEST_LINE: usize = TokenHash::HEX_DIGITS;
+
+fn read_format(line: &str) -> Option<u64> {
+    let mut line = Line::new(line);
+    line.literal(BEFORE_FORMAT)?;
+    let format = line.number()?;
+    line.literal("}")?;
+    line.end().map(|()| format)
+}
 
 /// The second line.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Header {
     id: Option<String>,
     next_id: u64,
@@ -258,27 +267,76 @@ struct Header {
     audit: Option<String>,
 }
 
-/// About how long a line is, in bytes.
-const TYPICAL_LINE: usize = 320;
-
-/// Reads all of a line as one JSON value.
-fn parse<T: DeserializeOwned>(line: &str, scratch: &mut Vec<u8>) -> Result<T, CatalogError> {
-    // Escapes only become shorter when they are read, so no string outgrows this.
-    if scratch.len() < line.len() {
-        scratch.resize(line.len(), 0);
+impl Header {
+    fn read(line: &str) -> Option<Self> {
+        let mut line = Line::new(line);
+        line.literal("{\"next_id\":")?;
+        let next_id = line.number()?;
+        line.literal(",\"tokens\":")?;
+        let tokens = line.number()?.try_into().ok()?;
+        let id = line.optional(",\"id\":", Line::string)?;
+        let audit = line.optional(",\"audit\":", Line::string)?;
+        line.literal("}")?;
+        line.end()?;
+        Some(Self { id, next_id, tokens, audit })
     }
-    match serde_json_core::from_str_escaped(line, scratch) {
-        Ok((value, read)) if read == line.len() => Ok(value),
-        _ => Err(CatalogError::Malformed),
+
+    fn write(&self, document: &mut String) {
+        document.push_str("{\"next_id\":");
+        push_number(document, self.next_id);
+        document.push_str(",\"tokens\":");
+        push_number(document, self.tokens as u64);
+        for (key, value) in [(",\"id\":", &self.id), (",\"audit\":", &self.audit)] {
+            if let Some(value) = value {
+                document.push_str(key);
+                push_string(document, value);
+            }
+        }
+        document.push_str("}\n");
     }
 }
 
-/// Adds a line of one JSON value.
-fn write(document: &mut String, value: &impl Serialize) -> Result<(), CatalogError> {
-    let line = serde_json::to_string(value);
-    document.push_str(&line.map_err(|_| CatalogError::Contradictory("it cannot be written"))?);
-    document.push('\n');
-    Ok(())
+impl TokenRecord {
+    fn read(line: &str) -> Option<Self> {
+        let mut line = Line::new(line);
+        line.literal("{\"id\":")?;
+        let id = line.number()?;
+        line.literal(",\"name\":")?;
+        let name = line.string()?;
+        line.literal(",\"hash\":")?;
+        let hash = line.hash()?;
+        line.literal(",\"created_at\":")?;
+        let created_at = line.number()?;
+        let updated_at = line.optional(",\"updated_at\":", Line::number)?;
+        let updated_by = line.optional(",\"updated_by\":", Line::number)?;
+        let expiry = line.optional(",\"expiry\":", Line::number)?;
+        line.literal("}")?;
+        line.end()?;
+        Some(Self { id, name, hash, created_at, updated_at, updated_by, expiry })
+    }
+
+    fn write(&self, document: &mut String) {
+        document.push_str("{\"id\":");
+        push_number(document, self.id);
+        document.push_str(",\"name\":");
+        push_string(document, &self.name);
+        document.push_str(",\"hash\":\"");
+        self.hash.push_to(document);
+        document.push_str("\",\"created_at\":");
+        push_number(document, self.created_at);
+        let rest = [
+            (",\"updated_at\":", self.updated_at),
+            (",\"updated_by\":", self.updated_by),
+            (",\"expiry\":", self.expiry),
+        ];
+        for (key, value) in rest {
+            if let Some(value) = value {
+                document.push_str(key);
+                push_number(document, value);
+            }
+        }
+        document.push_str("}\n");
+    }
 }
 
 /// FNV-1a. Names are chosen by admins, who have nothing to gain from choosing them so that they collide.
@@ -313,10 +371,10 @@ mod tests {
     #[test]
     fn a_catalog_survives_being_stored() {
         let catalog = catalog();
-        let document = catalog.encode().unwrap();
+        let document = catalog.encode();
         let again = Catalog::decode(&document).unwrap();
         assert_eq!(again, catalog);
-        assert_eq!(again.encode().unwrap(), document);
+        assert_eq!(again.encode(), document);
         assert_eq!(again.find(&TokenHash::of("secret of ci")).unwrap().id, 1);
         assert_eq!(again.find(&TokenHash::of("secret of nobody")), None);
     }
@@ -333,11 +391,11 @@ mod tests {
         let [first, second] = catalog.audit().lines() else { panic!("not two records") };
         let head = catalog.audit().head().unwrap().as_str();
         assert_eq!(
-            catalog.encode().unwrap(),
+            catalog.encode(),
             format!(
                 r#"{{"format":1}}
-{{"id":"a name","next_id":1,"tokens":1,"audit":"{head}"}}
-{{"id":0,"name":"_admin","hash":"{hash}","created_at":1700000000000,"updated_at":null,"updated_by":null,"expiry":null}}
+{{"next_id":1,"tokens":1,"id":"a name","audit":"{head}"}}
+{{"id":0,"name":"_admin","hash":"{hash}","created_at":1700000000000}}
 {first}
 {second}
 "#
@@ -358,7 +416,7 @@ mod tests {
 
     #[test]
     fn a_document_that_contradicts_itself_is_refused() {
-        let good = catalog().encode().unwrap();
+        let good = catalog().encode();
         let hash = |name: &str| TokenHash::of(&format!("secret of {name}")).to_string();
         for (case, bad) in [
             ("empty", String::new()),
@@ -366,7 +424,9 @@ mod tests {
             ("cut off", good[..good.len() - 1].into()),
             ("two at once", format!("{good}{good}")),
             ("no format", good.replace("\"format\":1", "")),
-            ("unknown field", good.replace("\"expiry\"", "\"expirry\"")),
+            ("unknown field", good.replace("\"created_at\"", "\"created_by\"")),
+            ("one field more", good.replace("00}\n", "00,\"expirry\":5}\n")),
+            ("white space", good.replace("\"created_at\":", "\"created_at\": ")),
             ("a line too few", good.replace("\"tokens\":2", "\"tokens\":1")),
             ("a line too many", good.replace("\"tokens\":2", "\"tokens\":3")),
             ("more lines than there are", good.replace("\"tokens\":2", "\"tokens\":18446744073709551615")),
@@ -388,7 +448,7 @@ mod tests {
     #[test]
     fn the_error_of_a_damaged_document_quotes_nothing_of_it() {
         let hash = TokenHash::of("secret of ci").to_string();
-        let bad = catalog().encode().unwrap().replace(&hash, "apiv3_secret");
+        let bad = catalog().encode().replace(&hash, "apiv3_secret");
         let error = Catalog::decode(&bad).unwrap_err();
         assert_eq!(error, CatalogError::Malformed);
         assert!(!error.to_string().contains("apiv3_"), "{error}");

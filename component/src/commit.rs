@@ -89,11 +89,11 @@ pub fn commit<P: CatalogStore + Clock>(
             let token = token.cloned();
             return Ok(Committed { catalog, token, changed: true });
         }
-        let (next, token) = match machine::apply(&catalog, command, origin, ports.now())? {
+        let (next, token) = match machine::apply(catalog, command, origin, ports.now())? {
             Verdict::Change { catalog, token } => (catalog, token),
-            Verdict::Nothing(token) => return Ok(Committed { catalog, token, changed: false }),
+            Verdict::Nothing(catalog, token) => return Ok(Committed { catalog, token, changed: false }),
         };
-        match ports.swap(version.as_deref(), &next.encode()?) {
+        match ports.swap(version.as_deref(), &next.encode()) {
             Ok(SwapOutcome::Swapped(_)) => return Ok(Committed { catalog: next, token, changed: true }),
             Ok(SwapOutcome::Stale) => {}
             Err(StoreError::Unavailable(why)) if in_doubt.is_none() => {
@@ -163,11 +163,11 @@ mod tests {
         fn interfere(&mut self) {
             let new = TokenHash::of(&format!("of somebody else {}", self.swaps));
             let command = Command::Recover { new };
-            let Verdict::Change { catalog, .. } = machine::apply(&self.catalog(), &command, "", 0).unwrap()
+            let Verdict::Change { catalog, .. } = machine::apply(self.catalog(), &command, "", 0).unwrap()
             else {
                 panic!("nothing")
             };
-            self.store(&catalog.encode().unwrap());
+            self.store(&catalog.encode());
         }
     }
 

@@ -19,6 +19,7 @@ pub mod machine;
 pub mod name;
 pub mod ports;
 pub mod strength;
+mod text;
 pub mod token;
 
 #[cfg(target_arch = "wasm32")]

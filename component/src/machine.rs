@@ -81,8 +81,8 @@ pub enum Verdict {
         /// The token that was made, changed or taken out.
         token: Option<TokenRecord>,
     },
-    /// There is nothing to change. The token that is there already, where the command is about one.
-    Nothing(Option<TokenRecord>),
+    /// There is nothing to change in the catalog. The token that is there already, where the command is about one.
+    Nothing(Catalog, Option<TokenRecord>),
 }
 
 /// Whose token was presented.
@@ -160,7 +160,7 @@ pub fn authenticate(
 /// Judges a command on a catalog: what it comes to, or the reason why everything stays. `origin` goes into the audit
 /// record and decides nothing.
 pub fn apply(
-    catalog: &Catalog,
+    catalog: Catalog,
     command: &Command<'_>,
     origin: &str,
     now: Timestamp,
@@ -168,7 +168,7 @@ pub fn apply(
     match *command {
         Command::Initialize { id } => {
             if catalog.id().is_some() {
-                return Ok(Verdict::Nothing(None));
+                return Ok(Verdict::Nothing(catalog, None));
             }
             let audit = catalog.audit().with(now, Action::Initialize, Actor::Provision, None, origin);
             Ok(Verdict::Change { catalog: catalog.with_id(id, audit), token: None })
@@ -177,7 +177,7 @@ pub fn apply(
             add(catalog, OPERATOR, None, new, (Action::CreateOperator, Actor::Bootstrap), origin, now)
         }
         Command::CreateNamed { credential, name, lifetime, new } => {
-            let principal = authenticate(catalog, &credential, || now)?;
+            let principal = authenticate(&catalog, &credential, || now)?;
             name::check(name)?;
             let expiry =
                 lifetime.map(|seconds| now.saturating_add(seconds.saturating_mul(1000)).min(MAX_EXPIRY));
@@ -187,8 +187,8 @@ pub fn apply(
         }
         Command::Preset { name, expiry, new } => {
             name::check(name)?;
-            if let Some(there) = catalog.named(name) {
-                return Ok(Verdict::Nothing(Some(there.clone())));
+            if let Some(there) = catalog.named(name).cloned() {
+                return Ok(Verdict::Nothing(catalog, Some(there)));
             }
             if let Some(other) = catalog.find(&new) {
                 return Err(Denial::SecretTaken(other.name.clone()));
@@ -197,7 +197,7 @@ pub fn apply(
             add(catalog, name, expiry, new, (Action::Preset, Actor::Provision), origin, now)
         }
         Command::Regenerate { credential, new } => {
-            let principal = authenticate(catalog, &credential, || now)?;
+            let principal = authenticate(&catalog, &credential, || now)?;
             // COMPAT lets any token do this; DESIGN section 6 does not.
             if !principal.operator {
                 return Err(Denial::Forbidden);
@@ -208,7 +208,7 @@ pub fn apply(
             replace_operator(catalog, new, (Action::Recover, Actor::Recovery), origin, now)
         }
         Command::Delete { credential, name } => {
-            let principal = authenticate(catalog, &credential, || now)?;
+            let principal = authenticate(&catalog, &credential, || now)?;
             // Exactly this name, and whether or not there is such a token (COMPAT 2.6).
             if name == OPERATOR {
                 return Err(Denial::OperatorProtected);
@@ -246,7 +246,7 @@ pub fn is_done<'a>(
 
 /// Adds a token (COMPAT 6.1).
 fn add(
-    catalog: &Catalog,
+    catalog: Catalog,
     name: &str,
     expiry: Option<Timestamp>,
     new: TokenHash,
@@ -278,7 +278,7 @@ fn add(
 
 /// The old hash goes in the same step that brings the new one (COMPAT 6.1).
 fn replace_operator(
-    catalog: &Catalog,
+    catalog: Catalog,
     new: TokenHash,
     (action, actor): (Action, Actor),
     origin: &str,
@@ -321,9 +321,9 @@ mod tests {
         origin: &str,
         now: Timestamp,
     ) -> Result<(Catalog, TokenRecord), Denial> {
-        match apply(catalog, command, origin, now)? {
+        match apply(catalog.clone(), command, origin, now)? {
             Verdict::Change { catalog, token } => Ok((catalog, token.unwrap())),
-            Verdict::Nothing(_) => panic!("nothing was changed"),
+            Verdict::Nothing(..) => panic!("nothing was changed"),
         }
     }
 
@@ -345,7 +345,7 @@ mod tests {
             updated_by: None,
             expiry,
         };
-        catalog.with_new(admin, catalog.audit().clone()).unwrap()
+        catalog.clone().with_new(admin, catalog.audit().clone()).unwrap()
     }
 
     fn who(catalog: &Catalog, text: &str) -> Result<Principal, Refusal> {
@@ -384,7 +384,7 @@ mod tests {
             assert_eq!(who(&after, "ci"), Ok(Principal { id: 1, operator: false }));
             let [.., newest] = &after.audit().records()[..] else { panic!("no record") };
             assert_eq!((newest.sequence, newest.actor, newest.origin.as_str()), (2, actor, "here"));
-            assert_eq!(Catalog::decode(&after.encode().unwrap()).as_ref(), Ok(&after));
+            assert_eq!(Catalog::decode(&after.encode()).as_ref(), Ok(&after));
         }
     }
 
@@ -471,7 +471,7 @@ mod tests {
             assert_eq!(created.action, Action::CreateNamed);
             assert_eq!((deleted.action, &deleted.subject), (Action::Delete, &Some(subject(&gone))));
             assert_eq!(newest.actor, Actor::Token(1));
-            assert_eq!(Catalog::decode(&again.encode().unwrap()), Ok(again));
+            assert_eq!(Catalog::decode(&again.encode()), Ok(again));
         }
     }
 
@@ -485,9 +485,10 @@ mod tests {
     #[test]
     fn what_is_denied_is_denied_for_its_reason() {
         let catalog = catalog();
-        let named = |credential, name| apply(&catalog, &create_named(credential, name, None), "test", NOW);
+        let named =
+            |credential, name| apply(catalog.clone(), &create_named(credential, name, None), "test", NOW);
         let delete = |credential, name| {
-            apply(&catalog, &Command::Delete { credential: hash(credential), name }, "test", NOW)
+            apply(catalog.clone(), &Command::Delete { credential: hash(credential), name }, "test", NOW)
         };
         for (verdict, expected) in [
             (named("nobody", "new"), Refusal::Unknown.into()),
@@ -534,7 +535,7 @@ mod tests {
             tokens
         });
         let full = Catalog::of(MAX_TOKENS as u64, full, audit).unwrap();
-        let denial = apply(&full, &create_named("first", "one more", None), "test", NOW);
+        let denial = apply(full.clone(), &create_named("first", "one more", None), "test", NOW);
         assert_eq!(denial, Err(Denial::Full));
         let delete = Command::Delete { credential: hash("first"), name: "t77" };
         let (less, _) = change(&full, &delete, "test", NOW).unwrap();
@@ -546,7 +547,12 @@ mod tests {
     #[test]
     fn a_preset_token_is_taken_in_once_and_changes_nothing_that_is_there() {
         let preset = |catalog: &Catalog, name, text| {
-            apply(catalog, &Command::Preset { name, expiry: Some(u64::MAX), new: hash(text) }, "test", NOW)
+            apply(
+                catalog.clone(),
+                &Command::Preset { name, expiry: Some(u64::MAX), new: hash(text) },
+                "test",
+                NOW,
+            )
         };
         let Ok(Verdict::Change { catalog, token: Some(token) }) = preset(&Catalog::default(), "_admin", "p")
         else {
@@ -557,7 +563,10 @@ mod tests {
         let record = &catalog.audit().records()[0];
         assert_eq!((record.action, record.actor), (Action::Preset, Actor::Provision));
         for text in ["p", "another"] {
-            assert_eq!(preset(&catalog, "_admin", text), Ok(Verdict::Nothing(Some(token.clone()))));
+            assert_eq!(
+                preset(&catalog, "_admin", text),
+                Ok(Verdict::Nothing(catalog.clone(), Some(token.clone())))
+            );
         }
         assert_eq!(preset(&catalog, "ci", "p"), Err(Denial::SecretTaken("_admin".into())));
         assert_eq!(preset(&catalog, "_ADMIN", "q"), Err(NameError::LooksLikeOperator.into()));
@@ -565,12 +574,12 @@ mod tests {
 
     #[test]
     fn a_catalog_is_named_once() {
-        let name = |catalog: &Catalog, id| apply(catalog, &Command::Initialize { id }, "test", NOW);
+        let name = |catalog: &Catalog, id| apply(catalog.clone(), &Command::Initialize { id }, "test", NOW);
         let Ok(Verdict::Change { catalog, token: None }) = name(&catalog(), "one") else {
             panic!("not named")
         };
         assert_eq!((catalog.id(), catalog.tokens().len()), (Some("one"), 2));
-        assert_eq!(name(&catalog, "two"), Ok(Verdict::Nothing(None)));
+        assert_eq!(name(&catalog, "two"), Ok(Verdict::Nothing(catalog.clone(), None)));
     }
 
     #[test]

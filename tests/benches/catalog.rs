@@ -30,20 +30,15 @@ fn secret(number: usize) -> String {
 
 /// A catalog as the component writes it, with the operator and as many named tokens as are missing.
 fn document(tokens: usize) -> String {
-    let mut document = format!(
-        "{{\"format\":1}}\n{{\"id\":null,\"next_id\":{tokens},\"tokens\":{tokens},\"audit\":null}}\n"
-    );
+    let mut document = format!("{{\"format\":1}}\n{{\"next_id\":{tokens},\"tokens\":{tokens}}}\n");
     for id in 0..tokens {
         let name = if id == 0 { "_admin".to_owned() } else { format!("deployment number {id}") };
         let hash = Sha512::digest(secret(id)).iter().fold(String::new(), |mut hex, byte| {
             write!(hex, "{byte:02x}").unwrap();
             hex
         });
-        writeln!(
-            document,
-            r#"{{"id":{id},"name":"{name}","hash":"{hash}","created_at":1700000000000,"updated_at":null,"updated_by":null,"expiry":null}}"#
-        )
-        .unwrap();
+        writeln!(document, r#"{{"id":{id},"name":"{name}","hash":"{hash}","created_at":1700000000000}}"#)
+            .unwrap();
     }
     document
 }

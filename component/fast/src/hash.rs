@@ -1,9 +1,9 @@
 //! The hash of a token: all that is ever stored of it.
 
+use alloc::string::String;
 use core::fmt;
 use core::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest as _, Sha512};
 use subtle::{Choice, ConstantTimeEq};
 use thiserror::Error;
@@ -16,7 +16,9 @@ pub struct TokenHash([u8; TokenHash::BYTES]);
 
 impl TokenHash {
     const BYTES: usize = 64;
-    const HEX_DIGITS: usize = Self::BYTES * 2;
+
+    /// How many digits it is written with.
+    pub const HEX_DIGITS: usize = Self::BYTES * 2;
 
     /// A hash to compare with where there is none: nobody knows a text that has it.
     pub(crate) const NOBODY: Self = Self([0; Self::BYTES]);
@@ -24,6 +26,11 @@ impl TokenHash {
     /// Hashes a presented text as it stands; no form is asked of it (COMPAT 1.5).
     pub fn of(text: &str) -> Self {
         Self(Sha512::digest(text.as_bytes()).into())
+    }
+
+    /// Writes its digits.
+    pub fn push_to(&self, text: &mut String) {
+        text.push_str(const_hex::Buffer::<{ Self::BYTES }>::new().format(&self.0));
     }
 
     /// The first eight bytes, to find a record by. SHA-512 spreads them evenly and nobody can choose them.
@@ -53,8 +60,7 @@ impl Eq for TokenHash {}
 
 impl fmt::Display for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut digits = [0; Self::HEX_DIGITS];
-        f.write_str(base16ct::lower::encode_str(&self.0, &mut digits).map_err(|_| fmt::Error)?)
+        f.write_str(const_hex::Buffer::<{ Self::BYTES }>::new().format(&self.0))
     }
 }
 
@@ -74,36 +80,11 @@ impl FromStr for TokenHash {
 
     fn from_str(text: &str) -> Result<Self, TokenHashError> {
         let mut bytes = [0; Self::BYTES];
-        match base16ct::lower::decode(text, &mut bytes) {
-            Ok(decoded) if decoded.len() == Self::BYTES => Ok(Self(bytes)),
+        let digits = text.len() == Self::HEX_DIGITS && !text.bytes().any(|digit| digit.is_ascii_uppercase());
+        match const_hex::decode_to_slice(text, &mut bytes) {
+            Ok(()) if digits => Ok(Self(bytes)),
             _ => Err(TokenHashError),
         }
-    }
-}
-
-impl Serialize for TokenHash {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for TokenHash {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct HexVisitor;
-
-        impl de::Visitor<'_> for HexVisitor {
-            type Value = TokenHash;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{TokenHashError}")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<TokenHash, E> {
-                text.parse().map_err(E::custom)
-            }
-        }
-
-        deserializer.deserialize_str(HexVisitor)
     }
 }
 
@@ -138,9 +119,15 @@ mod tests {
     fn only_128_lower_case_digits_are_a_hash() {
         let good = "0f".repeat(64);
         assert!(good.parse::<TokenHash>().is_ok());
-        for bad in
-            [String::new(), good.to_uppercase(), good[2..].to_owned(), format!("{good}00"), "zz".repeat(64)]
-        {
+        for bad in [
+            String::new(),
+            good.to_uppercase(),
+            good[2..].to_owned(),
+            format!("{good}00"),
+            "zz".repeat(64),
+            format!("0x{}", &good[2..]),
+            format!("0x{good}"),
+        ] {
             assert_eq!(bad.parse::<TokenHash>(), Err(TokenHashError), "{bad:?}");
         }
     }

@@ -1,0 +1,156 @@
+//! The lines that a catalog is stored as: JSON, in exactly one form.
+//!
+//! What is written here is JSON that any tool reads; what is read here is only what is written here, key for key and
+//! without a space. So a catalog has one text, whatever is not that text is damaged, and neither a parser nor its messages
+//! have to fit into the component: a general one took a fifth of it, and most of the time of a command. Knows the forms of
+//! values, nothing of what they mean.
+
+use alloc::string::String;
+use core::fmt::Write as _;
+
+use crate::token::TokenHash;
+
+/// Reads a line from its beginning on. Each step gives `None` where the text is not as expected, and what was read before
+/// is of no use then.
+#[derive(Debug)]
+pub(crate) struct Line<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Line<'a> {
+    pub(crate) const fn new(line: &'a str) -> Self {
+        Self { rest: line }
+    }
+
+    /// Exactly this.
+    pub(crate) fn literal(&mut self, literal: &str) -> Option<()> {
+        self.rest = self.rest.strip_prefix(literal)?;
+        Some(())
+    }
+
+    /// What `value` reads, if this stands before it.
+    pub(crate) fn optional<T>(
+        &mut self,
+        literal: &str,
+        value: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Option<Option<T>> {
+        match self.literal(literal) {
+            Some(()) => value(self).map(Some),
+            None => Some(None),
+        }
+    }
+
+    /// A whole number, as it is written: without sign and leading zeros.
+    pub(crate) fn number(&mut self) -> Option<u64> {
+        let digits = self.rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, rest) = self.rest.split_at_checked(digits)?;
+        if number.len() > 1 && number.starts_with('0') {
+            return None;
+        }
+        self.rest = rest;
+        number.parse().ok()
+    }
+
+    /// A string, as [`push_string`] writes it. There is no other escape than those of a quote and a backslash: whatever
+    /// else could need one is in no value that is read again.
+    pub(crate) fn string(&mut self) -> Option<String> {
+        self.literal("\"")?;
+        let mut string = String::new();
+        loop {
+            let end = self.rest.bytes().position(|byte| byte == b'"' || byte == b'\\' || byte < b' ')?;
+            let (plain, rest) = self.rest.split_at_checked(end)?;
+            string.push_str(plain);
+            self.rest = rest;
+            if self.literal("\"").is_some() {
+                return Some(string);
+            }
+            self.literal("\\")?;
+            let escaped = self.rest.chars().next().filter(|character| matches!(character, '"' | '\\'))?;
+            string.push(escaped);
+            self.rest = self.rest.get(1..)?;
+        }
+    }
+
+    /// A hash of a token, as a string.
+    pub(crate) fn hash(&mut self) -> Option<TokenHash> {
+        self.literal("\"")?;
+        let (digits, rest) = self.rest.split_at_checked(TokenHash::HEX_DIGITS)?;
+        self.rest = rest;
+        self.literal("\"")?;
+        digits.parse().ok()
+    }
+
+    /// Nothing more.
+    pub(crate) fn end(self) -> Option<()> {
+        self.rest.is_empty().then_some(())
+    }
+}
+
+/// Writes a whole number.
+pub(crate) fn push_number(text: &mut String, number: u64) {
+    // Writing to a string cannot fail.
+    let _ = write!(text, "{number}");
+}
+
+/// Writes a JSON string.
+pub(crate) fn push_string(text: &mut String, string: &str) {
+    text.push('"');
+    for character in string.chars() {
+        match character {
+            '"' | '\\' => {
+                text.push('\\');
+                text.push(character);
+            }
+            '\0'..' ' => {
+                let _ = write!(text, "\\u{:04x}", u32::from(character));
+            }
+            _ => text.push(character),
+        }
+    }
+    text.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_are_read_as_they_were_written_and_are_json() {
+        for string in ["", "ci", "a \"quoted\" \\ name", "\\", "\"", "Zürich 東京 🗝", "\\u0041"] {
+            let mut text = String::new();
+            push_string(&mut text, string);
+            assert_eq!(serde_json::from_str::<String>(&text).unwrap(), string);
+            text.push('x');
+            let mut line = Line::new(&text);
+            assert_eq!(line.string().as_deref(), Some(string));
+            assert_eq!(line.rest, "x");
+        }
+        let mut text = String::new();
+        push_string(&mut text, "\0\n\u{1b}\u{7f}");
+        assert_eq!(serde_json::from_str::<String>(&text).unwrap(), "\0\n\u{1b}\u{7f}");
+    }
+
+    #[test]
+    fn what_is_written_otherwise_is_not_read() {
+        for bad in ["", "ci", "\"", "\"ci", "\"\\", "\"\\n\"", "\"\\u0041\"", "\"\n\"", " \"ci\"", "\"\\é\""]
+        {
+            assert_eq!(Line::new(bad).string(), None, "{bad:?}");
+        }
+        for bad in ["", "-1", "+1", "01", "00", "18446744073709551616", "x", " 1"] {
+            assert_eq!(Line::new(bad).number(), None, "{bad:?}");
+        }
+        for (good, number) in [("0", 0), ("10,", 10), ("18446744073709551615", u64::MAX)] {
+            assert_eq!(Line::new(good).number(), Some(number));
+        }
+        let hash = TokenHash::of("x").to_string();
+        assert!(Line::new(&format!("\"{hash}\"")).hash().is_some());
+        for bad in [
+            hash.clone(),
+            format!("\"{}\"", &hash[1..]),
+            format!("\"{hash}"),
+            format!("\"{}\"", hash.to_uppercase()),
+        ] {
+            assert!(Line::new(&bad).hash().is_none(), "{bad}");
+        }
+    }
+}
