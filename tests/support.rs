@@ -201,7 +201,7 @@ impl Cli {
         let mut child = self.command.spawn().unwrap();
         let log = Log::of(child.stderr.take().unwrap(), last);
         let mut server = Server { child, log, address: SocketAddr::from(([0; 4], 0)) };
-        server.address = server.log.address("listening on http://");
+        server.address = server.log.address("listening on ");
         server
     }
 }
@@ -271,7 +271,7 @@ pub(crate) struct Server {
 impl Server {
     /// Where its recovery listener is.
     pub(crate) fn recovery(&self) -> SocketAddr {
-        self.log.address("token recovery is open on http://")
+        self.log.address("token recovery is open on ")
     }
 
     pub(crate) fn log(&self) -> String {
@@ -396,11 +396,13 @@ impl Log {
         written.text.clone()
     }
 
-    /// The address that stands behind `text`.
+    /// The address in the URL that stands behind `text`, in a log of either format.
     fn address(&self, text: &str) -> SocketAddr {
         let written = self.wait_for(text);
         let (_, behind) = written.split_once(text).unwrap();
-        behind.split_whitespace().next().unwrap().trim_end_matches(':').parse().unwrap()
+        let url = behind.split(['"', ' ', '\n']).next().unwrap();
+        let (_, address) = url.split_once("://").unwrap();
+        address.trim_end_matches(':').parse().unwrap()
     }
 }
 

@@ -10,7 +10,10 @@ use clap::{Parser, Subcommand};
 use crate::secret::redact;
 
 mod create;
+mod listener_file;
+mod log;
 mod serve;
+mod storage;
 mod token_file;
 
 /// Operator-token authority, compatible with InfluxDB 3 Core.

@@ -1,35 +1,44 @@
 //! `influxdb3 serve`: puts store, authority and listeners together and runs them until told to stop (COMPAT 5).
 
 use std::env;
-use std::fs::{self, DirBuilder};
-use std::io::IsTerminal as _;
-use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use bytesize::ByteSize;
 use clap::Args;
+use listenfd::ListenFd;
+use rustls::ServerConfig;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
+use super::listener_file::ListenerFile;
+use super::log::Log;
+use super::storage::Storage;
+use super::token_file;
 use crate::authority::{Authority, DEFAULT_MAX_STALENESS};
 use crate::client::DEFAULT_HOST;
 use crate::http::disable_authz::DisabledAuthz;
 use crate::http::listen::Listener;
+use crate::http::tls::{self, MinimumVersion};
 use crate::http::{Options, main_listener, recovery_listener};
-use crate::store::{MemoryStore, SqliteStore, Store};
 use crate::token::OPERATOR;
 
-/// The name of the token store in the data directory.
-const STORE_FILE: &str = "tokens.db";
+/// The limit of the limit of bodies: they are held in memory, one for every connection.
+const MAX_MAX_REQUEST_SIZE: u64 = 64 << 20;
+
+/// How `--admin-token-recovery-http-bind` is called in errors, where it may also have been said in the environment.
+const RECOVERY_BIND: &str = "--admin-token-recovery-http-bind";
 
 /// Run the server.
 ///
 /// Without any option it listens on this machine only and keeps its data in the home directory of its user.
+///
+/// It works with systemd: it tells when it is ready and when it stops (Type=notify), and takes over sockets that are passed to it;
+/// the first is the main listener, the second, if recovery is asked for, the recovery listener.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -38,12 +47,91 @@ Examples:
     influxdb3 create token --admin
   The operator token is lost:
     influxdb3 serve --admin-token-recovery-http-bind
-    influxdb3 create token --admin --regenerate --host http://127.0.0.1:8182")]
+    influxdb3 create token --admin --regenerate --host http://127.0.0.1:8182
+  Listen on all addresses of this machine, with TLS:
+    influxdb3 serve --http-bind 0.0.0.0:8181 --tls-cert chain.pem --tls-key key.pem")]
 pub(super) struct Serve {
-    /// Address of the main listener
+    /// Name of this server for its log: 1 to 64 visible ASCII characters
+    #[arg(long, value_name = "ID", env = "INFLUXDB3_NODE_IDENTIFIER_PREFIX", value_parser = node_id)]
+    node_id: Option<String>,
+
+    /// Run this WebAssembly component instead of the built-in one
+    #[arg(long, value_name = "FILE", env = "INFLUXDB3_TOKEN_COMPONENT")]
+    component: Option<PathBuf>,
+
+    #[command(flatten)]
+    listeners: Listeners,
+
+    #[command(flatten)]
+    tls: Tls,
+
+    #[command(flatten)]
+    recovery: Recovery,
+
+    #[command(flatten)]
+    access: Access,
+
+    #[command(flatten)]
+    storage: Storage,
+
+    /// Refuse all tokens (503) after this many seconds without an answer from the token store
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "INFLUXDB3_TOKEN_MAX_STALENESS",
+        default_value_t = DEFAULT_MAX_STALENESS.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..),
+        help_heading = "Storage"
+    )]
+    max_staleness: u64,
+
+    #[command(flatten)]
+    log: Log,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Listeners")]
+struct Listeners {
+    /// Address of the main listener, HOST:PORT; port 0 lets the system choose
     #[arg(long, value_name = "ADDR", env = "INFLUXDB3_HTTP_BIND_ADDR", default_value = "127.0.0.1:8181")]
     http_bind: String,
 
+    /// Write the address of the main listener, ip:port, to this new file, and remove it at a graceful stop
+    ///
+    /// The server does not start if the file exists. INFLUXDB3_TCP_LISTINER_FILE_PATH, an older spelling of the variable, counts as well.
+    #[arg(long, value_name = "FILE", env = "INFLUXDB3_TCP_LISTENER_FILE_PATH")]
+    tcp_listener_file_path: Option<PathBuf>,
+
+    /// Most bytes of a request's body, up to 64MiB; units such as 64KiB or 10MB are understood
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "INFLUXDB3_MAX_HTTP_REQUEST_SIZE",
+        default_value = "65536",
+        value_parser = request_size
+    )]
+    max_http_request_size: usize,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "TLS")]
+struct Tls {
+    /// Certificate of this server, followed by those that signed it, in PEM; both listeners then speak https only
+    #[arg(long, value_name = "FILE", env = "INFLUXDB3_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+
+    /// Private key of the certificate, in PEM and not encrypted
+    #[arg(long, value_name = "FILE", env = "INFLUXDB3_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+
+    /// Oldest version of TLS that clients may speak: tls-1.2 or tls-1.3
+    #[arg(long, value_name = "VERSION", env = "INFLUXDB3_TLS_MINIMUM_VERSION", default_value = "tls-1.2")]
+    tls_minimum_version: MinimumVersion,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Recovery")]
+struct Recovery {
     /// Open a second listener that replaces the operator token without asking for it
     ///
     /// Only on a loopback address, 127.0.0.1:8182 if none is given. It answers that one request and closes for good
@@ -57,87 +145,77 @@ pub(super) struct Serve {
     )]
     admin_token_recovery_http_bind: Option<String>,
 
-    /// Directory of the token store, made with mode 0700 if it is missing [default: optoken in the user's data directory,
-    /// such as ~/.local/share/optoken]
-    #[arg(long, value_name = "DIR", env = "INFLUXDB3_DATA_DIR")]
-    data_dir: Option<PathBuf>,
+    /// Write the address of the recovery listener, ip:port, to this new file, and remove it when that closes
+    ///
+    /// The server does not start if the file exists. Without a recovery listener there is nothing to write.
+    #[arg(long, value_name = "FILE", env = "INFLUXDB3_ADMIN_TOKEN_RECOVERY_TCP_LISTENER_FILE_PATH")]
+    admin_token_recovery_tcp_listener_file_path: Option<PathBuf>,
+}
 
-    /// Where tokens are stored: sqlite:PATH, or memory: to forget them at the end [default: sqlite: in the data directory]
-    #[arg(long, value_name = "URL", env = "INFLUXDB3_TOKEN_STORE")]
-    store: Option<StoreUrl>,
-
-    /// Refuse all tokens (503) after this many seconds without an answer from the token store
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Access")]
+struct Access {
+    /// Accept requests with any token or none, and let nobody create, regenerate or delete tokens
+    ///
+    /// INFLUXDB3_START_WITHOUT_AUTH, an older name of the variable, counts as well.
     #[arg(
         long,
-        value_name = "SECONDS",
-        env = "INFLUXDB3_TOKEN_MAX_STALENESS",
-        default_value_t = DEFAULT_MAX_STALENESS.as_secs(),
-        value_parser = clap::value_parser!(u64).range(1..)
+        value_name = "true|false",
+        env = "INFLUXDB3_WITHOUT_AUTH",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_possible_values = true
     )]
-    max_staleness: u64,
+    without_auth: Option<bool>,
 
-    /// The most bytes that the body of a request may have
-    #[arg(long, value_name = "BYTES", env = "INFLUXDB3_MAX_HTTP_REQUEST_SIZE", default_value_t = 10_485_760)]
-    max_http_request_size: usize,
+    /// Take in the token of this JSON file, unless there is one of its name; with --without-auth it is not read
+    ///
+    /// The file has "name" (_admin is the operator token), "token" or, so that it is no secret, "token_sha512", and maybe
+    /// "expiry_millis", in milliseconds since 1970. One with a token must be closed to others (mode 0600), and a token that
+    /// could be guessed is refused. Such files are made with: influxdb3 create token --admin --offline
+    #[arg(long, value_name = "FILE", env = "INFLUXDB3_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
 
-    /// Ask for no token
-    #[arg(long, env = "INFLUXDB3_START_WITHOUT_AUTH")]
-    without_auth: bool,
-
-    /// Ask for no token for these: health, ping, metrics, ready, pprof or `node_stop`
+    /// Resources that need no token, separated by commas: health, ping, metrics, ready, pprof, node_stop
     #[arg(long, value_name = "LIST", env = "INFLUXDB3_DISABLE_AUTHZ")]
     disable_authz: Option<DisabledAuthz>,
-
-    /// Run this WebAssembly component instead of the built-in one
-    #[arg(long, value_name = "FILE", env = "INFLUXDB3_TOKEN_COMPONENT")]
-    component: Option<PathBuf>,
-
-    /// What to log, such as info, debug, or warn,optoken=debug
-    #[arg(long, value_name = "FILTER", env = "LOG_FILTER", default_value = "info")]
-    log_filter: String,
-}
-
-/// Which store, and where.
-#[derive(Debug, Clone)]
-enum StoreUrl {
-    Sqlite(PathBuf),
-    Memory,
-}
-
-impl FromStr for StoreUrl {
-    type Err = String;
-
-    fn from_str(url: &str) -> Result<Self, String> {
-        match url.split_once(':') {
-            Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
-            Some(("memory", "")) => Ok(Self::Memory),
-            _ => Err("a store is sqlite:PATH or memory:".to_owned()),
-        }
-    }
 }
 
 impl Serve {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        self.start_log()?;
+        self.log.start()?;
+        // While there is one thread: it takes its variables out of the environment.
+        let passed = ListenFd::from_env();
+        let tls = self.tls.load()?;
+        let options = self.options()?;
         let authority = self.authority()?;
+        authority
+            .metrics()
+            .name_build(env!("CARGO_PKG_VERSION"), self.node_id.as_deref().unwrap_or_default())
+            .context("cannot set up the metrics")?;
+        if let Some(file) = self.access.admin_token_file.as_ref().filter(|_| !options.without_auth) {
+            token_file::preset(&authority, file).context("Token error")?;
+        }
         let runtime = tokio::runtime::Runtime::new().context("cannot start the asynchronous runtime")?;
-        runtime.block_on(self.listen(authority))
+        runtime.block_on(self.listen(passed, tls, options, authority))
     }
 
-    fn start_log(&self) -> anyhow::Result<()> {
-        let filter = EnvFilter::try_new(&self.log_filter)
-            .with_context(|| format!("--log-filter: {:?} is not a log filter", self.log_filter))?;
-        let stderr = std::io::stderr;
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(stderr)
-            .with_ansi(stderr().is_terminal())
-            .with_target(false)
-            // Nobody reads the log any more: that is no reason to stop serving, and complaining about it on the same
-            // closed stream would end the task that logs.
-            .log_internal_errors(false)
-            .init();
-        Ok(())
+    fn options(&self) -> anyhow::Result<Options> {
+        let without_auth = match (self.access.without_auth, env::var("INFLUXDB3_START_WITHOUT_AUTH")) {
+            (Some(without_auth), _) => without_auth,
+            (None, Err(env::VarError::NotPresent)) => false,
+            (None, value) => value
+                .ok()
+                .and_then(|value| value.parse().ok())
+                .context("INFLUXDB3_START_WITHOUT_AUTH is neither true nor false")?,
+        };
+        Ok(Options {
+            max_request_size: self.listeners.max_http_request_size,
+            without_auth,
+            disabled_authz: self.access.disable_authz.clone().unwrap_or_default(),
+            node_id: self.node_id.clone(),
+        })
     }
 
     fn authority(&self) -> anyhow::Result<Authority> {
@@ -147,7 +225,7 @@ impl Serve {
             ),
             None => None,
         };
-        let mut builder = Authority::builder_shared(self.open_store()?)
+        let mut builder = Authority::builder_shared(self.storage.open()?)
             .max_staleness(Duration::from_secs(self.max_staleness));
         if let Some(component) = &component {
             builder = builder.component(component);
@@ -158,60 +236,68 @@ impl Serve {
         })
     }
 
-    fn open_store(&self) -> anyhow::Result<Arc<dyn Store>> {
-        let path = match &self.store {
-            Some(StoreUrl::Memory) => {
-                tracing::warn!("token store: memory only, tokens are forgotten when the server ends");
-                return Ok(Arc::new(MemoryStore::default()));
-            }
-            Some(StoreUrl::Sqlite(path)) => path.clone(),
-            None => {
-                let directory = self.data_dir.clone().map_or_else(default_data_dir, Ok)?;
-                prepare_data_dir(&directory)?;
-                directory.join(STORE_FILE)
-            }
-        };
-        let store = SqliteStore::open(&path)?;
-        tracing::info!("token store: sqlite:{}", path.display());
-        Ok(Arc::new(store))
-    }
-
-    async fn listen(self, authority: Authority) -> anyhow::Result<()> {
+    async fn listen(
+        self,
+        mut passed: ListenFd,
+        tls: Option<Arc<ServerConfig>>,
+        options: Options,
+        authority: Authority,
+    ) -> anyhow::Result<()> {
         let stop = stop_on_signal()?;
-        let main = Listener::bind(&self.http_bind).await.context("--http-bind")?;
-        let recovery = match &self.admin_token_recovery_http_bind {
-            Some(address) => Some(bind_recovery(address).await.context("--admin-token-recovery-http-bind")?),
+        let main = self.listeners.bind(&mut passed).await?.with_tls(tls.clone());
+        let recovery = self.recovery.bind(&mut passed).await?.map(|listener| listener.with_tls(tls));
+        let used = if recovery.is_some() { 2 } else { 1 };
+        if passed.len() > used {
+            tracing::warn!(
+                "{} sockets were passed, and {used} of them used: nobody answers on the others",
+                passed.len()
+            );
+        }
+        let main_file = self.listeners.write_file(&main)?;
+        let recovery_file = match &recovery {
+            Some(recovery) => self.recovery.write_file(recovery)?,
             None => None,
         };
 
-        tracing::info!("listening on http://{}", main.address());
+        if options.without_auth {
+            tracing::warn!(
+                "server started without auth (`--without-auth` switch), all token creation and regeneration of admin \
+                 token endpoints are disabled"
+            );
+        }
+        let open = options.disabled_authz.paths();
+        if !open.is_empty() {
+            tracing::info!(paths_without_authz = ?open, "setting up server with authz disabled for paths");
+        }
+        tracing::info!(node_id = options.node_id, "listening on {}", main.url());
         let tokens = authority.list().context("cannot list the tokens")?;
         if !tokens.iter().any(|token| token.name == OPERATOR) {
             tracing::info!(
                 "no operator token yet; create it with: influxdb3 create token --admin{}",
-                host_option(main.address())
+                host_option(&main)
             );
         }
         let recovery = recovery.map(|listener| {
             tracing::warn!(
-                "token recovery is open on http://{0}: whoever reaches it can replace the operator token, once; with: \
-                 influxdb3 create token --admin --regenerate --host http://{0}",
-                listener.address()
+                "token recovery is open on {0}: whoever reaches it can replace the operator token, once; with: \
+                 influxdb3 create token --admin --regenerate --host {0}",
+                listener.url()
             );
             let closed = stop.child_token();
+            let authority = authority.clone();
             let router = recovery_listener::router(authority.clone(), closed.clone());
+            authority.metrics().recovery_is_open(true);
             tokio::spawn(async move {
                 listener.serve(router, recovery_listener::MAX_CONNECTIONS, closed).await;
+                authority.metrics().recovery_is_open(false);
+                drop(recovery_file);
                 tracing::info!("token recovery is closed");
             })
         });
-        let options = Options {
-            max_request_size: self.max_http_request_size,
-            without_auth: self.without_auth,
-            disabled_authz: self.disable_authz.unwrap_or_default(),
-            node_id: None,
-        };
-        main.serve(main_listener::router(authority, options), main_listener::MAX_CONNECTIONS, stop).await;
+        tell_service_manager(NotifyState::Ready);
+        let router = main_listener::router(authority, options);
+        main.serve(router, main_listener::MAX_CONNECTIONS, stop).await;
+        drop(main_file);
         if let Some(recovery) = recovery {
             recovery.await.context("the recovery listener failed")?;
         }
@@ -220,20 +306,85 @@ impl Serve {
     }
 }
 
-/// A listener that gives the operator token away is for this machine only.
-async fn bind_recovery(address: &str) -> anyhow::Result<Listener> {
-    let listener = Listener::bind(address).await?;
-    if !listener.address().ip().is_loopback() {
-        bail!(
-            "{address} is not a loopback address: anybody on the network could take over the operator token"
-        );
+impl Listeners {
+    async fn bind(&self, passed: &mut ListenFd) -> anyhow::Result<Listener> {
+        match adopt(passed, 0)? {
+            Some(listener) => Ok(listener),
+            None => Listener::bind(&self.http_bind).await.context("--http-bind"),
+        }
     }
-    Ok(listener)
+
+    fn write_file(&self, listener: &Listener) -> anyhow::Result<Option<ListenerFile>> {
+        let older = || env::var_os("INFLUXDB3_TCP_LISTINER_FILE_PATH").map(PathBuf::from);
+        let path = self.tcp_listener_file_path.clone().or_else(older);
+        path.map(|path| ListenerFile::create(&path, listener.address()))
+            .transpose()
+            .context("--tcp-listener-file-path")
+    }
+}
+
+impl Tls {
+    /// Reads the files, where TLS is asked for.
+    fn load(&self) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(certificates), Some(key)) => {
+                Ok(Some(tls::server_config(certificates, key, self.tls_minimum_version)?))
+            }
+            (None, None) => Ok(None),
+            _ => bail!("tls requires both a cert and a key file to be passed in to work"),
+        }
+    }
+}
+
+impl Recovery {
+    /// A listener, where it is asked for, that is for this machine only, as it gives the operator token away.
+    async fn bind(&self, passed: &mut ListenFd) -> anyhow::Result<Option<Listener>> {
+        let Some(address) = &self.admin_token_recovery_http_bind else {
+            return Ok(None);
+        };
+        let (listener, named) = match adopt(passed, 1)? {
+            Some(listener) => {
+                let named = listener.address().to_string();
+                (listener, named)
+            }
+            None => (Listener::bind(address).await.context(RECOVERY_BIND)?, address.clone()),
+        };
+        if !listener.address().ip().is_loopback() {
+            bail!(
+                "{RECOVERY_BIND}: {named} is not a loopback address: anybody on the network could take over the operator token"
+            );
+        }
+        Ok(Some(listener))
+    }
+
+    fn write_file(&self, listener: &Listener) -> anyhow::Result<Option<ListenerFile>> {
+        self.admin_token_recovery_tcp_listener_file_path
+            .as_ref()
+            .map(|path| ListenerFile::create(path, listener.address()))
+            .transpose()
+            .context("--admin-token-recovery-tcp-listener-file-path")
+    }
+}
+
+/// Takes over the socket in this place among those that the service manager has passed, if there are so many.
+fn adopt(passed: &mut ListenFd, place: usize) -> anyhow::Result<Option<Listener>> {
+    let named = || format!("socket {} of LISTEN_FDS", place + 1);
+    let Some(socket) = passed.take_tcp_listener(place).with_context(named)? else {
+        return Ok(None);
+    };
+    Ok(Some(Listener::adopt(socket).with_context(named)?))
+}
+
+/// Tells systemd, or whoever else has set `NOTIFY_SOCKET`.
+fn tell_service_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(false, &[state]) {
+        tracing::warn!("cannot tell the service manager (NOTIFY_SOCKET): {error}");
+    }
 }
 
 /// How to say where the server is, if that needs saying.
-fn host_option(address: SocketAddr) -> String {
-    let url = format!("http://{address}");
+fn host_option(listener: &Listener) -> String {
+    let url = listener.url();
     if url == DEFAULT_HOST { String::new() } else { format!(" --host {url}") }
 }
 
@@ -249,6 +400,8 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
             _ = interrupt.recv() => "SIGINT",
         };
         tracing::info!("{name}: stopping, requests under way are finished; send it again to stop at once");
+        // First, because nobody waits for this task.
+        tell_service_manager(NotifyState::Stopping);
         cancel.cancel();
         tokio::select! {
             _ = terminate.recv() => {}
@@ -260,31 +413,19 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     Ok(stop)
 }
 
-fn default_data_dir() -> anyhow::Result<PathBuf> {
-    // An empty variable counts as unset, a relative one as invalid (XDG Base Directory Specification).
-    let directory = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    directory("XDG_DATA_HOME")
-        .or_else(|| directory("HOME").map(|home| home.join(".local/share")))
-        .map(|data| data.join("optoken"))
-        .context(
-            "there is no home directory to keep tokens in: say where with --data-dir or INFLUXDB3_DATA_DIR",
-        )
+fn node_id(id: &str) -> Result<String, &'static str> {
+    if (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(id.to_owned())
+    } else {
+        Err("a node id is 1 to 64 visible ASCII characters, such as its host name")
+    }
 }
 
-/// Makes the directory if it is missing, and refuses one in which others can put a store of their own.
-fn prepare_data_dir(directory: &Path) -> anyhow::Result<()> {
-    let named = || format!("cannot use the data directory {}", directory.display());
-    if fs::metadata(directory).is_ok_and(|metadata| !metadata.is_dir()) {
-        bail!("{}: it is not a directory", named());
-    }
-    DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(named)?;
-    let mode = fs::metadata(directory).with_context(named)?.permissions().mode() & 0o7777;
-    if mode & 0o022 != 0 {
-        bail!(
-            "{0}: others can write to it (mode {mode:o}); run: chmod go-w {1}",
-            named(),
-            directory.display()
-        );
-    }
-    Ok(())
+/// A number of bytes, with a unit or without.
+fn request_size(size: &str) -> Result<usize, &'static str> {
+    size.parse()
+        .ok()
+        .filter(|ByteSize(bytes)| (1..=MAX_MAX_REQUEST_SIZE).contains(bytes))
+        .and_then(|ByteSize(bytes)| usize::try_from(bytes).ok())
+        .ok_or("a size is a number of bytes from 1 to 67108864, or such as 64KiB or 10MB")
 }

@@ -1,9 +1,10 @@
-//! Accepts connections and serves a router on them, within limits, until told to stop.
+//! Accepts connections, plain or with TLS, and serves a router on them, within limits, until told to stop.
 //!
 //! Knows nothing of what the router does.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{self, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,14 +14,19 @@ use axum::{Extension, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::Semaphore;
 use tokio::time;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How long a client may take to send the head of a request; also how long a connection may idle.
+/// How long a client may take to send the head of a request, and before that for the handshake of TLS; also how long a
+/// connection may idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The most bytes the head of a request may have. Tokens take 92, proxies add some headers.
@@ -36,6 +42,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// has long been sent by then.
 const QUIET: Duration = Duration::from_secs(1);
 
+/// How often a handshake that failed is more than a detail. Whoever reaches the port can make one fail, as often as he
+/// likes, and must not fill the log; whoever wonders why his client gets no answer must find out without changing the filter.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
+
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) SocketAddr);
@@ -45,6 +55,7 @@ pub(super) struct Peer(pub(super) SocketAddr);
 pub(crate) struct Listener {
     socket: TcpListener,
     address: SocketAddr,
+    tls: Option<Arc<ServerConfig>>,
 }
 
 /// The address cannot be listened on.
@@ -56,6 +67,17 @@ pub(crate) struct BindError {
     hint: &'static str,
 }
 
+/// The socket that was passed cannot be served.
+#[derive(Debug, Error)]
+pub(crate) enum AdoptError {
+    /// It is that of one client already.
+    #[error("the socket that was passed is a connection; for a systemd socket unit, set Accept=no")]
+    Connected,
+    /// It cannot be used.
+    #[error("cannot listen on the socket that was passed")]
+    Socket(#[from] io::Error),
+}
+
 impl Listener {
     /// Binds `HOST:PORT`; of several addresses that a host name has, the first.
     pub(crate) async fn bind(address: &str) -> Result<Self, BindError> {
@@ -63,7 +85,7 @@ impl Listener {
             let first = lookup_host(address).await?.next();
             let socket = TcpListener::bind(first.ok_or(io::ErrorKind::AddrNotAvailable)?).await?;
             let address = socket.local_addr()?;
-            Ok(Self { socket, address })
+            Ok(Self { socket, address, tls: None })
         };
         bind().await.map_err(|source: io::Error| BindError {
             address: address.to_owned(),
@@ -77,6 +99,28 @@ impl Listener {
         })
     }
 
+    /// Takes over a socket that another program, such as systemd, has bound and listens on.
+    pub(crate) fn adopt(socket: net::TcpListener) -> Result<Self, AdoptError> {
+        if net::TcpStream::from(OwnedFd::from(socket.try_clone()?)).peer_addr().is_ok() {
+            return Err(AdoptError::Connected);
+        }
+        socket.set_nonblocking(true)?;
+        let socket = TcpListener::from_std(socket)?;
+        let address = socket.local_addr()?;
+        Ok(Self { socket, address, tls: None })
+    }
+
+    /// Speaks TLS on every connection, if there is a configuration for it.
+    pub(crate) fn with_tls(self, config: Option<Arc<ServerConfig>>) -> Self {
+        Self { tls: config, ..self }
+    }
+
+    /// How a client says where it listens.
+    pub(crate) fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
     /// Where it listens, with the port that the system chose if it was asked for port 0.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
@@ -88,6 +132,7 @@ impl Listener {
         let places = Arc::new(Semaphore::new(max_connections));
         let connections = TaskTracker::new();
         let mut guests = Guests::default();
+        let tls = self.tls.map(|config| Arc::new(Handshake::new(config)));
         let accepting = async {
             loop {
                 match self.socket.accept().await {
@@ -100,7 +145,8 @@ impl Listener {
                             time::sleep(ACCEPT_PAUSE).await;
                         };
                         let guest = guests.welcome();
-                        let connection = serve_connection(stream, peer, guest, router.clone(), stop.clone());
+                        let connection =
+                            serve_client(stream, peer, tls.clone(), guest, router.clone(), stop.clone());
                         connections.spawn(async move {
                             connection.await;
                             drop(place);
@@ -191,15 +237,74 @@ impl Guest {
     }
 }
 
-async fn serve_connection(
+/// What turns a connection into one with TLS.
+struct Handshake {
+    acceptor: TlsAcceptor,
+    complained: Mutex<Option<Instant>>,
+}
+
+impl Handshake {
+    fn new(config: Arc<ServerConfig>) -> Self {
+        Self { acceptor: TlsAcceptor::from(config), complained: Mutex::default() }
+    }
+
+    async fn complete(&self, stream: TcpStream, peer: SocketAddr) -> Option<TlsStream<TcpStream>> {
+        let handshake = time::timeout(HEAD_TIMEOUT, self.acceptor.accept(stream)).await;
+        match handshake.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => Some(stream),
+            // The two ends do not understand each other. Any other error is a client that went away or kept silent.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData && self.may_complain() => {
+                tracing::warn!(%peer, "TLS handshake failed: {error}");
+                None
+            }
+            Err(error) => {
+                tracing::debug!(%peer, "TLS handshake failed: {error}");
+                None
+            }
+        }
+    }
+
+    fn may_complain(&self) -> bool {
+        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = complained.is_none_or(|last| last.elapsed() >= COMPLAINT_INTERVAL);
+        if may {
+            *complained = Some(Instant::now());
+        }
+        may
+    }
+}
+
+async fn serve_client(
     stream: TcpStream,
     peer: SocketAddr,
+    tls: Option<Arc<Handshake>>,
     guest: Arc<Guest>,
     router: Router,
     stop: CancellationToken,
 ) {
     // Answers are small and complete: nothing is gained by waiting for more.
     let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else {
+        return serve_connection(stream, peer, guest, router, stop).await;
+    };
+    let stream = tokio::select! {
+        stream = tls.complete(stream, peer) => stream,
+        () = guest.leave.cancelled() => None,
+        // Nothing has been asked for yet.
+        () = stop.cancelled() => None,
+    };
+    if let Some(stream) = stream {
+        serve_connection(stream, peer, guest, router, stop).await;
+    }
+}
+
+async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
+    guest: Arc<Guest>,
+    router: Router,
+    stop: CancellationToken,
+) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
     builder

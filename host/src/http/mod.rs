@@ -15,6 +15,7 @@ mod problem;
 mod query;
 pub(crate) mod recovery_listener;
 mod routes;
+pub(crate) mod tls;
 mod tokens;
 mod tokens_table;
 
