@@ -27,7 +27,10 @@ pub(crate) fn redact(text: &str) -> Cow<'_, str> {
     }
     parts
         .fold(first.to_owned(), |redacted, part| {
-            redacted + "[token]" + part.trim_start_matches(is_token_char)
+            let behind = part.trim_start_matches(is_token_char);
+            // The bare prefix is no secret, and errors name it.
+            let shown = if behind.len() == part.len() { TOKEN_PREFIX } else { "[token]" };
+            redacted + shown + behind
         })
         .into()
 }
@@ -61,10 +64,11 @@ mod tests {
         for (text, redacted) in [
             ("", ""),
             ("no token here, apiv3 and _ are not one", "no token here, apiv3 and _ are not one"),
-            ("apiv3_", "[token]"),
+            ("apiv3_", "apiv3_"),
+            ("it starts with 'apiv3_'", "it starts with 'apiv3_'"),
             ("token 'apiv3_Jk-a_9' found", "token '[token]' found"),
             ("apiv3_a apiv3_b,apiv3_c/", "[token] [token],[token]/"),
-            ("é apiv3_é", "é [token]é"),
+            ("é apiv3_xé", "é [token]é"),
         ] {
             assert_eq!(redact(text), redacted, "{text:?}");
         }

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use super::listen::Peer;
 use super::problem::Problem;
 use super::routes::{self, Call, Endpoint};
-use super::{CREATE_PATH, Options, TOKENS_PATH, credentials};
+use super::{CREATE_PATH, OTHER_PATH, Options, TOKENS_PATH, credentials};
 use crate::authority::Authority;
 use crate::secret::{Secret, redact};
 
@@ -58,12 +58,14 @@ async fn answer(
     Extension(Peer(peer)): Extension<Peer>,
     request: Request,
 ) -> Response {
-    let cluster_uuid = served.cluster_uuid.clone();
-    let mut answer =
-        judge(served, format!("http {peer}"), request).await.unwrap_or_else(Problem::into_response);
-    if let Some(cluster_uuid) = cluster_uuid {
-        answer.headers_mut().insert(CLUSTER_UUID, cluster_uuid);
+    let path = served.counted_as(request.uri().path());
+    let mut answer = judge(Arc::clone(&served), format!("http {peer}"), request)
+        .await
+        .unwrap_or_else(Problem::into_response);
+    if let Some(cluster_uuid) = &served.cluster_uuid {
+        answer.headers_mut().insert(CLUSTER_UUID, cluster_uuid.clone());
     }
+    served.authority.metrics().answered("main", path, answer.status().as_u16());
     answer
 }
 
@@ -86,6 +88,14 @@ async fn judge(served: Arc<Served>, origin: String, mut request: Request) -> Res
 }
 
 impl Served {
+    /// The name of a path in the metrics: there are not to be as many names as clients can think of.
+    fn counted_as(&self, path: &str) -> &'static str {
+        self.endpoints
+            .iter()
+            .find(|endpoint| endpoint.path == path)
+            .map_or(OTHER_PATH, |endpoint| endpoint.path)
+    }
+
     /// Whether there is nothing to do about tokens, as none is asked for (COMPAT 2.10).
     fn is_disabled(&self, path: &str) -> bool {
         self.options.without_auth && path.starts_with(TOKENS_PATH)
@@ -118,10 +128,16 @@ impl Served {
             None => credentials::take(request.headers_mut()),
         };
         let accepted = match presented {
-            Err(malformed) => Err((malformed.to_string(), malformed.into())),
+            Err(malformed) => {
+                self.authority.metrics().unauthenticated(true);
+                Err((malformed.to_string(), malformed.into()))
+            }
             // Whatever it is, but it must be one (COMPAT 2.10).
             Ok(credential) if self.options.without_auth => Ok(credential),
-            Ok(None) => Err(("there is none".to_owned(), Problem::NoCredential)),
+            Ok(None) => {
+                self.authority.metrics().unauthenticated(false);
+                Err(("there is none".to_owned(), Problem::NoCredential))
+            }
             Ok(Some(credential)) => match self.authority.authenticate(credential.expose()) {
                 Ok(_) => Ok(Some(credential)),
                 Err(error) => Err((error.to_string(), error.into())),

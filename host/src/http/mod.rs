@@ -54,6 +54,9 @@ pub(crate) const TOKENS_PATH: &str = "/api/v3/configure/token";
 /// Where the main listener answers the one SQL query that lists tokens.
 pub(crate) const SQL_PATH: &str = "/api/v3/query_sql";
 
+/// What the metrics call a path that does not exist.
+const OTHER_PATH: &str = "other";
+
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 

@@ -8,15 +8,16 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Extension, Request, State};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::REGENERATE_PATH;
 use super::body;
 use super::listen::Peer;
 use super::problem::Problem;
+use super::{OTHER_PATH, REGENERATE_PATH};
 use crate::authority::Authority;
 use crate::token::IssuedToken;
 
@@ -34,10 +35,21 @@ struct Door {
 
 /// All that the recovery listener answers. Cancels `closed` after its one success.
 pub(crate) fn router(authority: Authority, closed: CancellationToken) -> Router {
+    let counting = authority.clone();
+    let count = middleware::from_fn(move |request: Request, next: Next| {
+        let authority = counting.clone();
+        async move {
+            let path = if request.uri().path() == REGENERATE_PATH { REGENERATE_PATH } else { OTHER_PATH };
+            let answer = next.run(request).await;
+            authority.metrics().answered("recovery", path, answer.status().as_u16());
+            answer
+        }
+    });
     Router::new()
         .route(REGENERATE_PATH, post(recover))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_path)
+        .layer(count)
         .with_state(Door { authority, spent: Arc::default(), closed })
 }
 

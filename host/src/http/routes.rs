@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::extract::Request;
-use axum::http::header::CACHE_CONTROL;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderName, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use utoipa::ToSchema;
@@ -25,6 +25,9 @@ use super::{
     CREATE_PATH, JSON, NAMED_PATH, Options, REGENERATE_PATH, SQL_PATH, TEXT, TOKENS_PATH, issued, ping,
     tokens,
 };
+
+/// Version 0.0.4 of the text format of Prometheus.
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// A request that has got as far as its endpoint.
 pub(super) struct Call {
@@ -265,7 +268,22 @@ fn service_endpoints() -> Vec<Endpoint> {
         health("/api/v1/health", "getHealthV1"),
         ping(Method::GET, "getPing"),
         ping(Method::POST, "postPing"),
+        Endpoint {
+            method: Method::GET,
+            path: "/metrics",
+            handler: |call| Box::pin(async move { metrics(&call) }),
+            name: "getMetrics",
+            summary: "Tell what was counted and timed, in the Prometheus text format",
+            parameters: vec![],
+            body: None,
+            success: ok(vec![(PROMETHEUS, Described::text())]),
+            problems: unreadable_catalog(),
+        },
     ]
+}
+
+fn metrics(call: &Call) -> Result<Response, Problem> {
+    Ok(([(CONTENT_TYPE, PROMETHEUS)], call.served.authority.metrics_text()?).into_response())
 }
 
 fn ok(content: Vec<(&'static str, Described)>) -> Success {

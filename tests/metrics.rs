@@ -1,0 +1,90 @@
+//! What the server tells Prometheus.
+
+use crate::support::{CREATE, Machine, RECOVERY, REGENERATE, Server, eventually, get, post};
+
+/// The value of the series that begins so.
+#[track_caller]
+fn value(server: &Server, token: &str, series: &str) -> f64 {
+    let answer = get("/metrics").bearer(token).send(server.address);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let line = answer.body.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {series} in\n{}", answer.body)).parse().unwrap()
+}
+
+#[test]
+fn requests_authentications_and_rotations_are_counted() {
+    let machine = Machine::new();
+    let server = machine.serve(&RECOVERY);
+    let first = server.create();
+    let token = server.regenerate(&first);
+    assert!(!server.accepts(&first));
+    get("/health").send(server.address);
+    get("/health").authorization("nonsense").send(server.address);
+    get("/nowhere?apiv3_secret").bearer(&token).send(server.address);
+    post(CREATE).send(server.address);
+    let told = |series: &str| value(&server, &token, series);
+    for (series, expected) in [
+        (r#"optoken_authentications_total{outcome="unknown"}"#, 1.0),
+        (r#"optoken_authentications_total{outcome="missing"}"#, 1.0),
+        (r#"optoken_authentications_total{outcome="malformed"}"#, 1.0),
+        (r#"optoken_http_requests_total{listener="main",path="/health",status="401"}"#, 2.0),
+        (r#"optoken_http_requests_total{listener="main",path="/health",status="400"}"#, 1.0),
+        (r#"optoken_http_requests_total{listener="main",path="other",status="404"}"#, 1.0),
+        (
+            r#"optoken_http_requests_total{listener="main",path="/api/v3/configure/token/admin",status="409"}"#,
+            1.0,
+        ),
+        (r#"optoken_commands_total{command="create_operator",outcome="done"}"#, 1.0),
+        (r#"optoken_commands_total{command="create_operator",outcome="denied"}"#, 1.0),
+        (r#"optoken_rotations_total{by="regenerate"}"#, 1.0),
+        (r#"optoken_rotations_total{by="recovery"}"#, 0.0),
+        ("optoken_recovery_listener_open", 1.0),
+        ("optoken_sandbox_traps_total", 0.0),
+        ("optoken_tokens", 1.0),
+    ] {
+        assert_eq!(told(series), expected, "{series}");
+    }
+    assert!(told(r#"optoken_authentications_total{outcome="accepted"}"#) >= 3.0);
+    // Initialised, created, replaced.
+    let swaps = r#"optoken_store_operation_duration_seconds_count{operation="swap",outcome="answered"}"#;
+    assert_eq!(told(swaps), 3.0);
+    assert!((0.0..60.0).contains(&told("optoken_operator_token_age_seconds")));
+}
+
+#[test]
+fn the_age_is_that_of_the_newest_secret_and_unknown_without_one() {
+    let machine = Machine::new();
+    let server = machine.serve(&["--disable-authz", "metrics"]);
+    let answer = get("/metrics").send(server.address);
+    assert!(answer.body.contains("optoken_operator_token_age_seconds NaN"), "{}", answer.body);
+    let token = server.create();
+    let age = || value(&server, &token, "optoken_operator_token_age_seconds");
+    eventually("time passes", || age() > 0.3);
+    let before = age();
+    server.regenerate(&token);
+    let answer = get("/metrics").send(server.address);
+    let after = answer.body.lines().find_map(|line| line.strip_prefix("optoken_operator_token_age_seconds "));
+    assert!(after.unwrap().parse::<f64>().unwrap() < before, "{}", answer.body);
+}
+
+#[test]
+fn a_recovery_is_counted_and_the_door_shown_closed() {
+    let machine = Machine::new();
+    let server = machine.serve(&RECOVERY);
+    server.create();
+    get("/health").send(server.recovery());
+    let token = post(REGENERATE).send(server.recovery()).token();
+    server.wait_for_log("token recovery is closed");
+    for (series, expected) in [
+        (r#"optoken_rotations_total{by="recovery"}"#, 1.0),
+        ("optoken_recovery_listener_open", 0.0),
+        (r#"optoken_http_requests_total{listener="recovery",path="other",status="404"}"#, 1.0),
+        (
+            r#"optoken_http_requests_total{listener="recovery",path="/api/v3/configure/token/admin/regenerate",status="201"}"#,
+            1.0,
+        ),
+    ] {
+        assert_eq!(value(&server, &token, series), expected, "{series}");
+    }
+}
