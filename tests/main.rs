@@ -8,6 +8,7 @@ mod component;
 mod concurrency;
 mod flow;
 mod http2;
+mod kill;
 mod metrics;
 mod preset;
 mod recovery;
