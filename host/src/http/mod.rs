@@ -16,3 +16,12 @@ pub(crate) const REGENERATE_PATH: &str = "/api/v3/configure/token/admin/regenera
 
 /// Where the main listener makes the first operator token.
 pub(crate) const CREATE_PATH: &str = "/api/v3/configure/token/admin";
+
+/// Where the main listener makes named admin tokens.
+pub(crate) const NAMED_ADMIN_PATH: &str = "/api/v3/configure/token/named_admin";
+
+/// Where the main listener deletes tokens.
+pub(crate) const TOKENS_PATH: &str = "/api/v3/configure/token";
+
+/// Where the main listener answers the one query that lists tokens.
+pub(crate) const QUERY_SQL_PATH: &str = "/api/v3/query_sql";
