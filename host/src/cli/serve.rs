@@ -18,8 +18,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::authority::{Authority, DEFAULT_MAX_STALENESS};
 use crate::client::DEFAULT_HOST;
+use crate::http::disable_authz::DisabledAuthz;
 use crate::http::listen::Listener;
-use crate::http::{main_listener, recovery_listener};
+use crate::http::{Options, main_listener, recovery_listener};
 use crate::store::{MemoryStore, SqliteStore, Store};
 use crate::token::OPERATOR;
 
@@ -74,6 +75,18 @@ pub(super) struct Serve {
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     max_staleness: u64,
+
+    /// The most bytes that the body of a request may have
+    #[arg(long, value_name = "BYTES", env = "INFLUXDB3_MAX_HTTP_REQUEST_SIZE", default_value_t = 10_485_760)]
+    max_http_request_size: usize,
+
+    /// Ask for no token
+    #[arg(long, env = "INFLUXDB3_START_WITHOUT_AUTH")]
+    without_auth: bool,
+
+    /// Ask for no token for these: health, ping, metrics, ready, pprof or `node_stop`
+    #[arg(long, value_name = "LIST", env = "INFLUXDB3_DISABLE_AUTHZ")]
+    disable_authz: Option<DisabledAuthz>,
 
     /// Run this WebAssembly component instead of the built-in one
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_TOKEN_COMPONENT")]
@@ -192,7 +205,13 @@ impl Serve {
                 tracing::info!("token recovery is closed");
             })
         });
-        main.serve(main_listener::router(authority), main_listener::MAX_CONNECTIONS, stop).await;
+        let options = Options {
+            max_request_size: self.max_http_request_size,
+            without_auth: self.without_auth,
+            disabled_authz: self.disable_authz.unwrap_or_default(),
+            node_id: None,
+        };
+        main.serve(main_listener::router(authority, options), main_listener::MAX_CONNECTIONS, stop).await;
         if let Some(recovery) = recovery {
             recovery.await.context("the recovery listener failed")?;
         }

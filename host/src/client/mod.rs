@@ -16,7 +16,7 @@ use serde_json::json;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::http::{CREATE_PATH, NAMED_ADMIN_PATH, QUERY_SQL_PATH, REGENERATE_PATH, TOKENS_PATH};
+use crate::http::{CREATE_PATH, NAMED_PATH, REGENERATE_PATH, SQL_PATH, TOKENS_PATH};
 use crate::secret::{Secret, TOKEN_PREFIX, is_token_char};
 use tls::Failure;
 pub(crate) use tls::{Trust, TrustError};
@@ -140,7 +140,7 @@ impl Client {
         lifetime: Option<u64>,
     ) -> Result<Secret, ClientError> {
         let body = json!({ "token_name": name, "expiry_secs": lifetime });
-        let request = json_body(self.http.post(self.url(NAMED_ADMIN_PATH)), &body);
+        let request = json_body(self.http.post(self.url(NAMED_PATH)), &body);
         self.issue(Operation::CreateNamed, request, credential)
     }
 
@@ -162,7 +162,7 @@ impl Client {
     /// the answer may come from anybody and goes to a terminal.
     pub(crate) fn list(&self, credential: Option<&Secret>, format: &str) -> Result<String, ClientError> {
         let body = json!({ "db": "_internal", "q": "select * from system.tokens", "format": format });
-        let request = json_body(self.http.post(self.url(QUERY_SQL_PATH)), &body);
+        let request = json_body(self.http.post(self.url(SQL_PATH)), &body);
         let body = self.send(Operation::List, request, credential, StatusCode::OK)?;
         let text =
             str::from_utf8(&body).map_err(|_| self.stranger("what it shows is not text".to_owned()))?;

@@ -1,33 +1,126 @@
 //! Reads request bodies, within limits of size and time. Both listeners do.
 
+use std::io::Read as _;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue};
+use flate2::read::GzDecoder;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
 use tokio::time;
 
 use super::problem::Problem;
+use crate::secret::redact;
 
-/// The most bytes the body of a token command may have. No command takes more than a few hundred.
-const MAX_BODY_BYTES: usize = 64 << 10;
+/// The most bytes a body may have that means nothing.
+pub(super) const MAX_IGNORED_BYTES: usize = 64 << 10;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads a body that means nothing here, so that the client gets to read the answer; not if it is too large.
 pub(super) async fn discard(body: Body) -> Result<(), Problem> {
-    let too_large = || Problem::BodyTooLarge(MAX_BODY_BYTES);
-    if http_body::Body::size_hint(&body).lower() > MAX_BODY_BYTES as u64 {
+    receive(body, MAX_IGNORED_BYTES, |_| {}).await
+}
+
+/// Refuses a body that is not announced as JSON, before anything else about it is judged.
+pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if content_type.is_some_and(is_json) { Ok(()) } else { Err(Problem::NotJson) }
+}
+
+/// Reads a body of JSON, which may be compressed. No more than `limit` bytes, neither before nor after decompression.
+/// The order of judgement is that of COMPAT 2.2, step 7.
+pub(super) async fn json<T: DeserializeOwned>(request: Request, limit: usize) -> Result<T, Problem> {
+    let zipped = match request.headers().get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
+        None | Some(b"identity") => false,
+        Some(b"gzip") => true,
+        Some(other) => {
+            return Err(Problem::UnknownEncoding(redact(&String::from_utf8_lossy(other)).into_owned()));
+        }
+    };
+    let mut bytes = Vec::new();
+    receive(request.into_body(), limit, |data| bytes.extend_from_slice(data)).await?;
+    if zipped {
+        bytes = unzip(&bytes, limit)?;
+    }
+    // The text repeats parts of what was sent.
+    serde_json::from_slice(&bytes).map_err(|error| Problem::BadJson(redact(&error.to_string()).into_owned()))
+}
+
+async fn receive(body: Body, limit: usize, mut each: impl FnMut(&[u8])) -> Result<(), Problem> {
+    let too_large = || Problem::BodyTooLarge(limit);
+    // What it is announced to have; then none of it is read.
+    if http_body::Body::size_hint(&body).lower() > limit as u64 {
         return Err(too_large());
     }
-    let mut body = Limited::new(body, MAX_BODY_BYTES);
+    let mut body = Limited::new(body, limit);
     let read = async {
         while let Some(frame) = body.frame().await {
-            frame.map_err(|error| {
+            let frame = frame.map_err(|error| {
                 if error.is::<LengthLimitError>() { too_large() } else { Problem::BodyUnreadable }
             })?;
+            if let Some(data) = frame.data_ref() {
+                each(data);
+            }
         }
         Ok(())
     };
-    time::timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(Problem::BodyUnreadable))
+    time::timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(Problem::BodyTooSlow))
+}
+
+fn unzip(zipped: &[u8], limit: usize) -> Result<Vec<u8>, Problem> {
+    let mut bytes = Vec::new();
+    // One more than there may be tells too many from just enough.
+    let read = GzDecoder::new(zipped).take(limit as u64 + 1).read_to_end(&mut bytes);
+    let length = read.map_err(|error| Problem::BadGzip(error.to_string()))?;
+    if length > limit { Err(Problem::BodyTooLarge(limit)) } else { Ok(bytes) }
+}
+
+/// Whether this is a media type of JSON: `application/json`, or `application/` and a suffix `+json` (COMPAT 2.5).
+fn is_json(content_type: &str) -> bool {
+    let mut parts = content_type.split(';').map(str::trim);
+    let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
+    let subtype = essence.strip_prefix("application/").unwrap_or_default();
+    let json = subtype == "json" || subtype.strip_suffix("+json").is_some_and(is_name);
+    let is_parameter = |part: &str| part.split_once('=').is_some_and(|(name, _)| is_name(name));
+    json && parts.all(|part| part.is_empty() || is_parameter(part))
+}
+
+/// A restricted name of RFC 6838, section 4.2.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "!#$&-^_.+".contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_media_type_of_json_is_recognized() {
+        for (content_type, json) in [
+            ("application/json", true),
+            ("Application/JSON", true),
+            ("application/json; charset=utf-8", true),
+            ("application/json;charset=\"utf-8\"", true),
+            ("application/vnd.x+json", true),
+            ("application/vnd.x+json; a=b; c=d", true),
+            ("", false),
+            ("json", false),
+            ("application/", false),
+            ("application/+json", false),
+            ("application/jsonl", false),
+            ("application/json charset=utf-8", false),
+            ("application/json; charset", false),
+            ("application/v nd+json", false),
+            ("text/json", false),
+            ("text/plain", false),
+            ("application/x-www-form-urlencoded", false),
+        ] {
+            assert_eq!(is_json(content_type), json, "{content_type:?}");
+        }
+    }
 }

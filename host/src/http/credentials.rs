@@ -1,10 +1,12 @@
-//! Reads the token out of a request: the grammar of the `Authorization` header (COMPAT 3.1 and 3.2).
+//! Reads the token out of a request: the grammar of the `Authorization` header (COMPAT 3.1 and 3.2), and the query
+//! parameter of the first API of InfluxDB (COMPAT 3.3).
 //!
 //! Decides only whether there is a token, never whether it is a good one.
 
-use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, Uri};
 use base64ct::{Base64, Encoding as _};
+use serde::Deserialize;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -22,6 +24,22 @@ pub(super) struct Malformed;
 /// none. Of several headers the first counts.
 pub(super) fn take(headers: &mut HeaderMap) -> Result<Option<Secret>, Malformed> {
     headers.remove(AUTHORIZATION).map(|value| parse(value.to_str().map_err(|_| Malformed)?)).transpose()
+}
+
+/// The token in the query string, where there is one: `p`, on two paths only. It may be empty. Given twice, it counts as
+/// not given.
+pub(super) fn in_query(uri: &Uri) -> Option<Secret> {
+    /// The user, `u`, does not matter.
+    #[derive(Deserialize)]
+    struct Query {
+        p: Option<String>,
+    }
+
+    if !matches!(uri.path(), "/query" | "/write") {
+        return None;
+    }
+    let query: Query = serde_urlencoded::from_str(uri.query()?).ok()?;
+    query.p.map(Secret::from)
 }
 
 /// `<scheme> <token>`: one space, scheme in exactly this case. Basic is base64 of `user:token`, padded; the user is
@@ -92,6 +110,31 @@ mod tests {
             "Bearer\tx",
         ] {
             assert_eq!(taken(header), Err(Malformed), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_can_stand_in_the_query_string_of_two_paths() {
+        for (uri, token) in [
+            ("/query?p=apiv3_x", Some("apiv3_x")),
+            ("/write?u=me&p=apiv3_x&db=y", Some("apiv3_x")),
+            ("/query?p=apiv3%5Fx+y", Some("apiv3_x y")),
+            ("/query?p=", Some("")),
+            ("/query?p", Some("")),
+            ("/query?p=a&u=1&u=2", Some("a")),
+            ("/query?p=a&p=a", None),
+            ("/query?P=a", None),
+            ("/query?token=a", None),
+            ("/query", None),
+            ("/query?", None),
+            ("/query/?p=a", None),
+            ("/Query?p=a", None),
+            ("/%71uery?p=a", None),
+            ("/api/v3/query_sql?p=a", None),
+            ("/health?p=a", None),
+        ] {
+            let found = in_query(&uri.parse().unwrap());
+            assert_eq!(found.as_ref().map(Secret::expose), token, "{uri}");
         }
     }
 

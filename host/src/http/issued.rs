@@ -5,18 +5,29 @@ use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::token::rfc3339;
-use crate::token::{IssuedToken, TokenInfo};
+use super::JSON;
+use crate::token::{IssuedToken, TokenInfo, rfc3339};
 
 /// Field by field, in the order that clients have always got them.
-#[derive(Serialize)]
-struct Body<'a> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = IssuedToken)]
+pub(super) struct Body<'a> {
+    /// Counted from 0, never used twice.
     id: u64,
+    /// `_admin` is the operator token's.
     name: &'a str,
+    /// The token itself, which is shown this once.
+    #[schema(pattern = "^apiv3_[A-Za-z0-9_-]{85}[AQgw]$")]
     token: &'a str,
+    /// The SHA-512 of the whole token.
+    #[schema(pattern = "^[0-9a-f]{128}$")]
     hash: &'a str,
+    #[schema(format = DateTime)]
     created_at: String,
+    /// The first moment at which it is refused; null for never.
+    #[schema(required, format = DateTime)]
     expiry: Option<String>,
 }
 
@@ -32,12 +43,10 @@ impl IntoResponse for IssuedToken {
             expiry: expiry.map(rfc3339),
         };
         match serde_json::to_vec(&body) {
-            Ok(json) => (
-                StatusCode::CREATED,
-                [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")],
-                Bytes::from(json),
-            )
-                .into_response(),
+            Ok(json) => {
+                (StatusCode::CREATED, [(CONTENT_TYPE, JSON), (CACHE_CONTROL, "no-store")], Bytes::from(json))
+                    .into_response()
+            }
             Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         }
     }

@@ -1,4 +1,4 @@
-//! The main listener: the token API behind authentication (COMPAT 2.1 and 2.2).
+//! The main listener: what stands in [`routes`], behind authentication (COMPAT 2.1 and 2.2).
 //!
 //! A request is judged in a fixed order: credential, path, body. Only then does it reach the authority.
 
@@ -6,18 +6,17 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Extension, Request, State};
-use axum::middleware::{self, Next};
+use axum::http::header::ALLOW;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
 use tokio::sync::Semaphore;
 
-use super::body;
 use super::listen::Peer;
 use super::problem::Problem;
-use super::{CREATE_PATH, REGENERATE_PATH, credentials};
+use super::routes::{self, Call, Endpoint};
+use super::{CREATE_PATH, Options, TOKENS_PATH, credentials};
 use crate::authority::Authority;
-use crate::secret::Secret;
-use crate::token::{CommandError, IssuedToken};
+use crate::secret::{Secret, redact};
 
 /// The most connections that are open at a time: as many as file descriptors mostly are, where nobody raised that.
 pub(crate) const MAX_CONNECTIONS: usize = 1024;
@@ -25,86 +24,124 @@ pub(crate) const MAX_CONNECTIONS: usize = 1024;
 /// How many commands block a thread at a time. They take turns at the store anyway; more would only wait there.
 const MAX_COMMANDS: usize = 4;
 
-#[derive(Clone)]
-struct Served {
-    authority: Authority,
-    commands: Arc<Semaphore>,
+/// How much of a path is logged, in bytes.
+const LOGGED_PATH_BYTES: usize = 256;
+
+/// The name of the catalog, on every answer.
+pub(super) const CLUSTER_UUID: HeaderName = HeaderName::from_static("cluster-uuid");
+
+/// What the listener serves, and with what.
+pub(super) struct Served {
+    pub(super) authority: Authority,
+    pub(super) options: Options,
+    pub(super) commands: Arc<Semaphore>,
+    endpoints: Vec<Endpoint>,
+    cluster_uuid: Option<HeaderValue>,
 }
 
 /// All that the main listener answers.
-pub(crate) fn router(authority: Authority) -> Router {
-    let served = Served { authority, commands: Arc::new(Semaphore::new(MAX_COMMANDS)) };
-    Router::new()
-        .route(CREATE_PATH, post(create_operator))
-        .route(REGENERATE_PATH, post(regenerate))
-        .route("/health", get(health))
-        .route("/api/v1/health", get(health))
-        // A wrong method is no path either (COMPAT 2.2).
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(no_such_path)
-        .layer(middleware::from_fn_with_state(served.clone(), authenticate))
-        .with_state(served)
+pub(crate) fn router(authority: Authority, options: Options) -> Router {
+    let served = Served {
+        endpoints: routes::table(&options),
+        // A UUID, unless somebody has written the catalog by hand.
+        cluster_uuid: HeaderValue::from_str(authority.catalog_id()).ok(),
+        commands: Arc::new(Semaphore::new(MAX_COMMANDS)),
+        authority,
+        options,
+    };
+    // Paths are compared here and byte for byte, not by the rules of a router (COMPAT 2.1).
+    Router::new().fallback(answer).with_state(Arc::new(served))
 }
 
-/// Lets only requests with an accepted token pass, and the one that makes the first token.
-async fn authenticate(
-    State(served): State<Served>,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
-    // For every method, and without a look at the header (COMPAT 2.2, 2.3).
-    if request.uri().path() != CREATE_PATH {
-        let credential = credentials::take(request.headers_mut())?.ok_or(Problem::NoCredential)?;
-        served.authority.authenticate(credential.expose())?;
-        request.extensions_mut().insert(credential);
+async fn answer(
+    State(served): State<Arc<Served>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    request: Request,
+) -> Response {
+    let cluster_uuid = served.cluster_uuid.clone();
+    let mut answer =
+        judge(served, format!("http {peer}"), request).await.unwrap_or_else(Problem::into_response);
+    if let Some(cluster_uuid) = cluster_uuid {
+        answer.headers_mut().insert(CLUSTER_UUID, cluster_uuid);
     }
-    Ok(next.run(request).await)
+    answer
 }
 
-async fn create_operator(
-    State(served): State<Served>,
-    Extension(peer): Extension<Peer>,
-    request: Request,
-) -> Result<IssuedToken, Problem> {
-    body::discard(request.into_body()).await?;
-    command(&served, move |authority| authority.create_operator(&origin(peer))).await
+/// The order of COMPAT 2.2, but for the body, of which nothing is read before its sender is known.
+async fn judge(served: Arc<Served>, origin: String, mut request: Request) -> Result<Response, Problem> {
+    if request.method() == Method::OPTIONS {
+        return Ok(served.options_of(request.uri().path()));
+    }
+    if served.is_disabled(request.uri().path()) {
+        return Err(Problem::WithoutAuth);
+    }
+    let credential = served.authenticate(&mut request)?;
+    let endpoint = served
+        .endpoints
+        .iter()
+        .find(|endpoint| endpoint.method == request.method() && endpoint.path == request.uri().path())
+        // A wrong method is no path either.
+        .ok_or(Problem::NoSuchPath("Not found"))?;
+    (endpoint.handler)(Call { served: Arc::clone(&served), credential, origin, request }).await
 }
 
-async fn regenerate(
-    State(served): State<Served>,
-    Extension(peer): Extension<Peer>,
-    Extension(credential): Extension<Secret>,
-    request: Request,
-) -> Result<IssuedToken, Problem> {
-    body::discard(request.into_body()).await?;
-    command(&served, move |authority| authority.regenerate(&credential, &origin(peer))).await
+impl Served {
+    /// Whether there is nothing to do about tokens, as none is asked for (COMPAT 2.10).
+    fn is_disabled(&self, path: &str) -> bool {
+        self.options.without_auth && path.starts_with(TOKENS_PATH)
+    }
+
+    /// What can be asked for at this path. Tells nobody more than the documentation does, so it asks for no token.
+    fn options_of(&self, path: &str) -> Response {
+        let methods = self
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.path == path && !self.is_disabled(path))
+            .map(|endpoint| endpoint.method.as_str());
+        let allow = methods.chain(["OPTIONS"]).collect::<Vec<_>>().join(", ");
+        if self.endpoints.iter().any(|endpoint| endpoint.path == path) {
+            (StatusCode::NO_CONTENT, [(ALLOW, allow)]).into_response()
+        } else {
+            StatusCode::NO_CONTENT.into_response()
+        }
+    }
+
+    /// Lets only requests with an accepted token pass, and those that need none.
+    fn authenticate(&self, request: &mut Request) -> Result<Option<Secret>, Problem> {
+        // For every method, and without a look at the header (COMPAT 2.2, 2.3).
+        if needs_no_token(&self.options, request.uri().path()) {
+            return Ok(None);
+        }
+        // Here the query string counts first; its header may be anything (COMPAT 3.3).
+        let presented = match credentials::in_query(request.uri()) {
+            Some(secret) => Ok(Some(secret)),
+            None => credentials::take(request.headers_mut()),
+        };
+        let accepted = match presented {
+            Err(malformed) => Err((malformed.to_string(), malformed.into())),
+            // Whatever it is, but it must be one (COMPAT 2.10).
+            Ok(credential) if self.options.without_auth => Ok(credential),
+            Ok(None) => Err(("there is none".to_owned(), Problem::NoCredential)),
+            Ok(Some(credential)) => match self.authority.authenticate(credential.expose()) {
+                Ok(_) => Ok(Some(credential)),
+                Err(error) => Err((error.to_string(), error.into())),
+            },
+        };
+        accepted.map_err(|(reason, problem): (String, Problem)| {
+            tracing::warn!(path = loggable(request.uri()), "cannot authenticate token: {reason}");
+            problem
+        })
+    }
 }
 
-async fn health() -> &'static str {
-    "OK"
+/// Whether a path is open to everybody, whatever they present.
+pub(super) fn needs_no_token(options: &Options, path: &str) -> bool {
+    path == CREATE_PATH || options.disabled_authz.covers(path)
 }
 
-async fn no_such_path() -> Response {
-    Problem::NoSuchPath("Not found").into_response()
-}
-
-/// Carries out a command on a thread that may block. Once begun it is finished and published, also if the client
-/// goes away meanwhile.
-async fn command(
-    served: &Served,
-    run: impl FnOnce(&Authority) -> Result<IssuedToken, CommandError> + Send + 'static,
-) -> Result<IssuedToken, Problem> {
-    // The semaphore is never closed.
-    let turn = Arc::clone(&served.commands).acquire_owned().await.map_err(|_| Problem::Unavailable)?;
-    let authority = served.authority.clone();
-    let issued = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        run(&authority)
-    });
-    // A thread that panics has gone nobody knows how far.
-    Ok(issued.await.map_err(|_| Problem::UnknownOutcome)??)
-}
-
-fn origin(Peer(address): Peer) -> String {
-    format!("http {address}")
+/// The path of a request, without its query string, which may hold a token.
+fn loggable(uri: &Uri) -> String {
+    let mut path = redact(uri.path()).into_owned();
+    path.truncate(path.floor_char_boundary(LOGGED_PATH_BYTES));
+    path.escape_debug().to_string()
 }

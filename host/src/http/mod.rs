@@ -1,15 +1,42 @@
 //! The HTTP faces of the authority: the main listener and the recovery listener.
 //!
 //! Requests come in through [`listen`], are judged by [`credentials`] and answered by one of the two listeners; whatever
-//! goes wrong leaves as a [`problem`]. Paths, texts and order of judgement follow COMPAT sections 2 and 3.
+//! goes wrong leaves as a [`problem`]. Paths, texts and order of judgement follow COMPAT sections 2 and 3. What the main
+//! listener serves stands in one table, [`routes`].
 
 mod body;
 mod credentials;
+pub(crate) mod disable_authz;
 mod issued;
 pub(crate) mod listen;
 pub(crate) mod main_listener;
+mod ping;
 mod problem;
+mod query;
 pub(crate) mod recovery_listener;
+mod routes;
+mod tokens;
+mod tokens_table;
+
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse as _, Response};
+use serde::Serialize;
+
+use disable_authz::DisabledAuthz;
+use problem::Problem;
+
+/// What the command line says about how requests are judged.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// The most bytes that the body of a request may have.
+    pub(crate) max_request_size: usize,
+    /// Whether everybody may do everything that needs no particular token. Tokens can then not be made or changed.
+    pub(crate) without_auth: bool,
+    /// What is shown to everybody.
+    pub(crate) disabled_authz: DisabledAuthz,
+    /// The name of this server, where it has one.
+    pub(crate) node_id: Option<String>,
+}
 
 /// Where both listeners regenerate the operator token.
 pub(crate) const REGENERATE_PATH: &str = "/api/v3/configure/token/admin/regenerate";
@@ -18,10 +45,20 @@ pub(crate) const REGENERATE_PATH: &str = "/api/v3/configure/token/admin/regenera
 pub(crate) const CREATE_PATH: &str = "/api/v3/configure/token/admin";
 
 /// Where the main listener makes named admin tokens.
-pub(crate) const NAMED_ADMIN_PATH: &str = "/api/v3/configure/token/named_admin";
+pub(crate) const NAMED_PATH: &str = "/api/v3/configure/token/named_admin";
 
-/// Where the main listener deletes tokens.
+/// Where the main listener lists and deletes tokens. All paths about tokens begin with it.
 pub(crate) const TOKENS_PATH: &str = "/api/v3/configure/token";
 
-/// Where the main listener answers the one query that lists tokens.
-pub(crate) const QUERY_SQL_PATH: &str = "/api/v3/query_sql";
+/// Where the main listener answers the one SQL query that lists tokens.
+pub(crate) const SQL_PATH: &str = "/api/v3/query_sql";
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Answers JSON.
+fn json_answer(body: &impl Serialize) -> Result<Response, Problem> {
+    // Nothing that is answered here can fail to be JSON.
+    let json = serde_json::to_vec(body).map_err(|_| Problem::Internal)?;
+    Ok(([(CONTENT_TYPE, JSON)], json).into_response())
+}

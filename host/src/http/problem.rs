@@ -6,16 +6,18 @@
 
 use std::borrow::Cow;
 
-use axum::http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderName, StatusCode};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::credentials::Malformed;
+use super::{JSON, TEXT};
+use crate::secret::redact;
 use crate::token::{AuthenticateError, CommandError, OPERATOR};
 
 /// What a client is told instead of what it asked for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Problem {
     /// No credential was presented.
     NoCredential,
@@ -39,10 +41,24 @@ pub(super) enum Problem {
     Full(u32),
     /// What was asked for is not allowed; the text says what.
     Invalid(String),
-    /// The body has more bytes than this.
+    /// The server was started without authentication, so there is nothing to change about tokens.
+    WithoutAuth,
+    /// The query string has not the fields that it needs; the text says which.
+    BadQuery(String),
+    /// The body is not announced as JSON.
+    NotJson,
+    /// The body is encoded in this way, which is neither gzip nor none.
+    UnknownEncoding(String),
+    /// The body has more bytes than this, as it was sent or once it is decompressed.
     BodyTooLarge(usize),
     /// The body did not arrive whole.
     BodyUnreadable,
+    /// The body did not arrive in time.
+    BodyTooSlow,
+    /// The body is not the gzip it is said to be; the text says why.
+    BadGzip(String),
+    /// The body is not the JSON that is expected; the text says why.
+    BadJson(String),
     /// Nothing was done; trying again may help.
     Unavailable,
     /// Nobody knows whether it was done.
@@ -57,17 +73,30 @@ pub(super) enum Problem {
 const RETRY_AFTER_SECONDS: &str = "1";
 
 impl Problem {
+    /// The query string cannot be read. The reason may repeat what is in it.
+    pub(super) fn bad_query(error: &serde_urlencoded::de::Error) -> Self {
+        Self::BadQuery(redact(&error.to_string()).into_owned())
+    }
+
     /// An error without status; there is no way to make it a success.
-    const fn status(&self) -> StatusCode {
+    pub(super) const fn status(&self) -> StatusCode {
         match self {
             Self::NoCredential | Self::InvalidToken => StatusCode::UNAUTHORIZED,
-            Self::MalformedCredential | Self::BodyUnreadable | Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::MalformedCredential
+            | Self::Invalid(_)
+            | Self::BadQuery(_)
+            | Self::UnknownEncoding(_)
+            | Self::BodyUnreadable
+            | Self::BadGzip(_)
+            | Self::BadJson(_) => StatusCode::BAD_REQUEST,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NoSuchPath(_) | Self::NoOperator | Self::NoSuchToken(_) => StatusCode::NOT_FOUND,
-            Self::OperatorProtected => StatusCode::METHOD_NOT_ALLOWED,
+            Self::OperatorProtected | Self::WithoutAuth => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::NameTaken(_) | Self::Full(_) => StatusCode::CONFLICT,
             Self::RecoverySpent => StatusCode::GONE,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unavailable | Self::UnknownOutcome => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -89,7 +118,14 @@ impl Problem {
             Self::NameTaken(name) => format!("token name already exists, {name}").into(),
             Self::Invalid(why) => why.clone().into(),
             Self::BodyTooLarge(limit) => format!("max request size ({limit} bytes) exceeded").into(),
+            Self::WithoutAuth => "endpoint disabled, started without auth".into(),
+            Self::BadQuery(why) => format!("serde error: {why}").into(),
+            Self::NotJson => "unacceptable content-type, expected: application/json".into(),
+            Self::UnknownEncoding(encoding) => format!("unacceptable content-encoding: {encoding}").into(),
             Self::BodyUnreadable => "Failed to read request body".into(),
+            Self::BodyTooSlow => "Failed to read request body: it did not arrive in time".into(),
+            Self::BadGzip(why) => format!("error decoding gzip stream: {why}").into(),
+            Self::BadJson(why) => format!("serde json error: {why}").into(),
             Self::Unavailable => "tokens are not available at the moment, nothing was changed, try again".into(),
             Self::UnknownOutcome => "the token store failed in the middle of the change; if the token that was \
                  used is refused from now on, the change was made and its new token is lost: use token recovery"
@@ -109,33 +145,48 @@ impl Problem {
             _ => None,
         }
     }
+
+    pub(super) const fn content_type(&self) -> &'static str {
+        match self {
+            Self::NoCredential | Self::InvalidToken | Self::MalformedCredential | Self::Forbidden => JSON,
+            _ => TEXT,
+        }
+    }
+
+    /// What is told beside the text.
+    pub(super) fn headers(&self) -> Vec<(HeaderName, &'static str)> {
+        let mut headers = vec![(CONTENT_TYPE, self.content_type()), (CACHE_CONTROL, "no-store")];
+        headers.extend(self.challenge().map(|challenge| (WWW_AUTHENTICATE, challenge)));
+        match self {
+            Self::Unavailable => headers.push((RETRY_AFTER, RETRY_AFTER_SECONDS)),
+            // RFC 9110 section 15.5.6 asks for it: what else there is to do here. Deleting is not, for this token.
+            Self::OperatorProtected => headers.push((ALLOW, "GET, OPTIONS")),
+            Self::WithoutAuth => headers.push((ALLOW, "OPTIONS")),
+            // The rest of such a body is not worth reading, nor is a second request here.
+            Self::BodyTooLarge(_) | Self::BodyUnreadable | Self::BodyTooSlow | Self::RecoverySpent => {
+                headers.push((CONNECTION, "close"));
+            }
+            _ => {}
+        }
+        headers
+    }
+
+    /// The whole body.
+    pub(super) fn body(&self) -> String {
+        if self.content_type() == JSON {
+            // The space after the colon is what clients know; serde_json writes none.
+            format!("{{\"error\": {}}}", json!(self.text()))
+        } else {
+            self.text().into_owned()
+        }
+    }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let about_credentials = matches!(
-            self,
-            Self::NoCredential | Self::InvalidToken | Self::MalformedCredential | Self::Forbidden
-        );
-        let (content_type, body) = if about_credentials {
-            // The space after the colon is what clients know; serde_json writes none.
-            ("application/json", format!("{{\"error\": {}}}", json!(self.text())))
-        } else {
-            ("text/plain; charset=utf-8", self.text().into_owned())
-        };
-        let mut response = (self.status(), [(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")], body)
-            .into_response();
-        let mut add = |name: HeaderName, value| {
-            response.headers_mut().insert(name, axum::http::HeaderValue::from_static(value));
-        };
-        if let Some(challenge) = self.challenge() {
-            add(WWW_AUTHENTICATE, challenge);
-        }
-        match self {
-            Self::Unavailable => add(RETRY_AFTER, RETRY_AFTER_SECONDS),
-            // The rest of such a body is not worth reading, nor is a second request here.
-            Self::BodyTooLarge(_) | Self::BodyUnreadable | Self::RecoverySpent => add(CONNECTION, "close"),
-            _ => {}
+        let mut response = (self.status(), self.body()).into_response();
+        for (name, value) in self.headers() {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
         }
         response
     }
@@ -149,7 +200,6 @@ impl From<Malformed> for Problem {
 
 impl From<AuthenticateError> for Problem {
     fn from(error: AuthenticateError) -> Self {
-        tracing::warn!("cannot authenticate token: {error}");
         match error {
             AuthenticateError::Unknown | AuthenticateError::Expired(_) => Self::InvalidToken,
             AuthenticateError::Unavailable(_) => Self::Unavailable,
@@ -159,7 +209,8 @@ impl From<AuthenticateError> for Problem {
 
 impl From<CommandError> for Problem {
     fn from(error: CommandError) -> Self {
-        tracing::warn!("cannot carry out a token command: {error}");
+        // Somebody may have taken a token for its name.
+        tracing::warn!("cannot carry out a token command: {}", redact(&error.to_string()));
         match error {
             CommandError::Unauthenticated | CommandError::Expired(_) => Self::InvalidToken,
             CommandError::Forbidden => Self::Forbidden,

@@ -1,0 +1,317 @@
+//! All that the main listener serves: one table, from which requests are routed and the OpenAPI document is made, so
+//! that neither can say what the other does not.
+//!
+//! What is judged before the path, the same for all, is not here: see `main_listener`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::extract::Request;
+use axum::http::header::CACHE_CONTROL;
+use axum::http::{HeaderName, Method, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use utoipa::ToSchema;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::{Object, RefOr, Required, Schema, Type};
+
+use super::body::MAX_IGNORED_BYTES;
+use super::main_listener::Served;
+use super::ping::{BUILD_HEADER, Identity, REQUEST_ID_HEADERS, VERSION_HEADER};
+use super::problem::Problem;
+use super::query::{self, QueryRequest};
+use super::tokens::{CreateNamedAdminTokenRequest, TokenList};
+use super::tokens_table::{Format, Row};
+use super::{
+    CREATE_PATH, JSON, NAMED_PATH, Options, REGENERATE_PATH, SQL_PATH, TEXT, TOKENS_PATH, issued, ping,
+    tokens,
+};
+
+/// A request that has got as far as its endpoint.
+pub(super) struct Call {
+    pub(super) served: Arc<Served>,
+    /// What was presented; absent where none is needed.
+    pub(super) credential: Option<crate::secret::Secret>,
+    /// Where it came from, for the audit record.
+    pub(super) origin: String,
+    pub(super) request: Request,
+}
+
+/// Carries out a call.
+pub(super) type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
+
+/// A method on a path: who answers, what it takes, and everything that it can answer.
+pub(super) struct Endpoint {
+    pub(super) method: Method,
+    /// As it stands in the request, byte for byte.
+    pub(super) path: &'static str,
+    pub(super) handler: Handler,
+    /// Its name in the document: what a generated client calls it.
+    pub(super) name: &'static str,
+    pub(super) summary: &'static str,
+    pub(super) parameters: Vec<Parameter>,
+    /// A body of JSON, if it takes one.
+    pub(super) body: Option<Described>,
+    pub(super) success: Success,
+    /// What the handler can answer instead. With placeholders where the text depends on the request.
+    pub(super) problems: Vec<Problem>,
+}
+
+/// The answer to a request that was carried out.
+pub(super) struct Success {
+    pub(super) status: StatusCode,
+    pub(super) headers: Vec<HeaderName>,
+    /// The content types that its body can have; none if it has no body.
+    pub(super) content: Vec<(&'static str, Described)>,
+}
+
+/// What a body looks like.
+pub(super) struct Described {
+    pub(super) schema: RefOr<Schema>,
+    /// The schemas by name that it refers to.
+    pub(super) components: Vec<(String, RefOr<Schema>)>,
+}
+
+impl Described {
+    fn by<T: ToSchema>() -> Self {
+        let mut components = vec![(T::name().into_owned(), T::schema())];
+        T::schemas(&mut components);
+        Self { schema: utoipa::openapi::Ref::from_schema_name(T::name()).into(), components }
+    }
+
+    fn text() -> Self {
+        Self { schema: Object::with_type(Type::String).into(), components: Vec::new() }
+    }
+
+    /// Any JSON object.
+    fn object() -> Self {
+        Self { schema: Object::with_type(Type::Object).into(), components: Vec::new() }
+    }
+
+    fn array(self) -> Self {
+        Self { schema: utoipa::openapi::schema::Array::new(self.schema).into(), ..self }
+    }
+}
+
+/// The whole table.
+pub(super) fn table(options: &Options) -> Vec<Endpoint> {
+    let mut table = token_endpoints(options);
+    table.extend(query_endpoints(options));
+    table.extend(service_endpoints());
+    table
+}
+
+fn token_endpoints(options: &Options) -> Vec<Endpoint> {
+    let issued = || Success {
+        status: StatusCode::CREATED,
+        headers: vec![CACHE_CONTROL],
+        content: vec![(JSON, Described::by::<issued::Body>())],
+    };
+    vec![
+        Endpoint {
+            method: Method::POST,
+            path: CREATE_PATH,
+            handler: |call| Box::pin(tokens::create_operator(call)),
+            name: "createOperatorToken",
+            summary: "Create the operator token, once; needs no token, and ignores any body",
+            parameters: vec![],
+            body: None,
+            success: issued(),
+            problems: [ignored_body(), changes(), vec![name_taken(), Problem::Full(0)]].concat(),
+        },
+        Endpoint {
+            method: Method::POST,
+            path: REGENERATE_PATH,
+            handler: |call| Box::pin(tokens::regenerate(call)),
+            name: "regenerateOperatorToken",
+            summary: "Replace the operator token, which must be the one that is presented; ignores any body",
+            parameters: vec![],
+            body: None,
+            success: issued(),
+            problems: [ignored_body(), changes(), vec![Problem::Forbidden]].concat(),
+        },
+        Endpoint {
+            method: Method::POST,
+            path: NAMED_PATH,
+            handler: |call| Box::pin(tokens::create_named(call)),
+            name: "createNamedAdminToken",
+            summary: "Create a named admin token",
+            parameters: vec![],
+            body: Some(Described::by::<CreateNamedAdminTokenRequest>()),
+            success: issued(),
+            problems: [
+                json_body(options),
+                changes(),
+                vec![Problem::NotJson, Problem::Invalid(String::new()), name_taken(), Problem::Full(0)],
+            ]
+            .concat(),
+        },
+        Endpoint {
+            method: Method::GET,
+            path: TOKENS_PATH,
+            handler: |call| Box::pin(async move { tokens::list(&call) }),
+            name: "listTokens",
+            summary: "List all tokens, without their secrets",
+            parameters: vec![],
+            body: None,
+            success: ok(vec![(JSON, Described::by::<TokenList>())]),
+            problems: unreadable_catalog(),
+        },
+        Endpoint {
+            method: Method::DELETE,
+            path: TOKENS_PATH,
+            handler: |call| Box::pin(tokens::delete(call)),
+            name: "deleteToken",
+            summary: "Delete a named admin token; ignores any body",
+            parameters: vec![parameter(
+                "token_name",
+                "The name of the token.",
+                Required::True,
+                text_schema(),
+            )],
+            body: None,
+            success: ok(vec![]),
+            problems: [
+                ignored_body(),
+                changes(),
+                vec![
+                    Problem::BadQuery(String::new()),
+                    Problem::OperatorProtected,
+                    Problem::NoSuchToken(String::new()),
+                ],
+            ]
+            .concat(),
+        },
+    ]
+}
+
+fn query_endpoints(options: &Options) -> Vec<Endpoint> {
+    let rows = || {
+        let described = |format| match format {
+            Format::Json => Described::by::<Row>().array(),
+            Format::Jsonl | Format::Csv | Format::Pretty => Described::text(),
+        };
+        ok(Format::ALL.into_iter().map(|format| (format.content_type(), described(format))).collect())
+    };
+    vec![
+        Endpoint {
+            method: Method::GET,
+            path: SQL_PATH,
+            handler: |call| Box::pin(query::query_sql(call)),
+            name: "getQuerySql",
+            summary: "List all tokens by the one SQL query that there is",
+            parameters: vec![
+                parameter("db", "The database.", Required::True, query::database_schema()),
+                parameter("q", "The query.", Required::True, query::sql_schema()),
+                parameter(
+                    "format",
+                    "The format of the answer. If absent, what the Accept header names if that is one of the types below, \
+                     else json.",
+                    Required::False,
+                    query::format_schema(),
+                ),
+            ],
+            body: None,
+            success: rows(),
+            problems: [
+                unreadable_catalog(),
+                vec![Problem::BadQuery(String::new()), Problem::Invalid(String::new())],
+            ]
+            .concat(),
+        },
+        Endpoint {
+            method: Method::POST,
+            path: SQL_PATH,
+            handler: |call| Box::pin(query::query_sql(call)),
+            name: "postQuerySql",
+            summary: "List all tokens by the one SQL query that there is",
+            parameters: vec![],
+            body: Some(Described::by::<QueryRequest>()),
+            success: rows(),
+            problems: [json_body(options), unreadable_catalog(), vec![Problem::Invalid(String::new())]]
+                .concat(),
+        },
+    ]
+}
+
+fn service_endpoints() -> Vec<Endpoint> {
+    let health = |path, name| Endpoint {
+        method: Method::GET,
+        path,
+        handler: |_| Box::pin(async { Ok("OK".into_response()) }),
+        name,
+        summary: "Tell whether the server answers",
+        parameters: vec![],
+        body: None,
+        success: ok(vec![(TEXT, Described::text())]),
+        problems: vec![],
+    };
+    let ping = |method, name| Endpoint {
+        method,
+        path: "/ping",
+        handler: |_| Box::pin(async { ping::ping() }),
+        name,
+        summary: "Tell who answers, and in which version",
+        parameters: vec![],
+        body: None,
+        success: Success {
+            status: StatusCode::OK,
+            headers: [VERSION_HEADER, BUILD_HEADER].into_iter().chain(REQUEST_ID_HEADERS).collect(),
+            content: vec![(JSON, Described::by::<Identity>())],
+        },
+        problems: vec![],
+    };
+    vec![
+        health("/health", "getHealth"),
+        health("/api/v1/health", "getHealthV1"),
+        ping(Method::GET, "getPing"),
+        ping(Method::POST, "postPing"),
+    ]
+}
+
+fn ok(content: Vec<(&'static str, Described)>) -> Success {
+    Success { status: StatusCode::OK, headers: vec![], content }
+}
+
+fn parameter(name: &str, description: &str, required: Required, schema: Schema) -> Parameter {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Query)
+        .description(Some(description))
+        .required(required)
+        .schema(Some(schema))
+        .build()
+}
+
+fn text_schema() -> Schema {
+    Object::with_type(Type::String).into()
+}
+
+fn name_taken() -> Problem {
+    Problem::NameTaken(String::new())
+}
+
+/// What can be wrong with a body that means nothing.
+fn ignored_body() -> Vec<Problem> {
+    vec![Problem::BodyTooLarge(MAX_IGNORED_BYTES), Problem::BodyUnreadable, Problem::BodyTooSlow]
+}
+
+/// What can be wrong with a body of JSON.
+fn json_body(options: &Options) -> Vec<Problem> {
+    vec![
+        Problem::UnknownEncoding(String::new()),
+        Problem::BodyTooLarge(options.max_request_size),
+        Problem::BodyUnreadable,
+        Problem::BodyTooSlow,
+        Problem::BadGzip(String::new()),
+        Problem::BadJson(String::new()),
+    ]
+}
+
+/// What can become of a change, whatever it is. A token that was accepted a moment ago may be so no longer.
+fn changes() -> Vec<Problem> {
+    vec![Problem::InvalidToken, Problem::Unavailable, Problem::UnknownOutcome, Problem::Internal]
+}
+
+fn unreadable_catalog() -> Vec<Problem> {
+    vec![Problem::Unavailable, Problem::Internal]
+}
