@@ -111,7 +111,7 @@ fn what_is_typed_beats_the_environment() {
         let before = machine.stored();
         regenerate(&wrong, &token).assert_failed(
             1,
-            &["401 Unauthorized: the request was not authenticated", "--admin-token-recovery-http-bind"],
+            &["[401 Unauthorized]: the request was not authenticated", "--admin-token-recovery-http-bind"],
         );
         assert_eq!(machine.stored(), before);
         token = regenerate(&token, &wrong).token();

@@ -1,13 +1,20 @@
-//! `influxdb3 create token --admin`: makes the operator token, or replaces it (COMPAT 4.1).
+//! `influxdb3 create token --admin`: makes the operator token, or replaces it, or makes a named admin token
+//! (COMPAT 4.1).
 
-use std::io::{self, BufRead as _, Write as _};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::builder::styling::{AnsiColor, Style};
-use clap::{Args, CommandFactory as _, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use crate::client::{Client, DEFAULT_HOST};
+use super::confirm::ask;
+use super::connection::Connection;
+use super::offline::OfflineToken;
+use super::replace::may_replace;
+use super::{misuse, say, warn};
 use crate::secret::Secret;
 
 /// Create a resource.
@@ -24,6 +31,12 @@ enum Resource {
 
 /// Create an admin token, or replace the operator token.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  Create the first operator token:
+    influxdb3 create token --admin
+  All that can be done with it, and more examples:
+    influxdb3 create token --admin --help")]
 struct Token {
     #[command(subcommand)]
     kind: Option<Kind>,
@@ -35,7 +48,7 @@ enum Kind {
     Admin(Admin),
 }
 
-/// Create the operator token, named _admin, or replace it with --regenerate.
+/// Create the operator token, named _admin, replace it with --regenerate, or create a named admin token with --name.
 ///
 /// The token is shown once: the server keeps only its hash.
 #[derive(Debug, Args)]
@@ -46,26 +59,45 @@ Examples:
   Replace it; the old one stops working at once:
     influxdb3 create token --admin --regenerate --token OLD_TOKEN
   It is lost: start the server with --admin-token-recovery-http-bind, then
-    influxdb3 create token --admin --regenerate --host http://127.0.0.1:8182")]
+    influxdb3 create token --admin --regenerate --host http://127.0.0.1:8182
+  Create a named admin token, with the operator token in INFLUXDB3_AUTH_TOKEN:
+    influxdb3 create token --admin --name ci --expiry 90d
+  Make a token without a server, and start a server with it:
+    influxdb3 create token --admin --offline --output-file admin-token.json
+    influxdb3 serve --admin-token-file admin-token.json")]
 struct Admin {
-    /// URL of the server, or of its recovery listener
-    #[arg(short = 'H', long, value_name = "URL", env = "INFLUXDB3_HOST_URL", default_value = DEFAULT_HOST)]
-    host: String,
-
-    /// The operator token that is being replaced
-    ///
-    /// Other users of this machine can see it in the list of processes while the command runs; the environment
-    /// variable is not seen.
-    #[arg(long, value_name = "TOKEN", env = "INFLUXDB3_AUTH_TOKEN", hide_env_values = true)]
-    token: Option<String>,
-
     /// The same as --token, as older documentation has it
     #[arg(value_name = "TOKEN", hide = true)]
-    token_argument: Option<String>,
+    token_argument: Option<Secret>,
 
-    /// Replace the operator token; the old one stops working at once
+    /// Replace the operator token, given with --token; the old one stops working at once
     #[arg(long)]
     regenerate: bool,
+
+    /// Create an admin token of this name instead of the operator token
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// How long the named token is accepted, such as 30min, 12h, 10d or 1y [default: for ever]
+    #[arg(long, value_name = "DURATION", value_parser = whole_seconds)]
+    expiry: Option<u64>,
+
+    /// Make the token here, without a server, and write it to --output-file
+    #[arg(long, requires = "output_file")]
+    offline: bool,
+
+    /// File for the token that is made with --offline
+    ///
+    /// It is what influxdb3 serve takes with --admin-token-file. Only its owner can read it (mode 0600).
+    #[arg(long, value_name = "FILE")]
+    output_file: Option<PathBuf>,
+
+    /// File for the SHA-512 of the token that is made with --offline
+    ///
+    /// With influxdb3 serve --admin-token-file a server takes this file as well. It then accepts the token and never
+    /// holds its text, so that the file need not be kept secret.
+    #[arg(long, value_name = "FILE", requires = "offline")]
+    hash_file: Option<PathBuf>,
 
     /// Do not ask for confirmation
     #[arg(short, long)]
@@ -74,6 +106,9 @@ struct Admin {
     /// How to show the new token
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+
+    #[command(flatten)]
+    connection: Connection,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -85,44 +120,114 @@ enum Format {
     Text,
 }
 
+/// The whole seconds of a duration.
+fn whole_seconds(text: &str) -> Result<u64, String> {
+    humantime::parse_duration(text)
+        .map(|duration| duration.as_secs())
+        .map_err(|error| format!("{error}; a duration is one like 30min, 12h, 10d, 1y or \"1y 6months\""))
+}
+
 impl Create {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let Resource::Token(Token { kind }) = self.resource;
         match kind {
             Some(Kind::Admin(admin)) => admin.run(),
-            None => super::CommandLine::command()
-                .error(
-                    clap::error::ErrorKind::MissingSubcommand,
-                    "Missing required subcommand. Use: influxdb3 create token --admin [OPTIONS]",
-                )
-                .exit(),
+            None => Err(misuse(
+                &["create", "token"],
+                ErrorKind::MissingSubcommand,
+                "Missing required subcommand. Use: influxdb3 create token --admin [OPTIONS]",
+            )
+            .into()),
         }
     }
 }
 
 impl Admin {
     fn run(self) -> anyhow::Result<()> {
-        // What is said last wins: an argument was typed, the environment may have been forgotten.
-        let token = self.token_argument.or(self.token).filter(|token| !token.is_empty()).map(Secret::from);
-        let client = Client::new(&self.host)?;
-        let issued = if self.regenerate {
-            if !self.yes {
-                confirm()?;
-            }
-            client.regenerate_operator(token.as_ref())?
-        } else {
-            client.create_operator()?
-        };
+        self.check()?;
+        if self.name.is_none() && self.expiry.is_some() {
+            warn("the operator token never expires, so --expiry is ignored; it is for a token with a --name");
+        }
+        match &self.output_file {
+            Some(output) if self.offline => return self.make_offline(output),
+            Some(_) => warn("--output-file is used with --offline only; the token is not written to it"),
+            None => {}
+        }
+        let issued = self.ask_server()?;
         show(&issued, self.format).context("the token was created, but cannot be written to standard output")
+    }
+
+    /// What clap does not judge.
+    fn check(&self) -> Result<(), clap::Error> {
+        let conflict = |text: &str| {
+            let yellow = AnsiColor::Yellow.on_default();
+            let text = format!("{yellow}{text}{yellow:#}");
+            Err(misuse(&["create", "token", "--admin"], ErrorKind::ArgumentConflict, &text))
+        };
+        if self.regenerate && self.name.is_some() {
+            return conflict(
+                "--regenerate cannot be used with --name, --regenerate only applies for operator token",
+            );
+        }
+        if self.regenerate && self.offline {
+            return conflict(
+                "--regenerate cannot be used with --offline: no server is asked, so no token of it would be replaced",
+            );
+        }
+        if self.offline && self.output_file == self.hash_file {
+            return conflict("--output-file and --hash-file are one file: the token would be lost");
+        }
+        Ok(())
+    }
+
+    fn ask_server(&self) -> anyhow::Result<Secret> {
+        // What is said last wins: an argument was typed, the environment may have been forgotten.
+        let token = match &self.token_argument {
+            Some(token) => Some(token).filter(|token| !token.expose().is_empty()),
+            None => self.connection.token(),
+        };
+        let client = self.connection.client(true)?;
+        let issued = match &self.name {
+            Some(name) => client.create_named(token, name, self.expiry)?,
+            None if self.regenerate => {
+                if !self.yes {
+                    confirm_regenerate()?;
+                }
+                client.regenerate_operator(token)?
+            }
+            None => client.create_operator()?,
+        };
+        Ok(issued)
+    }
+
+    fn make_offline(&self, output: &Path) -> anyhow::Result<()> {
+        for file in [Some(output), self.hash_file.as_deref()].into_iter().flatten() {
+            may_replace(file, self.yes)?;
+        }
+        let lifetime = self.expiry.filter(|_| self.name.is_some());
+        let token = OfflineToken::mint(self.name.as_deref(), lifetime)?;
+        token.save(output)?;
+        let mut saved = format!("Token saved to: {}", output.display());
+        if let Some(hash_file) = &self.hash_file {
+            token.save_hash(hash_file).with_context(|| format!("{saved}, but not its hash"))?;
+            saved = format!("{saved}\nHash saved to: {}", hash_file.display());
+        }
+        let shown = match self.format {
+            // For stdout is one JSON object.
+            Format::Json => {
+                say(&saved);
+                Ok(())
+            }
+            Format::Text => writeln!(anstream::stdout(), "{saved}"),
+        };
+        shown
+            .and_then(|()| show(&token.secret, self.format))
+            .with_context(|| format!("{saved}, but it cannot be written to standard output"))
     }
 }
 
-/// Asks on stderr, so that stdout stays what the format says.
-fn confirm() -> anyhow::Result<()> {
-    anstream::eprintln!("Are you sure you want to regenerate admin token? Enter 'yes' to confirm");
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    if answer.trim() != "yes" {
+fn confirm_regenerate() -> anyhow::Result<()> {
+    if ask("Are you sure you want to regenerate admin token? Enter 'yes' to confirm")? != "yes" {
         bail!("Cannot regenerate token without confirmation (answer 'yes', or use --yes)");
     }
     Ok(())

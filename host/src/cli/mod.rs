@@ -3,16 +3,25 @@
 //! One file a subcommand. Answers go to stdout; questions, hints and failures to stderr. Exit codes: 0 for success, 1 for
 //! a failure, 2 for a command line that makes no sense.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{ArgAction, CommandFactory as _, Parser, Subcommand};
 
 use crate::secret::redact;
 
+mod confirm;
+mod connection;
 mod create;
+mod delete;
+mod dotenv;
 mod listener_file;
 mod log;
+mod offline;
+mod replace;
 mod serve;
+mod show;
 mod storage;
 mod token_file;
 
@@ -20,8 +29,28 @@ mod token_file;
 ///
 /// Issues, checks, rotates and recovers the one token that guards a service.
 #[derive(Debug, Parser)]
-#[command(name = "influxdb3", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "influxdb3",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  Run the server, and create the operator token in another terminal:
+    influxdb3 serve
+    influxdb3 create token --admin
+  Let later commands use it:
+    export INFLUXDB3_AUTH_TOKEN=OPERATOR_TOKEN
+    influxdb3 create token --admin --name ci --expiry 90d
+    influxdb3 show tokens
+
+An option beats the environment, which beats a file .env in the working directory or above it."
+)]
 struct CommandLine {
+    /// Print help, as --help does
+    #[arg(long, global = true, action = ArgAction::HelpLong, display_order = 999)]
+    help_all: Option<bool>,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -30,25 +59,51 @@ struct CommandLine {
 enum Command {
     Serve(Box<serve::Serve>),
     Create(create::Create),
+    Delete(delete::Delete),
+    Show(show::Show),
 }
 
 /// Carries out the command line of this process.
 pub fn run() -> ExitCode {
-    let command_line = match CommandLine::try_parse() {
+    let environment = dotenv::load();
+    let command_line = CommandLine::try_parse();
+    // Help is shown whatever stands in the way of the rest.
+    if let (Err(error), false) = (environment, command_line.as_ref().is_err_and(|error| !error.use_stderr()))
+    {
+        say(&format!("FATAL Error loading config from: {error}\nAborting"));
+        return ExitCode::FAILURE;
+    }
+    let command_line = match command_line {
         Ok(command_line) => command_line,
         Err(error) => return refuse(&error),
     };
     let (name, outcome) = match command_line.command {
         Command::Serve(serve) => ("Serve", serve.run()),
         Command::Create(create) => ("Create", create.run()),
+        Command::Delete(delete) => ("Delete", delete.run()),
+        Command::Show(show) => ("Show", show.run()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Some of the text comes from elsewhere: a server, an argument in the wrong place.
-            anstream::eprintln!("{name} command failed: {}", redact(&format!("{error:#}")));
-            ExitCode::FAILURE
-        }
+        Err(error) => match error.downcast() {
+            Ok(misuse) => refuse(&misuse),
+            Err(error) => {
+                // Some of the text comes from elsewhere: a server, an argument in the wrong place.
+                say(&redact(&format!("{name} command failed: {error:#}")));
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+/// What is wrong with a command line that clap has let through. `command` is the path of the subcommand.
+fn misuse(command: &[&str], kind: ErrorKind, text: &str) -> clap::Error {
+    let mut root = CommandLine::command();
+    root.build();
+    let error = |command: &mut clap::Command| command.error(kind, text);
+    match command.iter().try_fold(&mut root, |command, name| command.find_subcommand_mut(name)) {
+        Some(command) => error(command),
+        None => error(&mut CommandLine::command()),
     }
 }
 
@@ -57,9 +112,19 @@ pub fn run() -> ExitCode {
 fn refuse(error: &clap::Error) -> ExitCode {
     let text = error.render();
     if error.use_stderr() {
-        anstream::eprint!("{}", redact(&text.ansi().to_string()));
-    } else {
-        anstream::print!("{}", text.ansi());
+        let _ = write!(anstream::stderr(), "{}", redact(&text.ansi().to_string()));
+    } else if write!(anstream::stdout(), "{}", text.ansi()).is_err() {
+        return ExitCode::FAILURE;
     }
     u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+/// Says something that is no answer. That nobody listens is no reason to stop.
+fn say(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
+
+/// Says what may not be what the user wants.
+fn warn(text: &str) {
+    say(&format!("warning: {text}"));
 }

@@ -1,0 +1,81 @@
+//! `influxdb3 delete token`: takes a named admin token out (COMPAT 4.2).
+
+use std::io::{self, Write as _};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+
+use super::confirm::ask;
+use super::connection::Connection;
+use crate::secret::redact;
+use crate::token::OPERATOR;
+
+/// Delete a resource.
+#[derive(Debug, Args)]
+pub(super) struct Delete {
+    #[command(subcommand)]
+    resource: Resource,
+}
+
+#[derive(Debug, Subcommand)]
+enum Resource {
+    Token(Token),
+}
+
+/// Delete a named admin token.
+///
+/// It is refused from then on, and its name is free. The operator token cannot be deleted, only replaced: see influxdb3
+/// create token --admin --help.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  See which tokens there are, and delete one:
+    influxdb3 show tokens
+    influxdb3 delete token --token-name ci
+  In a script, with the token for it in INFLUXDB3_AUTH_TOKEN:
+    influxdb3 delete token --token-name ci --yes")]
+struct Token {
+    /// Name of the token to delete
+    #[arg(long = "token-name", value_name = "NAME")]
+    name: String,
+
+    /// Do not ask for confirmation
+    #[arg(short, long)]
+    yes: bool,
+
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Delete {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let Resource::Token(token) = self.resource;
+        token.delete()
+    }
+}
+
+impl Token {
+    fn delete(&self) -> anyhow::Result<()> {
+        let name = &self.name;
+        if name == OPERATOR {
+            bail!(
+                "The operator token \"_admin\" is required and cannot be deleted. To regenerate an operator token, use: \
+                 influxdb3 create token --admin --regenerate --token [TOKEN]"
+            );
+        }
+        if !self.yes {
+            // Somebody may have given the token instead of its name.
+            let question = format!(
+                "Are you sure you want to delete \"{}\"? Enter 'yes' or 'y' to confirm",
+                redact(name)
+            );
+            if !matches!(ask(&question)?.to_lowercase().as_str(), "yes" | "y") {
+                bail!("Cannot proceed without confirmation\nAnswer 'yes' or 'y', or use --yes.");
+            }
+        }
+        let token = self.connection.token();
+        self.connection.client(token.is_some())?.delete(token, name)?;
+        writeln!(io::stdout(), "Token \"{name}\" deleted successfully")
+            .context("the token was deleted, but that cannot be written to standard output")
+    }
+}

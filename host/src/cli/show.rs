@@ -1,0 +1,79 @@
+//! `influxdb3 show tokens`: lists the tokens of a server, without their secrets (COMPAT 4.3).
+
+use std::io::{self, Write as _};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::connection::Connection;
+
+/// Show what a server holds.
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    #[command(subcommand)]
+    resource: Resource,
+}
+
+#[derive(Debug, Subcommand)]
+enum Resource {
+    Tokens(Tokens),
+}
+
+/// List all tokens, expired ones included.
+///
+/// No token can be had from the list: the server keeps only hashes, and shows the beginning of each.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  A table, with the token for it in INFLUXDB3_AUTH_TOKEN:
+    influxdb3 show tokens
+  The names, for a script:
+    influxdb3 show tokens --format json | jq -r '.[].name'")]
+struct Tokens {
+    /// How to show the list
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Format {
+    /// A table for people
+    #[default]
+    Pretty,
+    /// One JSON array
+    Json,
+    /// One JSON object a line
+    Jsonl,
+    /// Comma-separated values with a header
+    Csv,
+    /// Binary, which cannot be printed
+    Parquet,
+}
+
+impl Show {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let Resource::Tokens(tokens) = self.resource;
+        tokens.show()
+    }
+}
+
+impl Tokens {
+    fn show(&self) -> anyhow::Result<()> {
+        let format = match self.format {
+            Format::Pretty => "pretty",
+            Format::Json => "json",
+            Format::Jsonl => "jsonl",
+            Format::Csv => "csv",
+            Format::Parquet => {
+                bail!("parquet is binary and cannot be printed; use --format json, jsonl or csv")
+            }
+        };
+        let token = self.connection.token();
+        let list = self.connection.client(token.is_some())?.list(token, format)?;
+        let end = if list.ends_with('\n') { "" } else { "\n" };
+        write!(io::stdout(), "{list}{end}").context("cannot write the list to standard output")
+    }
+}

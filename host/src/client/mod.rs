@@ -1,0 +1,361 @@
+//! The HTTP client of the command line: the token API from the other side.
+//!
+//! Its errors tell what to try next. Knows the paths of the API and what its answers look like; nothing of options or
+//! terminals.
+
+mod tls;
+
+use std::error::Error;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, StatusCode, Url};
+use serde::Deserialize;
+use serde_json::json;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::http::{CREATE_PATH, NAMED_PATH, REGENERATE_PATH, SQL_PATH, TOKENS_PATH};
+use crate::secret::{Secret, TOKEN_PREFIX, is_token_char};
+use tls::Failure;
+pub(crate) use tls::{Trust, TrustError};
+
+/// Where a server listens if nobody said otherwise.
+pub(crate) const DEFAULT_HOST: &str = "http://127.0.0.1:8181";
+
+/// How long a command may take, connecting included. The server waits at most a few seconds for its disk.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A server, as the command line talks to it.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    runtime: tokio::runtime::Runtime,
+    host: Url,
+}
+
+/// What the server is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    Create,
+    Regenerate,
+    CreateNamed,
+    Delete,
+    List,
+}
+
+/// The server did not do what it was asked for.
+#[derive(Debug, Error)]
+pub(crate) enum ClientError {
+    /// The URL names no server.
+    #[error("{host:?} is not the URL of a server, which looks like {DEFAULT_HOST}")]
+    Host { host: String },
+    /// The URL holds a credential, which would be sent beside the token or instead of it.
+    #[error(
+        "the URL of a server has no user name or password; give the token with --token or INFLUXDB3_AUTH_TOKEN"
+    )]
+    Userinfo,
+    /// The certificates that a server is checked with cannot be had.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The token cannot be sent.
+    #[error("the token holds characters that no token has; was it copied whole?")]
+    Token,
+    /// Nobody answers.
+    #[error("cannot reach {host}: {reason}\n{hint}")]
+    Unreachable { host: String, reason: String, hint: &'static str },
+    /// Somebody answers who need not be who was meant.
+    #[error("the server at {host} is not trusted: {reason}\n{hint}")]
+    Untrusted { host: String, reason: String, hint: &'static str },
+    /// The connection broke before the answer was there.
+    #[error("{host} did not answer: {reason}{hint}")]
+    NoAnswer { host: String, reason: String, hint: String },
+    /// It answers something else than a token server.
+    #[error("{host} answers, but not as a token server: {reason}")]
+    NotATokenServer { host: String, reason: String },
+    /// It says no.
+    #[error("server responded with error [{status}]: {message}{hint}")]
+    Refused { status: StatusCode, message: String, hint: String },
+    /// This process cannot make connections.
+    #[error("cannot start the HTTP client: {0}")]
+    Start(String),
+}
+
+const RECOVERY: &str = "\
+If the operator token is lost, start the server with --admin-token-recovery-http-bind and run:
+  influxdb3 create token --admin --regenerate --host http://127.0.0.1:8182";
+
+impl Client {
+    /// A client of the server at `host`, a URL.
+    pub(crate) fn new(host: &str, trust: &Trust) -> Result<Self, ClientError> {
+        let not_a_host = || ClientError::Host { host: host.to_owned() };
+        let url = Url::parse(host).map_err(|_| not_a_host())?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(ClientError::Userinfo);
+        }
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+            return Err(not_a_host());
+        }
+        let mut http = reqwest::Client::builder()
+            .tls_backend_preconfigured(trust.client_config(url.scheme() == "https")?)
+            .timeout(TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none());
+        // The token for this machine is not for a proxy on another one.
+        if is_loopback(&url) {
+            http = http.no_proxy();
+        }
+        let start = |error: &dyn Error| ClientError::Start(innermost(error));
+        Ok(Self {
+            http: http.build().map_err(|error| start(&error))?,
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| start(&error))?,
+            host: url,
+        })
+    }
+
+    /// Whether others on the way can read what is sent and answered.
+    pub(crate) fn is_in_the_clear(&self) -> bool {
+        self.host.scheme() == "http" && !is_loopback(&self.host)
+    }
+
+    /// Makes the operator token.
+    pub(crate) fn create_operator(&self) -> Result<Secret, ClientError> {
+        let request = self.http.post(self.url(CREATE_PATH));
+        self.issue(Operation::Create, request, None)
+    }
+
+    /// Replaces the operator token. Without a credential this works on a recovery listener only.
+    pub(crate) fn regenerate_operator(&self, credential: Option<&Secret>) -> Result<Secret, ClientError> {
+        let request = self.http.post(self.url(REGENERATE_PATH));
+        self.issue(Operation::Regenerate, request, credential)
+    }
+
+    /// Makes a named admin token that is accepted for `lifetime` seconds, or for ever.
+    pub(crate) fn create_named(
+        &self,
+        credential: Option<&Secret>,
+        name: &str,
+        lifetime: Option<u64>,
+    ) -> Result<Secret, ClientError> {
+        let body = json!({ "token_name": name, "expiry_secs": lifetime });
+        let request = json_body(self.http.post(self.url(NAMED_PATH)), &body);
+        self.issue(Operation::CreateNamed, request, credential)
+    }
+
+    /// Takes a named admin token out.
+    pub(crate) fn delete(&self, credential: Option<&Secret>, name: &str) -> Result<(), ClientError> {
+        let mut url = self.url(TOKENS_PATH);
+        url.query_pairs_mut().append_pair("token_name", name);
+        let request = self.http.request(Method::DELETE, url);
+        let body = self.send(Operation::Delete, request, credential, StatusCode::OK)?;
+        // Whoever says yes to everything has deleted nothing.
+        if body.is_empty() {
+            Ok(())
+        } else {
+            Err(self.stranger("it shows something instead of deleting".to_owned()))
+        }
+    }
+
+    /// All tokens in a text format that the server knows by this name. Without control characters but the end of a line:
+    /// the answer may come from anybody and goes to a terminal.
+    pub(crate) fn list(&self, credential: Option<&Secret>, format: &str) -> Result<String, ClientError> {
+        let body = json!({ "db": "_internal", "q": "select * from system.tokens", "format": format });
+        let request = json_body(self.http.post(self.url(SQL_PATH)), &body);
+        let body = self.send(Operation::List, request, credential, StatusCode::OK)?;
+        let text =
+            str::from_utf8(&body).map_err(|_| self.stranger("what it shows is not text".to_owned()))?;
+        Ok(printable(text, |character| character == '\n'))
+    }
+
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.host.clone();
+        url.set_path(path);
+        url.set_query(None);
+        url.set_fragment(None);
+        url
+    }
+
+    fn issue(
+        &self,
+        operation: Operation,
+        request: reqwest::RequestBuilder,
+        credential: Option<&Secret>,
+    ) -> Result<Secret, ClientError> {
+        /// What the server sends with a new token, as far as it matters here.
+        #[derive(Deserialize)]
+        struct Issued {
+            token: String,
+        }
+
+        let body = self.send(operation, request, credential, StatusCode::CREATED)?;
+        // Without serde's message, which quotes what it found.
+        let issued: Issued = serde_json::from_slice(&body)
+            .map_err(|error| self.stranger(format!("unexpected JSON ({:?})", error.classify())))?;
+        let token = Secret::from(issued.token);
+        let random = token.expose().strip_prefix(TOKEN_PREFIX).unwrap_or_default();
+        if random.is_empty() || !random.chars().all(is_token_char) {
+            Err(self.stranger("what it calls a token is none".to_owned()))
+        } else {
+            Ok(token)
+        }
+    }
+
+    /// Sends a request and gives the body of the answer, which must have the status `expected`.
+    fn send(
+        &self,
+        operation: Operation,
+        mut request: reqwest::RequestBuilder,
+        credential: Option<&Secret>,
+        expected: StatusCode,
+    ) -> Result<Zeroizing<Vec<u8>>, ClientError> {
+        if let Some(credential) = credential {
+            let header = Zeroizing::new(format!("Bearer {}", credential.expose()));
+            let mut header = HeaderValue::from_str(&header).map_err(|_| ClientError::Token)?;
+            header.set_sensitive(true);
+            request = request.header(AUTHORIZATION, header);
+        }
+        let (status, body) = self
+            .runtime
+            .block_on(async {
+                let response = request.send().await?;
+                Ok((response.status(), Zeroizing::new(response.bytes().await?.to_vec())))
+            })
+            .map_err(|error: reqwest::Error| self.not_answered(operation, &error))?;
+        if status == expected {
+            Ok(body)
+        } else if status.is_success() {
+            Err(self.stranger(format!("it answered {status} instead of {expected}")))
+        } else {
+            Err(self.refused(operation, status, &body, credential.is_some()))
+        }
+    }
+
+    fn stranger(&self, reason: String) -> ClientError {
+        ClientError::NotATokenServer { host: self.host.to_string(), reason }
+    }
+
+    fn not_answered(&self, operation: Operation, error: &reqwest::Error) -> ClientError {
+        let (host, reason) = (self.host.to_string(), innermost(error));
+        let https = self.host.scheme() == "https";
+        if error.is_connect() {
+            let hint = match Failure::of(error).filter(|_| https) {
+                Some(Failure::Untrusted(hint)) => return ClientError::Untrusted { host, reason, hint },
+                Some(Failure::OtherProtocol(hint)) => hint,
+                None if self.host.port() == Some(8182) => {
+                    "Token recovery is off unless asked for, and closes after its first success. To open it, start the server with:\n  \
+                     influxdb3 serve --admin-token-recovery-http-bind"
+                }
+                None => "Is the server running there? Start it with:\n  influxdb3 serve",
+            };
+            return ClientError::Unreachable { host, reason, hint };
+        }
+        let mut hint = String::new();
+        if !https && !error.is_timeout() {
+            hint += "\nIf the server expects TLS, its URL begins with https://.";
+        }
+        hint += match operation {
+            Operation::Create => {
+                "\nThe token may have been created, and nobody has it. If it is said to exist from now on, it was: use token \
+                 recovery."
+            }
+            Operation::Regenerate => {
+                "\nThe change may have been made. If the old token is refused from now on, it was: use token recovery."
+            }
+            Operation::CreateNamed => {
+                "\nThe token may have been created, and nobody has it. If it is said to exist from now on, it was; delete it \
+                 with:\n  influxdb3 delete token --token-name NAME"
+            }
+            Operation::Delete => {
+                "\nThe token may have been deleted. To see which tokens there are, run:\n  influxdb3 show tokens"
+            }
+            Operation::List => "",
+        };
+        if matches!(operation, Operation::Create | Operation::Regenerate) {
+            hint = hint + "\n" + RECOVERY;
+        }
+        ClientError::NoAnswer { host, reason, hint }
+    }
+
+    fn refused(
+        &self,
+        operation: Operation,
+        status: StatusCode,
+        body: &[u8],
+        had_credential: bool,
+    ) -> ClientError {
+        /// The JSON form of an error, which some answers have and some have not.
+        #[derive(Deserialize)]
+        struct Json {
+            error: String,
+        }
+
+        let message = match serde_json::from_slice(body) {
+            Ok(Json { error }) => error,
+            Err(_) => String::from_utf8_lossy(body).into_owned(),
+        };
+        // It may come from anybody and goes to a terminal.
+        let message: String = printable(&message, |_| false).chars().take(500).collect();
+        let operator = matches!(operation, Operation::Create | Operation::Regenerate);
+        let hint = match status {
+            StatusCode::BAD_REQUEST if message.starts_with("Authorization header was malformed") => {
+                "\nWas the token copied whole?".to_owned()
+            }
+            StatusCode::UNAUTHORIZED if !had_credential => format!(
+                "\nGive {} token with --token or INFLUXDB3_AUTH_TOKEN.\n{RECOVERY}",
+                if operator { "the operator" } else { "an admin" }
+            ),
+            StatusCode::UNAUTHORIZED => format!(
+                "\nThis is not {}, or no longer.\n{RECOVERY}",
+                if operator { "the operator token" } else { "a token of this server" }
+            ),
+            StatusCode::CONFLICT if operator || message == "token name already exists, _admin" => "\nTo replace the operator token, run:\n  \
+                 influxdb3 create token --admin --regenerate --token OPERATOR_TOKEN"
+                .to_owned(),
+            StatusCode::CONFLICT if message.starts_with("token name already exists") => {
+                "\nChoose another name, or delete that token with:\n  influxdb3 delete token --token-name NAME"
+                    .to_owned()
+            }
+            StatusCode::NOT_FOUND if message.starts_with("missing admin token") => {
+                "\nThere is no operator token yet. To create it, run:\n  influxdb3 create token --admin"
+                    .to_owned()
+            }
+            StatusCode::NOT_FOUND if message.starts_with("the requested resource was not found") => {
+                "\nTo see which tokens there are, run:\n  influxdb3 show tokens".to_owned()
+            }
+            StatusCode::NOT_FOUND => format!("\nIs {} the address of a token server?", self.host),
+            StatusCode::METHOD_NOT_ALLOWED if message.starts_with("endpoint disabled") => {
+                "\nThe server lets everybody in. For tokens to mean something, start it without --without-auth."
+                    .to_owned()
+            }
+            _ => String::new(),
+        };
+        ClientError::Refused { status, message, hint }
+    }
+}
+
+fn json_body(request: reqwest::RequestBuilder, body: &serde_json::Value) -> reqwest::RequestBuilder {
+    request.header(CONTENT_TYPE, "application/json").body(body.to_string())
+}
+
+fn is_loopback(url: &Url) -> bool {
+    url.host_str().is_some_and(|name| {
+        name == "localhost"
+            || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    })
+}
+
+/// A text without its control characters, but for those that are allowed.
+fn printable(text: &str, allowed: impl Fn(char) -> bool) -> String {
+    text.chars().filter(|&character| !character.is_control() || allowed(character)).collect()
+}
+
+/// The cause at the bottom, which is the one that says something.
+fn innermost(error: &dyn Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
