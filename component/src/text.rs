@@ -29,6 +29,7 @@ impl<'a> Line<'a> {
     }
 
     /// What `value` reads, if this stands before it.
+    #[expect(clippy::option_option, reason = "what is absent is not what cannot be read")]
     pub(crate) fn optional<T>(
         &mut self,
         literal: &str,
