@@ -192,7 +192,9 @@ impl Authority {
     /// Like all commands it blocks until the change is durable. `origin` says where the request came from, for the
     /// audit record; it decides nothing.
     pub fn create_operator(&self, origin: &str) -> Result<IssuedToken, CommandError> {
-        self.command("create_operator", |writer| writer.create_operator(origin))
+        self.command("create_operator", |writer| writer.create_operator(origin)).inspect(|issued| {
+            tracing::info!(token_id = issued.info.id, origin, "operator token created");
+        })
     }
 
     /// Makes a named admin token that is accepted for `lifetime` seconds, or for ever. `credential` may be any accepted
@@ -207,17 +209,20 @@ impl Authority {
         self.command("create_named", |writer| {
             writer.create_named(credential.expose(), name, lifetime, origin)
         })
+        .inspect(|issued| tracing::info!(token_id = issued.info.id, origin, "named admin token created"))
     }
 
     /// Replaces the operator token; `credential` must be the one that is replaced. When this answers, the old token
     /// is refused.
     pub fn regenerate(&self, credential: &Secret, origin: &str) -> Result<IssuedToken, CommandError> {
         self.command("regenerate", |writer| writer.regenerate(credential.expose(), origin))
+            .inspect(|issued| tracing::info!(token_id = issued.info.id, origin, "operator token regenerated"))
     }
 
     /// Takes a named admin token out. `credential` may be any accepted token. When this answers, the token is refused.
     pub fn delete(&self, credential: &Secret, name: &str, origin: &str) -> Result<TokenInfo, CommandError> {
         self.command("delete", |writer| writer.delete(credential.expose(), name, origin))
+            .inspect(|token| tracing::info!(token_id = token.id, origin, "named admin token deleted"))
     }
 
     /// Replaces the operator token without a credential. Whoever may call this becomes the operator.
