@@ -77,8 +77,15 @@ fn component(misbehaviour: &str) -> Vec<u8> {
                 (i32.const 1024))
             (export "optoken:authority/tokens@0.1.0#create-operator" (func $command))
             (export "optoken:authority/recovery@0.1.0#regenerate" (func $command))
-            (func (export "optoken:authority/tokens@0.1.0#regenerate") (param i32 i32 i32 i32) (result i32)
+            (func $rotate (param i32 i32 i64 i32 i32) (result i32) (call $command (local.get 0) (local.get 1)))
+            (export "optoken:authority/tokens@0.1.0#regenerate" (func $rotate))
+            (export "optoken:authority/tokens@0.1.0#confirm" (func $rotate))
+            (func (export "optoken:authority/tokens@0.1.0#stage")
+                (param i32 i32 i32 i32 i32 i32 i64 i32 i32) (result i32)
                 (call $command (local.get 0) (local.get 1)))
+            (func $end (param i32 i32 i32 i32) (result i32) (call $command (local.get 0) (local.get 1)))
+            (export "optoken:authority/tokens@0.1.0#cancel" (func $end))
+            (export "optoken:authority/tokens@0.1.0#end-overlap" (func $end))
             (func (export "optoken:authority/tokens@0.1.0#create-named")
                 (param i32 i32 i32 i32 i32 i64 i32 i32) (result i32)
                 (call $command (local.get 0) (local.get 1)))
@@ -90,6 +97,7 @@ fn component(misbehaviour: &str) -> Vec<u8> {
             (export "optoken:authority/provision@0.1.0#preset-hash" (func $preset))
             ;; Success with the empty list, and with the empty name.
             (func (export "optoken:authority/tokens@0.1.0#list") (result i32) (i32.const 3072))
+            (func (export "optoken:authority/tokens@0.1.0#status") (result i32) (i32.const 3072))
             (func (export "optoken:authority/provision@0.1.0#initialize") (param i32 i32) (result i32)
                 (i32.const 3072))
         )"#
@@ -208,7 +216,7 @@ fn a_catalog_of_ten_thousand_tokens_is_within_the_limits() {
     store.swap(None, &document).unwrap();
     let authority = Authority::builder(store).build().unwrap();
     assert!(!authority.authenticate("secret of 9999").unwrap().operator);
-    let issued = authority.regenerate(&"secret of 0".to_owned().into(), "test").unwrap();
+    let issued = authority.regenerate(&"secret of 0".to_owned().into(), 0, "test").unwrap();
     assert!(authority.authenticate(issued.secret.expose()).unwrap().operator);
     assert_eq!(authority.authenticate("secret of 0"), Err(AuthenticateError::Unknown));
     assert!(authority.authenticate("secret of 1").is_ok());

@@ -36,6 +36,14 @@ pub enum Action {
     Preset,
     /// The operator token was replaced by its holder.
     Regenerate,
+    /// A secret was staged to replace it.
+    Stage,
+    /// The staged secret took over.
+    Confirm,
+    /// The staged secret was given up.
+    Cancel,
+    /// The replaced secret is accepted no longer.
+    EndOverlap,
     /// The operator token was replaced without a credential.
     Recover,
     /// A named admin token was taken out.
@@ -51,6 +59,10 @@ impl Action {
             Self::CreateNamed => "create_named",
             Self::Preset => "preset",
             Self::Regenerate => "regenerate",
+            Self::Stage => "stage",
+            Self::Confirm => "confirm",
+            Self::Cancel => "cancel",
+            Self::EndOverlap => "end_overlap",
             Self::Recover => "recover",
             Self::Delete => "delete",
         }

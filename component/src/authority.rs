@@ -11,6 +11,7 @@ use crate::catalog::{Catalog, CatalogError, TokenRecord};
 use crate::commit::{self, CommandError, Committed};
 use crate::machine::{self, Command, Denial, Principal, Refusal};
 use crate::ports::{CatalogStore, Clock, Entropy, Timestamp};
+use crate::rotation::{DEFAULT_STAGE_SECONDS, Rotation, Timed};
 use crate::strength;
 use crate::token::{Secret, TokenHash};
 
@@ -29,6 +30,17 @@ pub struct Issued {
     pub token: TokenRecord,
     /// What the hash in the record is of. This is its only showing.
     pub secret: Secret,
+}
+
+/// A secret that waits to replace that of the operator token.
+#[derive(Debug)]
+pub struct Staged {
+    /// The secret, if it was made here. This is its only showing.
+    pub secret: Option<Secret>,
+    /// Its hash.
+    pub hash: TokenHash,
+    /// The first moment at which it can no longer be confirmed.
+    pub until: Timestamp,
 }
 
 /// What has become of a token that was made elsewhere.
@@ -123,10 +135,70 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         self.issue(origin, &|new| Command::CreateNamed { credential, name, lifetime, new })
     }
 
-    /// Replaces the operator token; `credential` must be the one it replaces.
-    pub fn regenerate(&mut self, credential: &str, origin: &str) -> Result<Issued, CommandError> {
+    /// Replaces the operator token; `credential` must be the one it replaces, and is accepted for so many seconds more.
+    pub fn regenerate(
+        &mut self,
+        credential: &str,
+        overlap: u64,
+        origin: &str,
+    ) -> Result<Issued, CommandError> {
         let credential = TokenHash::of(credential);
-        self.issue(origin, &|new| Command::Regenerate { credential, new })
+        self.issue(origin, &|new| Command::Regenerate { credential, new, overlap })
+    }
+
+    /// Lets a secret wait to replace that of the operator token, for `ttl` seconds: the one with this hash, or a new one.
+    pub fn stage(
+        &mut self,
+        credential: &str,
+        sha512: Option<&str>,
+        ttl: Option<u64>,
+        origin: &str,
+    ) -> Result<Staged, CommandError> {
+        let credential = TokenHash::of(credential);
+        let (new, secret) = match sha512 {
+            Some(sha512) => (sha512.parse()?, None),
+            None => {
+                let secret = Secret::mint(&mut self.ports)?;
+                (secret.hash(), Some(secret))
+            }
+        };
+        let ttl = ttl.unwrap_or(DEFAULT_STAGE_SECONDS);
+        self.commit(origin, &Command::Stage { credential, new, ttl })?;
+        match self.catalog.as_ref().map(Catalog::rotation) {
+            Some(Rotation::Staged(Timed { hash, until })) => Ok(Staged { secret, hash, until }),
+            _ => Err(NO_TOKEN),
+        }
+    }
+
+    /// Lets the staged secret take over, presenting it. The one that it replaces is accepted for so many seconds more.
+    pub fn confirm(
+        &mut self,
+        credential: &str,
+        overlap: u64,
+        origin: &str,
+    ) -> Result<TokenRecord, CommandError> {
+        let credential = TokenHash::of(credential);
+        self.commit(origin, &Command::Confirm { credential, overlap })?.1.ok_or(NO_TOKEN)
+    }
+
+    /// Gives the staged secret up, if there is one.
+    pub fn cancel(&mut self, credential: &str, origin: &str) -> Result<(), CommandError> {
+        let credential = TokenHash::of(credential);
+        self.commit(origin, &Command::Cancel { credential }).map(drop)
+    }
+
+    /// Accepts the replaced secret no longer, if one still is.
+    pub fn end_overlap(&mut self, credential: &str, origin: &str) -> Result<(), CommandError> {
+        let credential = TokenHash::of(credential);
+        self.commit(origin, &Command::EndOverlap { credential }).map(drop)
+    }
+
+    /// The operator token and what is under way with it, from the catalog that is known; `None` while there is none.
+    pub fn status(&mut self) -> Result<Option<(&TokenRecord, Rotation)>, CommandError> {
+        let (catalog, ports) = self.prepared()?;
+        let rotation = catalog.rotation();
+        let rotation = if rotation.timed().is_some() { rotation.at(ports.now()) } else { rotation };
+        Ok(catalog.operator().map(|operator| (operator, rotation)))
     }
 
     /// Replaces the operator token without a credential.

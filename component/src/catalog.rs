@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::audit::{BrokenChain, KEPT, Trail};
 use crate::ports::Timestamp;
+use crate::rotation::{Rotation, Timed};
 use crate::text::{Line, push_number, push_string};
 use crate::token::TokenHash;
 
@@ -54,6 +55,20 @@ impl TokenRecord {
 /// as many.
 pub const MAX_TOKENS: usize = 10_000;
 
+/// Where the index finds the hash of a [`Rotation`], which is at no position.
+const ROTATING: usize = usize::MAX;
+
+/// Whose hash this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found<'a> {
+    /// That of a token.
+    Current(&'a TokenRecord),
+    /// That of the secret that waits to become the operator token's.
+    Staged(&'a Timed),
+    /// That of the secret that was the operator token's before.
+    Replaced(&'a Timed),
+}
+
 /// All tokens, in the order they were made, with the record of how they came about.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
@@ -61,8 +76,9 @@ pub struct Catalog {
     id: Option<String>,
     next_id: u64,
     tokens: Vec<TokenRecord>,
+    rotation: Rotation,
     audit: Trail,
-    /// Positions in `tokens`.
+    /// Positions in `tokens`, and [`ROTATING`].
     by_hash: HashIndex,
 }
 
@@ -81,7 +97,8 @@ impl Catalog {
             tokens.push(lines.next().and_then(TokenRecord::read).ok_or(CatalogError::Malformed)?);
         }
         let audit = Trail::read(header.audit.as_deref(), lines)?;
-        Self::assemble(header.id, header.next_id, tokens, audit)
+        let Header { id, next_id, rotation, .. } = header;
+        Self { id, next_id, tokens, rotation, audit, by_hash: HashIndex::default() }.indexed()
     }
 
     /// Writes the document to store. The same catalog gives the same bytes.
@@ -95,6 +112,7 @@ impl Catalog {
             id: self.id.clone(),
             next_id: self.next_id,
             tokens: self.tokens.len(),
+            rotation: self.rotation,
             audit: self.audit.head().map(|head| head.as_str().into()),
         };
         header.write(&mut document);
@@ -108,19 +126,15 @@ impl Catalog {
         document
     }
 
-    /// Puts a catalog together, refusing one that contradicts itself.
-    fn assemble(
-        id: Option<String>,
-        next_id: u64,
-        tokens: Vec<TokenRecord>,
-        audit: Trail,
-    ) -> Result<Self, CatalogError> {
-        let mut by_hash = HashIndex::with_capacity(tokens.len());
+    /// Makes the index anew, refusing a catalog that contradicts itself.
+    fn indexed(mut self) -> Result<Self, CatalogError> {
+        let tokens = &self.tokens;
+        let mut by_hash = HashIndex::with_capacity(tokens.len() + 1);
         let mut by_name = HashTable::with_capacity(tokens.len());
         let mut last_id = None;
         for (position, token) in tokens.iter().enumerate() {
             // Records stand in the order they were made, so rising numbers are unique numbers.
-            if token.id >= next_id || last_id.is_some_and(|last| last >= token.id) {
+            if token.id >= self.next_id || last_id.is_some_and(|last| last >= token.id) {
                 return Err(CatalogError::Contradictory("token numbers repeat or run ahead"));
             }
             last_id = Some(token.id);
@@ -134,7 +148,13 @@ impl Catalog {
             by_name.insert_unique(name_bucket(name), name, |other| name_bucket(other));
         }
         drop(by_name);
-        Ok(Self { id, next_id, tokens, audit, by_hash })
+        if let Some(timed) = self.rotation.timed()
+            && !(by_hash.insert(timed.hash, ROTATING) && self.operator().is_some())
+        {
+            return Err(CatalogError::Contradictory("a rotation that cannot be"));
+        }
+        self.by_hash = by_hash;
+        Ok(self)
     }
 
     /// The name of the catalog, once it has one.
@@ -145,12 +165,17 @@ impl Catalog {
     /// A catalog of these tokens.
     #[cfg(test)]
     pub(crate) fn of(next_id: u64, tokens: Vec<TokenRecord>, audit: Trail) -> Result<Self, CatalogError> {
-        Self::assemble(None, next_id, tokens, audit)
+        Self { next_id, tokens, audit, ..Self::default() }.indexed()
     }
 
     /// All records, in the order they were made.
     pub fn tokens(&self) -> &[TokenRecord] {
         &self.tokens
+    }
+
+    /// What is under way with the operator token, or was when its deadline passed.
+    pub fn rotation(&self) -> Rotation {
+        self.rotation
     }
 
     /// The record of every committed change, newest last.
@@ -173,9 +198,13 @@ impl Catalog {
         self.tokens.iter().find(|token| token.name == name)
     }
 
-    /// The record with this hash. Finding none costs as much as finding one.
-    pub fn find(&self, hash: &TokenHash) -> Option<&TokenRecord> {
-        self.by_hash.find(hash).and_then(|position| self.tokens.get(position))
+    /// What has this hash. Finding none costs as much as finding one.
+    pub fn find(&self, hash: &TokenHash) -> Option<Found<'_>> {
+        match (self.by_hash.find(hash)?, &self.rotation) {
+            (ROTATING, Rotation::Staged(timed)) => Some(Found::Staged(timed)),
+            (ROTATING, Rotation::Overlap(timed)) => Some(Found::Replaced(timed)),
+            (position, _) => self.tokens.get(position).map(Found::Current),
+        }
     }
 
     /// The catalog with a name, and `audit` instead of its trail.
@@ -194,25 +223,36 @@ impl Catalog {
         Ok(Self { audit, ..self })
     }
 
-    /// The catalog with the record of `token`'s number replaced by it, and `audit` instead of its trail.
-    pub(crate) fn with_changed(self, token: &TokenRecord, audit: Trail) -> Result<Self, CatalogError> {
-        let changed = |old: TokenRecord| if old.id == token.id { token.clone() } else { old };
-        let tokens = self.tokens.into_iter().map(changed).collect();
-        Self::assemble(self.id, self.next_id, tokens, audit)
+    /// The catalog with the record of `token`'s number replaced by it, this rotation, and `audit` instead of its trail.
+    pub(crate) fn with_changed(
+        mut self,
+        token: &TokenRecord,
+        rotation: Rotation,
+        audit: Trail,
+    ) -> Result<Self, CatalogError> {
+        for old in self.tokens.iter_mut().filter(|old| old.id == token.id) {
+            old.clone_from(token);
+        }
+        Self { rotation, audit, ..self }.indexed()
+    }
+
+    /// The catalog with this rotation, and `audit` instead of its trail.
+    pub(crate) fn with_rotation(self, rotation: Rotation, audit: Trail) -> Result<Self, CatalogError> {
+        Self { rotation, audit, ..self }.indexed()
     }
 
     /// The catalog without the token of this number, and `audit` instead of its trail.
-    pub(crate) fn without(self, id: u64, audit: Trail) -> Result<Self, CatalogError> {
-        let tokens = self.tokens.into_iter().filter(|token| token.id != id).collect();
-        Self::assemble(self.id, self.next_id, tokens, audit)
+    pub(crate) fn without(mut self, id: u64, audit: Trail) -> Result<Self, CatalogError> {
+        self.tokens.retain(|token| token.id != id);
+        Self { audit, ..self }.indexed()
     }
 }
 
 impl PartialEq for Catalog {
     fn eq(&self, other: &Self) -> bool {
         // The index follows from the rest.
-        (&self.id, self.next_id, &self.tokens, &self.audit)
-            == (&other.id, other.next_id, &other.tokens, &other.audit)
+        (&self.id, self.next_id, &self.tokens, self.rotation, &self.audit)
+            == (&other.id, other.next_id, &other.tokens, other.rotation, &other.audit)
     }
 }
 
@@ -263,6 +303,7 @@ struct Header {
     next_id: u64,
     /// How many lines of tokens follow.
     tokens: usize,
+    rotation: Rotation,
     /// The hash of the last line, which is that of the newest audit record.
     audit: Option<String>,
 }
@@ -275,10 +316,14 @@ impl Header {
         line.literal(",\"tokens\":")?;
         let tokens = line.number()?.try_into().ok()?;
         let id = line.optional(",\"id\":", Line::string)?;
+        let rotation = match line.optional(STAGED, read_timed)? {
+            Some(timed) => Rotation::Staged(timed),
+            None => line.optional(OVERLAP, read_timed)?.map_or(Rotation::None, Rotation::Overlap),
+        };
         let audit = line.optional(",\"audit\":", Line::string)?;
         line.literal("}")?;
         line.end()?;
-        Some(Self { id, next_id, tokens, audit })
+        Some(Self { id, next_id, tokens, rotation, audit })
     }
 
     fn write(&self, document: &mut String) {
@@ -286,14 +331,41 @@ impl Header {
         push_number(document, self.next_id);
         document.push_str(",\"tokens\":");
         push_number(document, self.tokens as u64);
-        for (key, value) in [(",\"id\":", &self.id), (",\"audit\":", &self.audit)] {
-            if let Some(value) = value {
-                document.push_str(key);
-                push_string(document, value);
-            }
+        if let Some(id) = &self.id {
+            document.push_str(",\"id\":");
+            push_string(document, id);
+        }
+        let rotation = match &self.rotation {
+            Rotation::None => None,
+            Rotation::Staged(timed) => Some((STAGED, timed)),
+            Rotation::Overlap(timed) => Some((OVERLAP, timed)),
+        };
+        if let Some((key, Timed { hash, until })) = rotation {
+            document.push_str(key);
+            document.push_str("{\"hash\":\"");
+            hash.push_to(document);
+            document.push_str("\",\"until\":");
+            push_number(document, *until);
+            document.push('}');
+        }
+        if let Some(audit) = &self.audit {
+            document.push_str(",\"audit\":");
+            push_string(document, audit);
         }
         document.push_str("}\n");
     }
+}
+
+const STAGED: &str = ",\"staged\":";
+const OVERLAP: &str = ",\"overlap\":";
+
+fn read_timed(line: &mut Line<'_>) -> Option<Timed> {
+    line.literal("{\"hash\":")?;
+    let hash = line.hash()?;
+    line.literal(",\"until\":")?;
+    let until = line.number()?;
+    line.literal("}")?;
+    Some(Timed { hash, until })
 }
 
 impl TokenRecord {
@@ -375,8 +447,24 @@ mod tests {
         let again = Catalog::decode(&document).unwrap();
         assert_eq!(again, catalog);
         assert_eq!(again.encode(), document);
-        assert_eq!(again.find(&TokenHash::of("secret of ci")).unwrap().id, 1);
+        assert_eq!(again.find(&TokenHash::of("secret of ci")), Some(Found::Current(&again.tokens()[1])));
         assert_eq!(again.find(&TokenHash::of("secret of nobody")), None);
+    }
+
+    #[test]
+    fn a_rotation_survives_being_stored_and_belongs_to_an_operator() {
+        let timed = |text| Timed { hash: TokenHash::of(text), until: 1_800_000_000_000 };
+        for rotation in [Rotation::Staged(timed("x")), Rotation::Overlap(timed("x"))] {
+            let catalog = catalog().with_rotation(rotation, Trail::default()).unwrap();
+            let document = catalog.encode();
+            let again = Catalog::decode(&document).unwrap();
+            assert_eq!((again.rotation(), again.encode()), (rotation, document.clone()));
+            let bad = document.replace("_admin", "_nobody");
+            assert_ne!(bad, document);
+            assert!(Catalog::decode(&bad).is_err());
+        }
+        let taken = Rotation::Staged(timed("secret of ci"));
+        assert!(catalog().with_rotation(taken, Trail::default()).is_err());
     }
 
     #[test]

@@ -230,7 +230,7 @@ mod tests {
 
     fn regenerate(ports: &mut Ports, credential: TokenHash) -> Result<Committed, CommandError> {
         let new = ports.fresh();
-        commit(ports, "test", &Command::Regenerate { credential, new })
+        commit(ports, "test", &Command::Regenerate { credential, new, overlap: 0 })
     }
 
     /// A store with an operator token, and the hash of that token.

@@ -12,11 +12,12 @@ use core::cell::{RefCell, RefMut};
 use optoken_fast::Heap;
 use wasip2::clocks::wall_clock;
 
-use crate::authority::{self, AuthenticateError, Issued, Preset};
+use crate::authority::{self, AuthenticateError, Issued, Preset, Staged};
 use crate::catalog::{MAX_TOKENS, TokenRecord};
 use crate::commit::CommandError;
 use crate::machine::{Denial, Principal, Refusal};
 use crate::ports::{self, CatalogStore, Clock, Entropy, EntropyError, Timestamp};
+use crate::rotation::{Rotation, Timed};
 
 use self::exports::optoken::authority::{authenticator, provision, recovery, tokens, types};
 use self::optoken::authority::catalog_store;
@@ -44,12 +45,12 @@ impl authenticator::Guest for Guest {
         credential: String,
     ) -> Result<authenticator::Principal, authenticator::AuthenticationError> {
         match authority().authenticate(&credential) {
-            Ok(Principal { id, operator }) => Ok(authenticator::Principal {
+            Ok(Principal { id, operator, replaced }) => Ok(authenticator::Principal {
                 id,
-                kind: if operator {
-                    authenticator::TokenKind::Operator
-                } else {
-                    authenticator::TokenKind::NamedAdmin
+                kind: match (operator, replaced) {
+                    (true, false) => authenticator::TokenKind::Operator,
+                    (true, true) => authenticator::TokenKind::ReplacedOperator,
+                    (false, _) => authenticator::TokenKind::NamedAdmin,
                 },
             }),
             Err(AuthenticateError::Refused(Refusal::Unknown)) => {
@@ -68,8 +69,51 @@ impl tokens::Guest for Guest {
         answer(authority().create_operator(&origin))
     }
 
-    fn regenerate(credential: String, origin: String) -> Result<types::IssuedToken, types::CommandError> {
-        answer(authority().regenerate(&credential, &origin))
+    fn regenerate(
+        credential: String,
+        overlap: u64,
+        origin: String,
+    ) -> Result<types::IssuedToken, types::CommandError> {
+        answer(authority().regenerate(&credential, overlap, &origin))
+    }
+
+    fn stage(
+        credential: String,
+        sha512: Option<String>,
+        ttl: Option<u64>,
+        origin: String,
+    ) -> Result<tokens::StagedSecret, types::CommandError> {
+        let Staged { secret, hash, until } =
+            authority().stage(&credential, sha512.as_deref(), ttl, &origin)?;
+        let secret = secret.map(|secret| secret.expose().into());
+        Ok(tokens::StagedSecret { secret, sha512: hash.to_string(), expires_at: until })
+    }
+
+    fn confirm(
+        credential: String,
+        overlap: u64,
+        origin: String,
+    ) -> Result<types::TokenInfo, types::CommandError> {
+        Ok(authority().confirm(&credential, overlap, &origin)?.into())
+    }
+
+    fn cancel(credential: String, origin: String) -> Result<(), types::CommandError> {
+        Ok(authority().cancel(&credential, &origin)?)
+    }
+
+    fn end_overlap(credential: String, origin: String) -> Result<(), types::CommandError> {
+        Ok(authority().end_overlap(&credential, &origin)?)
+    }
+
+    fn status() -> Result<Option<tokens::OperatorStatus>, types::CommandError> {
+        Ok(authority().status()?.map(|(operator, rotation)| tokens::OperatorStatus {
+            info: operator.clone().into(),
+            rotation: match rotation {
+                Rotation::None => tokens::Rotation::Settled,
+                Rotation::Staged(Timed { until, .. }) => tokens::Rotation::Staged(until),
+                Rotation::Overlap(Timed { until, .. }) => tokens::Rotation::Overlapping(until),
+            },
+        }))
     }
 
     fn create_named(
@@ -163,6 +207,8 @@ impl From<CommandError> for types::CommandError {
                 Denial::NotFound(name) => Self::NotFound(name),
                 Denial::AlreadyExists(name) => Self::AlreadyExists(name),
                 Denial::OperatorProtected => Self::OperatorProtected,
+                overlapping @ Denial::Overlapping { .. } => Self::Conflict(overlapping.to_string()),
+                too_long @ Denial::TooLong { .. } => Self::InvalidArgument(too_long.to_string()),
                 Denial::Full => Self::Full(u32::try_from(MAX_TOKENS).unwrap_or(u32::MAX)),
                 Denial::Name(error) => Self::InvalidArgument(error.to_string()),
                 taken @ Denial::SecretTaken(_) => Self::InvalidArgument(taken.to_string()),

@@ -18,6 +18,7 @@ pub mod commit;
 pub mod machine;
 pub mod name;
 pub mod ports;
+pub mod rotation;
 pub mod strength;
 mod text;
 pub mod token;

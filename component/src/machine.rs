@@ -8,9 +8,10 @@ use alloc::string::String;
 use thiserror::Error;
 
 use crate::audit::{Action, Actor, Subject};
-use crate::catalog::{Catalog, CatalogError, MAX_TOKENS, OPERATOR, TokenRecord};
+use crate::catalog::{Catalog, CatalogError, Found, MAX_TOKENS, OPERATOR, TokenRecord};
 use crate::name::{self, NameError};
 use crate::ports::Timestamp;
+use crate::rotation::{MAX_OVERLAP_SECONDS, MAX_STAGE_SECONDS, Rotation, Timed};
 use crate::token::TokenHash;
 
 /// The latest expiry a token can have, in milliseconds since the epoch: the last whole day that has a four-digit year
@@ -56,6 +57,34 @@ pub enum Command<'a> {
         credential: TokenHash,
         /// The hash of the secret that takes its place.
         new: TokenHash,
+        /// How long the presented token is still accepted, in seconds.
+        overlap: u64,
+    },
+    /// Let a secret wait to replace that of the operator token, presenting that.
+    Stage {
+        /// The hash of the presented token.
+        credential: TokenHash,
+        /// The hash of the secret that is to take its place.
+        new: TokenHash,
+        /// How long it waits, in seconds.
+        ttl: u64,
+    },
+    /// Let the staged secret take over, presenting it.
+    Confirm {
+        /// The hash of the staged secret.
+        credential: TokenHash,
+        /// How long the one that it replaces is still accepted, in seconds.
+        overlap: u64,
+    },
+    /// Give the staged secret up, presenting the operator token.
+    Cancel {
+        /// The hash of the presented token.
+        credential: TokenHash,
+    },
+    /// Accept the replaced secret no longer, presenting the operator token.
+    EndOverlap {
+        /// The hash of the presented token.
+        credential: TokenHash,
     },
     /// Replace the operator token, presenting nothing.
     Recover {
@@ -92,6 +121,8 @@ pub struct Principal {
     pub id: u64,
     /// Whether it is the operator token.
     pub operator: bool,
+    /// Whether it is the secret that was the operator token's before, and is accepted a while longer.
+    pub replaced: bool,
 }
 
 /// Why a presented token is not accepted.
@@ -117,6 +148,18 @@ pub enum Denial {
     /// The credential is accepted, but not for this.
     #[error("only the operator token may do this")]
     Forbidden,
+    /// The secret that was replaced last is still accepted, and there is room for one beside the current.
+    #[error("the token that was replaced last is accepted until {until} ms; end that first")]
+    Overlapping {
+        /// Until when.
+        until: Timestamp,
+    },
+    /// A time span is longer than it may be.
+    #[error("at most {limit} seconds are possible")]
+    TooLong {
+        /// The longest possible, in seconds.
+        limit: u64,
+    },
     /// The text is no name for a token.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -149,11 +192,22 @@ pub fn authenticate(
     credential: &TokenHash,
     now: impl FnOnce() -> Timestamp,
 ) -> Result<Principal, Refusal> {
-    let token = catalog.find(credential).ok_or(Refusal::Unknown)?;
-    match token.expiry {
+    let expired =
+        |at: Timestamp, now: Timestamp| if at <= now { Err(Refusal::Expired { at }) } else { Ok(()) };
+    match catalog.find(credential) {
         // Strictly later than now (COMPAT 1.13).
-        Some(at) if at <= now() => Err(Refusal::Expired { at }),
-        _ => Ok(Principal { id: token.id, operator: token.is_operator() }),
+        Some(Found::Current(token)) => {
+            token.expiry.map_or(Ok(()), |at| expired(at, now()))?;
+            Ok(Principal { id: token.id, operator: token.is_operator(), replaced: false })
+        }
+        Some(Found::Replaced(old)) => {
+            let operator = catalog.operator().ok_or(Refusal::Unknown)?;
+            let until = operator.expiry.map_or(old.until, |at| at.min(old.until));
+            expired(until, now())?;
+            Ok(Principal { id: operator.id, operator: true, replaced: true })
+        }
+        // What waits to be confirmed is accepted for that alone.
+        Some(Found::Staged(_)) | None => Err(Refusal::Unknown),
     }
 }
 
@@ -179,8 +233,7 @@ pub fn apply(
         Command::CreateNamed { credential, name, lifetime, new } => {
             let principal = authenticate(&catalog, &credential, || now)?;
             name::check(name)?;
-            let expiry =
-                lifetime.map(|seconds| now.saturating_add(seconds.saturating_mul(1000)).min(MAX_EXPIRY));
+            let expiry = lifetime.map(|seconds| after(now, seconds));
             // Whoever holds a token although there is no operator may make one this way, too (COMPAT 2.5).
             let action = if name == OPERATOR { Action::CreateOperator } else { Action::CreateNamed };
             add(catalog, name, expiry, new, (action, Actor::Token(principal.id)), origin, now)
@@ -190,22 +243,74 @@ pub fn apply(
             if let Some(there) = catalog.named(name).cloned() {
                 return Ok(Verdict::Nothing(catalog, Some(there)));
             }
-            if let Some(other) = catalog.find(&new) {
-                return Err(Denial::SecretTaken(other.name.clone()));
+            match catalog.find(&new) {
+                None => {}
+                Some(Found::Current(other)) => return Err(Denial::SecretTaken(other.name.clone())),
+                Some(Found::Staged(_) | Found::Replaced(_)) => {
+                    return Err(Denial::SecretTaken(OPERATOR.into()));
+                }
             }
             let expiry = expiry.map(|at| at.min(MAX_EXPIRY));
             add(catalog, name, expiry, new, (Action::Preset, Actor::Provision), origin, now)
         }
-        Command::Regenerate { credential, new } => {
-            let principal = authenticate(&catalog, &credential, || now)?;
-            // COMPAT lets any token do this; DESIGN section 6 does not.
-            if !principal.operator {
-                return Err(Denial::Forbidden);
+        Command::Regenerate { credential, new, overlap } => {
+            let operator = present_operator(&catalog, &credential, now)?;
+            let rotation = overlap_of(operator.hash, overlap, now)?;
+            let actor = Actor::Token(operator.id);
+            replace_operator(catalog, new, rotation, (Action::Regenerate, actor), origin, now)
+        }
+        Command::Stage { credential, new, ttl } => {
+            present_operator(&catalog, &credential, now)?;
+            if ttl > MAX_STAGE_SECONDS {
+                return Err(Denial::TooLong { limit: MAX_STAGE_SECONDS });
             }
-            replace_operator(catalog, new, (Action::Regenerate, Actor::Token(principal.id)), origin, now)
+            if let Rotation::Overlap(old) = catalog.rotation().at(now) {
+                return Err(Denial::Overlapping { until: old.until });
+            }
+            match catalog.find(&new) {
+                // Staged again, for another while.
+                None | Some(Found::Staged(_)) => {}
+                Some(Found::Current(token)) => return Err(Denial::SecretTaken(token.name.clone())),
+                Some(Found::Replaced(_)) => return Err(Denial::SecretTaken(OPERATOR.into())),
+            }
+            let rotation = Rotation::Staged(Timed { hash: new, until: after(now, ttl) });
+            rotate(catalog, rotation, Action::Stage, origin, now)
+        }
+        Command::Confirm { credential, overlap } => {
+            let staged = match catalog.find(&credential) {
+                None => return Err(Refusal::Unknown.into()),
+                Some(Found::Staged(staged)) => *staged,
+                // Confirmed already: whoever did not get the answer asks again.
+                Some(Found::Current(token)) if token.is_operator() => {
+                    let token = token.clone();
+                    return Ok(Verdict::Nothing(catalog, Some(token)));
+                }
+                Some(Found::Current(_) | Found::Replaced(_)) => return Err(Denial::Forbidden),
+            };
+            if staged.until <= now {
+                return Err(Refusal::Expired { at: staged.until }.into());
+            }
+            let operator = catalog.operator().ok_or_else(|| Denial::NotFound(OPERATOR.into()))?;
+            let rotation = overlap_of(operator.hash, overlap, now)?;
+            let actor = Actor::Token(operator.id);
+            replace_operator(catalog, staged.hash, rotation, (Action::Confirm, actor), origin, now)
+        }
+        Command::Cancel { credential } => {
+            let operator = present_operator(&catalog, &credential, now)?.clone();
+            match catalog.rotation() {
+                Rotation::Staged(_) => rotate(catalog, Rotation::None, Action::Cancel, origin, now),
+                Rotation::None | Rotation::Overlap(_) => Ok(Verdict::Nothing(catalog, Some(operator))),
+            }
+        }
+        Command::EndOverlap { credential } => {
+            let operator = present_operator(&catalog, &credential, now)?.clone();
+            match catalog.rotation() {
+                Rotation::Overlap(_) => rotate(catalog, Rotation::None, Action::EndOverlap, origin, now),
+                Rotation::None | Rotation::Staged(_) => Ok(Verdict::Nothing(catalog, Some(operator))),
+            }
         }
         Command::Recover { new } => {
-            replace_operator(catalog, new, (Action::Recover, Actor::Recovery), origin, now)
+            replace_operator(catalog, new, Rotation::None, (Action::Recover, Actor::Recovery), origin, now)
         }
         Command::Delete { credential, name } => {
             let principal = authenticate(&catalog, &credential, || now)?;
@@ -235,7 +340,20 @@ pub fn is_done<'a>(
         | Command::CreateNamed { new, .. }
         | Command::Preset { new, .. }
         | Command::Regenerate { new, .. }
-        | Command::Recover { new } => catalog.find(new).map(Some),
+        | Command::Recover { new }
+        | Command::Confirm { credential: new, .. } => match catalog.find(new) {
+            Some(Found::Current(token)) => Some(Some(token)),
+            _ => None,
+        },
+        Command::Stage { new, .. } => {
+            matches!(catalog.find(new), Some(Found::Staged(_))).then(|| catalog.operator())
+        }
+        Command::Cancel { .. } => {
+            (!matches!(catalog.rotation(), Rotation::Staged(_))).then(|| catalog.operator())
+        }
+        Command::EndOverlap { .. } => {
+            (!matches!(catalog.rotation(), Rotation::Overlap(_))).then(|| catalog.operator())
+        }
         // Gone is gone, whoever took it out. The number tells it from a later token of this name.
         Command::Delete { .. } => {
             let gone = token.is_none_or(|token| catalog.tokens().iter().all(|there| there.id != token.id));
@@ -276,16 +394,61 @@ fn add(
     Ok(Verdict::Change { catalog: catalog.with_new(token.clone(), audit)?, token: Some(token) })
 }
 
-/// The old hash goes in the same step that brings the new one (COMPAT 6.1).
+/// The operator's record, if it is its current secret that was presented.
+///
+/// COMPAT lets any token rotate the operator's; DESIGN section 6 does not. Nor does a secret that was replaced: whoever
+/// replaced it may have had reason to.
+fn present_operator<'a>(
+    catalog: &'a Catalog,
+    credential: &TokenHash,
+    now: Timestamp,
+) -> Result<&'a TokenRecord, Denial> {
+    let principal = authenticate(catalog, credential, || now)?;
+    let operator = catalog.operator().filter(|_| principal.operator && !principal.replaced);
+    operator.ok_or(Denial::Forbidden)
+}
+
+/// What becomes of the secret that is replaced.
+fn overlap_of(old: TokenHash, seconds: u64, now: Timestamp) -> Result<Rotation, Denial> {
+    match seconds {
+        0 => Ok(Rotation::None),
+        1..=MAX_OVERLAP_SECONDS => Ok(Rotation::Overlap(Timed { hash: old, until: after(now, seconds) })),
+        _ => Err(Denial::TooLong { limit: MAX_OVERLAP_SECONDS }),
+    }
+}
+
+/// Changes what is under way, on the authority of the operator.
+fn rotate(
+    catalog: Catalog,
+    rotation: Rotation,
+    action: Action,
+    origin: &str,
+    now: Timestamp,
+) -> Result<Verdict, Denial> {
+    let operator = catalog.operator().ok_or_else(|| Denial::NotFound(OPERATOR.into()))?.clone();
+    let actor = Actor::Token(operator.id);
+    let audit = catalog.audit().with(now, action, actor, Some(subject(&operator)), origin);
+    Ok(Verdict::Change { catalog: catalog.with_rotation(rotation, audit)?, token: Some(operator) })
+}
+
+/// The moment so many seconds from now.
+fn after(now: Timestamp, seconds: u64) -> Timestamp {
+    now.saturating_add(seconds.saturating_mul(1000)).min(MAX_EXPIRY)
+}
+
+/// The old hash goes in the same step that brings the new one (COMPAT 6.1), unless the rotation says otherwise. Whatever
+/// else was under way ends.
 fn replace_operator(
     catalog: Catalog,
     new: TokenHash,
+    rotation: Rotation,
     (action, actor): (Action, Actor),
     origin: &str,
     now: Timestamp,
 ) -> Result<Verdict, Denial> {
     let operator = catalog.operator().ok_or_else(|| Denial::NotFound(OPERATOR.into()))?;
-    if catalog.find(&new).is_some() {
+    // A staged one takes over here.
+    if !matches!(catalog.find(&new), None | Some(Found::Staged(_))) {
         return Err(Denial::SecretNotNew);
     }
     let token = TokenRecord {
@@ -296,7 +459,7 @@ fn replace_operator(
         ..operator.clone()
     };
     let audit = catalog.audit().with(now, action, actor, Some(subject(&token)), origin);
-    Ok(Verdict::Change { catalog: catalog.with_changed(&token, audit)?, token: Some(token) })
+    Ok(Verdict::Change { catalog: catalog.with_changed(&token, rotation, audit)?, token: Some(token) })
 }
 
 fn subject(token: &TokenRecord) -> Subject {
@@ -359,7 +522,7 @@ mod tests {
                 .unwrap();
         assert_eq!((token.id, token.name.as_str(), token.expiry), (0, "_admin", None));
         assert_eq!((token.created_at, token.updated_at, token.updated_by), (NOW, None, None));
-        assert_eq!(who(&catalog, "first"), Ok(Principal { id: 0, operator: true }));
+        assert_eq!(who(&catalog, "first"), Ok(Principal { id: 0, operator: true, replaced: false }));
         let denial = change(&catalog, &Command::CreateOperator { new: hash("second") }, "test", NOW);
         assert_eq!(denial.unwrap_err(), Denial::AlreadyExists("_admin".into()));
     }
@@ -368,7 +531,10 @@ mod tests {
     fn regenerating_replaces_the_secret_and_keeps_the_rest() {
         let before = catalog();
         for (command, actor) in [
-            (Command::Regenerate { credential: hash("first"), new: hash("second") }, Actor::Token(0)),
+            (
+                Command::Regenerate { credential: hash("first"), new: hash("second"), overlap: 0 },
+                Actor::Token(0),
+            ),
             (Command::Recover { new: hash("second") }, Actor::Recovery),
         ] {
             let (after, token) = change(&before, &command, "here", NOW + 1).unwrap();
@@ -380,8 +546,8 @@ mod tests {
             };
             assert_eq!(token, expected);
             assert_eq!(who(&after, "first"), Err(Refusal::Unknown));
-            assert_eq!(who(&after, "second"), Ok(Principal { id: 0, operator: true }));
-            assert_eq!(who(&after, "ci"), Ok(Principal { id: 1, operator: false }));
+            assert_eq!(who(&after, "second"), Ok(Principal { id: 0, operator: true, replaced: false }));
+            assert_eq!(who(&after, "ci"), Ok(Principal { id: 1, operator: false, replaced: false }));
             let [.., newest] = &after.audit().records()[..] else { panic!("no record") };
             assert_eq!((newest.sequence, newest.actor, newest.origin.as_str()), (2, actor, "here"));
             assert_eq!(Catalog::decode(&after.encode()).as_ref(), Ok(&after));
@@ -394,7 +560,7 @@ mod tests {
         let regenerate = |text| {
             change(
                 &catalog,
-                &Command::Regenerate { credential: hash(text), new: hash("second") },
+                &Command::Regenerate { credential: hash(text), new: hash("second"), overlap: 0 },
                 "test",
                 NOW,
             )
@@ -420,7 +586,7 @@ mod tests {
         for (expiry, expected) in [
             (NOW - 1, Err(Refusal::Expired { at: NOW - 1 })),
             (NOW, Err(Refusal::Expired { at: NOW })),
-            (NOW + 1, Ok(Principal { id: 0, operator: false })),
+            (NOW + 1, Ok(Principal { id: 0, operator: false, replaced: false })),
         ] {
             assert_eq!(who(&with_admin(&Catalog::default(), Some(expiry)), "ci"), expected);
         }
@@ -456,12 +622,12 @@ mod tests {
             let (with, token) =
                 change(&catalog, &create_named(credential, "new", None), "here", NOW).unwrap();
             assert_eq!((token.id, token.name.as_str(), token.expiry), (2, "new", None));
-            assert_eq!(who(&with, "new"), Ok(Principal { id: 2, operator: false }));
+            assert_eq!(who(&with, "new"), Ok(Principal { id: 2, operator: false, replaced: false }));
             let delete = Command::Delete { credential: hash(credential), name: "new" };
             let (without, gone) = change(&with, &delete, "here", NOW).unwrap();
             assert_eq!(gone, token);
             assert_eq!(who(&without, "new"), Err(Refusal::Unknown));
-            assert_eq!(who(&without, "first"), Ok(Principal { id: 0, operator: true }));
+            assert_eq!(who(&without, "first"), Ok(Principal { id: 0, operator: true, replaced: false }));
             // The name is free again, the number is not.
             let (again, token) = change(&without, &create_named("ci", "new", None), "here", NOW).unwrap();
             assert_eq!((token.id, again.tokens().len()), (3, 3));
@@ -540,7 +706,7 @@ mod tests {
         let delete = Command::Delete { credential: hash("first"), name: "t77" };
         let (less, _) = change(&full, &delete, "test", NOW).unwrap();
         assert!(change(&less, &create_named("first", "one more", None), "test", NOW).is_ok());
-        let regenerate = Command::Regenerate { credential: hash("first"), new: hash("second") };
+        let regenerate = Command::Regenerate { credential: hash("first"), new: hash("second"), overlap: 0 };
         assert!(change(&full, &regenerate, "test", NOW).is_ok());
     }
 
@@ -559,7 +725,7 @@ mod tests {
             panic!("not taken in")
         };
         assert_eq!((token.id, token.expiry), (0, Some(MAX_EXPIRY)));
-        assert_eq!(who(&catalog, "p"), Ok(Principal { id: 0, operator: true }));
+        assert_eq!(who(&catalog, "p"), Ok(Principal { id: 0, operator: true, replaced: false }));
         let record = &catalog.audit().records()[0];
         assert_eq!((record.action, record.actor), (Action::Preset, Actor::Provision));
         for text in ["p", "another"] {
@@ -589,5 +755,123 @@ mod tests {
         assert!(token.is_operator());
         let record = &catalog.audit().records()[0];
         assert_eq!((record.action, record.actor), (Action::CreateOperator, Actor::Token(0)));
+    }
+
+    fn stage(credential: &str, new: &str) -> Command<'static> {
+        Command::Stage { credential: hash(credential), new: hash(new), ttl: 60 }
+    }
+
+    fn confirm(credential: &str) -> Command<'static> {
+        Command::Confirm { credential: hash(credential), overlap: 0 }
+    }
+
+    #[test]
+    fn a_staged_secret_is_accepted_for_its_confirmation_and_nothing_else() {
+        let (staged, token) = change(&catalog(), &stage("first", "second"), "here", NOW).unwrap();
+        assert_eq!(token.hash, hash("first"));
+        assert_eq!(who(&staged, "second"), Err(Refusal::Unknown));
+        assert!(who(&staged, "first").is_ok());
+        for command in [
+            create_named("second", "new", None),
+            stage("second", "third"),
+            Command::Regenerate { credential: hash("second"), new: hash("third"), overlap: 0 },
+            Command::Cancel { credential: hash("second") },
+            Command::Delete { credential: hash("second"), name: "ci" },
+        ] {
+            let denial = apply(staged.clone(), &command, "test", NOW);
+            assert_eq!(denial, Err(Refusal::Unknown.into()), "{command:?}");
+        }
+        let (confirmed, token) = change(&staged, &confirm("second"), "here", NOW + 1).unwrap();
+        assert_eq!((token.hash, token.updated_at, token.id), (hash("second"), Some(NOW + 1), 0));
+        assert_eq!(who(&confirmed, "first"), Err(Refusal::Unknown));
+        assert_eq!(who(&confirmed, "second"), Ok(Principal { id: 0, operator: true, replaced: false }));
+        assert_eq!(confirmed.rotation(), Rotation::None);
+        // Asked again by whoever did not get the answer.
+        let again = apply(confirmed.clone(), &confirm("second"), "here", NOW + 9_999_999);
+        assert_eq!(again, Ok(Verdict::Nothing(confirmed.clone(), Some(token))));
+        assert_eq!(apply(confirmed, &confirm("first"), "here", NOW), Err(Refusal::Unknown.into()));
+    }
+
+    #[test]
+    fn a_staged_secret_has_a_deadline_and_can_be_staged_again() {
+        let (staged, _) = change(&catalog(), &stage("first", "second"), "here", NOW).unwrap();
+        let until = NOW + 60_000;
+        assert!(change(&staged, &confirm("second"), "here", until - 1).is_ok());
+        let late = apply(staged.clone(), &confirm("second"), "here", until);
+        assert_eq!(late, Err(Refusal::Expired { at: until }.into()));
+        let (again, _) = change(&staged, &stage("first", "second"), "here", until).unwrap();
+        assert!(change(&again, &confirm("second"), "here", until).is_ok());
+        let (other, _) = change(&staged, &stage("first", "third"), "here", NOW).unwrap();
+        assert_eq!(apply(other.clone(), &confirm("second"), "here", NOW), Err(Refusal::Unknown.into()));
+        assert!(change(&other, &confirm("third"), "here", NOW).is_ok());
+        for taken in ["first", "ci"] {
+            let denial = apply(staged.clone(), &stage("first", taken), "here", NOW).unwrap_err();
+            assert!(matches!(denial, Denial::SecretTaken(_)), "{denial:?}");
+        }
+        let long = Command::Stage { credential: hash("first"), new: hash("x"), ttl: MAX_STAGE_SECONDS + 1 };
+        assert_eq!(apply(staged, &long, "here", NOW), Err(Denial::TooLong { limit: MAX_STAGE_SECONDS }));
+    }
+
+    #[test]
+    fn a_staged_secret_can_be_given_up_and_ends_with_a_plain_change() {
+        let (staged, _) = change(&catalog(), &stage("first", "second"), "here", NOW).unwrap();
+        for command in [
+            Command::Cancel { credential: hash("first") },
+            Command::Regenerate { credential: hash("first"), new: hash("third"), overlap: 0 },
+            Command::Recover { new: hash("third") },
+        ] {
+            let (after, _) = change(&staged, &command, "here", NOW).unwrap();
+            assert_eq!(after.rotation(), Rotation::None, "{command:?}");
+            assert_eq!(apply(after, &confirm("second"), "here", NOW), Err(Refusal::Unknown.into()));
+        }
+        let nothing = apply(catalog(), &Command::Cancel { credential: hash("first") }, "here", NOW).unwrap();
+        assert!(matches!(nothing, Verdict::Nothing(..)));
+        let denial = apply(staged, &Command::Cancel { credential: hash("ci") }, "here", NOW);
+        assert_eq!(denial, Err(Denial::Forbidden));
+    }
+
+    #[test]
+    fn a_replaced_secret_is_accepted_until_the_end_of_the_overlap_but_rotates_nothing() {
+        let regenerate = Command::Regenerate { credential: hash("first"), new: hash("second"), overlap: 60 };
+        let (direct, _) = change(&catalog(), &regenerate, "here", NOW).unwrap();
+        let (staged, _) = change(&catalog(), &stage("first", "second"), "here", NOW).unwrap();
+        let confirm = Command::Confirm { credential: hash("second"), overlap: 60 };
+        let (confirmed, _) = change(&staged, &confirm, "here", NOW).unwrap();
+        for catalog in [direct, confirmed] {
+            let until = NOW + 60_000;
+            let at = |moment| authenticate(&catalog, &hash("first"), || moment);
+            assert_eq!(at(until - 1), Ok(Principal { id: 0, operator: true, replaced: true }));
+            assert_eq!(at(until), Err(Refusal::Expired { at: until }));
+            assert!(who(&catalog, "second").is_ok());
+            for command in [
+                Command::Regenerate { credential: hash("first"), new: hash("third"), overlap: 0 },
+                stage("first", "third"),
+                Command::Confirm { credential: hash("first"), overlap: 0 },
+                Command::EndOverlap { credential: hash("first") },
+                Command::EndOverlap { credential: hash("ci") },
+            ] {
+                assert_eq!(
+                    apply(catalog.clone(), &command, "here", NOW),
+                    Err(Denial::Forbidden),
+                    "{command:?}"
+                );
+            }
+            // Never one staged and one overlapping.
+            let denial = apply(catalog.clone(), &stage("second", "third"), "here", until - 1);
+            assert_eq!(denial, Err(Denial::Overlapping { until }));
+            assert!(change(&catalog, &stage("second", "third"), "here", until).is_ok());
+            for command in [
+                Command::EndOverlap { credential: hash("second") },
+                Command::Recover { new: hash("third") },
+                Command::Regenerate { credential: hash("second"), new: hash("third"), overlap: 0 },
+            ] {
+                let (after, _) = change(&catalog, &command, "here", NOW).unwrap();
+                assert_eq!(who(&after, "first"), Err(Refusal::Unknown), "{command:?}");
+            }
+        }
+        let long = MAX_OVERLAP_SECONDS + 1;
+        let regenerate = Command::Regenerate { credential: hash("first"), new: hash("x"), overlap: long };
+        let denial = apply(catalog(), &regenerate, "here", NOW);
+        assert_eq!(denial, Err(Denial::TooLong { limit: MAX_OVERLAP_SECONDS }));
     }
 }

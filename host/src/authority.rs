@@ -18,7 +18,8 @@ use crate::sandbox::{
 use crate::secret::Secret;
 use crate::store::{Measured, Store, StoreError, Version};
 use crate::token::{
-    AuthenticateError, CommandError, IssuedToken, OPERATOR, Preset, Principal, Timestamp, TokenInfo,
+    AuthenticateError, CommandError, IssuedToken, OPERATOR, OperatorStatus, Preset, Principal, StagedSecret,
+    Timestamp, TokenInfo,
 };
 
 /// How often the store is asked whether somebody else has changed the catalog. Once a regenerate is answered, every
@@ -44,7 +45,7 @@ const COMPONENT_FAILED: &str = "the sandboxed component failed";
 ///
 /// let authority = Authority::builder(MemoryStore::default()).build()?;
 /// let first = authority.create_operator("example")?;
-/// let second = authority.regenerate(&first.secret, "example")?;
+/// let second = authority.regenerate(&first.secret, 0, "example")?;
 ///
 /// assert_eq!(authority.authenticate(first.secret.expose()), Err(AuthenticateError::Unknown));
 /// assert!(authority.authenticate(second.secret.expose())?.operator);
@@ -213,10 +214,63 @@ impl Authority {
     }
 
     /// Replaces the operator token; `credential` must be the one that is replaced. When this answers, the old token
-    /// is refused.
-    pub fn regenerate(&self, credential: &Secret, origin: &str) -> Result<IssuedToken, CommandError> {
-        self.command("regenerate", |writer| writer.regenerate(credential.expose(), origin))
+    /// is refused, unless `overlap` is longer than nothing: then it is accepted for that many seconds more.
+    pub fn regenerate(
+        &self,
+        credential: &Secret,
+        overlap: u64,
+        origin: &str,
+    ) -> Result<IssuedToken, CommandError> {
+        self.command("regenerate", |writer| writer.regenerate(credential.expose(), overlap, origin))
             .inspect(|issued| tracing::info!(token_id = issued.info.id, origin, "operator token regenerated"))
+    }
+
+    /// Lets a secret wait to become that of the operator token, which stays in force; `credential` must be that. The
+    /// secret is a new one, or the one with this hash. It is accepted by [`confirm`](Self::confirm) and nowhere else, for
+    /// `ttl` seconds, or an hour.
+    pub fn stage(
+        &self,
+        credential: &Secret,
+        sha512: Option<&str>,
+        ttl: Option<u64>,
+        origin: &str,
+    ) -> Result<StagedSecret, CommandError> {
+        self.command("stage", |writer| writer.stage(credential.expose(), sha512, ttl, origin))
+            .inspect(|_| tracing::info!(origin, "operator token staged"))
+    }
+
+    /// Makes the staged secret, which `credential` must be, that of the operator token. When this answers, the one before
+    /// is refused, or accepted for `overlap` seconds more. Called again, it answers the same and changes nothing.
+    pub fn confirm(
+        &self,
+        credential: &Secret,
+        overlap: u64,
+        origin: &str,
+    ) -> Result<TokenInfo, CommandError> {
+        self.command("confirm", |writer| writer.confirm(credential.expose(), overlap, origin))
+            .inspect(|token| tracing::info!(token_id = token.id, origin, "operator token confirmed"))
+    }
+
+    /// Gives the staged secret up, if there is one; `credential` must be the operator token.
+    pub fn cancel(&self, credential: &Secret, origin: &str) -> Result<(), CommandError> {
+        self.command("cancel", |writer| writer.cancel(credential.expose(), origin))
+            .inspect(|()| tracing::info!(origin, "staged operator token given up"))
+    }
+
+    /// Stops accepting the secret that was replaced, if it still is; `credential` must be the operator token.
+    pub fn end_overlap(&self, credential: &Secret, origin: &str) -> Result<(), CommandError> {
+        self.command("end_overlap", |writer| writer.end_overlap(credential.expose(), origin))
+            .inspect(|()| tracing::info!(origin, "overlap of operator tokens ended"))
+    }
+
+    /// The operator token and what is under way with it; `None` while there is none.
+    pub fn status(&self) -> Result<Option<OperatorStatus>, CommandError> {
+        let inner = &*self.inner;
+        let newest = inner.newest.load(Ordering::Acquire);
+        inner.sandbox.status(newest, || inner.published()).unwrap_or_else(|trap| {
+            inner.count(&trap);
+            Err(CommandError::Unavailable(COMPONENT_FAILED.to_owned()))
+        })
     }
 
     /// Takes a named admin token out. `credential` may be any accepted token. When this answers, the token is refused.

@@ -68,7 +68,7 @@ impl Metrics {
             "Operator tokens that were replaced, by the door it came through.",
             &["by"],
         )?;
-        for by in ["regenerate", "recovery"] {
+        for by in ["regenerate", "confirm", "recovery"] {
             rotations.with_label_values(&[by]);
         }
         let store = HistogramOpts::new(
@@ -176,7 +176,7 @@ impl Metrics {
         self.commands.with_label_values(&[command, outcome]).inc();
         if answer.is_ok() {
             match command {
-                "regenerate" => self.rotations.with_label_values(&["regenerate"]).inc(),
+                "regenerate" | "confirm" => self.rotations.with_label_values(&[command]).inc(),
                 "recover" => self.rotations.with_label_values(&["recovery"]).inc(),
                 _ => {}
             }

@@ -21,10 +21,14 @@ use wasmtime::{
 use wasmtime_wasi::p2::bindings::clocks::wall_clock;
 use wasmtime_wasi::p2::bindings::random::random;
 
+use crate::secret::Secret;
 use crate::store::{self, Store, StoreError};
-use crate::token::{AuthenticateError, CommandError, IssuedToken, Preset, Principal, Timestamp, TokenInfo};
+use crate::token::{
+    AuthenticateError, CommandError, IssuedToken, OperatorStatus, Preset, Principal, Rotation, StagedSecret,
+    Timestamp, TokenInfo,
+};
 
-use self::bindings::exports::optoken::authority::{authenticator, provision, types};
+use self::bindings::exports::optoken::authority::{authenticator, provision, tokens, types};
 use self::bindings::optoken::authority::catalog_store;
 
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
@@ -163,6 +167,12 @@ impl Sandbox {
         self.readers.with(&self.engine, at_least, newest, Reader::list).map_err(Trap)
     }
 
+    /// Asks a reader for the operator token and what is under way with it, as of the snapshot with number `at_least` or a
+    /// later one.
+    pub fn status(&self, at_least: u64, newest: impl FnOnce() -> Numbered) -> Answer<Option<OperatorStatus>> {
+        self.readers.with(&self.engine, at_least, newest, Reader::status).map_err(Trap)
+    }
+
     /// Opens a writer on `store`.
     pub fn writer(&self, store: Arc<dyn Store>) -> Result<Writer, Trap> {
         let state = State::new(Writing { store, seen: Seen::default() });
@@ -204,9 +214,37 @@ impl Writer {
     }
 
     /// `tokens.regenerate`.
-    pub fn regenerate(&mut self, credential: &str, origin: &str) -> Answer<IssuedToken> {
+    pub fn regenerate(&mut self, credential: &str, overlap: u64, origin: &str) -> Answer<IssuedToken> {
         let tokens = self.instance.optoken_authority_tokens();
-        answer(tokens.call_regenerate(&mut self.store, credential, origin))
+        answer(tokens.call_regenerate(&mut self.store, credential, overlap, origin))
+    }
+
+    /// `tokens.stage`.
+    pub fn stage(
+        &mut self,
+        credential: &str,
+        sha512: Option<&str>,
+        ttl: Option<u64>,
+        origin: &str,
+    ) -> Answer<StagedSecret> {
+        let tokens = self.instance.optoken_authority_tokens();
+        answer(tokens.call_stage(&mut self.store, credential, sha512, ttl, origin))
+    }
+
+    /// `tokens.confirm`.
+    pub fn confirm(&mut self, credential: &str, overlap: u64, origin: &str) -> Answer<TokenInfo> {
+        let tokens = self.instance.optoken_authority_tokens();
+        answer(tokens.call_confirm(&mut self.store, credential, overlap, origin))
+    }
+
+    /// `tokens.cancel`.
+    pub fn cancel(&mut self, credential: &str, origin: &str) -> Answer<()> {
+        answer(self.instance.optoken_authority_tokens().call_cancel(&mut self.store, credential, origin))
+    }
+
+    /// `tokens.end-overlap`.
+    pub fn end_overlap(&mut self, credential: &str, origin: &str) -> Answer<()> {
+        answer(self.instance.optoken_authority_tokens().call_end_overlap(&mut self.store, credential, origin))
     }
 
     /// `tokens.delete`.
@@ -343,6 +381,12 @@ impl Reader {
         start_budget(&mut self.store);
         let tokens = self.instance.optoken_authority_tokens().call_list(&mut self.store)?;
         Ok(tokens.map(|tokens| tokens.into_iter().map(Into::into).collect()).map_err(CommandError::from))
+    }
+
+    fn status(&mut self) -> wasmtime::Result<Result<Option<OperatorStatus>, CommandError>> {
+        start_budget(&mut self.store);
+        let status = self.instance.optoken_authority_tokens().call_status(&mut self.store)?;
+        Ok(status.map(|status| status.map(Into::into)).map_err(CommandError::from))
     }
 
     fn authenticate(&mut self, credential: &str) -> wasmtime::Result<Result<Principal, AuthenticateError>> {
@@ -599,7 +643,12 @@ fn describe(
 
 impl From<authenticator::Principal> for Principal {
     fn from(principal: authenticator::Principal) -> Self {
-        Self { id: principal.id, operator: principal.kind == authenticator::TokenKind::Operator }
+        use authenticator::TokenKind;
+        Self {
+            id: principal.id,
+            operator: principal.kind != TokenKind::NamedAdmin,
+            replaced: principal.kind == TokenKind::ReplacedOperator,
+        }
     }
 }
 
@@ -627,6 +676,24 @@ impl From<types::IssuedToken> for IssuedToken {
     }
 }
 
+impl From<tokens::StagedSecret> for StagedSecret {
+    fn from(staged: tokens::StagedSecret) -> Self {
+        let tokens::StagedSecret { secret, sha512, expires_at } = staged;
+        Self { secret: secret.map(Secret::from), sha512, expires_at }
+    }
+}
+
+impl From<tokens::OperatorStatus> for OperatorStatus {
+    fn from(status: tokens::OperatorStatus) -> Self {
+        let rotation = match status.rotation {
+            tokens::Rotation::Settled => Rotation::Settled,
+            tokens::Rotation::Staged(until) => Rotation::Staged(until),
+            tokens::Rotation::Overlapping(until) => Rotation::Overlapping(until),
+        };
+        Self { info: status.info.into(), rotation }
+    }
+}
+
 impl From<provision::PresetOutcome> for Preset {
     fn from(outcome: provision::PresetOutcome) -> Self {
         match outcome {
@@ -648,6 +715,7 @@ impl From<types::CommandError> for CommandError {
             Theirs::AlreadyExists(name) => Self::AlreadyExists(name),
             Theirs::OperatorProtected => Self::OperatorProtected,
             Theirs::Full(limit) => Self::Full(limit),
+            Theirs::Conflict(why) => Self::Conflict(why),
             Theirs::InvalidArgument(why) => Self::InvalidArgument(why),
             Theirs::Contended => {
                 Self::Unavailable("too many others are changing the catalog at this moment".to_owned())

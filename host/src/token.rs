@@ -57,6 +57,39 @@ pub struct Principal {
     pub id: u64,
     /// Whether it is the operator token, or a named admin's.
     pub operator: bool,
+    /// Whether it is the secret that was the operator token's before the current one, and is accepted a while longer.
+    pub replaced: bool,
+}
+
+/// A secret that waits to become that of the operator token.
+#[derive(Debug)]
+pub struct StagedSecret {
+    /// Its text, shown this once; `None` where only its hash was given.
+    pub secret: Option<Secret>,
+    /// SHA-512 of it, as 128 lower-case hexadecimal digits.
+    pub sha512: String,
+    /// The first moment at which it can no longer be confirmed.
+    pub expires_at: Timestamp,
+}
+
+/// What is under way with the operator token beside its current secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotation {
+    /// Nothing.
+    Settled,
+    /// A secret waits to be confirmed until this time.
+    Staged(Timestamp),
+    /// The secret before the current one is accepted until this time.
+    Overlapping(Timestamp),
+}
+
+/// The operator token and what is under way with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorStatus {
+    /// Its record.
+    pub info: TokenInfo,
+    /// What is under way.
+    pub rotation: Rotation,
 }
 
 /// Why a token was not accepted. Whatever the case, the request must not pass.
@@ -97,6 +130,9 @@ pub enum CommandError {
     /// The catalog holds as many tokens as it can, which is this many.
     #[error("there are {0} tokens already, more are not possible")]
     Full(u32),
+    /// Something else is under way that excludes this; the text says what and how to end it.
+    #[error("{0}")]
+    Conflict(String),
     /// An argument is not allowed; the text says which and why.
     #[error("{0}")]
     InvalidArgument(String),

@@ -39,6 +39,8 @@ pub(super) enum Problem {
     OperatorProtected,
     /// There are as many tokens as there can be, which is this many.
     Full(u32),
+    /// Something else is under way that excludes this; the text says what.
+    Conflict(String),
     /// What was asked for is not allowed; the text says what.
     Invalid(String),
     /// The server was started without authentication, so there is nothing to change about tokens.
@@ -93,7 +95,7 @@ impl Problem {
             Self::NoSuchPath(_) | Self::NoOperator | Self::NoSuchToken(_) => StatusCode::NOT_FOUND,
             Self::OperatorProtected | Self::WithoutAuth => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::NameTaken(_) | Self::Full(_) => StatusCode::CONFLICT,
+            Self::NameTaken(_) | Self::Full(_) | Self::Conflict(_) => StatusCode::CONFLICT,
             Self::RecoverySpent => StatusCode::GONE,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -116,7 +118,7 @@ impl Problem {
             )
             .into(),
             Self::NameTaken(name) => format!("token name already exists, {name}").into(),
-            Self::Invalid(why) => why.clone().into(),
+            Self::Conflict(why) | Self::Invalid(why) => why.clone().into(),
             Self::BodyTooLarge(limit) => format!("max request size ({limit} bytes) exceeded").into(),
             Self::WithoutAuth => "endpoint disabled, started without auth".into(),
             Self::BadQuery(why) => format!("serde error: {why}").into(),
@@ -220,6 +222,7 @@ impl From<CommandError> for Problem {
             CommandError::OperatorProtected => Self::OperatorProtected,
             CommandError::Full(limit) => Self::Full(limit),
             CommandError::AlreadyExists(name) => Self::NameTaken(name),
+            CommandError::Conflict(why) => Self::Conflict(why),
             CommandError::InvalidArgument(why) => Self::Invalid(why),
             CommandError::Unavailable(_) => Self::Unavailable,
             CommandError::UnknownOutcome(_) => Self::UnknownOutcome,

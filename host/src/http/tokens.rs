@@ -88,7 +88,7 @@ pub(super) async fn create_operator(call: Call) -> Result<Response, Problem> {
 pub(super) async fn regenerate(call: Call) -> Result<Response, Problem> {
     let (served, credential, origin, request) = with_credential(call)?;
     body::discard(request.into_body()).await?;
-    let issued = command(&served, move |authority| authority.regenerate(&credential, &origin)).await?;
+    let issued = command(&served, move |authority| authority.regenerate(&credential, 0, &origin)).await?;
     Ok(issued.into_response())
 }
 
