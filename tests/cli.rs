@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
@@ -106,6 +106,12 @@ fn mode(path: &Path) -> u32 {
 fn files(directory: &Path) -> BTreeSet<String> {
     let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
     names.map(|name| name.into_string().unwrap()).collect()
+}
+
+fn pipe(machine: &Machine) -> PathBuf {
+    let path = machine.home().join("pipe");
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    path
 }
 
 #[test]
@@ -584,10 +590,12 @@ fn what_cannot_be_written_is_left_as_it_was() {
     let machine = Machine::new();
     let directory = machine.home().join("directory");
     fs::create_dir(&directory).unwrap();
+    // As a device would be, but not one that the machine needs.
+    let pipe = pipe(&machine);
     machine.file("hash.json", b"precious");
     for (file, said) in [
         ("directory", "it is there already and not a regular file"),
-        ("/dev/null", "it is there already and not a regular file"),
+        ("pipe", "it is there already and not a regular file"),
         ("nowhere/token.json", "No such file or directory"),
         ("hash.json/token.json", "Not a directory"),
         // Not even root can make a file there.
@@ -600,8 +608,9 @@ fn what_cannot_be_written_is_left_as_it_was() {
         assert!(ran.stdout.is_empty() && ran.stderr.contains(file) && ran.stderr.contains(said), "{ran:?}");
     }
     assert_eq!(fs::read(machine.home().join("hash.json")).unwrap(), b"precious");
-    assert_eq!(files(machine.home()), ["directory", "hash.json"].map(str::to_owned).into());
+    assert_eq!(files(machine.home()), ["directory", "hash.json", "pipe"].map(str::to_owned).into());
     assert!(files(&directory).is_empty());
+    assert!(fs::metadata(pipe).unwrap().file_type().is_fifo());
 
     // The hash comes second: what has been saved is said.
     admin(&machine, &["--offline", "--output-file", "token.json", "--hash-file", "nowhere/hash.json"])
@@ -971,8 +980,7 @@ fn certificates_that_cannot_be_used_are_named() {
 fn the_certificates_of_the_system_are_read_for_tls_only() {
     let machine = Machine::new();
     // Whoever opens it waits for somebody who writes.
-    let pipe = machine.home().join("pipe");
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let pipe = pipe(&machine);
     let server = StandIn::new();
     let cli = machine.influxdb3(["show", "tokens", "--host", &server.url()]).env("SSL_CERT_FILE", &pipe);
     let server = server.answer(http("200 OK", "[]"));
