@@ -124,19 +124,18 @@ impl Failure {
     pub(super) fn of(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
         while let Some(error) = next {
-            let io = error.downcast_ref::<io::Error>();
-            // An I/O error does not count what it wraps as its source.
-            let wrapped = io.and_then(|error| error.get_ref()?.downcast_ref());
-            if let Some(error) = error.downcast_ref().or(wrapped) {
+            if let Some(error) = error.downcast_ref() {
                 return Self::of_tls(error);
             }
-            // Nobody says this but a peer that has been greeted with TLS.
-            if io.is_some_and(|error| {
-                matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)
-            }) {
-                return Some(Self::OtherProtocol(PLAIN));
-            }
             next = error.source();
+            if let Some(io) = error.downcast_ref::<io::Error>() {
+                // Nobody says this but a peer that has been greeted with TLS.
+                if matches!(io.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {
+                    return Some(Self::OtherProtocol(PLAIN));
+                }
+                // An I/O error does not count what it wraps as its source.
+                next = io.get_ref().map(|wrapped| wrapped as &(dyn Error + 'static)).or(next);
+            }
         }
         None
     }
