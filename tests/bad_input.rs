@@ -241,7 +241,13 @@ fn a_token_in_the_wrong_place_is_not_repeated() {
         format!("create token --admin --format {token}"),
         format!("create token --admin --host {token}"),
         format!("create token --admin --regenerate --yes --host http://operator:{token}@127.0.0.1:1"),
+        format!("create token --admin --name ci --expiry {token}"),
+        format!("create token --admin --regenerate --name {token}"),
         format!("create {token}"),
+        format!("delete token {token}"),
+        format!("delete token --token-name {token}"),
+        format!("show tokens {token}"),
+        format!("show tokens --format {token}"),
         format!("serve {token}"),
         format!("serve --store {token}"),
     ] {

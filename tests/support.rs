@@ -162,6 +162,12 @@ impl Cli {
         self
     }
 
+    /// Lets it run in this directory instead of the home directory.
+    pub(crate) fn current_dir(mut self, directory: &Path) -> Self {
+        self.command.current_dir(directory);
+        self
+    }
+
     pub(crate) fn without_env(mut self, name: &str) -> Self {
         self.command.env_remove(name);
         self

@@ -29,10 +29,11 @@ pub(super) fn may_replace(path: &Path, yes: bool) -> anyhow::Result<()> {
 /// Makes `path` a file with this content and this mode, or leaves what is there. When this answers, the file is on the
 /// disk.
 pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
-    replace_durably(path, content, mode).with_context(|| format!("cannot write {}", path.display()))
+    replace_with(path, mode, |file| file.write_all(content))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn replace_durably(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+fn replace_with(path: &Path, mode: u32, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| io::Error::other("this is not the name of a file"))?;
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -45,18 +46,70 @@ fn replace_durably(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let temporary = directory.join(temporary);
 
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    let written = write(&mut file, content, mode).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
+    let replaced = write(&mut file)
+        // Whatever the umask is.
+        .and_then(|()| file.set_permissions(Permissions::from_mode(mode)))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&temporary, path));
+    if replaced.is_err() {
         // It may hold a token.
         let _ = fs::remove_file(&temporary);
     }
-    written?;
+    replaced?;
     File::open(directory)?.sync_all()
 }
 
-fn write(file: &mut File, content: &[u8], mode: u32) -> io::Result<()> {
-    file.write_all(content)?;
-    // Whatever the umask is.
-    file.set_permissions(Permissions::from_mode(mode))?;
-    file.sync_all()
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn files(directory: &Path) -> Vec<PathBuf> {
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect()
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_the_old_file_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token.json");
+        for old in [None, Some("precious")] {
+            if let Some(old) = old {
+                fs::write(&path, old).unwrap();
+            }
+            let full = replace_with(&path, 0o600, |file| {
+                file.write_all(b"half")?;
+                Err(io::ErrorKind::StorageFull.into())
+            });
+            assert_eq!(full.unwrap_err().kind(), io::ErrorKind::StorageFull);
+            assert_eq!(fs::read_to_string(&path).ok().as_deref(), old);
+            assert_eq!(files(directory.path()).len(), usize::from(old.is_some()));
+        }
+        // Where it cannot be moved to.
+        let taken = directory.path().join("taken");
+        fs::create_dir(&taken).unwrap();
+        replace(&taken, b"new", 0o600).unwrap_err();
+        assert_eq!(files(directory.path()).len(), 2);
+    }
+
+    #[test]
+    fn a_write_that_is_cut_off_leaves_the_old_file_and_is_not_in_the_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token.json");
+        fs::write(&path, "precious").unwrap();
+        let killed = catch_unwind(AssertUnwindSafe(|| {
+            replace_with(&path, 0o644, |file| {
+                file.write_all(b"half").unwrap();
+                panic!("as when the machine is switched off")
+            })
+        }));
+        killed.unwrap_err();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        let left = files(directory.path()).into_iter().find(|file| *file != path).unwrap();
+        assert_eq!(fs::metadata(left).unwrap().permissions().mode() & 0o7777, 0o600);
+        replace(&path, b"new", 0o644).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o644);
+    }
 }

@@ -173,7 +173,6 @@ impl Client {
         let mut url = self.host.clone();
         url.set_path(path);
         url.set_query(None);
-        url.set_fragment(None);
         url
     }
 

@@ -3,7 +3,6 @@
 //! TLS 1.3 only (COMPAT section 4). Nothing here is set for the whole process: each client has a configuration of its
 //! own.
 
-use std::env;
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,16 +17,6 @@ use rustls::{
     version,
 };
 use thiserror::Error;
-
-/// Where systems keep the certificates that they trust, all in one file: Debian, Fedora, openSUSE, older RHEL, and
-/// Alpine with macOS and the BSDs.
-const SYSTEM_ROOTS: [&str; 5] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-];
 
 /// What makes a server trusted.
 #[derive(Debug, Default)]
@@ -69,7 +58,7 @@ impl Trust {
         }
         if https {
             // What of it cannot be read is not trusted, and that is what the failure will say.
-            roots.add_parsable_certificates(system_roots());
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
         Ok(builder.with_root_certificates(roots).with_no_client_auth())
     }
@@ -97,19 +86,6 @@ fn add_extra(roots: &mut RootCertStore, path: &Path) -> Result<(), TrustError> {
     Ok(())
 }
 
-/// The certificates that this system trusts, as OpenSSL finds them: in the file that `SSL_CERT_FILE` names, or else in
-/// the first that there is.
-fn system_roots() -> Vec<CertificateDer<'static>> {
-    let read = |path: &Path| -> Option<Vec<_>> {
-        Some(CertificateDer::pem_file_iter(path).ok()?.filter_map(Result::ok).collect())
-    };
-    match env::var_os("SSL_CERT_FILE") {
-        Some(path) => read(Path::new(&path)),
-        None => SYSTEM_ROOTS.iter().find_map(|path| read(Path::new(path))),
-    }
-    .unwrap_or_default()
-}
-
 /// Why no TLS connection came about, and what to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -124,19 +100,18 @@ impl Failure {
     pub(super) fn of(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
         while let Some(error) = next {
-            let io = error.downcast_ref::<io::Error>();
-            // An I/O error does not count what it wraps as its source.
-            let wrapped = io.and_then(|error| error.get_ref()?.downcast_ref());
-            if let Some(error) = error.downcast_ref().or(wrapped) {
+            if let Some(error) = error.downcast_ref() {
                 return Self::of_tls(error);
             }
-            // Nobody says this but a peer that has been greeted with TLS.
-            if io.is_some_and(|error| {
-                matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)
-            }) {
-                return Some(Self::OtherProtocol(PLAIN));
-            }
             next = error.source();
+            if let Some(io) = error.downcast_ref::<io::Error>() {
+                // Nobody says this but a peer that has been greeted with TLS.
+                if matches!(io.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {
+                    return Some(Self::OtherProtocol(PLAIN));
+                }
+                // An I/O error does not count what it wraps as its source.
+                next = io.get_ref().map(|wrapped| wrapped as &(dyn Error + 'static)).or(next);
+            }
         }
         None
     }

@@ -5,16 +5,17 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{Extension, Request, State};
 use axum::http::header::ALLOW;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use tokio::sync::Semaphore;
 
 use super::listen::Peer;
 use super::problem::Problem;
 use super::routes::{self, Call, Endpoint};
-use super::{CREATE_PATH, OTHER_PATH, Options, TOKENS_PATH, credentials};
+use super::{CREATE_PATH, OTHER_PATH, Options, TOKENS_PATH, credentials, openapi};
 use crate::authority::Authority;
 use crate::secret::{Secret, redact};
 
@@ -28,7 +29,7 @@ const MAX_COMMANDS: usize = 4;
 const LOGGED_PATH_BYTES: usize = 256;
 
 /// The name of the catalog, on every answer.
-pub(super) const CLUSTER_UUID: HeaderName = HeaderName::from_static("cluster-uuid");
+pub(super) const CLUSTER_UUID: &str = "cluster-uuid";
 
 /// What the listener serves, and with what.
 pub(super) struct Served {
@@ -36,13 +37,17 @@ pub(super) struct Served {
     pub(super) options: Options,
     pub(super) commands: Arc<Semaphore>,
     endpoints: Vec<Endpoint>,
+    /// The OpenAPI document, as JSON.
+    pub(super) document: Option<Bytes>,
     cluster_uuid: Option<HeaderValue>,
 }
 
 /// All that the main listener answers.
 pub(crate) fn router(authority: Authority, options: Options) -> Router {
+    let endpoints = routes::table(&options);
     let served = Served {
-        endpoints: routes::table(&options),
+        document: openapi::document(&endpoints, &options).to_json().ok().map(Bytes::from),
+        endpoints,
         // A UUID, unless somebody has written the catalog by hand.
         cluster_uuid: HeaderValue::from_str(authority.catalog_id()).ok(),
         commands: Arc::new(Semaphore::new(MAX_COMMANDS)),
@@ -74,7 +79,7 @@ async fn judge(served: Arc<Served>, origin: String, mut request: Request) -> Res
     if request.method() == Method::OPTIONS {
         return Ok(served.options_of(request.uri().path()));
     }
-    if served.is_disabled(request.uri().path()) {
+    if is_disabled(&served.options, request.uri().path()) {
         return Err(Problem::WithoutAuth);
     }
     let credential = served.authenticate(&mut request)?;
@@ -96,17 +101,12 @@ impl Served {
             .map_or(OTHER_PATH, |endpoint| endpoint.path)
     }
 
-    /// Whether there is nothing to do about tokens, as none is asked for (COMPAT 2.10).
-    fn is_disabled(&self, path: &str) -> bool {
-        self.options.without_auth && path.starts_with(TOKENS_PATH)
-    }
-
     /// What can be asked for at this path. Tells nobody more than the documentation does, so it asks for no token.
     fn options_of(&self, path: &str) -> Response {
         let methods = self
             .endpoints
             .iter()
-            .filter(|endpoint| endpoint.path == path && !self.is_disabled(path))
+            .filter(|endpoint| endpoint.path == path && !is_disabled(&self.options, path))
             .map(|endpoint| endpoint.method.as_str());
         let allow = methods.chain(["OPTIONS"]).collect::<Vec<_>>().join(", ");
         if self.endpoints.iter().any(|endpoint| endpoint.path == path) {
@@ -119,7 +119,7 @@ impl Served {
     /// Lets only requests with an accepted token pass, and those that need none.
     fn authenticate(&self, request: &mut Request) -> Result<Option<Secret>, Problem> {
         // For every method, and without a look at the header (COMPAT 2.2, 2.3).
-        if needs_no_token(&self.options, request.uri().path()) {
+        if is_open(&self.options, request.uri().path()) {
             return Ok(None);
         }
         // Here the query string counts first; its header may be anything (COMPAT 3.3).
@@ -151,8 +151,31 @@ impl Served {
 }
 
 /// Whether a path is open to everybody, whatever they present.
-pub(super) fn needs_no_token(options: &Options, path: &str) -> bool {
+fn is_open(options: &Options, path: &str) -> bool {
     path == CREATE_PATH || options.disabled_authz.covers(path)
+}
+
+/// Whether there is nothing to do about tokens at a path, as none is asked for (COMPAT 2.10).
+fn is_disabled(options: &Options, path: &str) -> bool {
+    options.without_auth && path.starts_with(TOKENS_PATH)
+}
+
+/// Whether a path is only for who has a token.
+pub(super) fn asks_for_a_token(options: &Options, path: &str) -> bool {
+    !options.without_auth && !is_open(options, path)
+}
+
+/// All that [`judge`] can say against a request for this path before its endpoint gets to see it.
+pub(super) fn refusals(options: &Options, path: &str) -> Vec<Problem> {
+    if is_disabled(options, path) {
+        vec![Problem::WithoutAuth]
+    } else if is_open(options, path) {
+        vec![]
+    } else if options.without_auth {
+        vec![Problem::MalformedCredential]
+    } else {
+        vec![Problem::MalformedCredential, Problem::NoCredential, Problem::InvalidToken, Problem::Unavailable]
+    }
 }
 
 /// The path of a request, without its query string, which may hold a token.

@@ -10,6 +10,7 @@ pub(crate) mod disable_authz;
 mod issued;
 pub(crate) mod listen;
 pub(crate) mod main_listener;
+mod openapi;
 mod ping;
 mod problem;
 mod query;
@@ -50,6 +51,9 @@ pub(crate) const NAMED_PATH: &str = "/api/v3/configure/token/named_admin";
 
 /// Where the main listener lists and deletes tokens. All paths about tokens begin with it.
 pub(crate) const TOKENS_PATH: &str = "/api/v3/configure/token";
+
+/// Where the main listener describes itself.
+const OPENAPI_PATH: &str = "/api/v3/openapi.json";
 
 /// Where the main listener answers the one SQL query that lists tokens.
 pub(crate) const SQL_PATH: &str = "/api/v3/query_sql";

@@ -2,7 +2,6 @@
 
 use std::sync::LazyLock;
 
-use axum::http::HeaderName;
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -15,11 +14,10 @@ use super::problem::Problem;
 /// version of this program, which is the revision.
 const API_VERSION: &str = "3.10.1";
 
-pub(super) const VERSION_HEADER: HeaderName = HeaderName::from_static("x-influxdb-version");
-pub(super) const BUILD_HEADER: HeaderName = HeaderName::from_static("x-influxdb-build");
+pub(super) const VERSION_HEADER: &str = "x-influxdb-version";
+pub(super) const BUILD_HEADER: &str = "x-influxdb-build";
 /// Of two names that it has.
-pub(super) const REQUEST_ID_HEADERS: [HeaderName; 2] =
-    [HeaderName::from_static("request-id"), HeaderName::from_static("x-request-id")];
+pub(super) const REQUEST_ID_HEADERS: [&str; 2] = ["request-id", "x-request-id"];
 
 /// Which process this is among all that there have been.
 static PROCESS: LazyLock<Uuid> = LazyLock::new(Uuid::new_v4);

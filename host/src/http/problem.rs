@@ -104,7 +104,7 @@ impl Problem {
         }
     }
 
-    fn text(&self) -> Cow<'static, str> {
+    pub(super) fn text(&self) -> Cow<'static, str> {
         match self {
             Self::NoCredential | Self::InvalidToken => "the request was not authenticated".into(),
             Self::MalformedCredential => Malformed.to_string().into(),

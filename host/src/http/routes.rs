@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::extract::Request;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderName, Method, StatusCode};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use utoipa::ToSchema;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
@@ -22,8 +22,8 @@ use super::query::{self, QueryRequest};
 use super::tokens::{CreateNamedAdminTokenRequest, TokenList};
 use super::tokens_table::{Format, Row};
 use super::{
-    CREATE_PATH, JSON, NAMED_PATH, Options, REGENERATE_PATH, SQL_PATH, TEXT, TOKENS_PATH, issued, ping,
-    tokens,
+    CREATE_PATH, JSON, NAMED_PATH, OPENAPI_PATH, Options, REGENERATE_PATH, SQL_PATH, TEXT, TOKENS_PATH,
+    issued, ping, tokens,
 };
 
 /// Version 0.0.4 of the text format of Prometheus.
@@ -62,7 +62,7 @@ pub(super) struct Endpoint {
 /// The answer to a request that was carried out.
 pub(super) struct Success {
     pub(super) status: StatusCode,
-    pub(super) headers: Vec<HeaderName>,
+    pub(super) headers: Vec<&'static str>,
     /// The content types that its body can have; none if it has no body.
     pub(super) content: Vec<(&'static str, Described)>,
 }
@@ -106,7 +106,7 @@ pub(super) fn table(options: &Options) -> Vec<Endpoint> {
 fn token_endpoints(options: &Options) -> Vec<Endpoint> {
     let issued = || Success {
         status: StatusCode::CREATED,
-        headers: vec![CACHE_CONTROL],
+        headers: vec!["cache-control"],
         content: vec![(JSON, Described::by::<issued::Body>())],
     };
     vec![
@@ -119,7 +119,7 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
             parameters: vec![],
             body: None,
             success: issued(),
-            problems: [ignored_body(), changes(), vec![name_taken(), Problem::Full(0)]].concat(),
+            problems: [ignored_body(), changes(), no_more()].concat(),
         },
         Endpoint {
             method: Method::POST,
@@ -144,7 +144,8 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
             problems: [
                 json_body(options),
                 changes(),
-                vec![Problem::NotJson, Problem::Invalid(String::new()), name_taken(), Problem::Full(0)],
+                no_more(),
+                vec![Problem::NotJson, Problem::Invalid("…".to_owned())],
             ]
             .concat(),
         },
@@ -177,9 +178,9 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
                 ignored_body(),
                 changes(),
                 vec![
-                    Problem::BadQuery(String::new()),
+                    Problem::BadQuery("…".to_owned()),
                     Problem::OperatorProtected,
-                    Problem::NoSuchToken(String::new()),
+                    Problem::NoSuchToken("…".to_owned()),
                 ],
             ]
             .concat(),
@@ -217,7 +218,7 @@ fn query_endpoints(options: &Options) -> Vec<Endpoint> {
             success: rows(),
             problems: [
                 unreadable_catalog(),
-                vec![Problem::BadQuery(String::new()), Problem::Invalid(String::new())],
+                vec![Problem::BadQuery("…".to_owned()), Problem::Invalid("…".to_owned())],
             ]
             .concat(),
         },
@@ -230,7 +231,7 @@ fn query_endpoints(options: &Options) -> Vec<Endpoint> {
             parameters: vec![],
             body: Some(Described::by::<QueryRequest>()),
             success: rows(),
-            problems: [json_body(options), unreadable_catalog(), vec![Problem::Invalid(String::new())]]
+            problems: [json_body(options), unreadable_catalog(), vec![Problem::Invalid("…".to_owned())]]
                 .concat(),
         },
     ]
@@ -263,6 +264,17 @@ fn service_endpoints() -> Vec<Endpoint> {
         },
         problems: vec![],
     };
+    let openapi = Endpoint {
+        method: Method::GET,
+        path: OPENAPI_PATH,
+        handler: |call| Box::pin(async move { openapi(&call) }),
+        name: "getOpenapi",
+        summary: "Describe this server in OpenAPI 3.1",
+        parameters: vec![],
+        body: None,
+        success: ok(vec![(JSON, Described::object())]),
+        problems: vec![],
+    };
     vec![
         health("/health", "getHealth"),
         health("/api/v1/health", "getHealthV1"),
@@ -279,11 +291,17 @@ fn service_endpoints() -> Vec<Endpoint> {
             success: ok(vec![(PROMETHEUS, Described::text())]),
             problems: unreadable_catalog(),
         },
+        openapi,
     ]
 }
 
 fn metrics(call: &Call) -> Result<Response, Problem> {
     Ok(([(CONTENT_TYPE, PROMETHEUS)], call.served.authority.metrics_text()?).into_response())
+}
+
+fn openapi(call: &Call) -> Result<Response, Problem> {
+    let document = call.served.document.clone().ok_or(Problem::Internal)?;
+    Ok(([(CONTENT_TYPE, JSON)], document).into_response())
 }
 
 fn ok(content: Vec<(&'static str, Described)>) -> Success {
@@ -304,8 +322,10 @@ fn text_schema() -> Schema {
     Object::with_type(Type::String).into()
 }
 
-fn name_taken() -> Problem {
-    Problem::NameTaken(String::new())
+/// Why there can be no other token.
+fn no_more() -> Vec<Problem> {
+    // As many as the built-in component holds.
+    vec![Problem::NameTaken("…".to_owned()), Problem::Full(10_000)]
 }
 
 /// What can be wrong with a body that means nothing.
@@ -316,18 +336,18 @@ fn ignored_body() -> Vec<Problem> {
 /// What can be wrong with a body of JSON.
 fn json_body(options: &Options) -> Vec<Problem> {
     vec![
-        Problem::UnknownEncoding(String::new()),
+        Problem::UnknownEncoding("…".to_owned()),
         Problem::BodyTooLarge(options.max_request_size),
         Problem::BodyUnreadable,
         Problem::BodyTooSlow,
-        Problem::BadGzip(String::new()),
-        Problem::BadJson(String::new()),
+        Problem::BadGzip("…".to_owned()),
+        Problem::BadJson("…".to_owned()),
     ]
 }
 
-/// What can become of a change, whatever it is. A token that was accepted a moment ago may be so no longer.
+/// What can become of a change, whatever it is.
 fn changes() -> Vec<Problem> {
-    vec![Problem::InvalidToken, Problem::Unavailable, Problem::UnknownOutcome, Problem::Internal]
+    vec![Problem::Unavailable, Problem::UnknownOutcome, Problem::Internal]
 }
 
 fn unreadable_catalog() -> Vec<Problem> {

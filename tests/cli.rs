@@ -1,0 +1,989 @@
+//! The command line beyond the documented flow: named tokens, tokens made offline, deletion, the list, `.env`, TLS, and
+//! what is asked and said on the way (COMPAT section 4).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::{Value, json};
+
+use crate::support::{Cli, Machine, NOT_AUTHENTICATED, PATIENCE, assert_token_form, get, sha512_hex};
+
+/// A good answer to a request for a new token.
+const ISSUED: &str = r#"{"id":1,"name":"x","token":"apiv3_made-up","hash":"","created_at":"2026-01-01T00:00:00Z","expiry":null}"#;
+
+const TOKEN: &str = "apiv3_presented";
+
+/// The answer of a server, down to the bytes.
+fn http(status: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+fn created() -> String {
+    http("201 Created", ISSUED)
+}
+
+/// Something that answers one request, and tells what it was.
+struct StandIn {
+    address: SocketAddr,
+    listener: TcpListener,
+}
+
+/// A request as it came: its first line, its fields in lower case, and its body.
+#[derive(Debug)]
+struct Seen {
+    line: String,
+    fields: Vec<String>,
+    body: String,
+}
+
+impl StandIn {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self { address: listener.local_addr().unwrap(), listener }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn answer(self, answer: String) -> thread::JoinHandle<Seen> {
+        thread::spawn(move || serve(accept(&self.listener), &answer))
+    }
+
+    /// Whether nobody has come.
+    fn is_unvisited(&self) -> bool {
+        self.listener.set_nonblocking(true).unwrap();
+        self.listener.accept().is_err()
+    }
+}
+
+fn accept(listener: &TcpListener) -> TcpStream {
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Reads a request, and answers it.
+fn serve(stream: impl Read + Write, answer: &str) -> Seen {
+    let mut stream = BufReader::new(stream);
+    let mut head = Vec::new();
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        match line.trim_end() {
+            "" => break,
+            line => head.push(line.to_owned()),
+        }
+    }
+    let (line, fields) = head.split_first().unwrap();
+    let fields: Vec<_> = fields.iter().map(|field| field.to_lowercase()).collect();
+    let length = fields.iter().find_map(|field| field.strip_prefix("content-length: "));
+    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+    stream.read_exact(&mut body).unwrap();
+    stream.get_mut().write_all(answer.as_bytes()).unwrap();
+    stream.get_mut().flush().unwrap();
+    Seen { line: line.clone(), fields, body: String::from_utf8(body).unwrap() }
+}
+
+fn admin(machine: &Machine, args: &[&str]) -> Cli {
+    machine.influxdb3(["create", "token", "--admin"]).args(args)
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn files(directory: &Path) -> BTreeSet<String> {
+    let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+    names.map(|name| name.into_string().unwrap()).collect()
+}
+
+fn pipe(machine: &Machine) -> PathBuf {
+    let path = machine.home().join("pipe");
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    path
+}
+
+#[test]
+fn every_combination_of_options_sends_the_documented_request() {
+    let named = "POST /api/v3/configure/token/named_admin HTTP/1.1";
+    let operator = "POST /api/v3/configure/token/admin HTTP/1.1";
+    let regenerate = "POST /api/v3/configure/token/admin/regenerate HTTP/1.1";
+    let ignored = "warning: the operator token never expires, so --expiry is ignored; it is for a token with a --name\n";
+    let unused = "warning: --output-file is used with --offline only; the token is not written to it\n";
+    for (args, line, body, said) in [
+        ("", operator, "", ""),
+        ("--expiry 10d", operator, "", ignored),
+        ("--output-file unused", operator, "", unused),
+        ("--regenerate --yes", regenerate, "", ""),
+        ("--regenerate --yes --expiry 10d", regenerate, "", ignored),
+        ("--name ci", named, r#"{"token_name":"ci","expiry_secs":null}"#, ""),
+        ("--name ci --expiry 10d", named, r#"{"token_name":"ci","expiry_secs":864000}"#, ""),
+        ("--name ci --expiry 1y", named, r#"{"token_name":"ci","expiry_secs":31557600}"#, ""),
+        ("--name ci --expiry 1999ms", named, r#"{"token_name":"ci","expiry_secs":1}"#, ""),
+        ("--name ci --expiry 999ms", named, r#"{"token_name":"ci","expiry_secs":0}"#, ""),
+        ("--name ci --output-file unused", named, r#"{"token_name":"ci","expiry_secs":null}"#, unused),
+        (r#"--name é"\"#, named, r#"{"token_name":"é\"\\","expiry_secs":null}"#, ""),
+    ] {
+        let machine = Machine::new();
+        let server = StandIn::new();
+        let args: Vec<_> = args.split_whitespace().collect();
+        let cli = admin(&machine, &args).args(&["--token", TOKEN, "-H", &server.url()]);
+        let server = server.answer(created());
+        let ran = cli.run();
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), said), "{args:?}");
+        assert!(ran.stdout.contains("Token: apiv3_made-up\n"), "{args:?}");
+        let seen = server.join().unwrap();
+        assert_eq!((seen.line.as_str(), seen.body.as_str()), (line, body), "{args:?}");
+        // Nobody needs a token to create the first one, so it is not sent where it is not asked for.
+        let authorization = format!("authorization: bearer {TOKEN}");
+        assert_eq!(seen.fields.contains(&authorization), line != operator, "{seen:?}");
+        let json = seen.fields.contains(&"content-type: application/json".to_owned());
+        assert_eq!(json, line == named, "{seen:?}");
+        assert!(files(machine.home()).is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn options_that_contradict_each_other_do_nothing() {
+    let machine = Machine::new();
+    let server = StandIn::new();
+    let expiries = "a duration is one like 30min, 12h, 10d, 1y";
+    for (args, said) in [
+        (
+            "--name ci --regenerate",
+            "error: --regenerate cannot be used with --name, --regenerate only applies for operator token\n",
+        ),
+        (
+            "--name ci --regenerate --offline --output-file file",
+            "error: --regenerate cannot be used with --name, --regenerate only applies for operator token\n",
+        ),
+        (
+            "--regenerate --yes --offline --output-file file",
+            "--regenerate cannot be used with --offline: no server is asked, so no token of it would be replaced",
+        ),
+        ("--offline", "--output-file <FILE>"),
+        ("--offline --hash-file file", "--output-file <FILE>"),
+        ("--hash-file file", "--offline"),
+        ("--output-file file --hash-file file", "--offline"),
+        ("--offline --output-file file --hash-file file", "--output-file and --hash-file are one file"),
+        ("--name ci --expiry ten", expiries),
+        ("--name ci --expiry 10", expiries),
+        ("--name ci --expiry 18446744073709551616s", expiries),
+        ("--name ci --expiry 600000000000y", expiries),
+        ("--name ci --expiry=-1d", expiries),
+        ("--name ci --expiry=", expiries),
+        ("--name", "a value is required for '--name <NAME>'"),
+    ] {
+        let args: Vec<_> = args.split_whitespace().collect();
+        let ran = admin(&machine, &args).args(&["--host", &server.url()]).run();
+        ran.assert_failed(2, &[said, "--help"]);
+    }
+    for args in ["delete token", "delete token --yes", "delete tokens", "show", "show token"] {
+        let ran = machine.influxdb3(args.split_whitespace()).env("INFLUXDB3_HOST_URL", server.url()).run();
+        ran.assert_failed(2, &["Usage: influxdb3"]);
+    }
+    assert!(server.is_unvisited());
+    assert!(files(machine.home()).is_empty());
+}
+
+#[test]
+fn a_named_token_lives_from_its_creation_to_its_deletion() {
+    let machine = Machine::new();
+    let server = machine.serve(&[]);
+    let operator = server.create();
+    let host = format!("http://{}", server.address);
+    let run = |args: &[&str]| {
+        let cli = machine.influxdb3(args).env("INFLUXDB3_HOST_URL", &host);
+        cli.env("INFLUXDB3_AUTH_TOKEN", &operator).run()
+    };
+    let created = run(&["create", "token", "--admin", "--name", "ci runner"]);
+    let token = created.token();
+    // The same block as for the operator token.
+    assert_eq!(
+        created.stdout,
+        format!(
+            "\nNew token created successfully!\n\nToken: {token}\nHTTP Requests Header: Authorization: Bearer {token}\n\n\
+             IMPORTANT: Store this token securely, as it will not be shown again.\n\n"
+        )
+    );
+    assert_eq!(created.stderr, "");
+    assert!(server.accepts(&token));
+    let json = run(&["create", "token", "--admin", "--name", "other", "--expiry", "1d", "--format", "json"]);
+    let json: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_token_form(json["token"].as_str().unwrap());
+
+    run(&["create", "token", "--admin", "--name", "other"]).assert_failed(
+        1,
+        &[
+            "Create command failed: server responded with error [409 Conflict]: token name already exists, other\n",
+            "Choose another name",
+            "influxdb3 delete token --token-name NAME\n",
+        ],
+    );
+    run(&["create", "token", "--admin", "--name", "_admin"])
+        .assert_failed(1, &["[409 Conflict]: token name already exists, _admin\n", "--regenerate"]);
+    run(&["create", "token", "--admin", "--name", "_Admin"]).assert_failed(
+        1,
+        &["server responded with error [400 Bad Request]: a token name must not look like"],
+    );
+    run(&["create", "token", "--admin", "--name", "third", "--token", ""]).assert_failed(
+        1,
+        &["[401 Unauthorized]", "Give an admin token with --token or INFLUXDB3_AUTH_TOKEN"],
+    );
+
+    let list = run(&["show", "tokens", "--format", "json"]);
+    assert_eq!(list.stderr, "");
+    let list: Value = serde_json::from_str(&list.stdout).unwrap();
+    let rows: Vec<_> = list.as_array().unwrap().iter().map(|row| (&row["name"], &row["hash"])).collect();
+    assert_eq!(
+        rows[..2],
+        [
+            (&json!("_admin"), &json!(sha512_hex(&operator)[..9])),
+            (&json!("ci runner"), &json!(sha512_hex(&token)[..9])),
+        ]
+    );
+    let columns = [
+        "token_id",
+        "name",
+        "hash",
+        "created_at",
+        "description",
+        "created_by_token_id",
+        "updated_at",
+        "updated_by_token_id",
+        "expiry",
+        "permissions",
+    ];
+    for (args, header) in [
+        (&["show", "tokens"][..], format!("| {} |", columns.join(" | "))),
+        (&["show", "tokens", "--format", "pretty"], format!("| {} |", columns.join(" | "))),
+        (&["show", "tokens", "--format", "csv"], columns.join(",")),
+        (&["show", "tokens", "--format", "jsonl"], r#"{"token_id":0,"#.to_owned()),
+    ] {
+        let ran = run(args);
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{args:?}");
+        // Wherever the columns of the table are wide.
+        let spaces = ran.stdout.split(' ').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
+        assert!(spaces.contains(&header), "{}", ran.stdout);
+        assert!(ran.stdout.ends_with('\n') && !ran.stdout.ends_with("\n\n"), "{:?}", ran.stdout);
+        assert!(!ran.stdout.contains("apiv3_"), "{}", ran.stdout);
+    }
+
+    let deleted = run(&["delete", "token", "--token-name", "ci runner", "--yes"]);
+    assert_eq!(
+        (deleted.code, deleted.stdout.as_str(), deleted.stderr.as_str()),
+        (Some(0), "Token \"ci runner\" deleted successfully\n", "")
+    );
+    get("/health").bearer(&token).send(server.address).assert_is(401, NOT_AUTHENTICATED);
+    run(&["delete", "token", "--token-name", "ci runner", "-y"]).assert_failed(
+        1,
+        &[
+            "Delete command failed: server responded with error [404 Not Found]: the requested resource was not found: ci runner\n",
+            "influxdb3 show tokens\n",
+        ],
+    );
+    for command in [&["delete", "token", "--token-name", "other", "--yes"][..], &["show", "tokens"]] {
+        let ran = run(&[command, &["--token", "apiv3_wrong"]].concat());
+        ran.assert_failed(1, &["[401 Unauthorized]", "This is not a token of this server, or no longer."]);
+    }
+}
+
+#[test]
+fn only_yes_and_y_confirm_a_deletion() {
+    let machine = Machine::new();
+    let server = machine.serve(&["--store", "memory:"]);
+    let operator = server.create();
+    let host = format!("http://{}", server.address);
+    let run = |args: &[&str], input: &str| {
+        let cli = machine.influxdb3(args).input(input).args(&["--host", &host, "--token", &operator]);
+        cli.run()
+    };
+    let question = "Are you sure you want to delete \"ci\"? Enter 'yes' or 'y' to confirm\n";
+    for (answer, confirms) in [
+        ("", false),
+        ("\n", false),
+        ("no\n", false),
+        ("ye\n", false),
+        ("yes please\n", false),
+        ("no\nyes\n", false),
+        ("y\n", true),
+        ("Y\n", true),
+        ("yes", true),
+        (" YeS \r\n", true),
+    ] {
+        let token = run(&["create", "token", "--admin", "--name", "ci"], "").token();
+        let ran = run(&["delete", "token", "--token-name", "ci"], answer);
+        assert!(ran.stderr.starts_with(question), "{answer:?}: {}", ran.stderr);
+        if confirms {
+            assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), question), "{answer:?}");
+        } else {
+            ran.assert_failed(1, &["Delete command failed: Cannot proceed without confirmation\n"]);
+            assert!(server.accepts(&token), "{answer:?}");
+            assert_eq!(run(&["delete", "token", "--token-name", "ci", "--yes"], "").code, Some(0));
+        }
+        assert!(!server.accepts(&token), "{answer:?}");
+    }
+}
+
+#[test]
+fn the_operator_token_is_not_deleted_and_nobody_is_asked() {
+    let machine = Machine::new();
+    let server = StandIn::new();
+    for yes in [&[][..], &["--yes"]] {
+        let ran = machine
+            .influxdb3(["delete", "token", "--token-name", "_admin", "--host", &server.url()])
+            .args(yes)
+            .run();
+        ran.assert_failed(1, &[]);
+        assert_eq!(
+            ran.stderr,
+            "Delete command failed: The operator token \"_admin\" is required and cannot be deleted. To regenerate an \
+             operator token, use: influxdb3 create token --admin --regenerate --token [TOKEN]\n"
+        );
+    }
+    assert!(server.is_unvisited());
+}
+
+#[test]
+fn a_deletion_names_its_token_in_the_query() {
+    let machine = Machine::new();
+    for (name, query) in [
+        ("ci", "ci"),
+        ("two words", "two+words"),
+        ("a+b&token_name=c", "a%2Bb%26token_name%3Dc"),
+        ("é/%", "%C3%A9%2F%25"),
+        ("", ""),
+    ] {
+        let server = StandIn::new();
+        // What stands behind the address is not part of it (COMPAT section 4).
+        let host = format!("{}/prefix?token_name=other#x", server.url());
+        let server = server.answer(http("200 OK", ""));
+        let ran = machine
+            .influxdb3(["delete", "token", "--yes", "--token", TOKEN, "--host", &host, "--token-name", name])
+            .run();
+        assert_eq!(ran.stdout, format!("Token \"{name}\" deleted successfully\n"), "{ran:?}");
+        let seen = server.join().unwrap();
+        assert_eq!(seen.line, format!("DELETE /api/v3/configure/token?token_name={query} HTTP/1.1"));
+        assert!(seen.fields.contains(&format!("authorization: bearer {TOKEN}")), "{seen:?}");
+        assert_eq!(seen.body, "");
+    }
+    // A token in the place of the name is not repeated in the question; that is checked for every command.
+    let ran = machine.influxdb3(["delete", "token", "--token-name", TOKEN]).run();
+    ran.assert_failed(1, &["delete \"[token]\"?"]);
+}
+
+#[test]
+fn the_list_is_asked_for_with_the_documented_query() {
+    let machine = Machine::new();
+    for (args, format) in [
+        (&[][..], "pretty"),
+        (&["--format", "pretty"], "pretty"),
+        (&["--format", "json"], "json"),
+        (&["--format", "jsonl"], "jsonl"),
+        (&["--format", "csv"], "csv"),
+    ] {
+        // With a new line at the end, whether it came or not; and nothing that a terminal would obey.
+        for (answer, shown) in [
+            ("a\nb", "a\nb\n"),
+            ("a\nb\n", "a\nb\n"),
+            ("a\n\n", "a\n\n"),
+            ("", "\n"),
+            ("é\u{1b}[2J\u{7}\r\u{9b}x\0\n", "é[2Jx\n"),
+        ] {
+            let server = StandIn::new();
+            let cli = machine.influxdb3(["show", "tokens", "--token", TOKEN, "--host", &server.url()]);
+            let server = server.answer(http("200 OK", answer));
+            let ran = cli.args(args).run();
+            assert_eq!(
+                (ran.code, ran.stdout.as_str(), ran.stderr.as_str()),
+                (Some(0), shown, ""),
+                "{answer:?}"
+            );
+            let seen = server.join().unwrap();
+            assert_eq!(seen.line, "POST /api/v3/query_sql HTTP/1.1");
+            assert!(seen.fields.contains(&"content-type: application/json".to_owned()), "{seen:?}");
+            assert!(seen.fields.contains(&format!("authorization: bearer {TOKEN}")), "{seen:?}");
+            assert_eq!(
+                seen.body,
+                format!(r#"{{"db":"_internal","q":"select * from system.tokens","format":"{format}"}}"#)
+            );
+        }
+    }
+    let server = StandIn::new();
+    let ran = machine.influxdb3(["show", "tokens", "--format", "parquet", "--host", &server.url()]).run();
+    ran.assert_failed(1, &["Show command failed: parquet is binary and cannot be printed", "json"]);
+    assert!(server.is_unvisited());
+}
+
+#[test]
+fn an_answer_that_no_token_server_gives_is_no_success() {
+    let machine = Machine::new();
+    for (command, answer, said) in [
+        ("delete token --token-name x --yes", http("200 OK", "<html>"), "answers, but not as a token server"),
+        ("delete token --token-name x --yes", http("204 No Content", ""), "instead of 200 OK"),
+        ("show tokens", http("201 Created", "x"), "instead of 200 OK"),
+        ("create token --admin --name x", http("200 OK", ISSUED), "instead of 201 Created"),
+        ("create token --admin --name x", http("201 Created", "{}"), "answers, but not as a token server"),
+        ("show tokens", http("404 Not Found", "nothing here"), "the address of a token server?"),
+        (
+            "create token --admin --name x",
+            http("405 Method Not Allowed", "endpoint disabled, started without auth"),
+            "start it without --without-auth",
+        ),
+        (
+            "show tokens",
+            http("400 Bad Request", r#"{"error": "Authorization header was malformed, the request"}"#),
+            "Was the token copied whole?",
+        ),
+        ("delete token --token-name x --yes", String::new(), "The token may have been deleted."),
+        ("create token --admin", String::new(), "The token may have been created"),
+        ("create token --admin --name x", String::new(), "influxdb3 delete token --token-name NAME"),
+        ("create token --admin --regenerate --yes", String::new(), "The change may have been made."),
+        ("show tokens", String::new(), "did not answer"),
+        // As a server answers that expects TLS.
+        ("show tokens", "\u{15}\u{3}\u{3}\0\u{2}\u{2}\u{16}".to_owned(), "its URL begins with https://"),
+    ] {
+        let server = StandIn::new();
+        let cli = machine.influxdb3(command.split_whitespace()).args(&["--host", &server.url()]);
+        let server = server.answer(answer.clone());
+        cli.run().assert_failed(1, &["command failed: ", said]);
+        server.join().unwrap();
+    }
+    let server = StandIn::new();
+    let cli = machine.influxdb3(["show", "tokens", "--host", &server.url()]);
+    let binary = thread::spawn(move || {
+        let mut stream = accept(&server.listener);
+        serve(&stream, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n");
+        stream.write_all(b"PAR\xff").unwrap();
+    });
+    cli.run().assert_failed(1, &["what it shows is not text"]);
+    binary.join().unwrap();
+}
+
+#[test]
+fn a_token_made_offline_is_written_as_documented() {
+    let machine = Machine::new();
+    let now = || u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap();
+    let ignored = "warning: the operator token never expires, so --expiry is ignored; it is for a token with a --name\n";
+    let year_9999 = 253_370_764_800_000;
+    for (args, name, lifetime, said) in [
+        (&[][..], "_admin", None, ""),
+        (&["--expiry", "1d"], "_admin", None, ignored),
+        (&["--name", "ci"], "ci", None, ""),
+        (&["--name", "é\"\\"], "é\"\\", None, ""),
+        (&["--name", "_admin", "--expiry", "1d"], "_admin", Some(86_400), ""),
+        (&["--name", "ci", "--expiry", "1d 1ms"], "ci", Some(86_400), ""),
+        (&["--name", "ci", "--expiry", "1ms"], "ci", Some(0), ""),
+        (&["--name", "ci", "--expiry", "500000000000y"], "ci", Some(u64::MAX), ""),
+    ] {
+        for format in ["text", "json"] {
+            let before = now();
+            let ran = admin(&machine, args)
+                .args(&["--offline", "--output-file", "token.json", "--hash-file", "hash.json", "--yes"])
+                // It is not asked for anything.
+                .args(&["--host", "http://127.0.0.1:1", "--format", format])
+                .run();
+            let after = now();
+            let saved = "Token saved to: token.json\nHash saved to: hash.json\n";
+            let file = fs::read_to_string(machine.home().join("token.json")).unwrap();
+            let content: Value = serde_json::from_str(&file).unwrap();
+            let token = content["token"].as_str().unwrap();
+            assert_token_form(token);
+            assert_eq!(ran.code, Some(0), "{ran:?}");
+            if format == "json" {
+                let shown: Value = serde_json::from_str(&ran.stdout).unwrap();
+                assert_eq!(shown["token"], token);
+                assert_eq!(ran.stderr, format!("{said}{saved}"));
+            } else {
+                assert_eq!(ran.stderr, said);
+                let header = format!("HTTP Requests Header: Authorization: Bearer {token}\n");
+                let block =
+                    format!("\nNew token created successfully!\n\nToken: {token}\n{header}\nIMPORTANT: ");
+                assert!(ran.stdout.starts_with(&format!("{saved}{block}")), "{}", ran.stdout);
+            }
+
+            let expiry = content.get("expiry_millis").map(|expiry| expiry.as_u64().unwrap());
+            match lifetime {
+                None => assert_eq!(expiry, None),
+                Some(u64::MAX) => assert!(expiry.unwrap() >= year_9999, "{expiry:?}"),
+                Some(seconds) => {
+                    let made = expiry.unwrap() - seconds * 1000;
+                    assert!((before..=after).contains(&made), "{before} {made} {after}");
+                }
+            }
+            let line = expiry.map(|expiry| format!(",\n  \"expiry_millis\": {expiry}")).unwrap_or_default();
+            let name = json!(name);
+            assert_eq!(file, format!("{{\n  \"token\": \"{token}\",\n  \"name\": {name}{line}\n}}\n"));
+            let hash = sha512_hex(token);
+            assert_eq!(
+                fs::read_to_string(machine.home().join("hash.json")).unwrap(),
+                format!("{{\n  \"token_sha512\": \"{hash}\",\n  \"name\": {name}{line}\n}}\n")
+            );
+            assert_eq!(mode(&machine.home().join("token.json")), 0o600);
+            assert_eq!(mode(&machine.home().join("hash.json")), 0o644);
+            assert_eq!(files(machine.home()), ["hash.json", "token.json"].map(str::to_owned).into());
+        }
+    }
+    for name in ["", " x", "x\n", "\u{202e}x", "_Admin", &"x".repeat(129)] {
+        let ran = admin(&machine, &["--offline", "--output-file", "refused", "--name", name]).run();
+        ran.assert_failed(1, &["Create command failed: a token name must not "]);
+        assert!(!machine.home().join("refused").exists());
+    }
+}
+
+#[test]
+fn a_token_file_is_not_replaced_by_accident() {
+    let machine = Machine::new();
+    let (token, hash) = (machine.file("token.json", b"precious"), machine.file("hash.json", b"precious"));
+    let question = |file: &str| {
+        format!("{file} exists already, and a server may be using it. Enter 'yes' to replace it\n")
+    };
+    for (answer, args) in [
+        ("", &[][..]),
+        ("y\n", &[]),
+        ("no\nyes\n", &[]),
+        ("yes\n", &["--hash-file", "hash.json"]),
+        ("yes\nno\n", &["--hash-file", "hash.json"]),
+    ] {
+        let ran =
+            admin(&machine, &["--offline", "--output-file", "token.json"]).args(args).input(answer).run();
+        ran.assert_failed(1, &[&question("token.json"), "Create command failed: Cannot replace ", "--yes"]);
+        assert!(
+            fs::read(&token).unwrap() == b"precious" && fs::read(&hash).unwrap() == b"precious",
+            "{answer:?}"
+        );
+    }
+    let ran = admin(&machine, &["--offline", "--output-file", "token.json"]).input("yes\n").run();
+    assert_eq!(ran.stderr, question("token.json"));
+    let first = fs::read_to_string(&token).unwrap();
+    assert!(first.contains(&ran.token()));
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o666)).unwrap();
+    let ran = admin(&machine, &["--offline", "--output-file", "token.json", "-y"]).run();
+    assert_eq!(ran.stderr, "");
+    assert!(fs::read_to_string(&token).unwrap().contains(&ran.token()));
+    assert_eq!(mode(&token), 0o600);
+
+    // A link is replaced, not what it leads to.
+    let link = machine.home().join("link.json");
+    symlink(&hash, &link).unwrap();
+    admin(&machine, &["--offline", "--output-file", "link.json"])
+        .run()
+        .assert_failed(1, &[&question("link.json")]);
+    admin(&machine, &["--offline", "--output-file", "link.json", "--yes"]).run().token();
+    assert!(fs::symlink_metadata(&link).unwrap().is_file());
+    assert_eq!(fs::read(&hash).unwrap(), b"precious");
+}
+
+#[test]
+fn what_cannot_be_written_is_left_as_it_was() {
+    let machine = Machine::new();
+    let directory = machine.home().join("directory");
+    fs::create_dir(&directory).unwrap();
+    // As a device would be, but not one that the machine needs.
+    let pipe = pipe(&machine);
+    machine.file("hash.json", b"precious");
+    for (file, said) in [
+        ("directory", "it is there already and not a regular file"),
+        ("pipe", "it is there already and not a regular file"),
+        ("nowhere/token.json", "No such file or directory"),
+        ("hash.json/token.json", "Not a directory"),
+        // Not even root can make a file there.
+        ("/proc/token.json", ""),
+        ("", ""),
+        ("..", ""),
+    ] {
+        let ran = admin(&machine, &["--offline", "--yes", &format!("--output-file={file}")]).run();
+        assert!(matches!(ran.code, Some(1 | 2)), "{ran:?}");
+        assert!(ran.stdout.is_empty() && ran.stderr.contains(file) && ran.stderr.contains(said), "{ran:?}");
+    }
+    assert_eq!(fs::read(machine.home().join("hash.json")).unwrap(), b"precious");
+    assert_eq!(files(machine.home()), ["directory", "hash.json", "pipe"].map(str::to_owned).into());
+    assert!(files(&directory).is_empty());
+    assert!(fs::metadata(pipe).unwrap().file_type().is_fifo());
+
+    // The hash comes second: what has been saved is said.
+    admin(&machine, &["--offline", "--output-file", "token.json", "--hash-file", "nowhere/hash.json"])
+        .run()
+        .assert_failed(1, &["Token saved to: token.json, but not its hash: cannot write nowhere/hash.json"]);
+}
+
+#[test]
+fn the_file_dotenv_adds_to_the_environment() {
+    let machine = Machine::new();
+    let below = machine.home().join("one/two");
+    fs::create_dir_all(&below).unwrap();
+    let url = |token: &str, server: &StandIn| {
+        format!(
+            "\u{feff}# comment\n\nexport INFLUXDB3_AUTH_TOKEN='{token}'\nINFLUXDB3_HOST_URL={}\n",
+            server.url()
+        )
+    };
+    // Where the file lies, what the environment and the command line say, and which token is sent.
+    for (file, environment, typed, sent) in [
+        ("one/two/.env", None, None, Some("apiv3_file")),
+        ("one/.env", None, None, Some("apiv3_file")),
+        (".env", None, None, Some("apiv3_file")),
+        (".env", Some("apiv3_environment"), None, Some("apiv3_environment")),
+        (".env", Some("apiv3_environment"), Some("apiv3_typed"), Some("apiv3_typed")),
+        (".env", None, Some("apiv3_typed"), Some("apiv3_typed")),
+        (".env", Some(""), None, None),
+    ] {
+        let server = StandIn::new();
+        let path = machine.file(file, url("apiv3_file", &server).as_bytes());
+        let mut cli = machine.influxdb3(["show", "tokens"]).current_dir(&below);
+        if let Some(token) = environment {
+            cli = cli.env("INFLUXDB3_AUTH_TOKEN", token);
+        }
+        if let Some(token) = typed {
+            cli = cli.args(&["--token", token]);
+        }
+        let server = server.answer(http("200 OK", "[]"));
+        let ran = cli.run();
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{file}");
+        let fields = server.join().unwrap().fields;
+        let authorization = fields.iter().find_map(|field| field.strip_prefix("authorization: bearer "));
+        assert_eq!(authorization, sent, "{file}");
+        fs::remove_file(path).unwrap();
+    }
+    // The nearest counts, alone.
+    let (near, far) = (StandIn::new(), StandIn::new());
+    machine.file(".env", url("apiv3_far", &far).as_bytes());
+    machine.file("one/.env", format!("INFLUXDB3_HOST_URL={}", near.url()).as_bytes());
+    // What is no file is no .env.
+    fs::create_dir(below.join(".env")).unwrap();
+    let near = near.answer(http("200 OK", "[]"));
+    assert_eq!(machine.influxdb3(["show", "tokens"]).current_dir(&below).run().code, Some(0));
+    assert!(!near.join().unwrap().fields.iter().any(|field| field.starts_with("authorization")));
+}
+
+#[test]
+fn a_dotenv_that_cannot_be_used_stops_everything_and_is_not_repeated() {
+    let machine = Machine::new();
+    let path = machine.home().join(".env");
+    for content in [
+        &b"secret word"[..],
+        b"NAME='secret",
+        b"INFLUXDB3_AUTH_TOKEN=apiv3_secret word\n",
+        b"GOOD=1\n=secret\n",
+        b"NAME=secret\0word\n",
+        b"NAME=secret\xff\n",
+    ] {
+        fs::write(&path, content).unwrap();
+        for args in
+            ["show tokens", "create token --admin", "serve", "delete token --token-name x -y", "nonsense"]
+        {
+            let ran = machine.influxdb3(args.split_whitespace()).run();
+            ran.assert_failed(1, &[&format!("FATAL Error loading config from: {}", path.display())]);
+            assert!(ran.stderr.ends_with("\nAborting\n"), "{ran:?}");
+            assert!(!ran.stderr.contains("secret"), "{ran:?}");
+        }
+        for args in ["--help", "--version", "help", "show tokens --help", "create token --admin -h"] {
+            let ran = machine.influxdb3(args.split_whitespace()).run();
+            assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{args}");
+            assert!(ran.stdout.contains("influxdb3"), "{args}");
+        }
+    }
+    fs::remove_file(&path).unwrap();
+    symlink(&path, &path).unwrap();
+    let ran = machine.influxdb3(["show", "tokens"]).run();
+    ran.assert_failed(1, &["FATAL Error loading config from: ", "symbolic links", "\nAborting\n"]);
+}
+
+#[test]
+fn the_help_of_every_command_has_examples_and_no_secret() {
+    let machine = Machine::new();
+    for (args, said) in [
+        ("--help", "influxdb3 show tokens"),
+        ("help", "influxdb3 show tokens"),
+        ("--help-all", "influxdb3 show tokens"),
+        ("create token --help", "influxdb3 create token --admin"),
+        ("create token --admin --help", "influxdb3 serve --admin-token-file admin-token.json"),
+        ("create token --admin --help-all", "influxdb3 serve --admin-token-file admin-token.json"),
+        ("create token --admin -h", "influxdb3 create token --admin --name ci --expiry 90d"),
+        ("delete token --help", "influxdb3 delete token --token-name ci --yes"),
+        ("show tokens --help", "influxdb3 show tokens --format json"),
+        ("help show tokens", "influxdb3 show tokens --format json"),
+        ("serve --help", "influxdb3 create token --admin --regenerate"),
+    ] {
+        let cli = machine.influxdb3(args.split_whitespace()).env("INFLUXDB3_AUTH_TOKEN", TOKEN);
+        let ran = cli.run();
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{args}");
+        assert!(ran.stdout.contains("Examples:\n") && ran.stdout.contains(said), "{args}: {}", ran.stdout);
+        assert!(!ran.stdout.contains(TOKEN), "{args}");
+    }
+}
+
+#[test]
+fn a_token_in_the_clear_is_warned_of() {
+    let machine = Machine::new();
+    let warning = "warning: the token crosses the network in the clear";
+    for (args, token, warned) in [
+        // The answer holds one.
+        ("create token --admin", None, true),
+        ("create token --admin --regenerate --yes", None, true),
+        ("create token --admin --name x", Some(TOKEN), true),
+        ("show tokens", Some(TOKEN), true),
+        ("show tokens", None, false),
+        ("delete token --token-name x --yes", Some(TOKEN), true),
+        ("delete token --token-name x --yes", None, false),
+    ] {
+        // A name that nobody has, behind a proxy that answers for everybody.
+        for (host, far) in [("http://token-server.invalid", true), ("", false)] {
+            let server = StandIn::new();
+            let host = if far { host.to_owned() } else { server.url() };
+            let mut cli = machine.influxdb3(args.split_whitespace()).args(&["--host", &host]);
+            cli = cli.env("http_proxy", server.url());
+            if let Some(token) = token {
+                cli = cli.env("INFLUXDB3_AUTH_TOKEN", token);
+            }
+            let answer = if args.starts_with("create") {
+                created()
+            } else {
+                http("200 OK", if args.starts_with("show") { "[]" } else { "" })
+            };
+            let server = server.answer(answer);
+            let ran = cli.run();
+            assert_eq!(ran.code, Some(0), "{ran:?}");
+            assert_eq!(ran.stderr.contains(warning), far && warned, "{ran:?}");
+            let to_proxy = server.join().unwrap().line.contains("token-server.invalid");
+            assert_eq!(to_proxy, far, "{args}");
+        }
+    }
+}
+
+/// A certificate authority of our own.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// A server with a certificate for `name`.
+    fn server(&self, name: &str, versions: &[&'static rustls::SupportedProtocolVersion]) -> TlsStandIn {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        TlsStandIn { stand_in: StandIn::new(), config: Arc::new(config) }
+    }
+}
+
+struct TlsStandIn {
+    stand_in: StandIn,
+    config: Arc<ServerConfig>,
+}
+
+impl TlsStandIn {
+    fn url(&self) -> String {
+        format!("https://{}", self.stand_in.address)
+    }
+
+    /// Answers one request, if one comes.
+    fn answer(self, answer: String) -> thread::JoinHandle<Option<Seen>> {
+        thread::spawn(move || {
+            let mut stream = accept(&self.stand_in.listener);
+            let mut connection = ServerConnection::new(self.config).unwrap();
+            while connection.is_handshaking() {
+                if connection.complete_io(&mut stream).is_err() {
+                    return None;
+                }
+            }
+            // The client may leave after the handshake, when it has seen who this is.
+            if connection.wants_read() && stream.peek(&mut [0]).ok()? == 0 {
+                return None;
+            }
+            let mut stream = StreamOwned::new(connection, stream);
+            if stream.fill_buf().is_err() {
+                return None;
+            }
+            let seen = serve(&mut stream, &answer);
+            stream.conn.send_close_notify();
+            stream.flush().unwrap();
+            Some(seen)
+        })
+    }
+}
+
+const TLS_1_3: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+#[test]
+fn a_server_with_a_certificate_of_its_own_is_reached_with_tls_ca() {
+    let machine = Machine::new();
+    let (ours, other) = (Authority::new("ours"), Authority::new("other"));
+    machine.file("ca.pem", ours.0.pem().as_bytes());
+    machine.file("ca.der", ours.0.der());
+    machine.file("several", format!("Several:\n{}\nand\n{}", other.0.pem(), ours.0.pem()).as_bytes());
+    machine.file("other.pem", other.0.pem().as_bytes());
+    for (args, environment, system) in [
+        (&["--tls-ca", "ca.pem"][..], None, None),
+        (&["--tls-ca", "ca.der"], None, None),
+        (&["--tls-ca", "several"], None, None),
+        (&[], Some("ca.pem"), None),
+        (&["--tls-ca", "ca.der"], Some("nowhere"), None),
+        // One beside the other.
+        (&[], None, Some("ca.pem")),
+        (&["--tls-ca", "other.pem"], None, Some("ca.pem")),
+        (&["--tls-ca", "ca.pem"], None, Some("other.pem")),
+        (&["--tls-ca", "ca.pem"], None, Some("nowhere")),
+    ] {
+        let server = ours.server("127.0.0.1", TLS_1_3);
+        let mut cli =
+            admin(&machine, &["--name", "ci", "--token", TOKEN, "--host", &server.url()]).args(args);
+        cli = cli.env("SSL_CERT_FILE", system.unwrap_or("nowhere"));
+        if let Some(path) = environment {
+            cli = cli.env("INFLUXDB3_TLS_CA", path);
+        }
+        let server = server.answer(created());
+        let ran = cli.run();
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{args:?} {system:?}");
+        let seen = server.join().unwrap().unwrap();
+        assert_eq!(seen.line, "POST /api/v3/configure/token/named_admin HTTP/1.1");
+        assert!(seen.fields.contains(&format!("authorization: bearer {TOKEN}")), "{seen:?}");
+    }
+}
+
+#[test]
+fn a_server_that_is_not_trusted_is_told_nothing() {
+    let machine = Machine::new();
+    let (ours, other) = (Authority::new("ours"), Authority::new("other"));
+    machine.file("ca.pem", ours.0.pem().as_bytes());
+    machine.file("other.pem", other.0.pem().as_bytes());
+    let untrusted = ["is not trusted: invalid peer certificate", "--tls-ca FILE", "INFLUXDB3_TLS_CA"];
+    for (name, args, said) in [
+        ("127.0.0.1", &[][..], &untrusted[..]),
+        ("127.0.0.1", &["--tls-ca", "other.pem"], &untrusted),
+        (
+            "example.com",
+            &["--tls-ca", "ca.pem"],
+            &["is not trusted: ", "not valid for name", "Give --host the name"],
+        ),
+    ] {
+        let server = ours.server(name, TLS_1_3);
+        let cli = machine.influxdb3(["show", "tokens", "--token", TOKEN, "--host", &server.url()]);
+        let server = server.answer(http("200 OK", "[]"));
+        let ran = cli.env("SSL_CERT_FILE", "nowhere").args(args).run();
+        ran.assert_failed(1, &["Show command failed: the server at https://127.0.0.1:"]);
+        ran.assert_failed(1, said);
+        assert!(server.join().unwrap().is_none(), "{name} {args:?}");
+    }
+    // Unless somebody wants it so, and then it is said every time.
+    for environment in [None, Some("true")] {
+        for _ in 0..2 {
+            let server = other.server("example.com", TLS_1_3);
+            let mut cli = machine.influxdb3(["show", "tokens", "--token", TOKEN, "--host", &server.url()]);
+            cli = match environment {
+                None => cli.args(&["--tls-no-verify"]),
+                Some(value) => cli.env("INFLUXDB3_TLS_NO_VERIFY", value),
+            };
+            let server = server.answer(http("200 OK", "[]"));
+            let ran = cli.run();
+            assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "[]\n"), "{ran:?}");
+            assert!(
+                ran.stderr.starts_with("warning: --tls-no-verify: the server is not verified"),
+                "{ran:?}"
+            );
+            assert!(server.join().unwrap().is_some());
+        }
+    }
+}
+
+#[test]
+fn what_speaks_another_protocol_is_told_from_what_is_not_trusted() {
+    let machine = Machine::new();
+    let ours = Authority::new("ours");
+    machine.file("ca.pem", ours.0.pem().as_bytes());
+    let show = |host: &str| {
+        machine.influxdb3(["show", "tokens", "--tls-ca", "ca.pem", "--token", TOKEN, "--host", host])
+    };
+    // Nothing older than TLS 1.3 (COMPAT section 4).
+    let server = ours.server("127.0.0.1", &[&rustls::version::TLS12]);
+    let cli = show(&server.url());
+    let server = server.answer(http("200 OK", "[]"));
+    cli.run().assert_failed(1, &["cannot reach https://127.0.0.1:", "Does the server allow TLS 1.3?"]);
+    assert!(server.join().unwrap().is_none());
+
+    // HTTP where TLS is expected: a server, and one that hangs up.
+    let server = machine.serve(&["--store", "memory:"]);
+    let hint = "If the server speaks plain HTTP, its URL begins with http://.";
+    show(&format!("https://{}", server.address)).run().assert_failed(1, &["cannot reach https://", hint]);
+    let silent = StandIn::new();
+    let cli = show(&format!("https://{}", silent.address));
+    let silent = thread::spawn(move || drop(accept(&silent.listener)));
+    cli.run().assert_failed(1, &["cannot reach https://", hint]);
+    silent.join().unwrap();
+    // Nobody there.
+    show("https://127.0.0.1:1")
+        .run()
+        .assert_failed(1, &["Connection refused", "Is the server running there?"]);
+
+    // TLS where HTTP is expected.
+    let server = ours.server("127.0.0.1", TLS_1_3);
+    let cli = show(&server.url().replace("https", "http"));
+    let server = server.answer(http("200 OK", "[]"));
+    cli.run().assert_failed(1, &["did not answer", "its URL begins with https://"]);
+    assert!(server.join().unwrap().is_none());
+}
+
+#[test]
+fn certificates_that_cannot_be_used_are_named() {
+    let machine = Machine::new();
+    let ours = Authority::new("ours");
+    machine.file("pem.der", ours.0.pem().as_bytes());
+    machine.file("der.pem", ours.0.der());
+    machine.file("empty", b"");
+    machine.file("key.pem", KeyPair::generate().unwrap().serialize_pem().as_bytes());
+    machine.file("garbage.pem", b"-----BEGIN CERTIFICATE-----\n*\n-----END CERTIFICATE-----\n");
+    machine.file("broken.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    for (file, said) in [
+        ("nowhere", "cannot read nowhere: No such file or directory"),
+        (".", "cannot read .: Is a directory"),
+        ("pem.der", "pem.der holds no certificate that can be used ("),
+        ("der.pem", "der.pem holds no certificate"),
+        ("empty", "empty holds no certificate; a file named .der is DER, any other is PEM"),
+        ("key.pem", "key.pem holds no certificate; a file named .der is DER, any other is PEM"),
+        ("garbage.pem", "garbage.pem holds no certificate that can be used ("),
+        ("broken.pem", "broken.pem holds no certificate that can be used ("),
+    ] {
+        // As well where they are not needed: who gives them expects something of it.
+        for host in ["https://127.0.0.1:1", "http://127.0.0.1:1"] {
+            let ran = machine.influxdb3(["show", "tokens", "--host", host, "--tls-ca", file]).run();
+            ran.assert_failed(1, &["Show command failed: --tls-ca: ", said]);
+        }
+    }
+}
+
+#[test]
+fn the_certificates_of_the_system_are_read_for_tls_only() {
+    let machine = Machine::new();
+    // Whoever opens it waits for somebody who writes.
+    let pipe = pipe(&machine);
+    let server = StandIn::new();
+    let cli = machine.influxdb3(["show", "tokens", "--host", &server.url()]).env("SSL_CERT_FILE", &pipe);
+    let server = server.answer(http("200 OK", "[]"));
+    assert_eq!(cli.run().code, Some(0));
+    server.join().unwrap();
+}
