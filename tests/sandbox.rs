@@ -97,6 +97,7 @@ fn component(misbehaviour: &str) -> Vec<u8> {
             (export "optoken:authority/provision@0.1.0#preset-hash" (func $preset))
             ;; Success with the empty list, and with the empty name.
             (func (export "optoken:authority/tokens@0.1.0#list") (result i32) (i32.const 3072))
+            (func (export "optoken:authority/tokens@0.1.0#audit") (result i32) (i32.const 3072))
             (func (export "optoken:authority/tokens@0.1.0#status") (result i32) (i32.const 3072))
             (func (export "optoken:authority/provision@0.1.0#initialize") (param i32 i32) (result i32)
                 (i32.const 3072))

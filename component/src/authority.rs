@@ -83,6 +83,11 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         Ok(machine::authenticate(catalog, &hash, || ports.now())?)
     }
 
+    /// The newest audit records, each as its line, from the catalog that is known.
+    pub fn audit(&mut self) -> Result<&[String], CommandError> {
+        Ok(self.prepared()?.0.audit().lines())
+    }
+
     /// All tokens, from the catalog that is known.
     pub fn list(&mut self) -> Result<&[TokenRecord], CommandError> {
         Ok(self.prepared()?.0.tokens())

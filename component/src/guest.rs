@@ -133,6 +133,10 @@ impl tokens::Guest for Guest {
         Ok(authority().delete(&credential, &name, &origin)?.into())
     }
 
+    fn audit() -> Result<Vec<String>, types::CommandError> {
+        Ok(authority().audit()?.to_vec())
+    }
+
     fn list() -> Result<Vec<types::TokenInfo>, types::CommandError> {
         Ok(authority().list()?.iter().cloned().map(Into::into).collect())
     }

@@ -265,12 +265,12 @@ impl Authority {
 
     /// The operator token and what is under way with it; `None` while there is none.
     pub fn status(&self) -> Result<Option<OperatorStatus>, CommandError> {
-        let inner = &*self.inner;
-        let newest = inner.newest.load(Ordering::Acquire);
-        inner.sandbox.status(newest, || inner.published()).unwrap_or_else(|trap| {
-            inner.count(&trap);
-            Err(CommandError::Unavailable(COMPONENT_FAILED.to_owned()))
-        })
+        self.ask(|sandbox, newest, published| sandbox.status(newest, published))
+    }
+
+    /// The newest audit records, oldest first and at most 64, each as its line of JSON.
+    pub fn audit(&self) -> Result<Vec<String>, CommandError> {
+        self.ask(|sandbox, newest, published| sandbox.audit(newest, published))
     }
 
     /// Takes a named admin token out. `credential` may be any accepted token. When this answers, the token is refused.
@@ -310,12 +310,7 @@ impl Authority {
 
     /// All tokens, expired ones included, in the order they were made.
     pub fn list(&self) -> Result<Vec<TokenInfo>, CommandError> {
-        let inner = &*self.inner;
-        let newest = inner.newest.load(Ordering::Acquire);
-        inner.sandbox.list(newest, || inner.published()).unwrap_or_else(|trap| {
-            inner.count(&trap);
-            Err(CommandError::Unavailable(COMPONENT_FAILED.to_owned()))
-        })
+        self.ask(|sandbox, newest, published| sandbox.list(newest, published))
     }
 
     /// The name of the catalog, a UUID that it keeps for good.
@@ -354,6 +349,19 @@ impl Authority {
         let answer = self.carry_out(run);
         self.inner.metrics.commanded(name, &answer);
         answer
+    }
+
+    /// Asks a reader of the newest snapshot.
+    fn ask<T>(
+        &self,
+        ask: impl FnOnce(&Sandbox, u64, &dyn Fn() -> Numbered) -> Answer<T>,
+    ) -> Result<T, CommandError> {
+        let inner = &*self.inner;
+        let newest = inner.newest.load(Ordering::Acquire);
+        ask(&inner.sandbox, newest, &|| inner.published()).unwrap_or_else(|trap| {
+            inner.count(&trap);
+            Err(CommandError::Unavailable(COMPONENT_FAILED.to_owned()))
+        })
     }
 
     fn carry_out<T>(&self, run: impl FnOnce(&mut Writer) -> Answer<T>) -> Result<T, CommandError> {

@@ -167,6 +167,12 @@ impl Sandbox {
         self.readers.with(&self.engine, at_least, newest, Reader::list).map_err(Trap)
     }
 
+    /// Asks a reader for the newest audit records, each as its line, as of the snapshot with number `at_least` or a later
+    /// one.
+    pub fn audit(&self, at_least: u64, newest: impl FnOnce() -> Numbered) -> Answer<Vec<String>> {
+        self.readers.with(&self.engine, at_least, newest, Reader::audit).map_err(Trap)
+    }
+
     /// Asks a reader for the operator token and what is under way with it, as of the snapshot with number `at_least` or a
     /// later one.
     pub fn status(&self, at_least: u64, newest: impl FnOnce() -> Numbered) -> Answer<Option<OperatorStatus>> {
@@ -381,6 +387,12 @@ impl Reader {
         start_budget(&mut self.store);
         let tokens = self.instance.optoken_authority_tokens().call_list(&mut self.store)?;
         Ok(tokens.map(|tokens| tokens.into_iter().map(Into::into).collect()).map_err(CommandError::from))
+    }
+
+    fn audit(&mut self) -> wasmtime::Result<Result<Vec<String>, CommandError>> {
+        start_budget(&mut self.store);
+        let records = self.instance.optoken_authority_tokens().call_audit(&mut self.store)?;
+        Ok(records.map_err(CommandError::from))
     }
 
     fn status(&mut self) -> wasmtime::Result<Result<Option<OperatorStatus>, CommandError>> {
