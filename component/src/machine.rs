@@ -164,10 +164,10 @@ pub enum Denial {
     #[error(transparent)]
     Name(#[from] NameError),
     /// There is no token of this name.
-    #[error("there is no token named {0:?}")]
+    #[error("there is no token named '{0}'")]
     NotFound(String),
     /// There is a token of this name already.
-    #[error("there is a token named {0:?} already")]
+    #[error("there is a token named '{0}' already")]
     AlreadyExists(String),
     /// The operator token is replaced, never taken out.
     #[error("the operator token cannot be deleted")]
@@ -176,7 +176,7 @@ pub enum Denial {
     #[error("there are {MAX_TOKENS} tokens already, more are not possible; delete some")]
     Full,
     /// A token of another name has this secret.
-    #[error("the token named {0:?} has this secret already")]
+    #[error("the token named '{0}' has this secret already")]
     SecretTaken(String),
     /// The new secret has been handed out before: the source of randomness is broken.
     #[error("the new secret is not new: the source of randomness repeats itself")]
