@@ -71,6 +71,47 @@ struct Inner {
     /// Held by whoever reads the store in order to publish: what is read under it is newer than what is published.
     publishing: Mutex<()>,
     metrics: Arc<Metrics>,
+    operator: OperatorUse,
+}
+
+/// When this process last accepted the operator token, and the one before it.
+#[derive(Default)]
+struct OperatorUse {
+    /// In milliseconds since the epoch; 0 for never.
+    current: AtomicU64,
+    replaced: AtomicU64,
+    /// When the current one was made, to notice when there is another.
+    made: AtomicU64,
+}
+
+/// When this process last accepted the operator token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastUsed {
+    /// The current one; `None` if not since the start or since it became that.
+    pub current: Option<Timestamp>,
+    /// The one before, where it is still accepted.
+    pub replaced: Option<Timestamp>,
+}
+
+impl OperatorUse {
+    fn used(&self, replaced: bool) {
+        let used = if replaced { &self.replaced } else { &self.current };
+        used.store(now(), Ordering::Relaxed);
+    }
+
+    /// The current one was made at this time. If that is another one, what was said of the old one is said of the
+    /// replaced one.
+    fn is_made(&self, at: Timestamp) {
+        if self.made.swap(at, Ordering::Relaxed) != at {
+            self.replaced.store(self.current.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Milliseconds since the epoch.
+fn now() -> Timestamp {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The authority cannot start.
@@ -141,7 +182,9 @@ impl<'a> Builder<'a> {
             started,
             publishing: Mutex::new(()),
             metrics,
+            operator: OperatorUse::default(),
         });
+        inner.look_at_operator();
         let watched = Arc::downgrade(&inner);
         thread::Builder::new()
             .name("optoken-poll".into())
@@ -170,6 +213,11 @@ impl Authority {
     pub fn authenticate(&self, credential: &str) -> Result<Principal, AuthenticateError> {
         let answer = self.judge(credential);
         self.inner.metrics.authenticated(&answer);
+        if let Ok(principal) = &answer
+            && principal.operator
+        {
+            self.inner.operator.used(principal.replaced);
+        }
         answer
     }
 
@@ -268,6 +316,13 @@ impl Authority {
         self.ask(|sandbox, newest, published| sandbox.status(newest, published))
     }
 
+    /// When this process last accepted the operator token and the one that it replaced.
+    pub fn operator_last_used(&self) -> LastUsed {
+        let moment = |at: &AtomicU64| Some(at.load(Ordering::Relaxed)).filter(|at| *at > 0);
+        let OperatorUse { current, replaced, .. } = &self.inner.operator;
+        LastUsed { current: moment(current), replaced: moment(replaced) }
+    }
+
     /// The newest audit records, oldest first and at most 64, each as its line of JSON.
     pub fn audit(&self) -> Result<Vec<String>, CommandError> {
         self.ask(|sandbox, newest, published| sandbox.audit(newest, published))
@@ -326,7 +381,7 @@ impl Authority {
     /// What has been counted since the start, in the Prometheus text format 0.0.4.
     pub fn metrics_text(&self) -> Result<String, CommandError> {
         let tokens = self.list()?;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = Duration::from_millis(now());
         let operator = tokens.iter().find(|token| token.name == OPERATOR);
         let age = |token: &TokenInfo| {
             now.saturating_sub(Duration::from_millis(token.updated_at.unwrap_or(token.created_at)))
@@ -378,8 +433,10 @@ impl Authority {
             .map_err(|trap| CommandError::Unavailable(failed(&trap)))?;
         let answer = run(&mut writer);
         let Seen { snapshot, wrote } = writer.finish();
-        if let Some(snapshot) = snapshot {
-            inner.publish(snapshot, asked);
+        if let Some(snapshot) = snapshot
+            && inner.publish(snapshot, asked)
+        {
+            inner.look_at_operator();
         }
         answer.unwrap_or_else(|trap| {
             let why = failed(&trap);
@@ -400,15 +457,27 @@ impl Inner {
     }
 
     /// Makes `snapshot`, which the store gave when it was asked at that time or later, the one that counts.
-    fn publish(&self, snapshot: Snapshot, asked: Instant) {
+    /// Whether it is another one than before.
+    fn publish(&self, snapshot: Snapshot, asked: Instant) -> bool {
         let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
         // The same state must stay the same snapshot, or every reader would read it again.
-        if version_of(&published.snapshot) != version_of(&snapshot) {
+        let changed = version_of(&published.snapshot) != version_of(&snapshot);
+        if changed {
             let number = published.number + 1;
             *published = Numbered { number, snapshot: Arc::new(snapshot) };
             self.newest.store(number, Ordering::Release);
         }
         self.confirm(asked);
+        changed
+    }
+
+    /// Notices another operator token. The reader that is asked has then read the new snapshot, before a request has to
+    /// wait for that.
+    fn look_at_operator(&self) {
+        let newest = self.newest.load(Ordering::Acquire);
+        if let Ok(Ok(Some(status))) = self.sandbox.status(newest, || self.published()) {
+            self.operator.is_made(status.info.updated_at.unwrap_or(status.info.created_at));
+        }
     }
 
     fn confirm(&self, asked: Instant) {
@@ -422,8 +491,8 @@ impl Inner {
         let asked = Instant::now();
         if self.store.version()?.as_ref() == version_of(&self.published().snapshot) {
             self.confirm(asked);
-        } else {
-            self.publish(self.store.load()?, asked);
+        } else if self.publish(self.store.load()?, asked) {
+            self.look_at_operator();
         }
         Ok(())
     }

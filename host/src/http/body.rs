@@ -51,6 +51,18 @@ pub(super) async fn json<T: DeserializeOwned>(request: Request, limit: usize) ->
     serde_json::from_slice(&bytes).map_err(|error| Problem::BadJson(redact(&error.to_string()).into_owned()))
 }
 
+/// Reads a body of JSON as [`json`] does, or none, which means what is left out of it.
+pub(super) async fn optional_json<T: DeserializeOwned + Default>(
+    request: Request,
+    limit: usize,
+) -> Result<T, Problem> {
+    if http_body::Body::is_end_stream(request.body()) {
+        return Ok(T::default());
+    }
+    require_json(request.headers())?;
+    json(request, limit).await
+}
+
 async fn receive(body: Body, limit: usize, mut each: impl FnMut(&[u8])) -> Result<(), Problem> {
     let too_large = || Problem::BodyTooLarge(limit);
     // What it is announced to have; then none of it is read.

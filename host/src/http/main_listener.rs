@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use super::listen::Peer;
 use super::problem::Problem;
 use super::routes::{self, Call, Endpoint};
-use super::{CREATE_PATH, OTHER_PATH, Options, TOKENS_PATH, credentials, openapi};
+use super::{CONFIRM_PATH, CREATE_PATH, OTHER_PATH, Options, TOKENS_PATH, credentials, openapi};
 use crate::authority::Authority;
 use crate::secret::{Secret, redact};
 
@@ -118,10 +118,11 @@ impl Served {
 
     /// Lets only requests with an accepted token pass, and those that need none.
     fn authenticate(&self, request: &mut Request) -> Result<Option<Secret>, Problem> {
-        // For every method, and without a look at the header (COMPAT 2.2, 2.3).
-        if is_open(&self.options, request.uri().path()) {
+        // Without a look at the header (COMPAT 2.2, 2.3).
+        if is_open(&self.options, request.method(), request.uri().path()) {
             return Ok(None);
         }
+        let confirmation = is_confirmation(request.method(), request.uri().path());
         // Here the query string counts first; its header may be anything (COMPAT 3.3).
         let presented = match credentials::in_query(request.uri()) {
             Some(secret) => Ok(Some(secret)),
@@ -138,6 +139,7 @@ impl Served {
                 self.authority.metrics().unauthenticated(false);
                 Err(("there is none".to_owned(), Problem::NoCredential))
             }
+            Ok(Some(credential)) if confirmation => Ok(Some(credential)),
             Ok(Some(credential)) => match self.authority.authenticate(credential.expose()) {
                 Ok(_) => Ok(Some(credential)),
                 Err(error) => Err((error.to_string(), error.into())),
@@ -151,8 +153,14 @@ impl Served {
 }
 
 /// Whether a path is open to everybody, whatever they present.
-fn is_open(options: &Options, path: &str) -> bool {
-    path == CREATE_PATH || options.disabled_authz.covers(path)
+fn is_open(options: &Options, method: &Method, path: &str) -> bool {
+    // For every method (COMPAT 2.9) but the one that tells something (DESIGN section 5).
+    (path == CREATE_PATH && method != Method::GET) || options.disabled_authz.covers(path)
+}
+
+/// Whether a request presents a token that is accepted nowhere else, and which its endpoint judges.
+fn is_confirmation(method: &Method, path: &str) -> bool {
+    method == Method::POST && path == CONFIRM_PATH
 }
 
 /// Whether there is nothing to do about tokens at a path, as none is asked for (COMPAT 2.10).
@@ -161,16 +169,18 @@ fn is_disabled(options: &Options, path: &str) -> bool {
 }
 
 /// Whether a path is only for who has a token.
-pub(super) fn asks_for_a_token(options: &Options, path: &str) -> bool {
-    !options.without_auth && !is_open(options, path)
+pub(super) fn asks_for_a_token(options: &Options, method: &Method, path: &str) -> bool {
+    !options.without_auth && !is_open(options, method, path)
 }
 
 /// All that [`judge`] can say against a request for this path before its endpoint gets to see it.
-pub(super) fn refusals(options: &Options, path: &str) -> Vec<Problem> {
+pub(super) fn refusals(options: &Options, method: &Method, path: &str) -> Vec<Problem> {
     if is_disabled(options, path) {
         vec![Problem::WithoutAuth]
-    } else if is_open(options, path) {
+    } else if is_open(options, method, path) {
         vec![]
+    } else if is_confirmation(method, path) {
+        vec![Problem::MalformedCredential, Problem::NoCredential]
     } else if options.without_auth {
         vec![Problem::MalformedCredential]
     } else {

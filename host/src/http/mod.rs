@@ -15,6 +15,7 @@ mod ping;
 mod problem;
 mod query;
 pub(crate) mod recovery_listener;
+mod rotation;
 mod routes;
 pub(crate) mod tls;
 mod tokens;
@@ -45,6 +46,15 @@ pub(crate) const REGENERATE_PATH: &str = "/api/v3/configure/token/admin/regenera
 
 /// Where the main listener makes the first operator token.
 pub(crate) const CREATE_PATH: &str = "/api/v3/configure/token/admin";
+
+/// Where the main listener lets a secret wait to become the operator token's, and gives it up.
+pub(crate) const STAGE_PATH: &str = "/api/v3/configure/token/admin/regenerate/stage";
+
+/// Where it lets that secret take over.
+pub(crate) const CONFIRM_PATH: &str = "/api/v3/configure/token/admin/regenerate/confirm";
+
+/// Where it stops accepting the secret that was replaced.
+pub(crate) const OVERLAP_PATH: &str = "/api/v3/configure/token/admin/regenerate/overlap";
 
 /// Where the main listener makes named admin tokens.
 pub(crate) const NAMED_PATH: &str = "/api/v3/configure/token/named_admin";

@@ -108,7 +108,7 @@ fn security_schemes() -> [(&'static str, SecurityScheme); 3] {
 }
 
 fn operation(endpoint: &Endpoint, options: &Options) -> Operation {
-    let refusals = refusals(options, endpoint.path);
+    let refusals = refusals(options, &endpoint.method, endpoint.path);
     let reached = !refusals.iter().any(|problem| matches!(problem, Problem::WithoutAuth));
     let handled = if reached { endpoint.problems.as_slice() } else { &[] };
 
@@ -123,10 +123,11 @@ fn operation(endpoint: &Endpoint, options: &Options) -> Operation {
         .parameters(Some(endpoint.parameters.clone()));
     if let Some(body) = &endpoint.body {
         let content = Content::new(Some(body.schema.clone()));
-        let body = RequestBodyBuilder::new().content(JSON, content).required(Some(Required::True));
+        let required = if body.required { Required::True } else { Required::False };
+        let body = RequestBodyBuilder::new().content(JSON, content).required(Some(required));
         operation = operation.request_body(Some(body.build()));
     }
-    if !asks_for_a_token(options, endpoint.path) {
+    if !asks_for_a_token(options, &endpoint.method, endpoint.path) {
         operation = operation.securities(Some([]));
     }
     if reached {

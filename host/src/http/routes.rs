@@ -19,11 +19,12 @@ use super::main_listener::Served;
 use super::ping::{BUILD_HEADER, Identity, REQUEST_ID_HEADERS, VERSION_HEADER};
 use super::problem::Problem;
 use super::query::{self, QueryRequest};
+use super::rotation::{self, RegenerateRequest, StageRequest};
 use super::tokens::{CreateNamedAdminTokenRequest, TokenList};
 use super::tokens_table::{Format, Row};
 use super::{
-    CREATE_PATH, JSON, NAMED_PATH, OPENAPI_PATH, Options, REGENERATE_PATH, SQL_PATH, TEXT, TOKENS_PATH,
-    issued, ping, tokens,
+    CONFIRM_PATH, CREATE_PATH, JSON, NAMED_PATH, OPENAPI_PATH, OVERLAP_PATH, Options, REGENERATE_PATH,
+    SQL_PATH, STAGE_PATH, TEXT, TOKENS_PATH, issued, ping, tokens,
 };
 
 /// Version 0.0.4 of the text format of Prometheus.
@@ -72,22 +73,29 @@ pub(super) struct Described {
     pub(super) schema: RefOr<Schema>,
     /// The schemas by name that it refers to.
     pub(super) components: Vec<(String, RefOr<Schema>)>,
+    /// Whether a request must have it.
+    pub(super) required: bool,
 }
 
 impl Described {
     fn by<T: ToSchema>() -> Self {
         let mut components = vec![(T::name().into_owned(), T::schema())];
         T::schemas(&mut components);
-        Self { schema: utoipa::openapi::Ref::from_schema_name(T::name()).into(), components }
+        Self { schema: utoipa::openapi::Ref::from_schema_name(T::name()).into(), components, required: true }
     }
 
     fn text() -> Self {
-        Self { schema: Object::with_type(Type::String).into(), components: Vec::new() }
+        Self { schema: Object::with_type(Type::String).into(), components: Vec::new(), required: true }
     }
 
     /// Any JSON object.
     fn object() -> Self {
-        Self { schema: Object::with_type(Type::Object).into(), components: Vec::new() }
+        Self { schema: Object::with_type(Type::Object).into(), components: Vec::new(), required: true }
+    }
+
+    /// Of a body that may be left out.
+    fn optional(self) -> Self {
+        Self { required: false, ..self }
     }
 
     fn array(self) -> Self {
@@ -98,6 +106,7 @@ impl Described {
 /// The whole table.
 pub(super) fn table(options: &Options) -> Vec<Endpoint> {
     let mut table = token_endpoints(options);
+    table.extend(rotation_endpoints(options));
     table.extend(query_endpoints(options));
     table.extend(service_endpoints());
     table
@@ -124,13 +133,19 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Method::POST,
             path: REGENERATE_PATH,
-            handler: |call| Box::pin(tokens::regenerate(call)),
+            handler: |call| Box::pin(rotation::regenerate(call)),
             name: "regenerateOperatorToken",
-            summary: "Replace the operator token, which must be the one that is presented; ignores any body",
+            summary: "Replace the operator token, which must be the one that is presented; ignores a body that is not JSON",
             parameters: vec![],
-            body: None,
+            body: Some(Described::by::<RegenerateRequest>().optional()),
             success: issued(),
-            problems: [ignored_body(), changes(), vec![Problem::Forbidden]].concat(),
+            problems: [
+                ignored_body(),
+                json_body(options),
+                changes(),
+                vec![Problem::Forbidden, Problem::Invalid("…".to_owned())],
+            ]
+            .concat(),
         },
         Endpoint {
             method: Method::POST,
@@ -184,6 +199,84 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
                 ],
             ]
             .concat(),
+        },
+    ]
+}
+
+fn rotation_endpoints(options: &Options) -> Vec<Endpoint> {
+    let operator = || vec![Problem::Forbidden];
+    vec![
+        Endpoint {
+            method: Method::GET,
+            path: CREATE_PATH,
+            handler: |call| Box::pin(async move { rotation::status(&call) }),
+            name: "getOperatorToken",
+            summary: "Tell how the operator token and its rotation stand, without any secret",
+            parameters: vec![],
+            body: None,
+            success: ok(vec![(JSON, Described::by::<rotation::OperatorStatus>())]),
+            problems: [unreadable_catalog(), vec![Problem::NoOperator]].concat(),
+        },
+        Endpoint {
+            method: Method::POST,
+            path: STAGE_PATH,
+            handler: |call| Box::pin(rotation::stage(call)),
+            name: "stageOperatorToken",
+            summary: "Let a token wait to replace the operator token, which is the one that is presented and stays in force",
+            parameters: vec![],
+            body: Some(Described::by::<StageRequest>().optional()),
+            success: Success {
+                status: StatusCode::CREATED,
+                headers: vec!["cache-control"],
+                content: vec![(JSON, Described::by::<rotation::StagedToken>())],
+            },
+            problems: [
+                json_body(options),
+                changes(),
+                operator(),
+                vec![Problem::NotJson, Problem::Invalid("…".to_owned()), Problem::Conflict("…".to_owned())],
+            ]
+            .concat(),
+        },
+        Endpoint {
+            method: Method::POST,
+            path: CONFIRM_PATH,
+            handler: |call| Box::pin(rotation::confirm(call)),
+            name: "confirmOperatorToken",
+            summary: "Let the staged token, which is the one that is presented, replace the operator token; repeating it \
+                      changes nothing",
+            parameters: vec![],
+            body: Some(Described::by::<RegenerateRequest>().optional()),
+            success: ok(vec![(JSON, Described::by::<rotation::OperatorToken>())]),
+            problems: [
+                json_body(options),
+                changes(),
+                operator(),
+                vec![Problem::NotJson, Problem::Invalid("…".to_owned())],
+            ]
+            .concat(),
+        },
+        Endpoint {
+            method: Method::DELETE,
+            path: STAGE_PATH,
+            handler: |call| Box::pin(rotation::cancel(call)),
+            name: "cancelOperatorToken",
+            summary: "Give the staged token up, if there is one; ignores any body",
+            parameters: vec![],
+            body: None,
+            success: ok(vec![]),
+            problems: [ignored_body(), changes(), operator()].concat(),
+        },
+        Endpoint {
+            method: Method::DELETE,
+            path: OVERLAP_PATH,
+            handler: |call| Box::pin(rotation::end_overlap(call)),
+            name: "endOverlap",
+            summary: "Stop accepting the token that was replaced, if it still is; ignores any body",
+            parameters: vec![],
+            body: None,
+            success: ok(vec![]),
+            problems: [ignored_body(), changes(), operator()].concat(),
         },
     ]
 }

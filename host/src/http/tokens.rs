@@ -85,13 +85,6 @@ pub(super) async fn create_operator(call: Call) -> Result<Response, Problem> {
     Ok(issued.into_response())
 }
 
-pub(super) async fn regenerate(call: Call) -> Result<Response, Problem> {
-    let (served, credential, origin, request) = with_credential(call)?;
-    body::discard(request.into_body()).await?;
-    let issued = command(&served, move |authority| authority.regenerate(&credential, 0, &origin)).await?;
-    Ok(issued.into_response())
-}
-
 pub(super) async fn create_named(call: Call) -> Result<Response, Problem> {
     let (served, credential, origin, request) = with_credential(call)?;
     body::require_json(request.headers())?;
@@ -118,14 +111,14 @@ pub(super) fn list(call: &Call) -> Result<Response, Problem> {
 }
 
 /// Takes a call apart that cannot be without a credential: who has none is turned away before.
-fn with_credential(call: Call) -> Result<(Arc<Served>, Secret, String, Request), Problem> {
+pub(super) fn with_credential(call: Call) -> Result<(Arc<Served>, Secret, String, Request), Problem> {
     let Call { served, credential, origin, request } = call;
     Ok((served, credential.ok_or(Problem::NoCredential)?, origin, request))
 }
 
 /// Carries out a command on a thread that may block. Once begun it is finished and published, also if the client
 /// goes away meanwhile.
-async fn command<T: Send + 'static>(
+pub(super) async fn command<T: Send + 'static>(
     served: &Served,
     run: impl FnOnce(&Authority) -> Result<T, CommandError> + Send + 'static,
 ) -> Result<T, Problem> {
