@@ -11,4 +11,6 @@ mod http2;
 mod recovery;
 mod restart;
 mod sandbox;
+mod serve;
 mod support;
+mod tls;
