@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
@@ -27,6 +28,9 @@ use crate::support::{
 
 /// What curl ends with where it and the server do not agree on TLS.
 const SSL_CONNECT_ERROR: i32 = 35;
+
+/// How long a server waits for a handshake.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
 
 /// A machine with the certificate of a server, and that of the authority that has signed it.
 struct Certified {
@@ -372,7 +376,7 @@ fn a_request_under_way_is_finished_before_it_stops() {
             connection.write(&head.to_bytes());
             assert_eq!(connection.read().unwrap().status, 100);
         }
-        // Neither this one nor one that is not that far holds it up.
+        // One that is not that far does not hold it up.
         let silent = Connection::open(server.address).unwrap();
         server.signal(Signal::TERM);
         server.wait_for_log("SIGTERM: stopping");
@@ -388,7 +392,9 @@ fn a_request_under_way_is_finished_before_it_stops() {
             connection.write(b"{}");
             connection.read().unwrap().token()
         };
+        let answered = Instant::now();
         assert_eq!(server.exit_code(), Some(0), "{}", server.log());
+        assert!(answered.elapsed() < HANDSHAKE_LIMIT, "it has waited for a handshake");
         drop(silent);
         let server = certified.serve(&["--store", &store]);
         assert_eq!(certified.status(server.address, &token), 200, "{protocol}");

@@ -11,6 +11,7 @@ use crate::secret::redact;
 
 mod create;
 mod listener_file;
+mod listeners;
 mod log;
 mod serve;
 mod storage;
