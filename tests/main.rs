@@ -15,4 +15,6 @@ mod preset;
 mod recovery;
 mod restart;
 mod sandbox;
+mod serve;
 mod support;
+mod tls;
