@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod bad_input;
+mod compat;
 mod component;
 mod concurrency;
 mod flow;
 mod http2;
+mod openapi;
 mod recovery;
 mod restart;
 mod sandbox;
