@@ -496,6 +496,13 @@ impl Request {
         Self { body: chunks, ..self.header("Transfer-Encoding", "chunked") }
     }
 
+    /// Its method, and its path without the query string.
+    pub(crate) fn target(&self) -> (&str, &str) {
+        let mut words = self.head.split(' ');
+        let (method, target) = (words.next().unwrap(), words.next().unwrap());
+        (method, target.split('?').next().unwrap())
+    }
+
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         [self.head.as_bytes(), b"\r\n", &self.body].concat()
     }
