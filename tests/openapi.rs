@@ -137,6 +137,7 @@ fn the_document_names_everything_that_is_there() {
             "GET /api/v1/health",
             "GET /ping",
             "POST /ping",
+            "GET /metrics",
             "GET /api/v3/openapi.json",
         ]
     );
