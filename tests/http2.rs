@@ -2,6 +2,7 @@
 
 use crate::support::Connection;
 
+pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
@@ -27,6 +28,11 @@ pub(crate) fn request(method: &str, path: &str, headers: &[(&str, &str)], all: b
     let fields: Vec<_> = pseudo.iter().chain(headers).map(|(name, value)| literal(name, value)).collect();
     let flags = if all { END_HEADERS | END_STREAM } else { END_HEADERS };
     frame(HEADERS, flags, STREAM, &fields.concat())
+}
+
+/// All of the request's body.
+pub(crate) fn body(bytes: &[u8]) -> Vec<u8> {
+    frame(DATA, END_STREAM, STREAM, bytes)
 }
 
 /// Takes the request back.

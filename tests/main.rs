@@ -5,14 +5,18 @@
 
 mod bad_input;
 mod cli;
+mod compat;
 mod component;
 mod concurrency;
 mod flow;
 mod http2;
 mod kill;
 mod metrics;
+mod openapi;
 mod preset;
 mod recovery;
 mod restart;
 mod sandbox;
+mod serve;
 mod support;
+mod tls;

@@ -10,7 +10,7 @@ use crate::support::{
 };
 
 /// Waits until nobody listens there any more.
-fn assert_closes(address: SocketAddr) {
+pub(crate) fn assert_closes(address: SocketAddr) {
     eventually("the recovery listener closes", || {
         TcpStream::connect(address).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     });
@@ -18,7 +18,7 @@ fn assert_closes(address: SocketAddr) {
 
 /// The door has been opened before: this is told, or the connection is closed without a word.
 #[track_caller]
-fn assert_too_late(answer: io::Result<Response>) {
+pub(crate) fn assert_too_late(answer: io::Result<Response>) {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     match answer {
         Ok(answer) => {

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Barrier, Condvar, Mutex};
@@ -118,7 +119,7 @@ impl Machine {
     pub(crate) fn influxdb3<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Cli {
         let mut command = Command::new(env!("CARGO_BIN_EXE_influxdb3"));
         command.env_clear().env("HOME", self.home()).current_dir(self.home()).args(args);
-        Cli { command, input: Vec::new(), stdout: Stdio::piped() }
+        Cli { command, input: Vec::new(), stdout: Stdio::piped(), passed: None }
     }
 
     /// `influxdb3 serve` in the data directory, on a port that the system picks; not started yet.
@@ -144,6 +145,7 @@ pub(crate) struct Cli {
     command: Command,
     input: Vec<u8>,
     stdout: Stdio,
+    passed: Option<[OwnedFd; 2]>,
 }
 
 impl Cli {
@@ -185,12 +187,35 @@ impl Cli {
         self
     }
 
+    /// Passes it the first `count` of these sockets, as systemd does that has bound them for it.
+    pub(crate) fn pass(mut self, count: usize, sockets: [OwnedFd; 2]) -> Self {
+        // A shell, because only what `exec` starts has the process id that LISTEN_PID must name.
+        let mut shell = Command::new("/bin/sh");
+        shell.arg("-c").arg(r#"export LISTEN_PID=$$; exec "$0" "$@" 3<&0 4<&1 </dev/null >/dev/null"#);
+        shell.arg(self.command.get_program()).args(self.command.get_args());
+        shell.env_clear().envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.env("LISTEN_FDS", count.to_string()).current_dir(self.command.get_current_dir().unwrap());
+        self.command = shell;
+        self.passed = Some(sockets);
+        self
+    }
+
+    fn spawn(&mut self, stdin: Stdio, stdout: Stdio) -> Child {
+        match self.passed.take() {
+            Some([first, second]) => self.command.stdin(first).stdout(second),
+            None => self.command.stdin(stdin).stdout(stdout),
+        };
+        self.command.stderr(Stdio::piped()).spawn().unwrap()
+    }
+
     /// Runs it to its end. Whatever it has to say on stderr, a token is not in it.
     pub(crate) fn run(mut self) -> Ran {
-        self.command.stdin(Stdio::piped()).stdout(self.stdout).stderr(Stdio::piped());
-        let mut child = self.command.spawn().unwrap();
-        // It need not want to read it.
-        let _ = child.stdin.take().unwrap().write_all(&self.input);
+        let stdout = std::mem::replace(&mut self.stdout, Stdio::null());
+        let mut child = self.spawn(Stdio::piped(), stdout);
+        if let Some(mut stdin) = child.stdin.take() {
+            // It need not want to read it.
+            let _ = stdin.write_all(&self.input);
+        }
         let stdout = child.stdout.take().map(read_all);
         let stderr = read_all(child.stderr.take().unwrap());
         let status = wait(&mut child);
@@ -212,8 +237,7 @@ impl Cli {
 
     /// Starts it as a server and closes the other end of its stderr behind the line that holds `last`.
     pub(crate) fn start_and_read_until(mut self, last: Option<&'static str>) -> Server {
-        self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = self.command.spawn().unwrap();
+        let mut child = self.spawn(Stdio::null(), Stdio::null());
         let log = Log::of(child.stderr.take().unwrap(), last);
         let mut server = Server { child, log, address: SocketAddr::from(([0; 4], 0)) };
         server.address = server.log.address("listening on ");
@@ -470,6 +494,13 @@ impl Request {
         }
         chunks.extend_from_slice(b"0\r\n\r\n");
         Self { body: chunks, ..self.header("Transfer-Encoding", "chunked") }
+    }
+
+    /// Its method, and its path without the query string.
+    pub(crate) fn target(&self) -> (&str, &str) {
+        let mut words = self.head.split(' ');
+        let (method, target) = (words.next().unwrap(), words.next().unwrap());
+        (method, target.split('?').next().unwrap())
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {

@@ -17,6 +17,7 @@ mod create;
 mod delete;
 mod dotenv;
 mod listener_file;
+mod listeners;
 mod log;
 mod offline;
 mod replace;

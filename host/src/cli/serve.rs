@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use bytesize::ByteSize;
+use anyhow::Context as _;
 use clap::Args;
 use listenfd::ListenFd;
 use rustls::ServerConfig;
@@ -15,7 +14,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::listener_file::ListenerFile;
+use super::listeners::{Listeners, Recovery, Tls};
 use super::log::Log;
 use super::storage::Storage;
 use super::token_file;
@@ -23,15 +22,8 @@ use crate::authority::{Authority, DEFAULT_MAX_STALENESS};
 use crate::client::DEFAULT_HOST;
 use crate::http::disable_authz::DisabledAuthz;
 use crate::http::listen::Listener;
-use crate::http::tls::{self, MinimumVersion};
 use crate::http::{Options, main_listener, recovery_listener};
 use crate::token::OPERATOR;
-
-/// The limit of the limit of bodies: they are held in memory, one for every connection.
-const MAX_MAX_REQUEST_SIZE: u64 = 64 << 20;
-
-/// How `--admin-token-recovery-http-bind` is called in errors, where it may also have been said in the environment.
-const RECOVERY_BIND: &str = "--admin-token-recovery-http-bind";
 
 /// Run the server.
 ///
@@ -90,74 +82,12 @@ pub(super) struct Serve {
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Listeners")]
-struct Listeners {
-    /// Address of the main listener, HOST:PORT; port 0 lets the system choose
-    #[arg(long, value_name = "ADDR", env = "INFLUXDB3_HTTP_BIND_ADDR", default_value = "127.0.0.1:8181")]
-    http_bind: String,
-
-    /// Write the address of the main listener, ip:port, to this new file, and remove it at a graceful stop
-    ///
-    /// The server does not start if the file exists. INFLUXDB3_TCP_LISTINER_FILE_PATH, an older spelling of the variable, counts as well.
-    #[arg(long, value_name = "FILE", env = "INFLUXDB3_TCP_LISTENER_FILE_PATH")]
-    tcp_listener_file_path: Option<PathBuf>,
-
-    /// Most bytes of a request's body, up to 64MiB; units such as 64KiB or 10MB are understood
-    #[arg(
-        long,
-        value_name = "BYTES",
-        env = "INFLUXDB3_MAX_HTTP_REQUEST_SIZE",
-        default_value = "65536",
-        value_parser = request_size
-    )]
-    max_http_request_size: usize,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "TLS")]
-struct Tls {
-    /// Certificate of this server, followed by those that signed it, in PEM; both listeners then speak https only
-    #[arg(long, value_name = "FILE", env = "INFLUXDB3_TLS_CERT")]
-    tls_cert: Option<PathBuf>,
-
-    /// Private key of the certificate, in PEM and not encrypted
-    #[arg(long, value_name = "FILE", env = "INFLUXDB3_TLS_KEY")]
-    tls_key: Option<PathBuf>,
-
-    /// Oldest version of TLS that clients may speak: tls-1.2 or tls-1.3
-    #[arg(long, value_name = "VERSION", env = "INFLUXDB3_TLS_MINIMUM_VERSION", default_value = "tls-1.2")]
-    tls_minimum_version: MinimumVersion,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Recovery")]
-struct Recovery {
-    /// Open a second listener that replaces the operator token without asking for it
-    ///
-    /// Only on a loopback address, 127.0.0.1:8182 if none is given. It answers that one request and closes for good
-    /// after its first success; the main listener goes on. For when the operator token is lost.
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "INFLUXDB3_ADMIN_TOKEN_RECOVERY_HTTP_BIND_ADDR",
-        num_args = 0..=1,
-        default_missing_value = "127.0.0.1:8182"
-    )]
-    admin_token_recovery_http_bind: Option<String>,
-
-    /// Write the address of the recovery listener, ip:port, to this new file, and remove it when that closes
-    ///
-    /// The server does not start if the file exists. Without a recovery listener there is nothing to write.
-    #[arg(long, value_name = "FILE", env = "INFLUXDB3_ADMIN_TOKEN_RECOVERY_TCP_LISTENER_FILE_PATH")]
-    admin_token_recovery_tcp_listener_file_path: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
 #[command(next_help_heading = "Access")]
 struct Access {
     /// Accept requests with any token or none, and let nobody create, regenerate or delete tokens
     ///
     /// INFLUXDB3_START_WITHOUT_AUTH, an older name of the variable, counts as well.
+    #[expect(clippy::doc_markdown, reason = "the help shows it as it stands")]
     #[arg(
         long,
         value_name = "true|false",
@@ -178,6 +108,7 @@ struct Access {
     admin_token_file: Option<PathBuf>,
 
     /// Resources that need no token, separated by commas: health, ping, metrics, ready, pprof, node_stop
+    #[expect(clippy::doc_markdown, reason = "the help shows it as it stands")]
     #[arg(long, value_name = "LIST", env = "INFLUXDB3_DISABLE_AUTHZ")]
     disable_authz: Option<DisabledAuthz>,
 }
@@ -306,75 +237,6 @@ impl Serve {
     }
 }
 
-impl Listeners {
-    async fn bind(&self, passed: &mut ListenFd) -> anyhow::Result<Listener> {
-        match adopt(passed, 0)? {
-            Some(listener) => Ok(listener),
-            None => Listener::bind(&self.http_bind).await.context("--http-bind"),
-        }
-    }
-
-    fn write_file(&self, listener: &Listener) -> anyhow::Result<Option<ListenerFile>> {
-        let older = || env::var_os("INFLUXDB3_TCP_LISTINER_FILE_PATH").map(PathBuf::from);
-        let path = self.tcp_listener_file_path.clone().or_else(older);
-        path.map(|path| ListenerFile::create(&path, listener.address()))
-            .transpose()
-            .context("--tcp-listener-file-path")
-    }
-}
-
-impl Tls {
-    /// Reads the files, where TLS is asked for.
-    fn load(&self) -> anyhow::Result<Option<Arc<ServerConfig>>> {
-        match (&self.tls_cert, &self.tls_key) {
-            (Some(certificates), Some(key)) => {
-                Ok(Some(tls::server_config(certificates, key, self.tls_minimum_version)?))
-            }
-            (None, None) => Ok(None),
-            _ => bail!("tls requires both a cert and a key file to be passed in to work"),
-        }
-    }
-}
-
-impl Recovery {
-    /// A listener, where it is asked for, that is for this machine only, as it gives the operator token away.
-    async fn bind(&self, passed: &mut ListenFd) -> anyhow::Result<Option<Listener>> {
-        let Some(address) = &self.admin_token_recovery_http_bind else {
-            return Ok(None);
-        };
-        let (listener, named) = match adopt(passed, 1)? {
-            Some(listener) => {
-                let named = listener.address().to_string();
-                (listener, named)
-            }
-            None => (Listener::bind(address).await.context(RECOVERY_BIND)?, address.clone()),
-        };
-        if !listener.address().ip().is_loopback() {
-            bail!(
-                "{RECOVERY_BIND}: {named} is not a loopback address: anybody on the network could take over the operator token"
-            );
-        }
-        Ok(Some(listener))
-    }
-
-    fn write_file(&self, listener: &Listener) -> anyhow::Result<Option<ListenerFile>> {
-        self.admin_token_recovery_tcp_listener_file_path
-            .as_ref()
-            .map(|path| ListenerFile::create(path, listener.address()))
-            .transpose()
-            .context("--admin-token-recovery-tcp-listener-file-path")
-    }
-}
-
-/// Takes over the socket in this place among those that the service manager has passed, if there are so many.
-fn adopt(passed: &mut ListenFd, place: usize) -> anyhow::Result<Option<Listener>> {
-    let named = || format!("socket {} of LISTEN_FDS", place + 1);
-    let Some(socket) = passed.take_tcp_listener(place).with_context(named)? else {
-        return Ok(None);
-    };
-    Ok(Some(Listener::adopt(socket).with_context(named)?))
-}
-
 /// Tells systemd, or whoever else has set `NOTIFY_SOCKET`.
 fn tell_service_manager(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(false, &[state]) {
@@ -419,13 +281,4 @@ fn node_id(id: &str) -> Result<String, &'static str> {
     } else {
         Err("a node id is 1 to 64 visible ASCII characters, such as its host name")
     }
-}
-
-/// A number of bytes, with a unit or without.
-fn request_size(size: &str) -> Result<usize, &'static str> {
-    size.parse()
-        .ok()
-        .filter(|ByteSize(bytes)| (1..=MAX_MAX_REQUEST_SIZE).contains(bytes))
-        .and_then(|ByteSize(bytes)| usize::try_from(bytes).ok())
-        .ok_or("a size is a number of bytes from 1 to 67108864, or such as 64KiB or 10MB")
 }

@@ -44,7 +44,7 @@ const QUIET: Duration = Duration::from_secs(1);
 
 /// How often a handshake that failed is more than a detail. Whoever reaches the port can make one fail, as often as he
 /// likes, and must not fill the log; whoever wonders why his client gets no answer must find out without changing the filter.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
+const COMPLAINT_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy)]

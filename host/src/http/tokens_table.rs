@@ -180,3 +180,126 @@ fn csv_field(text: &str) -> String {
         text.to_owned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens() -> Vec<TokenInfo> {
+        let token = |id, name: &str, expiry| TokenInfo {
+            id,
+            name: name.to_owned(),
+            sha512: format!("{id}123456789abcdef").repeat(8),
+            created_at: 1_744_984_965_331 + id,
+            updated_at: None,
+            updated_by: None,
+            expiry,
+        };
+        vec![
+            // Regenerated, in a whole second.
+            TokenInfo {
+                updated_at: Some(1_744_984_966_000),
+                updated_by: Some(0),
+                ..token(0, "_admin", None)
+            },
+            token(1, "a, \"b\" – Zürich 東京", None),
+            // Expired.
+            token(2, "two\nlines", Some(1_744_984_965_339)),
+            token(3, "late", Some(u64::MAX)),
+        ]
+    }
+
+    #[test]
+    fn rows_are_written_as_arrow_writes_them() {
+        for (format, hashes, expected) in [
+            (
+                Format::Json,
+                true,
+                concat!(
+                    r#"[{"token_id":0,"name":"_admin","hash":"012345678","created_at":"2025-04-18T14:02:45.331","updated_at":"2025-04-18T14:02:46","updated_by_token_id":0,"permissions":"*:*:*"},"#,
+                    r#"{"token_id":1,"name":"a, \"b\" – Zürich 東京","hash":"112345678","created_at":"2025-04-18T14:02:45.332","permissions":"*:*:*"},"#,
+                    r#"{"token_id":2,"name":"two\nlines","hash":"212345678","created_at":"2025-04-18T14:02:45.333","expiry":"2025-04-18T14:02:45.339","permissions":"*:*:*"},"#,
+                    r#"{"token_id":3,"name":"late","hash":"312345678","created_at":"2025-04-18T14:02:45.334","expiry":"9999-12-30T22:00:00.999","permissions":"*:*:*"}]"#,
+                ),
+            ),
+            (
+                Format::Jsonl,
+                false,
+                concat!(
+                    r#"{"token_id":0,"name":"_admin","created_at":"2025-04-18T14:02:45.331","updated_at":"2025-04-18T14:02:46","updated_by_token_id":0,"permissions":"*:*:*"}"#,
+                    "\n",
+                    r#"{"token_id":1,"name":"a, \"b\" – Zürich 東京","created_at":"2025-04-18T14:02:45.332","permissions":"*:*:*"}"#,
+                    "\n",
+                    r#"{"token_id":2,"name":"two\nlines","created_at":"2025-04-18T14:02:45.333","expiry":"2025-04-18T14:02:45.339","permissions":"*:*:*"}"#,
+                    "\n",
+                    r#"{"token_id":3,"name":"late","created_at":"2025-04-18T14:02:45.334","expiry":"9999-12-30T22:00:00.999","permissions":"*:*:*"}"#,
+                    "\n",
+                ),
+            ),
+            (
+                Format::Csv,
+                true,
+                "\
+token_id,name,hash,created_at,description,created_by_token_id,updated_at,updated_by_token_id,expiry,permissions
+0,_admin,012345678,2025-04-18T14:02:45.331,,,2025-04-18T14:02:46,0,,*:*:*
+1,\"a, \"\"b\"\" – Zürich 東京\",112345678,2025-04-18T14:02:45.332,,,,,,*:*:*
+2,\"two
+lines\",212345678,2025-04-18T14:02:45.333,,,,,2025-04-18T14:02:45.339,*:*:*
+3,late,312345678,2025-04-18T14:02:45.334,,,,,9999-12-30T22:00:00.999,*:*:*
+",
+            ),
+            (
+                Format::Csv,
+                false,
+                "\
+token_id,name,created_at,description,created_by_token_id,updated_at,updated_by_token_id,expiry,permissions
+0,_admin,2025-04-18T14:02:45.331,,,2025-04-18T14:02:46,0,,*:*:*
+1,\"a, \"\"b\"\" – Zürich 東京\",2025-04-18T14:02:45.332,,,,,,*:*:*
+2,\"two
+lines\",2025-04-18T14:02:45.333,,,,,2025-04-18T14:02:45.339,*:*:*
+3,late,2025-04-18T14:02:45.334,,,,,9999-12-30T22:00:00.999,*:*:*
+",
+            ),
+            (
+                Format::Pretty,
+                true,
+                r#"+----------+----------------------+-----------+-------------------------+-------------+---------------------+---------------------+---------------------+-------------------------+-------------+
+| token_id | name                 | hash      | created_at              | description | created_by_token_id | updated_at          | updated_by_token_id | expiry                  | permissions |
++----------+----------------------+-----------+-------------------------+-------------+---------------------+---------------------+---------------------+-------------------------+-------------+
+| 0        | _admin               | 012345678 | 2025-04-18T14:02:45.331 |             |                     | 2025-04-18T14:02:46 | 0                   |                         | *:*:*       |
+| 1        | a, "b" – Zürich 東京 | 112345678 | 2025-04-18T14:02:45.332 |             |                     |                     |                     |                         | *:*:*       |
+| 2        | two                  | 212345678 | 2025-04-18T14:02:45.333 |             |                     |                     |                     | 2025-04-18T14:02:45.339 | *:*:*       |
+|          | lines                |           |                         |             |                     |                     |                     |                         |             |
+| 3        | late                 | 312345678 | 2025-04-18T14:02:45.334 |             |                     |                     |                     | 9999-12-30T22:00:00.999 | *:*:*       |
++----------+----------------------+-----------+-------------------------+-------------+---------------------+---------------------+---------------------+-------------------------+-------------+"#,
+            ),
+        ] {
+            assert_eq!(write(tokens(), hashes, format).unwrap(), expected, "{format:?}");
+        }
+    }
+
+    #[test]
+    fn a_table_without_rows_has_a_head() {
+        let head = "token_id,name,hash,created_at,description,created_by_token_id,updated_at,updated_by_token_id,expiry,\
+                    permissions\n";
+        for (format, expected) in [(Format::Json, "[]"), (Format::Jsonl, ""), (Format::Csv, head)] {
+            assert_eq!(write(Vec::new(), true, format).unwrap(), expected, "{format:?}");
+        }
+    }
+
+    #[test]
+    fn formats_have_the_names_of_influxdb() {
+        for (name, format) in [
+            ("json", Some(Format::Json)),
+            ("jsonl", Some(Format::Jsonl)),
+            ("json_lines", Some(Format::Jsonl)),
+            ("csv", Some(Format::Csv)),
+            ("pretty", Some(Format::Pretty)),
+            ("parquet", None),
+            ("JSON", None),
+            ("", None),
+        ] {
+            assert_eq!(Format::named(name), format, "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The OpenAPI document, and that answers are as it says.
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    CREATE, Machine, NOT_AUTHENTICATED, REGENERATE, Request, Response, Server, get, post, request,
+};
+
+pub(crate) const OPENAPI: &str = "/api/v3/openapi.json";
+
+/// The document that a server gives of itself.
+pub(crate) struct Document(Value);
+
+impl Document {
+    pub(crate) fn of(server: &Server, token: &str) -> Self {
+        let answer = get(OPENAPI).bearer(token).send(server.address);
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
+        let document = Self(answer.json());
+        document.check(&get(OPENAPI), &answer);
+        document
+    }
+
+    /// The methods on each path, in upper case.
+    fn operations(&self) -> impl Iterator<Item = (&str, String, &Value)> {
+        self.0["paths"].as_object().unwrap().iter().flat_map(|(path, methods)| {
+            let methods = methods.as_object().unwrap().iter();
+            methods.map(move |(method, operation)| (path.as_str(), method.to_uppercase(), operation))
+        })
+    }
+
+    /// The answer to a request is one of those that the document has for it: status, content type, headers, and the
+    /// properties of JSON. What it has nothing for can only have been refused.
+    #[track_caller]
+    pub(crate) fn check(&self, request: &Request, answer: &Response) {
+        let (method, path) = request.target();
+        let found =
+            self.operations().find(|(its_path, its_method, _)| *its_path == path && *its_method == method);
+        let Some((.., operation)) = found else {
+            assert!(matches!(answer.status, 204 | 400 | 401 | 404 | 405), "{method} {path}: {answer:?}");
+            return;
+        };
+        let documented = &operation["responses"][answer.status.to_string()];
+        assert!(documented.is_object(), "{method} {path}: this status is not documented: {answer:?}");
+        for (name, value) in &answer.headers {
+            let known = match name.as_str() {
+                "date" | "content-length" | "connection" => true,
+                "content-type" => documented["content"][value].is_object(),
+                name => documented["headers"][name].is_object(),
+            };
+            assert!(known, "{method} {path}: {name} is not documented: {answer:?}");
+        }
+        match answer.header("content-type") {
+            Some("application/json") => {
+                let schema = &documented["content"]["application/json"]["schema"];
+                self.check_value(schema, &answer.json(), &format!("{method} {path} {}", answer.status));
+            }
+            Some(_) => {}
+            None => assert!(
+                documented["content"].is_null() && answer.body.is_empty(),
+                "{method} {path}: {answer:?}"
+            ),
+        }
+    }
+
+    /// As much of JSON Schema as there is to check here, and stricter in that there is nothing but what is described.
+    fn check_value(&self, schema: &Value, value: &Value, at: &str) {
+        if let Some(reference) = schema["$ref"].as_str() {
+            return self.check_value(self.resolve(reference), value, at);
+        }
+        let kind = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(_) => "integer",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        let types = &schema["type"];
+        let allowed = types == kind || types.as_array().is_some_and(|types| types.contains(&json!(kind)));
+        assert!(allowed, "{at}: {value} is not {types}");
+        if let Value::Array(items) = value {
+            items.iter().for_each(|item| self.check_value(&schema["items"], item, at));
+        }
+        if let (Value::Object(value), Some(properties)) = (value, schema["properties"].as_object()) {
+            for name in schema["required"].as_array().into_iter().flatten() {
+                assert!(value.contains_key(name.as_str().unwrap()), "{at}: {name} is missing");
+            }
+            for (name, value) in value {
+                assert!(properties.contains_key(name), "{at}: {name} is not documented");
+                self.check_value(&properties[name], value, &format!("{at} {name}"));
+            }
+        }
+    }
+
+    fn resolve(&self, reference: &str) -> &Value {
+        let found = self.0.pointer(reference.strip_prefix('#').unwrap());
+        found.unwrap_or_else(|| panic!("{reference} leads nowhere"))
+    }
+}
+
+/// All values of this key, wherever they are.
+fn all<'a>(key: &str, value: &'a Value, found: &mut Vec<&'a Value>) {
+    match value {
+        Value::Object(object) => {
+            found.extend(object.get(key));
+            object.values().for_each(|value| all(key, value, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| all(key, item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_document_names_everything_that_is_there() {
+    let machine = Machine::new();
+    let server = machine.serve(&["--store", "memory:"]);
+    let token = server.create();
+    get(OPENAPI).send(server.address).assert_is(401, NOT_AUTHENTICATED);
+    let document = Document::of(&server, &token);
+    assert_eq!(document.0["openapi"], "3.1.0");
+
+    let operations: Vec<_> =
+        document.operations().map(|(path, method, _)| format!("{method} {path}")).collect();
+    assert_eq!(
+        operations,
+        [
+            &format!("POST {CREATE}"),
+            &format!("POST {REGENERATE}"),
+            "POST /api/v3/configure/token/named_admin",
+            "GET /api/v3/configure/token",
+            "DELETE /api/v3/configure/token",
+            "GET /api/v3/query_sql",
+            "POST /api/v3/query_sql",
+            "GET /health",
+            "GET /api/v1/health",
+            "GET /ping",
+            "POST /ping",
+            "GET /metrics",
+            "GET /api/v3/openapi.json",
+        ]
+    );
+    // The server says the same of each path.
+    for (path, ..) in document.operations() {
+        let there = document.operations().filter(|(other, ..)| *other == path).map(|(_, method, _)| method);
+        let there: Vec<_> = there.chain(["OPTIONS".to_owned()]).collect();
+        let answer = request("OPTIONS", path).send(server.address);
+        assert_eq!(answer.header("allow"), Some(there.join(", ").as_str()), "{path}");
+    }
+
+    let mut references = Vec::new();
+    all("$ref", &document.0, &mut references);
+    assert!(!references.is_empty());
+    for reference in references {
+        assert!(document.resolve(reference.as_str().unwrap()).is_object(), "{reference}");
+    }
+    let names: HashSet<_> = document.operations().map(|(.., operation)| &operation["operationId"]).collect();
+    assert_eq!(names.len(), document.operations().count());
+    assert!(document.operations().all(|(.., operation)| operation["summary"].is_string()));
+}
+
+#[test]
+fn the_document_tells_what_asks_for_a_token() {
+    let machine = Machine::new();
+    for (args, open) in [
+        (&[][..], &[CREATE][..]),
+        (&["--disable-authz", "health,ping"], &[CREATE, "/health", "/api/v1/health", "/ping"]),
+    ] {
+        let server = machine.serve(&[&["--store", "memory:"], args].concat());
+        let document = Document::of(&server, &server.create());
+        for (path, method, operation) in document.operations() {
+            let asks = !open.contains(&path);
+            assert_eq!(operation["security"] != json!([]), asks, "{method} {path}");
+            assert_eq!(operation["responses"]["401"].is_object(), asks, "{method} {path}");
+            let sent = request(&method, path);
+            let answer = sent.send(server.address);
+            document.check(&sent, &answer);
+            assert_eq!(answer.status == 401, asks, "{method} {path}: {answer:?}");
+        }
+        let schemes = document.0["components"]["securitySchemes"].as_object().unwrap();
+        assert_eq!(schemes.keys().collect::<Vec<_>>(), ["basic", "bearer", "token"]);
+    }
+}
+
+#[test]
+fn the_document_of_a_server_without_authentication_is_another_one() {
+    let machine = Machine::new();
+    let server = machine.serve(&["--store", "memory:", "--without-auth"]);
+    let document = Document::of(&server, "anything");
+    for (path, method, operation) in document.operations() {
+        let statuses: Vec<_> = operation["responses"].as_object().unwrap().keys().collect();
+        assert_eq!(operation["security"], json!([]), "{method} {path}");
+        assert!(!statuses.contains(&&"401".to_owned()), "{method} {path}");
+        let disabled = path.starts_with("/api/v3/configure/token");
+        assert_eq!(statuses == ["405"], disabled, "{method} {path}: {statuses:?}");
+        let sent = post(path);
+        document.check(&sent, &sent.send(server.address));
+    }
+}

@@ -1,0 +1,489 @@
+//! TLS on both listeners, as curl and other clients see it (COMPAT 5.1, 5.5).
+
+use std::env;
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustix::process::Signal;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+use tokio_rustls::TlsConnector;
+
+use crate::http2;
+use crate::recovery::{assert_closes, assert_too_late};
+use crate::support::{
+    CREATE, Cli, Connection, Machine, NOT_AUTHENTICATED, PATIENCE, RECOVERY, REGENERATE, Server,
+    assert_token_form, eventually, get, post,
+};
+
+/// What curl ends with where it and the server do not agree on TLS.
+const SSL_CONNECT_ERROR: i32 = 35;
+
+/// How long a server waits for a handshake.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
+
+/// A machine with the certificate of a server, and that of the authority that has signed it.
+struct Certified {
+    machine: Machine,
+    authority: PathBuf,
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Certified {
+    fn new() -> Self {
+        let machine = Machine::new();
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        authority.distinguished_name.push(DnType::CommonName, "authority of a test");
+        let authority_key = KeyPair::generate().unwrap();
+        let signed = authority.self_signed(&authority_key).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let names = ["127.0.0.1", "localhost"].map(str::to_owned);
+        let issuer = Issuer::from_params(&authority, &authority_key);
+        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
+        let private = machine.file("key.pem", key.serialize_pem().as_bytes());
+        fs::set_permissions(&private, fs::Permissions::from_mode(0o600)).unwrap();
+        Self {
+            authority: machine.file("authority.pem", signed.pem().as_bytes()),
+            certificate: machine.file("certificate.pem", certificate.pem().as_bytes()),
+            key: private,
+            machine,
+        }
+    }
+
+    fn serve_with(&self, args: &[&str]) -> Cli {
+        self.serve_files(&self.certificate, &self.key).args(args)
+    }
+
+    fn serve(&self, args: &[&str]) -> Server {
+        self.serve_with(args).start()
+    }
+
+    fn serve_files(&self, certificate: &Path, key: &Path) -> Cli {
+        self.machine.serve_with(&["--tls-cert"]).arg(certificate).arg("--tls-key").arg(key)
+    }
+
+    /// Asks with the real curl.
+    fn curl(&self, args: &[&str], to: SocketAddr, path: &str) -> Curled {
+        let ran = Command::new("curl")
+            .env_clear()
+            .env("PATH", env::var_os("PATH").unwrap_or_default())
+            // No configuration, and an end in any case.
+            .args(["-q", "--silent", "--show-error", "--max-time", &PATIENCE.as_secs().to_string()])
+            .args(["--write-out", "\n%{http_code} %{http_version}", "--cacert"])
+            .arg(&self.authority)
+            .args(args)
+            .arg(format!("https://{to}{path}"))
+            .output()
+            .unwrap_or_else(|error| panic!("this test asks with curl, which has to be installed: {error}"));
+        let stdout = String::from_utf8(ran.stdout).unwrap();
+        let (body, (status, version)) = stdout
+            .rsplit_once('\n')
+            .and_then(|(body, last)| Some((body.to_owned(), last.split_once(' ')?)))
+            .unwrap();
+        Curled {
+            code: ran.status.code().unwrap(),
+            status: status.parse().unwrap(),
+            version: version.to_owned(),
+            body,
+            stderr: String::from_utf8(ran.stderr).unwrap(),
+        }
+    }
+
+    /// Asks with the real curl for a new token, and with a credential if there is one.
+    #[track_caller]
+    fn token(&self, args: &[&str], to: SocketAddr, path: &str, credential: Option<&str>) -> String {
+        let header = credential.map(|token| format!("Authorization: Bearer {token}"));
+        let header = header.as_ref().map_or(vec![], |header| vec!["--header", header.as_str()]);
+        let answer = self.curl(&[&["--request", "POST"], args, &header].concat(), to, path);
+        assert_eq!((answer.code, answer.status), (0, 201), "{answer:?}");
+        token_in(&answer.body)
+    }
+
+    /// The status of a request with this token.
+    fn status(&self, to: SocketAddr, token: &str) -> u16 {
+        self.curl(&["--header", &format!("Authorization: Bearer {token}")], to, "/health").status
+    }
+}
+
+fn token_in(body: &str) -> String {
+    let token = serde_json::from_str::<Value>(body).unwrap()["token"].as_str().unwrap().to_owned();
+    assert_token_form(&token);
+    token
+}
+
+#[derive(Debug)]
+struct Curled {
+    code: i32,
+    status: u16,
+    version: String,
+    body: String,
+    #[expect(dead_code, reason = "shown by Debug")]
+    stderr: String,
+}
+
+/// Speaks TLS for what knows none: bytes that are sent into it arrive at a server, and the other way round.
+struct Tunnel {
+    entrance: SocketAddr,
+    open: mpsc::Receiver<()>,
+    _runtime: Runtime,
+}
+
+impl Tunnel {
+    /// A way to the server at `to` that speaks `protocol` there (ALPN).
+    fn new(certified: &Certified, to: SocketAddr, protocol: &str) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&certified.authority).unwrap()).unwrap();
+        let mut config =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+        config.alpn_protocols = vec![protocol.into()];
+        let connector = TlsConnector::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let entrance = listener.local_addr().unwrap();
+        let (opened, open) = mpsc::channel();
+        let runtime = Runtime::new().unwrap();
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((mut near, _)) = listener.accept().await {
+                let (connector, opened) = (connector.clone(), opened.clone());
+                tokio::spawn(async move {
+                    let far = tokio::net::TcpStream::connect(to).await?;
+                    let name = ServerName::from(to.ip());
+                    let mut far = connector.connect(name, far).await?;
+                    let _ = opened.send(());
+                    tokio::io::copy_bidirectional(&mut near, &mut far).await
+                });
+            }
+        });
+        Self { entrance, open, _runtime: runtime }
+    }
+
+    /// A connection on which TLS has been agreed upon, and nothing sent.
+    fn connect(&self) -> Connection {
+        let connection = Connection::open(self.entrance).unwrap();
+        self.open.recv_timeout(PATIENCE).unwrap();
+        connection
+    }
+}
+
+#[test]
+fn curl_creates_regenerates_and_recovers_with_both_versions_of_tls() {
+    for version in [&["--tlsv1.2", "--tls-max", "1.2"][..], &["--tlsv1.3"]] {
+        let certified = Certified::new();
+        let server = certified.serve(&RECOVERY);
+        let (main, recovery) = (server.address, server.recovery());
+        for said in [
+            format!("listening on https://{main}\n"),
+            format!("influxdb3 create token --admin --host https://{main}\n"),
+            format!("token recovery is open on https://{recovery}: "),
+            format!("influxdb3 create token --admin --regenerate --host https://{recovery}\n"),
+        ] {
+            server.wait_for_log(&said);
+        }
+
+        let created = certified.token(version, main, CREATE, None);
+        let regenerated = certified.token(version, main, REGENERATE, Some(&created));
+        let recovered = certified.token(version, recovery, REGENERATE, None);
+        assert_closes(recovery);
+        for (token, status) in [(&created, 401), (&regenerated, 401), (&recovered, 200)] {
+            assert_eq!(certified.status(main, token), status);
+        }
+        let anonymous = certified.curl(version, main, "/health");
+        assert_eq!((anonymous.status, anonymous.body.as_str()), (401, NOT_AUTHENTICATED));
+        server.stop();
+    }
+}
+
+#[test]
+fn a_client_below_the_minimum_is_refused() {
+    // Old versions are off in most builds of OpenSSL, until that level is 0.
+    let old = ["--ciphers", "DEFAULT@SECLEVEL=0", "--tlsv1.0", "--tls-max", "1.1"];
+    for (minimum, refused, accepted) in [
+        (&[][..], &old[..], &["--tls-max", "1.2"][..]),
+        (&["--tls-minimum-version", "tls-1.2"], &old, &["--tls-max", "1.2"]),
+        (&["--tls-minimum-version", "tls-1.3"], &["--tls-max", "1.2"], &["--tlsv1.3"]),
+    ] {
+        let certified = Certified::new();
+        let server = certified.serve(&[&RECOVERY, minimum].concat());
+        for to in [server.address, server.recovery()] {
+            let answer = certified.curl(refused, to, "/");
+            assert_eq!((answer.code, answer.status), (SSL_CONNECT_ERROR, 0), "{answer:?}");
+            assert_eq!(certified.curl(accepted, to, "/").code, 0);
+        }
+        // It was the server that said no.
+        server.wait_for_log("TLS handshake failed: peer is incompatible");
+    }
+}
+
+#[test]
+fn the_environment_says_what_the_options_of_tls_say() {
+    let certified = Certified::new();
+    let server = certified
+        .machine
+        .serve_with(&[])
+        .env("INFLUXDB3_TLS_CERT", &certified.certificate)
+        .env("INFLUXDB3_TLS_KEY", &certified.key)
+        .env("INFLUXDB3_TLS_MINIMUM_VERSION", "tls-1.3")
+        .start();
+    assert_eq!(certified.curl(&["--tls-max", "1.2"], server.address, "/").code, SSL_CONNECT_ERROR);
+    certified.token(&[], server.address, CREATE, None);
+}
+
+#[test]
+fn the_version_of_http_is_agreed_upon() {
+    let certified = Certified::new();
+    let server = certified.serve(&RECOVERY);
+    for (to, status) in [(server.address, 401), (server.recovery(), 404)] {
+        for (offered, agreed) in [("--http2", "2"), ("--http1.1", "1.1"), ("--no-alpn", "1.1")] {
+            let answer = certified.curl(&[offered], to, "/");
+            assert_eq!((answer.status, answer.version.as_str()), (status, agreed), "{offered}: {answer:?}");
+        }
+    }
+    let token = certified.token(&["--http2"], server.address, CREATE, None);
+    certified.token(&["--http2"], server.recovery(), REGENERATE, None);
+    assert_closes(server.recovery());
+    assert_eq!(certified.status(server.address, &token), 401);
+}
+
+#[test]
+fn who_speaks_no_tls_gets_no_answer_and_harms_nobody() {
+    let certified = Certified::new();
+    let server = certified.serve(&RECOVERY);
+    for to in [server.address, server.recovery()] {
+        for bytes in [&post(REGENERATE).to_bytes()[..], &http2::opening(), b"\0", b"\x16\x03\x01\0\x01\0"] {
+            let mut stream = TcpStream::connect(to).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(bytes).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut answer = Vec::new();
+            match stream.read_to_end(&mut answer) {
+                // An alert of TLS at most (RFC 8446, section 6).
+                Ok(_) => assert!(answer.first().is_none_or(|first| *first == 0x15), "{answer:?}"),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
+            }
+        }
+    }
+    certified.token(&[], server.address, CREATE, None);
+    certified.token(&[], server.recovery(), REGENERATE, None);
+    server.wait_for_log("token recovery is closed");
+    // Anybody can do this as often as he likes; each listener mentions it once.
+    assert_eq!(server.log().matches("TLS handshake failed: ").count(), 2, "{}", server.log());
+}
+
+#[test]
+fn every_handshake_that_fails_is_a_detail_in_the_log() {
+    let certified = Certified::new();
+    let server = certified.serve(&["--log-filter", "debug"]);
+    for count in 1..4 {
+        drop(TcpStream::connect(server.address).unwrap());
+        eventually("it is logged", || server.log().matches("TLS handshake failed: ").count() == count);
+    }
+    assert!(!server.log().contains("WARN"), "{}", server.log());
+}
+
+#[test]
+fn recovery_closes_for_good_over_tls_too() {
+    let certified = Certified::new();
+    let server = certified.serve(&RECOVERY);
+    let recovery = server.recovery();
+    let old = certified.token(&[], server.address, CREATE, None);
+    let tunnel = Tunnel::new(&certified, recovery, "http/1.1");
+
+    // Connections that are open already: before the handshake, behind it, used, and in the middle of a request.
+    let silent = Connection::open(recovery).unwrap();
+    let unused = tunnel.connect();
+    let mut used = tunnel.connect();
+    used.write(&get("/").to_bytes());
+    assert_eq!(used.read().unwrap().status, 404);
+    let mut begun = tunnel.connect();
+    begun.write(format!("POST {REGENERATE} HTTP/1.1\r\nHost: ").as_bytes());
+
+    let new = certified.token(&[], recovery, REGENERATE, None);
+    assert_closes(recovery);
+    begun.write(b"localhost\r\n\r\n");
+    assert_too_late(begun.read());
+    for mut connection in [silent, unused, used] {
+        assert!(connection.read().is_err());
+    }
+    server.wait_for_log("token recovery is closed");
+    assert_eq!([&old, &new].map(|token| certified.status(server.address, token)), [401, 200]);
+    server.stop();
+}
+
+#[test]
+fn connections_that_say_nothing_do_not_keep_others_out() {
+    // The beginning of a greeting, as if the rest were on its way.
+    let begin = |to, bytes: &[u8]| {
+        let mut connection = Connection::open(to).unwrap();
+        connection.write(bytes);
+        connection
+    };
+    for (case, count) in [("silent", 24), ("in the middle of the handshake", 24), ("behind the handshake", 8)]
+    {
+        let certified = Certified::new();
+        let server = certified.serve(&RECOVERY);
+        let recovery = server.recovery();
+        let old = certified.token(&[], server.address, CREATE, None);
+        let tunnel = Tunnel::new(&certified, recovery, "http/1.1");
+        // As many as it has room for, and more.
+        let waiting: Vec<_> = (0..count)
+            .map(|_| match case {
+                "silent" => begin(recovery, b""),
+                "behind the handshake" => tunnel.connect(),
+                _ => begin(recovery, b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"),
+            })
+            .collect();
+        // Shown only where the test fails.
+        println!("{case}");
+        let new = certified.token(&[], recovery, REGENERATE, None);
+        assert_eq!([&old, &new].map(|token| certified.status(server.address, token)), [401, 200], "{case}");
+        drop(waiting);
+    }
+}
+
+#[test]
+fn a_request_under_way_is_finished_before_it_stops() {
+    let certified = Certified::new();
+    for protocol in ["http/1.1", "h2"] {
+        let store = certified.machine.home().join(format!("{}.db", &protocol[..2]));
+        let store = format!("sqlite:{}", store.display());
+        let mut server = certified.serve(&["--store", &store]);
+        let tunnel = Tunnel::new(&certified, server.address, protocol);
+        // The server has begun to read a request that it cannot finish before its two bytes of body are there.
+        let mut connection = tunnel.connect();
+        if protocol == "h2" {
+            let head = http2::request("POST", CREATE, &[("content-length", "2")], false);
+            connection.write(&[http2::opening(), head].concat());
+            http2::synchronize(&mut connection);
+        } else {
+            let head = post(CREATE).header("Content-Length", "2").header("Expect", "100-continue");
+            connection.write(&head.to_bytes());
+            assert_eq!(connection.read().unwrap().status, 100);
+        }
+        // One that is not that far does not hold it up.
+        let silent = Connection::open(server.address).unwrap();
+        server.signal(Signal::TERM);
+        server.wait_for_log("SIGTERM: stopping");
+        let token = if protocol == "h2" {
+            connection.write(&http2::body(b"{}"));
+            loop {
+                let (kind, payload) = http2::read_frame(&mut connection);
+                if kind == http2::DATA {
+                    break token_in(&String::from_utf8(payload).unwrap());
+                }
+            }
+        } else {
+            connection.write(b"{}");
+            connection.read().unwrap().token()
+        };
+        let answered = Instant::now();
+        assert_eq!(server.exit_code(), Some(0), "{}", server.log());
+        assert!(answered.elapsed() < HANDSHAKE_LIMIT, "it has waited for a handshake");
+        drop(silent);
+        let server = certified.serve(&["--store", &store]);
+        assert_eq!(certified.status(server.address, &token), 200, "{protocol}");
+    }
+}
+
+#[test]
+fn files_that_tls_cannot_work_with_are_named_before_anything_is_opened() {
+    let certified = Certified::new();
+    let other = Certified::new();
+    let machine = &certified.machine;
+    let (certificate, key) = (&certified.certificate, &certified.key);
+    let text = |path: &Path| fs::read_to_string(path).unwrap();
+    let file = |name, content: &str| machine.file(name, content.as_bytes());
+    let missing = machine.home().join("missing.pem");
+    let letter = file("letter.pem", "Dear all,\n");
+    let empty = file("empty.pem", "");
+    let der = machine.file("der.pem", &CertificateDer::from_pem_file(certificate).unwrap());
+    let cut = file("cut.pem", &text(certificate)[..200]);
+    let cut_key = file("cut-key.pem", &text(key)[..100]);
+    let reversed = file("reversed.pem", &(text(&certified.authority) + &text(certificate)));
+    let pem = |name: &str, body: &str| format!("-----BEGIN {name}-----\n{body}\n-----END {name}-----\n");
+    let encrypted = file("encrypted.pem", &pem("ENCRYPTED PRIVATE KEY", "AAAA"));
+    let legacy = file(
+        "legacy.pem",
+        &pem("RSA PRIVATE KEY", "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA"),
+    );
+    let nonsense = file("nonsense.pem", &pem("PRIVATE KEY", "AAAA"));
+    let nonsense_certificate = file("nonsense-certificate.pem", &pem("CERTIFICATE", "AAAA"));
+    let home = machine.home().to_owned();
+    for (certificate, key, culprit, said) in [
+        (&missing, key, &missing, "cannot read the TLS certificate"),
+        (&missing, key, &missing, "No such file or directory"),
+        (certificate, &missing, &missing, "cannot read the TLS key"),
+        (certificate, &missing, &missing, "No such file or directory"),
+        (&home, key, &home, "Is a directory"),
+        (certificate, &home, &home, "Is a directory"),
+        (&letter, key, &letter, "the TLS certificate"),
+        (&letter, key, &letter, "is not a PEM file"),
+        (&empty, key, &empty, "is not a PEM file"),
+        (&der, key, &der, "openssl x509 -inform DER -in"),
+        (certificate, &letter, &letter, "openssl pkey -inform DER -in"),
+        (&cut, key, &cut, "is a damaged PEM file"),
+        (certificate, &cut_key, &cut_key, "is a damaged PEM file"),
+        // In each other's place.
+        (key, key, key, "there is no certificate in"),
+        (certificate, certificate, certificate, "there is no key in"),
+        (certificate, &encrypted, &encrypted, "is encrypted; decrypt it with: openssl pkey -in"),
+        (certificate, &legacy, &legacy, "is encrypted; decrypt it with: openssl pkey -in"),
+        (certificate, &other.key, &other.key, "does not belong to the first certificate in"),
+        (&reversed, key, &reversed, "does not belong to the first certificate in"),
+        (certificate, &nonsense, &nonsense, "cannot be used; a key is RSA with 2048 bits or more, ECDSA"),
+        (&nonsense_certificate, key, &nonsense_certificate, "cannot be used"),
+    ] {
+        let ran = certified.serve_files(certificate, key).run();
+        ran.assert_failed(1, &["Serve command failed: ", &culprit.display().to_string(), said]);
+        assert!(!machine.data_dir().exists());
+    }
+    for (option, file) in [("--tls-cert", certificate), ("--tls-key", key)] {
+        let ran = machine.serve_with(&[option]).arg(file).run();
+        ran.assert_failed(
+            1,
+            &["Serve command failed: tls requires both a cert and a key file to be passed in to work\n"],
+        );
+        assert!(!machine.data_dir().exists());
+    }
+}
+
+#[test]
+fn a_chain_is_sent_whole_and_one_file_may_hold_it_all() {
+    let certified = Certified::new();
+    let all = [&certified.key, &certified.certificate, &certified.authority]
+        .map(|path| fs::read_to_string(path).unwrap());
+    let all = certified.machine.file("all.pem", all.concat().as_bytes());
+    let server = certified.serve_files(&all, &all).start();
+    let verbose = certified.curl(&["--write-out", "%{certs}\n%{http_code} x"], server.address, "/");
+    assert_eq!(verbose.body.matches("BEGIN CERTIFICATE").count(), 2, "{verbose:?}");
+}
+
+#[test]
+fn a_key_that_everybody_can_read_is_warned_about() {
+    let certified = Certified::new();
+    for (mode, warned) in [(0o644, true), (0o604, true), (0o640, false), (0o600, false)] {
+        fs::set_permissions(&certified.key, fs::Permissions::from_mode(mode)).unwrap();
+        let server = certified.serve(&[]);
+        let warning = format!(
+            "everybody on this machine can read the TLS key (mode {mode:o}); run: chmod o-r {}",
+            certified.key.display()
+        );
+        assert_eq!(server.log().contains(&warning), warned, "{mode:o}: {}", server.log());
+    }
+}
