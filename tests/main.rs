@@ -16,6 +16,7 @@ mod openapi;
 mod preset;
 mod recovery;
 mod restart;
+mod rotation;
 mod sandbox;
 mod serve;
 mod support;
