@@ -3,6 +3,8 @@
 //! A body is what stands here, byte for byte, with any text in the place of each `…`. Where DESIGN.md section 6 wants
 //! something else than COMPAT, the row says so. Every answer is held against the OpenAPI document of the same server.
 
+#![allow(clippy::too_many_lines, reason = "tables are as long as they are")]
+
 use std::io::Write as _;
 
 use base64ct::{Base64, Encoding as _};
@@ -15,12 +17,10 @@ use optoken::store::SqliteStore;
 use crate::http2;
 use crate::openapi::{Document, OPENAPI};
 use crate::support::{
-    CREATE, Connection, Machine, NOT_AUTHENTICATED, RECOVERY, REGENERATE, Request, Response, Server, get,
-    post, request, sha512_hex,
+    CREATE, Connection, Machine, NAMED_ADMIN as NAMED, NOT_AUTHENTICATED, RECOVERY, REGENERATE, Request,
+    Response, Server, TOKENS, get, post, request, sha512_hex,
 };
 
-const NAMED: &str = "/api/v3/configure/token/named_admin";
-const TOKENS: &str = "/api/v3/configure/token";
 const SQL: &str = "/api/v3/query_sql";
 
 const MALFORMED: &str = r#"{"error": "Authorization header was malformed, the request was not in the form of 'Authorization: <auth-scheme> <token>', supported auth-schemes are Bearer, Token and Basic"}"#;
@@ -632,11 +632,11 @@ fn deleting_2_6() {
         (
             "2.6",
             "large body",
-            by("?token_name=ci").body(&[0; 65537]),
+            by("?token_name=ci").body(&vec![0; 65537]),
             413,
             "max request size (65536 bytes) exceeded",
         ),
-        ("2.6", "any body", by("?token_name=ci").body(&[0; 65536]), 200, ""),
+        ("2.6", "any body", by("?token_name=ci").body(&vec![0; 65536]), 200, ""),
     ]);
     let refused = server.send(&by("?token_name=_admin"));
     // RFC 9110 asks for it.
@@ -1066,12 +1066,12 @@ fn a_failure_to_authenticate_is_logged_once_3_5() {
         described.server.wait_for_log(&field);
         // Once: whatever else it had to say would be there by the next answer.
         described.send(&get("/health").bearer(&token));
-        let log = described.server.log()[before..].to_owned();
-        let lines: Vec<_> = log.lines().collect();
-        assert_eq!(lines.len(), 1, "{log}");
+        let logged = described.server.log()[before..].to_owned();
+        let lines: Vec<_> = logged.lines().collect();
+        assert_eq!(lines.len(), 1, "{logged}");
         assert!(
             lines[0].contains(" WARN ") && lines[0].contains(&format!("cannot authenticate token: {reason}")),
-            "{log}"
+            "{logged}"
         );
     }
 }

@@ -81,7 +81,9 @@ impl Document {
         let allowed = types == kind || types.as_array().is_some_and(|types| types.contains(&json!(kind)));
         assert!(allowed, "{at}: {value} is not {types}");
         if let Value::Array(items) = value {
-            items.iter().for_each(|item| self.check_value(&schema["items"], item, at));
+            for item in items {
+                self.check_value(&schema["items"], item, at);
+            }
         }
         if let (Value::Object(value), Some(properties)) = (value, schema["properties"].as_object()) {
             for name in schema["required"].as_array().into_iter().flatten() {

@@ -101,8 +101,8 @@ struct Access {
 
     /// Take in the token of this JSON file, unless there is one of its name; with --without-auth it is not read
     ///
-    /// The file has "name" (_admin is the operator token), "token" or, so that it is no secret, "token_sha512", and maybe
-    /// "expiry_millis", in milliseconds since 1970. One with a token must be closed to others (mode 0600), and a token that
+    /// The file has a `name` (`_admin` is the operator token), a `token` or, so that it is no secret, a `token_sha512`, and maybe
+    /// `expiry_millis`, in milliseconds since 1970. One with a token must be closed to others (mode 0600), and a token that
     /// could be guessed is refused. Such files are made with: influxdb3 create token --admin --offline
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_ADMIN_TOKEN_FILE")]
     admin_token_file: Option<PathBuf>,

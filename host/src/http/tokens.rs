@@ -23,6 +23,7 @@ pub(super) struct CreateNamedAdminTokenRequest {
     /// Any text that is no token's name yet. Upper and lower case differ.
     token_name: String,
     /// How many seconds from now it is accepted; for ever if absent or null.
+    #[schema(format = "uint64")]
     expiry_secs: Option<u64>,
 }
 
