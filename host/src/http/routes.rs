@@ -120,6 +120,17 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
     };
     vec![
         Endpoint {
+            method: Method::GET,
+            path: CREATE_PATH,
+            handler: |call| Box::pin(async move { rotation::status(&call) }),
+            name: "getOperatorToken",
+            summary: "Tell how the operator token and its rotation stand, without any secret",
+            parameters: vec![],
+            body: None,
+            success: ok(vec![(JSON, Described::by::<rotation::OperatorStatus>())]),
+            problems: [unreadable_catalog(), vec![Problem::NoOperator]].concat(),
+        },
+        Endpoint {
             method: Method::POST,
             path: CREATE_PATH,
             handler: |call| Box::pin(tokens::create_operator(call)),
@@ -206,17 +217,6 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
 fn rotation_endpoints(options: &Options) -> Vec<Endpoint> {
     let operator = || vec![Problem::Forbidden];
     vec![
-        Endpoint {
-            method: Method::GET,
-            path: CREATE_PATH,
-            handler: |call| Box::pin(async move { rotation::status(&call) }),
-            name: "getOperatorToken",
-            summary: "Tell how the operator token and its rotation stand, without any secret",
-            parameters: vec![],
-            body: None,
-            success: ok(vec![(JSON, Described::by::<rotation::OperatorStatus>())]),
-            problems: [unreadable_catalog(), vec![Problem::NoOperator]].concat(),
-        },
         Endpoint {
             method: Method::POST,
             path: STAGE_PATH,
