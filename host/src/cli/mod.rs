@@ -19,6 +19,7 @@ mod dotenv;
 mod listener_file;
 mod log;
 mod offline;
+mod recovery;
 mod replace;
 mod serve;
 mod show;

@@ -17,21 +17,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::listener_file::ListenerFile;
 use super::log::Log;
+use super::recovery::{Doors, Recovery};
 use super::storage::Storage;
 use super::token_file;
 use crate::authority::{Authority, DEFAULT_MAX_STALENESS};
 use crate::client::DEFAULT_HOST;
 use crate::http::disable_authz::DisabledAuthz;
+use crate::http::door::Bootstrap;
 use crate::http::listen::Listener;
 use crate::http::tls::{self, MinimumVersion};
-use crate::http::{Options, main_listener, recovery_listener};
+use crate::http::{Options, main_listener};
 use crate::token::OPERATOR;
 
 /// The limit of the limit of bodies: they are held in memory, one for every connection.
 const MAX_MAX_REQUEST_SIZE: u64 = 64 << 20;
-
-/// How `--admin-token-recovery-http-bind` is called in errors, where it may also have been said in the environment.
-const RECOVERY_BIND: &str = "--admin-token-recovery-http-bind";
 
 /// Run the server.
 ///
@@ -130,29 +129,6 @@ struct Tls {
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Recovery")]
-struct Recovery {
-    /// Open a second listener that replaces the operator token without asking for it
-    ///
-    /// Only on a loopback address, 127.0.0.1:8182 if none is given. It answers that one request and closes for good
-    /// after its first success; the main listener goes on. For when the operator token is lost.
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "INFLUXDB3_ADMIN_TOKEN_RECOVERY_HTTP_BIND_ADDR",
-        num_args = 0..=1,
-        default_missing_value = "127.0.0.1:8182"
-    )]
-    admin_token_recovery_http_bind: Option<String>,
-
-    /// Write the address of the recovery listener, ip:port, to this new file, and remove it when that closes
-    ///
-    /// The server does not start if the file exists. Without a recovery listener there is nothing to write.
-    #[arg(long, value_name = "FILE", env = "INFLUXDB3_ADMIN_TOKEN_RECOVERY_TCP_LISTENER_FILE_PATH")]
-    admin_token_recovery_tcp_listener_file_path: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
 #[command(next_help_heading = "Access")]
 struct Access {
     /// Accept requests with any token or none, and let nobody create, regenerate or delete tokens
@@ -176,6 +152,13 @@ struct Access {
     /// could be guessed is refused. Such files are made with: influxdb3 create token --admin --offline
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_ADMIN_TOKEN_FILE")]
     admin_token_file: Option<PathBuf>,
+
+    /// Who may create the operator token by a request, while there is none: loopback (whoever is on this machine), any
+    /// (whoever comes first) or off (nobody)
+    ///
+    /// Never a web page, whatever this says.
+    #[arg(long, value_name = "WHO", env = "INFLUXDB3_ADMIN_TOKEN_BOOTSTRAP", default_value = "loopback")]
+    admin_token_bootstrap: Bootstrap,
 
     /// Resources that need no token, separated by commas: health, ping, metrics, ready, pprof, node_stop
     #[arg(long, value_name = "LIST", env = "INFLUXDB3_DISABLE_AUTHZ")]
@@ -214,6 +197,7 @@ impl Serve {
             max_request_size: self.listeners.max_http_request_size,
             without_auth,
             disabled_authz: self.access.disable_authz.clone().unwrap_or_default(),
+            bootstrap: self.access.admin_token_bootstrap,
             node_id: self.node_id.clone(),
         })
     }
@@ -245,8 +229,9 @@ impl Serve {
     ) -> anyhow::Result<()> {
         let stop = stop_on_signal()?;
         let main = self.listeners.bind(&mut passed).await?.with_tls(tls.clone());
-        let recovery = self.recovery.bind(&mut passed).await?.map(|listener| listener.with_tls(tls));
-        let used = if recovery.is_some() { 2 } else { 1 };
+        let data_dir = self.storage.directory()?;
+        let recovery = self.recovery.bind(&mut passed, tls, data_dir.as_deref()).await?;
+        let used = if recovery.as_ref().is_some_and(Doors::has_address) { 2 } else { 1 };
         if passed.len() > used {
             tracing::warn!(
                 "{} sockets were passed, and {used} of them used: nobody answers on the others",
@@ -254,10 +239,6 @@ impl Serve {
             );
         }
         let main_file = self.listeners.write_file(&main)?;
-        let recovery_file = match &recovery {
-            Some(recovery) => self.recovery.write_file(recovery)?,
-            None => None,
-        };
 
         if options.without_auth {
             tracing::warn!(
@@ -272,28 +253,9 @@ impl Serve {
         tracing::info!(node_id = options.node_id, "listening on {}", main.url());
         let tokens = authority.list().context("cannot list the tokens")?;
         if !tokens.iter().any(|token| token.name == OPERATOR) {
-            tracing::info!(
-                "no operator token yet; create it with: influxdb3 create token --admin{}",
-                host_option(&main)
-            );
+            self.access.tell_how_to_create_one(&main);
         }
-        let recovery = recovery.map(|listener| {
-            tracing::warn!(
-                "token recovery is open on {0}: whoever reaches it can replace the operator token, once; with: \
-                 influxdb3 create token --admin --regenerate --host {0}",
-                listener.url()
-            );
-            let closed = stop.child_token();
-            let authority = authority.clone();
-            let router = recovery_listener::router(authority.clone(), closed.clone());
-            authority.metrics().recovery_is_open(true);
-            tokio::spawn(async move {
-                listener.serve(router, recovery_listener::MAX_CONNECTIONS, closed).await;
-                authority.metrics().recovery_is_open(false);
-                drop(recovery_file);
-                tracing::info!("token recovery is closed");
-            })
-        });
+        let recovery = recovery.map(|doors| doors.open(&authority, &stop));
         tell_service_manager(NotifyState::Ready);
         let router = main_listener::router(authority, options);
         main.serve(router, main_listener::MAX_CONNECTIONS, stop).await;
@@ -303,6 +265,21 @@ impl Serve {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+impl Access {
+    fn tell_how_to_create_one(&self, main: &Listener) {
+        let create = format!("create it with: influxdb3 create token --admin{}", host_option(main));
+        match self.admin_token_bootstrap {
+            Bootstrap::Loopback => tracing::info!("no operator token yet; {create}"),
+            Bootstrap::Any => tracing::warn!(
+                "no operator token yet, and whoever reaches this server first can create it; {create}"
+            ),
+            Bootstrap::Off => tracing::warn!(
+                "no operator token yet, and none can be created (--admin-token-bootstrap off); start with --admin-token-file"
+            ),
+        }
     }
 }
 
@@ -336,38 +313,8 @@ impl Tls {
     }
 }
 
-impl Recovery {
-    /// A listener, where it is asked for, that is for this machine only, as it gives the operator token away.
-    async fn bind(&self, passed: &mut ListenFd) -> anyhow::Result<Option<Listener>> {
-        let Some(address) = &self.admin_token_recovery_http_bind else {
-            return Ok(None);
-        };
-        let (listener, named) = match adopt(passed, 1)? {
-            Some(listener) => {
-                let named = listener.address().to_string();
-                (listener, named)
-            }
-            None => (Listener::bind(address).await.context(RECOVERY_BIND)?, address.clone()),
-        };
-        if !listener.address().ip().is_loopback() {
-            bail!(
-                "{RECOVERY_BIND}: {named} is not a loopback address: anybody on the network could take over the operator token"
-            );
-        }
-        Ok(Some(listener))
-    }
-
-    fn write_file(&self, listener: &Listener) -> anyhow::Result<Option<ListenerFile>> {
-        self.admin_token_recovery_tcp_listener_file_path
-            .as_ref()
-            .map(|path| ListenerFile::create(path, listener.address()))
-            .transpose()
-            .context("--admin-token-recovery-tcp-listener-file-path")
-    }
-}
-
 /// Takes over the socket in this place among those that the service manager has passed, if there are so many.
-fn adopt(passed: &mut ListenFd, place: usize) -> anyhow::Result<Option<Listener>> {
+pub(super) fn adopt(passed: &mut ListenFd, place: usize) -> anyhow::Result<Option<Listener>> {
     let named = || format!("socket {} of LISTEN_FDS", place + 1);
     let Some(socket) = passed.take_tcp_listener(place).with_context(named)? else {
         return Ok(None);
