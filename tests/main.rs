@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod bad_input;
+
 mod cli;
 mod component;
 mod concurrency;
 mod flow;
+mod hostile;
 mod http2;
 mod kill;
 mod metrics;

@@ -536,7 +536,7 @@ impl Connection {
             }
         }
         let (status_line, fields) = head.split_first().unwrap();
-        let status = status_line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+        let status = status_line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)?.parse().ok());
         let headers = fields.iter().map(|field| {
             let (name, value) = field.split_once(':').unwrap();
             (name.to_ascii_lowercase(), value.trim().to_owned())
