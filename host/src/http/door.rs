@@ -377,10 +377,10 @@ mod tests {
 
     #[test]
     fn the_operator_token_is_created_on_this_machine_unless_told_otherwise() {
+        use Bootstrap::{Any, Loopback, Off};
         let from = |remote: &str, host: &str, bootstrap: Bootstrap| {
             bootstrap.judge(&request(&[("host", host)]), tcp(remote, "192.0.2.1:8181"))
         };
-        use Bootstrap::{Any, Loopback, Off};
         for (remote, host, bootstrap, judged) in [
             ("127.0.0.1:1", "localhost:8181", Loopback, Ok(())),
             ("127.9.9.9:1", "localhost", Loopback, Ok(())),
