@@ -4,11 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod bad_input;
+mod browser;
 mod cli;
 mod compat;
 mod component;
 mod concurrency;
 mod flow;
+mod hostile;
 mod http2;
 mod kill;
 mod metrics;

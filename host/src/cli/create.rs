@@ -74,6 +74,10 @@ struct Admin {
     #[arg(long)]
     regenerate: bool,
 
+    /// The code that token recovery asks for where serve was told --admin-token-recovery-code; - reads it from standard input
+    #[arg(long, value_name = "CODE", env = "INFLUXDB3_RECOVERY_CODE", hide_env_values = true)]
+    recovery_code: Option<Secret>,
+
     /// Create an admin token of this name instead of the operator token
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -193,11 +197,19 @@ impl Admin {
                 if !self.yes {
                     confirm_regenerate()?;
                 }
-                client.regenerate_operator(token)?
+                client.regenerate_operator(token, self.recovery_code()?.as_ref())?
             }
             None => client.create_operator()?,
         };
         Ok(issued)
+    }
+
+    /// The recovery code, where there is one. An empty variable counts as none.
+    fn recovery_code(&self) -> io::Result<Option<Secret>> {
+        match &self.recovery_code {
+            Some(code) if code.expose() == "-" => Ok(Some(ask("Enter the recovery code")?.into())),
+            code => Ok(code.clone().filter(|code| !code.expose().is_empty())),
+        }
     }
 
     fn make_offline(&self, output: &Path) -> anyhow::Result<()> {

@@ -20,6 +20,7 @@ mod listener_file;
 mod listeners;
 mod log;
 mod offline;
+mod recovery;
 mod replace;
 mod serve;
 mod show;

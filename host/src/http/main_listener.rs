@@ -60,7 +60,7 @@ pub(crate) fn router(authority: Authority, options: Options) -> Router {
 
 async fn answer(
     State(served): State<Arc<Served>>,
-    Extension(Peer(peer)): Extension<Peer>,
+    Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Response {
     let path = served.counted_as(request.uri().path());

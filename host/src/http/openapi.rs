@@ -222,6 +222,7 @@ fn http_method(method: &Method) -> Option<HttpMethod> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::door::Bootstrap;
     use crate::http::routes;
 
     #[test]
@@ -230,6 +231,7 @@ mod tests {
             max_request_size: 1,
             without_auth: false,
             disabled_authz: "health".parse().unwrap(),
+            bootstrap: Bootstrap::default(),
             node_id: None,
         };
         let table = routes::table(&options);

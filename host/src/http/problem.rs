@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::credentials::Malformed;
+use super::door::Refusal;
 use super::{JSON, TEXT};
 use crate::secret::redact;
 use crate::token::{AuthenticateError, CommandError, OPERATOR};
@@ -67,8 +68,14 @@ pub(super) enum Problem {
     UnknownOutcome,
     /// It cannot be done, and trying again will not help.
     Internal,
-    /// The recovery listener has done its one deed.
-    RecoverySpent,
+    /// Whoever asks may not, whatever he presents.
+    Unwelcome(Refusal),
+    /// Token recovery asks for a code.
+    NoRecoveryCode,
+    /// It was another one; this many more tries are left.
+    WrongRecoveryCode(u32),
+    /// Token recovery has done its one deed, or its time is over.
+    RecoveryClosed,
 }
 
 /// How long a client should wait before it tries again, in seconds.
@@ -91,12 +98,14 @@ impl Problem {
             | Self::BodyUnreadable
             | Self::BadGzip(_)
             | Self::BadJson(_) => StatusCode::BAD_REQUEST,
-            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::Forbidden | Self::Unwelcome(_) | Self::NoRecoveryCode | Self::WrongRecoveryCode(_) => {
+                StatusCode::FORBIDDEN
+            }
             Self::NoSuchPath(_) | Self::NoOperator | Self::NoSuchToken(_) => StatusCode::NOT_FOUND,
             Self::OperatorProtected | Self::WithoutAuth => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::NameTaken(_) | Self::Full(_) | Self::Conflict(_) => StatusCode::CONFLICT,
-            Self::RecoverySpent => StatusCode::GONE,
+            Self::RecoveryClosed => StatusCode::GONE,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unavailable | Self::UnknownOutcome => StatusCode::SERVICE_UNAVAILABLE,
@@ -133,7 +142,17 @@ impl Problem {
                  used is refused from now on, the change was made and its new token is lost: use token recovery"
                 .into(),
             Self::Internal => "the server cannot do this, its log says why; nothing was changed".into(),
-            Self::RecoverySpent => "token recovery is closed: it regenerates the operator token once".into(),
+            Self::Unwelcome(refusal) => refusal.to_string().into(),
+            Self::NoRecoveryCode => "token recovery asks for the code that the server has written down: present it with \
+                 --recovery-code, or in the header X-Recovery-Code"
+                .into(),
+            Self::WrongRecoveryCode(0) => "this is not the recovery code; token recovery is closed now".into(),
+            Self::WrongRecoveryCode(left) => {
+                format!("this is not the recovery code; wrong codes left before token recovery is closed: {left}").into()
+            }
+            Self::RecoveryClosed => "token recovery is closed: it regenerates the operator token once, and only for a \
+                 while; the next start of the server can open it again"
+                .into(),
         }
     }
 
@@ -165,9 +184,11 @@ impl Problem {
             Self::OperatorProtected => headers.push((ALLOW, "GET, OPTIONS")),
             Self::WithoutAuth => headers.push((ALLOW, "OPTIONS")),
             // The rest of such a body is not worth reading, nor is a second request here.
-            Self::BodyTooLarge(_) | Self::BodyUnreadable | Self::BodyTooSlow | Self::RecoverySpent => {
-                headers.push((CONNECTION, "close"));
-            }
+            Self::BodyTooLarge(_)
+            | Self::BodyUnreadable
+            | Self::BodyTooSlow
+            | Self::Unwelcome(_)
+            | Self::RecoveryClosed => headers.push((CONNECTION, "close")),
             _ => {}
         }
         headers

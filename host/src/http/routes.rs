@@ -139,7 +139,7 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
             parameters: vec![],
             body: None,
             success: issued(),
-            problems: [ignored_body(), changes(), no_more()].concat(),
+            problems: [unwelcome(options), ignored_body(), changes(), no_more()].concat(),
         },
         Endpoint {
             method: Method::POST,
@@ -413,6 +413,11 @@ fn parameter(name: &str, description: &str, required: Required, schema: Schema) 
 
 fn text_schema() -> Schema {
     Object::with_type(Type::String).into()
+}
+
+/// Who may not create the operator token.
+fn unwelcome(options: &Options) -> Vec<Problem> {
+    options.bootstrap.refusals().iter().copied().map(Problem::Unwelcome).collect()
 }
 
 /// Why there can be no other token.

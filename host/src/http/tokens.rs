@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::body;
+use super::listen::Peer;
 use super::main_listener::Served;
 use super::problem::Problem;
 use super::routes::Call;
@@ -81,6 +82,12 @@ impl From<TokenInfo> for ListedToken {
 
 pub(super) async fn create_operator(call: Call) -> Result<Response, Problem> {
     let Call { served, origin, request, .. } = call;
+    // Before anything is read of who may not even ask.
+    let peer = *request.extensions().get::<Peer>().ok_or(Problem::Internal)?;
+    served.options.bootstrap.judge(&request, peer).map_err(|refusal| {
+        refusal.log("creation of the operator token", &request, peer);
+        Problem::Unwelcome(refusal)
+    })?;
     body::discard(request.into_body()).await?;
     let issued = command(&served, move |authority| authority.create_operator(&origin)).await?;
     Ok(issued.into_response())
