@@ -16,3 +16,4 @@ mod recovery;
 mod restart;
 mod sandbox;
 mod support;
+mod verify;

@@ -19,6 +19,7 @@ mod routes;
 pub(crate) mod tls;
 mod tokens;
 mod tokens_table;
+mod verify;
 
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
@@ -57,6 +58,9 @@ const OPENAPI_PATH: &str = "/api/v3/openapi.json";
 
 /// Where the main listener answers the one SQL query that lists tokens.
 pub(crate) const SQL_PATH: &str = "/api/v3/query_sql";
+
+/// Where a proxy asks the main listener whether a request may pass.
+const VERIFY_PATH: &str = "/api/v3/verify";
 
 /// What the metrics call a path that does not exist.
 const OTHER_PATH: &str = "other";

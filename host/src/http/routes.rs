@@ -21,10 +21,12 @@ use super::problem::Problem;
 use super::query::{self, QueryRequest};
 use super::tokens::{CreateNamedAdminTokenRequest, TokenList};
 use super::tokens_table::{Format, Row};
+use super::verify::{TOKEN_ID_HEADER, TOKEN_NAME_HEADER};
 use super::{
     CREATE_PATH, JSON, NAMED_PATH, OPENAPI_PATH, Options, REGENERATE_PATH, SQL_PATH, TEXT, TOKENS_PATH,
-    issued, ping, tokens,
+    VERIFY_PATH, issued, ping, tokens, verify,
 };
+use crate::token::Principal;
 
 /// Version 0.0.4 of the text format of Prometheus.
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -36,6 +38,8 @@ pub(super) struct Call {
     pub(super) credential: Option<crate::secret::Secret>,
     /// Where it came from, for the audit record.
     pub(super) origin: String,
+    /// Whose it is; absent where nobody has looked.
+    pub(super) principal: Option<Principal>,
     pub(super) request: Request,
 }
 
@@ -44,11 +48,12 @@ pub(super) type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Result<Respons
 
 /// A method on a path: who answers, what it takes, and everything that it can answer.
 pub(super) struct Endpoint {
-    pub(super) method: Method,
+    /// Absent if it does not matter. OPTIONS is none of the endpoints' affairs.
+    pub(super) method: Option<Method>,
     /// As it stands in the request, byte for byte.
     pub(super) path: &'static str,
     pub(super) handler: Handler,
-    /// Its name in the document: what a generated client calls it.
+    /// Its name in the document: what a generated client calls it. Without its method, where that does not matter.
     pub(super) name: &'static str,
     pub(super) summary: &'static str,
     pub(super) parameters: Vec<Parameter>,
@@ -57,6 +62,29 @@ pub(super) struct Endpoint {
     pub(super) success: Success,
     /// What the handler can answer instead. With placeholders where the text depends on the request.
     pub(super) problems: Vec<Problem>,
+}
+
+/// The methods that are told of where all will do.
+const TELLABLE_METHODS: [Method; 6] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+
+impl Endpoint {
+    pub(super) fn answers(&self, method: &Method, path: &str) -> bool {
+        self.path == path && self.method.as_ref().is_none_or(|its| its == method)
+    }
+
+    /// The methods that it can be told to have, each with the name of what it does.
+    pub(super) fn operations(&self) -> Vec<(Method, String)> {
+        match &self.method {
+            Some(method) => vec![(method.clone(), self.name.to_owned())],
+            None => TELLABLE_METHODS
+                .map(|method| {
+                    let name = format!("{}{}", method.as_str().to_ascii_lowercase(), self.name);
+                    (method, name)
+                })
+                .into(),
+        }
+    }
 }
 
 /// The answer to a request that was carried out.
@@ -111,7 +139,7 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
     };
     vec![
         Endpoint {
-            method: Method::POST,
+            method: Some(Method::POST),
             path: CREATE_PATH,
             handler: |call| Box::pin(tokens::create_operator(call)),
             name: "createOperatorToken",
@@ -122,7 +150,7 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
             problems: [ignored_body(), changes(), no_more()].concat(),
         },
         Endpoint {
-            method: Method::POST,
+            method: Some(Method::POST),
             path: REGENERATE_PATH,
             handler: |call| Box::pin(tokens::regenerate(call)),
             name: "regenerateOperatorToken",
@@ -133,7 +161,7 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
             problems: [ignored_body(), changes(), vec![Problem::Forbidden]].concat(),
         },
         Endpoint {
-            method: Method::POST,
+            method: Some(Method::POST),
             path: NAMED_PATH,
             handler: |call| Box::pin(tokens::create_named(call)),
             name: "createNamedAdminToken",
@@ -150,7 +178,7 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
             .concat(),
         },
         Endpoint {
-            method: Method::GET,
+            method: Some(Method::GET),
             path: TOKENS_PATH,
             handler: |call| Box::pin(async move { tokens::list(&call) }),
             name: "listTokens",
@@ -161,7 +189,7 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
             problems: unreadable_catalog(),
         },
         Endpoint {
-            method: Method::DELETE,
+            method: Some(Method::DELETE),
             path: TOKENS_PATH,
             handler: |call| Box::pin(tokens::delete(call)),
             name: "deleteToken",
@@ -198,7 +226,7 @@ fn query_endpoints(options: &Options) -> Vec<Endpoint> {
     };
     vec![
         Endpoint {
-            method: Method::GET,
+            method: Some(Method::GET),
             path: SQL_PATH,
             handler: |call| Box::pin(query::query_sql(call)),
             name: "getQuerySql",
@@ -223,7 +251,7 @@ fn query_endpoints(options: &Options) -> Vec<Endpoint> {
             .concat(),
         },
         Endpoint {
-            method: Method::POST,
+            method: Some(Method::POST),
             path: SQL_PATH,
             handler: |call| Box::pin(query::query_sql(call)),
             name: "postQuerySql",
@@ -239,7 +267,7 @@ fn query_endpoints(options: &Options) -> Vec<Endpoint> {
 
 fn service_endpoints() -> Vec<Endpoint> {
     let health = |path, name| Endpoint {
-        method: Method::GET,
+        method: Some(Method::GET),
         path,
         handler: |_| Box::pin(async { Ok("OK".into_response()) }),
         name,
@@ -250,7 +278,7 @@ fn service_endpoints() -> Vec<Endpoint> {
         problems: vec![],
     };
     let ping = |method, name| Endpoint {
-        method,
+        method: Some(method),
         path: "/ping",
         handler: |_| Box::pin(async { ping::ping() }),
         name,
@@ -265,7 +293,7 @@ fn service_endpoints() -> Vec<Endpoint> {
         problems: vec![],
     };
     let openapi = Endpoint {
-        method: Method::GET,
+        method: Some(Method::GET),
         path: OPENAPI_PATH,
         handler: |call| Box::pin(async move { openapi(&call) }),
         name: "getOpenapi",
@@ -275,13 +303,30 @@ fn service_endpoints() -> Vec<Endpoint> {
         success: ok(vec![(JSON, Described::object())]),
         problems: vec![],
     };
+    let verify = Endpoint {
+        method: None,
+        path: VERIFY_PATH,
+        handler: |call| Box::pin(async move { verify::verify(&call) }),
+        name: "Verify",
+        summary: "Tell a proxy whether a request with this Authorization header may pass, and whose it is; with any method, and \
+                  with any body, which is not read",
+        parameters: vec![],
+        body: None,
+        success: Success {
+            status: StatusCode::OK,
+            headers: vec!["cache-control", TOKEN_ID_HEADER, TOKEN_NAME_HEADER],
+            content: vec![],
+        },
+        problems: vec![],
+    };
     vec![
+        verify,
         health("/health", "getHealth"),
         health("/api/v1/health", "getHealthV1"),
         ping(Method::GET, "getPing"),
         ping(Method::POST, "postPing"),
         Endpoint {
-            method: Method::GET,
+            method: Some(Method::GET),
             path: "/metrics",
             handler: |call| Box::pin(async move { metrics(&call) }),
             name: "getMetrics",
