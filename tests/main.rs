@@ -12,6 +12,7 @@ mod http2;
 mod kill;
 mod metrics;
 mod preset;
+mod proxies;
 mod recovery;
 mod restart;
 mod sandbox;
