@@ -290,15 +290,20 @@ fn proxies(machine: &Machine, authority: SocketAddr, service: SocketAddr) -> Vec
     KINDS.iter().map(|kind| Proxy::start(kind, machine, authority, service)).collect()
 }
 
-/// It does not get to the service, and the client is told that it cannot be done now.
+/// Nothing gets to the service, and the client is told that it cannot be done now.
 #[track_caller]
 fn assert_unavailable(proxies: &[Proxy], service: &Service, token: &str) {
-    for proxy in proxies {
-        for request in [get("/").bearer(token), get("/"), forged(post("/").bearer(token).body(b"{}"))] {
-            let answer = proxy.send(&request);
-            assert!(matches!(answer.status, 500..=599), "{}: {answer:?}", proxy.name);
-            assert_eq!(answer.header("x-reached"), None, "{}: {answer:?}", proxy.name);
-        }
+    let requests = || [get("/").bearer(token), get("/"), forged(post("/").bearer(token).body(b"{}"))];
+    // All at once: some wait until they give up.
+    let answers: Vec<_> = thread::scope(|scope| {
+        let sent = proxies.iter().flat_map(|proxy| requests().map(|request| (proxy, request)));
+        let sending: Vec<_> =
+            sent.map(|(proxy, request)| (proxy.name, scope.spawn(move || proxy.send(&request)))).collect();
+        sending.into_iter().map(|(name, answer)| (name, answer.join().unwrap())).collect()
+    });
+    for (name, answer) in answers {
+        assert!(matches!(answer.status, 500..=599), "{name}: {answer:?}");
+        assert_eq!(answer.header("x-reached"), None, "{name}: {answer:?}");
     }
     let received = service.received();
     assert!(received.is_empty(), "{received:?}");
@@ -379,8 +384,8 @@ fn without_a_good_token_nothing_passes_and_the_client_gets_the_challenge() {
             (request("DELETE", "/"), BARE),
             (post("/").body(b"{}"), BARE),
             (post("/").chunked(b"{}", 1), BARE),
-            // It does not wait for what it will not pass on.
-            (post("/").header("Content-Length", "200000"), BARE),
+            // They do not wait for what they will not pass on; up to 256 KiB, Caddy does.
+            (post("/").header("Content-Length", "300000"), BARE),
         ] {
             for request in [request.clone(), forged(request)] {
                 let case = format!("{}: {request:?}", proxy.name);
