@@ -35,6 +35,7 @@ pub(crate) const CREATE: &str = "/api/v3/configure/token/admin";
 pub(crate) const REGENERATE: &str = "/api/v3/configure/token/admin/regenerate";
 pub(crate) const NAMED_ADMIN: &str = "/api/v3/configure/token/named_admin";
 pub(crate) const TOKENS: &str = "/api/v3/configure/token";
+pub(crate) const VERIFY: &str = "/api/v3/verify";
 pub(crate) const RECOVERY: [&str; 2] = ["--admin-token-recovery-http-bind", "127.0.0.1:0"];
 pub(crate) const NOT_AUTHENTICATED: &str = r#"{"error": "the request was not authenticated"}"#;
 

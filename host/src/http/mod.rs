@@ -23,6 +23,7 @@ pub(crate) mod tls;
 mod tokens;
 mod tokens_table;
 pub(crate) mod unix_socket;
+mod verify;
 
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
@@ -76,6 +77,9 @@ const OPENAPI_PATH: &str = "/api/v3/openapi.json";
 
 /// Where the main listener answers the one SQL query that lists tokens.
 pub(crate) const SQL_PATH: &str = "/api/v3/query_sql";
+
+/// Where a proxy asks the main listener whether a request may pass.
+const VERIFY_PATH: &str = "/api/v3/verify";
 
 /// What the metrics call a path that does not exist.
 const OTHER_PATH: &str = "other";

@@ -120,7 +120,7 @@ pub(super) fn list(call: &Call) -> Result<Response, Problem> {
 
 /// Takes a call apart that cannot be without a credential: who has none is turned away before.
 pub(super) fn with_credential(call: Call) -> Result<(Arc<Served>, Secret, String, Request), Problem> {
-    let Call { served, credential, origin, request } = call;
+    let Call { served, credential, origin, request, .. } = call;
     Ok((served, credential.ok_or(Problem::NoCredential)?, origin, request))
 }
 
