@@ -1,7 +1,7 @@
 //! The configurations in `host/proxies`, each with its own proxy, between a client and a service: who may pass, who
 //! may not, and what the service is told.
 //!
-//! nginx, Caddy and HAProxy are those of Debian. Of a configuration nothing is replaced but addresses.
+//! The proxies are the packages of Debian: `nginx`, `caddy` and `haproxy`. Of a configuration nothing is replaced but addresses.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write as _};
@@ -89,7 +89,7 @@ const KINDS: [Kind; 3] = [
 ];
 
 /// A port that the system has picked and gives to nobody else. There is nobody on it until a proxy listens there: they all
-/// bind with SO_REUSEADDR, as this does.
+/// bind with `SO_REUSEADDR`, as this does.
 struct Port(TcpSocket);
 
 impl Port {

@@ -65,9 +65,9 @@ pub(super) struct Endpoint {
     pub(super) problems: Vec<Problem>,
 }
 
-/// The methods that are told of where all will do.
+/// The methods that are told of where all will do, in the order of OpenAPI.
 const TELLABLE_METHODS: [Method; 6] =
-    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+    [Method::GET, Method::PUT, Method::POST, Method::DELETE, Method::HEAD, Method::PATCH];
 
 impl Endpoint {
     pub(super) fn answers(&self, method: &Method, path: &str) -> bool {
