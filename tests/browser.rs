@@ -239,13 +239,13 @@ fn a_page_in_a_browser_neither_takes_the_operator_token_nor_reads_an_answer() {
     for attempt in tried {
         assert!(matches!(attempt["read"].as_str(), None | Some("")), "{attempt}");
     }
+    assert_eq!((lost.stored(), fresh.stored()), before);
     // They have come to where they were refused: with each of three names, by at least six ways.
     for (server, what) in
         [(&recovering, "token recovery refused"), (&bootstrapping, "creation of the operator token refused")]
     {
         eventually("the log tells of the page", || server.log().matches(what).count() >= 18);
     }
-    assert_eq!((lost.stored(), fresh.stored()), before);
     assert!(recovering.accepts(&token));
     for (address, path) in doors {
         post(path).send(address).token();
