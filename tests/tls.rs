@@ -191,7 +191,7 @@ fn curl_creates_regenerates_and_recovers_with_both_versions_of_tls() {
         for said in [
             format!("listening on https://{main}\n"),
             format!("influxdb3 create token --admin --host https://{main}\n"),
-            format!("token recovery is open on https://{recovery}: "),
+            format!("token recovery is open on https://{recovery} for 10m: "),
             format!("influxdb3 create token --admin --regenerate --host https://{recovery}\n"),
         ] {
             server.wait_for_log(&said);
@@ -309,14 +309,14 @@ fn recovery_closes_for_good_over_tls_too() {
     let silent = Connection::open(recovery).unwrap();
     let unused = tunnel.connect();
     let mut used = tunnel.connect();
-    used.write(&get("/").to_bytes());
+    used.write(&get("/").to(recovery).to_bytes());
     assert_eq!(used.read().unwrap().status, 404);
     let mut begun = tunnel.connect();
     begun.write(format!("POST {REGENERATE} HTTP/1.1\r\nHost: ").as_bytes());
 
     let new = certified.token(&[], recovery, REGENERATE, None);
     assert_closes(recovery);
-    begun.write(b"localhost\r\n\r\n");
+    begun.write(format!("{recovery}\r\n\r\n").as_bytes());
     assert_too_late(begun.read());
     for mut connection in [silent, unused, used] {
         assert!(connection.read().is_err());

@@ -30,7 +30,7 @@ What holds for every request:
 
 - Paths are compared byte for byte. Another path, or another method on one of these paths, is answered with 404 `Not found`; \
 without an accepted token, with 401.
-- OPTIONS on any path is answered with 204 and, on these paths, with the methods that they have in `Allow`. It needs no token.
+- OPTIONS on any path but `/api/v3/verify` is answered with 204 and, on these paths, with the methods that they have in `Allow`. It needs no token.
 - There are no CORS headers.
 - A request that is no HTTP, or whose head is too large, is answered by a bare 400, 414 or 431.
 - The token recovery listener is another server on another port, and not part of this document.
