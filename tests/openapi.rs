@@ -131,6 +131,7 @@ fn the_document_names_everything_that_is_there() {
             "POST /api/v3/configure/token/named_admin",
             "GET /api/v3/configure/token",
             "DELETE /api/v3/configure/token",
+            "GET /api/v3/configure/token/audit",
             "GET /api/v3/query_sql",
             "POST /api/v3/query_sql",
             "GET /health",

@@ -23,8 +23,8 @@ use super::rotation::{self, RegenerateRequest, StageRequest};
 use super::tokens::{CreateNamedAdminTokenRequest, TokenList};
 use super::tokens_table::{Format, Row};
 use super::{
-    CONFIRM_PATH, CREATE_PATH, JSON, NAMED_PATH, OPENAPI_PATH, OVERLAP_PATH, Options, REGENERATE_PATH,
-    SQL_PATH, STAGE_PATH, TEXT, TOKENS_PATH, issued, ping, tokens,
+    AUDIT_PATH, CONFIRM_PATH, CREATE_PATH, JSON, JSONL, NAMED_PATH, OPENAPI_PATH, OVERLAP_PATH, Options,
+    REGENERATE_PATH, SQL_PATH, STAGE_PATH, TEXT, TOKENS_PATH, audit, issued, ping, tokens,
 };
 
 /// Version 0.0.4 of the text format of Prometheus.
@@ -107,6 +107,7 @@ impl Described {
 pub(super) fn table(options: &Options) -> Vec<Endpoint> {
     let mut table = token_endpoints(options);
     table.extend(rotation_endpoints(options));
+    table.push(audit_endpoint());
     table.extend(query_endpoints(options));
     table.extend(service_endpoints());
     table
@@ -201,6 +202,21 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
             .concat(),
         },
     ]
+}
+
+fn audit_endpoint() -> Endpoint {
+    Endpoint {
+        method: Method::GET,
+        path: AUDIT_PATH,
+        handler: |call| Box::pin(async move { audit::newest(&call) }),
+        name: "listAuditRecords",
+        summary: "Show the newest records of the changes to the tokens, at most 64 and the oldest first, a line of JSON each, \
+                  which names the hash of the line before it",
+        parameters: vec![],
+        body: None,
+        success: ok(vec![(JSONL, Described::text())]),
+        problems: unreadable_catalog(),
+    }
 }
 
 fn rotation_endpoints(options: &Options) -> Vec<Endpoint> {
