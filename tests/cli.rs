@@ -714,6 +714,8 @@ fn the_help_of_every_command_has_examples_and_no_secret() {
         ("delete token --help", "influxdb3 delete token --token-name ci --yes"),
         ("show tokens --help", "influxdb3 show tokens --format json"),
         ("help show tokens", "influxdb3 show tokens --format json"),
+        ("audit show --help", "influxdb3 audit show --format json"),
+        ("audit verify --help", "influxdb3 audit verify audit.jsonl --expect-head"),
         ("serve --help", "influxdb3 create token --admin --regenerate"),
     ] {
         let cli = machine.influxdb3(args.split_whitespace()).env("INFLUXDB3_AUTH_TOKEN", TOKEN);

@@ -3,6 +3,7 @@
 // All of this crate is test code; clippy.toml allows the same in the unit tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod audit;
 mod bad_input;
 mod browser;
 mod cli;

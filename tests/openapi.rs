@@ -138,6 +138,7 @@ fn the_document_names_everything_that_is_there() {
             &format!("DELETE {REGENERATE}/stage"),
             &format!("POST {REGENERATE}/confirm"),
             &format!("DELETE {REGENERATE}/overlap"),
+            "GET /api/v3/configure/token/audit",
             "GET /api/v3/query_sql",
             "POST /api/v3/query_sql",
             "GET /api/v3/verify",

@@ -5,13 +5,15 @@
 //! of HTTP.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use thiserror::Error;
 
+use crate::audit::{AuditLog, AuditLogError};
 use crate::metrics::{Metrics, MetricsError, Now};
 use crate::sandbox::{
     Answer, BUILT_IN_COMPONENT, Numbered, Sandbox, SandboxError, Seen, Snapshot, Trap, Writer,
@@ -69,12 +71,20 @@ struct Inner {
     /// When the store last said that this is the newest, in milliseconds since `started`.
     confirmed: AtomicU64,
     started: Instant,
-    /// Held by whoever reads the store in order to publish: what is read under it is newer than what is published.
-    publishing: Mutex<()>,
+    /// Held by whoever reads the store in order to publish: what is read under it is newer than what is published. With
+    /// it goes the audit log, if there is one, which is written in that order.
+    publishing: Mutex<Option<Audit>>,
     /// The names of all tokens, once one was asked for.
     names: Mutex<Names>,
     metrics: Arc<Metrics>,
     operator: OperatorUse,
+}
+
+/// Where records go beside the catalog.
+struct Audit {
+    log: AuditLog,
+    /// Whether it lacks records, because they could not be appended.
+    behind: bool,
 }
 
 /// When this process last accepted the operator token, and the one before it.
@@ -136,6 +146,9 @@ pub enum BuildError {
     /// The component fails already in reading the catalog.
     #[error(transparent)]
     Trap(#[from] Trap),
+    /// The audit log cannot be used, or is not that of this catalog.
+    #[error(transparent)]
+    AuditLog(#[from] AuditLogError),
     /// The metrics cannot be set up.
     #[error("cannot set up the metrics")]
     Metrics(#[from] MetricsError),
@@ -150,6 +163,7 @@ pub struct Builder<'a> {
     store: Arc<dyn Store>,
     component: &'a [u8],
     max_staleness: Duration,
+    audit_log: Option<PathBuf>,
 }
 
 impl<'a> Builder<'a> {
@@ -165,14 +179,27 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// Appends the record of every change to this file, which is made with mode 0600 if there is none, and which no other
+    /// process may write to.
+    ///
+    /// A command answers when its record is on disk. Where it cannot be appended, the change stays made: the catalog keeps
+    /// the record, and it is appended once that is possible again, by this process or the next.
+    pub fn audit_log(mut self, file: PathBuf) -> Self {
+        self.audit_log = Some(file);
+        self
+    }
+
     /// Compiles the component, reads the catalog, or makes an empty one, and starts to watch the store for changes of
     /// others.
     ///
-    /// Blocks for some tens of milliseconds. Fails, rather than start, on a catalog that cannot be read.
+    /// Blocks for some tens of milliseconds. Fails, rather than start, on a catalog that cannot be read, and on an audit log
+    /// that is not its own.
     pub fn build(self) -> Result<Authority, BuildError> {
         let sandbox = Sandbox::new(self.component)?;
         let metrics = Arc::new(Metrics::new()?);
         let store: Arc<dyn Store> = Arc::new(Measured::new(self.store, Arc::clone(&metrics)));
+        // Before anything is changed that has to be recorded.
+        let log = self.audit_log.as_deref().map(AuditLog::open).transpose()?;
         let started = Instant::now();
         let (catalog_id, seen) = {
             let mut writer = sandbox.writer(Arc::clone(&store))?;
@@ -190,12 +217,17 @@ impl<'a> Builder<'a> {
             newest: AtomicU64::new(1),
             confirmed: AtomicU64::new(0),
             started,
-            publishing: Mutex::new(()),
+            publishing: Mutex::new(log.map(|log| Audit { log, behind: false })),
             names: Mutex::default(),
             metrics,
             operator: OperatorUse::default(),
         });
         inner.look_at_operator();
+        match inner.record(&mut inner.publishing()) {
+            // As with a change that is made later: a full disk is no reason to refuse all tokens.
+            Err(AuditLogError::Append { .. }) | Ok(()) => {}
+            Err(error) => return Err(error.into()),
+        }
         let watched = Arc::downgrade(&inner);
         thread::Builder::new()
             .name("optoken-poll".into())
@@ -213,7 +245,12 @@ impl Authority {
 
     /// As [`builder`](Self::builder), over a store that others use as well.
     pub fn builder_shared(store: Arc<dyn Store>) -> Builder<'static> {
-        Builder { store, component: BUILT_IN_COMPONENT, max_staleness: DEFAULT_MAX_STALENESS }
+        Builder {
+            store,
+            component: BUILT_IN_COMPONENT,
+            max_staleness: DEFAULT_MAX_STALENESS,
+            audit_log: None,
+        }
     }
 
     /// Tells whose token this is.
@@ -447,7 +484,7 @@ impl Authority {
 
     fn carry_out<T>(&self, run: impl FnOnce(&mut Writer) -> Answer<T>) -> Result<T, CommandError> {
         let inner = &*self.inner;
-        let _publishing = inner.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut audit = inner.publishing();
         let asked = Instant::now();
         let failed = |trap: &Trap| {
             inner.count(trap);
@@ -463,6 +500,8 @@ impl Authority {
             && inner.publish(snapshot, asked)
         {
             inner.look_at_operator();
+            // It is said in the log what failed, and tried again; the change is made.
+            let _ = inner.record(&mut audit);
         }
         answer.unwrap_or_else(|trap| {
             let why = failed(&trap);
@@ -511,14 +550,46 @@ impl Inner {
         self.confirmed.store(u64::try_from(at).unwrap_or(u64::MAX), Ordering::Release);
     }
 
+    fn publishing(&self) -> MutexGuard<'_, Option<Audit>> {
+        // The log holds nothing that a panic could leave half changed and that the next try would not notice.
+        self.publishing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends to the audit log what it lacks of the published catalog, and tells the log of this process when that begins
+    /// to fail and when it succeeds again.
+    fn record(&self, audit: &mut Option<Audit>) -> Result<(), AuditLogError> {
+        let Some(Audit { log, behind }) = audit else { return Ok(()) };
+        let newest = self.newest.load(Ordering::Acquire);
+        let recorded = match self.sandbox.audit(newest, || self.published()) {
+            Ok(Ok(kept)) => log.catch_up(&kept),
+            Ok(Err(error)) => Err(AuditLogError::Catalog(error.to_string())),
+            Err(trap) => Err(AuditLogError::Catalog(trap.to_string())),
+        };
+        match &recorded {
+            // Once, not at every try.
+            Err(error) if !*behind => tracing::error!(
+                "{error}; changes are made nevertheless, and the catalog keeps the records of the newest 64, which are \
+                 appended as soon as that is possible"
+            ),
+            Ok(()) if *behind => tracing::info!("the audit log is up to date again"),
+            _ => {}
+        }
+        *behind = recorded.is_err();
+        recorded
+    }
+
     /// Looks whether somebody else has changed the catalog.
     fn poll(&self) -> Result<(), StoreError> {
-        let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut audit = self.publishing();
         let asked = Instant::now();
         if self.store.version()?.as_ref() == version_of(&self.published().snapshot) {
             self.confirm(asked);
         } else if self.publish(self.store.load()?, asked) {
             self.look_at_operator();
+            let _ = self.record(&mut audit);
+        }
+        if audit.as_ref().is_some_and(|audit| audit.behind) {
+            let _ = self.record(&mut audit);
         }
         Ok(())
     }

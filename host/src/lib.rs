@@ -3,6 +3,7 @@
 //! All of its logic is one sandboxed WebAssembly component; this crate gives it storage, randomness, a clock and
 //! faces. [`authority::Authority`] is where to start.
 
+pub mod audit;
 pub mod authority;
 pub mod cli;
 mod client;

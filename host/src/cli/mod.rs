@@ -11,6 +11,7 @@ use clap::{ArgAction, CommandFactory as _, Parser, Subcommand};
 
 use crate::secret::redact;
 
+mod audit;
 mod confirm;
 mod connection;
 mod create;
@@ -63,6 +64,7 @@ enum Command {
     Create(create::Create),
     Delete(delete::Delete),
     Show(show::Show),
+    Audit(audit::Audit),
 }
 
 /// Carries out the command line of this process.
@@ -84,6 +86,7 @@ pub fn run() -> ExitCode {
         Command::Create(create) => ("Create", create.run()),
         Command::Delete(delete) => ("Delete", delete.run()),
         Command::Show(show) => ("Show", show.run()),
+        Command::Audit(audit) => ("Audit", audit.run()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

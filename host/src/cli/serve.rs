@@ -79,6 +79,14 @@ pub(super) struct Serve {
     )]
     max_staleness: u64,
 
+    /// Append a record of every change to the tokens to this file, made with mode 0600 if it is missing
+    ///
+    /// A line of JSON each, which names the hash of the line before it, so that no record can be altered, dropped or moved
+    /// unnoticed. Each server needs a file of its own, also where they share a store. Where records cannot be appended, the
+    /// newest 64 changes are made up for. See influxdb3 audit --help.
+    #[arg(long, value_name = "FILE", env = "INFLUXDB3_AUDIT_LOG", help_heading = "Storage")]
+    audit_log: Option<PathBuf>,
+
     #[command(flatten)]
     log: Log,
 }
@@ -168,6 +176,9 @@ impl Serve {
         };
         let mut builder = Authority::builder_shared(self.storage.open()?)
             .max_staleness(Duration::from_secs(self.max_staleness));
+        if let Some(file) = &self.audit_log {
+            builder = builder.audit_log(file.clone());
+        }
         if let Some(component) = &component {
             builder = builder.component(component);
         }

@@ -16,7 +16,9 @@ use serde_json::json;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::http::{CREATE_PATH, NAMED_PATH, RECOVERY_CODE_HEADER, REGENERATE_PATH, SQL_PATH, TOKENS_PATH};
+use crate::http::{
+    AUDIT_PATH, CREATE_PATH, NAMED_PATH, RECOVERY_CODE_HEADER, REGENERATE_PATH, SQL_PATH, TOKENS_PATH,
+};
 use crate::secret::{Secret, TOKEN_PREFIX, is_token_char};
 use tls::Failure;
 pub(crate) use tls::{Trust, TrustError};
@@ -192,6 +194,11 @@ impl Client {
         let text =
             str::from_utf8(&body).map_err(|_| self.stranger("what it shows is not text".to_owned()))?;
         Ok(printable(text, |character| character == '\n'))
+    }
+
+    /// The newest audit records, a line each, as the server has sent them: to print them is not safe.
+    pub(crate) fn audit(&self, credential: Option<&Secret>) -> Result<Zeroizing<Vec<u8>>, ClientError> {
+        self.send(Operation::List, self.http.get(self.url(AUDIT_PATH)), credential, StatusCode::OK)
     }
 
     fn url(&self, path: &str) -> Url {

@@ -4,6 +4,7 @@
 //! goes wrong leaves as a [`problem`]. Paths, texts and order of judgement follow COMPAT sections 2 and 3. What the main
 //! listener serves stands in one table, [`routes`].
 
+mod audit;
 mod body;
 mod credentials;
 pub(crate) mod disable_authz;
@@ -72,6 +73,9 @@ pub(crate) const NAMED_PATH: &str = "/api/v3/configure/token/named_admin";
 /// Where the main listener lists and deletes tokens. All paths about tokens begin with it.
 pub(crate) const TOKENS_PATH: &str = "/api/v3/configure/token";
 
+/// Where the main listener shows the newest audit records.
+pub(crate) const AUDIT_PATH: &str = "/api/v3/configure/token/audit";
+
 /// Where the main listener describes itself.
 const OPENAPI_PATH: &str = "/api/v3/openapi.json";
 
@@ -85,6 +89,7 @@ const VERIFY_PATH: &str = "/api/v3/verify";
 const OTHER_PATH: &str = "other";
 
 const JSON: &str = "application/json";
+const JSONL: &str = "application/jsonl";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Answers JSON.

@@ -24,8 +24,9 @@ use super::tokens::{CreateNamedAdminTokenRequest, TokenList};
 use super::tokens_table::{Format, Row};
 use super::verify::{TOKEN_ID_HEADER, TOKEN_NAME_HEADER};
 use super::{
-    CONFIRM_PATH, CREATE_PATH, JSON, NAMED_PATH, OPENAPI_PATH, OVERLAP_PATH, Options, REGENERATE_PATH,
-    SQL_PATH, STAGE_PATH, TEXT, TOKENS_PATH, VERIFY_PATH, issued, ping, tokens, verify,
+    AUDIT_PATH, CONFIRM_PATH, CREATE_PATH, JSON, JSONL, NAMED_PATH, OPENAPI_PATH, OVERLAP_PATH, Options,
+    REGENERATE_PATH, SQL_PATH, STAGE_PATH, TEXT, TOKENS_PATH, VERIFY_PATH, audit, issued, ping, tokens,
+    verify,
 };
 use crate::token::Principal;
 
@@ -135,6 +136,7 @@ impl Described {
 pub(super) fn table(options: &Options) -> Vec<Endpoint> {
     let mut table = token_endpoints(options);
     table.extend(rotation_endpoints(options));
+    table.push(audit_endpoint());
     table.extend(query_endpoints(options));
     table.extend(service_endpoints());
     table
@@ -240,6 +242,21 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
             .concat(),
         },
     ]
+}
+
+fn audit_endpoint() -> Endpoint {
+    Endpoint {
+        method: Some(Method::GET),
+        path: AUDIT_PATH,
+        handler: |call| Box::pin(async move { audit::newest(&call) }),
+        name: "listAuditRecords",
+        summary: "Show the newest records of the changes to the tokens, at most 64 and the oldest first, a line of JSON each, \
+                  which names the hash of the line before it",
+        parameters: vec![],
+        body: None,
+        success: ok(vec![(JSONL, Described::text())]),
+        problems: unreadable_catalog(),
+    }
 }
 
 fn rotation_endpoints(options: &Options) -> Vec<Endpoint> {

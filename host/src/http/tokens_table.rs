@@ -53,7 +53,7 @@ impl Format {
     pub(super) const fn content_type(self) -> &'static str {
         match self {
             Self::Json => super::JSON,
-            Self::Jsonl => "application/jsonl",
+            Self::Jsonl => super::JSONL,
             Self::Csv => "text/csv",
             Self::Pretty => super::TEXT,
         }

@@ -1,0 +1,202 @@
+//! `influxdb3 audit`: shows the records of changes, and verifies an audit log.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, BufWriter, Read, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow};
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::connection::Connection;
+use super::say;
+use crate::audit::verify::{VerifyError, verify};
+use crate::audit::{Actor, Record};
+use crate::secret::redact;
+use crate::token::rfc3339;
+
+/// Show and verify the records of all changes to the tokens.
+///
+/// Every change leaves one record: what was done, when, by whom, to which token and from where. Each record names the hash
+/// of the one before it. The server keeps the newest 64; with --audit-log, all of them go to a file.
+#[derive(Debug, Args)]
+pub(super) struct Audit {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Show(Show),
+    Verify(Verify),
+}
+
+/// Show the newest records of a server, or all records of an audit log.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  The newest changes, with a token for it in INFLUXDB3_AUTH_TOKEN:
+    influxdb3 audit show
+  All changes that a server has written to its log:
+    influxdb3 audit show /var/lib/influxdb3/audit.jsonl
+  The names of the tokens that were deleted, for a script:
+    influxdb3 audit show --format json | jq -r 'select(.action == \"delete\") | .subject.name'")]
+struct Show {
+    /// Read this audit log instead of asking a server
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// How to show the records
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A line each for people
+    #[default]
+    Text,
+    /// A line of JSON each, as in an audit log
+    Json,
+}
+
+/// Verify an audit log, and name the first record that does not fit.
+///
+/// Finds every record that was altered, dropped, moved or repeated, and a last line that was cut. What a chain cannot show
+/// is that whole records are missing at its end, or that the last one was altered: for that, keep the hash that this
+/// command prints elsewhere, or take that of the server, and give it with --expect-head.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  Verify a log:
+    influxdb3 audit verify audit.jsonl
+  Verify that it also holds the record that was the last one yesterday:
+    influxdb3 audit verify audit.jsonl --expect-head \"$YESTERDAY\"
+  Verify the records that the server keeps, which tells the hash of its newest:
+    influxdb3 audit show --format json | influxdb3 audit verify /dev/stdin")]
+struct Verify {
+    /// The audit log
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// Fail unless the log holds the record with this hash
+    #[arg(long, value_name = "HASH", value_parser = record_hash)]
+    expect_head: Option<String>,
+}
+
+impl Audit {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Show(show) => show.show(),
+            Command::Verify(verify) => verify.verify(),
+        }
+    }
+}
+
+impl Show {
+    fn show(&self) -> anyhow::Result<()> {
+        if let Some(file) = &self.file {
+            return self.print(open(file)?, &file.display().to_string());
+        }
+        let token = self.connection.token();
+        let records = self.connection.client(token.is_some())?.audit(token)?;
+        self.print(&records[..], "the answer of the server")
+    }
+
+    fn print(&self, records: impl Read, from: &str) -> anyhow::Result<()> {
+        let mut output = BufWriter::new(io::stdout().lock());
+        let unwritten = "cannot write the records to standard output";
+        for (number, line) in (1..).zip(BufReader::new(records).split(b'\n')) {
+            let line = line.with_context(|| format!("cannot read {from}"))?;
+            let shown = match self.format {
+                Format::Text => Record::read(&line).map(|record| text(&record)),
+                Format::Json => Record::read(&line).and(String::from_utf8(line).ok()).map(|line| json(&line)),
+            };
+            let shown = shown.ok_or_else(|| anyhow!("{from}: line {number} is no audit record"));
+            // What stands before it is worth seeing.
+            let shown = shown.or_else(|error| output.flush().context(unwritten).and(Err(error)))?;
+            writeln!(output, "{shown}").context(unwritten)?;
+        }
+        output.flush().context(unwritten)
+    }
+}
+
+impl Verify {
+    fn verify(&self) -> anyhow::Result<()> {
+        let name = self.file.display();
+        let verified =
+            verify(BufReader::new(open(&self.file)?), self.expect_head.as_deref()).map_err(|error| {
+                match error {
+                    VerifyError::Io(error) => {
+                        anyhow::Error::new(error).context(format!("cannot read {name}"))
+                    }
+                    VerifyError::Misfit(misfit) => anyhow!("{name}: {misfit}"),
+                }
+            })?;
+        let records = verified.last - verified.first + 1;
+        if verified.first > 1 {
+            say(&format!(
+                "note: the log begins at record {}; the records before it are not in it",
+                verified.first
+            ));
+        }
+        writeln!(
+            io::stdout(),
+            "{records} {}, chain intact, last sequence {}, head {}",
+            if records == 1 { "record" } else { "records" },
+            verified.last,
+            verified.head
+        )
+        .context("the log is intact, but that cannot be written to standard output")
+    }
+}
+
+fn open(file: &Path) -> anyhow::Result<File> {
+    File::open(file).with_context(|| format!("cannot open {}", file.display()))
+}
+
+/// A record as a line for people. Names and origins may hold what a terminal would obey, or a token in the wrong place.
+fn text(record: &Record) -> String {
+    let actor = match record.actor {
+        Actor::Bootstrap => "bootstrap".to_owned(),
+        Actor::Provision => "provision".to_owned(),
+        Actor::Recovery => "recovery".to_owned(),
+        Actor::Token(id) => format!("token {id}"),
+    };
+    let subject = record.subject.as_ref().map_or_else(
+        || "the catalog".to_owned(),
+        |subject| format!("token {} {:?}", subject.id, subject.name),
+    );
+    let line = format!(
+        "{}  {}  {}  by {actor}  on {subject}  from {:?}",
+        record.sequence,
+        rfc3339(record.at),
+        record.action.escape_debug(),
+        record.origin
+    );
+    redact(&line).into_owned()
+}
+
+/// A record as it is, but for control characters that JSON allows and a terminal would obey.
+fn json(line: &str) -> String {
+    line.chars().fold(String::with_capacity(line.len()), |mut json, character| {
+        if character.is_control() {
+            // Writing to a string cannot fail.
+            let _ = write!(json, "\\u{:04x}", u32::from(character));
+        } else {
+            json.push(character);
+        }
+        json
+    })
+}
+
+fn record_hash(hash: &str) -> Result<String, &'static str> {
+    if hash.len() == 64 && hash.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+        Ok(hash.to_owned())
+    } else {
+        Err("the hash of a record is 64 lower-case hexadecimal digits, such as influxdb3 audit verify prints")
+    }
+}

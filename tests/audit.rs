@@ -1,0 +1,483 @@
+//! The record of every change: the audit log that a server appends to, through restarts, crashes and a full disk, and the
+//! commands that show and verify it.
+
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha512_256};
+
+use crate::support::{
+    CREATE, Cli, Machine, NAMED_ADMIN, NOT_AUTHENTICATED, RECOVERY, REGENERATE, Ran, Request, Server, TOKENS,
+    eventually, get, post, request, sha512_hex,
+};
+
+const AUDIT: &str = "/api/v3/configure/token/audit";
+const STAGE: &str = "/api/v3/configure/token/admin/regenerate/stage";
+const CONFIRM: &str = "/api/v3/configure/token/admin/regenerate/confirm";
+const OVERLAP: &str = "/api/v3/configure/token/admin/regenerate/overlap";
+
+/// How many records the catalog keeps.
+const KEPT: usize = 64;
+
+impl Machine {
+    fn log(&self) -> PathBuf {
+        self.home().join("audit.jsonl")
+    }
+
+    fn audited(&self, args: &[&str]) -> Cli {
+        self.serve_with(args).env("INFLUXDB3_AUDIT_LOG", self.log())
+    }
+
+    fn verify(&self, args: &[&str]) -> Ran {
+        self.influxdb3(["audit", "verify"]).arg(self.log()).args(args).run()
+    }
+}
+
+fn with_json(request: Request, body: &Value) -> Request {
+    request.header("Content-Type", "application/json").body(body.to_string().as_bytes())
+}
+
+fn create_named(token: &str, name: &str) -> Request {
+    with_json(post(NAMED_ADMIN).bearer(token), &json!({ "token_name": name }))
+}
+
+fn delete(token: &str, name: &str) -> Request {
+    request("DELETE", &format!("{TOKENS}?token_name={name}")).bearer(token)
+}
+
+fn hash(line: &str) -> String {
+    Sha512_256::digest(line).iter().fold(String::new(), |mut digits, byte| {
+        write!(digits, "{byte:02x}").unwrap();
+        digits
+    })
+}
+
+/// The lines of a log, which is checked to be one whole chain from the first record on.
+#[track_caller]
+fn chain(log: &Path) -> Vec<String> {
+    let text = fs::read_to_string(log).unwrap();
+    assert!(text.is_empty() || text.ends_with('\n'), "{text}");
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let mut previous = Value::Null;
+    for (line, sequence) in lines.iter().zip(1..) {
+        let record: Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&record["sequence"], &record["previous"]), (&json!(sequence), &previous), "{line}");
+        previous = json!(hash(line));
+    }
+    lines
+}
+
+/// The records that the server keeps.
+fn kept(server: &Server, token: &str) -> Vec<String> {
+    let answer = get(AUDIT).bearer(token).send(server.address);
+    assert_eq!(
+        (answer.status, answer.header("content-type")),
+        (200, Some("application/jsonl")),
+        "{answer:?}"
+    );
+    answer.body.lines().map(str::to_owned).collect()
+}
+
+/// A log of a dozen records, its server stopped.
+fn a_log(machine: &Machine) -> (Vec<String>, String) {
+    let server = machine.audited(&[]).start();
+    let token = server.create();
+    for number in 0..5 {
+        create_named(&token, &format!("ci {number}")).send(server.address).token();
+        assert_eq!(delete(&token, &format!("ci%20{number}")).send(server.address).status, 200);
+    }
+    server.stop();
+    let lines = chain(&machine.log());
+    assert_eq!(lines.len(), 12);
+    (lines, token)
+}
+
+#[test]
+fn every_change_leaves_one_record_before_its_answer_and_a_refused_command_none() {
+    let machine = Machine::new();
+    let preset = "apiv3_kM2vQ8xTz0yB3nWfR7uJpA";
+    let file = machine.file("token.json", json!({ "name": "ci", "token": preset }).to_string().as_bytes());
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let server = machine.audited(&["--admin-token-file", file.to_str().unwrap()]).args(&RECOVERY).start();
+    let mut told = 0;
+    let mut expect = |expected: &[(&str, Value, Value)]| {
+        let lines = chain(&machine.log());
+        let new: Vec<_> = lines[told..]
+            .iter()
+            .map(|line| {
+                let mut record: Value = serde_json::from_str(line).unwrap();
+                assert!(
+                    record["at"].as_u64() > Some(1_700_000_000_000) && record["origin"].is_string(),
+                    "{line}"
+                );
+                (record["action"].take(), record["actor"].take(), record["subject"].take())
+            })
+            .collect();
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(action, actor, subject)| (json!(action), actor.clone(), subject.clone()))
+            .collect();
+        assert_eq!(new, expected);
+        told = lines.len();
+    };
+    let (admin, ci) = (json!({ "id": 1, "name": "_admin" }), json!({ "id": 0, "name": "ci" }));
+    expect(&[("initialize", json!("provision"), Value::Null), ("preset", json!("provision"), ci.clone())]);
+    let by = |id: u64| json!({ "token": id });
+    let mut secrets = vec![preset.to_owned(), server.create()];
+    expect(&[("create_operator", json!("bootstrap"), admin.clone())]);
+    secrets.push(server.regenerate(&secrets[1]));
+    let token = secrets[2].clone();
+    expect(&[("regenerate", by(1), admin.clone())]);
+    secrets.push(create_named(preset, "by ci").send(server.address).token());
+    expect(&[("create_named", by(0), json!({ "id": 2, "name": "by ci" }))]);
+    secrets.push(post(STAGE).bearer(&token).send(server.address).token());
+    expect(&[("stage", by(1), admin.clone())]);
+    assert_eq!(request("DELETE", STAGE).bearer(&token).send(server.address).status, 200);
+    expect(&[("cancel", by(1), admin.clone())]);
+    let staged = post(STAGE).bearer(&token).send(server.address).token();
+    let confirm = with_json(post(CONFIRM).bearer(&staged), &json!({ "overlap_secs": 3600 }));
+    assert_eq!(confirm.send(server.address).status, 200);
+    expect(&[("stage", by(1), admin.clone()), ("confirm", by(1), admin.clone())]);
+    assert_eq!(request("DELETE", OVERLAP).bearer(&staged).send(server.address).status, 200);
+    expect(&[("end_overlap", by(1), admin.clone())]);
+    assert_eq!(delete(&staged, "ci").send(server.address).status, 200);
+    expect(&[("delete", by(1), ci)]);
+
+    for (refused, status) in [
+        (post(CREATE), 409),
+        (post(REGENERATE).bearer(&token), 401),
+        (post(REGENERATE).bearer(&secrets[3]), 403),
+        (create_named(&staged, "by ci"), 409),
+        (create_named(&staged, ""), 400),
+        (delete(&staged, "ci"), 404),
+        (delete(&staged, "_admin"), 405),
+        (request("DELETE", STAGE).bearer(&token), 401),
+        // These are carried out, and there is nothing to do.
+        (post(CONFIRM).bearer(&staged), 200),
+        (request("DELETE", STAGE).bearer(&staged), 200),
+        (request("DELETE", OVERLAP).bearer(&staged), 200),
+    ] {
+        assert_eq!(refused.send(server.address).status, status, "{refused:?}");
+    }
+    expect(&[]);
+    secrets.push(post(REGENERATE).send(server.recovery()).token());
+    expect(&[("recover", json!("recovery"), admin)]);
+
+    let log = fs::read_to_string(machine.log()).unwrap();
+    for secret in secrets.iter().chain([&staged]) {
+        assert!(!log.contains(secret) && !log.contains(&sha512_hex(secret)[..9]), "a secret in {log}");
+    }
+    assert_eq!(fs::metadata(machine.log()).unwrap().permissions().mode() & 0o7777, 0o600);
+}
+
+#[test]
+fn a_restart_continues_the_chain_and_every_server_of_a_store_writes_all_of_it() {
+    let machine = Machine::new();
+    let (before, token) = a_log(&machine);
+    let server = machine.audited(&[]).start();
+    assert_eq!(chain(&machine.log()), before);
+    let other_log = machine.home().join("other.jsonl");
+    let other = machine.serve(&["--audit-log", other_log.to_str().unwrap()]);
+    assert_eq!(chain(&other_log), before);
+    create_named(&token, "x").send(server.address).token();
+    create_named(&token, "y").send(other.address).token();
+    eventually("both logs have all records", || {
+        let (one, two) =
+            (fs::read_to_string(machine.log()).unwrap(), fs::read_to_string(&other_log).unwrap());
+        one == two && one.lines().count() == 14
+    });
+    assert_eq!(kept(&server, &token), chain(&machine.log()));
+}
+
+#[test]
+fn what_a_crash_has_kept_from_the_log_is_made_up_for_at_the_next_start() {
+    let machine = Machine::new();
+    let (lines, _) = a_log(&machine);
+    let whole = lines.join("\n") + "\n";
+    let last = whole.len() - lines[11].len() - 1;
+    for (left, zeros) in [
+        // Killed between the change and its record, or after its record was begun; or the log was moved away.
+        (last, 0),
+        (last + 1, 0),
+        (whole.len() - 40, 0),
+        (whole.len() - 1, 0),
+        (last - lines[10].len() / 2, 0),
+        (0, 0),
+        (17, 0),
+        // After a power cut.
+        (last, 300),
+        (last + 30, 4000),
+    ] {
+        fs::write(machine.log(), [&whole.as_bytes()[..left], &vec![0; zeros]].concat()).unwrap();
+        machine.audited(&[]).start().stop();
+        assert_eq!(
+            fs::read_to_string(machine.log()).unwrap(),
+            whole,
+            "{left} bytes and {zeros} zeros were left"
+        );
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_in_the_middle_of_changes_lacks_no_record() {
+    let machine = Machine::new();
+    let mut server = machine.audited(&[]).start();
+    let token = server.create();
+    for round in 0..12 {
+        let (address, credential) = (server.address, token.clone());
+        let client = thread::spawn(move || {
+            for number in 0.. {
+                let request = create_named(&credential, &format!("{round}-{number}"));
+                let Ok(mut connection) = crate::support::Connection::open(address) else { break };
+                connection.write(&request.to_bytes());
+                if connection.read().is_err() {
+                    break;
+                }
+            }
+        });
+        thread::sleep(Duration::from_millis(20 + 7 * round));
+        server.kill();
+        client.join().unwrap();
+        server = machine.audited(&[]).start();
+        let (lines, kept) = (chain(&machine.log()), kept(&server, &token));
+        assert!(lines.len() > 2, "nothing was changed");
+        assert_eq!(lines[lines.len() - kept.len()..], kept);
+    }
+}
+
+#[test]
+fn a_log_that_is_not_the_servers_own_is_refused() {
+    let machine = Machine::new();
+    let (lines, _) = a_log(&machine);
+    let whole = lines.join("\n") + "\n";
+    let foreign = Machine::new();
+    a_log(&foreign);
+    let longer = format!("{whole}{}\n", lines[11].replace("\"sequence\":12", "\"sequence\":13"));
+    for (content, said) in [
+        (
+            fs::read_to_string(foreign.log()).unwrap(),
+            "is not that of this catalog: its last record, number 12,",
+        ),
+        (
+            whole.replace("\"sequence\":12,\"at\":1", "\"sequence\":12,\"at\":2"),
+            "its last record, number 12,",
+        ),
+        (longer, "its last record, number 13,"),
+        (
+            format!("{whole}{{\"sequence\":13,\"at"),
+            "ends in a part of a line that the catalog cannot complete",
+        ),
+        (whole[..whole.len() - 40].to_owned() + "x", "ends in a part of a line"),
+        ("{\"name\":\"ci\"}\n".to_owned(), "is not an audit log: its last line is no audit record"),
+        ("x".repeat(100_000), "is not an audit log"),
+    ] {
+        fs::write(machine.log(), &content).unwrap();
+        let (stored, log) = (machine.stored(), machine.log());
+        let named = log.to_str().unwrap();
+        machine.audited(&[]).run().assert_failed(1, &["Serve command failed: cannot start: ", named, said]);
+        assert_eq!((fs::read_to_string(log).unwrap(), machine.stored()), (content, stored), "{said}");
+    }
+    let nowhere = machine.serve_with(&["--audit-log", "no/such/directory"]).run();
+    nowhere.assert_failed(1, &["cannot open the audit log no/such/directory: No such file"]);
+}
+
+#[test]
+fn two_servers_do_not_write_one_log() {
+    let machine = Machine::new();
+    let server = machine.audited(&[]).start();
+    let said = "is written by another server; give each server a log of its own";
+    machine.audited(&[]).run().assert_failed(1, &[said]);
+    server.kill();
+    machine.audited(&[]).start().stop();
+}
+
+#[test]
+fn records_that_the_catalog_keeps_no_longer_are_named_as_missing() {
+    let machine = Machine::new();
+    let (_, token) = a_log(&machine);
+    let server = machine.serve(&[]);
+    for number in 0..KEPT {
+        create_named(&token, &format!("unseen {number}")).send(server.address).token();
+    }
+    server.stop();
+    // The record after the last one in the log is still kept, then no longer.
+    let log = fs::read(machine.log()).unwrap();
+    machine.audited(&[]).start().stop();
+    assert_eq!(chain(&machine.log()).len(), 12 + KEPT);
+    fs::write(machine.log(), log).unwrap();
+    let server = machine.serve(&[]);
+    for number in 0..2 {
+        create_named(&token, &format!("one more {number}")).send(server.address).token();
+    }
+    assert_eq!(kept(&server, &token).len(), KEPT);
+    server.stop();
+    let server = machine.audited(&[]).start();
+    server.wait_for_log(
+        "lacks the records 13 to 14: there were more changes than the catalog keeps records of",
+    );
+    create_named(&token, "seen").send(server.address).token();
+    server.stop();
+    machine
+        .verify(&[])
+        .assert_failed(1, &["line 13, record 15: missing: records 13 to 14 should stand here"]);
+    assert_eq!(fs::read_to_string(machine.log()).unwrap().lines().count(), 12 + KEPT + 1);
+}
+
+#[test]
+fn a_change_that_cannot_be_logged_is_made_and_said() {
+    let machine = Machine::new();
+    let server = machine.serve(&["--audit-log", "/dev/full"]);
+    server.wait_for_log("ERROR cannot append to the audit log /dev/full: No space left on device");
+    let token = server.create();
+    let token = server.regenerate(&token);
+    assert!(server.accepts(&token));
+    thread::sleep(Duration::from_millis(600));
+    assert_eq!(server.log().matches("cannot append").count(), 1, "{}", server.log());
+    server.stop();
+    let server = machine.audited(&[]).start();
+    assert!(server.accepts(&token));
+    assert_eq!(chain(&machine.log()).len(), 3);
+}
+
+#[test]
+fn verify_names_the_first_line_that_does_not_fit() {
+    let machine = Machine::new();
+    let (lines, _) = a_log(&machine);
+    let (count, head) = (lines.len(), hash(lines.last().unwrap()));
+    let intact = machine.verify(&[]);
+    let said = format!("12 records, chain intact, last sequence 12, head {head}\n");
+    assert_eq!((intact.code, intact.stdout, intact.stderr), (Some(0), said.clone(), String::new()));
+    let check = |lines: &[String], line: usize, said: &str| {
+        fs::write(machine.log(), lines.concat()).unwrap();
+        let place = format!("{}: line {line}, record ", machine.log().display());
+        machine.verify(&["--expect-head", &head]).assert_failed(1, &[&place, said]);
+    };
+    let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
+    for at in 0..count {
+        let changed = |change: &dyn Fn(&mut Vec<String>)| {
+            let mut lines = lines.clone();
+            change(&mut lines);
+            lines
+        };
+        // A byte of each kind: syntax, names, numbers, texts, hash, line end.
+        let line = &lines[at];
+        for field in [
+            "{\"",
+            "sequence",
+            "\":",
+            "at\":1",
+            "action",
+            "_",
+            "actor",
+            "subject",
+            "origin",
+            "127",
+            "start",
+            "previous\":\"",
+            "\"}\n",
+            "\n",
+        ] {
+            let Some(byte) = line.find(field) else { continue };
+            let byte = byte + field.len() - 1;
+            let flipped = changed(&|lines| {
+                let mut bytes = lines[at].clone().into_bytes();
+                bytes[byte] ^= 1;
+                lines[at] = String::from_utf8(bytes).unwrap();
+            });
+            check(&flipped, at + 1, if at + 1 == count { "" } else { "altered" });
+        }
+        let truncated = if at + 1 == count { "truncated" } else { "" };
+        for cut in [1, line.len() / 2, line.len() - 1] {
+            check(
+                &changed(&|lines| {
+                    lines.truncate(at + 1);
+                    lines[at].truncate(cut);
+                }),
+                at + 1,
+                "truncated",
+            );
+        }
+        check(&changed(&|lines| lines.insert(at, lines[at].clone())), at + 2, "repeated");
+        if at + 1 < count {
+            check(&lines[..=at], at + 1, "truncated behind this record");
+            let line = if at == 0 { 2 } else { at + 1 };
+            check(&changed(&|lines| lines.swap(at, at + 1)), line, "out of order");
+        }
+        match at {
+            // What stands first may be the first that there is.
+            0 => {
+                fs::write(machine.log(), lines[1..].concat()).unwrap();
+                let ran = machine.verify(&[]);
+                assert_eq!((ran.code, ran.stdout), (Some(0), said.replace("12 records", "11 records")));
+                assert!(ran.stderr.starts_with("note: the log begins at record 2;"), "{}", ran.stderr);
+            }
+            _ if at + 1 == count => check(&lines[..at], at, truncated),
+            _ => check(&changed(&|lines| drop(lines.remove(at))), at + 1, "missing: record "),
+        }
+    }
+    machine.file("audit.jsonl", b"");
+    machine.verify(&[]).assert_failed(1, &["there is no record at all"]);
+    machine.verify(&["--expect-head", "F9"]).assert_failed(2, &["64 lower-case hexadecimal digits"]);
+    fs::remove_file(machine.log()).unwrap();
+    machine.verify(&[]).assert_failed(1, &["Audit command failed: cannot open ", "No such file"]);
+}
+
+#[test]
+fn show_tells_of_a_server_or_of_a_file() {
+    let machine = Machine::new();
+    let server = machine.audited(&[]).start();
+    get(AUDIT).send(server.address).assert_is(401, NOT_AUTHENTICATED);
+    let token = server.create();
+    // Somebody has taken a token for its name.
+    create_named(&token, "apiv3_x \"").send(server.address).token();
+    let host = format!("http://{}", server.address);
+    let show =
+        |args: &[&str]| machine.influxdb3(["audit", "show"]).args(args).env("INFLUXDB3_AUTH_TOKEN", &token);
+    let asked = show(&["--host", &host]).run();
+    let log = machine.log();
+    let read = show(&[log.to_str().unwrap()]).run();
+    assert_eq!((asked.code, asked.stdout.as_str()), (Some(0), read.stdout.as_str()), "{asked:?}");
+    let shown: Vec<&str> = asked.stdout.lines().collect();
+    assert_eq!(shown.len(), 3);
+    for (line, parts) in shown.iter().zip([
+        ["1  20", "Z  initialize  by provision  on the catalog  from \"start\""],
+        ["2  20", "Z  create_operator  by bootstrap  on token 0 \"_admin\"  from \"http 127.0.0.1:"],
+        ["3  20", r#"Z  create_named  by token 0  on token 1 "[token] \""  from "http 127.0.0.1:"#],
+    ]) {
+        assert!(line.starts_with(parts[0]) && line.contains(parts[1]), "{line}");
+    }
+    for args in [
+        &["--format", "json", "--host", &host],
+        &["--format", "json", log.to_str().unwrap(), "--tls-no-verify"],
+    ] {
+        assert_eq!(show(args).run().stdout, fs::read_to_string(&log).unwrap());
+    }
+    show(&["--host", &host, "--token", "apiv3_no"]).run().assert_failed(1, &["[401 Unauthorized]"]);
+    OpenOptions::new().append(true).open(&log).unwrap().write_all(b"{}\n").unwrap();
+    let damaged = show(&[log.to_str().unwrap()]).run();
+    assert_eq!((damaged.code, damaged.stdout), (Some(1), asked.stdout.clone()));
+    assert!(damaged.stderr.contains("line 4 is no audit record"), "{}", damaged.stderr);
+}
+
+#[test]
+fn what_a_terminal_would_obey_is_shown_escaped() {
+    let machine = Machine::new();
+    let line = "{\"sequence\":1,\"at\":0,\"action\":\"\\u001b[2J\",\"actor\":\"recovery\",\"subject\":{\"id\":1,\"name\":\"\u{9b}2J\u{202e}\"},\"origin\":\"\u{7f}\\n\",\"previous\":null}\n";
+    let file = machine.file("log", line.as_bytes());
+    for (format, said) in [
+        (
+            "text",
+            "1  1970-01-01T00:00:00Z  \\u{1b}[2J  by recovery  on token 1 \"\\u{9b}2J\\u{202e}\"  from \"\\u{7f}\\n\"\n",
+        ),
+        ("json", &line.replace('\u{9b}', "\\u009b").replace('\u{7f}', "\\u007f")),
+    ] {
+        let ran = machine.influxdb3(["audit", "show", "--format", format]).arg(&file).run();
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), said), "{format}");
+    }
+}
