@@ -7,7 +7,8 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, CommandFactory as _, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::secret::redact;
 
@@ -21,6 +22,8 @@ mod listeners;
 mod log;
 mod offline;
 mod replace;
+mod rotate;
+mod saved;
 mod serve;
 mod show;
 mod storage;
@@ -67,7 +70,11 @@ enum Command {
 /// Carries out the command line of this process.
 pub fn run() -> ExitCode {
     let environment = dotenv::load();
-    let command_line = CommandLine::try_parse();
+    let matches = CommandLine::command().try_get_matches();
+    let token_typed = matches.as_ref().is_ok_and(holds_token);
+    let command_line = matches.and_then(|matches| {
+        CommandLine::from_arg_matches(&matches).map_err(|error| error.format(&mut CommandLine::command()))
+    });
     // Help is shown whatever stands in the way of the rest.
     if let (Err(error), false) = (environment, command_line.as_ref().is_err_and(|error| !error.use_stderr()))
     {
@@ -78,6 +85,12 @@ pub fn run() -> ExitCode {
         Ok(command_line) => command_line,
         Err(error) => return refuse(&error),
     };
+    if token_typed {
+        warn(
+            "other users of this machine can see a token that is an argument; give it with --token-file, --token - or \
+             INFLUXDB3_AUTH_TOKEN",
+        );
+    }
     let (name, outcome) = match command_line.command {
         Command::Serve(serve) => ("Serve", serve.run()),
         Command::Create(create) => ("Create", create.run()),
@@ -95,6 +108,18 @@ pub fn run() -> ExitCode {
             }
         },
     }
+}
+
+/// Whether a token stands in the command line itself.
+fn holds_token(matches: &ArgMatches) -> bool {
+    let typed = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let is_token = |text: &std::ffi::OsStr| !text.is_empty() && text != connection::STDIN;
+    ["token", "token_argument"]
+        .iter()
+        .filter(|id| matches.ids().any(|known| known == **id))
+        .filter(|id| typed(id))
+        .any(|id| matches.get_raw(id).is_some_and(|mut texts| texts.any(is_token)))
+        || matches.subcommand().is_some_and(|(_, matches)| holds_token(matches))
 }
 
 /// What is wrong with a command line that clap has let through. `command` is the path of the subcommand.

@@ -40,6 +40,18 @@ impl OfflineToken {
         Ok(Self { secret: issued.secret, info })
     }
 
+    /// A token that was made like this before. One that can be guessed is none.
+    pub(super) fn of(secret: Secret) -> anyhow::Result<Self> {
+        let preset = authority()?.preset_token(OPERATOR, &secret, None, ORIGIN)?;
+        let Preset::Created(info) = preset else { bail!("an empty catalog holds a token already") };
+        Ok(Self { secret, info })
+    }
+
+    /// SHA-512 of its text, as 128 lower-case hexadecimal digits.
+    pub(super) fn sha512(&self) -> &str {
+        &self.info.sha512
+    }
+
     /// Writes the file that `influxdb3 serve --admin-token-file` takes the token from.
     pub(super) fn save(&self, path: &Path) -> anyhow::Result<()> {
         #[derive(Serialize)]
