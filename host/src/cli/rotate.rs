@@ -125,7 +125,9 @@ impl Rotation<'_> {
             Err(error @ ClientError::Refused { .. }) => {
                 // Nobody has asked to confirm it, so it is nobody's only token.
                 target.forget();
-                if is(&error, &[StatusCode::UNAUTHORIZED]) && self.is_done(target, credential) {
+                if is(&error, &[StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN])
+                    && self.is_done(target, credential)
+                {
                     return Ok(());
                 }
                 Err(error.into())
