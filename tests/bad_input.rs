@@ -433,7 +433,10 @@ fn bytes_that_are_no_request_are_refused_and_never_waited_for() {
     ] {
         for to in [server.address, server.recovery()] {
             let mut connection = Connection::open(to).unwrap();
+            let bytes = bytes.replace("Host: localhost", &format!("Host: localhost:{}", to.port()));
             connection.write(bytes.as_bytes());
+            // There, no chunk is looked at.
+            let status = if case == "unreadable chunk" && to == server.recovery() { 403 } else { status };
             // It may close the connection without a word, too.
             if let Ok(answer) = connection.read() {
                 assert!(
@@ -455,7 +458,7 @@ fn a_body_that_breaks_off_changes_nothing() {
     let before = machine.stored();
     for to in [server.address, server.recovery()] {
         let mut connection = Connection::open(to).unwrap();
-        connection.write(&post(REGENERATE).bearer(&token).header("Content-Length", "2").to_bytes());
+        connection.write(&post(REGENERATE).bearer(&token).header("Content-Length", "2").to(to).to_bytes());
         connection.write(b"{");
         connection.finish_writing();
         if let Ok(answer) = connection.read() {

@@ -24,7 +24,18 @@ pub(crate) fn opening() -> Vec<u8> {
 
 /// The head of a request, which may be all of it.
 pub(crate) fn request(method: &str, path: &str, headers: &[(&str, &str)], all: bool) -> Vec<u8> {
-    let pseudo = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "localhost")];
+    request_to("localhost", method, path, headers, all)
+}
+
+/// As [`request`], to a server that is called so.
+pub(crate) fn request_to(
+    authority: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    all: bool,
+) -> Vec<u8> {
+    let pseudo = [(":method", method), (":scheme", "http"), (":path", path), (":authority", authority)];
     let fields: Vec<_> = pseudo.iter().chain(headers).map(|(name, value)| literal(name, value)).collect();
     let flags = if all { END_HEADERS | END_STREAM } else { END_HEADERS };
     frame(HEADERS, flags, STREAM, &fields.concat())

@@ -4,17 +4,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod bad_input;
+mod browser;
 mod cli;
 mod compat;
 mod component;
 mod concurrency;
 mod flow;
+mod hostile;
 mod http2;
 mod kill;
 mod lossy;
 mod metrics;
 mod openapi;
 mod preset;
+mod proxies;
 mod recovery;
 mod restart;
 mod rotate_cli;
@@ -23,3 +26,4 @@ mod sandbox;
 mod serve;
 mod support;
 mod tls;
+mod verify;

@@ -1,5 +1,7 @@
 //! What the server tells Prometheus.
 
+#![allow(clippy::float_cmp, reason = "what was counted is a whole number")]
+
 use crate::support::{CREATE, Machine, RECOVERY, REGENERATE, Server, eventually, get, post};
 
 /// The value of the series that begins so.

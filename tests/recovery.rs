@@ -1,13 +1,22 @@
 //! Token recovery: a second listener that gives the operator token away once (COMPAT 5.5, DESIGN section 5).
 
-use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use crate::http2;
 use crate::support::{
-    CREATE, Connection, Machine, NOT_AUTHENTICATED, RECOVERY, REGENERATE, Response, at_once, eventually, get,
-    post, request,
+    CREATE, Cli, Connection, Machine, NOT_AUTHENTICATED, PATIENCE, RECOVERY, REGENERATE, Response, at_once,
+    eventually, get, post, request,
 };
+
+const CLOSED: &str = "token recovery is closed: it regenerates the operator token once, and only for a while; the next \
+                      start of the server can open it again";
 
 /// Waits until nobody listens there any more.
 pub(crate) fn assert_closes(address: SocketAddr) {
@@ -22,7 +31,7 @@ pub(crate) fn assert_too_late(answer: io::Result<Response>) {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     match answer {
         Ok(answer) => {
-            answer.assert_is(410, "token recovery is closed: it regenerates the operator token once");
+            answer.assert_is(410, CLOSED);
         }
         Err(error) => {
             assert!(matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof), "{error}");
@@ -72,7 +81,7 @@ fn it_regenerates_without_a_credential_and_closes_for_good() {
 
     // Connections that are open already: one that was used, one that was not, one in the middle of a request.
     let mut used = Connection::open(recovery).unwrap();
-    used.write(&get("/").to_bytes());
+    used.write(&get("/").to(recovery).to_bytes());
     assert_eq!(used.read().unwrap().status, 404);
     let unused = Connection::open(recovery).unwrap();
     let mut begun = Connection::open(recovery).unwrap();
@@ -86,7 +95,7 @@ fn it_regenerates_without_a_credential_and_closes_for_good() {
 
     assert_closes(recovery);
     // What has begun before may still be answered, but not with a token.
-    begun.write(b"localhost\r\n\r\n");
+    begun.write(format!("{recovery}\r\n\r\n").as_bytes());
     assert_too_late(begun.read());
     // On the others nothing is under way, so they are closed without being asked for anything.
     for mut connection in [used, unused] {
@@ -140,11 +149,12 @@ fn nothing_else_is_found_there_and_nothing_else_spends_it() {
         ("POST", "/api/v3/configure/token/named_admin"),
     ] {
         for request in [request(method, path), request(method, path).bearer(&token)] {
-            request.header("Origin", "https://example.com").send(recovery).assert_is(404, "not found");
+            request.send(recovery).assert_is(404, "not found");
         }
     }
-    let answer = post(REGENERATE).body(&vec![b' '; (64 << 10) + 1]).send(recovery);
-    answer.assert_is(413, "max request size (65536 bytes) exceeded");
+    // Announced, and not read; or not announced, as HTTP/2 can.
+    let announced = post(REGENERATE).header("Content-Length", "1025").send(recovery);
+    announced.assert_is(413, "max request size (1024 bytes) exceeded");
     assert_eq!(machine.stored(), before);
     assert!(server.accepts(&token));
 
@@ -200,7 +210,7 @@ fn who_goes_away_without_the_answer_has_spent_it_all_the_same() {
     let old = server.create();
     let before = machine.stored();
     let mut connection = Connection::open(server.recovery()).unwrap();
-    connection.write(&post(REGENERATE).to_bytes());
+    connection.write(&post(REGENERATE).to(server.recovery()).to_bytes());
     // Not earlier: who is gone before the door has opened has not been there.
     eventually("the token is replaced", || machine.stored() != before);
     drop(connection);
@@ -216,7 +226,7 @@ fn connections_that_ask_for_nothing_do_not_keep_others_out() {
         connection
     };
     let taken_back = |to| {
-        let request = http2::request("POST", REGENERATE, &[], false);
+        let request = http2::request_to(&SocketAddr::to_string(&to), "POST", REGENERATE, &[], false);
         let mut connection = opened(to, &[http2::opening(), request].concat());
         http2::synchronize(&mut connection);
         connection.write(&http2::cancel());
@@ -272,4 +282,377 @@ fn it_is_for_this_machine_only() {
         &["Serve command failed: --admin-token-recovery-http-bind: ", "0.0.0.0:0 is not a loopback address"],
     );
     assert!(!ran.stderr.contains("listening"), "{}", ran.stderr);
+}
+
+#[test]
+fn another_machine_can_be_let_in_on_purpose() {
+    let machine = Machine::new();
+    let server = machine.serve(&[
+        "--admin-token-recovery-http-bind",
+        "0.0.0.0:0",
+        "--admin-token-recovery-insecure-allow-remote",
+    ]);
+    server.create();
+    server.wait_for_log("can take over the operator token");
+    let recovery = SocketAddr::from(([127, 0, 0, 1], server.recovery().port()));
+    // The address that was asked is one of its own; that it listens on all is no name.
+    let mut connection = Connection::open(recovery).unwrap();
+    connection
+        .write(format!("POST {REGENERATE} HTTP/1.1\r\nHost: 0.0.0.0:{}\r\n\r\n", recovery.port()).as_bytes());
+    assert_eq!(connection.read().unwrap().status, 403);
+    machine.create_token(recovery, &["--regenerate", "--yes"]).run().token();
+    assert_closes(recovery);
+}
+
+#[test]
+fn it_closes_when_its_time_is_over() {
+    let machine = Machine::new();
+    let server = machine
+        .serve_with(&RECOVERY)
+        .env("INFLUXDB3_ADMIN_TOKEN_RECOVERY_TIMEOUT", "3s")
+        .arg("--admin-token-recovery-socket")
+        .arg(machine.home().join("door"))
+        .start();
+    let recovery = server.recovery();
+    let token = server.create();
+    let before = machine.stored();
+    // Begun in time, and finished too late.
+    let mut begun = Connection::open(recovery).unwrap();
+    let request = post(REGENERATE).header("Content-Length", "1").to(recovery).to_bytes();
+    begun.write(&request);
+    server.wait_for_log("token recovery was not used within 3s");
+    assert_closes(recovery);
+    begun.write(b"x");
+    assert_too_late(begun.read());
+    server.wait_for_log("token recovery is closed");
+    assert!(!machine.home().join("door").exists());
+    assert_eq!(machine.stored(), before);
+    assert!(server.accepts(&token));
+    server.stop();
+
+    for (timeout, said) in [("0s", "closed before anybody can use it"), ("soon", "a duration is one like")] {
+        let ran = machine.serve_with(&["--admin-token-recovery-timeout", timeout]).run();
+        ran.assert_failed(2, &[said]);
+    }
+}
+
+#[test]
+fn a_code_can_be_asked_for() {
+    let machine = Machine::new();
+    let file = machine.data_dir().join("recovery-code");
+    let server = machine.serve(&[RECOVERY[0], RECOVERY[1], "--admin-token-recovery-code"]);
+    let recovery = server.recovery();
+    let old = server.create();
+    let before = machine.stored();
+    let written = fs::read_to_string(&file).unwrap();
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
+    let code = written.trim_end();
+    assert_eq!(code.split('-').count(), 8, "{code}");
+    // Its stderr is no terminal.
+    assert!(!server.log().contains(code));
+
+    let asks = "token recovery asks for the code that the server has written down";
+    let without = post(REGENERATE).send(recovery);
+    assert!(without.status == 403 && without.body.starts_with(asks), "{without:?}");
+    machine
+        .create_token(recovery, &["--regenerate", "--yes"])
+        .run()
+        .assert_failed(1, &[asks, "--recovery-code"]);
+    for (headers, left) in [(vec!["wrong"], 4), (vec![""], 3), (vec![code, code], 2)] {
+        let request =
+            headers.iter().fold(post(REGENERATE), |post, code| post.header("X-Recovery-Code", code));
+        request.send(recovery).assert_is(
+            403,
+            &format!(
+                "this is not the recovery code; wrong codes left before token recovery is closed: {left}"
+            ),
+        );
+    }
+    assert_eq!(machine.stored(), before);
+
+    let ran = machine
+        .create_token(recovery, &["--regenerate", "--recovery-code", "-"])
+        .input(&format!("yes\n{code}\n"))
+        .run();
+    assert!(server.accepts(&ran.token()));
+    assert!(!server.accepts(&old));
+    assert_closes(recovery);
+    eventually("the file is removed", || !file.exists());
+}
+
+#[test]
+fn five_wrong_codes_shut_the_door() {
+    let machine = Machine::new();
+    let server = machine.serve(&[RECOVERY[0], RECOVERY[1], "--admin-token-recovery-code"]);
+    let recovery = server.recovery();
+    let token = server.create();
+    let before = machine.stored();
+    let file = machine.data_dir().join("recovery-code");
+    let code = fs::read_to_string(&file).unwrap();
+    let wrong = post(REGENERATE).header("X-Recovery-Code", "00-00-00-00-00-00-00-00");
+    let right = post(REGENERATE).header("X-Recovery-Code", code.trim_end());
+    // A connection that is open before, and used after.
+    let mut begun = Connection::open(recovery).unwrap();
+    let mut bytes = right.header("Content-Length", "1").to(recovery).to_bytes();
+    bytes.push(b'x');
+    let (last, rest) = bytes.split_last().unwrap();
+    begun.write(rest);
+    for _ in 0..4 {
+        assert_eq!(wrong.send(recovery).status, 403);
+    }
+    wrong.send(recovery).assert_is(403, "this is not the recovery code; token recovery is closed now");
+    begun.write(&[*last]);
+    assert_too_late(begun.read());
+    assert_closes(recovery);
+    eventually("the file is removed", || !file.exists());
+    assert_eq!(machine.stored(), before);
+    assert!(server.accepts(&token));
+}
+
+#[test]
+fn the_code_goes_where_it_is_told_to() {
+    let machine = Machine::new();
+    let told = |file: &Path| {
+        let mut args = vec!["--store", "memory:", "--admin-token-recovery-code"];
+        args.extend_from_slice(&RECOVERY);
+        machine.serve_with(&args).arg("--admin-token-recovery-code-file").arg(file)
+    };
+    machine
+        .serve_with(&["--store", "memory:", "--admin-token-recovery-code", RECOVERY[0], RECOVERY[1]])
+        .run()
+        .assert_failed(1, &["no data directory", "--admin-token-recovery-code-file"]);
+    told(machine.home()).run().assert_failed(1, &["not a regular file"]);
+
+    // What a server has left that was killed is in nobody's way.
+    let file = machine.file("code", b"old\n");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let server = told(&file).start();
+    server.create();
+    let code = fs::read_to_string(&file).unwrap();
+    assert_ne!(code, "old\n");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
+    // That of another server is left alone.
+    fs::write(&file, "another\n").unwrap();
+    let ran = machine
+        .create_token(server.recovery(), &["--regenerate", "--yes"])
+        .env("INFLUXDB3_RECOVERY_CODE", code.trim_end())
+        .run();
+    assert!(server.accepts(&ran.token()));
+    server.wait_for_log("token recovery is closed");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "another\n");
+}
+
+#[test]
+fn a_terminal_is_shown_the_code() {
+    let machine = Machine::new();
+    // A terminal of its own for the server, whose output goes to a file.
+    let shown = machine.home().join("shown");
+    let serve = format!(
+        "exec {} serve --store memory: --http-bind 127.0.0.1:0 --admin-token-recovery-code \
+         --admin-token-recovery-code-file {} {} {}",
+        env!("CARGO_BIN_EXE_influxdb3"),
+        machine.home().join("code").display(),
+        RECOVERY[0],
+        RECOVERY[1],
+    );
+    let mut script = Command::new("script")
+        .args(["--quiet", "--flush", "--command", &serve])
+        .arg(&shown)
+        .env("HOME", machine.home())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("script, of util-linux, gives a program a terminal");
+    let mut text = String::new();
+    eventually("it shows the code", || {
+        text = fs::read_to_string(&shown).unwrap_or_default();
+        text.contains("Recovery code: ") && text.ends_with('\n')
+    });
+    let code = fs::read_to_string(machine.home().join("code")).unwrap();
+    assert!(text.contains(&format!("Recovery code: {}\r\n", code.trim_end())), "{text}");
+    script.kill().unwrap();
+    script.wait().unwrap();
+}
+
+/// A server with a recovery socket at this path.
+fn serve_socket(machine: &Machine, path: &Path, args: &[&str]) -> Cli {
+    machine.serve_with(args).arg("--admin-token-recovery-socket").arg(path)
+}
+
+/// `influxdb3 create token --admin --regenerate` at a socket.
+fn recover_at(machine: &Machine, path: &Path) -> Cli {
+    let host = format!("unix:{}", path.display());
+    machine.influxdb3(["create", "token", "--admin", "--regenerate", "--yes", "--host", &host])
+}
+
+#[test]
+fn a_socket_recovers_for_its_user_once() {
+    for with_address in [false, true] {
+        let machine = Machine::new();
+        let path = machine.home().join("door");
+        let server = serve_socket(&machine, &path, if with_address { &RECOVERY } else { &[] }).start();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        let old = server.create();
+        let before = machine.stored();
+        let ask = |request: &str| {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut answer = String::new();
+            // It may end without having read all.
+            let _ = stream.read_to_string(&mut answer);
+            answer
+        };
+        for (head, status) in [
+            ("GET / HTTP/1.1\r\nHost: localhost", "404"),
+            ("POST PATH HTTP/1.1\r\nHost: evil.example", "403"),
+            ("POST PATH HTTP/1.1\r\nHost: localhost\r\nOrigin: null", "403"),
+            ("POST PATH HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: cross-site", "403"),
+            ("POST http://localhostPATH HTTP/1.1\r\nHost: localhost", "403"),
+            ("POST PATH HTTP/1.1", "403"),
+            ("POST PATH HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1025", "413"),
+        ] {
+            let answer = ask(&format!("{}\r\nConnection: close\r\n\r\n", head.replace("PATH", REGENERATE)));
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {answer}");
+        }
+        assert_eq!(machine.stored(), before);
+
+        let new = recover_at(&machine, &path).run().token();
+        assert!(!server.accepts(&old));
+        assert!(server.accepts(&new));
+        server.wait_for_log("token recovery is closed");
+        assert!(!path.exists());
+        if with_address {
+            assert_closes(server.recovery());
+        }
+        recover_at(&machine, &path).run().assert_failed(
+            1,
+            &["Create command failed: cannot reach unix:", "--admin-token-recovery-socket"],
+        );
+    }
+}
+
+#[test]
+fn a_socket_takes_the_place_of_a_dead_one_only() {
+    let machine = Machine::new();
+    let path = machine.home().join("door");
+    let second = |said: &str| {
+        serve_socket(&Machine::new(), &path, &[])
+            .run()
+            .assert_failed(1, &["--admin-token-recovery-socket", said]);
+    };
+    let server = serve_socket(&machine, &path, &[]).start();
+    second("another server answers at");
+    server.kill();
+    assert!(path.exists());
+    let server = serve_socket(&machine, &path, &[]).start();
+    server.create();
+    recover_at(&machine, &path).run().token();
+    server.stop();
+
+    machine.file("door", b"precious");
+    second("exists and is no socket");
+    assert_eq!(fs::read(&path).unwrap(), b"precious");
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(machine.home().join("elsewhere"), &path).unwrap();
+    second("exists and is no socket");
+    assert!(!machine.home().join("elsewhere").exists());
+    fs::remove_file(&path).unwrap();
+
+    fs::set_permissions(machine.home(), fs::Permissions::from_mode(0o777)).unwrap();
+    second("others can write to");
+    // As in /tmp.
+    fs::set_permissions(machine.home(), fs::Permissions::from_mode(0o1777)).unwrap();
+    serve_socket(&machine, &path, &[]).start().stop();
+    assert!(!path.exists());
+}
+
+#[test]
+fn the_kernel_tells_the_socket_of_another_user() {
+    // Only root can be somebody else; what is decided is tested beside the code as well.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let machine = Machine::new();
+    let path = machine.home().join("door");
+    let server = serve_socket(&machine, &path, &[]).start();
+    server.create();
+    let before = machine.stored();
+    let as_nobody = || {
+        let program = format!(
+            "my $s = IO::Socket::UNIX->new(Peer => '{}') or do {{ print qq(cannot connect: $!); exit }}; \
+             print $s qq(POST {REGENERATE} HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n); print <$s>;",
+            path.display()
+        );
+        let mut perl = Command::new("/usr/bin/perl");
+        let output =
+            perl.args(["-MIO::Socket::UNIX", "-e", &program]).uid(65534).gid(65534).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // He can come near.
+    fs::set_permissions(machine.home(), fs::Permissions::from_mode(0o711)).unwrap();
+    assert_eq!(as_nobody(), "cannot connect: Permission denied");
+    // Somebody has opened what was closed.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    let answer = as_nobody();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert!(answer.ends_with("the socket is for root and for the user of the server"), "{answer}");
+    assert_eq!(machine.stored(), before);
+    recover_at(&machine, &path).run().token();
+}
+
+#[test]
+fn who_may_create_the_operator_token_can_be_told() {
+    let off = Machine::new();
+    let server = off.serve(&["--admin-token-bootstrap", "off"]);
+    let before = off.stored();
+    off.create_token(server.address, &[])
+        .run()
+        .assert_failed(1, &["[403 Forbidden]", "--admin-token-bootstrap off", "--admin-token-file"]);
+    assert_eq!(off.stored(), before);
+
+    let any = Machine::new();
+    let server = any.serve_with(&[]).env("INFLUXDB3_ADMIN_TOKEN_BOOTSTRAP", "any").start();
+    server.wait_for_log("whoever reaches this server first can create it");
+    let mut connection = Connection::open(server.address).unwrap();
+    connection.write(format!("POST {CREATE} HTTP/1.1\r\nHost: db.example\r\nVia: 1.1 x\r\n\r\n").as_bytes());
+    connection.read().unwrap().token();
+    post(CREATE).send(server.address).assert_is(409, "token name already exists, _admin");
+
+    off.serve_with(&["--admin-token-bootstrap", "all"]).run().assert_failed(2, &["loopback, any or off"]);
+}
+
+/// An address of this machine that is not loopback, if it has one. Nothing is sent to find out.
+fn address_on_a_network() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().unwrap().ip()).filter(|ip| !ip.is_loopback())
+}
+
+#[test]
+fn from_elsewhere_the_operator_token_is_not_created() {
+    let Some(ip) = address_on_a_network() else {
+        // What is decided is tested beside the code as well.
+        return;
+    };
+    let machine = Machine::new();
+    let server =
+        machine.influxdb3(["serve", "--http-bind", "0.0.0.0:0"]).arg("--data-dir").arg(machine.data_dir());
+    let server = server.start();
+    let before = machine.stored();
+    let elsewhere = SocketAddr::new(ip, server.address.port());
+    machine
+        .create_token(elsewhere, &[])
+        .run()
+        .assert_failed(1, &["on the machine of the server only", "--admin-token-bootstrap any"]);
+    assert_eq!(machine.stored(), before);
+    let here = SocketAddr::from(([127, 0, 0, 1], server.address.port()));
+    let token = machine.create_token(here, &[]).run().token();
+    // Everything else is as open to others as before.
+    assert_eq!(get("/health").bearer(&token).send(elsewhere).status, 200);
+    post(CREATE).send(elsewhere).assert_is(
+        403,
+        "the operator token can be created on the machine of the server only: \
+        run there influxdb3 create token --admin, or start the server with --admin-token-bootstrap any",
+    );
 }

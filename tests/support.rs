@@ -35,6 +35,7 @@ pub(crate) const CREATE: &str = "/api/v3/configure/token/admin";
 pub(crate) const REGENERATE: &str = "/api/v3/configure/token/admin/regenerate";
 pub(crate) const NAMED_ADMIN: &str = "/api/v3/configure/token/named_admin";
 pub(crate) const TOKENS: &str = "/api/v3/configure/token";
+pub(crate) const VERIFY: &str = "/api/v3/verify";
 pub(crate) const RECOVERY: [&str; 2] = ["--admin-token-recovery-http-bind", "127.0.0.1:0"];
 pub(crate) const NOT_AUTHENTICATED: &str = r#"{"error": "the request was not authenticated"}"#;
 
@@ -450,6 +451,9 @@ impl Log {
     }
 }
 
+/// How a server is called whose port is not known yet.
+const HOST: &str = "Host: localhost\r\n";
+
 /// A request, down to the bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
@@ -458,7 +462,7 @@ pub(crate) struct Request {
 }
 
 pub(crate) fn request(method: &str, path: &str) -> Request {
-    Request { head: format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n"), body: Vec::new() }
+    Request { head: format!("{method} {path} HTTP/1.1\r\n{HOST}"), body: Vec::new() }
 }
 
 pub(crate) fn get(path: &str) -> Request {
@@ -512,11 +516,17 @@ impl Request {
         [self.head.as_bytes(), b"\r\n", &self.body].concat()
     }
 
+    /// With the port in the name of the server, which matters to a recovery listener.
+    pub(crate) fn to(&self, server: SocketAddr) -> Self {
+        let host = format!("Host: localhost:{}\r\n", server.port());
+        Self { head: self.head.replacen(HOST, &host, 1), ..self.clone() }
+    }
+
     /// Sends it on a connection of its own.
     #[track_caller]
     pub(crate) fn send(&self, to: SocketAddr) -> Response {
         let mut connection = Connection::open(to).unwrap();
-        connection.write(&self.to_bytes());
+        connection.write(&self.to(to).to_bytes());
         connection.read().unwrap()
     }
 }
@@ -563,7 +573,7 @@ impl Connection {
             }
         }
         let (status_line, fields) = head.split_first().unwrap();
-        let status = status_line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+        let status = status_line.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)?.parse().ok());
         let headers = fields.iter().map(|field| {
             let (name, value) = field.split_once(':').unwrap();
             (name.to_ascii_lowercase(), value.trim().to_owned())
@@ -638,7 +648,7 @@ pub(crate) fn at_once(requests: Vec<(SocketAddr, Request)>) -> Vec<io::Result<Re
     let begun: Vec<_> = requests
         .into_iter()
         .map(|(to, request)| {
-            let mut bytes = request.to_bytes();
+            let mut bytes = request.to(to).to_bytes();
             let last = bytes.pop().unwrap();
             let mut connection = Connection::open(to).unwrap();
             connection.write(&bytes);

@@ -160,12 +160,11 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         origin: &str,
     ) -> Result<Staged, CommandError> {
         let credential = TokenHash::of(credential);
-        let (new, secret) = match sha512 {
-            Some(sha512) => (sha512.parse()?, None),
-            None => {
-                let secret = Secret::mint(&mut self.ports)?;
-                (secret.hash(), Some(secret))
-            }
+        let (new, secret) = if let Some(sha512) = sha512 {
+            (sha512.parse()?, None)
+        } else {
+            let secret = Secret::mint(&mut self.ports)?;
+            (secret.hash(), Some(secret))
         };
         let ttl = ttl.unwrap_or(DEFAULT_STAGE_SECONDS);
         self.commit(origin, &Command::Stage { credential, new, ttl })?;

@@ -276,25 +276,7 @@ pub fn apply(
             let rotation = Rotation::Staged(Timed { hash: new, until: after(now, ttl) });
             rotate(catalog, rotation, Action::Stage, origin, now)
         }
-        Command::Confirm { credential, overlap } => {
-            let staged = match catalog.find(&credential) {
-                None => return Err(Refusal::Unknown.into()),
-                Some(Found::Staged(staged)) => *staged,
-                // Confirmed already: whoever did not get the answer asks again.
-                Some(Found::Current(token)) if token.is_operator() => {
-                    let token = token.clone();
-                    return Ok(Verdict::Nothing(catalog, Some(token)));
-                }
-                Some(Found::Current(_) | Found::Replaced(_)) => return Err(Denial::Forbidden),
-            };
-            if staged.until <= now {
-                return Err(Refusal::Expired { at: staged.until }.into());
-            }
-            let operator = catalog.operator().ok_or_else(|| Denial::NotFound(OPERATOR.into()))?;
-            let rotation = overlap_of(operator.hash, overlap, now)?;
-            let actor = Actor::Token(operator.id);
-            replace_operator(catalog, staged.hash, rotation, (Action::Confirm, actor), origin, now)
-        }
+        Command::Confirm { credential, overlap } => confirm(catalog, &credential, overlap, origin, now),
         Command::Cancel { credential } => {
             let operator = present_operator(&catalog, &credential, now)?.clone();
             match catalog.rotation() {
@@ -360,6 +342,33 @@ pub fn is_done<'a>(
             gone.then_some(token)
         }
     }
+}
+
+/// The staged secret takes over.
+fn confirm(
+    catalog: Catalog,
+    credential: &TokenHash,
+    overlap: u64,
+    origin: &str,
+    now: Timestamp,
+) -> Result<Verdict, Denial> {
+    let staged = match catalog.find(credential) {
+        None => return Err(Refusal::Unknown.into()),
+        Some(Found::Staged(staged)) => *staged,
+        // Confirmed already: whoever did not get the answer asks again.
+        Some(Found::Current(token)) if token.is_operator() => {
+            let token = token.clone();
+            return Ok(Verdict::Nothing(catalog, Some(token)));
+        }
+        Some(Found::Current(_) | Found::Replaced(_)) => return Err(Denial::Forbidden),
+    };
+    if staged.until <= now {
+        return Err(Refusal::Expired { at: staged.until }.into());
+    }
+    let operator = catalog.operator().ok_or_else(|| Denial::NotFound(OPERATOR.into()))?;
+    let rotation = overlap_of(operator.hash, overlap, now)?;
+    let actor = Actor::Token(operator.id);
+    replace_operator(catalog, staged.hash, rotation, (Action::Confirm, actor), origin, now)
 }
 
 /// Adds a token (COMPAT 6.1).
@@ -761,7 +770,7 @@ mod tests {
         Command::Stage { credential: hash(credential), new: hash(new), ttl: 60 }
     }
 
-    fn confirm(credential: &str) -> Command<'static> {
+    fn confirming(credential: &str) -> Command<'static> {
         Command::Confirm { credential: hash(credential), overlap: 0 }
     }
 
@@ -781,29 +790,29 @@ mod tests {
             let denial = apply(staged.clone(), &command, "test", NOW);
             assert_eq!(denial, Err(Refusal::Unknown.into()), "{command:?}");
         }
-        let (confirmed, token) = change(&staged, &confirm("second"), "here", NOW + 1).unwrap();
+        let (confirmed, token) = change(&staged, &confirming("second"), "here", NOW + 1).unwrap();
         assert_eq!((token.hash, token.updated_at, token.id), (hash("second"), Some(NOW + 1), 0));
         assert_eq!(who(&confirmed, "first"), Err(Refusal::Unknown));
         assert_eq!(who(&confirmed, "second"), Ok(Principal { id: 0, operator: true, replaced: false }));
         assert_eq!(confirmed.rotation(), Rotation::None);
         // Asked again by whoever did not get the answer.
-        let again = apply(confirmed.clone(), &confirm("second"), "here", NOW + 9_999_999);
+        let again = apply(confirmed.clone(), &confirming("second"), "here", NOW + 9_999_999);
         assert_eq!(again, Ok(Verdict::Nothing(confirmed.clone(), Some(token))));
-        assert_eq!(apply(confirmed, &confirm("first"), "here", NOW), Err(Refusal::Unknown.into()));
+        assert_eq!(apply(confirmed, &confirming("first"), "here", NOW), Err(Refusal::Unknown.into()));
     }
 
     #[test]
     fn a_staged_secret_has_a_deadline_and_can_be_staged_again() {
         let (staged, _) = change(&catalog(), &stage("first", "second"), "here", NOW).unwrap();
         let until = NOW + 60_000;
-        assert!(change(&staged, &confirm("second"), "here", until - 1).is_ok());
-        let late = apply(staged.clone(), &confirm("second"), "here", until);
+        assert!(change(&staged, &confirming("second"), "here", until - 1).is_ok());
+        let late = apply(staged.clone(), &confirming("second"), "here", until);
         assert_eq!(late, Err(Refusal::Expired { at: until }.into()));
         let (again, _) = change(&staged, &stage("first", "second"), "here", until).unwrap();
-        assert!(change(&again, &confirm("second"), "here", until).is_ok());
+        assert!(change(&again, &confirming("second"), "here", until).is_ok());
         let (other, _) = change(&staged, &stage("first", "third"), "here", NOW).unwrap();
-        assert_eq!(apply(other.clone(), &confirm("second"), "here", NOW), Err(Refusal::Unknown.into()));
-        assert!(change(&other, &confirm("third"), "here", NOW).is_ok());
+        assert_eq!(apply(other.clone(), &confirming("second"), "here", NOW), Err(Refusal::Unknown.into()));
+        assert!(change(&other, &confirming("third"), "here", NOW).is_ok());
         for taken in ["first", "ci"] {
             let denial = apply(staged.clone(), &stage("first", taken), "here", NOW).unwrap_err();
             assert!(matches!(denial, Denial::SecretTaken(_)), "{denial:?}");
@@ -822,7 +831,7 @@ mod tests {
         ] {
             let (after, _) = change(&staged, &command, "here", NOW).unwrap();
             assert_eq!(after.rotation(), Rotation::None, "{command:?}");
-            assert_eq!(apply(after, &confirm("second"), "here", NOW), Err(Refusal::Unknown.into()));
+            assert_eq!(apply(after, &confirming("second"), "here", NOW), Err(Refusal::Unknown.into()));
         }
         let nothing = apply(catalog(), &Command::Cancel { credential: hash("first") }, "here", NOW).unwrap();
         assert!(matches!(nothing, Verdict::Nothing(..)));

@@ -19,7 +19,7 @@ pub(super) const STDIN: &str = "-";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub(super) struct Connection {
-    /// URL of the server
+    /// URL of the server, or unix: and the path of its recovery socket
     #[arg(short = 'H', long, value_name = "URL", env = "INFLUXDB3_HOST_URL", default_value = DEFAULT_HOST)]
     host: String,
 

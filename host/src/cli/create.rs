@@ -84,6 +84,10 @@ struct Admin {
     #[arg(long, value_name = "DURATION", value_parser = whole_seconds, requires = "regenerate")]
     overlap: Option<u64>,
 
+    /// The code that token recovery asks for where serve was told --admin-token-recovery-code; - reads it from standard input
+    #[arg(long, value_name = "CODE", env = "INFLUXDB3_RECOVERY_CODE", hide_env_values = true)]
+    recovery_code: Option<Secret>,
+
     /// Create an admin token of this name instead of the operator token
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -215,9 +219,11 @@ impl Admin {
         if !self.yes {
             confirm_regenerate()?;
         }
+        let code = self.recovery_code()?;
         let rotation = Rotation {
             client: &client,
             credential: token.as_ref(),
+            code: code.as_ref(),
             overlap: self.overlap.unwrap_or(0),
             show: &|token| show(token, self.format),
         };
@@ -229,6 +235,14 @@ impl Admin {
                 rotation.to_file(output)
             }
             None => rotation.to_screen(),
+        }
+    }
+
+    /// The recovery code, where there is one. An empty variable counts as none.
+    fn recovery_code(&self) -> io::Result<Option<Secret>> {
+        match &self.recovery_code {
+            Some(code) if code.expose() == "-" => Ok(Some(ask("Enter the recovery code")?.into())),
+            code => Ok(code.clone().filter(|code| !code.expose().is_empty())),
         }
     }
 

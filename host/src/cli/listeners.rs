@@ -18,9 +18,6 @@ use crate::http::tls::{self, MinimumVersion};
 /// The limit of the limit of bodies: they are held in memory, one for every connection.
 const MAX_MAX_REQUEST_SIZE: u64 = 64 << 20;
 
-/// How `--admin-token-recovery-http-bind` is called in errors, where it may also have been said in the environment.
-const RECOVERY_BIND: &str = "--admin-token-recovery-http-bind";
-
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Listeners")]
 pub(super) struct Listeners {
@@ -67,29 +64,6 @@ pub(super) struct Tls {
     minimum_version: MinimumVersion,
 }
 
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Recovery")]
-pub(super) struct Recovery {
-    /// Open a second listener that replaces the operator token without asking for it
-    ///
-    /// Only on a loopback address, 127.0.0.1:8182 if none is given. It answers that one request and closes for good
-    /// after its first success; the main listener goes on. For when the operator token is lost.
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "INFLUXDB3_ADMIN_TOKEN_RECOVERY_HTTP_BIND_ADDR",
-        num_args = 0..=1,
-        default_missing_value = "127.0.0.1:8182"
-    )]
-    admin_token_recovery_http_bind: Option<String>,
-
-    /// Write the address of the recovery listener, ip:port, to this new file, and remove it when that closes
-    ///
-    /// The server does not start if the file exists. Without a recovery listener there is nothing to write.
-    #[arg(long, value_name = "FILE", env = "INFLUXDB3_ADMIN_TOKEN_RECOVERY_TCP_LISTENER_FILE_PATH")]
-    admin_token_recovery_tcp_listener_file_path: Option<PathBuf>,
-}
-
 impl Listeners {
     /// The main listener: the first socket that was passed, or one of its own.
     pub(super) async fn bind(&self, passed: &mut ListenFd) -> anyhow::Result<Listener> {
@@ -122,40 +96,8 @@ impl Tls {
     }
 }
 
-impl Recovery {
-    /// The recovery listener, where it is asked for: the second socket that was passed, or one of its own. It gives the operator
-    /// token away, so it is for this machine only.
-    pub(super) async fn bind(&self, passed: &mut ListenFd) -> anyhow::Result<Option<Listener>> {
-        let Some(address) = &self.admin_token_recovery_http_bind else {
-            return Ok(None);
-        };
-        let (listener, named) = match adopt(passed, 1)? {
-            Some(listener) => {
-                let named = listener.address().to_string();
-                (listener, named)
-            }
-            None => (Listener::bind(address).await.context(RECOVERY_BIND)?, address.clone()),
-        };
-        if !listener.address().ip().is_loopback() {
-            bail!(
-                "{RECOVERY_BIND}: {named} is not a loopback address: anybody on the network could take over the operator token"
-            );
-        }
-        Ok(Some(listener))
-    }
-
-    /// Writes the file that tells where the listener is, where that is asked for.
-    pub(super) fn write_file(&self, listener: &Listener) -> anyhow::Result<Option<ListenerFile>> {
-        self.admin_token_recovery_tcp_listener_file_path
-            .as_ref()
-            .map(|path| ListenerFile::create(path, listener.address()))
-            .transpose()
-            .context("--admin-token-recovery-tcp-listener-file-path")
-    }
-}
-
 /// Takes over the socket in this place among those that the service manager has passed, if there are so many.
-fn adopt(passed: &mut ListenFd, place: usize) -> anyhow::Result<Option<Listener>> {
+pub(super) fn adopt(passed: &mut ListenFd, place: usize) -> anyhow::Result<Option<Listener>> {
     let named = || format!("socket {} of LISTEN_FDS", place + 1);
     let Some(socket) = passed.take_tcp_listener(place).with_context(named)? else {
         return Ok(None);

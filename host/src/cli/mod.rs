@@ -21,6 +21,7 @@ mod listener_file;
 mod listeners;
 mod log;
 mod offline;
+mod recovery;
 mod replace;
 mod rotate;
 mod saved;

@@ -33,6 +33,8 @@ pub(super) struct Rotation<'a> {
     pub(super) client: &'a Client,
     /// The operator token. Without it only a recovery listener does anything.
     pub(super) credential: Option<&'a Secret>,
+    /// What a recovery listener may ask for.
+    pub(super) code: Option<&'a Secret>,
     /// For how many seconds the replaced token is still accepted.
     pub(super) overlap: u64,
     /// Shows the new token on stdout.
@@ -46,16 +48,16 @@ impl Rotation<'_> {
         let shown = |token: &Secret| {
             (self.show)(token).context("the token was created, but cannot be written to standard output")
         };
-        let Some(credential) = self.credential else {
-            return shown(&self.in_one_call()?);
+        let Some(credential) = self.credential_for_staging() else {
+            return shown(&self.in_one_call(true)?);
         };
         let new = OfflineToken::mint(None, None)?;
         match self.stage(credential, new.sha512()) {
             Ok(()) => {}
             Err(error) if is(&error, &[StatusCode::NOT_FOUND]) => {
-                let token = self.in_one_call()?;
+                let token = self.in_one_call(is_recovery(&error))?;
                 shown(&token)?;
-                return self.authenticate(&token);
+                return if is_recovery(&error) { Ok(()) } else { self.authenticate(&token) };
             }
             Err(error) => return Err(error.into()),
         }
@@ -79,7 +81,9 @@ impl Rotation<'_> {
         say(&format!("An interrupted rotation has left {}; finishing it.", target.staged.display()));
         match self.confirm(&pending) {
             Ok(()) => return self.finish(&target, &pending),
-            Err(error) if is(&error, &[StatusCode::NOT_FOUND]) => return self.without_staging(&target),
+            Err(error) if is(&error, &[StatusCode::NOT_FOUND]) => {
+                return self.without_staging(&target, is_recovery(&error));
+            }
             // It is not staged, or no longer.
             Err(error) if is(&error, &[StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN]) => {}
             Err(error) => return Err(target.unfinished(error)),
@@ -113,14 +117,16 @@ impl Rotation<'_> {
     }
 
     fn begin(&self, target: &Target<'_>) -> anyhow::Result<()> {
-        let Some(credential) = self.credential else { return self.without_staging(target) };
+        let Some(credential) = self.credential_for_staging() else {
+            return self.without_staging(target, true);
+        };
         let new = OfflineToken::mint(None, None)?;
         target.save(&new.secret)?;
         match self.stage(credential, new.sha512()) {
             Ok(()) => self.take_over(target, &new.secret),
             Err(error) if is(&error, &[StatusCode::NOT_FOUND]) => {
                 target.forget();
-                self.without_staging(target)
+                self.without_staging(target, is_recovery(&error))
             }
             Err(error @ ClientError::Refused { .. }) => {
                 // Nobody has asked to confirm it, so it is nobody's only token.
@@ -153,14 +159,14 @@ impl Rotation<'_> {
     }
 
     /// As every server can do it.
-    fn without_staging(&self, target: &Target<'_>) -> anyhow::Result<()> {
-        let token = self.in_one_call()?;
+    fn without_staging(&self, target: &Target<'_>, recovery: bool) -> anyhow::Result<()> {
+        let token = self.in_one_call(recovery)?;
         if let Err(error) = target.install(&token) {
             // It is shown now or never.
             (self.show)(&token)?;
             return Err(error.context("the token was replaced and shown, but not saved"));
         }
-        if self.credential.is_some() {
+        if !recovery {
             self.authenticate(&token)?;
         }
         target.say_saved()?;
@@ -168,20 +174,27 @@ impl Rotation<'_> {
         Ok(())
     }
 
-    fn in_one_call(&self) -> anyhow::Result<Secret> {
+    /// What a recovery listener is given has nothing to stage with.
+    fn credential_for_staging(&self) -> Option<&Secret> {
+        self.credential.filter(|_| self.code.is_none())
+    }
+
+    /// Replaces the token in a call whose answer must not be lost. A recovery listener is closed after it, so that it
+    /// cannot be asked whether the new token authenticates.
+    fn in_one_call(&self, recovery: bool) -> anyhow::Result<Secret> {
         if self.overlap > 0 {
             bail!(
                 "this server cannot replace the token and accept the old one a while longer; without --overlap the old one \
                  stops working at once"
             );
         }
-        if self.credential.is_some() {
+        if !recovery {
             warn(
                 "the server cannot stage a new token (404), so the old one is replaced in a single call: if its answer is \
                  lost, so is the new token",
             );
         }
-        Ok(self.client.regenerate_operator(self.credential)?)
+        Ok(self.client.regenerate_operator(self.credential, self.code)?)
     }
 
     /// Whether another run has finished, or this one before it was interrupted: what was given is refused, and what is in
@@ -226,6 +239,11 @@ impl Rotation<'_> {
 
 fn is(error: &ClientError, statuses: &[StatusCode]) -> bool {
     matches!(error, ClientError::Refused { status, .. } if statuses.contains(status))
+}
+
+/// Whether it is a recovery listener that does not know a path: it says so in lower case (COMPAT 5.5).
+fn is_recovery(error: &ClientError) -> bool {
+    matches!(error, ClientError::Refused { message, .. } if message == "not found")
 }
 
 /// Sends again what means the same when it is sent again, as long as there is no answer to it.

@@ -14,15 +14,17 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::listeners::{Listeners, Recovery, Tls};
+use super::listeners::{Listeners, Tls};
 use super::log::Log;
+use super::recovery::{Doors, Recovery};
 use super::storage::Storage;
 use super::token_file;
 use crate::authority::{Authority, DEFAULT_MAX_STALENESS};
 use crate::client::DEFAULT_HOST;
 use crate::http::disable_authz::DisabledAuthz;
+use crate::http::door::Bootstrap;
 use crate::http::listen::Listener;
-use crate::http::{Options, main_listener, recovery_listener};
+use crate::http::{Options, main_listener};
 use crate::token::OPERATOR;
 
 /// Run the server.
@@ -101,11 +103,18 @@ struct Access {
 
     /// Take in the token of this JSON file, unless there is one of its name; with --without-auth it is not read
     ///
-    /// The file has "name" (_admin is the operator token), "token" or, so that it is no secret, "token_sha512", and maybe
-    /// "expiry_millis", in milliseconds since 1970. One with a token must be closed to others (mode 0600), and a token that
+    /// The file has a `name` (`_admin` is the operator token), a `token` or, so that it is no secret, a `token_sha512`, and maybe
+    /// `expiry_millis`, in milliseconds since 1970. One with a token must be closed to others (mode 0600), and a token that
     /// could be guessed is refused. Such files are made with: influxdb3 create token --admin --offline
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_ADMIN_TOKEN_FILE")]
     admin_token_file: Option<PathBuf>,
+
+    /// Who may create the operator token by a request, while there is none: loopback (whoever is on this machine), any
+    /// (whoever comes first) or off (nobody)
+    ///
+    /// Never a web page, whatever this says.
+    #[arg(long, value_name = "WHO", env = "INFLUXDB3_ADMIN_TOKEN_BOOTSTRAP", default_value = "loopback")]
+    admin_token_bootstrap: Bootstrap,
 
     /// Resources that need no token, separated by commas: health, ping, metrics, ready, pprof, node_stop
     #[expect(clippy::doc_markdown, reason = "the help shows it as it stands")]
@@ -145,6 +154,7 @@ impl Serve {
             max_request_size: self.listeners.max_http_request_size,
             without_auth,
             disabled_authz: self.access.disable_authz.clone().unwrap_or_default(),
+            bootstrap: self.access.admin_token_bootstrap,
             node_id: self.node_id.clone(),
         })
     }
@@ -176,8 +186,9 @@ impl Serve {
     ) -> anyhow::Result<()> {
         let stop = stop_on_signal()?;
         let main = self.listeners.bind(&mut passed).await?.with_tls(tls.clone());
-        let recovery = self.recovery.bind(&mut passed).await?.map(|listener| listener.with_tls(tls));
-        let used = if recovery.is_some() { 2 } else { 1 };
+        let data_dir = self.storage.directory()?;
+        let recovery = self.recovery.bind(&mut passed, tls, data_dir.as_deref()).await?;
+        let used = if recovery.as_ref().is_some_and(Doors::has_address) { 2 } else { 1 };
         if passed.len() > used {
             tracing::warn!(
                 "{} sockets were passed, and {used} of them used: nobody answers on the others",
@@ -185,10 +196,6 @@ impl Serve {
             );
         }
         let main_file = self.listeners.write_file(&main)?;
-        let recovery_file = match &recovery {
-            Some(recovery) => self.recovery.write_file(recovery)?,
-            None => None,
-        };
 
         if options.without_auth {
             tracing::warn!(
@@ -203,28 +210,9 @@ impl Serve {
         tracing::info!(node_id = options.node_id, "listening on {}", main.url());
         let tokens = authority.list().context("cannot list the tokens")?;
         if !tokens.iter().any(|token| token.name == OPERATOR) {
-            tracing::info!(
-                "no operator token yet; create it with: influxdb3 create token --admin{}",
-                host_option(&main)
-            );
+            self.access.tell_how_to_create_one(&main);
         }
-        let recovery = recovery.map(|listener| {
-            tracing::warn!(
-                "token recovery is open on {0}: whoever reaches it can replace the operator token, once; with: \
-                 influxdb3 create token --admin --regenerate --host {0}",
-                listener.url()
-            );
-            let closed = stop.child_token();
-            let authority = authority.clone();
-            let router = recovery_listener::router(authority.clone(), closed.clone());
-            authority.metrics().recovery_is_open(true);
-            tokio::spawn(async move {
-                listener.serve(router, recovery_listener::MAX_CONNECTIONS, closed).await;
-                authority.metrics().recovery_is_open(false);
-                drop(recovery_file);
-                tracing::info!("token recovery is closed");
-            })
-        });
+        let recovery = recovery.map(|doors| doors.open(&authority, &stop));
         tell_service_manager(NotifyState::Ready);
         let router = main_listener::router(authority, options);
         main.serve(router, main_listener::MAX_CONNECTIONS, stop).await;
@@ -234,6 +222,21 @@ impl Serve {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+impl Access {
+    fn tell_how_to_create_one(&self, main: &Listener) {
+        let create = format!("create it with: influxdb3 create token --admin{}", host_option(main));
+        match self.admin_token_bootstrap {
+            Bootstrap::Loopback => tracing::info!("no operator token yet; {create}"),
+            Bootstrap::Any => tracing::warn!(
+                "no operator token yet, and whoever reaches this server first can create it; {create}"
+            ),
+            Bootstrap::Off => tracing::warn!(
+                "no operator token yet, and none can be created (--admin-token-bootstrap off); start with --admin-token-file"
+            ),
+        }
     }
 }
 

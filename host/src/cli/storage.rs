@@ -80,7 +80,7 @@ impl Storage {
             }
             (Some(StoreUrl::Sqlite(path)), _) => path.clone(),
             (None, Some(ObjectStore::File) | None) => {
-                let directory = self.data_dir.clone().map_or_else(default_data_dir, Ok)?;
+                let directory = self.data_dir()?;
                 prepare_data_dir(&directory)?;
                 directory.join(STORE_FILE)
             }
@@ -88,6 +88,18 @@ impl Storage {
         let store = SqliteStore::open(&path)?;
         tracing::info!("token store: sqlite:{}", path.display());
         Ok(Arc::new(store))
+    }
+
+    /// The data directory, where tokens are kept there.
+    pub(super) fn directory(&self) -> anyhow::Result<Option<PathBuf>> {
+        match (&self.store, self.object_store) {
+            (None, Some(ObjectStore::File) | None) => Ok(Some(self.data_dir()?)),
+            _ => Ok(None),
+        }
+    }
+
+    fn data_dir(&self) -> anyhow::Result<PathBuf> {
+        self.data_dir.clone().map_or_else(default_data_dir, Ok)
     }
 }
 

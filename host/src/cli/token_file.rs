@@ -19,7 +19,7 @@ use crate::secret::Secret;
 use crate::token::{OPERATOR, Preset};
 
 /// The largest file that is read, in bytes.
-const MAX_BYTES: u64 = 64 << 10;
+const MAX_BYTES: usize = 64 << 10;
 
 /// The content of the file. Other fields are ignored, as they always were.
 #[derive(Deserialize)]
@@ -80,12 +80,12 @@ fn read(path: &Path) -> anyhow::Result<TokenFile> {
     let metadata = file.metadata().context("Failed to read admin token file metadata")?;
     ensure!(metadata.is_file(), "Failed to read admin token file: it is not a regular file");
     ensure!(
-        metadata.len() <= MAX_BYTES,
+        metadata.len() <= MAX_BYTES as u64,
         "Failed to read admin token file: it has more than {MAX_BYTES} bytes"
     );
     // As long as it can get, so that no copy is left behind where it grows.
-    let mut text = Zeroizing::new(String::with_capacity(MAX_BYTES as usize + 1));
-    file.take(MAX_BYTES).read_to_string(&mut text).context("Failed to read admin token file")?;
+    let mut text = Zeroizing::new(String::with_capacity(MAX_BYTES + 1));
+    file.take(MAX_BYTES as u64).read_to_string(&mut text).context("Failed to read admin token file")?;
     // Without serde's own text, which quotes what it found.
     let parsed: TokenFile = serde_json::from_str(&text).map_err(|error| {
         let wanted = match error.classify() {
@@ -101,6 +101,7 @@ fn read(path: &Path) -> anyhow::Result<TokenFile> {
         )
     })?;
 
+    // The last six bits are what others may do.
     let mode = metadata.permissions().mode() & 0o777;
     let path = path.display();
     ensure!(
@@ -108,7 +109,7 @@ fn read(path: &Path) -> anyhow::Result<TokenFile> {
         "Admin token file has insecure permissions: {mode:o}. Others can change it; run: chmod go-w {path}"
     );
     ensure!(
-        mode & 0o077 == 0 || parsed.token.is_none(),
+        mode.trailing_zeros() >= 6 || parsed.token.is_none(),
         "Admin token file has insecure permissions: {mode:o}. Others can read the token; run: chmod 0600 {path}\n\
          Where its mode cannot be changed, give the hash instead: influxdb3 create token --admin --offline --output-file FILE \
          --hash-file FILE"

@@ -17,7 +17,8 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::http::{
-    CONFIRM_PATH, CREATE_PATH, NAMED_PATH, OVERLAP_PATH, REGENERATE_PATH, SQL_PATH, STAGE_PATH, TOKENS_PATH,
+    CONFIRM_PATH, CREATE_PATH, NAMED_PATH, OVERLAP_PATH, RECOVERY_CODE_HEADER, REGENERATE_PATH, SQL_PATH,
+    STAGE_PATH, TOKENS_PATH,
 };
 use crate::secret::{Secret, TOKEN_PREFIX, is_token_char};
 use tls::Failure;
@@ -26,11 +27,16 @@ pub(crate) use tls::{Trust, TrustError};
 /// Where a server listens if nobody said otherwise.
 pub(crate) const DEFAULT_HOST: &str = "http://127.0.0.1:8181";
 
+/// What a server behind a socket, which has no address, is called in requests.
+const SOCKET_URL: &str = "http://localhost";
+
 /// A server, as the command line talks to it.
 pub(crate) struct Client {
     http: reqwest::Client,
     runtime: tokio::runtime::Runtime,
     host: Url,
+    /// How the user knows it.
+    name: String,
 }
 
 /// What the server is asked for.
@@ -63,6 +69,9 @@ pub(crate) enum ClientError {
     /// The token cannot be sent.
     #[error("the token holds characters that no token has; was it copied whole?")]
     Token,
+    /// The recovery code cannot be sent.
+    #[error("the recovery code holds characters that no code has; was it copied whole?")]
+    RecoveryCode,
     /// Nobody answers.
     #[error("cannot reach {host}: {reason}\n{hint}")]
     Unreachable { host: String, reason: String, hint: &'static str },
@@ -88,10 +97,15 @@ If the operator token is lost, start the server with --admin-token-recovery-http
   influxdb3 create token --admin --regenerate --host http://127.0.0.1:8182";
 
 impl Client {
-    /// A client of the server at `host`, a URL, that waits for each answer for so long, connecting included.
+    /// A client of the server at `host`, a URL, or `unix:` and the path of a socket. It waits for each answer for so long,
+    /// connecting included.
     pub(crate) fn new(host: &str, trust: &Trust, timeout: Duration) -> Result<Self, ClientError> {
         let not_a_host = || ClientError::Host { host: host.to_owned() };
-        let url = Url::parse(host).map_err(|_| not_a_host())?;
+        let socket = host.strip_prefix("unix:");
+        if socket == Some("") {
+            return Err(not_a_host());
+        }
+        let url = Url::parse(if socket.is_some() { SOCKET_URL } else { host }).map_err(|_| not_a_host())?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(ClientError::Userinfo);
         }
@@ -106,6 +120,9 @@ impl Client {
         if is_loopback(&url) {
             http = http.no_proxy();
         }
+        if let Some(path) = socket {
+            http = http.unix_socket(path);
+        }
         let start = |error: &dyn Error| ClientError::Start(innermost(error));
         Ok(Self {
             http: http.build().map_err(|error| start(&error))?,
@@ -113,6 +130,7 @@ impl Client {
                 .enable_all()
                 .build()
                 .map_err(|error| start(&error))?,
+            name: socket.map_or_else(|| url.to_string(), |_| host.to_owned()),
             host: url,
         })
     }
@@ -128,9 +146,18 @@ impl Client {
         self.issue(Operation::Create, request, None)
     }
 
-    /// Replaces the operator token. Without a credential this works on a recovery listener only.
-    pub(crate) fn regenerate_operator(&self, credential: Option<&Secret>) -> Result<Secret, ClientError> {
-        let request = self.http.post(self.url(REGENERATE_PATH));
+    /// Replaces the operator token. Without a credential this works on a recovery listener only, which may ask for a code.
+    pub(crate) fn regenerate_operator(
+        &self,
+        credential: Option<&Secret>,
+        recovery_code: Option<&Secret>,
+    ) -> Result<Secret, ClientError> {
+        let mut request = self.http.post(self.url(REGENERATE_PATH));
+        if let Some(code) = recovery_code {
+            let mut header = HeaderValue::from_str(code.expose()).map_err(|_| ClientError::RecoveryCode)?;
+            header.set_sensitive(true);
+            request = request.header(RECOVERY_CODE_HEADER, header);
+        }
         self.issue(Operation::Regenerate, request, credential)
     }
 
@@ -259,16 +286,20 @@ impl Client {
     }
 
     fn stranger(&self, reason: String) -> ClientError {
-        ClientError::NotATokenServer { host: self.host.to_string(), reason }
+        ClientError::NotATokenServer { host: self.name.clone(), reason }
     }
 
     fn not_answered(&self, operation: Operation, error: &reqwest::Error) -> ClientError {
-        let (host, reason) = (self.host.to_string(), innermost(error));
+        let (host, reason) = (self.name.clone(), innermost(error));
         let https = self.host.scheme() == "https";
         if error.is_connect() {
             let hint = match Failure::of(error).filter(|_| https) {
                 Some(Failure::Untrusted(hint)) => return ClientError::Untrusted { host, reason, hint },
                 Some(Failure::OtherProtocol(hint)) => hint,
+                None if self.name.starts_with("unix:") => {
+                    "Token recovery is off unless asked for, and closes after its first success. To open it there, start the server \
+                     with --admin-token-recovery-socket, and run this as root or as the user of the server."
+                }
                 None if self.host.port() == Some(8182) => {
                     "Token recovery is off unless asked for, and closes after its first success. To open it, start the server with:\n  \
                      influxdb3 serve --admin-token-recovery-http-bind"
@@ -359,7 +390,7 @@ impl Client {
             StatusCode::NOT_FOUND if message.starts_with("the requested resource was not found") => {
                 "\nTo see which tokens there are, run:\n  influxdb3 show tokens".to_owned()
             }
-            StatusCode::NOT_FOUND => format!("\nIs {} the address of a token server?", self.host),
+            StatusCode::NOT_FOUND => format!("\nIs {} the address of a token server?", self.name),
             StatusCode::METHOD_NOT_ALLOWED if message.starts_with("endpoint disabled") => {
                 "\nThe server lets everybody in. For tokens to mean something, start it without --without-auth."
                     .to_owned()

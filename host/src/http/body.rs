@@ -23,7 +23,12 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads a body that means nothing here, so that the client gets to read the answer; not if it is too large.
 pub(super) async fn discard(body: Body) -> Result<(), Problem> {
-    receive(body, MAX_IGNORED_BYTES, |_| {}).await
+    discard_up_to(body, MAX_IGNORED_BYTES).await
+}
+
+/// As [`discard`], of a body of at most `limit` bytes.
+pub(super) async fn discard_up_to(body: Body, limit: usize) -> Result<(), Problem> {
+    receive(body, limit, |_| {}).await
 }
 
 /// Refuses a body that is not announced as JSON, before anything else about it is judged.

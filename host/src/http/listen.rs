@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of what the router does.
 
+use std::fmt;
 use std::io;
 use std::net::{self, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -24,6 +25,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use super::unix_socket::UnixListener;
 
 /// How long a client may take to send the head of a request, and before that for the handshake of TLS; also how long a
 /// connection may idle.
@@ -48,7 +51,30 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) SocketAddr);
+pub(super) enum Peer {
+    /// It has an address; `local` is this end's, on which it speaks TLS or not.
+    Tcp { remote: SocketAddr, local: SocketAddr, tls: bool },
+    /// It is a process of this machine, of this user.
+    Unix { uid: u32 },
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { remote, .. } => remote.fmt(f),
+            Self::Unix { uid } => write!(f, "uid {uid}"),
+        }
+    }
+}
+
+/// Where connections come from.
+pub(super) trait Accept: Send + Sync {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Waits for the next one.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
+}
 
 /// A socket that is bound and not served yet: clients that connect already wait.
 #[derive(Debug)]
@@ -129,45 +155,75 @@ impl Listener {
     /// Serves until `stop`, then closes the socket at once and lets requests under way end within [`GRACE`]. No more
     /// than `max_connections` are open at a time; for another one, the one that has been quiet for the longest goes.
     pub(crate) async fn serve(self, router: Router, max_connections: usize, stop: CancellationToken) {
-        let places = Arc::new(Semaphore::new(max_connections));
-        let connections = TaskTracker::new();
-        let mut guests = Guests::default();
-        let tls = self.tls.map(|config| Arc::new(Handshake::new(config)));
-        let accepting = async {
-            loop {
-                match self.socket.accept().await {
-                    Ok((stream, peer)) => {
-                        let place = loop {
-                            if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
-                                break place;
-                            }
-                            guests.show_out_the_quietest();
-                            time::sleep(ACCEPT_PAUSE).await;
-                        };
-                        let guest = guests.welcome();
-                        let connection =
-                            serve_client(stream, peer, tls.clone(), guest, router.clone(), stop.clone());
-                        connections.spawn(async move {
-                            connection.await;
-                            drop(place);
-                        });
-                    }
-                    Err(error) => {
-                        tracing::warn!("cannot accept a connection: {error}");
+        let tls = self.tls.clone().map(|config| Arc::new(Handshake::new(config)));
+        serve(self, tls, router, max_connections, stop).await;
+    }
+}
+
+impl Accept for Listener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<(TcpStream, Peer)> {
+        let (stream, remote) = self.socket.accept().await?;
+        // Answers are small and complete: nothing is gained by waiting for more.
+        let _ = stream.set_nodelay(true);
+        // Where it is bound to all addresses, this is the one that was asked.
+        let local = stream.local_addr()?;
+        Ok((stream, Peer::Tcp { remote, local, tls: self.tls.is_some() }))
+    }
+}
+
+impl UnixListener {
+    /// As [`Listener::serve`].
+    pub(crate) async fn serve(self, router: Router, max_connections: usize, stop: CancellationToken) {
+        serve(self, None, router, max_connections, stop).await;
+    }
+}
+
+async fn serve(
+    socket: impl Accept,
+    tls: Option<Arc<Handshake>>,
+    router: Router,
+    max_connections: usize,
+    stop: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(max_connections));
+    let connections = TaskTracker::new();
+    let mut guests = Guests::default();
+    let accepting = async {
+        loop {
+            match socket.accept().await {
+                Ok((stream, peer)) => {
+                    let place = loop {
+                        if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+                            break place;
+                        }
+                        guests.show_out_the_quietest();
                         time::sleep(ACCEPT_PAUSE).await;
-                    }
+                    };
+                    let guest = guests.welcome();
+                    let connection =
+                        serve_client(stream, peer, tls.clone(), guest, router.clone(), stop.clone());
+                    connections.spawn(async move {
+                        connection.await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!("cannot accept a connection: {error}");
+                    time::sleep(ACCEPT_PAUSE).await;
                 }
             }
-        };
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = accepting => {}
         }
-        drop(self.socket);
-        connections.close();
-        // Each connection ends by itself within the grace.
-        connections.wait().await;
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = accepting => {}
     }
+    drop(socket);
+    connections.close();
+    // Each connection ends by itself within the grace.
+    connections.wait().await;
 }
 
 /// The open connections of a listener.
@@ -248,7 +304,11 @@ impl Handshake {
         Self { acceptor: TlsAcceptor::from(config), complained: Mutex::default() }
     }
 
-    async fn complete(&self, stream: TcpStream, peer: SocketAddr) -> Option<TlsStream<TcpStream>> {
+    async fn complete<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        peer: Peer,
+    ) -> Option<TlsStream<S>> {
         let handshake = time::timeout(HEAD_TIMEOUT, self.acceptor.accept(stream)).await;
         match handshake.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => Some(stream),
@@ -275,15 +335,13 @@ impl Handshake {
 }
 
 async fn serve_client(
-    stream: TcpStream,
-    peer: SocketAddr,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
     tls: Option<Arc<Handshake>>,
     guest: Arc<Guest>,
     router: Router,
     stop: CancellationToken,
 ) {
-    // Answers are small and complete: nothing is gained by waiting for more.
-    let _ = stream.set_nodelay(true);
     let Some(tls) = tls else {
         return serve_connection(stream, peer, guest, router, stop).await;
     };
@@ -300,7 +358,7 @@ async fn serve_client(
 
 async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: SocketAddr,
+    peer: Peer,
     guest: Arc<Guest>,
     router: Router,
     stop: CancellationToken,
@@ -321,7 +379,7 @@ async fn serve_connection(
             answer
         }
     });
-    let service = TowerToHyperService::new(router.layer(Extension(Peer(peer))).layer(attend));
+    let service = TowerToHyperService::new(router.layer(Extension(peer)).layer(attend));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {

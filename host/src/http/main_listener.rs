@@ -15,9 +15,10 @@ use tokio::sync::Semaphore;
 use super::listen::Peer;
 use super::problem::Problem;
 use super::routes::{self, Call, Endpoint};
-use super::{CONFIRM_PATH, CREATE_PATH, OTHER_PATH, Options, TOKENS_PATH, credentials, openapi};
+use super::{CONFIRM_PATH, CREATE_PATH, OTHER_PATH, Options, TOKENS_PATH, VERIFY_PATH, credentials, openapi};
 use crate::authority::Authority;
 use crate::secret::{Secret, redact};
+use crate::token::Principal;
 
 /// The most connections that are open at a time: as many as file descriptors mostly are, where nobody raised that.
 pub(crate) const MAX_CONNECTIONS: usize = 1024;
@@ -60,7 +61,7 @@ pub(crate) fn router(authority: Authority, options: Options) -> Router {
 
 async fn answer(
     State(served): State<Arc<Served>>,
-    Extension(Peer(peer)): Extension<Peer>,
+    Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Response {
     let path = served.counted_as(request.uri().path());
@@ -75,21 +76,27 @@ async fn answer(
 }
 
 /// The order of COMPAT 2.2, but for the body, of which nothing is read before its sender is known.
-async fn judge(served: Arc<Served>, origin: String, mut request: Request) -> Result<Response, Problem> {
+async fn judge(served: Arc<Served>, origin: String, request: Request) -> Result<Response, Problem> {
     if request.method() == Method::OPTIONS {
         return Ok(served.options_of(request.uri().path()));
     }
+    let verifying = request.uri().path() == VERIFY_PATH;
+    let answer = carry_out(served, origin, request).await;
+    answer.map_err(|problem| if verifying { problem.unverified() } else { problem })
+}
+
+async fn carry_out(served: Arc<Served>, origin: String, mut request: Request) -> Result<Response, Problem> {
     if is_disabled(&served.options, request.uri().path()) {
         return Err(Problem::WithoutAuth);
     }
-    let credential = served.authenticate(&mut request)?;
+    let (credential, principal) = served.authenticate(&mut request)?;
     let endpoint = served
         .endpoints
         .iter()
-        .find(|endpoint| endpoint.method == request.method() && endpoint.path == request.uri().path())
+        .find(|endpoint| endpoint.answers(request.method(), request.uri().path()))
         // A wrong method is no path either.
         .ok_or(Problem::NoSuchPath("Not found"))?;
-    (endpoint.handler)(Call { served: Arc::clone(&served), credential, origin, request }).await
+    (endpoint.handler)(Call { served: Arc::clone(&served), credential, origin, principal, request }).await
 }
 
 impl Served {
@@ -107,8 +114,10 @@ impl Served {
             .endpoints
             .iter()
             .filter(|endpoint| endpoint.path == path && !is_disabled(&self.options, path))
-            .map(|endpoint| endpoint.method.as_str());
-        let allow = methods.chain(["OPTIONS"]).collect::<Vec<_>>().join(", ");
+            .flat_map(Endpoint::operations)
+            .map(|(method, _)| method);
+        let allow: Vec<_> = methods.chain([Method::OPTIONS]).map(|method| method.to_string()).collect();
+        let allow = allow.join(", ");
         if self.endpoints.iter().any(|endpoint| endpoint.path == path) {
             (StatusCode::NO_CONTENT, [(ALLOW, allow)]).into_response()
         } else {
@@ -117,10 +126,10 @@ impl Served {
     }
 
     /// Lets only requests with an accepted token pass, and those that need none.
-    fn authenticate(&self, request: &mut Request) -> Result<Option<Secret>, Problem> {
+    fn authenticate(&self, request: &mut Request) -> Result<(Option<Secret>, Option<Principal>), Problem> {
         // Without a look at the header (COMPAT 2.2, 2.3).
         if is_open(&self.options, request.method(), request.uri().path()) {
-            return Ok(None);
+            return Ok((None, None));
         }
         let confirmation = is_confirmation(request.method(), request.uri().path());
         // Here the query string counts first; its header may be anything (COMPAT 3.3).
@@ -134,14 +143,14 @@ impl Served {
                 Err((malformed.to_string(), malformed.into()))
             }
             // Whatever it is, but it must be one (COMPAT 2.10).
-            Ok(credential) if self.options.without_auth => Ok(credential),
+            Ok(credential) if self.options.without_auth => Ok((credential, None)),
             Ok(None) => {
                 self.authority.metrics().unauthenticated(false);
                 Err(("there is none".to_owned(), Problem::NoCredential))
             }
-            Ok(Some(credential)) if confirmation => Ok(Some(credential)),
+            Ok(Some(credential)) if confirmation => Ok((Some(credential), None)),
             Ok(Some(credential)) => match self.authority.authenticate(credential.expose()) {
-                Ok(_) => Ok(Some(credential)),
+                Ok(principal) => Ok((Some(credential), Some(principal))),
                 Err(error) => Err((error.to_string(), error.into())),
             },
         };
@@ -155,7 +164,10 @@ impl Served {
 /// Whether a path is open to everybody, whatever they present.
 fn is_open(options: &Options, method: &Method, path: &str) -> bool {
     // For every method (COMPAT 2.9) but the one that tells something (DESIGN section 5).
-    (path == CREATE_PATH && method != Method::GET) || options.disabled_authz.covers(path)
+    (path == CREATE_PATH && method != Method::GET)
+        || options.disabled_authz.covers(path)
+        // The header is then none of ours: it may be meant for what is behind the proxy.
+        || options.without_auth && path == VERIFY_PATH
 }
 
 /// Whether a request presents a token that is accepted nowhere else, and which its endpoint judges.
@@ -175,7 +187,7 @@ pub(super) fn asks_for_a_token(options: &Options, method: &Method, path: &str) -
 
 /// All that [`judge`] can say against a request for this path before its endpoint gets to see it.
 pub(super) fn refusals(options: &Options, method: &Method, path: &str) -> Vec<Problem> {
-    if is_disabled(options, path) {
+    let problems = if is_disabled(options, path) {
         vec![Problem::WithoutAuth]
     } else if is_open(options, method, path) {
         vec![]
@@ -185,7 +197,8 @@ pub(super) fn refusals(options: &Options, method: &Method, path: &str) -> Vec<Pr
         vec![Problem::MalformedCredential]
     } else {
         vec![Problem::MalformedCredential, Problem::NoCredential, Problem::InvalidToken, Problem::Unavailable]
-    }
+    };
+    if path == VERIFY_PATH { problems.into_iter().map(Problem::unverified).collect() } else { problems }
 }
 
 /// The path of a request, without its query string, which may hold a token.

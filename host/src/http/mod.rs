@@ -7,6 +7,7 @@
 mod body;
 mod credentials;
 pub(crate) mod disable_authz;
+pub(crate) mod door;
 mod issued;
 pub(crate) mod listen;
 pub(crate) mod main_listener;
@@ -14,18 +15,22 @@ mod openapi;
 mod ping;
 mod problem;
 mod query;
+pub(crate) mod recovery_code;
 pub(crate) mod recovery_listener;
 mod rotation;
 mod routes;
 pub(crate) mod tls;
 mod tokens;
 mod tokens_table;
+pub(crate) mod unix_socket;
+mod verify;
 
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 
 use disable_authz::DisabledAuthz;
+use door::Bootstrap;
 use problem::Problem;
 
 /// What the command line says about how requests are judged.
@@ -37,12 +42,17 @@ pub(crate) struct Options {
     pub(crate) without_auth: bool,
     /// What is shown to everybody.
     pub(crate) disabled_authz: DisabledAuthz,
+    /// Who may create the operator token.
+    pub(crate) bootstrap: Bootstrap,
     /// The name of this server, where it has one.
     pub(crate) node_id: Option<String>,
 }
 
 /// Where both listeners regenerate the operator token.
 pub(crate) const REGENERATE_PATH: &str = "/api/v3/configure/token/admin/regenerate";
+
+/// Where the code is presented that token recovery may ask for.
+pub(crate) const RECOVERY_CODE_HEADER: &str = "x-recovery-code";
 
 /// Where the main listener makes the first operator token.
 pub(crate) const CREATE_PATH: &str = "/api/v3/configure/token/admin";
@@ -67,6 +77,9 @@ const OPENAPI_PATH: &str = "/api/v3/openapi.json";
 
 /// Where the main listener answers the one SQL query that lists tokens.
 pub(crate) const SQL_PATH: &str = "/api/v3/query_sql";
+
+/// Where a proxy asks the main listener whether a request may pass.
+const VERIFY_PATH: &str = "/api/v3/verify";
 
 /// What the metrics call a path that does not exist.
 const OTHER_PATH: &str = "other";

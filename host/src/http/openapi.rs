@@ -20,6 +20,7 @@ use super::main_listener::{CLUSTER_UUID, asks_for_a_token, refusals};
 use super::ping::{BUILD_HEADER, REQUEST_ID_HEADERS, VERSION_HEADER};
 use super::problem::Problem;
 use super::routes::{Endpoint, Success};
+use super::verify::{TOKEN_ID_HEADER, TOKEN_NAME_HEADER};
 use super::{JSON, Options};
 
 const DESCRIPTION: &str = "\
@@ -53,8 +54,10 @@ pub(super) fn document(endpoints: &[Endpoint], options: &Options) -> OpenApi {
         for (name, schema) in bodies.chain(&endpoint.body).flat_map(|described| &described.components) {
             components.schemas.insert(name.clone(), schema.clone());
         }
-        if let Some(method) = http_method(&endpoint.method) {
-            paths.add_path_operation(endpoint.path, vec![method], operation(endpoint, options));
+        for (method, name) in endpoint.operations() {
+            if let Some(method) = http_method(&method) {
+                paths.add_path_operation(endpoint.path, vec![method], operation(endpoint, name, options));
+            }
         }
     }
     for (name, scheme) in security_schemes() {
@@ -107,8 +110,9 @@ fn security_schemes() -> [(&'static str, SecurityScheme); 3] {
     ]
 }
 
-fn operation(endpoint: &Endpoint, options: &Options) -> Operation {
-    let refusals = refusals(options, &endpoint.method, endpoint.path);
+fn operation(endpoint: &Endpoint, name: String, options: &Options) -> Operation {
+    let method = endpoint.method.as_ref().unwrap_or(&Method::GET);
+    let refusals = refusals(options, method, endpoint.path);
     let reached = !refusals.iter().any(|problem| matches!(problem, Problem::WithoutAuth));
     let handled = if reached { endpoint.problems.as_slice() } else { &[] };
 
@@ -118,7 +122,7 @@ fn operation(endpoint: &Endpoint, options: &Options) -> Operation {
     }
 
     let mut operation = OperationBuilder::new()
-        .operation_id(Some(endpoint.name))
+        .operation_id(Some(name))
         .summary(Some(endpoint.summary))
         .parameters(Some(endpoint.parameters.clone()));
     if let Some(body) = &endpoint.body {
@@ -127,7 +131,7 @@ fn operation(endpoint: &Endpoint, options: &Options) -> Operation {
         let body = RequestBodyBuilder::new().content(JSON, content).required(Some(required));
         operation = operation.request_body(Some(body.build()));
     }
-    if !asks_for_a_token(options, &endpoint.method, endpoint.path) {
+    if !asks_for_a_token(options, method, endpoint.path) {
         operation = operation.securities(Some([]));
     }
     if reached {
@@ -155,12 +159,13 @@ fn refused(problems: &[&Problem]) -> Response {
     texts.dedup();
     let mut response = ResponseBuilder::new().description(texts.join("; or: "));
     for problem in problems {
-        let content = if problem.content_type() == JSON {
+        let Some(content_type) = problem.content_type() else { continue };
+        let content = if content_type == JSON {
             Content::new(Some(Ref::from_schema_name(CREDENTIAL_PROBLEM)))
         } else {
             ContentBuilder::new().schema(Some(Object::with_type(Type::String))).build()
         };
-        response = response.content(problem.content_type(), content);
+        response = response.content(content_type, content);
     }
     let headers: Vec<_> = problems.iter().flat_map(|problem| problem.headers()).collect();
     let names: Vec<_> = headers.iter().map(|(name, _)| name.as_str()).collect();
@@ -185,6 +190,11 @@ fn header(name: &str) -> Header {
         "allow" => "The methods that there are instead.",
         "cache-control" => "The answer must not be kept.",
         CLUSTER_UUID => "The name of the catalog.",
+        TOKEN_ID_HEADER => "The id of the token, in decimal; absent if the server asks for none.",
+        TOKEN_NAME_HEADER => {
+            "The name of the token, percent-encoded as in a URL (RFC 3986): all bytes of its UTF-8 but ASCII letters, \
+             digits, `-`, `.`, `_` and `~`. Absent if the server asks for none."
+        }
         VERSION_HEADER => "The version of InfluxDB 3 Core whose API this is.",
         BUILD_HEADER => "The edition of InfluxDB 3 whose API this is.",
         _ => "The name of this answer; another one for each.",
@@ -211,6 +221,7 @@ fn credential_problem() -> RefOr<Schema> {
 fn http_method(method: &Method) -> Option<HttpMethod> {
     Some(match *method {
         Method::GET => HttpMethod::Get,
+        Method::HEAD => HttpMethod::Head,
         Method::POST => HttpMethod::Post,
         Method::PUT => HttpMethod::Put,
         Method::PATCH => HttpMethod::Patch,
@@ -222,6 +233,7 @@ fn http_method(method: &Method) -> Option<HttpMethod> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::door::Bootstrap;
     use crate::http::routes;
 
     #[test]
@@ -230,20 +242,25 @@ mod tests {
             max_request_size: 1,
             without_auth: false,
             disabled_authz: "health".parse().unwrap(),
+            bootstrap: Bootstrap::default(),
             node_id: None,
         };
         let table = routes::table(&options);
         let document = document(&table, &options);
         let mut names = Vec::new();
+        let mut there = 0;
         for endpoint in &table {
-            let method = http_method(&endpoint.method).unwrap();
-            let operation = document.paths.get_path_operation(endpoint.path, method).unwrap();
-            names.extend(operation.operation_id.clone());
+            for (method, _) in endpoint.operations() {
+                let method = http_method(&method).unwrap();
+                let operation = document.paths.get_path_operation(endpoint.path, method).unwrap();
+                names.extend(operation.operation_id.clone());
+                there += 1;
+            }
         }
         let described = document.paths.paths.values().map(|item| serde_json::to_value(item).unwrap());
-        assert_eq!(described.map(|item| item.as_object().unwrap().len()).sum::<usize>(), table.len());
+        assert_eq!(described.map(|item| item.as_object().unwrap().len()).sum::<usize>(), there);
         names.sort();
         names.dedup();
-        assert_eq!(names.len(), table.len());
+        assert_eq!(names.len(), there);
     }
 }

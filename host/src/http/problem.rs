@@ -6,12 +6,14 @@
 
 use std::borrow::Cow;
 
+use axum::body::Body;
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::credentials::Malformed;
+use super::door::Refusal;
 use super::{JSON, TEXT};
 use crate::secret::redact;
 use crate::token::{AuthenticateError, CommandError, OPERATOR};
@@ -67,8 +69,17 @@ pub(super) enum Problem {
     UnknownOutcome,
     /// It cannot be done, and trying again will not help.
     Internal,
-    /// The recovery listener has done its one deed.
-    RecoverySpent,
+    /// Whoever asks may not, whatever he presents.
+    Unwelcome(Refusal),
+    /// Token recovery asks for a code.
+    NoRecoveryCode,
+    /// It was another one; this many more tries are left.
+    WrongRecoveryCode(u32),
+    /// Token recovery has done its one deed, or its time is over.
+    RecoveryClosed,
+    /// A proxy is told that a request is not to pass, for this reason: by status and headers alone, and by a status that
+    /// all proxies know what to do with.
+    Unverified(Box<Self>),
 }
 
 /// How long a client should wait before it tries again, in seconds.
@@ -80,9 +91,15 @@ impl Problem {
         Self::BadQuery(redact(&error.to_string()).into_owned())
     }
 
+    /// The same, as a proxy is told it.
+    pub(super) fn unverified(self) -> Self {
+        Self::Unverified(Box::new(self))
+    }
+
     /// An error without status; there is no way to make it a success.
-    pub(super) const fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
+            Self::Unverified(reason) if reason.challenge().is_some() => StatusCode::UNAUTHORIZED,
             Self::NoCredential | Self::InvalidToken => StatusCode::UNAUTHORIZED,
             Self::MalformedCredential
             | Self::Invalid(_)
@@ -91,15 +108,17 @@ impl Problem {
             | Self::BodyUnreadable
             | Self::BadGzip(_)
             | Self::BadJson(_) => StatusCode::BAD_REQUEST,
-            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::Forbidden | Self::Unwelcome(_) | Self::NoRecoveryCode | Self::WrongRecoveryCode(_) => {
+                StatusCode::FORBIDDEN
+            }
             Self::NoSuchPath(_) | Self::NoOperator | Self::NoSuchToken(_) => StatusCode::NOT_FOUND,
             Self::OperatorProtected | Self::WithoutAuth => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::NameTaken(_) | Self::Full(_) | Self::Conflict(_) => StatusCode::CONFLICT,
-            Self::RecoverySpent => StatusCode::GONE,
+            Self::RecoveryClosed => StatusCode::GONE,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Unavailable | Self::UnknownOutcome => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::UnknownOutcome | Self::Unverified(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -133,41 +152,63 @@ impl Problem {
                  used is refused from now on, the change was made and its new token is lost: use token recovery"
                 .into(),
             Self::Internal => "the server cannot do this, its log says why; nothing was changed".into(),
-            Self::RecoverySpent => "token recovery is closed: it regenerates the operator token once".into(),
+            Self::Unwelcome(refusal) => refusal.to_string().into(),
+            Self::NoRecoveryCode => "token recovery asks for the code that the server has written down: present it with \
+                 --recovery-code, or in the header X-Recovery-Code"
+                .into(),
+            Self::WrongRecoveryCode(0) => "this is not the recovery code; token recovery is closed now".into(),
+            Self::WrongRecoveryCode(left) => {
+                format!("this is not the recovery code; wrong codes left before token recovery is closed: {left}").into()
+            }
+            Self::RecoveryClosed => "token recovery is closed: it regenerates the operator token once, and only for a \
+                 while; the next start of the server can open it again"
+                .into(),
+            Self::Unverified(reason) => reason.text(),
         }
     }
 
     /// RFC 6750 section 3: a bare challenge to who presented nothing, a reason to who presented something.
-    const fn challenge(&self) -> Option<&'static str> {
+    fn challenge(&self) -> Option<&'static str> {
         match self {
             Self::NoCredential => Some(r#"Bearer realm="influxdb3""#),
             Self::InvalidToken => Some(r#"Bearer realm="influxdb3", error="invalid_token""#),
             Self::MalformedCredential => Some(r#"Bearer realm="influxdb3", error="invalid_request""#),
             Self::Forbidden => Some(r#"Bearer realm="influxdb3", error="insufficient_scope""#),
+            Self::Unverified(reason) => reason.challenge(),
             _ => None,
         }
     }
 
-    pub(super) const fn content_type(&self) -> &'static str {
+    /// None where there is no body.
+    pub(super) const fn content_type(&self) -> Option<&'static str> {
         match self {
-            Self::NoCredential | Self::InvalidToken | Self::MalformedCredential | Self::Forbidden => JSON,
-            _ => TEXT,
+            Self::NoCredential | Self::InvalidToken | Self::MalformedCredential | Self::Forbidden => {
+                Some(JSON)
+            }
+            Self::Unverified(_) => None,
+            _ => Some(TEXT),
         }
     }
 
     /// What is told beside the text.
     pub(super) fn headers(&self) -> Vec<(HeaderName, &'static str)> {
-        let mut headers = vec![(CONTENT_TYPE, self.content_type()), (CACHE_CONTROL, "no-store")];
+        let mut headers = vec![(CACHE_CONTROL, "no-store")];
+        headers.extend(self.content_type().map(|content_type| (CONTENT_TYPE, content_type)));
         headers.extend(self.challenge().map(|challenge| (WWW_AUTHENTICATE, challenge)));
         match self {
             Self::Unavailable => headers.push((RETRY_AFTER, RETRY_AFTER_SECONDS)),
+            Self::Unverified(reason) if reason.challenge().is_none() => {
+                headers.push((RETRY_AFTER, RETRY_AFTER_SECONDS));
+            }
             // RFC 9110 section 15.5.6 asks for it: what else there is to do here. Deleting is not, for this token.
             Self::OperatorProtected => headers.push((ALLOW, "GET, OPTIONS")),
             Self::WithoutAuth => headers.push((ALLOW, "OPTIONS")),
             // The rest of such a body is not worth reading, nor is a second request here.
-            Self::BodyTooLarge(_) | Self::BodyUnreadable | Self::BodyTooSlow | Self::RecoverySpent => {
-                headers.push((CONNECTION, "close"));
-            }
+            Self::BodyTooLarge(_)
+            | Self::BodyUnreadable
+            | Self::BodyTooSlow
+            | Self::Unwelcome(_)
+            | Self::RecoveryClosed => headers.push((CONNECTION, "close")),
             _ => {}
         }
         headers
@@ -175,18 +216,19 @@ impl Problem {
 
     /// The whole body.
     pub(super) fn body(&self) -> String {
-        if self.content_type() == JSON {
+        match self.content_type() {
             // The space after the colon is what clients know; serde_json writes none.
-            format!("{{\"error\": {}}}", json!(self.text()))
-        } else {
-            self.text().into_owned()
+            Some(JSON) => format!("{{\"error\": {}}}", json!(self.text())),
+            Some(_) => self.text().into_owned(),
+            None => String::new(),
         }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = (self.status(), self.body()).into_response();
+        // As bytes, to which nobody adds a content type.
+        let mut response = (self.status(), Body::from(self.body())).into_response();
         for (name, value) in self.headers() {
             response.headers_mut().insert(name, HeaderValue::from_static(value));
         }

@@ -8,7 +8,9 @@ use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
+use serde_json::Value;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::SchemaType;
 use utoipa::openapi::{ObjectBuilder, Schema, Type};
 
 use super::body;
@@ -33,7 +35,7 @@ pub(super) struct QueryRequest {
     #[schema(schema_with = sql_schema)]
     sql: String,
     /// The format of the answer. If absent, what the Accept header names if that is a type of the answer, else json.
-    #[schema(schema_with = format_schema)]
+    #[schema(schema_with = format_or_null_schema)]
     format: Option<String>,
 }
 
@@ -59,6 +61,15 @@ pub(super) fn sql_schema() -> Schema {
 pub(super) fn format_schema() -> Schema {
     let names = Format::ALL.map(Format::name);
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names)).into()
+}
+
+/// In a body, null is as good as absent.
+fn format_or_null_schema() -> Schema {
+    let names = Format::ALL.map(|format| Value::from(format.name()));
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
+        .enum_values(Some(names.into_iter().chain([Value::Null])))
+        .into()
 }
 
 pub(super) async fn query_sql(call: Call) -> Result<Response, Problem> {

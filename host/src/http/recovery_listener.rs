@@ -1,40 +1,48 @@
 //! The recovery listener: one path, no credential, one success (COMPAT 5.5, DESIGN section 5).
 //!
-//! Whoever reaches it becomes the operator, so it answers nothing else, lets no web page read its answers, and is closed
-//! for good by its first success.
+//! Whoever gets through becomes the operator, so it hears nobody whom [`door`] turns away, answers nothing else, lets no web
+//! page read its answers, and is closed for good by its first success. It may have two doors, an address and a socket;
+//! what closes one closes both.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Extension, Request, State};
+use axum::http::HeaderMap;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::body;
+use super::door;
 use super::listen::Peer;
 use super::problem::Problem;
-use super::{OTHER_PATH, REGENERATE_PATH};
+use super::recovery_code::{RecoveryCode, Verdict};
+use super::{OTHER_PATH, RECOVERY_CODE_HEADER, REGENERATE_PATH, body};
 use crate::authority::Authority;
 use crate::token::IssuedToken;
 
 /// The most connections that are open at a time: one is enough, and a few that were left open must not block it.
 pub(crate) const MAX_CONNECTIONS: usize = 8;
 
+/// The most bytes a body may have: it means nothing, and clients send an empty object at most.
+const MAX_BODY_BYTES: usize = 1 << 10;
+
 /// A door that opens once.
 #[derive(Clone)]
 struct Door {
     authority: Authority,
-    /// Whether it has opened. Held while it is tried, so that of two who try at once only one gets through.
-    spent: Arc<Mutex<bool>>,
+    /// Asked for where there is one.
+    code: Option<Arc<RecoveryCode>>,
+    /// Held while it is tried, so that of two who try at once only one gets through.
+    turn: Arc<Mutex<()>>,
     closed: CancellationToken,
 }
 
-/// All that the recovery listener answers. Cancels `closed` after its one success.
-pub(crate) fn router(authority: Authority, closed: CancellationToken) -> Router {
+/// All that the recovery listener answers. Cancels `closed` after its one success, and after too many wrong codes; once
+/// that is cancelled, by whomever, nobody gets through.
+pub(crate) fn router(authority: Authority, code: Option<RecoveryCode>, closed: CancellationToken) -> Router {
     let counting = authority.clone();
     let count = middleware::from_fn(move |request: Request, next: Next| {
         let authority = counting.clone();
@@ -49,39 +57,72 @@ pub(crate) fn router(authority: Authority, closed: CancellationToken) -> Router 
         .route(REGENERATE_PATH, post(recover))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_path)
+        // Before the path: who may not come in is not told either what there is.
+        .layer(middleware::from_fn(admit))
         .layer(count)
-        .with_state(Door { authority, spent: Arc::default(), closed })
+        .with_state(Door { authority, code: code.map(Arc::new), turn: Arc::default(), closed })
+}
+
+async fn admit(Extension(peer): Extension<Peer>, request: Request, next: Next) -> Result<Response, Problem> {
+    door::judge_recovery(&request, peer).map_err(|refusal| {
+        refusal.log("token recovery", &request, peer);
+        Problem::Unwelcome(refusal)
+    })?;
+    Ok(next.run(request).await)
 }
 
 async fn recover(
     State(door): State<Door>,
-    Extension(Peer(peer)): Extension<Peer>,
+    Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<IssuedToken, Problem> {
-    body::discard(request.into_body()).await?;
-    let Door { authority, spent, closed } = door;
+    let (head, body) = request.into_parts();
+    body::discard_up_to(body, MAX_BODY_BYTES).await?;
     // In a task of its own: a client that goes away in the middle must not leave a door that has opened unspent.
-    let opening = tokio::spawn(async move {
-        let mut spent = spent.lock().await;
-        if *spent {
-            return Err(Problem::RecoverySpent);
+    let opening = tokio::spawn(async move { door.open(&head.headers, peer).await });
+    opening.await.map_err(|_| Problem::UnknownOutcome)?
+}
+
+impl Door {
+    async fn open(self, headers: &HeaderMap, peer: Peer) -> Result<IssuedToken, Problem> {
+        let _turn = self.turn.lock().await;
+        if self.closed.is_cancelled() {
+            return Err(Problem::RecoveryClosed);
         }
-        let issued = tokio::task::spawn_blocking(move || authority.recover(&origin(peer)));
+        self.check_code(headers, peer)?;
+        let authority = self.authority.clone();
+        let issued = tokio::task::spawn_blocking(move || authority.recover(&format!("recovery {peer}")));
         // A thread that panics has gone nobody knows how far.
         let issued = issued.await.map_err(|_| Problem::UnknownOutcome)??;
-        *spent = true;
-        closed.cancel();
+        self.closed.cancel();
         tracing::info!(token_id = issued.info.id, %peer, "operator token regenerated through token recovery");
         Ok(issued)
-    });
-    opening.await.map_err(|_| Problem::UnknownOutcome)?
+    }
+
+    fn check_code(&self, headers: &HeaderMap, peer: Peer) -> Result<(), Problem> {
+        let Some(code) = &self.code else {
+            return Ok(());
+        };
+        let mut presented = headers.get_all(RECOVERY_CODE_HEADER).iter();
+        let verdict = match (presented.next(), presented.next()) {
+            (None, _) => return Err(Problem::NoRecoveryCode),
+            (Some(presented), None) => code.judge(presented.as_bytes()),
+            // Not several tries in one.
+            (Some(_), Some(_)) => code.judge(b""),
+        };
+        let Verdict::Wrong(left) = verdict else {
+            return Ok(());
+        };
+        tracing::warn!(%peer, left, "token recovery refused: wrong recovery code");
+        if left == 0 {
+            tracing::warn!("too many wrong recovery codes, closing token recovery");
+            self.closed.cancel();
+        }
+        Err(Problem::WrongRecoveryCode(left))
+    }
 }
 
 async fn no_such_path() -> Response {
     // Lower case, unlike on the main listener.
     Problem::NoSuchPath("not found").into_response()
-}
-
-fn origin(peer: SocketAddr) -> String {
-    format!("recovery {peer}")
 }

@@ -22,10 +22,12 @@ use super::query::{self, QueryRequest};
 use super::rotation::{self, RegenerateRequest, StageRequest};
 use super::tokens::{CreateNamedAdminTokenRequest, TokenList};
 use super::tokens_table::{Format, Row};
+use super::verify::{TOKEN_ID_HEADER, TOKEN_NAME_HEADER};
 use super::{
     CONFIRM_PATH, CREATE_PATH, JSON, NAMED_PATH, OPENAPI_PATH, OVERLAP_PATH, Options, REGENERATE_PATH,
-    SQL_PATH, STAGE_PATH, TEXT, TOKENS_PATH, issued, ping, tokens,
+    SQL_PATH, STAGE_PATH, TEXT, TOKENS_PATH, VERIFY_PATH, issued, ping, tokens, verify,
 };
+use crate::token::Principal;
 
 /// Version 0.0.4 of the text format of Prometheus.
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -37,6 +39,8 @@ pub(super) struct Call {
     pub(super) credential: Option<crate::secret::Secret>,
     /// Where it came from, for the audit record.
     pub(super) origin: String,
+    /// Whose it is; absent where nobody has looked.
+    pub(super) principal: Option<Principal>,
     pub(super) request: Request,
 }
 
@@ -45,11 +49,12 @@ pub(super) type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Result<Respons
 
 /// A method on a path: who answers, what it takes, and everything that it can answer.
 pub(super) struct Endpoint {
-    pub(super) method: Method,
+    /// Absent if it does not matter. OPTIONS is none of the endpoints' affairs.
+    pub(super) method: Option<Method>,
     /// As it stands in the request, byte for byte.
     pub(super) path: &'static str,
     pub(super) handler: Handler,
-    /// Its name in the document: what a generated client calls it.
+    /// Its name in the document: what a generated client calls it. Without its method, where that does not matter.
     pub(super) name: &'static str,
     pub(super) summary: &'static str,
     pub(super) parameters: Vec<Parameter>,
@@ -58,6 +63,29 @@ pub(super) struct Endpoint {
     pub(super) success: Success,
     /// What the handler can answer instead. With placeholders where the text depends on the request.
     pub(super) problems: Vec<Problem>,
+}
+
+/// The methods that are told of where all will do.
+const TELLABLE_METHODS: [Method; 6] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+
+impl Endpoint {
+    pub(super) fn answers(&self, method: &Method, path: &str) -> bool {
+        self.path == path && self.method.as_ref().is_none_or(|its| its == method)
+    }
+
+    /// The methods that it can be told to have, each with the name of what it does.
+    pub(super) fn operations(&self) -> Vec<(Method, String)> {
+        match &self.method {
+            Some(method) => vec![(method.clone(), self.name.to_owned())],
+            None => TELLABLE_METHODS
+                .map(|method| {
+                    let name = format!("{}{}", method.as_str().to_ascii_lowercase(), self.name);
+                    (method, name)
+                })
+                .into(),
+        }
+    }
 }
 
 /// The answer to a request that was carried out.
@@ -120,7 +148,18 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
     };
     vec![
         Endpoint {
-            method: Method::POST,
+            method: Some(Method::GET),
+            path: CREATE_PATH,
+            handler: |call| Box::pin(async move { rotation::status(&call) }),
+            name: "getOperatorToken",
+            summary: "Tell how the operator token and its rotation stand, without any secret",
+            parameters: vec![],
+            body: None,
+            success: ok(vec![(JSON, Described::by::<rotation::OperatorStatus>())]),
+            problems: [unreadable_catalog(), vec![Problem::NoOperator]].concat(),
+        },
+        Endpoint {
+            method: Some(Method::POST),
             path: CREATE_PATH,
             handler: |call| Box::pin(tokens::create_operator(call)),
             name: "createOperatorToken",
@@ -128,10 +167,10 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
             parameters: vec![],
             body: None,
             success: issued(),
-            problems: [ignored_body(), changes(), no_more()].concat(),
+            problems: [unwelcome(options), ignored_body(), changes(), no_more()].concat(),
         },
         Endpoint {
-            method: Method::POST,
+            method: Some(Method::POST),
             path: REGENERATE_PATH,
             handler: |call| Box::pin(rotation::regenerate(call)),
             name: "regenerateOperatorToken",
@@ -148,7 +187,7 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
             .concat(),
         },
         Endpoint {
-            method: Method::POST,
+            method: Some(Method::POST),
             path: NAMED_PATH,
             handler: |call| Box::pin(tokens::create_named(call)),
             name: "createNamedAdminToken",
@@ -165,7 +204,7 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
             .concat(),
         },
         Endpoint {
-            method: Method::GET,
+            method: Some(Method::GET),
             path: TOKENS_PATH,
             handler: |call| Box::pin(async move { tokens::list(&call) }),
             name: "listTokens",
@@ -176,7 +215,7 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
             problems: unreadable_catalog(),
         },
         Endpoint {
-            method: Method::DELETE,
+            method: Some(Method::DELETE),
             path: TOKENS_PATH,
             handler: |call| Box::pin(tokens::delete(call)),
             name: "deleteToken",
@@ -207,18 +246,7 @@ fn rotation_endpoints(options: &Options) -> Vec<Endpoint> {
     let operator = || vec![Problem::Forbidden];
     vec![
         Endpoint {
-            method: Method::GET,
-            path: CREATE_PATH,
-            handler: |call| Box::pin(async move { rotation::status(&call) }),
-            name: "getOperatorToken",
-            summary: "Tell how the operator token and its rotation stand, without any secret",
-            parameters: vec![],
-            body: None,
-            success: ok(vec![(JSON, Described::by::<rotation::OperatorStatus>())]),
-            problems: [unreadable_catalog(), vec![Problem::NoOperator]].concat(),
-        },
-        Endpoint {
-            method: Method::POST,
+            method: Some(Method::POST),
             path: STAGE_PATH,
             handler: |call| Box::pin(rotation::stage(call)),
             name: "stageOperatorToken",
@@ -239,7 +267,7 @@ fn rotation_endpoints(options: &Options) -> Vec<Endpoint> {
             .concat(),
         },
         Endpoint {
-            method: Method::POST,
+            method: Some(Method::POST),
             path: CONFIRM_PATH,
             handler: |call| Box::pin(rotation::confirm(call)),
             name: "confirmOperatorToken",
@@ -257,7 +285,7 @@ fn rotation_endpoints(options: &Options) -> Vec<Endpoint> {
             .concat(),
         },
         Endpoint {
-            method: Method::DELETE,
+            method: Some(Method::DELETE),
             path: STAGE_PATH,
             handler: |call| Box::pin(rotation::cancel(call)),
             name: "cancelOperatorToken",
@@ -268,7 +296,7 @@ fn rotation_endpoints(options: &Options) -> Vec<Endpoint> {
             problems: [ignored_body(), changes(), operator()].concat(),
         },
         Endpoint {
-            method: Method::DELETE,
+            method: Some(Method::DELETE),
             path: OVERLAP_PATH,
             handler: |call| Box::pin(rotation::end_overlap(call)),
             name: "endOverlap",
@@ -291,7 +319,7 @@ fn query_endpoints(options: &Options) -> Vec<Endpoint> {
     };
     vec![
         Endpoint {
-            method: Method::GET,
+            method: Some(Method::GET),
             path: SQL_PATH,
             handler: |call| Box::pin(query::query_sql(call)),
             name: "getQuerySql",
@@ -316,7 +344,7 @@ fn query_endpoints(options: &Options) -> Vec<Endpoint> {
             .concat(),
         },
         Endpoint {
-            method: Method::POST,
+            method: Some(Method::POST),
             path: SQL_PATH,
             handler: |call| Box::pin(query::query_sql(call)),
             name: "postQuerySql",
@@ -332,7 +360,7 @@ fn query_endpoints(options: &Options) -> Vec<Endpoint> {
 
 fn service_endpoints() -> Vec<Endpoint> {
     let health = |path, name| Endpoint {
-        method: Method::GET,
+        method: Some(Method::GET),
         path,
         handler: |_| Box::pin(async { Ok("OK".into_response()) }),
         name,
@@ -343,7 +371,7 @@ fn service_endpoints() -> Vec<Endpoint> {
         problems: vec![],
     };
     let ping = |method, name| Endpoint {
-        method,
+        method: Some(method),
         path: "/ping",
         handler: |_| Box::pin(async { ping::ping() }),
         name,
@@ -358,7 +386,7 @@ fn service_endpoints() -> Vec<Endpoint> {
         problems: vec![],
     };
     let openapi = Endpoint {
-        method: Method::GET,
+        method: Some(Method::GET),
         path: OPENAPI_PATH,
         handler: |call| Box::pin(async move { openapi(&call) }),
         name: "getOpenapi",
@@ -368,13 +396,30 @@ fn service_endpoints() -> Vec<Endpoint> {
         success: ok(vec![(JSON, Described::object())]),
         problems: vec![],
     };
+    let verify = Endpoint {
+        method: None,
+        path: VERIFY_PATH,
+        handler: |call| Box::pin(async move { verify::verify(&call) }),
+        name: "Verify",
+        summary: "Tell a proxy whether a request with this Authorization header may pass, and whose it is; with any method, and \
+                  with any body, which is not read",
+        parameters: vec![],
+        body: None,
+        success: Success {
+            status: StatusCode::OK,
+            headers: vec!["cache-control", TOKEN_ID_HEADER, TOKEN_NAME_HEADER],
+            content: vec![],
+        },
+        problems: vec![],
+    };
     vec![
+        verify,
         health("/health", "getHealth"),
         health("/api/v1/health", "getHealthV1"),
         ping(Method::GET, "getPing"),
         ping(Method::POST, "postPing"),
         Endpoint {
-            method: Method::GET,
+            method: Some(Method::GET),
             path: "/metrics",
             handler: |call| Box::pin(async move { metrics(&call) }),
             name: "getMetrics",
@@ -413,6 +458,11 @@ fn parameter(name: &str, description: &str, required: Required, schema: Schema) 
 
 fn text_schema() -> Schema {
     Object::with_type(Type::String).into()
+}
+
+/// Who may not create the operator token.
+fn unwelcome(options: &Options) -> Vec<Problem> {
+    options.bootstrap.refusals().iter().copied().map(Problem::Unwelcome).collect()
 }
 
 /// Why there can be no other token.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::body;
+use super::listen::Peer;
 use super::main_listener::Served;
 use super::problem::Problem;
 use super::routes::Call;
@@ -23,6 +24,7 @@ pub(super) struct CreateNamedAdminTokenRequest {
     /// Any text that is no token's name yet. Upper and lower case differ.
     token_name: String,
     /// How many seconds from now it is accepted; for ever if absent or null.
+    #[schema(format = "uint64")]
     expiry_secs: Option<u64>,
 }
 
@@ -80,6 +82,12 @@ impl From<TokenInfo> for ListedToken {
 
 pub(super) async fn create_operator(call: Call) -> Result<Response, Problem> {
     let Call { served, origin, request, .. } = call;
+    // Before anything is read of who may not even ask.
+    let peer = *request.extensions().get::<Peer>().ok_or(Problem::Internal)?;
+    served.options.bootstrap.judge(&request, peer).map_err(|refusal| {
+        refusal.log("creation of the operator token", &request, peer);
+        Problem::Unwelcome(refusal)
+    })?;
     body::discard(request.into_body()).await?;
     let issued = command(&served, move |authority| authority.create_operator(&origin)).await?;
     Ok(issued.into_response())
@@ -112,7 +120,7 @@ pub(super) fn list(call: &Call) -> Result<Response, Problem> {
 
 /// Takes a call apart that cannot be without a credential: who has none is turned away before.
 pub(super) fn with_credential(call: Call) -> Result<(Arc<Served>, Secret, String, Request), Problem> {
-    let Call { served, credential, origin, request } = call;
+    let Call { served, credential, origin, request, .. } = call;
     Ok((served, credential.ok_or(Problem::NoCredential)?, origin, request))
 }
 

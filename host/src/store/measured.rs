@@ -31,11 +31,11 @@ impl Measured {
 
 impl Store for Measured {
     fn version(&self) -> Result<Option<Version>, StoreError> {
-        self.time("version", |store| store.version())
+        self.time("version", Store::version)
     }
 
     fn load(&self) -> Result<Option<Entry>, StoreError> {
-        self.time("load", |store| store.load())
+        self.time("load", Store::load)
     }
 
     fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {

