@@ -333,7 +333,7 @@ fn ask(server: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 /// A whole request or answer, down to the bytes. An error is an end before its end.
-fn read_message(from: &mut BufReader<TcpStream>) -> io::Result<Vec<u8>> {
+pub(crate) fn read_message(from: &mut BufReader<TcpStream>) -> io::Result<Vec<u8>> {
     let mut message = Vec::new();
     let mut length = 0;
     loop {

@@ -33,7 +33,7 @@ pub(super) struct Connection {
     /// Read the token to authenticate with from this file
     ///
     /// It holds the token alone, or JSON with it as --offline writes it.
-    #[arg(long, value_name = "FILE", overrides_with = "token")]
+    #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
     /// How long to wait for each answer of the server

@@ -3,6 +3,7 @@
 //! One file a subcommand. Answers go to stdout; questions, hints and failures to stderr. Exit codes: 0 for success, 1 for
 //! a failure, 2 for a command line that makes no sense.
 
+use std::ffi::OsStr;
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -71,10 +72,10 @@ enum Command {
 /// Carries out the command line of this process.
 pub fn run() -> ExitCode {
     let environment = dotenv::load();
-    let matches = CommandLine::command().try_get_matches();
-    let token_typed = matches.as_ref().is_ok_and(holds_token);
-    let command_line = matches.and_then(|matches| {
-        CommandLine::from_arg_matches(&matches).map_err(|error| error.format(&mut CommandLine::command()))
+    let command_line = CommandLine::command().try_get_matches().and_then(|matches| {
+        let command_line = CommandLine::from_arg_matches(&matches);
+        let command_line = command_line.map_err(|error| error.format(&mut CommandLine::command()))?;
+        Ok((command_line, matches))
     });
     // Help is shown whatever stands in the way of the rest.
     if let (Err(error), false) = (environment, command_line.as_ref().is_err_and(|error| !error.use_stderr()))
@@ -82,16 +83,14 @@ pub fn run() -> ExitCode {
         say(&format!("FATAL Error loading config from: {error}\nAborting"));
         return ExitCode::FAILURE;
     }
-    let command_line = match command_line {
+    let judged = command_line.and_then(|(command_line, matches)| {
+        judge_token(&matches)?;
+        Ok(command_line)
+    });
+    let command_line = match judged {
         Ok(command_line) => command_line,
         Err(error) => return refuse(&error),
     };
-    if token_typed {
-        warn(
-            "other users of this machine can see a token that is an argument; give it with --token-file, --token - or \
-             INFLUXDB3_AUTH_TOKEN",
-        );
-    }
     let (name, outcome) = match command_line.command {
         Command::Serve(serve) => ("Serve", serve.run()),
         Command::Create(create) => ("Create", create.run()),
@@ -111,16 +110,30 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Whether a token stands in the command line itself.
-fn holds_token(matches: &ArgMatches) -> bool {
-    let typed = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
-    let is_token = |text: &std::ffi::OsStr| !text.is_empty() && text != connection::STDIN;
-    ["token", "token_argument"]
-        .iter()
-        .filter(|id| matches.ids().any(|known| known == **id))
-        .filter(|id| typed(id))
-        .any(|id| matches.get_raw(id).is_some_and(|mut texts| texts.any(is_token)))
-        || matches.subcommand().is_some_and(|(_, matches)| holds_token(matches))
+/// What was given for this argument in the command line itself, and not in the environment.
+fn typed<'a>(matches: &'a ArgMatches, id: &str) -> Option<&'a OsStr> {
+    match matches.subcommand() {
+        Some((_, matches)) => typed(matches, id),
+        None if matches.ids().all(|known| known != id) => None,
+        None if matches.value_source(id) != Some(ValueSource::CommandLine) => None,
+        None => matches.get_raw(id)?.next(),
+    }
+}
+
+/// Judges where the token of a command line is, and warns where others can see it.
+fn judge_token(matches: &ArgMatches) -> Result<(), clap::Error> {
+    let tokens = ["token", "token_argument"].map(|id| typed(matches, id));
+    if typed(matches, "token_file").is_some() && tokens.iter().any(Option::is_some) {
+        let text = "--token-file cannot be used with a token as an argument";
+        return Err(misuse(&[], ErrorKind::ArgumentConflict, text));
+    }
+    if tokens.into_iter().flatten().any(|token| !token.is_empty() && token != connection::STDIN) {
+        warn(
+            "other users of this machine can see a token that is an argument; give it with --token-file, --token - or \
+             INFLUXDB3_AUTH_TOKEN",
+        );
+    }
+    Ok(())
 }
 
 /// What is wrong with a command line that clap has let through. `command` is the path of the subcommand.
