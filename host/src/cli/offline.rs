@@ -29,16 +29,14 @@ impl OfflineToken {
     /// for ever.
     pub(super) fn mint(name: Option<&str>, lifetime: Option<u64>) -> anyhow::Result<Self> {
         let issued = authority()?.create_operator(ORIGIN)?;
-        let info = match (name, lifetime) {
-            (None, None) => issued.info,
+        let info = if name.is_none() && lifetime.is_none() {
+            issued.info
+        } else {
             // As a server will take it in.
-            _ => {
-                let name = name.unwrap_or(OPERATOR);
-                let expiry = expiry(lifetime)?;
-                let preset = authority()?.preset_hash(name, &issued.info.sha512, expiry, ORIGIN)?;
-                let Preset::Created(info) = preset else { bail!("an empty catalog holds a token already") };
-                info
-            }
+            let name = name.unwrap_or(OPERATOR);
+            let preset = authority()?.preset_hash(name, &issued.info.sha512, expiry(lifetime)?, ORIGIN)?;
+            let Preset::Created(info) = preset else { bail!("an empty catalog holds a token already") };
+            info
         };
         Ok(Self { secret: issued.secret, info })
     }

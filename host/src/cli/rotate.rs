@@ -26,7 +26,7 @@ use crate::secret::Secret;
 /// How long to wait before a request is sent again that was not answered. A server that is started again is there within
 /// the second.
 const PAUSES: [Duration; 3] =
-    [Duration::from_millis(100), Duration::from_millis(400), Duration::from_millis(1000)];
+    [Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1)];
 
 /// A replacement of the operator token.
 pub(super) struct Rotation<'a> {

@@ -14,7 +14,7 @@ use super::warn;
 use crate::secret::Secret;
 
 /// The largest file that is read, in bytes.
-const MAX_BYTES: u64 = 64 << 10;
+const MAX_BYTES: usize = 64 << 10;
 
 /// A file with a token, as it was read.
 pub(super) struct SavedToken {
@@ -29,8 +29,8 @@ impl SavedToken {
         let file = File::open(path).with_context(failed)?;
         let metadata = file.metadata().with_context(failed)?;
         // As long as it can get, so that no copy is left behind where it grows.
-        let mut text = Zeroizing::new(String::with_capacity(MAX_BYTES as usize + 1));
-        file.take(MAX_BYTES).read_to_string(&mut text).with_context(failed)?;
+        let mut text = Zeroizing::new(String::with_capacity(MAX_BYTES + 1));
+        file.take(MAX_BYTES as u64).read_to_string(&mut text).with_context(failed)?;
         let saved = Self::parse(text).with_context(failed)?;
         let mode = metadata.permissions().mode() & 0o777;
         if metadata.is_file() && mode & 0o077 != 0 {
