@@ -10,6 +10,10 @@ use crate::support::{
 
 const MALFORMED: &str = r#"{"error": "Authorization header was malformed, the request was not in the form of 'Authorization: <auth-scheme> <token>', supported auth-schemes are Bearer, Token and Basic"}"#;
 
+const ARGUMENT: &str = "warning: other users of this machine can see a token that is an argument; give it with --token-file, --token - or INFLUXDB3_AUTH_TOKEN\n";
+
+const IN_FORCE: &str = "The new token is in force, and the old one is refused from now on.\n";
+
 const PROMPT: &str = "Are you sure you want to regenerate admin token? Enter 'yes' to confirm\n";
 
 #[test]
@@ -85,7 +89,8 @@ fn a_regenerated_token_works_and_the_old_one_is_refused() {
         };
         let ran = cli.run();
         let new = ran.token();
-        assert_eq!(ran.stderr, "", "{way}");
+        let warned = if way == "environment" { "" } else { ARGUMENT };
+        assert_eq!(ran.stderr, format!("{warned}{IN_FORCE}"), "{way}");
         // At once, without waiting for anything.
         assert!(server.accepts(&new), "{way}");
         for old in &seen {
@@ -164,12 +169,12 @@ fn only_the_whole_word_yes_confirms() {
         ("\t yes \r\n", true),
     ] {
         let before = machine.stored();
-        let ran =
-            machine.create_token(server.address, &["--regenerate", "--token", &token]).input(answer).run();
+        let cli = machine.create_token(server.address, &["--regenerate"]).input(answer);
+        let ran = cli.env("INFLUXDB3_AUTH_TOKEN", &token).run();
         assert!(ran.stderr.starts_with(PROMPT), "{answer:?}: {}", ran.stderr);
         if confirms {
             token = ran.token();
-            assert_eq!(ran.stderr, PROMPT, "{answer:?}");
+            assert_eq!(ran.stderr, format!("{PROMPT}{IN_FORCE}"), "{answer:?}");
         } else {
             ran.assert_failed(1, &["Create command failed: Cannot regenerate token without confirmation"]);
             assert_eq!(machine.stored(), before, "{answer:?}");
@@ -179,7 +184,7 @@ fn only_the_whole_word_yes_confirms() {
     for yes in ["--yes", "-y"] {
         let ran = machine.create_token(server.address, &["--regenerate", yes, &token]).input("no\n").run();
         token = ran.token();
-        assert_eq!(ran.stderr, "", "{yes}");
+        assert_eq!(ran.stderr, format!("{ARGUMENT}{IN_FORCE}"), "{yes}");
     }
 }
 

@@ -64,7 +64,7 @@ pub(crate) fn assert_token_form(token: &str) {
 }
 
 /// Whether a text holds a token, or the beginning of one.
-fn holds_token(text: &str) -> bool {
+pub(crate) fn holds_token(text: &str) -> bool {
     text.split(TOKEN_PREFIX).skip(1).any(|behind| {
         behind.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_' || next == '-')
     })
@@ -231,6 +231,11 @@ impl Cli {
         ran
     }
 
+    /// Starts it and does not wait for its end.
+    pub(crate) fn begin(mut self) -> Child {
+        self.spawn(Stdio::null(), Stdio::piped())
+    }
+
     /// Starts it as a server.
     pub(crate) fn start(self) -> Server {
         self.start_and_read_until(None)
@@ -246,7 +251,7 @@ impl Cli {
     }
 }
 
-fn read_all(mut from: impl io::Read + Send + 'static) -> JoinHandle<String> {
+pub(crate) fn read_all(mut from: impl io::Read + Send + 'static) -> JoinHandle<String> {
     thread::spawn(move || {
         let mut text = String::new();
         from.read_to_string(&mut text).unwrap();

@@ -14,6 +14,7 @@ use super::confirm::ask;
 use super::connection::Connection;
 use super::offline::OfflineToken;
 use super::replace::may_replace;
+use super::rotate::Rotation;
 use super::{misuse, say, warn};
 use crate::secret::Secret;
 
@@ -56,8 +57,10 @@ enum Kind {
 Examples:
   Create the first operator token:
     influxdb3 create token --admin
-  Replace it; the old one stops working at once:
-    influxdb3 create token --admin --regenerate --token OLD_TOKEN
+  Replace it in the file that it is in; the old one stops working at once:
+    influxdb3 create token --admin --regenerate --token-file operator-token --output-file operator-token
+  Replace it, and accept the old one for another hour:
+    influxdb3 create token --admin --regenerate --token-file old-token --output-file new-token --overlap 1h
   It is lost: start the server with --admin-token-recovery-http-bind, then
     influxdb3 create token --admin --regenerate --host http://127.0.0.1:8182
   Create a named admin token, with the operator token in INFLUXDB3_AUTH_TOKEN:
@@ -70,9 +73,16 @@ struct Admin {
     #[arg(value_name = "TOKEN", hide = true)]
     token_argument: Option<Secret>,
 
-    /// Replace the operator token, given with --token; the old one stops working at once
+    /// Replace the operator token, which is given with --token or --token-file; the old one stops working at once
+    ///
+    /// With --output-file nobody is locked out, whatever fails: the new token is on the disk before the old one stops
+    /// working, and running the same command again finishes what was interrupted.
     #[arg(long)]
     regenerate: bool,
+
+    /// Accept the replaced token for so long, such as 15min or 1h, instead of not at all
+    #[arg(long, value_name = "DURATION", value_parser = whole_seconds, requires = "regenerate")]
+    overlap: Option<u64>,
 
     /// The code that token recovery asks for where serve was told --admin-token-recovery-code; - reads it from standard input
     #[arg(long, value_name = "CODE", env = "INFLUXDB3_RECOVERY_CODE", hide_env_values = true)]
@@ -90,9 +100,11 @@ struct Admin {
     #[arg(long, requires = "output_file")]
     offline: bool,
 
-    /// File for the token that is made with --offline
+    /// File for the token that is made with --offline or --regenerate
     ///
-    /// It is what influxdb3 serve takes with --admin-token-file. Only its owner can read it (mode 0600).
+    /// With --offline it is what influxdb3 serve takes with --admin-token-file. With --regenerate it holds the token alone,
+    /// as --token-file takes it, or stays the JSON that it is; the token is not shown, and until it is in force it waits
+    /// in FILE.staged. Only the owner can read these files (mode 0600).
     #[arg(long, value_name = "FILE")]
     output_file: Option<PathBuf>,
 
@@ -154,8 +166,15 @@ impl Admin {
         }
         match &self.output_file {
             Some(output) if self.offline => return self.make_offline(output),
-            Some(_) => warn("--output-file is used with --offline only; the token is not written to it"),
-            None => {}
+            Some(_) if !self.regenerate => {
+                warn(
+                    "--output-file is used with --offline and --regenerate only; the token is not written to it",
+                );
+            }
+            _ => {}
+        }
+        if self.regenerate {
+            return self.regenerate();
         }
         let issued = self.ask_server()?;
         show(&issued, self.format).context("the token was created, but cannot be written to standard output")
@@ -185,23 +204,38 @@ impl Admin {
     }
 
     fn ask_server(&self) -> anyhow::Result<Secret> {
-        // What is said last wins: an argument was typed, the environment may have been forgotten.
-        let token = match &self.token_argument {
-            Some(token) => Some(token).filter(|token| !token.expose().is_empty()),
-            None => self.connection.token(),
-        };
+        let token = self.connection.token(self.token_argument.as_ref(), false)?;
         let client = self.connection.client(true)?;
         let issued = match &self.name {
-            Some(name) => client.create_named(token, name, self.expiry)?,
-            None if self.regenerate => {
-                if !self.yes {
-                    confirm_regenerate()?;
-                }
-                client.regenerate_operator(token, self.recovery_code()?.as_ref())?
-            }
+            Some(name) => client.create_named(token.as_ref(), name, self.expiry)?,
             None => client.create_operator()?,
         };
         Ok(issued)
+    }
+
+    fn regenerate(&self) -> anyhow::Result<()> {
+        let token = self.connection.token(self.token_argument.as_ref(), !self.yes)?;
+        let client = self.connection.client(true)?;
+        if !self.yes {
+            confirm_regenerate()?;
+        }
+        let code = self.recovery_code()?;
+        let rotation = Rotation {
+            client: &client,
+            credential: token.as_ref(),
+            code: code.as_ref(),
+            overlap: self.overlap.unwrap_or(0),
+            show: &|token| show(token, self.format),
+        };
+        match &self.output_file {
+            Some(output) => {
+                // That it is to be replaced there has been confirmed.
+                let same = self.connection.token_file() == Some(output.as_path());
+                may_replace(output, self.yes || same)?;
+                rotation.to_file(output)
+            }
+            None => rotation.to_screen(),
+        }
     }
 
     /// The recovery code, where there is one. An empty variable counts as none.

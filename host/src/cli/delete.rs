@@ -32,8 +32,8 @@ Examples:
   See which tokens there are, and delete one:
     influxdb3 show tokens
     influxdb3 delete token --token-name ci
-  In a script, with the token for it in INFLUXDB3_AUTH_TOKEN:
-    influxdb3 delete token --token-name ci --yes")]
+  In a script, with the token for it in a file:
+    influxdb3 delete token --token-name ci --yes --token-file operator-token")]
 struct Token {
     /// Name of the token to delete
     #[arg(long = "token-name", value_name = "NAME")]
@@ -63,6 +63,7 @@ impl Token {
                  influxdb3 create token --admin --regenerate --token [TOKEN]"
             );
         }
+        let token = self.connection.token(None, !self.yes)?;
         if !self.yes {
             // Somebody may have given the token instead of its name.
             let question = format!(
@@ -73,8 +74,7 @@ impl Token {
                 bail!("Cannot proceed without confirmation\nAnswer 'yes' or 'y', or use --yes.");
             }
         }
-        let token = self.connection.token();
-        self.connection.client(token.is_some())?.delete(token, name)?;
+        self.connection.client(token.is_some())?.delete(token.as_ref(), name)?;
         writeln!(io::stdout(), "Token \"{name}\" deleted successfully")
             .context("the token was deleted, but that cannot be written to standard output")
     }

@@ -3,11 +3,13 @@
 //! One file a subcommand. Answers go to stdout; questions, hints and failures to stderr. Exit codes: 0 for success, 1 for
 //! a failure, 2 for a command line that makes no sense.
 
+use std::ffi::OsStr;
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, CommandFactory as _, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::secret::redact;
 
@@ -23,6 +25,8 @@ mod log;
 mod offline;
 mod recovery;
 mod replace;
+mod rotate;
+mod saved;
 mod serve;
 mod show;
 mod storage;
@@ -70,14 +74,22 @@ enum Command {
 /// Carries out the command line of this process.
 pub fn run() -> ExitCode {
     let environment = dotenv::load();
-    let command_line = CommandLine::try_parse();
+    let command_line = CommandLine::command().try_get_matches().and_then(|matches| {
+        let command_line = CommandLine::from_arg_matches(&matches);
+        let command_line = command_line.map_err(|error| error.format(&mut CommandLine::command()))?;
+        Ok((command_line, matches))
+    });
     // Help is shown whatever stands in the way of the rest.
     if let (Err(error), false) = (environment, command_line.as_ref().is_err_and(|error| !error.use_stderr()))
     {
         say(&format!("FATAL Error loading config from: {error}\nAborting"));
         return ExitCode::FAILURE;
     }
-    let command_line = match command_line {
+    let judged = command_line.and_then(|(command_line, matches)| {
+        judge_token(&matches)?;
+        Ok(command_line)
+    });
+    let command_line = match judged {
         Ok(command_line) => command_line,
         Err(error) => return refuse(&error),
     };
@@ -99,6 +111,32 @@ pub fn run() -> ExitCode {
             }
         },
     }
+}
+
+/// What was given for this argument in the command line itself, and not in the environment.
+fn typed<'a>(matches: &'a ArgMatches, id: &str) -> Option<&'a OsStr> {
+    match matches.subcommand() {
+        Some((_, matches)) => typed(matches, id),
+        None if matches.ids().all(|known| known != id) => None,
+        None if matches.value_source(id) != Some(ValueSource::CommandLine) => None,
+        None => matches.get_raw(id)?.next(),
+    }
+}
+
+/// Judges where the token of a command line is, and warns where others can see it.
+fn judge_token(matches: &ArgMatches) -> Result<(), clap::Error> {
+    let tokens = ["token", "token_argument"].map(|id| typed(matches, id));
+    if typed(matches, "token_file").is_some() && tokens.iter().any(Option::is_some) {
+        let text = "--token-file cannot be used with a token as an argument";
+        return Err(misuse(&[], ErrorKind::ArgumentConflict, text));
+    }
+    if tokens.into_iter().flatten().any(|token| !token.is_empty() && token != connection::STDIN) {
+        warn(
+            "other users of this machine can see a token that is an argument; give it with --token-file, --token - or \
+             INFLUXDB3_AUTH_TOKEN",
+        );
+    }
+    Ok(())
 }
 
 /// What is wrong with a command line that clap has let through. `command` is the path of the subcommand.

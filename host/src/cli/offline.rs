@@ -29,15 +29,28 @@ impl OfflineToken {
     /// for ever.
     pub(super) fn mint(name: Option<&str>, lifetime: Option<u64>) -> anyhow::Result<Self> {
         let issued = authority()?.create_operator(ORIGIN)?;
-        // As a server will take it in.
-        let preset = authority()?.preset_hash(
-            name.unwrap_or(OPERATOR),
-            &issued.info.sha512,
-            expiry(lifetime)?,
-            ORIGIN,
-        )?;
-        let Preset::Created(info) = preset else { bail!("an empty catalog holds a token already") };
+        let info = if name.is_none() && lifetime.is_none() {
+            issued.info
+        } else {
+            // As a server will take it in.
+            let name = name.unwrap_or(OPERATOR);
+            let preset = authority()?.preset_hash(name, &issued.info.sha512, expiry(lifetime)?, ORIGIN)?;
+            let Preset::Created(info) = preset else { bail!("an empty catalog holds a token already") };
+            info
+        };
         Ok(Self { secret: issued.secret, info })
+    }
+
+    /// A token that was made like this before. One that can be guessed is none.
+    pub(super) fn of(secret: Secret) -> anyhow::Result<Self> {
+        let preset = authority()?.preset_token(OPERATOR, &secret, None, ORIGIN)?;
+        let Preset::Created(info) = preset else { bail!("an empty catalog holds a token already") };
+        Ok(Self { secret, info })
+    }
+
+    /// SHA-512 of its text, as 128 lower-case hexadecimal digits.
+    pub(super) fn sha512(&self) -> &str {
+        &self.info.sha512
     }
 
     /// Writes the file that `influxdb3 serve --admin-token-file` takes the token from.

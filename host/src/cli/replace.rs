@@ -35,10 +35,7 @@ pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<
 
 fn replace_with(path: &Path, mode: u32, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| io::Error::other("this is not the name of a file"))?;
-    let directory = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
+    let directory = directory_of(path);
     // A name that nobody can have prepared.
     let mut temporary = OsString::from(".");
     temporary.push(name);
@@ -57,6 +54,11 @@ fn replace_with(path: &Path, mode: u32, write: impl FnOnce(&mut File) -> io::Res
     }
     replaced?;
     File::open(directory)?.sync_all()
+}
+
+/// The directory that a file is in.
+pub(super) fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

@@ -71,8 +71,8 @@ impl Tokens {
                 bail!("parquet is binary and cannot be printed; use --format json, jsonl or csv")
             }
         };
-        let token = self.connection.token();
-        let list = self.connection.client(token.is_some())?.list(token, format)?;
+        let token = self.connection.token(None, false)?;
+        let list = self.connection.client(token.is_some())?.list(token.as_ref(), format)?;
         let end = if list.ends_with('\n') { "" } else { "\n" };
         write!(io::stdout(), "{list}{end}").context("cannot write the list to standard output")
     }

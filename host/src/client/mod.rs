@@ -17,7 +17,8 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::http::{
-    AUDIT_PATH, CREATE_PATH, NAMED_PATH, RECOVERY_CODE_HEADER, REGENERATE_PATH, SQL_PATH, TOKENS_PATH,
+    AUDIT_PATH, CONFIRM_PATH, CREATE_PATH, NAMED_PATH, OVERLAP_PATH, RECOVERY_CODE_HEADER, REGENERATE_PATH,
+    SQL_PATH, STAGE_PATH, TOKENS_PATH,
 };
 use crate::secret::{Secret, TOKEN_PREFIX, is_token_char};
 use tls::Failure;
@@ -28,9 +29,6 @@ pub(crate) const DEFAULT_HOST: &str = "http://127.0.0.1:8181";
 
 /// What a server behind a socket, which has no address, is called in requests.
 const SOCKET_URL: &str = "http://localhost";
-
-/// How long a command may take, connecting included. The server waits at most a few seconds for its disk.
-const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A server, as the command line talks to it.
 pub(crate) struct Client {
@@ -46,6 +44,9 @@ pub(crate) struct Client {
 enum Operation {
     Create,
     Regenerate,
+    Stage,
+    Confirm,
+    Authenticate,
     CreateNamed,
     Delete,
     List,
@@ -96,8 +97,9 @@ If the operator token is lost, start the server with --admin-token-recovery-http
   influxdb3 create token --admin --regenerate --host http://127.0.0.1:8182";
 
 impl Client {
-    /// A client of the server at `host`: a URL, or `unix:` and the path of a socket.
-    pub(crate) fn new(host: &str, trust: &Trust) -> Result<Self, ClientError> {
+    /// A client of the server at `host`, a URL, or `unix:` and the path of a socket. It waits for each answer for so long,
+    /// connecting included.
+    pub(crate) fn new(host: &str, trust: &Trust, timeout: Duration) -> Result<Self, ClientError> {
         let not_a_host = || ClientError::Host { host: host.to_owned() };
         let socket = host.strip_prefix("unix:");
         if socket == Some("") {
@@ -112,7 +114,7 @@ impl Client {
         }
         let mut http = reqwest::Client::builder()
             .tls_backend_preconfigured(trust.client_config(url.scheme() == "https")?)
-            .timeout(TIMEOUT)
+            .timeout(timeout)
             .redirect(reqwest::redirect::Policy::none());
         // The token for this machine is not for a proxy on another one.
         if is_loopback(&url) {
@@ -157,6 +159,31 @@ impl Client {
             request = request.header(RECOVERY_CODE_HEADER, header);
         }
         self.issue(Operation::Regenerate, request, credential)
+    }
+
+    /// Lets the token with this SHA-512 wait to replace the operator token. Sent again, it means the same.
+    pub(crate) fn stage(&self, credential: &Secret, sha512: &str) -> Result<(), ClientError> {
+        let body = json!({ "token_sha512": sha512 });
+        let request = json_body(self.http.post(self.url(STAGE_PATH)), &body);
+        self.send(Operation::Stage, request, Some(credential), StatusCode::CREATED).map(drop)
+    }
+
+    /// Lets the token that waits replace the operator token, which is still accepted for `overlap` seconds. Succeeds where
+    /// it has done so already.
+    pub(crate) fn confirm(&self, staged: &Secret, overlap: u64) -> Result<(), ClientError> {
+        let body = json!({ "overlap_secs": overlap });
+        let request = json_body(self.http.post(self.url(CONFIRM_PATH)), &body);
+        self.send(Operation::Confirm, request, Some(staged), StatusCode::OK).map(drop)
+    }
+
+    /// Asks whether the token is accepted, without any effect.
+    pub(crate) fn authenticate(&self, token: &Secret) -> Result<(), ClientError> {
+        let request = self.http.get(self.url(TOKENS_PATH));
+        match self.send(Operation::Authenticate, request, Some(token), StatusCode::OK) {
+            // A token is judged before its path is (COMPAT 2.2), which other servers do not have.
+            Ok(_) | Err(ClientError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes a named admin token that is accepted for `lifetime` seconds, or for ever.
@@ -305,7 +332,8 @@ impl Client {
             Operation::Delete => {
                 "\nThe token may have been deleted. To see which tokens there are, run:\n  influxdb3 show tokens"
             }
-            Operation::List => "",
+            Operation::Stage => "\nNothing is replaced yet: the old token is still in force.",
+            Operation::Confirm | Operation::Authenticate | Operation::List => "",
         };
         if matches!(operation, Operation::Create | Operation::Regenerate) {
             hint = hint + "\n" + RECOVERY;
@@ -332,18 +360,26 @@ impl Client {
         };
         // It may come from anybody and goes to a terminal.
         let message: String = printable(&message, |_| false).chars().take(500).collect();
-        let operator = matches!(operation, Operation::Create | Operation::Regenerate);
+        let operator = matches!(operation, Operation::Create | Operation::Regenerate | Operation::Stage);
         let hint = match status {
             StatusCode::BAD_REQUEST if message.starts_with("Authorization header was malformed") => {
                 "\nWas the token copied whole?".to_owned()
             }
+            // Its token is not one that was given.
+            StatusCode::UNAUTHORIZED if matches!(operation, Operation::Confirm | Operation::Authenticate) => {
+                String::new()
+            }
             StatusCode::UNAUTHORIZED if !had_credential => format!(
-                "\nGive {} token with --token or INFLUXDB3_AUTH_TOKEN.\n{RECOVERY}",
+                "\nGive {} token with --token-file, --token or INFLUXDB3_AUTH_TOKEN.\n{RECOVERY}",
                 if operator { "the operator" } else { "an admin" }
             ),
             StatusCode::UNAUTHORIZED => format!(
                 "\nThis is not {}, or no longer.\n{RECOVERY}",
                 if operator { "the operator token" } else { "a token of this server" }
+            ),
+            StatusCode::CONFLICT if operation == Operation::Stage => format!(
+                "\nWait until then, or end it with the operator token: DELETE {}",
+                self.url(OVERLAP_PATH)
             ),
             StatusCode::CONFLICT if operator || message == "token name already exists, _admin" => "\nTo replace the operator token, run:\n  \
                  influxdb3 create token --admin --regenerate --token OPERATOR_TOKEN"

@@ -1,0 +1,495 @@
+//! `--regenerate` locks nobody out: whatever is lost, late, doubled or killed on the way, running the same command again
+//! ends with a token in the file that is in force (DESIGN section 3).
+
+use std::fs::{self, OpenOptions};
+use std::io::{BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+
+use serde_json::Value;
+
+use crate::lossy::{Fault, Lossy, Plan, read_message};
+use crate::support::{
+    CREATE, Machine, RECOVERY, REGENERATE, Server, TOKENS, assert_token_form, get, holds_token, post,
+    read_all, request,
+};
+
+const STAGE: &str = "/api/v3/configure/token/admin/regenerate/stage";
+const OVERLAP: &str = "/api/v3/configure/token/admin/regenerate/overlap";
+
+/// The requests that a rotation consists of, in their order.
+const STEPS: [&str; 3] = [
+    "POST /api/v3/configure/token/admin/regenerate/stage ",
+    "POST /api/v3/configure/token/admin/regenerate/confirm ",
+    "GET /api/v3/configure/token ",
+];
+
+/// How often each step meets each fault.
+const SEEDS: u64 = 20;
+
+/// How many servers there are at a time.
+const AT_ONCE: usize = 10;
+
+/// Xorshift: moments and choices, not secrets.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 1).unwrap() % sides
+    }
+
+    fn coin(&mut self) -> bool {
+        self.throw(2) == 0
+    }
+
+    fn shuffled<T: Copy>(&mut self, mut items: Vec<T>) -> Vec<T> {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.throw(last + 1));
+        }
+        items
+    }
+}
+
+/// One command, and what it must not lose.
+struct Job<'a> {
+    way: &'a Lossy,
+    args: Vec<&'static str>,
+    old: String,
+    overlap: bool,
+}
+
+impl Job<'_> {
+    fn path(&self, name: &str) -> PathBuf {
+        self.way.machine().home().join(name)
+    }
+
+    /// Runs the command; whether it has said success, and how often something went wrong on the way.
+    fn run(&self, plan: Option<Plan>) -> (Option<i32>, bool, usize) {
+        let cli =
+            self.way.machine().create_token(self.way.address, &["--regenerate", "--yes"]).args(&self.args);
+        // A rotation that nothing goes wrong with has all the time that it needs.
+        let cli = if plan.is_some() { cli.args(&["--timeout", "300ms"]) } else { cli };
+        let mut child = cli.begin();
+        let stdout = read_all(child.stdout.take().unwrap());
+        let stderr = read_all(child.stderr.take().unwrap());
+        let (code, faults) = self.way.run(child, plan);
+        let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
+        assert!(!holds_token(&stdout) && !holds_token(&stderr), "{stdout}{stderr}");
+        assert!(plan.is_some() || code == Some(0), "the same command again fails: {stderr}");
+        let said = stdout.contains("Token saved to: token\n");
+        assert_eq!(said || stderr.contains("which is in force"), code == Some(0) || said, "{stdout}{stderr}");
+        (code, said, faults)
+    }
+
+    /// Somebody who has the old token or what is in the files has a token that is accepted.
+    fn nobody_is_locked_out(&self) {
+        let held = [Some(self.old.clone()), saved(&self.path("token")), saved(&self.path("token.staged"))];
+        let accepted =
+            self.way.with_server(|server| held.iter().flatten().any(|token| server.accepts(token)));
+        assert!(accepted, "locked out: {:?}", self.args);
+    }
+
+    /// The token that is in the file is the operator's, and no other is.
+    fn is_finished(&self) -> String {
+        let path = self.path("token");
+        let new = saved(&path).unwrap();
+        assert_token_form(&new);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert!(!self.path("token.staged").exists());
+        assert_ne!(new, self.old);
+        self.way.with_server(|server| {
+            assert!(server.accepts(&new));
+            let status = get(CREATE).bearer(&new).send(server.address).json();
+            assert_eq!(status["staged"], Value::Null);
+            if self.overlap && server.accepts(&self.old) {
+                // Not with full power: it replaces nothing any more.
+                assert_eq!(post(STAGE).bearer(&self.old).send(server.address).status, 403);
+                assert_ne!(status["overlap"], Value::Null);
+                request("DELETE", OVERLAP).bearer(&new).send(server.address).assert_is(200, "");
+            }
+            assert!(!server.accepts(&self.old));
+            assert!(server.accepts(&new));
+            let status = get(CREATE).bearer(&new).send(server.address).json();
+            assert_eq!((&status["staged"], &status["overlap"]), (&Value::Null, &Value::Null));
+            let all = get(TOKENS).bearer(&new).send(server.address).json();
+            assert_eq!(all["tokens"].as_array().unwrap().len(), 1, "{all}");
+        });
+        new
+    }
+}
+
+/// The token in a file, if there is one.
+fn saved(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+fn private(path: &Path, content: &str) {
+    fs::write(path, content).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Lets every step meet every fault once; how many runs were disturbed, and how many of them ended before success.
+fn disturb(seed: u64) -> (usize, usize) {
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ (seed + 1));
+    let way = Lossy::new(Machine::new());
+    let mut token = way.with_server(Server::create);
+    let (mut disturbed, mut interrupted) = (0, 0);
+    let [stage, confirm, authenticate] = STEPS.map(|_| dice.shuffled(Fault::ALL.to_vec()));
+    for (number, faults) in stage.into_iter().zip(confirm).zip(authenticate).enumerate() {
+        let ((stage, confirm), authenticate) = faults;
+        let mut steps = [stage, confirm, authenticate].into_iter().zip(STEPS).peekable();
+        while steps.peek().is_some() {
+            // The file that is rotated in place, or another one that need not be there before.
+            let (home, overlap) = (way.machine().home(), dice.throw(6) == 0);
+            let mut args = if dice.coin() {
+                private(&home.join("token"), &format!("{token}\n"));
+                vec!["--token-file", "token", "--output-file", "token"]
+            } else {
+                fs::remove_file(home.join("token")).ok();
+                private(&home.join("old"), &token);
+                vec!["--token-file", "old", "--output-file", "token"]
+            };
+            if overlap {
+                args.extend(["--overlap", "1h"]);
+            }
+            let job = Job { way: &way, args, old: token.clone(), overlap };
+            let mut done = false;
+            for (fault, at) in steps.by_ref() {
+                let plan = Plan { at, fault, again: dice.throw(3) == 0, chance: dice.throw(usize::MAX >> 1) };
+                way.release_before(dice.throw(3));
+                let (code, said, faults) = job.run(Some(plan));
+                assert!(faults > 0, "seed {seed}, job {number}: {plan:?} was not met");
+                disturbed += 1;
+                interrupted += usize::from(code != Some(0));
+                job.nobody_is_locked_out();
+                done = said && !job.path("token.staged").exists();
+                // Once more interrupted, or not.
+                if done || dice.coin() {
+                    break;
+                }
+            }
+            way.release_before(dice.throw(4));
+            if !done {
+                job.run(None);
+            }
+            job.nobody_is_locked_out();
+            way.release();
+            token = job.is_finished();
+        }
+    }
+    (disturbed, interrupted)
+}
+
+#[test]
+fn a_rotation_into_a_file_locks_nobody_out_whatever_fails() {
+    let next = AtomicU64::new(0);
+    let (disturbed, interrupted) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(seed) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < SEEDS)
+                {
+                    let (runs, ended) = disturb(seed);
+                    disturbed.fetch_add(runs, Ordering::Relaxed);
+                    interrupted.fetch_add(ended, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let (disturbed, interrupted) = (disturbed.into_inner(), interrupted.into_inner());
+    println!("{disturbed} disturbed runs, {interrupted} of them ended before success");
+    assert_eq!(disturbed, STEPS.len() * Fault::ALL.len() * usize::try_from(SEEDS).unwrap());
+    assert!(disturbed >= 1000 && interrupted > disturbed / 4);
+}
+
+/// A server that answers these requests, which must come in this order, each with a status and a body.
+fn scripted(script: Vec<(&'static str, &'static str, &'static str)>) -> (SocketAddr, thread::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        for (line, status, body) in script {
+            let (mut stream, _) = listener.accept().unwrap();
+            let request = read_message(&mut BufReader::new(stream.try_clone().unwrap())).unwrap();
+            let request = String::from_utf8(request).unwrap();
+            assert!(request.starts_with(line), "{line} expected: {request}");
+            let length = body.len();
+            write!(
+                stream,
+                "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+            )
+            .unwrap();
+        }
+    });
+    (address, server)
+}
+
+#[test]
+fn a_server_that_cannot_stage_is_asked_in_a_single_call_and_that_is_said() {
+    let issued = r#"{"token":"apiv3_new"}"#;
+    let single = "POST /api/v3/configure/token/admin/regenerate ";
+    let refused = r#"{"error": "the request was not authenticated"}"#;
+    let no_stage = (STEPS[0], "404 Not Found", "Not found");
+    let replaced = (single, "201 Created", issued);
+    let warning = "warning: the server cannot stage a new token (404)";
+    for (args, script, code, said) in [
+        ("", vec![no_stage, replaced, (STEPS[2], "404 Not Found", "Not found")], 0, warning),
+        ("--output-file token", vec![no_stage, replaced, (STEPS[2], "200 OK", "{}")], 0, warning),
+        ("", vec![no_stage, replaced, (STEPS[2], "401 Unauthorized", refused)], 1, "does not authenticate"),
+        ("--output-file token", vec![no_stage, (single, "403 Forbidden", "no")], 1, "[403 Forbidden]: no"),
+        // Not what was asked for: the old one would be dead at once.
+        ("--overlap 1h", vec![no_stage], 1, "without --overlap the old one stops working at once"),
+        // A recovery listener, although there is a token in the environment. It is closed afterwards.
+        ("", vec![(STEPS[0], "404 Not Found", "not found"), replaced], 0, ""),
+    ] {
+        let machine = Machine::new();
+        let (address, server) = scripted(script);
+        let args: Vec<_> = ["--regenerate", "--yes"].into_iter().chain(args.split_whitespace()).collect();
+        let ran = machine.create_token(address, &args).env("INFLUXDB3_AUTH_TOKEN", "apiv3_old").run();
+        server.join().unwrap();
+        assert_eq!(ran.code, Some(code), "{ran:?}");
+        assert!(ran.stderr.contains(said) && (!said.is_empty() || ran.stderr.is_empty()), "{ran:?}");
+        let file = machine.home().join("token");
+        if code == 0 && args.contains(&"token") {
+            assert_eq!(
+                (saved(&file).as_deref(), ran.stdout.as_str()),
+                (Some("apiv3_new"), "Token saved to: token\n")
+            );
+        } else {
+            assert_eq!(
+                ran.stdout.contains("Token: apiv3_new\n"),
+                said != "[403 Forbidden]: no" && args.len() == 2
+            );
+            assert!(!file.exists());
+        }
+        assert!(!machine.home().join("token.staged").exists());
+    }
+}
+
+#[test]
+fn a_token_is_taken_from_a_file_or_from_stdin_and_one_in_an_argument_is_warned_of() {
+    let machine = Machine::new();
+    let server = machine.serve(&["--store", "memory:"]);
+    let token = server.create();
+    let host = format!("http://{}", server.address);
+    let path = machine.home().join("token");
+    let argument = "warning: other users of this machine can see a token that is an argument; give it with --token-file, --token - or INFLUXDB3_AUTH_TOKEN\n";
+    let json = format!("{{\"name\": \"_admin\", \"token\": \"{token}\"}}");
+    for (content, mode, args, input, said) in [
+        (token.as_str(), 0o600, "--token-file token", "", ""),
+        (json.as_str(), 0o400, "--token-file token", "", ""),
+        (
+            token.as_str(),
+            0o640,
+            "--token-file token",
+            "",
+            "warning: others may read the token in token (mode 640); run: chmod 0600 token\n",
+        ),
+        ("", 0o600, "--token -", token.as_str(), ""),
+        ("", 0o600, "--token ARGUMENT", "", argument),
+    ] {
+        private(&path, content);
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        for command in ["show tokens", "delete token --yes --token-name nobody"] {
+            let args: Vec<_> =
+                args.split(' ').map(|arg| if arg == "ARGUMENT" { token.as_str() } else { arg }).collect();
+            let ran = machine
+                .influxdb3(command.split(' '))
+                .args(&["--host", &host])
+                .args(&args)
+                .env("INFLUXDB3_AUTH_TOKEN", "apiv3_forgotten")
+                .input(&format!("{input}\nmore\n"))
+                .run();
+            let found =
+                if command.starts_with("show") { ran.code == Some(0) } else { ran.stderr.contains("404") };
+            assert!(found, "{args:?}: {ran:?}");
+            let rest = ran.stderr.strip_prefix(said).unwrap();
+            assert!(!rest.contains("warning"), "{args:?}: {ran:?}");
+        }
+    }
+    for (content, args, said) in [
+        ("", "--token-file token", "it must hold one token and nothing else, or JSON with a \"token\""),
+        ("apiv3_a apiv3_b", "--token-file token", "it must hold one token"),
+        ("{\"name\": \"_admin\"}", "--token-file token", "it is not JSON with a \"token\""),
+        ("", "--token-file nowhere", "cannot read the token from nowhere: No such file"),
+        ("", "--token -", "there is no token on standard input"),
+    ] {
+        private(&path, content);
+        let args: Vec<_> = args.split(' ').collect();
+        machine.influxdb3(["show", "tokens", "--host", &host]).args(&args).run().assert_failed(1, &[said]);
+    }
+    let both = ["show", "tokens", "--token", "-", "--token-file", "token"];
+    machine
+        .influxdb3(both)
+        .run()
+        .assert_failed(2, &["--token-file cannot be used with a token as an argument"]);
+    for command in ["create token --admin --regenerate", "delete token --token-name x"] {
+        let ran = machine
+            .influxdb3(command.split(' '))
+            .args(&["--host", &host, "--token", "-"])
+            .input(&token)
+            .run();
+        ran.assert_failed(1, &["the token is read from standard input", "add --yes"]);
+    }
+    assert!(server.accepts(&token));
+}
+
+#[test]
+fn what_waits_in_a_file_is_used_only_if_this_user_alone_can_have_put_it_there() {
+    let machine = Machine::new();
+    let server = machine.serve(&[]);
+    let token = server.create();
+    let staged = machine.home().join("token.staged");
+    let planted =
+        "apiv3_Jkalv-IPKqJR2P7QT0n28gFpf1iEwK-eZ7q6hXqyzrJu0kEPB-VE88eGXTTz9GKhwKm38-6qkykKPdhNeduS9g";
+    let run = |credential: &str| {
+        machine
+            .create_token(server.address, &["--regenerate", "--yes", "--output-file", "token"])
+            .env("INFLUXDB3_AUTH_TOKEN", credential)
+            .run()
+    };
+    let before = machine.stored();
+    private(&staged, planted);
+    for mode in [0o644, 0o620, 0o606] {
+        fs::set_permissions(&staged, fs::Permissions::from_mode(mode)).unwrap();
+        run(&token).assert_failed(
+            1,
+            &["token.staged is not what an interrupted rotation leaves", "rm token.staged"],
+        );
+    }
+    fs::remove_file(&staged).unwrap();
+    let elsewhere = machine.file("elsewhere", planted.as_bytes());
+    std::os::unix::fs::symlink(&elsewhere, &staged).unwrap();
+    run(&token).assert_failed(1, &["token.staged is not what an interrupted rotation leaves"]);
+    fs::remove_file(&staged).unwrap();
+
+    // A token that can be guessed has not been made by a rotation.
+    private(&staged, "apiv3_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa");
+    run(&token).assert_failed(1, &["token.staged is not of an interrupted rotation"]);
+    // What may be the only token that a server accepts stays.
+    private(&staged, planted);
+    run("apiv3_wrong").assert_failed(
+        1,
+        &[
+            "neither the token that was given nor the one in token.staged is accepted",
+            "--admin-token-recovery-http-bind",
+        ],
+    );
+    assert_eq!(saved(&staged).as_deref(), Some(planted));
+    assert_eq!(machine.stored(), before);
+    // It is of this user: the rotation that it is of goes on.
+    assert_eq!(run(&token).code, Some(0));
+    assert!(server.accepts(planted) && !server.accepts(&token));
+    assert!(!staged.exists());
+
+    run("apiv3_wrong").assert_failed(0, &["it was replaced by the one in token, which is in force"]);
+    fs::remove_file(machine.home().join("token")).unwrap();
+    run("apiv3_wrong").assert_failed(1, &["[401 Unauthorized]", "--admin-token-recovery-http-bind"]);
+    assert!(!staged.exists());
+}
+
+#[test]
+fn a_token_that_cannot_be_shown_or_saved_replaces_nothing() {
+    let machine = Machine::new();
+    let server = machine.serve(&["--store", "memory:"]);
+    let token = server.create();
+    let run = |args: &[&str]| {
+        let cli = machine.create_token(server.address, &["--regenerate", "--yes"]).args(args);
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        cli.env("INFLUXDB3_AUTH_TOKEN", &token).stdout(full).run()
+    };
+    run(&[]).assert_failed(1, &["cannot be written to standard output, so the old one stays in force"]);
+    assert!(server.accepts(&token));
+    run(&["--output-file", "nowhere/token"]).assert_failed(1, &["cannot write nowhere/token"]);
+    run(&["--output-file", "/proc/token"]).assert_failed(1, &["cannot write /proc/token.staged"]);
+    assert!(server.accepts(&token));
+}
+
+#[test]
+fn the_old_token_stays_until_the_end_of_the_overlap() {
+    let machine = Machine::new();
+    let server = machine.serve(&["--store", "memory:"]);
+    let old = server.create();
+    let run = |token: &str| {
+        let cli = machine.create_token(server.address, &["--regenerate", "--yes", "--overlap", "90min"]);
+        cli.env("INFLUXDB3_AUTH_TOKEN", token).run()
+    };
+    let ran = run(&old);
+    let new = ran.token();
+    assert_eq!(ran.stderr, "The new token is in force, and the old one is accepted for another 1h 30m.\n");
+    assert!(server.accepts(&old) && server.accepts(&new));
+    run(&new).assert_failed(
+        1,
+        &["[409 Conflict]", "that was replaced last is accepted until", "DELETE http://", OVERLAP],
+    );
+    run(&old).assert_failed(1, &["[403 Forbidden]"]);
+    request("DELETE", OVERLAP).bearer(&new).send(server.address).assert_is(200, "");
+    assert!(!server.accepts(&old));
+}
+
+#[test]
+fn of_many_runs_at_once_each_ends_with_the_token_in_the_file_in_force() {
+    let machine = Machine::new();
+    let server = machine.serve(&[]);
+    let old = server.create();
+    for credential in ["token", "old"] {
+        private(
+            &machine.home().join(credential),
+            &saved(&machine.home().join("token")).unwrap_or(old.clone()),
+        );
+        thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    let args =
+                        ["--regenerate", "--yes", "--token-file", credential, "--output-file", "token"];
+                    let ran = machine.create_token(server.address, &args).run();
+                    assert_eq!(ran.code, Some(0), "{ran:?}");
+                });
+            }
+        });
+        assert!(server.accepts(&saved(&machine.home().join("token")).unwrap()));
+        assert!(!server.accepts(&old));
+    }
+}
+
+#[test]
+fn a_file_that_a_server_starts_with_stays_one() {
+    let machine = Machine::new();
+    let offline = ["--offline", "--output-file", "admin-token.json"];
+    let old = machine.influxdb3(["create", "token", "--admin"]).args(&offline).run().token();
+    let server = machine.serve(&["--admin-token-file", "admin-token.json"]);
+    let args =
+        ["--regenerate", "--yes", "--token-file", "admin-token.json", "--output-file", "admin-token.json"];
+    let ran = machine.create_token(server.address, &args).run();
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "Token saved to: admin-token.json\n"), "{ran:?}");
+    let json: Value =
+        serde_json::from_slice(&fs::read(machine.home().join("admin-token.json")).unwrap()).unwrap();
+    let new = json["token"].as_str().unwrap();
+    assert_eq!(json["name"], "_admin");
+    server.stop();
+    let server = machine.serve(&["--admin-token-file", "admin-token.json"]);
+    server.wait_for_log("already exists, skipping initialization");
+    assert!(!server.log().contains("another secret"), "{}", server.log());
+    assert!(server.accepts(new) && !server.accepts(&old));
+}
+
+#[test]
+fn a_recovered_token_is_saved_too_and_ends_what_waits() {
+    let machine = Machine::new();
+    let server = machine.serve(&RECOVERY);
+    let old = server.create();
+    let staged = machine.home().join("token.staged");
+    private(&staged, "apiv3_waits");
+    let ran =
+        machine.create_token(server.recovery(), &["--regenerate", "--yes", "--output-file", "token"]).run();
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "Token saved to: token\n"), "{ran:?}");
+    let new = saved(&machine.home().join("token")).unwrap();
+    assert!(server.accepts(&new) && !server.accepts(&old));
+    assert!(!staged.exists());
+    post(REGENERATE).bearer(&old).send(server.address).assert_is(401, crate::support::NOT_AUTHENTICATED);
+}
