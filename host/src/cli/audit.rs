@@ -101,8 +101,8 @@ impl Show {
         if let Some(file) = &self.file {
             return self.print(open(file)?, &file.display().to_string());
         }
-        let token = self.connection.token();
-        let records = self.connection.client(token.is_some())?.audit(token)?;
+        let token = self.connection.token(None, false)?;
+        let records = self.connection.client(token.is_some())?.audit(token.as_ref())?;
         self.print(&records[..], "the answer of the server")
     }
 
