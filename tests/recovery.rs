@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::http2;
 use crate::support::{
@@ -442,6 +442,16 @@ fn the_code_goes_where_it_is_told_to() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "another\n");
 }
 
+/// A process that does not outlive the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_terminal_is_shown_the_code() {
     let machine = Machine::new();
@@ -455,14 +465,17 @@ fn a_terminal_is_shown_the_code() {
         RECOVERY[0],
         RECOVERY[1],
     );
-    let mut script = Command::new("script")
-        .args(["--quiet", "--flush", "--command", &serve])
-        .arg(&shown)
-        .env("HOME", machine.home())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("script, of util-linux, gives a program a terminal");
+    let _script = Ended(
+        Command::new("script")
+            .args(["--quiet", "--flush", "--command", &serve])
+            .arg(&shown)
+            .env("HOME", machine.home())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("script, of util-linux, gives a program a terminal"),
+    );
     let mut text = String::new();
     eventually("it shows the code", || {
         text = fs::read_to_string(&shown).unwrap_or_default();
@@ -470,8 +483,6 @@ fn a_terminal_is_shown_the_code() {
     });
     let code = fs::read_to_string(machine.home().join("code")).unwrap();
     assert!(text.contains(&format!("Recovery code: {}\r\n", code.trim_end())), "{text}");
-    script.kill().unwrap();
-    script.wait().unwrap();
 }
 
 /// A server with a recovery socket at this path.
