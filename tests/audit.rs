@@ -3,12 +3,14 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha512_256};
 
@@ -343,6 +345,46 @@ fn a_change_that_cannot_be_logged_is_made_and_said() {
     let server = machine.audited(&[]).start();
     assert!(server.accepts(&token));
     assert_eq!(chain(&machine.log()).len(), 3);
+}
+
+#[test]
+fn a_disk_that_was_full_for_a_while_costs_no_record() {
+    let machine = Machine::new();
+    let (listener, log) = (machine.home().join("listener"), machine.log());
+    // Too large a file is then an error, as a full disk is, and no signal.
+    let mut server = Command::new("/bin/sh")
+        .args(["-c", r#"trap '' XFSZ; exec "$0" "$@""#, env!("CARGO_BIN_EXE_influxdb3"), "serve"])
+        .args(["--http-bind", "127.0.0.1:0", "--store", "memory:", "--tcp-listener-file-path"])
+        .args([listener.as_os_str(), "--audit-log".as_ref(), log.as_os_str()])
+        .env_clear()
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("the server listens", || fs::exists(&listener).unwrap());
+    let address = fs::read_to_string(&listener).unwrap().trim().parse().unwrap();
+    let token = post(CREATE).send(address).token();
+    let whole = fs::read_to_string(&log).unwrap();
+    let limit = |bytes| {
+        let pid = Some(Pid::from_child(&server));
+        prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
+    };
+    limit(Some(whole.len() as u64 + 100));
+    for number in 0..3 {
+        create_named(&token, &format!("ci {number}")).send(address).token();
+    }
+    let full = fs::read_to_string(&log).unwrap();
+    assert!(full.starts_with(&whole) && full.lines().count() <= 3, "{full}");
+    limit(None);
+    eventually("the log has all records", || fs::read_to_string(&log).unwrap().lines().count() == 5);
+    // Takes its turn behind whoever has written them, and said so.
+    create_named(&token, "after").send(address).token();
+    let lines = chain(&log);
+    assert_eq!((lines.len(), lines[..2].join("\n") + "\n"), (6, whole));
+    server.kill().unwrap();
+    let said = io::read_to_string(server.stderr.take().unwrap()).unwrap();
+    server.wait().unwrap();
+    assert_eq!(said.matches("cannot append to the audit log").count(), 1, "{said}");
+    assert_eq!(said.matches("the audit log is up to date again").count(), 1, "{said}");
 }
 
 #[test]
