@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Machine, PATIENCE, Server};
+use crate::support::{Cli, Machine, PATIENCE, Server, read_all};
 
 /// What happens to a request, to its answer, or to who is at either end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,11 @@ impl Fault {
         Self::KillServerDuring,
         Self::KillServerAfter,
     ];
+
+    /// Whether the client waits for an answer that never comes.
+    pub(crate) fn is_silent(self) -> bool {
+        matches!(self, Self::SilenceRequest | Self::SilenceAnswer)
+    }
 }
 
 /// What is to go wrong.
@@ -83,6 +88,16 @@ pub(crate) struct Plan {
     pub(crate) again: bool,
     /// Where a message is cut, or when somebody is killed: any number.
     pub(crate) chance: usize,
+}
+
+/// What has become of a client.
+pub(crate) struct Run {
+    /// None if it was killed.
+    pub(crate) code: Option<i32>,
+    /// How often something went wrong on the way.
+    pub(crate) faults: usize,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 /// The way, the server at its end and the client at its beginning.
@@ -99,6 +114,8 @@ struct State {
     plan: Option<Plan>,
     /// How often it has gone wrong.
     faults: usize,
+    /// How many clients there were.
+    run: usize,
     /// Requests that have not arrived yet.
     delayed: Vec<Vec<u8>>,
     /// Before which of the next requests the delayed ones arrive.
@@ -135,24 +152,30 @@ impl Lossy {
         ask(state.server.get_or_insert_with(|| self.machine.serve(&[])))
     }
 
-    /// Lets a client run until it ends or is killed, and then says how often something went wrong.
-    pub(crate) fn run(&self, client: Child, plan: Option<Plan>) -> (Option<i32>, usize) {
+    /// Lets a client run until it ends or is killed.
+    pub(crate) fn run(&self, client: Cli, plan: Option<Plan>) -> Run {
         self.with_server(|_| ());
+        // Before the first request can be carried.
         let mut state = self.state.lock().unwrap();
-        state.client = Some(client);
+        let mut child = client.begin();
+        let output = [read_all(child.stdout.take().unwrap()), read_all(child.stderr.take().unwrap())];
+        state.client = Some(child);
         state.plan = plan;
         state.faults = 0;
+        state.run += 1;
         drop(state);
-        loop {
+        let (code, faults) = loop {
             let mut state = self.state.lock().unwrap();
             if let Some(status) = state.client.as_mut().unwrap().try_wait().unwrap() {
                 state.client = None;
                 state.plan = None;
-                return (status.code(), state.faults);
+                break (status.code(), state.faults);
             }
             drop(state);
             thread::sleep(Duration::from_millis(3));
-        }
+        };
+        let [stdout, stderr] = output.map(|reader| reader.join().unwrap());
+        Run { code, faults, stdout, stderr }
     }
 
     /// Lets what was delayed arrive before so many of the next requests have.
@@ -181,18 +204,18 @@ fn carry(client: &TcpStream, state: &Mutex<State>) -> io::Result<()> {
     let mut reader = BufReader::new(client.try_clone()?);
     loop {
         let request = read_message(&mut reader)?;
-        let (address, plan) = arrived(state, &request);
+        let (run, address, plan) = arrived(state, &request);
         // Nobody is there.
         let Some(address) = address else { return close(client) };
         match plan {
             None => (&*client).write_all(&ask(address, &request)?)?,
-            Some(plan) => fail(client, state, address, &request, plan)?,
+            Some(plan) => fail(client, state, run, address, &request, plan)?,
         }
     }
 }
 
-/// Where a request goes, and what goes wrong with it.
-fn arrived(state: &Mutex<State>, request: &[u8]) -> (Option<SocketAddr>, Option<Plan>) {
+/// Of which client a request is, where it goes, and what goes wrong with it.
+fn arrived(state: &Mutex<State>, request: &[u8]) -> (usize, Option<SocketAddr>, Option<Plan>) {
     let mut locked = state.lock().unwrap();
     let address = locked.server.as_ref().map(|server| server.address);
     let due = match &mut locked.release {
@@ -212,29 +235,38 @@ fn arrived(state: &Mutex<State>, request: &[u8]) -> (Option<SocketAddr>, Option<
     let again = locked.faults > 0;
     let plan = locked.plan.filter(|plan| request.starts_with(plan.at.as_bytes()) && (plan.again || !again));
     locked.faults += usize::from(plan.is_some());
+    let run = locked.run;
     drop(locked);
     if let Some(address) = address {
         arrive(address, delayed);
     }
-    (address, plan)
+    (run, address, plan)
 }
 
 fn fail(
     client: &TcpStream,
     state: &Mutex<State>,
+    run: usize,
     server: SocketAddr,
     request: &[u8],
     plan: Plan,
 ) -> io::Result<()> {
     let give = |answer: &[u8]| (&*client).write_all(answer);
+    // Nobody kills what belongs to the next run.
     let kill_client = || {
-        if let Some(client) = &mut state.lock().unwrap().client {
+        let mut state = state.lock().unwrap();
+        if state.run == run
+            && let Some(client) = &mut state.client
+        {
             client.kill().unwrap();
         }
+        drop(state);
         close(client)
     };
     let kill_server = || {
-        let server = state.lock().unwrap().server.take();
+        let mut state = state.lock().unwrap();
+        let server = if state.run == run { state.server.take() } else { None };
+        drop(state);
         drop(server);
     };
     let delay = || state.lock().unwrap().delayed.push(request.to_vec());
