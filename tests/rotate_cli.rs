@@ -30,7 +30,7 @@ const STEPS: [&str; 3] = [
 const SEEDS: u64 = 20;
 
 /// How many servers there are at a time.
-const AT_ONCE: usize = 10;
+const AT_ONCE: usize = 6;
 
 /// Xorshift: moments and choices, not secrets.
 struct Dice(u64);

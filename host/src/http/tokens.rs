@@ -21,7 +21,9 @@ use crate::token::{CommandError, TokenInfo, rfc3339};
 /// What a new named admin token is to be.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct CreateNamedAdminTokenRequest {
-    /// Any text that is no token's name yet. Upper and lower case differ.
+    /// A text that is no token's name yet, of at most 128 bytes. Upper and lower case differ. It holds nothing that cannot
+    /// be seen, neither begins nor ends with a space, and does not look like `_admin` without being it.
+    #[schema(min_length = 1, max_length = 128)]
     token_name: String,
     /// How many seconds from now it is accepted; for ever if absent or null.
     #[schema(format = "uint64")]

@@ -8,7 +8,8 @@ use std::io;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior};
@@ -24,6 +25,9 @@ const SCHEMA: i32 = 1;
 
 /// How long a swap waits for another process to finish its own. One takes a few milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long to wait before trying again where SQLite does not wait by itself.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// How many pages of 4 KiB the log may hold before it is written back. A catalog of five thousand tokens takes 250 a
 /// change; writing each back after a handful of changes would double what goes to disk.
@@ -109,8 +113,7 @@ impl SqliteStore {
         }
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(sqlite)?;
         close_to_others(path).map_err(io)?;
-        connection
-            .pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))
+        switch_to_wal(&connection)
             .and_then(|()| connection.pragma_update(None, "synchronous", "FULL"))
             .and_then(|()| connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES))
             // What is there already is not written again: a server that then refuses to start leaves no trace.
@@ -183,6 +186,23 @@ impl Store for SqliteStore {
             .commit()
             .map_err(|error| StoreError::UnknownOutcome(format!("{}: {error}", self.path.display())))?;
         Ok(SwapOutcome::Swapped(Version(version)))
+    }
+}
+
+/// Switches to the write-ahead log. Where several processes do that to a new file at once, SQLite tells all but one of
+/// them at once that it is locked, to keep them from waiting for each other; so the waiting is done here.
+fn switch_to_wal(connection: &Connection) -> rusqlite::Result<()> {
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())) {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && Instant::now() < deadline =>
+            {
+                thread::sleep(BUSY_PAUSE);
+            }
+            done => return done,
+        }
     }
 }
 
