@@ -1,5 +1,5 @@
-//! The record of every change, outside the catalog: what a record says, the file that [`log`] appends them to, and the
-//! [`verify`]ing of such a file.
+//! The record of every change, outside the catalog: what a record says, the file that `log` appends them to, and the
+//! `verify`ing of such a file.
 //!
 //! A record is one line of JSON, made by the component; each but the first names the hash of the line before it
 //! (`wit/tokens.wit`). Lines are written and hashed as they are. Knows nothing of HTTP or options.

@@ -13,10 +13,9 @@ use zeroize::Zeroizing;
 
 use super::problem::Problem;
 use super::routes::Call;
-use super::tokens::{command, with_credential};
-use super::tokens_table::short_hash;
+use super::tokens::{ListedToken, command, with_credential};
 use super::{JSON, body, json_answer};
-use crate::token::{AuthenticateError, Rotation, StagedSecret, Timestamp, TokenInfo, rfc3339};
+use crate::token::{AuthenticateError, Rotation, StagedSecret, Timestamp, rfc3339};
 
 /// How the operator token is to be replaced.
 #[derive(Default, Deserialize, ToSchema)]
@@ -49,31 +48,11 @@ pub(super) struct StagedToken<'a> {
     expires_at: String,
 }
 
-/// The operator token, without its secret.
-#[derive(Serialize, ToSchema)]
-pub(super) struct OperatorToken {
-    /// Counted from 0, never used twice.
-    id: u64,
-    /// `_admin`.
-    name: String,
-    /// The first nine hexadecimal digits of the SHA-512 of the token.
-    #[schema(pattern = "^[0-9a-f]{9}$")]
-    hash: String,
-    #[schema(format = DateTime)]
-    created_at: String,
-    /// When it was replaced last.
-    #[schema(required, format = DateTime)]
-    updated_at: Option<String>,
-    /// The first moment at which it is refused; null for never.
-    #[schema(required, format = DateTime)]
-    expiry: Option<String>,
-}
-
 /// The operator token and what is under way with it.
 #[derive(Serialize, ToSchema)]
 pub(super) struct OperatorStatus {
     #[serde(flatten)]
-    token: OperatorToken,
+    token: ListedToken,
     /// When this server last accepted it; null if not since its start.
     #[schema(required, format = DateTime)]
     last_used_at: Option<String>,
@@ -102,19 +81,6 @@ pub(super) struct OverlapStatus {
     /// When this server last accepted it; null if not since its start.
     #[schema(required, format = DateTime)]
     last_used_at: Option<String>,
-}
-
-impl From<TokenInfo> for OperatorToken {
-    fn from(token: TokenInfo) -> Self {
-        Self {
-            id: token.id,
-            hash: short_hash(&token),
-            name: token.name,
-            created_at: rfc3339(token.created_at),
-            updated_at: token.updated_at.map(rfc3339),
-            expiry: token.expiry.map(rfc3339),
-        }
-    }
 }
 
 pub(super) async fn regenerate(call: Call) -> Result<Response, Problem> {
@@ -165,7 +131,7 @@ pub(super) async fn confirm(call: Call) -> Result<Response, Problem> {
         body::optional_json(request, served.options.max_request_size).await?;
     let overlap = overlap_secs.unwrap_or(0);
     let token = command(&served, move |authority| authority.confirm(&credential, overlap, &origin)).await?;
-    json_answer(&OperatorToken::from(token))
+    json_answer(&ListedToken::from(token))
 }
 
 pub(super) async fn cancel(call: Call) -> Result<Response, Problem> {

@@ -20,7 +20,7 @@ use super::ping::{BUILD_HEADER, Identity, REQUEST_ID_HEADERS, VERSION_HEADER};
 use super::problem::Problem;
 use super::query::{self, QueryRequest};
 use super::rotation::{self, RegenerateRequest, StageRequest};
-use super::tokens::{CreateNamedAdminTokenRequest, TokenList};
+use super::tokens::{CreateNamedAdminTokenRequest, ListedToken, TokenList};
 use super::tokens_table::{Format, Row};
 use super::verify::{TOKEN_ID_HEADER, TOKEN_NAME_HEADER};
 use super::{
@@ -292,7 +292,7 @@ fn rotation_endpoints(options: &Options) -> Vec<Endpoint> {
                       changes nothing",
             parameters: vec![],
             body: Some(Described::by::<RegenerateRequest>().optional()),
-            success: ok(vec![(JSON, Described::by::<rotation::OperatorToken>())]),
+            success: ok(vec![(JSON, Described::by::<ListedToken>())]),
             problems: [
                 json_body(options),
                 changes(),

@@ -44,7 +44,7 @@ pub(super) struct TokenList {
 
 /// What is known of a token.
 #[derive(Serialize, ToSchema)]
-struct ListedToken {
+pub(super) struct ListedToken {
     /// Counted from 0, never used twice.
     id: u64,
     /// `_admin` is the operator token's.
