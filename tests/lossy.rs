@@ -6,7 +6,7 @@
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Child;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -188,6 +188,20 @@ impl Lossy {
         let address = self.with_server(|server| server.address);
         let delayed = std::mem::take(&mut self.state.lock().unwrap().delayed);
         arrive(address, delayed);
+    }
+}
+
+impl Drop for Lossy {
+    /// The thread that listens keeps the state for ever; what runs is not to.
+    fn drop(&mut self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (server, client) = (state.server.take(), state.client.take());
+        drop(state);
+        if let Some(mut client) = client {
+            let _ = client.kill();
+            let _ = client.wait();
+        }
+        drop(server);
     }
 }
 
