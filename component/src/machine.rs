@@ -413,8 +413,8 @@ fn present_operator<'a>(
     now: Timestamp,
 ) -> Result<&'a TokenRecord, Denial> {
     let principal = authenticate(catalog, credential, || now)?;
-    let operator = catalog.operator().filter(|_| principal.operator && !principal.replaced);
-    operator.ok_or(Denial::Forbidden)
+    let operator = catalog.operator().ok_or_else(|| Denial::NotFound(OPERATOR.into()))?;
+    if principal.operator && !principal.replaced { Ok(operator) } else { Err(Denial::Forbidden) }
 }
 
 /// What becomes of the secret that is replaced.
@@ -586,8 +586,14 @@ mod tests {
         let denial = change(&Catalog::default(), &Command::Recover { new: hash("x") }, "test", NOW);
         assert_eq!(denial.unwrap_err(), Denial::NotFound("_admin".into()));
         let orphan = with_admin(&Catalog::default(), None);
-        let denial = change(&orphan, &Command::Recover { new: hash("x") }, "test", NOW);
-        assert_eq!(denial.unwrap_err(), Denial::NotFound("_admin".into()));
+        for command in [
+            Command::Recover { new: hash("x") },
+            Command::Regenerate { credential: hash("ci"), new: hash("x"), overlap: 0 },
+            Command::Stage { credential: hash("ci"), new: hash("x"), ttl: 60 },
+        ] {
+            let denial = change(&orphan, &command, "test", NOW);
+            assert_eq!(denial.unwrap_err(), Denial::NotFound("_admin".into()), "{command:?}");
+        }
     }
 
     #[test]

@@ -184,7 +184,7 @@ fn token_endpoints(options: &Options) -> Vec<Endpoint> {
                 ignored_body(),
                 json_body(options),
                 changes(),
-                vec![Problem::Forbidden, Problem::Invalid("…".to_owned())],
+                vec![Problem::Forbidden, Problem::NoOperator, Problem::Invalid("…".to_owned())],
             ]
             .concat(),
         },
@@ -260,7 +260,7 @@ fn audit_endpoint() -> Endpoint {
 }
 
 fn rotation_endpoints(options: &Options) -> Vec<Endpoint> {
-    let operator = || vec![Problem::Forbidden];
+    let operator = || vec![Problem::Forbidden, Problem::NoOperator];
     vec![
         Endpoint {
             method: Some(Method::POST),
