@@ -15,14 +15,11 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha512_256};
 
 use crate::support::{
-    CREATE, Cli, Machine, NAMED_ADMIN, NOT_AUTHENTICATED, RECOVERY, REGENERATE, Ran, Request, Server, TOKENS,
-    eventually, get, post, request, sha512_hex,
+    CONFIRM, CREATE, Cli, Machine, NAMED_ADMIN, NOT_AUTHENTICATED, OVERLAP, RECOVERY, REGENERATE, Ran,
+    Request, STAGE, Server, TOKENS, eventually, get, post, request, sha512_hex,
 };
 
 const AUDIT: &str = "/api/v3/configure/token/audit";
-const STAGE: &str = "/api/v3/configure/token/admin/regenerate/stage";
-const CONFIRM: &str = "/api/v3/configure/token/admin/regenerate/confirm";
-const OVERLAP: &str = "/api/v3/configure/token/admin/regenerate/overlap";
 
 /// How many records the catalog keeps.
 const KEPT: usize = 64;

@@ -13,11 +13,9 @@ use serde_json::Value;
 
 use crate::lossy::{Fault, Lossy, Plan, Run, read_message};
 use crate::support::{
-    CREATE, Machine, RECOVERY, REGENERATE, Server, TOKENS, assert_token_form, get, holds_token, post, request,
+    CREATE, Machine, OVERLAP, RECOVERY, REGENERATE, STAGE, Server, TOKENS, assert_token_form, get,
+    holds_token, post, request,
 };
-
-const STAGE: &str = "/api/v3/configure/token/admin/regenerate/stage";
-const OVERLAP: &str = "/api/v3/configure/token/admin/regenerate/overlap";
 
 /// The requests that a rotation consists of, in their order.
 const STEPS: [&str; 3] = [

@@ -4,13 +4,9 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    CREATE, Machine, NAMED_ADMIN, RECOVERY, REGENERATE, Request, Server, eventually, get, post, request,
-    sha512_hex,
+    CONFIRM, CREATE, Machine, NAMED_ADMIN, OVERLAP, RECOVERY, REGENERATE, Request, STAGE, Server, eventually,
+    get, post, request, sha512_hex,
 };
-
-const STAGE: &str = "/api/v3/configure/token/admin/regenerate/stage";
-const CONFIRM: &str = "/api/v3/configure/token/admin/regenerate/confirm";
-const OVERLAP: &str = "/api/v3/configure/token/admin/regenerate/overlap";
 
 fn with_json(request: Request, body: &Value) -> Request {
     request.header("Content-Type", "application/json").body(body.to_string().as_bytes())

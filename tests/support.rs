@@ -33,6 +33,9 @@ const TOKEN_PREFIX: &str = "apiv3_";
 
 pub(crate) const CREATE: &str = "/api/v3/configure/token/admin";
 pub(crate) const REGENERATE: &str = "/api/v3/configure/token/admin/regenerate";
+pub(crate) const STAGE: &str = "/api/v3/configure/token/admin/regenerate/stage";
+pub(crate) const CONFIRM: &str = "/api/v3/configure/token/admin/regenerate/confirm";
+pub(crate) const OVERLAP: &str = "/api/v3/configure/token/admin/regenerate/overlap";
 pub(crate) const NAMED_ADMIN: &str = "/api/v3/configure/token/named_admin";
 pub(crate) const TOKENS: &str = "/api/v3/configure/token";
 pub(crate) const VERIFY: &str = "/api/v3/verify";

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -22,7 +22,7 @@ use crate::secret::Secret;
 use crate::store::{Measured, Store, StoreError, Version};
 use crate::token::{
     AuthenticateError, CommandError, IssuedToken, OPERATOR, OperatorStatus, Preset, Principal, StagedSecret,
-    Timestamp, TokenInfo,
+    Timestamp, TokenInfo, now,
 };
 
 /// How often the store is asked whether somebody else has changed the catalog. Once a regenerate is answered, every
@@ -119,12 +119,6 @@ impl OperatorUse {
             self.replaced.store(self.current.swap(0, Ordering::Relaxed), Ordering::Relaxed);
         }
     }
-}
-
-/// Milliseconds since the epoch.
-fn now() -> Timestamp {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The names of the tokens by their ids, in the snapshot of this number; 0 is none.

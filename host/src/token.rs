@@ -1,12 +1,20 @@
 //! What the authority says of tokens, in the host's own words: the types of `wit/types.wit` and
 //! `wit/authenticator.wit` without the sandbox they came through.
 
+use std::time::SystemTime;
+
 use thiserror::Error;
 
 use crate::secret::Secret;
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 pub type Timestamp = u64;
+
+/// The current time; the epoch, where the clock stands before it.
+pub(crate) fn now() -> Timestamp {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// The name of the operator token.
 pub const OPERATOR: &str = "_admin";

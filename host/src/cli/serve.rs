@@ -163,7 +163,6 @@ impl Serve {
             without_auth,
             disabled_authz: self.access.disable_authz.clone().unwrap_or_default(),
             bootstrap: self.access.admin_token_bootstrap,
-            node_id: self.node_id.clone(),
         })
     }
 
@@ -218,7 +217,7 @@ impl Serve {
         if !open.is_empty() {
             tracing::info!(paths_without_authz = ?open, "setting up server with authz disabled for paths");
         }
-        tracing::info!(node_id = options.node_id, "listening on {}", main.url());
+        tracing::info!(node_id = self.node_id, "listening on {}", main.url());
         let tokens = authority.list().context("cannot list the tokens")?;
         if !tokens.iter().any(|token| token.name == OPERATOR) {
             self.access.tell_how_to_create_one(&main);

@@ -7,7 +7,6 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::time::SystemTime;
 
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
@@ -16,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::authority::Authority;
 use crate::secret::Secret;
-use crate::token::{OPERATOR, Preset};
+use crate::token::{OPERATOR, Preset, now};
 
 /// The largest file that is read, in bytes.
 const MAX_BYTES: usize = 64 << 10;
@@ -57,9 +56,8 @@ pub(super) fn preset(authority: &Authority, path: &Path) -> anyhow::Result<()> {
         ),
     }
     let (Preset::Created(token) | Preset::Unchanged(token) | Preset::Different(token)) = preset;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
     match token.expiry {
-        Some(expiry) if u128::from(expiry) <= now => {
+        Some(expiry) if expiry <= now() => {
             tracing::warn!("Admin token '{name}' has expired and is not accepted");
         }
         Some(_) if token.name == OPERATOR => tracing::warn!(

@@ -45,8 +45,6 @@ pub(crate) struct Options {
     pub(crate) disabled_authz: DisabledAuthz,
     /// Who may create the operator token.
     pub(crate) bootstrap: Bootstrap,
-    /// The name of this server, where it has one.
-    pub(crate) node_id: Option<String>,
 }
 
 /// Where both listeners regenerate the operator token.

@@ -243,7 +243,6 @@ mod tests {
             without_auth: false,
             disabled_authz: "health".parse().unwrap(),
             bootstrap: Bootstrap::default(),
-            node_id: None,
         };
         let table = routes::table(&options);
         let document = document(&table, &options);
