@@ -25,7 +25,10 @@ impl TokenHash {
 
     /// Hashes a presented text as it stands; no form is asked of it (COMPAT 1.5).
     pub fn of(text: &str) -> Self {
-        Self(Sha512::digest(text.as_bytes()).into())
+        // Used where it stands: moved to where it is finished, it would leave an unwiped copy of the text behind.
+        let mut hasher = Sha512::new();
+        hasher.update(text.as_bytes());
+        Self(hasher.finalize_reset().into())
     }
 
     /// Writes its digits.
