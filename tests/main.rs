@@ -13,6 +13,7 @@ mod concurrency;
 mod flow;
 mod hostile;
 mod http2;
+mod memory;
 mod metrics;
 mod openapi;
 mod preset;

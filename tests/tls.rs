@@ -20,6 +20,7 @@ use tokio::runtime::Runtime;
 use tokio_rustls::TlsConnector;
 
 use crate::http2;
+use crate::memory::assert_forgotten;
 use crate::recovery::{assert_closes, assert_too_late};
 use crate::support::{
     CREATE, Cli, Connection, Machine, NOT_AUTHENTICATED, PATIENCE, RECOVERY, REGENERATE, Server,
@@ -206,6 +207,7 @@ fn curl_creates_regenerates_and_recovers_with_both_versions_of_tls() {
         }
         let anonymous = certified.curl(version, main, "/health");
         assert_eq!((anonymous.status, anonymous.body.as_str()), (401, NOT_AUTHENTICATED));
+        assert_forgotten(&server, &[&created, &regenerated, &recovered]);
         server.stop();
     }
 }

@@ -16,6 +16,7 @@ use crate::secret::redact;
 mod audit;
 mod confirm;
 mod connection;
+mod core_dump;
 mod create;
 mod delete;
 mod dotenv;
@@ -73,6 +74,10 @@ enum Command {
 
 /// Carries out the command line of this process.
 pub fn run() -> ExitCode {
+    // Before anything is read that may be a token.
+    if let Err(error) = core_dump::forbid() {
+        warn(&format!("a core dump of this process is possible and would hold tokens: {error}"));
+    }
     let environment = dotenv::load();
     let command_line = CommandLine::command().try_get_matches().and_then(|matches| {
         let command_line = CommandLine::from_arg_matches(&matches);
