@@ -13,13 +13,11 @@ use std::time::{Duration, SystemTime};
 use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::component::{Component, ComponentType, HasSelf, Linker, Lower};
 use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, StoreLimits, StoreLimitsBuilder,
-    UpdateDeadline,
+    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, StoreContextMut, StoreLimits,
+    StoreLimitsBuilder, UpdateDeadline,
 };
-use wasmtime_wasi::p2::bindings::clocks::wall_clock;
-use wasmtime_wasi::p2::bindings::random::random;
 
 use crate::secret::Secret;
 use crate::store::{self, Store, StoreError};
@@ -489,32 +487,41 @@ impl catalog_store::Host for State<Writing> {
     }
 }
 
-impl<C> random::Host for State<C> {
-    fn get_random_bytes(&mut self, len: u64) -> wasmtime::Result<Vec<u8>> {
-        wasmtime::ensure!(
-            len <= MAX_RANDOM_BYTES,
-            "{len} random bytes were asked for, at most {MAX_RANDOM_BYTES} are given"
-        );
-        // Straight from the operating system, as COMPAT 1.1 has it: these bytes become tokens.
-        let mut bytes = vec![0; usize::try_from(len)?];
-        getrandom::fill(&mut bytes)?;
-        Ok(bytes)
-    }
-
-    fn get_random_u64(&mut self) -> wasmtime::Result<u64> {
-        Ok(getrandom::u64()?)
-    }
+/// Links the two interfaces of WASI, in any version 0.2.x. Not from `wasmtime-wasi`, which writes the random numbers that it
+/// gives into the log of whoever logs at `trace`: they become tokens.
+fn link_wasi<T: 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    let mut random = linker.instance("wasi:random/random@0.2.0")?;
+    random.func_wrap("get-random-bytes", |_: StoreContextMut<'_, T>, (len,)| Ok((random_bytes(len)?,)))?;
+    random.func_wrap("get-random-u64", |_: StoreContextMut<'_, T>, ()| Ok((getrandom::u64()?,)))?;
+    let mut clock = linker.instance("wasi:clocks/wall-clock@0.2.0")?;
+    clock.func_wrap("now", |_: StoreContextMut<'_, T>, ()| Ok((now()?,)))?;
+    clock.func_wrap("resolution", |_: StoreContextMut<'_, T>, ()| {
+        Ok((Datetime { seconds: 0, nanoseconds: 1_000_000 },))
+    })
 }
 
-impl<C> wall_clock::Host for State<C> {
-    fn now(&mut self) -> wasmtime::Result<wall_clock::Datetime> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-        Ok(wall_clock::Datetime { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() })
-    }
+/// `wasi:clocks/wall-clock.datetime`.
+#[derive(ComponentType, Lower)]
+#[component(record)]
+struct Datetime {
+    seconds: u64,
+    nanoseconds: u32,
+}
 
-    fn resolution(&mut self) -> wasmtime::Result<wall_clock::Datetime> {
-        Ok(wall_clock::Datetime { seconds: 0, nanoseconds: 1_000_000 })
-    }
+fn random_bytes(len: u64) -> wasmtime::Result<Vec<u8>> {
+    wasmtime::ensure!(
+        len <= MAX_RANDOM_BYTES,
+        "{len} random bytes were asked for, at most {MAX_RANDOM_BYTES} are given"
+    );
+    // Straight from the operating system, as COMPAT 1.1 has it: these bytes become tokens.
+    let mut bytes = vec![0; usize::try_from(len)?];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn now() -> wasmtime::Result<Datetime> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    Ok(Datetime { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() })
 }
 
 /// An engine with room for `instances` at a time.
@@ -566,8 +573,7 @@ where
 {
     let mut linker = Linker::<State<C>>::new(engine);
     catalog_store::add_to_linker::<_, HasSelf<State<C>>>(&mut linker, |state| state)
-        .and_then(|()| random::add_to_linker::<_, HasSelf<State<C>>>(&mut linker, |state| state))
-        .and_then(|()| wall_clock::add_to_linker::<_, HasSelf<State<C>>>(&mut linker, |state| state))
+        .and_then(|()| link_wasi(&mut linker))
         .map_err(SandboxError::Engine)?;
     linker
         .instantiate_pre(component)
