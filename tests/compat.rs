@@ -661,10 +661,10 @@ fn deleting_2_6() {
     for (name, token) in ids.iter().enumerate() {
         assert!(!server.server.accepts(token), "{name}");
     }
-    // A token that is taken for its name is not in the log; that is checked of every log.
+    // A token that is taken for its name is neither in the answer nor in the log; that is checked of every log.
     let mistaken = by(&format!("?token_name={token}"));
-    let said = format!("the requested resource was not found: {token}");
-    server.walk([("2.6", "a token for a name", mistaken, 404, &*said)]);
+    let said = "the requested resource was not found: [token]";
+    server.walk([("2.6", "a token for a name", mistaken, 404, said)]);
     server.server.wait_for_log("there is no token named \"[token]\"");
 }
 

@@ -130,7 +130,8 @@ impl Problem {
             Self::Forbidden => "only the operator token may regenerate the operator token".into(),
             Self::NoSuchPath(text) => (*text).into(),
             Self::NoOperator => "missing admin token, cannot update".into(),
-            Self::NoSuchToken(name) => format!("the requested resource was not found: {name}").into(),
+            // Some give the token where its name is asked for.
+            Self::NoSuchToken(name) => format!("the requested resource was not found: {}", redact(name)).into(),
             Self::OperatorProtected => "cannot delete operator token".into(),
             Self::Full(limit) => format!(
                 "there are {limit} tokens already, which is as many as there can be; delete some first"
