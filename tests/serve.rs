@@ -8,15 +8,40 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use base64ct::{Base64UrlUnpadded, Encoding as _};
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::http2;
 use crate::recovery::assert_closes;
-use crate::support::{CREATE, Connection, Machine, PATIENCE, RECOVERY, REGENERATE, eventually, get, post};
+use crate::support::{
+    CREATE, Connection, Machine, PATIENCE, RECOVERY, REGENERATE, eventually, get, holds_token, post,
+};
 
 const LISTENER_FILE: &str = "--tcp-listener-file-path";
 const RECOVERY_FILE: &str = "--admin-token-recovery-tcp-listener-file-path";
+
+#[test]
+fn a_token_in_any_output_would_be_noticed() {
+    let machine = Machine::new();
+    let token = machine.serve(&["--store", "memory:"]).create();
+    let random = token.strip_prefix("apiv3_").unwrap();
+    let bytes = Base64UrlUnpadded::decode_vec(random).unwrap();
+    let number = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
+    for text in [
+        format!("ERROR {token}"),
+        format!(r#"{{"x":"{random}"}}"#),
+        "behind apiv3_a".to_owned(),
+        format!("result={number}"),
+        format!("result={bytes:?}"),
+        format!("result={bytes:02x?}"),
+    ] {
+        assert!(holds_token(&text), "{text}");
+    }
+    for text in [&random[1..], "it starts with 'apiv3_'"] {
+        assert!(!holds_token(text), "{text}");
+    }
+}
 
 #[test]
 fn options_that_make_no_sense_are_answered_with_exit_code_2() {
@@ -122,7 +147,7 @@ fn options_and_variables_that_make_sense_are_taken() {
 
 #[test]
 fn the_help_tells_of_every_option_and_its_variable() {
-    let help = Machine::new().influxdb3(["serve", "--help"]).run();
+    let help = Machine::new().influxdb3(["serve", "--help"]).without_env("LOG_FILTER").run();
     assert_eq!(help.code, Some(0));
     for (option, variable) in [
         ("--http-bind <ADDR>", "INFLUXDB3_HTTP_BIND_ADDR"),

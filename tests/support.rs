@@ -1,9 +1,13 @@
 //! What the tests stand on: a machine to run `influxdb3` on, a server that tells where it listens, and HTTP/1.1 down to
 //! the bytes.
 //!
-//! Two things are checked here for every test alike: no process ever writes a token to stderr, and no answer ever has
-//! a CORS header.
+//! Checked here for every test alike: no process ever writes a token to stderr, no answer that says no holds one, and no
+//! answer has a CORS header. Every token that is made in a test is known here, so it is found in other forms, too.
+//!
+//! With `OPTOKEN_TEST_LOG=trace` in the environment every server logs at that level, unless a test says otherwise.
 
+use std::collections::BTreeSet;
+use std::env;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -16,6 +20,8 @@ use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use base64ct::{Base64UrlUnpadded, Encoding as _};
+use memchr::memmem;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sha2::{Digest as _, Sha512};
@@ -59,18 +65,48 @@ pub(crate) fn within(limit: Duration, what: &str, mut condition: impl FnMut() ->
 /// The form that COMPAT 1.4 gives: `^apiv3_[A-Za-z0-9_-]{85}[AQgw]$`.
 pub(crate) fn assert_token_form(token: &str) {
     let well_formed = token.strip_prefix(TOKEN_PREFIX).is_some_and(|random| {
-        random.len() == 86
-            && random.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
-            && random.ends_with(['A', 'Q', 'g', 'w'])
+        random.len() == 86 && random.chars().all(is_token_char) && random.ends_with(['A', 'Q', 'g', 'w'])
     });
     assert!(well_formed, "not the form of a token: {token:?}");
+    remember_tokens(token);
 }
 
-/// Whether a text holds a token, or the beginning of one.
+/// What would give away a token that was made here: what stands behind its prefix, and the random bytes in the forms in which
+/// programs print bytes.
+static MADE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Remembers the tokens in what a server or a command has answered.
+pub(crate) fn remember_tokens(answer: &str) {
+    for behind in answer.split(TOKEN_PREFIX).skip(1) {
+        let random = behind.split(|next| !is_token_char(next)).next().unwrap();
+        // Shorter ones are made up by tests, and 64 bytes have no other length.
+        if let Ok(bytes) = Base64UrlUnpadded::decode_vec(random)
+            && bytes.len() == 64
+        {
+            let mut made = MADE.lock().unwrap();
+            // As bytes, they come in lists; as numbers, one by one.
+            let (list, hex) = (format!("{:?}", &bytes[..8]), format!("{:02x?}", &bytes[..8]));
+            made.extend([&list, &hex].map(|list| list.trim_matches(['[', ']']).to_owned()));
+            made.insert(hex.replace(['[', ']', ',', ' '], ""));
+            made.extend(bytes.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()).to_string()));
+            made.insert(random.to_owned());
+        }
+    }
+}
+
+/// Whether a text holds a token, or the beginning of one, or one that was made here, whatever it looks like.
 pub(crate) fn holds_token(text: &str) -> bool {
-    text.split(TOKEN_PREFIX).skip(1).any(|behind| {
-        behind.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_' || next == '-')
-    })
+    text.split(TOKEN_PREFIX).skip(1).any(|behind| behind.starts_with(is_token_char))
+        || holds_known_token(text)
+}
+
+/// Whether a text holds a token that was made here, with or without its prefix.
+fn holds_known_token(text: &str) -> bool {
+    MADE.lock().unwrap().iter().any(|known| memmem::find(text.as_bytes(), known.as_bytes()).is_some())
+}
+
+fn is_token_char(character: char) -> bool {
+    character.is_ascii_alphanumeric() || character == '_' || character == '-'
 }
 
 pub(crate) fn sha512_hex(text: &str) -> String {
@@ -123,6 +159,9 @@ impl Machine {
     pub(crate) fn influxdb3<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Cli {
         let mut command = Command::new(env!("CARGO_BIN_EXE_influxdb3"));
         command.env_clear().env("HOME", self.home()).current_dir(self.home()).args(args);
+        if let Some(level) = env::var_os("OPTOKEN_TEST_LOG") {
+            command.env("LOG_FILTER", level);
+        }
         Cli { command, input: Vec::new(), stdout: Stdio::piped(), passed: None }
     }
 
@@ -230,6 +269,7 @@ impl Cli {
             stderr: stderr.join().unwrap(),
         };
         assert!(status.is_some(), "it does not end: {ran:?}");
+        remember_tokens(&ran.stdout);
         assert!(!holds_token(&ran.stderr), "a token on stderr: {ran:?}");
         ran
     }
@@ -595,6 +635,11 @@ impl Connection {
         }
         let cors = |(name, _): &(String, String)| name.starts_with("access-control-");
         assert!(!response.headers.iter().any(cors), "a CORS header: {response:?}");
+        if response.status < 400 {
+            remember_tokens(&response.body);
+        } else {
+            assert!(!holds_known_token(&format!("{response:?}")), "a token in a refusal: {response:?}");
+        }
         Ok(response)
     }
 

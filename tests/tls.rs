@@ -266,7 +266,7 @@ fn the_version_of_http_is_agreed_upon() {
 #[test]
 fn who_speaks_no_tls_gets_no_answer_and_harms_nobody() {
     let certified = Certified::new();
-    let server = certified.serve(&RECOVERY);
+    let server = certified.serve(&[&RECOVERY, &["--log-filter", "info"][..]].concat());
     for to in [server.address, server.recovery()] {
         for bytes in [&post(REGENERATE).to_bytes()[..], &http2::opening(), b"\0", b"\x16\x03\x01\0\x01\0"] {
             let mut stream = TcpStream::connect(to).unwrap();
