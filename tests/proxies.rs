@@ -1,8 +1,10 @@
 //! The configurations in `host/proxies`, each with its own proxy, between a client and a service: who may pass, who
 //! may not, and what the service is told.
 //!
-//! The proxies are the packages of Debian: `nginx`, `caddy` and `haproxy`. Of a configuration nothing is replaced but addresses.
+//! The proxies are the packages of Debian: `nginx`, `caddy` and `haproxy`, and Envoy, where `OPTOKEN_TEST_ENVOY` in the environment
+//! says which program that is. Of a configuration nothing is replaced but addresses.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -43,7 +45,10 @@ struct Kind {
     command: fn(&Path) -> Command,
 }
 
-const KINDS: [Kind; 3] = [
+/// The variable that says where Envoy is, which is no package of Debian; `tests/proxies/envoy` fetches it.
+const ENVOY: &str = "OPTOKEN_TEST_ENVOY";
+
+const KINDS: [Kind; 4] = [
     Kind {
         name: "nginx",
         files: &["nginx.conf"],
@@ -83,6 +88,19 @@ const KINDS: [Kind; 3] = [
             let mut command = Command::new("haproxy");
             // Without it, it may go to the background.
             command.arg("-db").arg("-f").arg(file);
+            command
+        },
+    },
+    Kind {
+        name: "envoy",
+        files: &["envoy.yaml"],
+        listens: ("port_value: 8080", |port| format!("port_value: {port}")),
+        command: |file| {
+            let mut command = Command::new(env::var_os(ENVOY).unwrap());
+            // Several of them run at once.
+            command
+                .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning", "-c"])
+                .arg(file);
             command
         },
     },
@@ -128,6 +146,8 @@ impl Proxy {
             let mut text = fs::read_to_string(&shipped).unwrap();
             // In this order no address that is put in looks like one that is to be replaced.
             for (from, to) in [
+                ("port_value: 3000", format!("port_value: {}", service.port())),
+                ("port_value: 8181", format!("port_value: {}", authority.port())),
                 (SERVICE, service.to_string()),
                 (AUTHORITY, authority.to_string()),
                 (listens, on_port(port.address().port())),
@@ -287,7 +307,12 @@ fn forged(request: Request) -> Request {
 
 /// One proxy of each kind.
 fn proxies(machine: &Machine, authority: SocketAddr, service: SocketAddr) -> Vec<Proxy> {
-    KINDS.iter().map(|kind| Proxy::start(kind, machine, authority, service)).collect()
+    let envoy = env::var_os(ENVOY).is_some();
+    if !envoy {
+        println!("skipped: envoy, as {ENVOY} is not set");
+    }
+    let here = KINDS.iter().filter(|kind| envoy || kind.name != "envoy");
+    here.map(|kind| Proxy::start(kind, machine, authority, service)).collect()
 }
 
 /// Nothing gets to the service, and the client is told that it cannot be done now.
@@ -451,7 +476,9 @@ fn nothing_passes_while_the_store_is_silent() {
     });
     for proxy in &here {
         let answer = proxy.send(&get("/").bearer(&token));
-        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{}", proxy.name);
+        // Of an authority that fails, Envoy passes nothing on.
+        let retry_after = (proxy.name != "envoy").then_some("1");
+        assert_eq!((answer.status, answer.header("retry-after")), (503, retry_after), "{}", proxy.name);
     }
     for proxy in &here {
         // Whoever presents nothing is told so all the same.

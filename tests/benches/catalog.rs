@@ -1,7 +1,8 @@
 //! What the number of tokens costs: authenticating with 1, 1,000 and 5,000 of them, and creating and deleting one.
 //!
 //! `cargo bench --bench catalog` prints both. Authentication is compared in rounds in which all sizes take turns, so that
-//! whatever else the machine does hits each; creating and deleting go to SQLite on disk, synced as in production.
+//! whatever else the machine does hits each; creating and deleting go to SQLite on disk, synced as in production, and with the
+//! largest catalog into an audit log as well.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -71,26 +72,36 @@ fn main() {
     }
 
     for (authority, tokens) in authorities.iter().zip(SIZES) {
-        let operator = Secret::from(secret(0));
-        let mut created = Vec::new();
-        let mut deleted = Vec::new();
-        for number in 0..COMMANDS {
-            let name = format!("one more {number}");
-            let start = Instant::now();
-            authority.create_named(&operator, &name, None, "bench").unwrap();
-            created.push(start.elapsed());
-            let start = Instant::now();
-            authority.delete(&operator, &name, "bench").unwrap();
-            deleted.push(start.elapsed());
-        }
-        println!(
-            "with {tokens} tokens: create {:.1?} (slowest {:.1?}), delete {:.1?} (slowest {:.1?})",
-            median_time(&mut created),
-            created[COMMANDS - 1],
-            median_time(&mut deleted),
-            deleted[COMMANDS - 1],
-        );
+        create_and_delete(authority, &format!("with {tokens} tokens"));
     }
+    let largest = SIZES[SIZES.len() - 1];
+    let logged = SqliteStore::open(&directory.path().join("logged.db")).unwrap();
+    logged.swap(None, &document(largest)).unwrap();
+    let authority =
+        Authority::builder(logged).audit_log(directory.path().join("audit.jsonl")).build().unwrap();
+    create_and_delete(&authority, &format!("with {largest} tokens and an audit log"));
+}
+
+fn create_and_delete(authority: &Authority, what: &str) {
+    let operator = Secret::from(secret(0));
+    let mut created = Vec::new();
+    let mut deleted = Vec::new();
+    for number in 0..COMMANDS {
+        let name = format!("one more {number}");
+        let start = Instant::now();
+        authority.create_named(&operator, &name, None, "bench").unwrap();
+        created.push(start.elapsed());
+        let start = Instant::now();
+        authority.delete(&operator, &name, "bench").unwrap();
+        deleted.push(start.elapsed());
+    }
+    println!(
+        "{what}: create {:.1?} (slowest {:.1?}), delete {:.1?} (slowest {:.1?})",
+        median_time(&mut created),
+        created[COMMANDS - 1],
+        median_time(&mut deleted),
+        deleted[COMMANDS - 1],
+    );
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
