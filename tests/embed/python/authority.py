@@ -18,7 +18,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from wasmtime import Config, Engine, Store, component
+from wasmtime import Config, Engine, Store
+from wasmtime.component import Component as Compiled
 from wasmtime.component import ExportIndex, Instance, Linker, Record, Variant
 
 MAX_MEMORY = 32 << 20
@@ -66,7 +67,7 @@ class Component:
         config = Config()
         config.consume_fuel = True
         self.engine = Engine(config)
-        self.compiled = component.Component(self.engine, wasm)
+        self.compiled = Compiled(self.engine, wasm)
         self._functions: dict[str, ExportIndex] = {}
 
     def imports(self) -> set[str]:
@@ -92,13 +93,16 @@ class Authority:
     one.
     """
 
-    def __init__(self, compiled: Component, catalog: CatalogStore) -> None:
-        self._component = compiled
-        self._linker = _lend(compiled.engine, catalog)
+    def __init__(self, component: Component, catalog: CatalogStore) -> None:
+        self._component = component
+        self._linker = _lend(component.engine, catalog)
         self._running: tuple[Store, Instance] | None = self._instantiate()
 
     def call(self, name: str, *arguments: str | int | None) -> Any:
         """Calls the function that the WIT names so and gives what it answers with `ok`; an `err` is a `Refusal`."""
+        # wasmtime takes numbers modulo 2^64, so that a lifetime of -1 would be for ever.
+        if not all(0 <= argument < 1 << 64 for argument in arguments if isinstance(argument, int)):
+            raise ValueError("a number of the contract has 64 bits and no sign")
         index = self._component.function(name)
         store, instance = self._running = self._running or self._instantiate()
         function = instance.get_func(store, index)

@@ -86,6 +86,7 @@ class Broken:
 
 
 assert refusal(call, "tokens.create-operator", ORIGIN) == Variant("already-exists", "_admin")
+assert failure(ValueError, call, "tokens.create-named", second, "ci", -1, ORIGIN)
 blind = Authority(component, Broken())
 assert failure(OSError, blind.call, "authenticator.authenticate", second) == "the disk is gone"
 print("without its store it accepts nobody, and tells why")
