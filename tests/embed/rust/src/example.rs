@@ -1,0 +1,76 @@
+//! The life of an operator token. Every step says what must come of it, so this is a test as well.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use optoken::sandbox::bindings::AuthorityPre;
+use optoken::sandbox::bindings::exports::optoken::authority::types::CommandError;
+use optoken::sandbox::linker::{CatalogStoreCtx, add_to_linker, add_wasi_to_linker, store_limits};
+use optoken::sandbox::wasmtime::component::{Component, Linker};
+use optoken::sandbox::wasmtime::{Engine, Store, StoreLimits};
+use optoken::sandbox::{BUILT_IN_COMPONENT, MAX_HOSTCALL_DATA};
+use optoken::store::{MemoryStore, Store as _};
+
+const ORIGIN: &str = "example";
+
+/// What this host keeps for an instance, among whatever else it keeps.
+struct Tenant {
+    catalog: CatalogStoreCtx,
+    limits: StoreLimits,
+}
+
+impl Tenant {
+    fn new(store: &Arc<MemoryStore>) -> Self {
+        let store = Arc::<MemoryStore>::clone(store);
+        Self { catalog: CatalogStoreCtx::of_store(store), limits: store_limits() }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "an example shows what it does")]
+pub(crate) fn run() -> anyhow::Result<()> {
+    let engine = Engine::default();
+    let component = Component::new(&engine, BUILT_IN_COMPONENT)?;
+    let mut linker = Linker::<Tenant>::new(&engine);
+    add_to_linker(&mut linker, |tenant| &mut tenant.catalog)?;
+    add_wasi_to_linker(&mut linker)?;
+    let authority = AuthorityPre::new(linker.instantiate_pre(&component)?)?;
+
+    let catalog = Arc::new(MemoryStore::default());
+    let open = || {
+        let mut store = Store::new(&engine, Tenant::new(&catalog));
+        store.limiter(|tenant| &mut tenant.limits);
+        store.set_hostcall_fuel(MAX_HOSTCALL_DATA);
+        let instance = authority.instantiate(&mut store)?;
+        anyhow::Ok((store, instance))
+    };
+
+    // Create the operator token. The secret is shown this once; the store holds its hash.
+    let (mut store, instance) = open()?;
+    let tokens = instance.optoken_authority_tokens();
+    let first = tokens.call_create_operator(&mut store, ORIGIN)??;
+    let document = catalog.load()?.context("nothing is stored")?.document;
+    ensure!(!document.contains(&first.secret), "the secret is in the catalog");
+    println!("created token {}, {}", first.info.id, first.info.name);
+
+    // Check what a request presents.
+    let authenticator = instance.optoken_authority_authenticator();
+    ensure!(authenticator.call_authenticate(&mut store, &first.secret)?.is_ok(), "it is refused");
+    println!("its secret is accepted");
+
+    // Replace it. Without an overlap the old secret is dead before the new one is shown.
+    let second = tokens.call_regenerate(&mut store, &first.secret, 0, ORIGIN)??;
+    ensure!(authenticator.call_authenticate(&mut store, &second.secret)?.is_ok(), "the new one is refused");
+    ensure!(authenticator.call_authenticate(&mut store, &first.secret)?.is_err(), "the old one is accepted");
+    println!("regenerated: the new secret is accepted, the old one refused");
+
+    // How errors arrive.
+    let again = tokens.call_create_operator(&mut store, ORIGIN)?;
+    ensure!(matches!(again, Err(CommandError::AlreadyExists(name)) if name == "_admin"), "it was made twice");
+
+    // All that counts is in the store, so another instance goes on where this one has stopped.
+    let (mut store, instance) = open()?;
+    let authenticator = instance.optoken_authority_authenticator();
+    ensure!(authenticator.call_authenticate(&mut store, &second.secret)?.is_ok(), "the new one is lost");
+    println!("another instance knows it, too");
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! Hosts the component in a program that has an engine and a linker of its own, as a plugin host has.
+//!
+//! ```text
+//! optoken-embed example
+//! optoken-embed cases DIR    plays the conformance cases in DIR, a line of JSON for each
+//! optoken-embed bench        prints a line of JSON
+//! ```
+
+mod bench;
+mod cases;
+mod example;
+
+use std::env;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use anyhow::bail;
+
+fn main() -> anyhow::Result<()> {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["example"] => example::run(),
+        ["cases", directory] => {
+            let host = cases::Host::new()?;
+            for case in cases::directories(Path::new(directory))? {
+                writeln!(io::stdout(), "{}", host.play(&case)?)?;
+            }
+            Ok(())
+        }
+        ["bench"] => bench::run(),
+        _ => bail!("usage: optoken-embed example | cases DIR | bench"),
+    }
+}
