@@ -9,10 +9,14 @@ use thiserror::Error;
 
 mod measured;
 mod memory;
+#[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(any(test, feature = "test-suite"))]
+pub mod suite;
 
 pub(crate) use measured::Measured;
 pub use memory::MemoryStore;
+#[cfg(feature = "sqlite")]
 pub use sqlite::{OpenError, SqliteStore};
 
 /// Storage for the catalog.
@@ -85,6 +89,3 @@ pub enum StoreError {
     #[error("{0}")]
     UnknownOutcome(String),
 }
-
-#[cfg(test)]
-mod suite;

@@ -1,12 +1,28 @@
-//! What every store must do, once for all adapters.
+//! What every store must do, once for all adapters; with the feature `test-suite`, for those of others, too.
+//!
+//! ```
+//! # use optoken::store::MemoryStore as MyStore;
+//! #[test]
+//! fn it_keeps_the_contract_of_the_port() {
+//!     optoken::store::suite::run(&MyStore::default());
+//! }
+//! # optoken::store::suite::run(&MyStore::default());
+//! ```
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::HashSet;
 use std::thread;
 
 use super::{Store, SwapOutcome, Version};
 
-/// Plays the whole suite against a store that has never been written to.
-pub(super) fn run(store: &impl Store) {
+/// Plays the whole suite against a store that has never been written to. That what was stored survives a power cut and a
+/// restart has to be tested where the store is.
+///
+/// # Panics
+///
+/// With what the store did wrong.
+pub fn run(store: &impl Store) {
     an_empty_store_has_nothing(store);
     let first = the_first_document_needs_that_there_is_none(store);
     a_document_is_replaced_only_by_who_has_read_it(store, &first);
