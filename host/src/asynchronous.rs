@@ -33,6 +33,7 @@ pub const MAX_COMMANDS: usize = 4;
 /// use optoken::authority::Authority;
 /// use optoken::store::MemoryStore;
 ///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 /// let authority = Authority::builder(MemoryStore::default()).build_async().await?;
 /// let first = authority.create_operator("example").await?;
@@ -42,9 +43,7 @@ pub const MAX_COMMANDS: usize = 4;
 /// assert!(authority.blocking().authenticate(second.secret.expose())?.operator);
 /// # Ok(())
 /// # })
-/// # as_result()?;
-/// # fn as_result() -> Result<(), Box<dyn std::error::Error>> { Ok(()) }
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }
 /// ```
 #[derive(Clone)]
 pub struct AsyncAuthority {

@@ -187,22 +187,28 @@ fn differing_functions(at: &str, expected: &ComponentFunc, found: &ComponentFunc
 type Member = (String, Option<Type>);
 
 fn differing_members(at: &str, kind: &str, expected: &[Member], found: &[Member]) -> Option<String> {
-    let none = || "none".to_owned();
-    let shown = |member: Option<&Member>| match member {
-        Some((name, Some(ty))) => format!("`{name}: {}`", shown(ty, TOLD_DEPTH)),
-        Some((name, None)) => format!("`{name}`"),
-        None => none(),
+    let told = |(name, ty): &Member| match ty {
+        Some(ty) if kind == "case" => format!("`{name}({})`", told(ty, TOLD_DEPTH)),
+        Some(ty) => format!("`{name}: {}`", told(ty, TOLD_DEPTH)),
+        None => format!("`{name}`"),
     };
-    (0..expected.len().max(found.len())).find_map(|index| match (expected.get(index), found.get(index)) {
-        (Some((name, expected)), Some((their_name, found))) if name == their_name => {
-            differing_payloads(&format!("{at}, {kind} `{name}`"), expected.as_ref(), found.as_ref())
+    (0..expected.len().max(found.len())).find_map(|index| {
+        let number = index + 1;
+        match (expected.get(index), found.get(index)) {
+            (Some((name, expected)), Some((their_name, found))) if name == their_name => {
+                differing_payloads(&format!("{at}, {kind} `{name}`"), expected.as_ref(), found.as_ref())
+            }
+            (Some(expected), Some(found)) => {
+                Some(format!("{at}, {kind} {number}: expected {}, found {}", told(expected), told(found)))
+            }
+            (Some(expected), None) => {
+                Some(format!("{at}, {kind} {number}: expected {}, found none", told(expected)))
+            }
+            (None, Some(found)) => {
+                Some(format!("{at}, {kind} {number}: expected none, found {}", told(found)))
+            }
+            (None, None) => None,
         }
-        (expected, found) => Some(format!(
-            "{at}: expected as {kind} {number} {}, found {}",
-            shown(expected),
-            shown(found),
-            number = index + 1
-        )),
     })
 }
 
@@ -211,9 +217,9 @@ fn differing_payloads(at: &str, expected: Option<&Type>, found: Option<&Type>) -
         (None, None) => None,
         (Some(expected), Some(found)) => differing_types(at, expected, found),
         (Some(expected), None) => {
-            Some(format!("{at}: expected {}, found nothing", shown(expected, TOLD_DEPTH)))
+            Some(format!("{at}: expected {}, found nothing", told(expected, TOLD_DEPTH)))
         }
-        (None, Some(found)) => Some(format!("{at}: expected nothing, found {}", shown(found, TOLD_DEPTH))),
+        (None, Some(found)) => Some(format!("{at}: expected nothing, found {}", told(found, TOLD_DEPTH))),
     }
 }
 
@@ -252,15 +258,15 @@ fn differing_types(at: &str, expected: &Type, found: &Type) -> Option<String> {
         _ => None,
     };
     inside.or_else(|| {
-        Some(format!("{at}: expected {}, found {}", shown(expected, TOLD_DEPTH), shown(found, TOLD_DEPTH)))
+        Some(format!("{at}: expected {}, found {}", told(expected, TOLD_DEPTH), told(found, TOLD_DEPTH)))
     })
 }
 
 /// A type in the words of WIT; what has members by its kind, for a component does not tell the names of types. Nothing
 /// beyond `depth`, or somebody's type would be told for ever.
-fn shown(ty: &Type, depth: usize) -> String {
+fn told(ty: &Type, depth: usize) -> String {
     let Some(depth) = depth.checked_sub(1) else { return "…".to_owned() };
-    let part = |ty: Option<Type>| ty.map_or_else(|| "_".to_owned(), |ty| shown(&ty, depth));
+    let part = |ty: Option<Type>| ty.map_or_else(|| "_".to_owned(), |ty| told(&ty, depth));
     match ty {
         Type::Bool => "bool".into(),
         Type::S8 => "s8".into(),
@@ -275,8 +281,8 @@ fn shown(ty: &Type, depth: usize) -> String {
         Type::Float64 => "f64".into(),
         Type::Char => "char".into(),
         Type::String => "string".into(),
-        Type::List(list) => format!("list<{}>", shown(&list.ty(), depth)),
-        Type::Option(option) => format!("option<{}>", shown(&option.ty(), depth)),
+        Type::List(list) => format!("list<{}>", told(&list.ty(), depth)),
+        Type::Option(option) => format!("option<{}>", told(&option.ty(), depth)),
         Type::Result(result) => format!("result<{}, {}>", part(result.ok()), part(result.err())),
         Type::Record(_) => "a record".into(),
         Type::Variant(_) => "a variant".into(),
