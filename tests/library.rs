@@ -11,13 +11,13 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use optoken::asynchronous::{AsyncAuthority, MAX_COMMANDS};
-use optoken::authority::Authority;
+use optoken::authority::{self, Authority};
 use optoken::observer::Observer;
-use optoken::sandbox::BUILT_IN_COMPONENT;
 use optoken::sandbox::bindings::{Authority as Instance, AuthorityPre};
 use optoken::sandbox::linker::{CatalogStoreCtx, add_to_linker, add_wasi_to_linker, store_limits};
 use optoken::sandbox::wasmtime::component::{Component, Linker};
 use optoken::sandbox::wasmtime::{self, Engine, StoreLimits};
+use optoken::sandbox::{self, BUILT_IN_COMPONENT};
 use optoken::secret::Secret;
 use optoken::store::{Entry, MemoryStore, Store, StoreError, SwapOutcome, Version};
 use optoken::token::{AuthenticateError, CommandError, IssuedToken, Preset, Principal};
@@ -89,8 +89,8 @@ fn every_command_can_be_awaited() {
         let preset = authority.preset_hash("hash", &"0".repeat(128), None, "test").await.unwrap();
         assert!(matches!(preset, Preset::Created(_)));
         assert_eq!(authority.delete(&operator, "hash", "test").await.unwrap().name, "hash");
-        let names: Vec<_> = authority.list().await.unwrap().into_iter().map(|token| token.name).collect();
-        assert_eq!(names, ["_admin", "ci", "elsewhere"]);
+        let listed: Vec<_> = authority.list().await.unwrap().into_iter().map(|token| token.name).collect();
+        assert_eq!(listed, ["_admin", "ci", "elsewhere"]);
         let recovered = authority.recover("test").await.unwrap();
         assert!(!authority.audit().await.unwrap().is_empty());
         let accepted = |secret: &Secret| authority.blocking().authenticate(secret.expose()).is_ok();
@@ -148,6 +148,73 @@ fn a_command_that_still_waits_for_its_turn_never_begins_when_nobody_waits_for_it
         let made: Vec<_> = authority.list().await.unwrap().into_iter().map(|token| token.name).collect();
         assert!(!made.contains(&names[MAX_COMMANDS]), "{made:?}");
     });
+}
+
+/// A store with an asynchronous client, which may not be waited for in a task.
+struct Remote {
+    there: MemoryStore,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Store for Remote {
+    fn load(&self) -> Result<Option<Entry>, StoreError> {
+        self.runtime.block_on(async {
+            tokio::task::yield_now().await;
+            self.there.load()
+        })
+    }
+
+    fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
+        self.runtime.block_on(async {
+            tokio::task::yield_now().await;
+            self.there.swap(expected, document)
+        })
+    }
+}
+
+#[test]
+fn a_store_may_wait_for_an_asynchronous_client() {
+    in_tokio(async {
+        let store = Remote { there: MemoryStore::default(), runtime: tokio::runtime::Handle::current() };
+        let authority = Authority::builder(store).build_async().await.unwrap();
+        let operator = authority.create_operator("test").await.unwrap().secret;
+        assert!(authority.blocking().authenticate(operator.expose()).is_ok());
+        authority.list().await.unwrap();
+        authority.recover("test").await.unwrap();
+        assert!(authority.blocking().authenticate(operator.expose()).is_err());
+    });
+}
+
+#[test]
+fn the_crate_page_tells_the_limits_as_they_are() {
+    let page = include_str!("../host/src/lib.rs");
+    let seconds = |limit: Duration| format!("{} s |", limit.as_secs());
+    let milliseconds = |limit: Duration| format!("{} ms ", limit.as_millis());
+    for (name, value) in [
+        ("AUTHENTICATE_BUDGET", milliseconds(sandbox::AUTHENTICATE_BUDGET)),
+        ("COMMAND_BUDGET", seconds(sandbox::COMMAND_BUDGET)),
+        ("MAX_MEMORY", format!("{} MiB |", sandbox::MAX_MEMORY >> 20)),
+        ("MAX_HOSTCALL_DATA", format!("{} MiB |", sandbox::MAX_HOSTCALL_DATA >> 20)),
+        ("MAX_RANDOM_BYTES", format!("{} |", sandbox::MAX_RANDOM_BYTES)),
+        (
+            "MAX_TABLE_ELEMENTS",
+            format!(
+                "{}, {}, {}, {} |",
+                sandbox::MAX_CORE_INSTANCES,
+                sandbox::MAX_MEMORIES,
+                sandbox::MAX_TABLES,
+                sandbox::MAX_TABLE_ELEMENTS
+            ),
+        ),
+        ("POLL_INTERVAL", milliseconds(authority::POLL_INTERVAL)),
+        ("DEFAULT_MAX_STALENESS", seconds(authority::DEFAULT_MAX_STALENESS)),
+        ("asynchronous::MAX_COMMANDS", format!("{MAX_COMMANDS} |")),
+    ] {
+        let told = page
+            .lines()
+            .any(|line| line.contains(&format!("| {value}")) && line.contains(&format!("{name}`")));
+        assert!(told, "{name} is {value}");
+    }
 }
 
 /// Counts what it is told.

@@ -286,7 +286,8 @@ impl Authority {
 
     /// Makes the operator token, if there is none. Whoever may call this becomes the operator.
     ///
-    /// Like all commands it blocks until the change is durable. `origin` says where the request came from, for the
+    /// Like all commands it blocks until the change is durable, which takes as long as the store takes, and
+    /// commands of one authority take turns. `origin` says where the request came from, for the
     /// audit record; it decides nothing.
     pub fn create_operator(&self, origin: &str) -> Result<IssuedToken, CommandError> {
         self.command("create_operator", |writer| writer.create_operator(origin)).inspect(|issued| {

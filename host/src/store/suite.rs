@@ -1,12 +1,9 @@
 //! What every store must do, once for all adapters; with the feature `test-suite`, for those of others, too.
 //!
 //! ```
-//! # use optoken::store::MemoryStore as MyStore;
-//! #[test]
-//! fn it_keeps_the_contract_of_the_port() {
-//!     optoken::store::suite::run(&MyStore::default());
-//! }
-//! # optoken::store::suite::run(&MyStore::default());
+//! # use optoken::store::MemoryStore as YourStore;
+//! // In a test of yours.
+//! optoken::store::suite::run(&YourStore::default());
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
