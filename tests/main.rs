@@ -10,6 +10,7 @@ mod cli;
 mod compat;
 mod component;
 mod concurrency;
+mod contract;
 mod flow;
 mod hostile;
 mod http2;

@@ -1,7 +1,9 @@
 //! What the sandbox does with a component that misbehaves: it is stopped, counted and replaced, and nothing is let in.
 //!
 //! The components are written here, as core modules in text form that are given the world of `wit/`. Each behaves unless
-//! it is handed the credential or origin `!`.
+//! it is handed a credential or origin that begins with `!`; what it does wrong then, the second character says: `a` for
+//! the first of its misbehaviours, and so on. A credential that begins with `?` is the operator token's until a command
+//! is asked for with it, which then goes wrong in the same ways.
 
 use std::iter;
 use std::path::Path;
@@ -14,7 +16,7 @@ use optoken::token::{AuthenticateError, CommandError};
 use wit_component::{ComponentEncoder, StringEncoding};
 use wit_parser::Resolve;
 
-use crate::support::sha512_hex;
+use crate::support::{CREATE, Machine, REGENERATE, get, post, sha512_hex};
 
 /// WASI's randomness, as much of it as a component here asks for.
 const WASI_RANDOM: &str = "
@@ -38,9 +40,16 @@ fn world() -> (Resolve, wit_parser::WorldId) {
     (resolve, world)
 }
 
-/// A component whose exports do `misbehaviour` when they are called with a `!`, and else answer that the token is not
-/// known or that the command is forbidden.
-fn component(misbehaviour: &str) -> Vec<u8> {
+/// A component whose exports misbehave as they are told, and else answer that the token is not known or that the command
+/// is forbidden.
+fn component(misbehaviours: &[&str]) -> Vec<u8> {
+    let cases = misbehaviours.iter().enumerate().fold(String::new(), |cases, (number, misbehaviour)| {
+        let letter = b'a' + u8::try_from(number).unwrap();
+        format!(
+            "{cases}
+            (if (i32.eq (local.get $which) (i32.const {letter})) (then (return (block (result i32) {misbehaviour}))))"
+        )
+    });
     let module = format!(
         r#"(module
             (import "wasi:random/random@0.2.0" "get-random-bytes" (func $random (param i64 i32)))
@@ -55,23 +64,30 @@ fn component(misbehaviour: &str) -> Vec<u8> {
                 (local.set $block (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8)))
                 (global.set $heap (i32.add (local.get $block) (local.get 3)))
                 (local.get $block))
-            (func $is_bad (param $text i32) (param $length i32) (result i32)
+            (func $begins (param $text i32) (param $length i32) (param $with i32) (result i32)
                 (i32.and
-                    (i32.eq (local.get $length) (i32.const 1))
-                    (i32.eq (i32.load8_u (local.get $text)) (i32.const 33))))
+                    (i32.ge_u (local.get $length) (i32.const 2))
+                    (i32.eq (i32.load8_u (local.get $text)) (local.get $with))))
             (func $recurse (param i32) (result i32) (i32.add (call $recurse (local.get 0)) (i32.const 1)))
-            (func $misbehave (result i32)
-                {misbehaviour})
+            (func $misbehave (param $text i32) (result i32)
+                (local $which i32)
+                (local.set $which (i32.load8_u offset=1 (local.get $text))) {cases}
+                unreachable)
             (func (export "optoken:authority/authenticator@0.1.0#prepare") (result i32) (i32.const 3072))
-            ;; An error of case 0: `unknown-token`.
+            ;; An error of case 0: `unknown-token`. Success with the token 0, a case 0: `operator`.
             (func (export "optoken:authority/authenticator@0.1.0#authenticate") (param i32 i32) (result i32)
-                (if (call $is_bad (local.get 0) (local.get 1)) (then (return (call $misbehave))))
+                (if (call $begins (local.get 0) (local.get 1) (i32.const 33))
+                    (then (return (call $misbehave (local.get 0)))))
+                (if (call $begins (local.get 0) (local.get 1) (i32.const 63)) (then (return (i32.const 3072))))
                 (i32.store8 (i32.const 1024) (i32.const 1))
                 (i32.store8 (i32.const 1032) (i32.const 0))
                 (i32.const 1024))
             ;; An error of case 2: `forbidden`.
             (func $command (param i32 i32) (result i32)
-                (if (call $is_bad (local.get 0) (local.get 1)) (then (return (call $misbehave))))
+                (if (i32.or
+                        (call $begins (local.get 0) (local.get 1) (i32.const 33))
+                        (call $begins (local.get 0) (local.get 1) (i32.const 63)))
+                    (then (return (call $misbehave (local.get 0)))))
                 (i32.store8 (i32.const 1024) (i32.const 1))
                 (i32.store8 (i32.const 1032) (i32.const 2))
                 (i32.const 1024))
@@ -145,17 +161,23 @@ const MISBEHAVIOURS: [(&str, &str); 11] = [
 /// Longer than any budget and any noise: what has not ended by then was not stopped.
 const STOPPED: Duration = Duration::from_mins(1);
 
+/// A component that misbehaves in every way, and how it is told to: the rest of the text that begins with `!` or `?`.
+fn misbehaving() -> (Vec<u8>, impl Iterator<Item = (&'static str, char)>) {
+    let ways = MISBEHAVIOURS.map(|(_, misbehaviour)| misbehaviour);
+    (component(&ways), MISBEHAVIOURS.into_iter().map(|(case, _)| case).zip('a'..))
+}
+
 #[test]
 fn whatever_a_command_does_wrong_changes_nothing_and_the_next_one_works() {
-    for (case, misbehaviour) in MISBEHAVIOURS {
-        let authority =
-            Authority::builder(MemoryStore::default()).component(&component(misbehaviour)).build().unwrap();
-        for round in 1..=3 {
-            let started = Instant::now();
+    let (component, cases) = misbehaving();
+    let authority = Authority::builder(MemoryStore::default()).component(&component).build().unwrap();
+    for (case, letter) in cases {
+        for _ in 1..=3 {
+            let (started, traps) = (Instant::now(), authority.traps());
             let failed = CommandError::Unavailable("the sandboxed component failed".to_owned());
-            assert_eq!(authority.create_operator("!").unwrap_err(), failed, "{case}");
+            assert_eq!(authority.create_operator(&format!("!{letter}")).unwrap_err(), failed, "{case}");
             assert!(started.elapsed() < STOPPED, "{case}");
-            assert_eq!(authority.traps(), round, "{case}");
+            assert_eq!(authority.traps(), traps + 1, "{case}");
             assert_eq!(authority.create_operator("good").unwrap_err(), CommandError::Forbidden, "{case}");
         }
     }
@@ -163,17 +185,42 @@ fn whatever_a_command_does_wrong_changes_nothing_and_the_next_one_works() {
 
 #[test]
 fn whatever_an_authentication_does_wrong_lets_nobody_in_and_the_next_one_works() {
-    for (case, misbehaviour) in MISBEHAVIOURS {
-        let authority =
-            Authority::builder(MemoryStore::default()).component(&component(misbehaviour)).build().unwrap();
-        for round in 1..=3 {
-            let started = Instant::now();
+    let (component, cases) = misbehaving();
+    let authority = Authority::builder(MemoryStore::default()).component(&component).build().unwrap();
+    for (case, letter) in cases {
+        for _ in 1..=3 {
+            let (started, traps) = (Instant::now(), authority.traps());
             let failed = AuthenticateError::Unavailable("the sandboxed component failed".to_owned());
-            assert_eq!(authority.authenticate("!"), Err(failed), "{case}");
+            assert_eq!(authority.authenticate(&format!("!{letter}")), Err(failed), "{case}");
             assert!(started.elapsed() < STOPPED, "{case}");
-            assert_eq!(authority.traps(), round, "{case}");
+            assert_eq!(authority.traps(), traps + 1, "{case}");
             assert_eq!(authority.authenticate("other"), Err(AuthenticateError::Unknown), "{case}");
         }
+    }
+}
+
+#[test]
+fn whatever_it_does_wrong_in_a_server_is_answered_with_503_and_counted_and_the_next_request_works() {
+    let (component, cases) = misbehaving();
+    let machine = Machine::new();
+    let file = machine.file("misbehaving.wasm", &component);
+    let server = machine.serve(&["--component", file.to_str().unwrap(), "--disable-authz", "metrics"]);
+    let traps = || {
+        let metrics = get("/metrics").send(server.address).body;
+        let line = metrics.lines().find_map(|line| line.strip_prefix("optoken_sandbox_traps_total "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    for (case, letter) in cases {
+        let before = traps();
+        let authentication = get("/health").bearer(&format!("!{letter}")).send(server.address);
+        assert_eq!(authentication.status, 503, "{case}: {authentication:?}");
+        assert_eq!(traps(), before + 1, "{case}");
+        assert_eq!(get("/health").bearer("other").send(server.address).status, 401, "{case}");
+
+        let command = post(REGENERATE).bearer(&format!("?{letter}")).send(server.address);
+        assert_eq!(command.status, 503, "{case}: {command:?}");
+        assert_eq!(traps(), before + 2, "{case}");
+        assert_eq!(post(CREATE).send(server.address).status, 403, "{case}");
     }
 }
 
@@ -185,10 +232,10 @@ const SWAP: &str = "(i32.store8 (i32.const 512) (i32.const 120))
 fn a_reader_that_tries_to_write_is_stopped() {
     let store = std::sync::Arc::new(MemoryStore::default());
     let authority = Authority::builder_shared(store.clone())
-        .component(&component(&format!("{SWAP} (i32.const 1024)")))
+        .component(&component(&[&format!("{SWAP} (i32.const 1024)")]))
         .build()
         .unwrap();
-    assert!(matches!(authority.authenticate("!"), Err(AuthenticateError::Unavailable(_))));
+    assert!(matches!(authority.authenticate("!a"), Err(AuthenticateError::Unavailable(_))));
     assert_eq!(authority.traps(), 1);
     assert_eq!(store.load().unwrap(), None);
 }
@@ -196,10 +243,10 @@ fn a_reader_that_tries_to_write_is_stopped() {
 #[test]
 fn a_command_that_fails_after_it_wrote_does_not_claim_that_nothing_was_changed() {
     let authority = Authority::builder(MemoryStore::default())
-        .component(&component(&format!("{SWAP} unreachable")))
+        .component(&component(&[&format!("{SWAP} unreachable")]))
         .build()
         .unwrap();
-    let error = authority.create_operator("!").unwrap_err();
+    let error = authority.create_operator("!a").unwrap_err();
     assert_eq!(error, CommandError::UnknownOutcome("the sandboxed component failed".to_owned()));
 }
 

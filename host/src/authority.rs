@@ -14,15 +14,15 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::audit::{AuditLog, AuditLogError};
-use crate::metrics::{Metrics, MetricsError, Now};
+use crate::observer::{Nobody, Observer};
 use crate::sandbox::{
     Answer, BUILT_IN_COMPONENT, Numbered, Sandbox, SandboxError, Seen, Snapshot, Trap, Writer,
 };
 use crate::secret::Secret;
 use crate::store::{Measured, Store, StoreError, Version};
 use crate::token::{
-    AuthenticateError, CommandError, IssuedToken, OPERATOR, OperatorStatus, Preset, Principal, StagedSecret,
-    Timestamp, TokenInfo, now,
+    AuthenticateError, CommandError, IssuedToken, OperatorStatus, Preset, Principal, StagedSecret, Timestamp,
+    TokenInfo, now,
 };
 
 /// How often the store is asked whether somebody else has changed the catalog. Once a regenerate is answered, every
@@ -76,7 +76,8 @@ struct Inner {
     publishing: Mutex<Option<Audit>>,
     /// The names of all tokens, once one was asked for.
     names: Mutex<Names>,
-    metrics: Arc<Metrics>,
+    observer: Arc<dyn Observer>,
+    traps: AtomicU64,
     operator: OperatorUse,
 }
 
@@ -143,9 +144,6 @@ pub enum BuildError {
     /// The audit log cannot be used, or is not that of this catalog.
     #[error(transparent)]
     AuditLog(#[from] AuditLogError),
-    /// The metrics cannot be set up.
-    #[error("cannot set up the metrics")]
-    Metrics(#[from] MetricsError),
     /// The machine does not let a thread start.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -158,6 +156,7 @@ pub struct Builder<'a> {
     component: &'a [u8],
     max_staleness: Duration,
     audit_log: Option<PathBuf>,
+    observer: Arc<dyn Observer>,
 }
 
 impl<'a> Builder<'a> {
@@ -183,6 +182,12 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// Tells this observer what the authority does.
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = observer;
+        self
+    }
+
     /// Compiles the component, reads the catalog, or makes an empty one, and starts to watch the store for changes of
     /// others.
     ///
@@ -190,8 +195,7 @@ impl<'a> Builder<'a> {
     /// that is not its own.
     pub fn build(self) -> Result<Authority, BuildError> {
         let sandbox = Sandbox::new(self.component)?;
-        let metrics = Arc::new(Metrics::new()?);
-        let store: Arc<dyn Store> = Arc::new(Measured::new(self.store, Arc::clone(&metrics)));
+        let store: Arc<dyn Store> = Arc::new(Measured::new(self.store, Arc::clone(&self.observer)));
         // Before anything is changed that has to be recorded.
         let log = self.audit_log.as_deref().map(AuditLog::open).transpose()?;
         let started = Instant::now();
@@ -213,7 +217,8 @@ impl<'a> Builder<'a> {
             started,
             publishing: Mutex::new(log.map(|log| Audit { log, behind: false })),
             names: Mutex::default(),
-            metrics,
+            observer: self.observer,
+            traps: AtomicU64::new(0),
             operator: OperatorUse::default(),
         });
         inner.look_at_operator();
@@ -244,6 +249,7 @@ impl Authority {
             component: BUILT_IN_COMPONENT,
             max_staleness: DEFAULT_MAX_STALENESS,
             audit_log: None,
+            observer: Arc::new(Nobody),
         }
     }
 
@@ -254,7 +260,7 @@ impl Authority {
     /// [`Unavailable`](AuthenticateError::Unavailable), which is not the same as a wrong token.
     pub fn authenticate(&self, credential: &str) -> Result<Principal, AuthenticateError> {
         let answer = self.judge(credential);
-        self.inner.metrics.authenticated(&answer);
+        self.inner.observer.authenticated(&answer);
         if let Ok(principal) = &answer
             && principal.operator
         {
@@ -280,7 +286,8 @@ impl Authority {
 
     /// Makes the operator token, if there is none. Whoever may call this becomes the operator.
     ///
-    /// Like all commands it blocks until the change is durable. `origin` says where the request came from, for the
+    /// Like all commands it blocks until the change is durable, which takes as long as the store takes, and
+    /// commands of one authority take turns. `origin` says where the request came from, for the
     /// audit record; it decides nothing.
     pub fn create_operator(&self, origin: &str) -> Result<IssuedToken, CommandError> {
         self.command("create_operator", |writer| writer.create_operator(origin)).inspect(|issued| {
@@ -430,27 +437,15 @@ impl Authority {
         &self.inner.catalog_id
     }
 
-    /// What has been counted, for whoever adds to it.
-    pub(crate) fn metrics(&self) -> &Metrics {
-        &self.inner.metrics
-    }
-
-    /// What has been counted since the start, in the Prometheus text format 0.0.4.
-    pub fn metrics_text(&self) -> Result<String, CommandError> {
-        let tokens = self.list()?;
-        let now = Duration::from_millis(now());
-        let operator = tokens.iter().find(|token| token.name == OPERATOR);
-        let age = |token: &TokenInfo| {
-            now.saturating_sub(Duration::from_millis(token.updated_at.unwrap_or(token.created_at)))
-        };
-        let now =
-            Now { tokens: tokens.len(), operator_age: operator.map(age), staleness: self.inner.staleness() };
-        self.inner.metrics.to_text(now).map_err(|error| CommandError::Internal(error.to_string()))
+    /// How long ago the store last said that the tokens that are accepted now are the newest; beyond
+    /// [`max_staleness`](Builder::max_staleness) none is.
+    pub fn staleness(&self) -> Duration {
+        self.inner.staleness()
     }
 
     /// How many calls the component has failed to answer since the start.
     pub fn traps(&self) -> u64 {
-        self.inner.metrics.traps()
+        self.inner.traps.load(Ordering::Relaxed)
     }
 
     fn command<T>(
@@ -459,7 +454,7 @@ impl Authority {
         run: impl FnOnce(&mut Writer) -> Answer<T>,
     ) -> Result<T, CommandError> {
         let answer = self.carry_out(run);
-        self.inner.metrics.commanded(name, &answer);
+        self.inner.observer.commanded(name, answer.as_ref().map(drop));
         answer
     }
 
@@ -589,7 +584,8 @@ impl Inner {
     }
 
     fn count(&self, trap: &Trap) {
-        self.metrics.trapped();
+        self.traps.fetch_add(1, Ordering::Relaxed);
+        self.observer.trapped();
         tracing::error!("{trap}");
     }
 }

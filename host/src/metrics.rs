@@ -1,4 +1,4 @@
-//! What an authority and its faces count, for Prometheus.
+//! What the server counts, of its authority and its listeners, for Prometheus.
 //!
 //! Names and units follow the Prometheus conventions: base units, `_total` for counters. No label ever holds text that a
 //! client chose, so the number of series is bounded and no token can get into one.
@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
+use crate::authority::Authority;
+use crate::observer::Observer;
 use crate::store::StoreError;
-use crate::token::{AuthenticateError, CommandError};
+use crate::token::{AuthenticateError, CommandError, OPERATOR, Principal, TokenInfo, now};
 
 /// Upper bounds for the time a store takes, in seconds: from a read in memory to a busy database.
 const STORE_BUCKETS: [f64; 12] = [1e-5, 1e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.5, 1.0, 5.0];
 
-/// The counters of one authority. Cheap to share: each is a handle.
+/// The counters of one server.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
@@ -39,13 +40,13 @@ pub(crate) type MetricsError = prometheus::Error;
 
 /// What can only be known at the moment of asking.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Now {
+struct Now {
     /// How many tokens there are, expired ones included.
-    pub(crate) tokens: usize,
+    tokens: usize,
     /// How old the secret of the operator token is; `None` while there is none.
-    pub(crate) operator_age: Option<Duration>,
+    operator_age: Option<Duration>,
     /// How long ago the store last answered.
-    pub(crate) staleness: Duration,
+    staleness: Duration,
 }
 
 impl Metrics {
@@ -131,24 +132,43 @@ impl Metrics {
         Ok(())
     }
 
-    /// All metrics in the Prometheus text format 0.0.4.
-    pub(crate) fn to_text(&self, now: Now) -> Result<String, MetricsError> {
+    /// What was counted, and how the authority stands, in the Prometheus text format 0.0.4.
+    pub(crate) fn text(&self, authority: &Authority) -> Result<String, CommandError> {
+        let tokens = authority.list()?;
+        let time = Duration::from_millis(now());
+        let operator = tokens.iter().find(|token| token.name == OPERATOR);
+        let age = |token: &TokenInfo| {
+            time.saturating_sub(Duration::from_millis(token.updated_at.unwrap_or(token.created_at)))
+        };
+        let now =
+            Now { tokens: tokens.len(), operator_age: operator.map(age), staleness: authority.staleness() };
+        self.to_text(now).map_err(|error| CommandError::Internal(error.to_string()))
+    }
+
+    fn to_text(&self, now: Now) -> Result<String, MetricsError> {
         self.tokens.set(i64::try_from(now.tokens).unwrap_or(i64::MAX));
         self.operator_age.set(now.operator_age.map_or(f64::NAN, |age| age.as_secs_f64()));
         self.staleness.set(now.staleness.as_secs_f64());
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// How many calls the component has failed to answer.
-    pub(crate) fn traps(&self) -> u64 {
-        self.traps.get()
+    /// A request without a credential, or with one that cannot be read.
+    pub(crate) fn unauthenticated(&self, malformed: bool) {
+        let outcome = if malformed { "malformed" } else { "missing" };
+        self.authentications.with_label_values(&[outcome]).inc();
     }
 
-    pub(crate) fn trapped(&self) {
-        self.traps.inc();
+    pub(crate) fn answered(&self, listener: &'static str, path: &'static str, status: u16) {
+        self.requests.with_label_values(&[listener, path, &status.to_string()]).inc();
     }
 
-    pub(crate) fn authenticated<T>(&self, answer: &Result<T, AuthenticateError>) {
+    pub(crate) fn recovery_is_open(&self, open: bool) {
+        self.recovery_open.set(open.into());
+    }
+}
+
+impl Observer for Metrics {
+    fn authenticated(&self, answer: &Result<Principal, AuthenticateError>) {
         let outcome = match answer {
             // Every request passes here; the others may look their counter up.
             Ok(_) => return self.accepted.inc(),
@@ -159,22 +179,16 @@ impl Metrics {
         self.authentications.with_label_values(&[outcome]).inc();
     }
 
-    /// A request without a credential, or with one that cannot be read.
-    pub(crate) fn unauthenticated(&self, malformed: bool) {
-        let outcome = if malformed { "malformed" } else { "missing" };
-        self.authentications.with_label_values(&[outcome]).inc();
-    }
-
-    pub(crate) fn commanded<T>(&self, command: &'static str, answer: &Result<T, CommandError>) {
-        let outcome = match answer {
-            Ok(_) => "done",
+    fn commanded(&self, command: &'static str, outcome: Result<(), &CommandError>) {
+        let label = match outcome {
+            Ok(()) => "done",
             Err(CommandError::Unavailable(_)) => "unavailable",
             Err(CommandError::UnknownOutcome(_)) => "unknown_outcome",
             Err(CommandError::Internal(_)) => "failed",
             Err(_) => "denied",
         };
-        self.commands.with_label_values(&[command, outcome]).inc();
-        if answer.is_ok() {
+        self.commands.with_label_values(&[command, label]).inc();
+        if outcome.is_ok() {
             match command {
                 "regenerate" | "confirm" => self.rotations.with_label_values(&[command]).inc(),
                 "recover" => self.rotations.with_label_values(&["recovery"]).inc(),
@@ -183,26 +197,17 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn answered(&self, listener: &'static str, path: &'static str, status: u16) {
-        self.requests.with_label_values(&[listener, path, &status.to_string()]).inc();
-    }
-
-    pub(crate) fn recovery_is_open(&self, open: bool) {
-        self.recovery_open.set(open.into());
-    }
-
-    /// What to time an operation of the store with.
-    pub(crate) fn store_operation<T>(
-        &self,
-        operation: &'static str,
-        answer: &Result<T, StoreError>,
-    ) -> Histogram {
-        let outcome = match answer {
-            Ok(_) => "answered",
+    fn store_answered(&self, operation: &'static str, took: Duration, outcome: Result<(), &StoreError>) {
+        let outcome = match outcome {
+            Ok(()) => "answered",
             Err(StoreError::Unavailable(_)) => "unavailable",
             Err(StoreError::UnknownOutcome(_)) => "unknown_outcome",
         };
-        self.store.with_label_values(&[operation, outcome])
+        self.store.with_label_values(&[operation, outcome]).observe(took.as_secs_f64());
+    }
+
+    fn trapped(&self) {
+        self.traps.inc();
     }
 }
 
@@ -222,15 +227,15 @@ mod tests {
     #[test]
     fn what_was_counted_is_told() {
         let metrics = Metrics::new().unwrap();
-        metrics.authenticated(&Ok(()));
-        metrics.authenticated::<()>(&Err(AuthenticateError::Expired(0)));
+        metrics.authenticated(&Ok(Principal { id: 0, operator: true, replaced: false }));
+        metrics.authenticated(&Err(AuthenticateError::Expired(0)));
         metrics.unauthenticated(true);
-        metrics.commanded("recover", &Ok(()));
-        metrics.commanded::<()>("regenerate", &Err(CommandError::Forbidden));
+        metrics.commanded("recover", Ok(()));
+        metrics.commanded("regenerate", Err(&CommandError::Forbidden));
         metrics.answered("main", "/health", 200);
         metrics.recovery_is_open(true);
         metrics.name_build("1.2.3", "one").unwrap();
-        metrics.store_operation("load", &Ok(())).observe(0.002);
+        metrics.store_answered("load", Duration::from_millis(2), Ok(()));
         let now =
             Now { tokens: 3, operator_age: Some(Duration::from_millis(1500)), staleness: Duration::ZERO };
         let text = metrics.to_text(now).unwrap();

@@ -18,8 +18,8 @@ impl Secret {
     }
 }
 
-/// Replaces whatever looks like a token, for text that comes from outside and is on its way to a screen or a log.
-pub(crate) fn redact(text: &str) -> Cow<'_, str> {
+/// Replaces whatever looks like a token by `[token]`, for text that comes from outside and is on its way to a screen or a log.
+pub fn redact(text: &str) -> Cow<'_, str> {
     let mut parts = text.split(TOKEN_PREFIX);
     let first = parts.next().unwrap_or_default();
     if first.len() == text.len() {
@@ -36,7 +36,7 @@ pub(crate) fn redact(text: &str) -> Cow<'_, str> {
 }
 
 /// What every token begins with (COMPAT 1.1).
-pub(crate) const TOKEN_PREFIX: &str = "apiv3_";
+pub const TOKEN_PREFIX: &str = "apiv3_";
 
 /// Whether a token may have this after its prefix (COMPAT 1.2).
 pub(crate) fn is_token_char(character: char) -> bool {

@@ -156,6 +156,7 @@ pub enum CommandError {
 }
 
 /// A moment as RFC 3339 in UTC, with milliseconds where there are any (COMPAT 2.3).
+#[cfg(feature = "server")]
 pub fn rfc3339(at: Timestamp) -> String {
     let moment = i64::try_from(at).ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
     let precision = if at.is_multiple_of(1000) { 0 } else { 3 };
@@ -163,7 +164,7 @@ pub fn rfc3339(at: Timestamp) -> String {
     format!("{:.precision$}", moment.unwrap_or(jiff::Timestamp::MAX))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests {
     use super::*;
 

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha512_256};
 use crate::token::Timestamp;
 
 mod log;
+#[cfg(feature = "server")]
 pub(crate) mod verify;
 
 pub(crate) use log::AuditLog;

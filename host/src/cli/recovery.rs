@@ -23,6 +23,7 @@ use crate::http::listen::Listener;
 use crate::http::recovery_code::RecoveryCode;
 use crate::http::recovery_listener;
 use crate::http::unix_socket::UnixListener;
+use crate::metrics::Metrics;
 use crate::secret::Secret;
 
 /// How `--admin-token-recovery-http-bind` is called in errors, where it may also have been said in the environment.
@@ -193,14 +194,18 @@ impl Doors {
     }
 
     /// Lets clients in until the first success, the time limit or `stop`.
-    pub(super) fn open(self, authority: &Authority, stop: &CancellationToken) -> JoinHandle<()> {
+    pub(super) fn open(
+        self,
+        authority: &Authority,
+        metrics: Arc<Metrics>,
+        stop: &CancellationToken,
+    ) -> JoinHandle<()> {
         self.announce();
         let Self { address, socket, code, timeout } = self;
         let (code, code_file) = code.unzip();
         let closed = stop.child_token();
-        let router = recovery_listener::router(authority.clone(), code, closed.clone());
-        let authority = authority.clone();
-        authority.metrics().recovery_is_open(true);
+        let router = recovery_listener::router(authority.clone(), Arc::clone(&metrics), code, closed.clone());
+        metrics.recovery_is_open(true);
         tokio::spawn(async move {
             let limit = recovery_listener::MAX_CONNECTIONS;
             let at_address = async {
@@ -227,7 +232,7 @@ impl Doors {
                 drop(code_file);
             };
             tokio::join!(at_address, at_socket, close_in_time);
-            authority.metrics().recovery_is_open(false);
+            metrics.recovery_is_open(false);
             tracing::info!("token recovery is closed");
         })
     }

@@ -25,6 +25,7 @@ use crate::http::disable_authz::DisabledAuthz;
 use crate::http::door::Bootstrap;
 use crate::http::listen::Listener;
 use crate::http::{Options, main_listener};
+use crate::metrics::Metrics;
 use crate::token::OPERATOR;
 
 /// Run the server.
@@ -137,16 +138,13 @@ impl Serve {
         let passed = ListenFd::from_env();
         let tls = self.tls.load()?;
         let options = self.options()?;
-        let authority = self.authority()?;
-        authority
-            .metrics()
-            .name_build(env!("CARGO_PKG_VERSION"), self.node_id.as_deref().unwrap_or_default())
-            .context("cannot set up the metrics")?;
+        let metrics = self.metrics().context("cannot set up the metrics")?;
+        let authority = self.authority(Arc::clone(&metrics))?;
         if let Some(file) = self.access.admin_token_file.as_ref().filter(|_| !options.without_auth) {
             token_file::preset(&authority, file).context("Token error")?;
         }
         let runtime = tokio::runtime::Runtime::new().context("cannot start the asynchronous runtime")?;
-        runtime.block_on(self.listen(passed, tls, options, authority))
+        runtime.block_on(self.listen(passed, tls, options, authority, metrics))
     }
 
     fn options(&self) -> anyhow::Result<Options> {
@@ -166,7 +164,13 @@ impl Serve {
         })
     }
 
-    fn authority(&self) -> anyhow::Result<Authority> {
+    fn metrics(&self) -> anyhow::Result<Arc<Metrics>> {
+        let metrics = Metrics::new()?;
+        metrics.name_build(env!("CARGO_PKG_VERSION"), self.node_id.as_deref().unwrap_or_default())?;
+        Ok(Arc::new(metrics))
+    }
+
+    fn authority(&self, metrics: Arc<Metrics>) -> anyhow::Result<Authority> {
         let component = match &self.component {
             Some(file) => Some(
                 fs::read(file).with_context(|| format!("cannot read the component {}", file.display()))?,
@@ -174,7 +178,8 @@ impl Serve {
             None => None,
         };
         let mut builder = Authority::builder_shared(self.storage.open()?)
-            .max_staleness(Duration::from_secs(self.max_staleness));
+            .max_staleness(Duration::from_secs(self.max_staleness))
+            .observer(metrics);
         if let Some(file) = &self.audit_log {
             builder = builder.audit_log(file.clone());
         }
@@ -193,6 +198,7 @@ impl Serve {
         tls: Option<Arc<ServerConfig>>,
         options: Options,
         authority: Authority,
+        metrics: Arc<Metrics>,
     ) -> anyhow::Result<()> {
         let stop = stop_on_signal()?;
         let main = self.listeners.bind(&mut passed).await?.with_tls(tls.clone());
@@ -222,9 +228,9 @@ impl Serve {
         if !tokens.iter().any(|token| token.name == OPERATOR) {
             self.access.tell_how_to_create_one(&main);
         }
-        let recovery = recovery.map(|doors| doors.open(&authority, &stop));
+        let recovery = recovery.map(|doors| doors.open(&authority, Arc::clone(&metrics), &stop));
         tell_service_manager(NotifyState::Ready);
-        let router = main_listener::router(authority, options);
+        let router = main_listener::router(authority, metrics, options);
         main.serve(router, main_listener::MAX_CONNECTIONS, stop).await;
         drop(main_file);
         if let Some(recovery) = recovery {

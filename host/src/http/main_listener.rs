@@ -10,21 +10,19 @@ use axum::extract::{Extension, Request, State};
 use axum::http::header::ALLOW;
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
-use tokio::sync::Semaphore;
 
 use super::listen::Peer;
 use super::problem::Problem;
 use super::routes::{self, Call, Endpoint};
 use super::{CONFIRM_PATH, CREATE_PATH, OTHER_PATH, Options, TOKENS_PATH, VERIFY_PATH, credentials, openapi};
+use crate::asynchronous::AsyncAuthority;
 use crate::authority::Authority;
+use crate::metrics::Metrics;
 use crate::secret::{Secret, redact};
 use crate::token::Principal;
 
 /// The most connections that are open at a time: as many as file descriptors mostly are, where nobody raised that.
 pub(crate) const MAX_CONNECTIONS: usize = 1024;
-
-/// How many commands block a thread at a time. They take turns at the store anyway; more would only wait there.
-const MAX_COMMANDS: usize = 4;
 
 /// How much of a path is logged, in bytes.
 const LOGGED_PATH_BYTES: usize = 256;
@@ -36,7 +34,9 @@ pub(super) const CLUSTER_UUID: &str = "cluster-uuid";
 pub(super) struct Served {
     pub(super) authority: Authority,
     pub(super) options: Options,
-    pub(super) commands: Arc<Semaphore>,
+    /// The same, for what may block.
+    pub(super) commands: AsyncAuthority,
+    pub(super) metrics: Arc<Metrics>,
     endpoints: Vec<Endpoint>,
     /// The OpenAPI document, as JSON.
     pub(super) document: Option<Bytes>,
@@ -44,14 +44,15 @@ pub(super) struct Served {
 }
 
 /// All that the main listener answers.
-pub(crate) fn router(authority: Authority, options: Options) -> Router {
+pub(crate) fn router(authority: Authority, metrics: Arc<Metrics>, options: Options) -> Router {
     let endpoints = routes::table(&options);
     let served = Served {
         document: openapi::document(&endpoints, &options).to_json().ok().map(Bytes::from),
         endpoints,
         // A UUID, unless somebody has written the catalog by hand.
         cluster_uuid: HeaderValue::from_str(authority.catalog_id()).ok(),
-        commands: Arc::new(Semaphore::new(MAX_COMMANDS)),
+        commands: authority.clone().into_async(),
+        metrics,
         authority,
         options,
     };
@@ -71,7 +72,7 @@ async fn answer(
     if let Some(cluster_uuid) = &served.cluster_uuid {
         answer.headers_mut().insert(CLUSTER_UUID, cluster_uuid.clone());
     }
-    served.authority.metrics().answered("main", path, answer.status().as_u16());
+    served.metrics.answered("main", path, answer.status().as_u16());
     answer
 }
 
@@ -140,13 +141,13 @@ impl Served {
         };
         let accepted = match presented {
             Err(malformed) => {
-                self.authority.metrics().unauthenticated(true);
+                self.metrics.unauthenticated(true);
                 Err((malformed.to_string(), malformed.into()))
             }
             // Whatever it is, but it must be one (COMPAT 2.10).
             Ok(credential) if self.options.without_auth => Ok((credential, None)),
             Ok(None) => {
-                self.authority.metrics().unauthenticated(false);
+                self.metrics.unauthenticated(false);
                 Err(("there is none".to_owned(), Problem::NoCredential))
             }
             Ok(Some(credential)) if confirmation => Ok((Some(credential), None)),

@@ -20,7 +20,9 @@ use super::listen::Peer;
 use super::problem::Problem;
 use super::recovery_code::{RecoveryCode, Verdict};
 use super::{OTHER_PATH, RECOVERY_CODE_HEADER, REGENERATE_PATH, body};
+use crate::asynchronous::AsyncAuthority;
 use crate::authority::Authority;
+use crate::metrics::Metrics;
 use crate::token::IssuedToken;
 
 /// The most connections that are open at a time: one is enough, and a few that were left open must not block it.
@@ -32,7 +34,7 @@ const MAX_BODY_BYTES: usize = 1 << 10;
 /// A door that opens once.
 #[derive(Clone)]
 struct Door {
-    authority: Authority,
+    authority: AsyncAuthority,
     /// Asked for where there is one.
     code: Option<Arc<RecoveryCode>>,
     /// Held while it is tried, so that of two who try at once only one gets through.
@@ -42,14 +44,18 @@ struct Door {
 
 /// All that the recovery listener answers. Cancels `closed` after its one success, and after too many wrong codes; once
 /// that is cancelled, by whomever, nobody gets through.
-pub(crate) fn router(authority: Authority, code: Option<RecoveryCode>, closed: CancellationToken) -> Router {
-    let counting = authority.clone();
+pub(crate) fn router(
+    authority: Authority,
+    metrics: Arc<Metrics>,
+    code: Option<RecoveryCode>,
+    closed: CancellationToken,
+) -> Router {
     let count = middleware::from_fn(move |request: Request, next: Next| {
-        let authority = counting.clone();
+        let metrics = Arc::clone(&metrics);
         async move {
             let path = if request.uri().path() == REGENERATE_PATH { REGENERATE_PATH } else { OTHER_PATH };
             let answer = next.run(request).await;
-            authority.metrics().answered("recovery", path, answer.status().as_u16());
+            metrics.answered("recovery", path, answer.status().as_u16());
             answer
         }
     });
@@ -60,7 +66,12 @@ pub(crate) fn router(authority: Authority, code: Option<RecoveryCode>, closed: C
         // Before the path: who may not come in is not told either what there is.
         .layer(middleware::from_fn(admit))
         .layer(count)
-        .with_state(Door { authority, code: code.map(Arc::new), turn: Arc::default(), closed })
+        .with_state(Door {
+            authority: authority.into_async(),
+            code: code.map(Arc::new),
+            turn: Arc::default(),
+            closed,
+        })
 }
 
 async fn admit(Extension(peer): Extension<Peer>, request: Request, next: Next) -> Result<Response, Problem> {
@@ -90,10 +101,7 @@ impl Door {
             return Err(Problem::RecoveryClosed);
         }
         self.check_code(headers, peer)?;
-        let authority = self.authority.clone();
-        let issued = tokio::task::spawn_blocking(move || authority.recover(&format!("recovery {peer}")));
-        // A thread that panics has gone nobody knows how far.
-        let issued = issued.await.map_err(|_| Problem::UnknownOutcome)??;
+        let issued = self.authority.recover(&format!("recovery {peer}")).await?;
         self.closed.cancel();
         tracing::info!(token_id = issued.info.id, %peer, "operator token regenerated through token recovery");
         Ok(issued)

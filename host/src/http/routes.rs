@@ -451,7 +451,7 @@ fn service_endpoints() -> Vec<Endpoint> {
 }
 
 fn metrics(call: &Call) -> Result<Response, Problem> {
-    Ok(([(CONTENT_TYPE, PROMETHEUS)], call.served.authority.metrics_text()?).into_response())
+    Ok(([(CONTENT_TYPE, PROMETHEUS)], call.served.metrics.text(&call.served.authority)?).into_response())
 }
 
 fn openapi(call: &Call) -> Result<Response, Problem> {

@@ -132,13 +132,5 @@ pub(super) async fn command<T: Send + 'static>(
     served: &Served,
     run: impl FnOnce(&Authority) -> Result<T, CommandError> + Send + 'static,
 ) -> Result<T, Problem> {
-    // The semaphore is never closed.
-    let turn = Arc::clone(&served.commands).acquire_owned().await.map_err(|_| Problem::Unavailable)?;
-    let authority = served.authority.clone();
-    let done = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        run(&authority)
-    });
-    // A thread that panics has gone nobody knows how far.
-    Ok(done.await.map_err(|_| Problem::UnknownOutcome)??)
+    Ok(served.commands.command(run).await?)
 }

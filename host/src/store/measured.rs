@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Entry, Store, StoreError, SwapOutcome, Version};
-use crate::metrics::Metrics;
+use crate::observer::Observer;
 
-/// A store whose answers are timed.
+/// A store of whose answers an observer is told.
 pub(crate) struct Measured {
     store: Arc<dyn Store>,
-    metrics: Arc<Metrics>,
+    observer: Arc<dyn Observer>,
 }
 
 impl Measured {
-    pub(crate) fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Self {
-        Self { store, metrics }
+    pub(crate) fn new(store: Arc<dyn Store>, observer: Arc<dyn Observer>) -> Self {
+        Self { store, observer }
     }
 
     fn time<T>(
@@ -24,7 +24,7 @@ impl Measured {
     ) -> Result<T, StoreError> {
         let asked = Instant::now();
         let answer = ask(&*self.store);
-        self.metrics.store_operation(operation, &answer).observe(asked.elapsed().as_secs_f64());
+        self.observer.store_answered(operation, asked.elapsed(), answer.as_ref().map(drop));
         answer
     }
 }

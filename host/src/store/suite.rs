@@ -1,12 +1,25 @@
-//! What every store must do, once for all adapters.
+//! What every store must do, once for all adapters; with the feature `test-suite`, for those of others, too.
+//!
+//! ```
+//! # use optoken::store::MemoryStore as YourStore;
+//! // In a test of yours.
+//! optoken::store::suite::run(&YourStore::default());
+//! ```
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::HashSet;
 use std::thread;
 
 use super::{Store, SwapOutcome, Version};
 
-/// Plays the whole suite against a store that has never been written to.
-pub(super) fn run(store: &impl Store) {
+/// Plays the whole suite against a store that has never been written to. That what was stored survives a power cut and a
+/// restart has to be tested where the store is.
+///
+/// # Panics
+///
+/// With what the store did wrong.
+pub fn run(store: &impl Store) {
     an_empty_store_has_nothing(store);
     let first = the_first_document_needs_that_there_is_none(store);
     a_document_is_replaced_only_by_who_has_read_it(store, &first);

@@ -1,36 +1,46 @@
-//! Runs the component under wasmtime: engine, linkers, limits and instances.
+//! Runs the component under wasmtime: engine, linker, limits and instances.
 //!
-//! The only file that knows wasmtime. A [`Sandbox`] has two doors. A *reader* instance may only load, and loads one
+//! The only module that knows wasmtime. A [`Sandbox`] has two doors. A *reader* instance may only load, and loads one
 //! immutable [`Snapshot`]; readers are kept and reused until their snapshot is replaced. A *writer* instance has the
 //! real store, is made for one command and goes with its memory. An instance that traps or exceeds a limit is dropped
 //! and the next call gets a new one: the component keeps nothing between calls that the store does not have.
+//!
+//! A host with an engine of its own takes [`linker`] and [`bindings`] instead, and [`wasmtime`] from here, so that the
+//! versions fit.
 
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
-use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, ComponentType, HasSelf, Linker, Lower};
+use wasmtime::component::{Component, Linker};
 use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, StoreContextMut, StoreLimits,
-    StoreLimitsBuilder, UpdateDeadline,
+    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, StoreLimits, UpdateDeadline,
 };
 
-use crate::secret::Secret;
-use crate::store::{self, Store, StoreError};
+use crate::store::{self, Store};
 use crate::token::{
-    AuthenticateError, CommandError, IssuedToken, OperatorStatus, Preset, Principal, Rotation, StagedSecret,
-    Timestamp, TokenInfo,
+    AuthenticateError, CommandError, IssuedToken, OperatorStatus, Preset, Principal, StagedSecret, Timestamp,
+    TokenInfo,
 };
 
-use self::bindings::exports::optoken::authority::{authenticator, provision, tokens, types};
-use self::bindings::optoken::authority::catalog_store;
+use self::bindings::exports::optoken::authority::types;
+use self::linker::CatalogStoreCtx;
 
+mod convert;
+pub mod linker;
+mod world;
+
+pub use wasmtime;
+
+/// What wasmtime makes of the contract: the world as [`Authority`](bindings::Authority), its types, and the trait that the
+/// host has to implement, which [`linker`] does.
+///
+/// Calls into the component are synchronous. The types of [`token`](crate::token) can be made from those here with
+/// `From`.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
-mod bindings {
+pub mod bindings {
     wasmtime::component::bindgen!({
         path: "../wit",
         world: "authority",
@@ -38,8 +48,12 @@ mod bindings {
     });
 }
 
+/// The contract that this host speaks. A component of another patch release of it is taken as well, if it asks for
+/// nothing that is not in here and has all that is.
+pub const CONTRACT: &str = "optoken:authority@0.1.0";
+
 /// The component that is built in.
-pub const BUILT_IN_COMPONENT: &[u8] = include_bytes!("../../component/prebuilt/optoken.wasm");
+pub const BUILT_IN_COMPONENT: &[u8] = include_bytes!("../../../component/prebuilt/optoken.wasm");
 
 /// The most memory an instance may have, in bytes. A command holds the catalog as text and as records, before and after
 /// the change: some 2 KiB for a token, so this is room for ten thousand of them.
@@ -75,24 +89,11 @@ const TICK: Duration = Duration::from_millis(10);
 /// How many instances the pool has room for beside the readers: writers, and readers that are being replaced.
 const SPARE_INSTANCES: u32 = 16;
 
-/// The interfaces of the contract, as a component names them.
-const STORE_INTERFACE: &str = "optoken:authority/catalog-store@0.1.0";
-const EXPORTED_INTERFACES: [&str; 5] = [
-    "optoken:authority/types@0.1.0",
-    "optoken:authority/authenticator@0.1.0",
-    "optoken:authority/tokens@0.1.0",
-    "optoken:authority/recovery@0.1.0",
-    "optoken:authority/provision@0.1.0",
-];
-/// WASI's patch releases are compatible, so any of them will do.
-const WASI_INTERFACES: [&str; 2] = ["wasi:clocks/wall-clock@0.2.", "wasi:random/random@0.2."];
-
 /// A compiled component with everything it needs to run. Cheap to share, not to make: compiling takes tens of
 /// milliseconds.
 pub struct Sandbox {
-    engine: Engine,
+    pre: bindings::AuthorityPre<State>,
     readers: Readers,
-    writers: bindings::AuthorityPre<State<Writing>>,
 }
 
 /// The component cannot be used.
@@ -104,15 +105,20 @@ pub enum SandboxError {
     /// The bytes are not a component, or one that this wasmtime cannot compile.
     #[error("this is not a WebAssembly component: {0:#}")]
     NotAComponent(wasmtime::Error),
-    /// A component of another world.
-    #[error("the component does not fit.\n{wanted}\n{found}{detail}")]
+    /// A component of another contract, or of none.
+    #[error(
+        "the component does not fit: this host speaks {CONTRACT}, the component was built for {contract}.\n\
+         The first difference: {difference}.\n{wanted}\n{found}"
+    )]
     World {
-        /// What this host runs.
+        /// The contract that it was built for, as [`CONTRACT`] names it.
+        contract: String,
+        /// The first item that is not as it should be: which one, what was expected there, and what was found.
+        difference: String,
+        /// The interfaces that this host imports and exports.
         wanted: String,
-        /// What it was given.
+        /// Those of the component.
         found: String,
-        /// The first thing that differs, where the interfaces agree by name.
-        detail: String,
     },
 }
 
@@ -138,13 +144,15 @@ impl Sandbox {
     pub fn new(component: &[u8]) -> Result<Self, SandboxError> {
         let readers = thread::available_parallelism().map_or(1, usize::from);
         let engine = engine(u32::try_from(readers).unwrap_or(u32::MAX).saturating_add(SPARE_INSTANCES))?;
+        let is_built_in = component == BUILT_IN_COMPONENT;
         let component = Component::new(&engine, component).map_err(SandboxError::NotAComponent)?;
-        check_world(&engine, &component)?;
-        let slots = (0..readers).map(|_| Mutex::new(None)).collect();
-        let readers = Readers { pre: link::<Reading>(&engine, &component)?, slots };
-        let writers = link::<Writing>(&engine, &component)?;
+        if !is_built_in {
+            world::check(&engine, &component)?;
+        }
+        let pre = link(&engine, &component)?;
+        let readers = Readers { slots: (0..readers).map(|_| Mutex::new(None)).collect() };
         start_ticker(&engine).map_err(|error| SandboxError::Engine(error.into()))?;
-        Ok(Self { engine, readers, writers })
+        Ok(Self { pre, readers })
     }
 
     /// Asks a reader whose token this is, as of the snapshot with number `at_least` or a later one; `newest` gives
@@ -155,48 +163,41 @@ impl Sandbox {
         newest: impl FnOnce() -> Numbered,
         credential: &str,
     ) -> Result<Result<Principal, AuthenticateError>, Trap> {
-        self.readers
-            .with(&self.engine, at_least, newest, |reader| reader.authenticate(credential))
-            .map_err(Trap)
+        self.readers.with(&self.pre, at_least, newest, |reader| reader.authenticate(credential)).map_err(Trap)
     }
 
     /// Asks a reader for all tokens, as of the snapshot with number `at_least` or a later one.
     pub fn list(&self, at_least: u64, newest: impl FnOnce() -> Numbered) -> Answer<Vec<TokenInfo>> {
-        self.readers.with(&self.engine, at_least, newest, Reader::list).map_err(Trap)
+        self.readers.with(&self.pre, at_least, newest, Reader::list).map_err(Trap)
     }
 
     /// Asks a reader for the newest audit records, each as its line, as of the snapshot with number `at_least` or a later
     /// one.
     pub fn audit(&self, at_least: u64, newest: impl FnOnce() -> Numbered) -> Answer<Vec<String>> {
-        self.readers.with(&self.engine, at_least, newest, Reader::audit).map_err(Trap)
+        self.readers.with(&self.pre, at_least, newest, Reader::audit).map_err(Trap)
     }
 
     /// Asks a reader for the operator token and what is under way with it, as of the snapshot with number `at_least` or a
     /// later one.
     pub fn status(&self, at_least: u64, newest: impl FnOnce() -> Numbered) -> Answer<Option<OperatorStatus>> {
-        self.readers.with(&self.engine, at_least, newest, Reader::status).map_err(Trap)
+        self.readers.with(&self.pre, at_least, newest, Reader::status).map_err(Trap)
     }
 
     /// Opens a writer on `store`.
     pub fn writer(&self, store: Arc<dyn Store>) -> Result<Writer, Trap> {
-        let state = State::new(Writing { store, seen: Seen::default() });
-        Writer::open(&self.engine, &self.writers, state).map_err(Trap)
+        Writer::open(&self.pre, store).map_err(Trap)
     }
 }
 
 /// An instance for one command.
 pub struct Writer {
-    store: wasmtime::Store<State<Writing>>,
+    store: wasmtime::Store<State>,
     instance: bindings::Authority,
 }
 
 impl Writer {
-    fn open(
-        engine: &Engine,
-        pre: &bindings::AuthorityPre<State<Writing>>,
-        state: State<Writing>,
-    ) -> wasmtime::Result<Self> {
-        let (store, instance) = instantiate(engine, pre, state, COMMAND_BUDGET)?;
+    fn open(pre: &bindings::AuthorityPre<State>, store: Arc<dyn Store>) -> wasmtime::Result<Self> {
+        let (store, instance) = instantiate(pre, CatalogStoreCtx::of_store(store), COMMAND_BUDGET)?;
         Ok(Self { store, instance })
     }
 
@@ -293,7 +294,7 @@ impl Writer {
 
     /// Drops the instance and tells what its command has seen and done.
     pub fn finish(self) -> Seen {
-        self.store.into_data().catalog.seen
+        self.store.into_data().catalog.into_seen()
     }
 }
 
@@ -315,14 +316,13 @@ pub struct Seen {
 
 /// The readers: one for every processor, so that as many calls as can run at once do not wait for each other.
 struct Readers {
-    pre: bindings::AuthorityPre<State<Reading>>,
     slots: Box<[Mutex<Option<Reader>>]>,
 }
 
 impl Readers {
     fn with<R>(
         &self,
-        engine: &Engine,
+        pre: &bindings::AuthorityPre<State>,
         at_least: u64,
         newest: impl FnOnce() -> Numbered,
         call: impl FnOnce(&mut Reader) -> wasmtime::Result<R>,
@@ -343,7 +343,7 @@ impl Readers {
         if slot.as_ref().is_none_or(|reader| reader.number < at_least) {
             // First out, then in: the pool has one place for each reader and a few to spare.
             *slot = None;
-            *slot = Some(Reader::open(engine, &self.pre, newest())?);
+            *slot = Some(Reader::open(pre, newest())?);
         }
         let Some(reader) = slot.as_mut() else { wasmtime::bail!("there is no reader") };
         let answer = call(reader);
@@ -366,18 +366,17 @@ fn abandoned(poisoned: PoisonError<MutexGuard<'_, Option<Reader>>>) -> MutexGuar
 struct Reader {
     /// That of the snapshot.
     number: u64,
-    store: wasmtime::Store<State<Reading>>,
+    store: wasmtime::Store<State>,
     instance: bindings::Authority,
 }
 
 impl Reader {
     fn open(
-        engine: &Engine,
-        pre: &bindings::AuthorityPre<State<Reading>>,
+        pre: &bindings::AuthorityPre<State>,
         Numbered { number, snapshot }: Numbered,
     ) -> wasmtime::Result<Self> {
-        let state = State::new(Reading { snapshot });
-        let (store, instance) = instantiate(engine, pre, state, AUTHENTICATE_BUDGET)?;
+        let (store, instance) =
+            instantiate(pre, CatalogStoreCtx::of_snapshot(snapshot), AUTHENTICATE_BUDGET)?;
         Ok(Self { number, store, instance })
     }
 
@@ -407,121 +406,12 @@ impl Reader {
     }
 }
 
-/// What an instance has on the host's side. `C` is what it may do with the catalog.
-struct State<C> {
-    catalog: C,
+/// What an instance has on the host's side.
+struct State {
+    catalog: CatalogStoreCtx,
     limits: StoreLimits,
     /// The processor time of the thread when a tick first found the current call running.
     since: Option<Duration>,
-}
-
-impl<C> State<C> {
-    fn new(catalog: C) -> Self {
-        let limits = StoreLimitsBuilder::new()
-            .memory_size(MAX_MEMORY)
-            .memories(MAX_MEMORIES as usize)
-            .instances(MAX_CORE_INSTANCES as usize)
-            .tables(MAX_TABLES as usize)
-            .table_elements(MAX_TABLE_ELEMENTS)
-            .build();
-        Self { catalog, limits, since: None }
-    }
-}
-
-/// A catalog that can only be read, and stays as it is.
-struct Reading {
-    snapshot: Arc<Snapshot>,
-}
-
-impl catalog_store::Host for State<Reading> {
-    fn load(&mut self) -> wasmtime::Result<Result<Option<catalog_store::Entry>, catalog_store::StoreError>> {
-        Ok(Ok(self.catalog.snapshot.as_ref().clone().map(Into::into)))
-    }
-
-    fn swap(
-        &mut self,
-        _: Option<String>,
-        _: String,
-    ) -> wasmtime::Result<Result<catalog_store::SwapOutcome, catalog_store::StoreError>> {
-        // `authenticator` promises not to; a component that does it all the same has lost its way.
-        wasmtime::bail!("a reader tried to write")
-    }
-}
-
-/// The catalog itself.
-struct Writing {
-    store: Arc<dyn Store>,
-    seen: Seen,
-}
-
-impl catalog_store::Host for State<Writing> {
-    fn load(&mut self) -> wasmtime::Result<Result<Option<catalog_store::Entry>, catalog_store::StoreError>> {
-        Ok(match self.catalog.store.load() {
-            Ok(entry) => {
-                self.catalog.seen.snapshot = Some(entry.clone());
-                Ok(entry.map(Into::into))
-            }
-            Err(error) => Err(error.into()),
-        })
-    }
-
-    fn swap(
-        &mut self,
-        expected: Option<String>,
-        document: String,
-    ) -> wasmtime::Result<Result<catalog_store::SwapOutcome, catalog_store::StoreError>> {
-        let expected = expected.map(store::Version::from);
-        Ok(match self.catalog.store.swap(expected.as_ref(), &document) {
-            Ok(store::SwapOutcome::Swapped(version)) => {
-                let name = version.as_str().to_owned();
-                let entry = store::Entry { version, document };
-                self.catalog.seen = Seen { snapshot: Some(Some(entry)), wrote: true };
-                Ok(catalog_store::SwapOutcome::Swapped(name))
-            }
-            Ok(store::SwapOutcome::Stale) => Ok(catalog_store::SwapOutcome::Stale),
-            Err(error) => {
-                self.catalog.seen.wrote |= matches!(error, StoreError::UnknownOutcome(_));
-                Err(error.into())
-            }
-        })
-    }
-}
-
-/// Links the two interfaces of WASI, in any version 0.2.x. Not from `wasmtime-wasi`, which writes the random numbers that it
-/// gives into the log of whoever logs at `trace`: they become tokens.
-fn link_wasi<T: 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
-    let mut random = linker.instance("wasi:random/random@0.2.0")?;
-    random.func_wrap("get-random-bytes", |_: StoreContextMut<'_, T>, (len,)| Ok((random_bytes(len)?,)))?;
-    random.func_wrap("get-random-u64", |_: StoreContextMut<'_, T>, ()| Ok((getrandom::u64()?,)))?;
-    let mut clock = linker.instance("wasi:clocks/wall-clock@0.2.0")?;
-    clock.func_wrap("now", |_: StoreContextMut<'_, T>, ()| Ok((now()?,)))?;
-    clock.func_wrap("resolution", |_: StoreContextMut<'_, T>, ()| {
-        Ok((Datetime { seconds: 0, nanoseconds: 1_000_000 },))
-    })
-}
-
-/// `wasi:clocks/wall-clock.datetime`.
-#[derive(ComponentType, Lower)]
-#[component(record)]
-struct Datetime {
-    seconds: u64,
-    nanoseconds: u32,
-}
-
-fn random_bytes(len: u64) -> wasmtime::Result<Vec<u8>> {
-    wasmtime::ensure!(
-        len <= MAX_RANDOM_BYTES,
-        "{len} random bytes were asked for, at most {MAX_RANDOM_BYTES} are given"
-    );
-    // Straight from the operating system, as COMPAT 1.1 has it: these bytes become tokens.
-    let mut bytes = vec![0; usize::try_from(len)?];
-    getrandom::fill(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn now() -> wasmtime::Result<Datetime> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-    Ok(Datetime { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() })
 }
 
 /// An engine with room for `instances` at a time.
@@ -566,28 +456,25 @@ fn start_ticker(engine: &Engine) -> std::io::Result<()> {
     thread::Builder::new().name("optoken-epoch".into()).spawn(tick).map(drop)
 }
 
-fn link<C>(engine: &Engine, component: &Component) -> Result<bindings::AuthorityPre<State<C>>, SandboxError>
-where
-    C: 'static,
-    State<C>: catalog_store::Host,
-{
-    let mut linker = Linker::<State<C>>::new(engine);
-    catalog_store::add_to_linker::<_, HasSelf<State<C>>>(&mut linker, |state| state)
-        .and_then(|()| link_wasi(&mut linker))
+fn link(engine: &Engine, component: &Component) -> Result<bindings::AuthorityPre<State>, SandboxError> {
+    let mut linker = Linker::<State>::new(engine);
+    linker::add_to_linker(&mut linker, |state| &mut state.catalog)
+        .and_then(|()| linker::add_wasi_to_linker(&mut linker))
         .map_err(SandboxError::Engine)?;
     linker
         .instantiate_pre(component)
         .and_then(bindings::AuthorityPre::new)
-        .map_err(|error| world_error(engine, component, format!("\nThe first difference: {error:#}")))
+        // What is not as it should be was found before; whatever wasmtime finds beyond that is said in its words.
+        .map_err(|error| world::misfit(engine, component, format!("{error:#}")))
 }
 
-fn instantiate<C: 'static>(
-    engine: &Engine,
-    pre: &bindings::AuthorityPre<State<C>>,
-    state: State<C>,
+fn instantiate(
+    pre: &bindings::AuthorityPre<State>,
+    catalog: CatalogStoreCtx,
     budget: Duration,
-) -> wasmtime::Result<(wasmtime::Store<State<C>>, bindings::Authority)> {
-    let mut store = wasmtime::Store::new(engine, state);
+) -> wasmtime::Result<(wasmtime::Store<State>, bindings::Authority)> {
+    let state = State { catalog, limits: linker::store_limits(), since: None };
+    let mut store = wasmtime::Store::new(pre.engine(), state);
     store.limiter(|state| &mut state.limits);
     store.set_hostcall_fuel(MAX_HOSTCALL_DATA);
     // Processor time, not time on the clock: a busy machine or a slow store must not look like a loop. Asking for it
@@ -607,157 +494,7 @@ fn instantiate<C: 'static>(
 }
 
 /// A new call begins: its processor time counts from the next tick on.
-fn start_budget<C>(store: &mut wasmtime::Store<State<C>>) {
+fn start_budget(store: &mut wasmtime::Store<State>) {
     store.data_mut().since = None;
     store.set_epoch_deadline(1);
-}
-
-/// Compares a component's imports and exports with the contract, by name. Whether the functions inside them agree is
-/// found out in linking.
-fn check_world(engine: &Engine, component: &Component) -> Result<(), SandboxError> {
-    let component_type = component.component_type();
-    let known =
-        |name: &str| name == STORE_INTERFACE || WASI_INTERFACES.iter().any(|wasi| name.starts_with(wasi));
-    let imports_fit = component_type.imports(engine).all(|(name, _)| known(name));
-    let exports_fit = EXPORTED_INTERFACES
-        .iter()
-        .all(|wanted| component_type.exports(engine).any(|(name, _)| name == *wanted));
-    if imports_fit && exports_fit { Ok(()) } else { Err(world_error(engine, component, String::new())) }
-}
-
-fn world_error(engine: &Engine, component: &Component, detail: String) -> SandboxError {
-    let component_type = component.component_type();
-    let interface = |(name, item): (&str, _)| match item {
-        ComponentItem::ComponentInstance(_) => name.to_owned(),
-        _ => format!("{name} (not an interface)"),
-    };
-    let wasi = WASI_INTERFACES.map(|name| format!("{name}x"));
-    let imports = wasi.iter().map(String::as_str).chain([STORE_INTERFACE]).map(str::to_owned);
-    SandboxError::World {
-        wanted: describe("This host runs", imports, EXPORTED_INTERFACES.map(str::to_owned)),
-        found: describe(
-            "The component has",
-            component_type.imports(engine).map(|(name, item)| interface((name, item.ty))),
-            component_type.exports(engine).map(|(name, item)| interface((name, item.ty))),
-        ),
-        detail,
-    }
-}
-
-fn describe(
-    whose: &str,
-    imports: impl IntoIterator<Item = String>,
-    exports: impl IntoIterator<Item = String>,
-) -> String {
-    let mut text = format!("{whose} a world with");
-    for (verb, names) in
-        [("imports", imports.into_iter().collect::<Vec<_>>()), ("exports", exports.into_iter().collect())]
-    {
-        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        let _ = write!(text, "\n  {verb}: {names}");
-    }
-    text
-}
-
-impl From<authenticator::Principal> for Principal {
-    fn from(principal: authenticator::Principal) -> Self {
-        use authenticator::TokenKind;
-        Self {
-            id: principal.id,
-            operator: principal.kind != TokenKind::NamedAdmin,
-            replaced: principal.kind == TokenKind::ReplacedOperator,
-        }
-    }
-}
-
-impl From<authenticator::AuthenticationError> for AuthenticateError {
-    fn from(error: authenticator::AuthenticationError) -> Self {
-        use authenticator::AuthenticationError as Theirs;
-        match error {
-            Theirs::UnknownToken => Self::Unknown,
-            Theirs::Expired(at) => Self::Expired(at),
-            Theirs::Unavailable => Self::Unavailable("the catalog cannot be read".to_owned()),
-        }
-    }
-}
-
-impl From<types::TokenInfo> for TokenInfo {
-    fn from(info: types::TokenInfo) -> Self {
-        let types::TokenInfo { id, name, sha512, created_at, updated_at, updated_by, expiry } = info;
-        Self { id, name, sha512, created_at, updated_at, updated_by, expiry }
-    }
-}
-
-impl From<types::IssuedToken> for IssuedToken {
-    fn from(issued: types::IssuedToken) -> Self {
-        Self { info: issued.info.into(), secret: issued.secret.into() }
-    }
-}
-
-impl From<tokens::StagedSecret> for StagedSecret {
-    fn from(staged: tokens::StagedSecret) -> Self {
-        let tokens::StagedSecret { secret, sha512, expires_at } = staged;
-        Self { secret: secret.map(Secret::from), sha512, expires_at }
-    }
-}
-
-impl From<tokens::OperatorStatus> for OperatorStatus {
-    fn from(status: tokens::OperatorStatus) -> Self {
-        let rotation = match status.rotation {
-            tokens::Rotation::Settled => Rotation::Settled,
-            tokens::Rotation::Staged(until) => Rotation::Staged(until),
-            tokens::Rotation::Overlapping(until) => Rotation::Overlapping(until),
-        };
-        Self { info: status.info.into(), rotation }
-    }
-}
-
-impl From<provision::PresetOutcome> for Preset {
-    fn from(outcome: provision::PresetOutcome) -> Self {
-        match outcome {
-            provision::PresetOutcome::Created(info) => Self::Created(info.into()),
-            provision::PresetOutcome::Unchanged(info) => Self::Unchanged(info.into()),
-            provision::PresetOutcome::Different(info) => Self::Different(info.into()),
-        }
-    }
-}
-
-impl From<types::CommandError> for CommandError {
-    fn from(error: types::CommandError) -> Self {
-        use types::CommandError as Theirs;
-        match error {
-            Theirs::Unauthenticated => Self::Unauthenticated,
-            Theirs::Expired(at) => Self::Expired(at),
-            Theirs::Forbidden => Self::Forbidden,
-            Theirs::NotFound(name) => Self::NotFound(name),
-            Theirs::AlreadyExists(name) => Self::AlreadyExists(name),
-            Theirs::OperatorProtected => Self::OperatorProtected,
-            Theirs::Full(limit) => Self::Full(limit),
-            Theirs::Conflict(why) => Self::Conflict(why),
-            Theirs::InvalidArgument(why) => Self::InvalidArgument(why),
-            Theirs::Contended => {
-                Self::Unavailable("too many others are changing the catalog at this moment".to_owned())
-            }
-            Theirs::Unavailable(why) => Self::Unavailable(why),
-            Theirs::UnknownOutcome(why) => Self::UnknownOutcome(why),
-            Theirs::UnreadableCatalog(why) | Theirs::NoEntropy(why) | Theirs::Other(why) => {
-                Self::Internal(why)
-            }
-        }
-    }
-}
-
-impl From<store::Entry> for catalog_store::Entry {
-    fn from(entry: store::Entry) -> Self {
-        Self { version: entry.version.as_str().to_owned(), document: entry.document }
-    }
-}
-
-impl From<StoreError> for catalog_store::StoreError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Unavailable(why) => Self::Unavailable(why),
-            StoreError::UnknownOutcome(why) => Self::UnknownOutcome(why),
-        }
-    }
 }

@@ -1,0 +1,223 @@
+//! The authority for asynchronous programs.
+//!
+//! A command waits for its store, and the component has no other way to wait than to block its thread. So commands run on
+//! threads that tokio keeps for that, a few at a time, and what is `async` here is the waiting for them.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, spawn_blocking};
+
+use crate::authority::{Authority, BuildError, Builder};
+use crate::secret::Secret;
+use crate::token::{CommandError, IssuedToken, OperatorStatus, Preset, StagedSecret, Timestamp, TokenInfo};
+
+/// How many commands block a thread at a time. They take turns at the store anyway; more would only wait there.
+pub const MAX_COMMANDS: usize = 4;
+
+/// An [`Authority`] whose commands are awaited. Clones are the same authority.
+///
+/// Each function does what that of [`Authority`] does that has its name. They must be awaited in a tokio runtime, of any
+/// kind.
+///
+/// Dropping a future before it is ready does not undo a command that has begun: it is carried out, durable and published,
+/// and a secret that it has made is lost, as with any answer that is lost. A command that is still waiting for one of its
+/// [`MAX_COMMANDS`] turns never begins. So put no command into `select!` or a timeout unless you are prepared to ask
+/// afterwards what has become of it; [`stage`](Self::stage) and [`confirm`](Self::confirm) can be repeated, which is what
+/// they are for.
+///
+/// [`authenticate`](Authority::authenticate) is not here: it takes about a microsecond and never waits, so it is called on
+/// [`blocking`](Self::blocking) from where the request is.
+///
+/// ```
+/// use optoken::authority::Authority;
+/// use optoken::store::MemoryStore;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let authority = Authority::builder(MemoryStore::default()).build_async().await?;
+/// let first = authority.create_operator("example").await?;
+/// let second = authority.regenerate(&first.secret, 0, "example").await?;
+///
+/// assert!(authority.blocking().authenticate(first.secret.expose()).is_err());
+/// assert!(authority.blocking().authenticate(second.secret.expose())?.operator);
+/// # Ok(())
+/// # })
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct AsyncAuthority {
+    authority: Authority,
+    turns: Arc<Semaphore>,
+}
+
+impl Builder<'static> {
+    /// As [`build`](Self::build), on a thread that may block.
+    pub async fn build_async(self) -> Result<AsyncAuthority, BuildError> {
+        match spawn_blocking(move || self.build()).await {
+            Ok(authority) => Ok(authority?.into_async()),
+            Err(error) => Err(BuildError::Thread(error.into())),
+        }
+    }
+}
+
+impl Authority {
+    /// The same authority, for asynchronous programs.
+    pub fn into_async(self) -> AsyncAuthority {
+        AsyncAuthority { authority: self, turns: Arc::new(Semaphore::new(MAX_COMMANDS)) }
+    }
+}
+
+impl AsyncAuthority {
+    /// The same authority, for what does not wait: [`authenticate`](Authority::authenticate) and what is known without
+    /// the store.
+    pub fn blocking(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// [`Authority::create_operator`].
+    pub async fn create_operator(&self, origin: &str) -> Result<IssuedToken, CommandError> {
+        let origin = origin.to_owned();
+        self.command(move |authority| authority.create_operator(&origin)).await
+    }
+
+    /// [`Authority::create_named`].
+    pub async fn create_named(
+        &self,
+        credential: &Secret,
+        name: &str,
+        lifetime: Option<u64>,
+        origin: &str,
+    ) -> Result<IssuedToken, CommandError> {
+        let (credential, name, origin) = (credential.clone(), name.to_owned(), origin.to_owned());
+        self.command(move |authority| authority.create_named(&credential, &name, lifetime, &origin)).await
+    }
+
+    /// [`Authority::regenerate`].
+    pub async fn regenerate(
+        &self,
+        credential: &Secret,
+        overlap: u64,
+        origin: &str,
+    ) -> Result<IssuedToken, CommandError> {
+        let (credential, origin) = (credential.clone(), origin.to_owned());
+        self.command(move |authority| authority.regenerate(&credential, overlap, &origin)).await
+    }
+
+    /// [`Authority::stage`].
+    pub async fn stage(
+        &self,
+        credential: &Secret,
+        sha512: Option<&str>,
+        ttl: Option<u64>,
+        origin: &str,
+    ) -> Result<StagedSecret, CommandError> {
+        let (credential, sha512, origin) = (credential.clone(), sha512.map(str::to_owned), origin.to_owned());
+        self.command(move |authority| authority.stage(&credential, sha512.as_deref(), ttl, &origin)).await
+    }
+
+    /// [`Authority::confirm`].
+    pub async fn confirm(
+        &self,
+        credential: &Secret,
+        overlap: u64,
+        origin: &str,
+    ) -> Result<TokenInfo, CommandError> {
+        let (credential, origin) = (credential.clone(), origin.to_owned());
+        self.command(move |authority| authority.confirm(&credential, overlap, &origin)).await
+    }
+
+    /// [`Authority::cancel`].
+    pub async fn cancel(&self, credential: &Secret, origin: &str) -> Result<(), CommandError> {
+        let (credential, origin) = (credential.clone(), origin.to_owned());
+        self.command(move |authority| authority.cancel(&credential, &origin)).await
+    }
+
+    /// [`Authority::end_overlap`].
+    pub async fn end_overlap(&self, credential: &Secret, origin: &str) -> Result<(), CommandError> {
+        let (credential, origin) = (credential.clone(), origin.to_owned());
+        self.command(move |authority| authority.end_overlap(&credential, &origin)).await
+    }
+
+    /// [`Authority::delete`].
+    pub async fn delete(
+        &self,
+        credential: &Secret,
+        name: &str,
+        origin: &str,
+    ) -> Result<TokenInfo, CommandError> {
+        let (credential, name, origin) = (credential.clone(), name.to_owned(), origin.to_owned());
+        self.command(move |authority| authority.delete(&credential, &name, &origin)).await
+    }
+
+    /// [`Authority::recover`].
+    pub async fn recover(&self, origin: &str) -> Result<IssuedToken, CommandError> {
+        let origin = origin.to_owned();
+        self.command(move |authority| authority.recover(&origin)).await
+    }
+
+    /// [`Authority::preset_token`].
+    pub async fn preset_token(
+        &self,
+        name: &str,
+        token: &Secret,
+        expiry: Option<Timestamp>,
+        origin: &str,
+    ) -> Result<Preset, CommandError> {
+        let (name, token, origin) = (name.to_owned(), token.clone(), origin.to_owned());
+        self.command(move |authority| authority.preset_token(&name, &token, expiry, &origin)).await
+    }
+
+    /// [`Authority::preset_hash`].
+    pub async fn preset_hash(
+        &self,
+        name: &str,
+        sha512: &str,
+        expiry: Option<Timestamp>,
+        origin: &str,
+    ) -> Result<Preset, CommandError> {
+        let (name, sha512, origin) = (name.to_owned(), sha512.to_owned(), origin.to_owned());
+        self.command(move |authority| authority.preset_hash(&name, &sha512, expiry, &origin)).await
+    }
+
+    /// [`Authority::list`]. It waits for no store, but lists up to ten thousand tokens.
+    pub async fn list(&self) -> Result<Vec<TokenInfo>, CommandError> {
+        self.command(Authority::list).await
+    }
+
+    /// [`Authority::status`].
+    pub async fn status(&self) -> Result<Option<OperatorStatus>, CommandError> {
+        self.command(Authority::status).await
+    }
+
+    /// [`Authority::audit`].
+    pub async fn audit(&self) -> Result<Vec<String>, CommandError> {
+        self.command(Authority::audit).await
+    }
+
+    /// Runs this on a thread that may block, when it is its turn.
+    pub(crate) async fn command<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Authority) -> Result<T, CommandError> + Send + 'static,
+    ) -> Result<T, CommandError> {
+        // The semaphore is never closed.
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let turn = turn.map_err(|error| CommandError::Unavailable(error.to_string()))?;
+        let authority = self.authority.clone();
+        let done = spawn_blocking(move || {
+            let _turn = turn;
+            run(&authority)
+        });
+        done.await.unwrap_or_else(|error| Err(lost(&error)))
+    }
+}
+
+/// What is known of a command whose thread has not come back.
+fn lost(error: &JoinError) -> CommandError {
+    if error.is_cancelled() {
+        CommandError::Unavailable("the runtime is shutting down".to_owned())
+    } else {
+        // A thread that panics has gone nobody knows how far.
+        CommandError::UnknownOutcome("the thread of the command panicked".to_owned())
+    }
+}

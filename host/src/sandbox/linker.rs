@@ -1,0 +1,214 @@
+//! What the contract's component needs from its host, as pieces for a host that has an engine and a linker of its own.
+//!
+//! [`add_to_linker`] gives it the catalog, [`add_wasi_to_linker`] the two interfaces of WASI, for hosts that do not have
+//! them from `wasmtime-wasi` already, and [`store_limits`] bounds its memory. [`Sandbox`](super::Sandbox) is made of
+//! the same pieces.
+//!
+//! A host that takes these instead of [`Authority`](crate::authority::Authority) does itself what that does beside: it
+//! bounds the time of a call, drops an instance that has trapped, drops every instance that only reads as soon as the
+//! catalog has changed, here or in another process, and refuses all tokens when its store has been silent for too long.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use optoken::sandbox::bindings::AuthorityPre;
+//! use optoken::sandbox::linker::{CatalogStoreCtx, add_to_linker, add_wasi_to_linker, store_limits};
+//! use optoken::sandbox::wasmtime::component::{Component, Linker};
+//! use optoken::sandbox::wasmtime::{Engine, Result, Store, StoreLimits};
+//! use optoken::sandbox::{BUILT_IN_COMPONENT, MAX_HOSTCALL_DATA};
+//! use optoken::store::MemoryStore;
+//! use optoken::token::{IssuedToken, Principal};
+//!
+//! /// What this host keeps for an instance, among whatever else it keeps.
+//! struct Tenant {
+//!     name: &'static str,
+//!     catalog: CatalogStoreCtx,
+//!     limits: StoreLimits,
+//! }
+//!
+//! fn main() -> Result<()> {
+//!     // Once: compiling takes some tens of milliseconds.
+//!     let engine = Engine::default();
+//!     let component = Component::new(&engine, BUILT_IN_COMPONENT)?;
+//!     let mut linker = Linker::<Tenant>::new(&engine);
+//!     add_to_linker(&mut linker, |tenant| &mut tenant.catalog)?;
+//!     // Not where `wasmtime_wasi::p2::add_to_linker_sync` is called as well.
+//!     add_wasi_to_linker(&mut linker)?;
+//!     let authority = AuthorityPre::new(linker.instantiate_pre(&component)?)?;
+//!
+//!     // For each command, and for each state of the catalog that tokens are checked against.
+//!     let tenant = Tenant {
+//!         name: "blue",
+//!         catalog: CatalogStoreCtx::of_store(Arc::new(MemoryStore::default())),
+//!         limits: store_limits(),
+//!     };
+//!     let mut store = Store::new(&engine, tenant);
+//!     store.limiter(|tenant| &mut tenant.limits);
+//!     store.set_hostcall_fuel(MAX_HOSTCALL_DATA);
+//!     let instance = authority.instantiate(&mut store)?;
+//!
+//!     let tokens = instance.optoken_authority_tokens();
+//!     let issued = tokens.call_create_operator(&mut store, "example")?.expect("there was none");
+//!     let issued = IssuedToken::from(issued);
+//!
+//!     let authenticator = instance.optoken_authority_authenticator();
+//!     let principal = authenticator.call_authenticate(&mut store, issued.secret.expose())?;
+//!     assert!(Principal::from(principal.expect("it is accepted")).operator);
+//!     assert!(authenticator.call_authenticate(&mut store, "something else")?.is_err());
+//!
+//!     let Tenant { name, catalog, .. } = store.into_data();
+//!     assert!(name == "blue" && catalog.seen().wrote);
+//!     Ok(())
+//! }
+//! ```
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use wasmtime::component::{ComponentType, HasSelf, Linker, Lower};
+use wasmtime::{Result, StoreContextMut, StoreLimits, StoreLimitsBuilder};
+
+use super::bindings::optoken::authority::catalog_store;
+use super::{
+    MAX_CORE_INSTANCES, MAX_MEMORIES, MAX_MEMORY, MAX_RANDOM_BYTES, MAX_TABLE_ELEMENTS, MAX_TABLES, Seen,
+    Snapshot,
+};
+use crate::store::{self, Store, StoreError};
+
+/// The catalog as one instance has it.
+pub struct CatalogStoreCtx {
+    source: Source,
+    seen: Seen,
+}
+
+enum Source {
+    Snapshot(Arc<Snapshot>),
+    Store(Arc<dyn Store>),
+}
+
+impl CatalogStoreCtx {
+    /// A catalog that can only be read and stays as it is: for an instance that checks tokens, which need not wait for a
+    /// store. An instance that tries to write to it traps.
+    pub fn of_snapshot(snapshot: Arc<Snapshot>) -> Self {
+        Self { source: Source::Snapshot(snapshot), seen: Seen::default() }
+    }
+
+    /// The catalog itself: for an instance that carries out commands. Calls into the instance then block for as long as
+    /// the store does.
+    pub fn of_store(store: Arc<dyn Store>) -> Self {
+        Self { source: Source::Store(store), seen: Seen::default() }
+    }
+
+    /// What the instance has seen of the store; nothing where it has none.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    /// As [`seen`](Self::seen), when the instance is gone.
+    pub fn into_seen(self) -> Seen {
+        self.seen
+    }
+}
+
+/// Adds `optoken:authority/catalog-store` to a linker; `get` finds its context in the data of a store.
+///
+/// Fails where the linker has that interface already.
+pub fn add_to_linker<T: 'static>(
+    linker: &mut Linker<T>,
+    get: fn(&mut T) -> &mut CatalogStoreCtx,
+) -> Result<()> {
+    catalog_store::add_to_linker::<T, HasSelf<CatalogStoreCtx>>(linker, get)
+}
+
+/// Adds `wasi:random/random` and `wasi:clocks/wall-clock` to a linker, the only interfaces of WASI that the component
+/// imports, in any version 0.2.x.
+///
+/// Random bytes come straight from the operating system, at most [`MAX_RANDOM_BYTES`] of them at a time. Fails where the
+/// linker has one of these interfaces already; `wasmtime-wasi`'s do as well.
+pub fn add_wasi_to_linker<T: 'static>(linker: &mut Linker<T>) -> Result<()> {
+    let mut random = linker.instance("wasi:random/random@0.2.0")?;
+    random.func_wrap("get-random-bytes", |_: StoreContextMut<'_, T>, (len,)| Ok((random_bytes(len)?,)))?;
+    random.func_wrap("get-random-u64", |_: StoreContextMut<'_, T>, ()| Ok((getrandom::u64()?,)))?;
+    let mut clock = linker.instance("wasi:clocks/wall-clock@0.2.0")?;
+    clock.func_wrap("now", |_: StoreContextMut<'_, T>, ()| Ok((now()?,)))?;
+    clock.func_wrap("resolution", |_: StoreContextMut<'_, T>, ()| {
+        Ok((Datetime { seconds: 0, nanoseconds: 1_000_000 },))
+    })
+}
+
+/// The limits of one instance: [`MAX_MEMORY`], [`MAX_MEMORIES`], [`MAX_CORE_INSTANCES`], [`MAX_TABLES`] and
+/// [`MAX_TABLE_ELEMENTS`]; for [`wasmtime::Store::limiter`].
+pub fn store_limits() -> StoreLimits {
+    StoreLimitsBuilder::new()
+        .memory_size(MAX_MEMORY)
+        .memories(MAX_MEMORIES as usize)
+        .instances(MAX_CORE_INSTANCES as usize)
+        .tables(MAX_TABLES as usize)
+        .table_elements(MAX_TABLE_ELEMENTS)
+        .build()
+}
+
+impl catalog_store::Host for CatalogStoreCtx {
+    fn load(&mut self) -> Result<Result<Option<catalog_store::Entry>, catalog_store::StoreError>> {
+        let store = match &self.source {
+            Source::Snapshot(snapshot) => return Ok(Ok(snapshot.as_ref().clone().map(Into::into))),
+            Source::Store(store) => store,
+        };
+        Ok(match store.load() {
+            Ok(entry) => {
+                self.seen.snapshot = Some(entry.clone());
+                Ok(entry.map(Into::into))
+            }
+            Err(error) => Err(error.into()),
+        })
+    }
+
+    fn swap(
+        &mut self,
+        expected: Option<String>,
+        document: String,
+    ) -> Result<Result<catalog_store::SwapOutcome, catalog_store::StoreError>> {
+        let Source::Store(store) = &self.source else {
+            // `authenticator` promises not to; a component that does it all the same has lost its way.
+            wasmtime::bail!("a reader tried to write")
+        };
+        let expected = expected.map(store::Version::from);
+        Ok(match store.swap(expected.as_ref(), &document) {
+            Ok(store::SwapOutcome::Swapped(version)) => {
+                let name = version.as_str().to_owned();
+                let entry = store::Entry { version, document };
+                self.seen = Seen { snapshot: Some(Some(entry)), wrote: true };
+                Ok(catalog_store::SwapOutcome::Swapped(name))
+            }
+            Ok(store::SwapOutcome::Stale) => Ok(catalog_store::SwapOutcome::Stale),
+            Err(error) => {
+                self.seen.wrote |= matches!(error, StoreError::UnknownOutcome(_));
+                Err(error.into())
+            }
+        })
+    }
+}
+
+/// `wasi:clocks/wall-clock.datetime`.
+#[derive(ComponentType, Lower)]
+#[component(record)]
+struct Datetime {
+    seconds: u64,
+    nanoseconds: u32,
+}
+
+fn random_bytes(len: u64) -> Result<Vec<u8>> {
+    wasmtime::ensure!(
+        len <= MAX_RANDOM_BYTES,
+        "{len} random bytes were asked for, at most {MAX_RANDOM_BYTES} are given"
+    );
+    // Straight from the operating system, as COMPAT 1.1 has it: these bytes become tokens.
+    let mut bytes = vec![0; usize::try_from(len)?];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn now() -> Result<Datetime> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    Ok(Datetime { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() })
+}

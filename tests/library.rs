@@ -1,0 +1,312 @@
+//! The crate as others use it, without the server: a store of one's own, an observer, commands to be awaited, and the pieces
+//! for a host with its own engine. Runs with `--no-default-features --features async` as well.
+
+// All of this crate is test code; clippy.toml allows the same in the unit tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use optoken::asynchronous::{AsyncAuthority, MAX_COMMANDS};
+use optoken::authority::{self, Authority};
+use optoken::observer::Observer;
+use optoken::sandbox::bindings::{Authority as Instance, AuthorityPre};
+use optoken::sandbox::linker::{CatalogStoreCtx, add_to_linker, add_wasi_to_linker, store_limits};
+use optoken::sandbox::wasmtime::component::{Component, Linker};
+use optoken::sandbox::wasmtime::{self, Engine, StoreLimits};
+use optoken::sandbox::{self, BUILT_IN_COMPONENT};
+use optoken::secret::Secret;
+use optoken::store::{Entry, MemoryStore, Store, StoreError, SwapOutcome, Version};
+use optoken::token::{AuthenticateError, CommandError, IssuedToken, Preset, Principal};
+
+/// A store of somebody else's, whose next swap can be held up.
+#[derive(Clone, Default)]
+struct TheirStore {
+    document: Arc<Mutex<Option<Entry>>>,
+    /// Met at the beginning and before the end of a swap, if there is one.
+    gate: Arc<Mutex<Option<Arc<Barrier>>>>,
+}
+
+impl Store for TheirStore {
+    fn load(&self) -> Result<Option<Entry>, StoreError> {
+        Ok(self.document.lock().unwrap().clone())
+    }
+
+    fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
+        let gate = self.gate.lock().unwrap().take();
+        if let Some(gate) = gate {
+            gate.wait();
+            gate.wait();
+        }
+        let mut stored = self.document.lock().unwrap();
+        if stored.as_ref().map(|entry| &entry.version) != expected {
+            return Ok(SwapOutcome::Stale);
+        }
+        let next = expected.map_or(0, |version| version.as_str().parse::<u64>().unwrap() + 1);
+        let version = Version::from(next.to_string());
+        *stored = Some(Entry { version: version.clone(), document: document.to_owned() });
+        Ok(SwapOutcome::Swapped(version))
+    }
+}
+
+fn in_tokio<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+#[test]
+fn an_authority_over_a_store_of_somebody_else_keeps_its_tokens_there() {
+    let store = TheirStore::default();
+    let authority = Authority::builder(store.clone()).build().unwrap();
+    let issued = authority.create_operator("test").unwrap();
+    drop(authority);
+    let again = Authority::builder(store).build().unwrap();
+    assert!(again.authenticate(issued.secret.expose()).unwrap().operator);
+}
+
+#[test]
+fn every_command_can_be_awaited() {
+    in_tokio(async {
+        let authority: AsyncAuthority =
+            Authority::builder(MemoryStore::default()).build_async().await.unwrap();
+        assert!(authority.status().await.unwrap().is_none());
+        let first = authority.create_operator("test").await.unwrap();
+        let operator = authority.regenerate(&first.secret, 60, "test").await.unwrap();
+        authority.end_overlap(&operator.secret, "test").await.unwrap();
+        let staged = authority.stage(&operator.secret, None, None, "test").await.unwrap();
+        authority.cancel(&operator.secret, "test").await.unwrap();
+        let given_up = authority.confirm(&staged.secret.unwrap(), 0, "test").await;
+        assert_eq!(given_up, Err(CommandError::Unauthenticated));
+        let staged = authority.stage(&operator.secret, None, Some(60), "test").await.unwrap();
+        let operator = staged.secret.unwrap();
+        assert_eq!(authority.confirm(&operator, 0, "test").await.unwrap().name, "_admin");
+        let named = authority.create_named(&operator, "ci", Some(60), "test").await.unwrap();
+        let made_elsewhere = Secret::from(named.secret.expose().replace("apiv3_", "apiv3_Elsewhere"));
+        let preset = authority.preset_token("elsewhere", &made_elsewhere, None, "test").await.unwrap();
+        assert!(matches!(preset, Preset::Created(_)));
+        let preset = authority.preset_hash("hash", &"0".repeat(128), None, "test").await.unwrap();
+        assert!(matches!(preset, Preset::Created(_)));
+        assert_eq!(authority.delete(&operator, "hash", "test").await.unwrap().name, "hash");
+        let listed: Vec<_> = authority.list().await.unwrap().into_iter().map(|token| token.name).collect();
+        assert_eq!(listed, ["_admin", "ci", "elsewhere"]);
+        let recovered = authority.recover("test").await.unwrap();
+        assert!(!authority.audit().await.unwrap().is_empty());
+        let accepted = |secret: &Secret| authority.blocking().authenticate(secret.expose()).is_ok();
+        assert!(accepted(&recovered.secret) && accepted(&made_elsewhere));
+        assert!(!accepted(&operator) && !accepted(&first.secret));
+    });
+}
+
+#[test]
+fn a_command_that_nobody_waits_for_any_more_is_finished() {
+    in_tokio(async {
+        let store = TheirStore::default();
+        let authority = Authority::builder(store.clone()).build_async().await.unwrap();
+        let gate = Arc::new(Barrier::new(2));
+        *store.gate.lock().unwrap() = Some(Arc::clone(&gate));
+        {
+            let mut begun = pin!(authority.create_operator("dropped"));
+            assert!(begun.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            gate.wait();
+        }
+        gate.wait();
+        // It waits for its turn behind the one that was dropped.
+        let second = authority.create_operator("second").await.unwrap_err();
+        assert_eq!(second, CommandError::AlreadyExists("_admin".into()));
+        assert!(authority.audit().await.unwrap().last().unwrap().contains("dropped"));
+    });
+}
+
+#[test]
+fn a_command_that_still_waits_for_its_turn_never_begins_when_nobody_waits_for_it() {
+    in_tokio(async {
+        let store = TheirStore::default();
+        let authority = Authority::builder(store.clone()).build_async().await.unwrap();
+        let operator = authority.create_operator("test").await.unwrap().secret;
+        let gate = Arc::new(Barrier::new(2));
+        *store.gate.lock().unwrap() = Some(Arc::clone(&gate));
+        let names: Vec<_> = (0..=MAX_COMMANDS).map(|number| format!("number {number}")).collect();
+        let mut commands: Vec<_> = names
+            .iter()
+            .map(|name| Box::pin(authority.create_named(&operator, name, None, "test")))
+            .collect();
+        for command in &mut commands {
+            assert!(command.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        drop(commands);
+        gate.wait();
+        gate.wait();
+        // Behind all that have begun.
+        authority.create_named(&operator, "last", None, "test").await.unwrap();
+        let made = || authority.blocking().list().unwrap().len();
+        // The operator token, those that had a turn, and the last.
+        while made() < MAX_COMMANDS + 2 {
+            tokio::task::yield_now().await;
+        }
+        let made: Vec<_> = authority.list().await.unwrap().into_iter().map(|token| token.name).collect();
+        assert!(!made.contains(&names[MAX_COMMANDS]), "{made:?}");
+    });
+}
+
+/// A store with an asynchronous client, which may not be waited for in a task.
+struct Remote {
+    there: MemoryStore,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Store for Remote {
+    fn load(&self) -> Result<Option<Entry>, StoreError> {
+        self.runtime.block_on(async {
+            tokio::task::yield_now().await;
+            self.there.load()
+        })
+    }
+
+    fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
+        self.runtime.block_on(async {
+            tokio::task::yield_now().await;
+            self.there.swap(expected, document)
+        })
+    }
+}
+
+#[test]
+fn a_store_may_wait_for_an_asynchronous_client() {
+    in_tokio(async {
+        let store = Remote { there: MemoryStore::default(), runtime: tokio::runtime::Handle::current() };
+        let authority = Authority::builder(store).build_async().await.unwrap();
+        let operator = authority.create_operator("test").await.unwrap().secret;
+        assert!(authority.blocking().authenticate(operator.expose()).is_ok());
+        authority.list().await.unwrap();
+        authority.recover("test").await.unwrap();
+        assert!(authority.blocking().authenticate(operator.expose()).is_err());
+    });
+}
+
+#[test]
+fn the_crate_page_tells_the_limits_as_they_are() {
+    let page = include_str!("../host/src/lib.rs");
+    let seconds = |limit: Duration| format!("{} s |", limit.as_secs());
+    let milliseconds = |limit: Duration| format!("{} ms ", limit.as_millis());
+    for (name, value) in [
+        ("AUTHENTICATE_BUDGET", milliseconds(sandbox::AUTHENTICATE_BUDGET)),
+        ("COMMAND_BUDGET", seconds(sandbox::COMMAND_BUDGET)),
+        ("MAX_MEMORY", format!("{} MiB |", sandbox::MAX_MEMORY >> 20)),
+        ("MAX_HOSTCALL_DATA", format!("{} MiB |", sandbox::MAX_HOSTCALL_DATA >> 20)),
+        ("MAX_RANDOM_BYTES", format!("{} |", sandbox::MAX_RANDOM_BYTES)),
+        (
+            "MAX_TABLE_ELEMENTS",
+            format!(
+                "{}, {}, {}, {} |",
+                sandbox::MAX_CORE_INSTANCES,
+                sandbox::MAX_MEMORIES,
+                sandbox::MAX_TABLES,
+                sandbox::MAX_TABLE_ELEMENTS
+            ),
+        ),
+        ("POLL_INTERVAL", milliseconds(authority::POLL_INTERVAL)),
+        ("DEFAULT_MAX_STALENESS", seconds(authority::DEFAULT_MAX_STALENESS)),
+        ("asynchronous::MAX_COMMANDS", format!("{MAX_COMMANDS} |")),
+    ] {
+        let told = page
+            .lines()
+            .any(|line| line.contains(&format!("| {value}")) && line.contains(&format!("{name}`")));
+        assert!(told, "{name} is {value}");
+    }
+}
+
+/// Counts what it is told.
+#[derive(Default)]
+struct Counts {
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    commands: Mutex<Vec<(&'static str, bool)>>,
+    swaps: AtomicU64,
+}
+
+impl Observer for Counts {
+    fn authenticated(&self, answer: &Result<Principal, AuthenticateError>) {
+        let count = if answer.is_ok() { &self.accepted } else { &self.refused };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn commanded(&self, command: &'static str, outcome: Result<(), &CommandError>) {
+        self.commands.lock().unwrap().push((command, outcome.is_ok()));
+    }
+
+    fn store_answered(&self, operation: &'static str, _: Duration, outcome: Result<(), &StoreError>) {
+        if operation == "swap" && outcome.is_ok() {
+            self.swaps.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn an_observer_is_told_of_everything() {
+    let counts = Arc::new(Counts::default());
+    let authority = Authority::builder(MemoryStore::default()).observer(counts.clone()).build().unwrap();
+    let issued = authority.create_operator("test").unwrap();
+    authority.create_operator("test").unwrap_err();
+    authority.authenticate(issued.secret.expose()).unwrap();
+    authority.authenticate("x").unwrap_err();
+    let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    assert_eq!((of(&counts.accepted), of(&counts.refused)), (1, 1));
+    assert_eq!(*counts.commands.lock().unwrap(), [("create_operator", true), ("create_operator", false)]);
+    // The name of the catalog, and the token.
+    assert_eq!(of(&counts.swaps), 2);
+}
+
+/// What a host with an engine of its own keeps for an instance.
+struct Own {
+    catalog: CatalogStoreCtx,
+    limits: StoreLimits,
+}
+
+fn own_host() -> AuthorityPre<Own> {
+    let engine = Engine::default();
+    let component = Component::new(&engine, BUILT_IN_COMPONENT).unwrap();
+    let mut linker = Linker::<Own>::new(&engine);
+    add_to_linker(&mut linker, |own| &mut own.catalog).unwrap();
+    add_wasi_to_linker(&mut linker).unwrap();
+    AuthorityPre::new(linker.instantiate_pre(&component).unwrap()).unwrap()
+}
+
+fn open(host: &AuthorityPre<Own>, catalog: CatalogStoreCtx) -> (wasmtime::Store<Own>, Instance) {
+    let mut store = wasmtime::Store::new(host.engine(), Own { catalog, limits: store_limits() });
+    store.limiter(|own| &mut own.limits);
+    let instance = host.instantiate(&mut store).unwrap();
+    (store, instance)
+}
+
+#[test]
+fn a_host_with_an_engine_of_its_own_reads_snapshots_and_writes_to_its_store() {
+    let host = own_host();
+    let (mut store, writer) = open(&host, CatalogStoreCtx::of_store(Arc::new(TheirStore::default())));
+    let issued = writer.optoken_authority_tokens().call_create_operator(&mut store, "test").unwrap();
+    let issued = IssuedToken::from(issued.unwrap());
+    let seen = store.into_data().catalog.into_seen();
+    assert!(seen.wrote);
+
+    let snapshot = Arc::new(seen.snapshot.unwrap());
+    let (mut store, reader) = open(&host, CatalogStoreCtx::of_snapshot(snapshot));
+    let authenticator = reader.optoken_authority_authenticator();
+    let principal = authenticator.call_authenticate(&mut store, issued.secret.expose()).unwrap().unwrap();
+    assert!(Principal::from(principal).operator);
+    let refused = authenticator.call_authenticate(&mut store, "x").unwrap().unwrap_err();
+    assert_eq!(AuthenticateError::from(refused), AuthenticateError::Unknown);
+    let trap =
+        reader.optoken_authority_tokens().call_regenerate(&mut store, issued.secret.expose(), 0, "test");
+    assert!(format!("{:#}", trap.unwrap_err()).contains("a reader tried to write"));
+    assert!(!store.data().catalog.seen().wrote);
+}
+
+#[test]
+fn the_pieces_can_be_added_once() {
+    let mut linker = Linker::<Own>::new(&Engine::default());
+    add_to_linker(&mut linker, |own| &mut own.catalog).unwrap();
+    add_wasi_to_linker(&mut linker).unwrap();
+    assert!(add_to_linker(&mut linker, |own| &mut own.catalog).is_err());
+    assert!(add_wasi_to_linker(&mut linker).is_err());
+}
