@@ -758,6 +758,26 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_removed_keeps_what_comes_after_it() {
+        for (first, later) in [
+            // A version with one below it could be taken for the newest once those between are gone.
+            ("1.jsonl", vec!["1.jsonl", "2.jsonl", "3.jsonl", "4.jsonl"]),
+            // This could become a version again.
+            ("2.0123456789abcdef.tmp", vec!["2.0123456789abcdef.tmp", "2.jsonl", "3.jsonl", "4.jsonl"]),
+        ] {
+            let directory = filled(3);
+            let catalog = directory.path().join(CATALOG);
+            fs::create_dir(catalog.join(first)).unwrap();
+            fs::write(catalog.join("2.jsonl"), "left").unwrap();
+            advance(directory.path(), 1);
+            assert_eq!(files(directory.path()), later);
+            fs::remove_dir(catalog.join(first)).unwrap();
+            advance(directory.path(), 1);
+            assert_eq!(files(directory.path()), ["5.jsonl"]);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_said_and_changes_nothing() {
         let said = |outcome: Result<Option<Entry>, StoreError>, text: &str| {
             let error = outcome.unwrap_err().to_string();
