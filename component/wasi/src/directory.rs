@@ -31,7 +31,9 @@ pub fn open(path: &str) -> Result<Opened, String> {
         .filter_map(|(descriptor, opened)| inside(path, &opened).map(|rest| (descriptor, rest)))
         .min_by_key(|(_, rest)| rest.len());
     let Some((descriptor, rest)) = nearest else {
-        return Err(format!("there is no directory {path} here; run with: wasmtime run --dir DIR::{path}"));
+        return Err(format!(
+            "there is no directory {path} here; give the runtime one, as in: wasmtime run --dir DIR::{path}"
+        ));
     };
     let descriptor = if rest.is_empty() {
         descriptor
