@@ -1,4 +1,4 @@
-//! The built component as it is shipped: what it may touch, how large it is, and whether it is of these sources.
+//! The built components as they are shipped: what they may touch, how large they are, and whether they are of these sources.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -29,9 +29,16 @@ fn assert_golden(name: &str, actual: &str) {
     );
 }
 
-/// The world of the built component, as its own bytes tell it.
-fn decoded() -> (wit_parser::Resolve, wit_parser::WorldId) {
-    match wit_component::decode(optoken::sandbox::BUILT_IN_COMPONENT).unwrap() {
+/// The components for stock runtimes, which have no host of ours around them.
+const STOCK: [&str; 2] = ["optoken-cli", "optoken-http"];
+
+fn shipped(name: &str) -> Vec<u8> {
+    fs::read(root().join("component/prebuilt").join(name).with_extension("wasm")).unwrap()
+}
+
+/// The world of a built component, as its own bytes tell it.
+fn decoded(component: &[u8]) -> (wit_parser::Resolve, wit_parser::WorldId) {
+    match wit_component::decode(component).unwrap() {
         DecodedWasm::Component(resolve, world) => (resolve, world),
         DecodedWasm::WitPackage(..) => panic!("it holds no code"),
     }
@@ -46,18 +53,36 @@ fn names<'a>(
 
 #[test]
 fn it_imports_randomness_time_and_the_store_and_nothing_else() {
-    let (resolve, world) = decoded();
+    assert_golden("imports.txt", &imports(optoken::sandbox::BUILT_IN_COMPONENT));
+}
+
+fn imports(component: &[u8]) -> String {
+    let (resolve, world) = decoded(component);
     let mut imports = names(&resolve, resolve.worlds[world].imports.iter());
     imports.sort();
     let mut text = imports.join("\n");
     text.push('\n');
-    assert_golden("imports.txt", &text);
+    text
+}
+
+#[test]
+fn those_for_stock_runtimes_need_wasi_alone_and_no_sockets() {
+    for (name, export) in STOCK.into_iter().zip(["wasi:cli/run", "wasi:http/incoming-handler"]) {
+        let component = shipped(name);
+        let imports = imports(&component);
+        assert!(imports.lines().all(|import| import.starts_with("wasi:")), "{imports}");
+        assert_golden(&format!("{name}.imports.txt"), &imports);
+        let (resolve, world) = decoded(&component);
+        let exports = names(&resolve, resolve.worlds[world].exports.iter());
+        assert_eq!(exports.len(), 1, "{exports:?}");
+        assert!(exports[0].starts_with(&format!("{export}@0.2.")), "{exports:?}");
+    }
 }
 
 #[test]
 fn its_contract_is_the_one_that_is_written_down() {
     // The whole of what a host sees, types and functions included: a change of it shows up in review.
-    let (resolve, world) = decoded();
+    let (resolve, world) = decoded(optoken::sandbox::BUILT_IN_COMPONENT);
     let ours = |id: &wit_parser::PackageId| resolve.packages[*id].name.namespace == "optoken";
     let package = resolve.packages.iter().map(|(id, _)| id).find(ours).unwrap();
     assert_ne!(resolve.worlds[world].package, Some(package), "a decoded component is a package of its own");
@@ -89,18 +114,24 @@ fn it_is_built_from_these_sources() {
 }
 
 #[test]
-fn its_manifest_tells_its_hash() {
+fn the_manifest_tells_their_hashes() {
     let manifest = fs::read_to_string(root().join("component/prebuilt/manifest.toml")).unwrap();
-    let digest = Sha256::digest(optoken::sandbox::BUILT_IN_COMPONENT);
-    let hex = digest.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
-    assert!(manifest.contains(&format!("artefact-sha256 = \"{hex}\"")), "{manifest}");
+    for name in STOCK.into_iter().chain(["optoken"]) {
+        let digest = Sha256::digest(shipped(name));
+        let hex = digest.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        assert!(manifest.contains(&format!("[{name}]\nartefact-sha256 = \"{hex}\"\n")), "{name}: {manifest}");
+    }
+    assert_eq!(shipped("optoken"), optoken::sandbox::BUILT_IN_COMPONENT);
 }
 
 #[test]
-fn it_knows_no_path_of_the_machine_that_built_it() {
-    let text = String::from_utf8_lossy(optoken::sandbox::BUILT_IN_COMPONENT);
+fn they_know_no_path_of_the_machine_that_built_them() {
     let checkout = root().canonicalize().unwrap();
-    for path in [checkout.to_str().unwrap(), "/home/", "/root/", "/usr/", ".cargo", "registry"] {
-        assert!(!text.contains(path), "{path}");
+    for name in STOCK.into_iter().chain(["optoken"]) {
+        let component = shipped(name);
+        let text = String::from_utf8_lossy(&component);
+        for path in [checkout.to_str().unwrap(), "/home/", "/root/", "/usr/", ".cargo", "registry"] {
+            assert!(!text.contains(path), "{path} in {name}");
+        }
     }
 }

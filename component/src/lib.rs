@@ -1,11 +1,12 @@
 //! The operator-token authority: token hashing, the catalog of tokens and the state machine that changes it.
 //!
-//! Compiled for wasm this crate is the component of `wit/world.wit` and has no standard library. Compiled natively
-//! it is an ordinary Rust library, so that unit tests and benchmarks run the very same code.
+//! Compiled for wasm this crate has no standard library and is the core of three components: the one of `wit/world.wit`
+//! (`guest`), and two that a stock runtime runs as they are (`cli` and `http`). Compiled natively it is an ordinary Rust
+//! library, so that unit tests and benchmarks run the very same code.
 //!
 //! The crate does no I/O: randomness, time and storage are handed to it through [`ports`]. Read it from
 //! [`machine`], which says what every command does, outwards to [`commit`], which makes it durable, and
-//! [`authority`], which an embedder calls. Only the private module `guest` knows that there is a component at all.
+//! [`authority`], which an embedder calls. It does not know that there is a component at all.
 
 #![cfg_attr(target_arch = "wasm32", no_std)]
 
@@ -22,6 +23,3 @@ pub mod rotation;
 pub mod strength;
 mod text;
 pub mod token;
-
-#[cfg(target_arch = "wasm32")]
-mod guest;

@@ -8,6 +8,7 @@ use alloc::string::String;
 use thiserror::Error;
 
 use crate::catalog::OPERATOR;
+use crate::token::PREFIX;
 
 /// The longest name, in bytes of UTF-8.
 pub const MAX_NAME_BYTES: usize = 128;
@@ -30,6 +31,9 @@ pub enum NameError {
     /// Somebody could take the token for the operator's.
     #[error("a token name must not look like {OPERATOR}, the name of the operator token")]
     LooksLikeOperator,
+    /// Names are kept and shown as they are, and somebody may give a token where its name is asked for.
+    #[error("a token name must not look like a token")]
+    LooksLikeToken,
 }
 
 /// Checks a name. The operator's own is a good one.
@@ -44,6 +48,8 @@ pub fn check(name: &str) -> Result<(), NameError> {
         Err(NameError::OuterSpace)
     } else if name != OPERATOR && skeleton(name) == OPERATOR {
         Err(NameError::LooksLikeOperator)
+    } else if name.contains(PREFIX) {
+        Err(NameError::LooksLikeToken)
     } else {
         Ok(())
     }
@@ -139,6 +145,10 @@ mod tests {
             ("ci\u{e0041}", Err(NameError::Invisible)),
             (" ci", Err(NameError::OuterSpace)),
             ("ci\u{a0}", Err(NameError::OuterSpace)),
+            ("apiv3 ", Err(NameError::OuterSpace)),
+            ("apiv3", Ok(())),
+            ("apiv3_x", Err(NameError::LooksLikeToken)),
+            ("my apiv3_", Err(NameError::LooksLikeToken)),
         ] {
             assert_eq!(check(name), expected, "{name:?}");
         }

@@ -123,8 +123,9 @@ pub fn add_to_linker<T: 'static>(
 /// Adds `wasi:random/random` and `wasi:clocks/wall-clock` to a linker, the only interfaces of WASI that the component
 /// imports, in any version 0.2.x.
 ///
-/// Random bytes come straight from the operating system, at most [`MAX_RANDOM_BYTES`] of them at a time. Fails where the
-/// linker has one of these interfaces already; `wasmtime-wasi`'s do as well.
+/// Random bytes come straight from the operating system, at most [`MAX_RANDOM_BYTES`] of them at a time. `wasmtime-wasi`'s
+/// do as well, but it writes every random number that it gives into the log of whoever logs at `trace`, and these become tokens:
+/// a host that takes it keeps that level off for it. Fails where the linker has one of these interfaces already.
 pub fn add_wasi_to_linker<T: 'static>(linker: &mut Linker<T>) -> Result<()> {
     let mut random = linker.instance("wasi:random/random@0.2.0")?;
     random.func_wrap("get-random-bytes", |_: StoreContextMut<'_, T>, (len,)| Ok((random_bytes(len)?,)))?;

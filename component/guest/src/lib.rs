@@ -1,30 +1,31 @@
-//! The component's side of `wit/world.wit`: translates between the contract and the core, and holds what a guest
-//! without a standard library must bring along.
+//! The component of `wit/world.wit`: translates between the contract and the core.
 //!
-//! The only file that knows wit-bindgen. It decides nothing.
+//! The only file that knows wit-bindgen. It decides nothing. Compiled natively it is empty.
 
-use alloc::alloc::{alloc, realloc};
+#![cfg(target_arch = "wasm32")]
+#![no_std]
+
+extern crate alloc;
+
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
-use core::alloc::Layout;
 use core::cell::{RefCell, RefMut};
 
-use optoken_fast::Heap;
+use optoken_component::authority::{self, AuthenticateError, Issued, Preset, Staged};
+use optoken_component::catalog::{MAX_TOKENS, TokenRecord};
+use optoken_component::commit::CommandError;
+use optoken_component::machine::{Denial, Principal, Refusal};
+use optoken_component::ports::{self, CatalogStore, Clock, Entropy, EntropyError, Timestamp};
+use optoken_component::rotation::{Rotation, Timed};
+use optoken_runtime as _;
 use wasip2::clocks::wall_clock;
-
-use crate::authority::{self, AuthenticateError, Issued, Preset, Staged};
-use crate::catalog::{MAX_TOKENS, TokenRecord};
-use crate::commit::CommandError;
-use crate::machine::{Denial, Principal, Refusal};
-use crate::ports::{self, CatalogStore, Clock, Entropy, EntropyError, Timestamp};
-use crate::rotation::{Rotation, Timed};
 
 use self::exports::optoken::authority::{authenticator, provision, recovery, tokens, types};
 use self::optoken::authority::catalog_store;
 
 #[allow(missing_docs, unreachable_pub, unsafe_code, clippy::all, clippy::pedantic)]
 mod bindings {
-    wit_bindgen::generate!({ path: "../wit", world: "authority" });
+    wit_bindgen::generate!({ path: "../../wit", world: "authority" });
 }
 use self::bindings::{exports, optoken};
 
@@ -288,39 +289,4 @@ static AUTHORITY: Instance<RefCell<authority::Authority<Imports>>> =
 /// forbids, ends the instance here.
 fn authority() -> RefMut<'static, authority::Authority<Imports>> {
     AUTHORITY.0.borrow_mut()
-}
-
-#[global_allocator]
-static HEAP: Heap = Heap::new();
-
-/// How a host gets memory for what it hands to the guest; wit-bindgen brings one along only where there is `std`.
-///
-/// # Safety
-///
-/// The component model's ABI: a new block (`old_size` of 0), or one of `old_size` bytes at `old` from an earlier call.
-#[allow(unsafe_code)]
-#[unsafe(export_name = "cabi_realloc")]
-unsafe extern "C" fn cabi_realloc(old: *mut u8, old_size: usize, align: usize, new_size: usize) -> *mut u8 {
-    if new_size == 0 {
-        return core::ptr::without_provenance_mut(align);
-    }
-    // An alignment that is none, or a size beyond all memory, has no layout and gets no block.
-    let block = match (Layout::from_size_align(old_size, align), Layout::from_size_align(new_size, align)) {
-        // SAFETY: the size is not zero.
-        (Ok(_), Ok(layout)) if old_size == 0 => unsafe { alloc(layout) },
-        // SAFETY: by this function's contract `old` is a block of that layout; the new size has one, too.
-        (Ok(layout), Ok(_)) => unsafe { realloc(old, layout, new_size) },
-        _ => core::ptr::null_mut(),
-    };
-    if block.is_null() {
-        core::arch::wasm32::unreachable()
-    }
-    block
-}
-
-/// Ends the instance: the host drops it and starts another one. The message is not shown to anybody, since it could
-/// quote what it stumbled over.
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    core::arch::wasm32::unreachable()
 }

@@ -1,0 +1,102 @@
+//! The operator-token authority as a command that any WASI runtime runs as it is, over a directory:
+//!
+//! ```console
+//! $ wasmtime run --dir ./data::/data optoken-cli.wasm create
+//! $ wasmtime run --dir ./data::/data optoken-cli.wasm regenerate < old-token
+//! ```
+//!
+//! It is the same core as in the component of `wit/world.wit`, and what that asks of its host is here: the store is
+//! [`optoken_wasi::store`], which says how durable it is and what it asks of the file system. A change is durable before it
+//! is answered; of any number of commands that run at once, with one token, exactly one replaces it. Not possible through
+//! WASI are file modes (the catalog holds only hashes of tokens; who may change it is up to the mode of the directory), exit
+//! codes other than 0 and 1, and to know who is calling: whoever may write to the directory is trusted with `create` and
+//! `recover`. `--help` tells the rest.
+//!
+//! `args` is what can be asked for, `answer` what comes of it, `text` and `json` how that is written.
+
+#![cfg_attr(target_arch = "wasm32", no_std)]
+
+extern crate alloc;
+
+mod answer;
+mod args;
+mod json;
+mod stdio;
+mod text;
+
+use alloc::format;
+use alloc::string::String;
+use core::fmt::Display;
+
+use optoken_component::authority::Authority;
+#[cfg(target_arch = "wasm32")]
+use optoken_runtime as _;
+use optoken_wasi::Wasi;
+use wasip2::cli::environment;
+use zeroize::Zeroizing;
+
+use self::answer::{Answer, Failed};
+use self::args::{Command, Invocation};
+
+/// The command.
+#[derive(Debug)]
+pub struct Cli;
+
+impl wasip2::exports::cli::run::Guest for Cli {
+    fn run() -> Result<(), ()> {
+        run().map_err(|complaint| stdio::complain(&complaint))
+    }
+}
+
+#[cfg(target_arch = "wasm32")]
+#[allow(unsafe_code)]
+mod export {
+    use super::Cli;
+    wasip2::cli::command::export!(Cli);
+}
+
+/// Does what the command line asks for. The error is what is complained of; empty if that has been said already.
+fn run() -> Result<(), String> {
+    let arguments = environment::get_arguments().into_iter().skip(1);
+    let Invocation { data, origin, json, command } = args::parse(arguments)
+        .map_err(|error| format!("Error: {error}\nSee what is possible with: optoken-cli --help\n"))?;
+    match command {
+        Command::Help => return told(text::HELP),
+        Command::Version => return told(text::VERSION),
+        _ => {}
+    }
+    let token = if command.takes_token() { stdio::token().map_err(error)? } else { Zeroizing::default() };
+    let mut authority = Authority::new(Wasi::at(&data).map_err(error)?);
+    let outcome = answer::carry_out(&mut authority, &command, &token, &origin);
+    let outcome = outcome.map(|answer| answer.unwrap_or(Answer::Done("")));
+    if json {
+        let mut line = json::line(&outcome).map_err(error)?;
+        line.push('\n');
+        shown(&outcome, told(&line))?;
+        return outcome.map(drop).map_err(|_| String::new());
+    }
+    match &outcome {
+        Ok(answer) => shown(&outcome, told(&text::answer(answer))),
+        Err(failed) => Err(text::failure(failed, &data)),
+    }
+}
+
+fn told(text: &str) -> Result<(), String> {
+    stdio::write(text).map_err(error)
+}
+
+/// Says what it means that a token could not be shown.
+fn shown(outcome: &Result<Answer, Failed>, written: Result<(), String>) -> Result<(), String> {
+    written.map_err(|complaint| match outcome {
+        Ok(Answer::Issued(_)) => {
+            format!(
+                "{complaint}The token was made and is lost. An operator token is replaced by: optoken-cli recover\n"
+            )
+        }
+        _ => complaint,
+    })
+}
+
+fn error(why: impl Display) -> String {
+    format!("Error: {why}\n")
+}

@@ -1,0 +1,269 @@
+//! Answers for people, and what to do next where there is none.
+
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
+use core::fmt::Write as _;
+
+use optoken_component::authority::{AuthenticateError, Issued, Preset, Staged};
+use optoken_component::catalog::{CatalogError, OPERATOR, TokenRecord};
+use optoken_component::commit::CommandError;
+use optoken_component::machine::{Denial, Principal, Refusal};
+use optoken_component::ports::Timestamp;
+use optoken_component::rotation::{Rotation, Timed};
+use optoken_wasi::rfc3339;
+use zeroize::Zeroizing;
+
+use crate::answer::{Answer, Failed};
+
+/// What `--help` tells.
+pub(crate) const HELP: &str = "\
+The operator-token authority over a directory, for any WASI runtime.
+
+Usage: wasmtime run --dir DIR::/data optoken-cli.wasm [OPTIONS] COMMAND
+
+Commands, those marked * with a token on standard input:
+  create                       make the operator token, once; it is shown once
+  create --name NAME *         make a named admin token
+      --lifetime SECONDS       that is refused after so many seconds
+  regenerate *                 replace the operator token, which is the one presented
+      --overlap SECONDS        and accept the old one for so many seconds more
+  stage *                      let a new token wait to replace the operator token
+      --sha512 HEX             the one with this hash, which somebody else keeps
+      --ttl SECONDS            for so many seconds [default: 3600]
+  confirm *                    let the waiting token, which is the one presented, take over
+      --overlap SECONDS        and accept the old one for so many seconds more
+  cancel *                     give the waiting token up
+  end-overlap *                stop accepting the token that was replaced
+  authenticate *               tell whose token it is
+  delete NAME *                take a named admin token out
+  status                       tell how the operator token stands
+  list                         tell of all tokens; none of their secrets is kept
+  audit                        show the newest records of changes, a line of JSON each
+  recover                      replace a lost operator token; whoever may write to the
+                               directory may do this
+  initialize                   give the catalog its name, a UUID, and tell it
+  check                        read the catalog and say whether it is whole
+  preset --name NAME *         take in a token that was made elsewhere
+      --expiry MILLISECONDS    that is refused from then on, counted from 1970
+      --sha512 HEX             without the token itself, by its hash
+
+Options:
+  --data PATH     the directory with the catalog; one that the runtime has opened, or
+                  one in it [default: /data]
+  --origin TEXT   where this comes from, for the audit record [default: cli]
+  --json          answer one line of JSON: {\"ok\":…} or {\"err\":…}, with the names and
+                  values of the contract in wit/
+  -h, --help      print this
+  -V, --version   print the version
+
+The token on standard input is all of it, without one newline at its end. It never is
+an argument, which other users of the machine could see.
+
+Exit status: 0, or 1 if anything went wrong; WASI has no other. What went wrong is on
+standard error; with --json, an error of the contract is on standard output instead.
+
+How durable it is: DIR/catalog/N.jsonl is version N of the catalog, and a command that
+has answered has synced it, so a power cut does not undo it. Any number of commands can
+run at once, and each change is made on the newest version or not at all. DIR must be on
+a local file system with hard links. A command that is killed leaves the catalog as it
+was, or changed and whole; what else it leaves is removed by the next change.
+
+What is not possible: WASI sets no file modes, so who may read DIR is up to its own mode
+(chmod 700) and the umask. The catalog holds no token, only SHA-512 hashes of tokens.
+";
+
+/// What `--version` tells.
+pub(crate) const VERSION: &str = concat!("optoken-cli ", env!("CARGO_PKG_VERSION"), "\n");
+
+/// An answer, in full lines.
+pub(crate) fn answer(answer: &Answer) -> Zeroizing<String> {
+    Zeroizing::new(match answer {
+        Answer::Issued(Issued { token, secret }) => {
+            let secret = secret.expose();
+            let expiry = token.expiry.map(|at| format!("Expires: {}\n", rfc3339(at))).unwrap_or_default();
+            let what = if token.updated_at.is_some() { "regenerated" } else { "created" };
+            // The whole capacity at once: a string that grows leaves copies behind.
+            let mut text = String::with_capacity(512);
+            for part in [
+                "\nNew token ",
+                what,
+                " successfully!\n\nToken: ",
+                secret,
+                "\nHTTP Requests Header: Authorization: Bearer ",
+                secret,
+                "\n",
+                &expiry,
+                "\nIMPORTANT: Store this token securely, as it will not be shown again.\n\n",
+            ] {
+                text.push_str(part);
+            }
+            text
+        }
+        Answer::Staged(Staged { secret, hash, until }) => {
+            let until = rfc3339(*until);
+            let mut text = String::with_capacity(1024);
+            if let Some(secret) = secret {
+                for part in ["\nToken: ", secret.expose(), "\n"] {
+                    text.push_str(part);
+                }
+            } else {
+                text.push_str("\nSHA-512: ");
+                text.push_str(&hash.to_string());
+                text.push('\n');
+            }
+            for part in [
+                "\nIt is not accepted yet. Store it securely, then give it to: optoken-cli confirm\nIt waits until ",
+                &until,
+                "; until then the operator token stays as it is.\n\n",
+            ] {
+                text.push_str(part);
+            }
+            text
+        }
+        Answer::Confirmed(token) => format!("The token is now the operator token.\n{}", details(token)),
+        Answer::Deleted(token) => format!("The token is refused from now on.\n{}", details(token)),
+        Answer::Preset(Preset::Created(token)) => format!("The token was taken in.\n{}", details(token)),
+        Answer::Preset(Preset::Unchanged(token)) => {
+            format!("The token is there already.\n{}", details(token))
+        }
+        Answer::Preset(Preset::Different(token)) => format!(
+            "There is a token of this name with another secret, which stays; the one given is not accepted.\n{}",
+            details(token)
+        ),
+        Answer::Principal(principal) => whose(*principal),
+        Answer::Status(None) => "There is no operator token; make it with: optoken-cli create\n".into(),
+        Answer::Status(Some((operator, rotation))) => {
+            format!("{}rotation: {}\n", details(operator), under_way(rotation))
+        }
+        Answer::List(tokens) => table(tokens),
+        Answer::Audit(lines) => lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect(),
+        Answer::Name(name) => format!("{name}\n"),
+        Answer::Done(what) => format!("{what}\n"),
+    })
+}
+
+/// What went wrong, and what to do about it, in full lines.
+pub(crate) fn failure(failed: &Failed, data: &str) -> String {
+    let next = match failed {
+        Failed::Authenticate(AuthenticateError::Refused(_)) => NEW_TOKEN.into(),
+        Failed::Authenticate(AuthenticateError::Undecided(error)) | Failed::Command(error) => {
+            next_step(error, data)
+        }
+    };
+    let next = if next.is_empty() { next } else { format!("{next}\n") };
+    format!("Error: {failed}\n{next}")
+}
+
+const NEW_TOKEN: &str =
+    "Present an accepted token on standard input. A lost operator token is replaced by: optoken-cli recover";
+
+fn next_step(error: &CommandError, data: &str) -> String {
+    match error {
+        CommandError::Denied(denial) => match denial {
+            Denial::Unauthenticated(Refusal::Unknown | Refusal::Expired { .. }) => NEW_TOKEN.into(),
+            Denial::Forbidden => "Present the operator token itself on standard input.".into(),
+            Denial::NotFound(name) if name == OPERATOR => "Make it with: optoken-cli create".into(),
+            Denial::NotFound(_) => "See the names with: optoken-cli list".into(),
+            Denial::AlreadyExists(name) if name == OPERATOR => {
+                "Replace it with: optoken-cli regenerate. If it is lost: optoken-cli recover".into()
+            }
+            Denial::AlreadyExists(_) => "Take another name, or first: optoken-cli delete NAME".into(),
+            Denial::OperatorProtected => "Replace it with: optoken-cli regenerate".into(),
+            Denial::Full => "Take some out with: optoken-cli delete NAME".into(),
+            Denial::Overlapping { .. } => "End it with: optoken-cli end-overlap".into(),
+            Denial::TooLong { .. }
+            | Denial::Name(_)
+            | Denial::SecretTaken(_)
+            | Denial::SecretNotNew
+            | Denial::Impossible(_) => String::new(),
+        },
+        CommandError::Catalog(CatalogError::UnknownFormat { .. }) => {
+            format!("Use the version of optoken-cli that wrote {data}/catalog. Nothing was changed.")
+        }
+        CommandError::Catalog(_) => format!(
+            "Put the newest file in {data}/catalog back from a backup, or move that directory away to begin without any \
+             token. Nothing was changed."
+        ),
+        CommandError::Contended => "Nothing was changed; try again.".into(),
+        CommandError::Unavailable(_) => "Nothing was changed.".into(),
+        CommandError::UnknownOutcome(_) => {
+            "If the token that was presented is refused from now on, the change was made and its new token is lost; then: \
+             optoken-cli recover"
+                .into()
+        }
+        CommandError::Entropy(_) | CommandError::Weak(_) | CommandError::Hash(_) => String::new(),
+    }
+}
+
+fn whose(principal: Principal) -> String {
+    let Principal { id, operator, replaced } = principal;
+    let kind = match (operator, replaced) {
+        (true, false) => "the operator token",
+        (true, true) => "the replaced operator token, which is accepted a while longer",
+        (false, _) => "a named admin token",
+    };
+    format!("This is {kind}, number {id}.\n")
+}
+
+fn under_way(rotation: &Rotation) -> String {
+    match rotation {
+        Rotation::None => "nothing under way".into(),
+        Rotation::Staged(Timed { until, .. }) => {
+            format!("a token waits to be confirmed until {}", rfc3339(*until))
+        }
+        Rotation::Overlap(Timed { until, .. }) => {
+            format!("the token before is accepted until {}", rfc3339(*until))
+        }
+    }
+}
+
+fn details(token: &TokenRecord) -> String {
+    format!(
+        "id: {}\nname: {}\ncreated: {}\nupdated: {}\nexpiry: {}\nsha512: {}\n",
+        token.id,
+        token.name,
+        rfc3339(token.created_at),
+        moment(token.updated_at),
+        moment(token.expiry),
+        token.hash
+    )
+}
+
+fn moment(at: Option<Timestamp>) -> String {
+    at.map_or_else(|| "never".into(), rfc3339)
+}
+
+/// One line a token, in columns.
+fn table(tokens: &[TokenRecord]) -> String {
+    const HEAD: [&str; 6] = ["ID", "NAME", "CREATED", "UPDATED", "EXPIRY", "SHA512"];
+    let rows: Vec<[String; 6]> = core::iter::once(HEAD.map(Into::into))
+        .chain(tokens.iter().map(|token| {
+            [
+                token.id.to_string(),
+                token.name.clone(),
+                rfc3339(token.created_at),
+                moment(token.updated_at),
+                moment(token.expiry),
+                token.hash.to_string(),
+            ]
+        }))
+        .collect();
+    let mut widths = [0; 6];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for row in &rows {
+        let mut gap = 0;
+        for (cell, width) in row.iter().zip(widths) {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{:gap$}{cell}", "");
+            gap = width + 2 - cell.chars().count();
+        }
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,134 @@
+//! Requests and answers of `wasi:http`. The only file that knows it.
+
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
+
+use wasip2::cli::stderr;
+use wasip2::clocks::monotonic_clock;
+use wasip2::http::types::{
+    Fields, IncomingRequest, Method, OutgoingBody, OutgoingResponse, ResponseOutparam,
+};
+use wasip2::io::poll;
+use wasip2::io::streams::StreamError;
+
+use crate::body::{BODY_TIMEOUT_SECONDS, MAX_BODY_BYTES};
+use crate::problem::Problem;
+use crate::routes::{Answer, Request};
+
+/// How many bytes a stream takes at a time (`wasi:io/streams`).
+const CHUNK: usize = 4096;
+
+/// A request that a runtime has taken in.
+pub(crate) struct Incoming {
+    /// Before the request in which they are: a runtime may refuse to give that back first.
+    headers: Fields,
+    request: IncomingRequest,
+    method: String,
+    path: String,
+}
+
+impl Incoming {
+    pub(crate) fn new(request: IncomingRequest) -> Self {
+        let method = match request.method() {
+            Method::Get => "GET".into(),
+            Method::Head => "HEAD".into(),
+            Method::Post => "POST".into(),
+            Method::Put => "PUT".into(),
+            Method::Delete => "DELETE".into(),
+            Method::Connect => "CONNECT".into(),
+            Method::Options => "OPTIONS".into(),
+            Method::Trace => "TRACE".into(),
+            Method::Patch => "PATCH".into(),
+            Method::Other(method) => method,
+        };
+        let mut path = request.path_with_query().unwrap_or_default();
+        path.truncate(path.find('?').unwrap_or(path.len()));
+        let headers = request.headers();
+        Self { headers, request, method, path }
+    }
+}
+
+impl Request for Incoming {
+    fn method(&self) -> &str {
+        &self.method
+    }
+
+    fn path(&self) -> &str {
+        &self.path
+    }
+
+    fn header(&self, name: &str) -> Option<Vec<u8>> {
+        self.headers.get(name).into_iter().next()
+    }
+
+    fn header_names(&self) -> Vec<String> {
+        self.headers.entries().into_iter().map(|(name, _)| name.to_ascii_lowercase()).collect()
+    }
+
+    fn body(&mut self) -> Result<Vec<u8>, Problem> {
+        // What it is announced to have; then none of it is read.
+        let announced = self.header("content-length").and_then(|length| String::from_utf8(length).ok());
+        if announced
+            .and_then(|length| length.parse().ok())
+            .is_some_and(|length: u64| length > MAX_BODY_BYTES as u64)
+        {
+            return Err(Problem::BodyTooLarge);
+        }
+        let body = self.request.consume().map_err(|()| Problem::BodyUnreadable)?;
+        let stream = body.stream().map_err(|()| Problem::BodyUnreadable)?;
+        let late = monotonic_clock::subscribe_duration(BODY_TIMEOUT_SECONDS * 1_000_000_000);
+        let more = stream.subscribe();
+        let mut bytes = Vec::new();
+        loop {
+            match stream.read(CHUNK as u64) {
+                // Looked for here, so that neither a slow nor an endless body holds out longer.
+                Ok(_) if late.ready() => return Err(Problem::BodyTooSlow),
+                Ok(chunk) if chunk.is_empty() => {
+                    poll::poll(&[&more, &late]);
+                }
+                Ok(chunk) => bytes.extend_from_slice(&chunk),
+                Err(StreamError::Closed) => return Ok(bytes),
+                Err(StreamError::LastOperationFailed(_)) => return Err(Problem::BodyUnreadable),
+            }
+            if bytes.len() > MAX_BODY_BYTES {
+                return Err(Problem::BodyTooLarge);
+            }
+        }
+    }
+
+    fn log(&self, what: &str) {
+        log(what);
+    }
+}
+
+/// Writes a line to standard error, if that is possible.
+pub(crate) fn log(what: &str) {
+    let stderr = stderr::get_stderr();
+    for chunk in format!("optoken-http: {what}\n").as_bytes().chunks(CHUNK) {
+        let _ = stderr.blocking_write_and_flush(chunk);
+    }
+}
+
+/// Sends an answer. Whatever the answer tells is durable before; if nobody takes it any more, there is nobody to tell.
+pub(crate) fn send(answer: &Answer, out: ResponseOutparam) {
+    let headers = Fields::new();
+    for (name, value) in &answer.headers {
+        let _ = headers.append(name, value.as_bytes());
+    }
+    if answer.status != 204 {
+        let _ = headers.append("content-length", answer.body.len().to_string().as_bytes());
+    }
+    let response = OutgoingResponse::new(headers);
+    let _ = response.set_status_code(answer.status);
+    let body = response.body();
+    ResponseOutparam::set(out, Ok(response));
+    if let Ok(body) = body {
+        if let Ok(stream) = body.write() {
+            for chunk in answer.body.chunks(CHUNK) {
+                let _ = stream.blocking_write_and_flush(chunk);
+            }
+        }
+        let _ = OutgoingBody::finish(body, None);
+    }
+}

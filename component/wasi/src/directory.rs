@@ -1,0 +1,218 @@
+//! Directories of `wasi:filesystem`. The only file that knows it.
+
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
+
+use wasip2::filesystem::preopens::get_directories;
+use wasip2::filesystem::types::{Descriptor, DescriptorFlags, ErrorCode, OpenFlags, PathFlags};
+
+use crate::store::{Directory, Failure};
+
+/// The most entries of a directory that are looked at: many more than a store leaves, and an end to a directory that is
+/// something else.
+pub const MAX_ENTRIES: usize = 1 << 16;
+
+/// How many bytes are asked for or handed over at a time. Runtimes give what they like of it.
+const CHUNK: usize = 1 << 20;
+
+/// A directory that the runtime has opened, or one in it.
+#[derive(Debug)]
+pub struct Opened {
+    path: String,
+    descriptor: Descriptor,
+}
+
+/// Opens the directory of this path, which is one that the runtime has opened, or lies in one. The error says what to do.
+pub fn open(path: &str) -> Result<Opened, String> {
+    // Where several would do, the one that is nearest to it.
+    let nearest = get_directories()
+        .into_iter()
+        .filter_map(|(descriptor, opened)| inside(path, &opened).map(|rest| (descriptor, rest)))
+        .min_by_key(|(_, rest)| rest.len());
+    let Some((descriptor, rest)) = nearest else {
+        return Err(format!(
+            "there is no directory {path} here; give the runtime one, as in: wasmtime run --dir DIR::{path}"
+        ));
+    };
+    let descriptor = if rest.is_empty() {
+        descriptor
+    } else {
+        descend(&descriptor, rest)
+            .map_err(|code| format!("cannot open the directory {path}: {}; make it first", code.name()))?
+    };
+    Ok(Opened { path: path.trim_end_matches('/').into(), descriptor })
+}
+
+/// Opens a directory in a directory, to read it and to change what is in it.
+fn descend(directory: &Descriptor, path: &str) -> Result<Descriptor, ErrorCode> {
+    let flags = DescriptorFlags::READ | DescriptorFlags::MUTATE_DIRECTORY;
+    directory.open_at(PathFlags::empty(), path, OpenFlags::DIRECTORY, flags)
+}
+
+/// What is left of a path inside a directory; nothing if it is the directory itself.
+fn inside<'a>(path: &'a str, directory: &str) -> Option<&'a str> {
+    let path = normal(path);
+    match normal(directory) {
+        "" => (!path.starts_with('/')).then_some(path),
+        "/" => path.strip_prefix('/'),
+        directory => match path.strip_prefix(directory)? {
+            "" => Some(""),
+            rest => rest.strip_prefix('/'),
+        },
+    }
+}
+
+/// A path without what means nothing at its ends.
+fn normal(path: &str) -> &str {
+    let path = path.strip_prefix("./").unwrap_or(path);
+    match path.trim_end_matches('/') {
+        "" if path.starts_with('/') => "/",
+        "." => "",
+        path => path,
+    }
+}
+
+impl Directory for Opened {
+    fn path(&self) -> &str {
+        &self.path
+    }
+
+    fn list(&self) -> Result<Vec<String>, Failure> {
+        let entries = self.descriptor.read_directory().map_err(failure)?;
+        let mut names = Vec::new();
+        for _ in 0..MAX_ENTRIES {
+            match entries.read_directory_entry() {
+                Ok(Some(entry)) => names.push(entry.name),
+                Ok(None) => return Ok(names),
+                // Removed between two steps of the runtime, or a name that is no text and so none that is looked for.
+                Err(ErrorCode::NoEntry | ErrorCode::IllegalByteSequence) => {}
+                Err(code) => return Err(failure(code)),
+            }
+        }
+        Err(Failure::Refused(format!("it has more than {MAX_ENTRIES} entries")))
+    }
+
+    fn exists(&self, name: &str) -> Result<bool, Failure> {
+        match self.descriptor.stat_at(PathFlags::empty(), name) {
+            Ok(_) => Ok(true),
+            Err(ErrorCode::NoEntry) => Ok(false),
+            Err(code) => Err(failure(code)),
+        }
+    }
+
+    fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>, Failure> {
+        let file = self
+            .descriptor
+            .open_at(PathFlags::empty(), name, OpenFlags::empty(), DescriptorFlags::READ)
+            .map_err(failure)?;
+        let too_long = || Failure::Refused(format!("it has more than {limit} bytes"));
+        let size = file.stat().map_err(failure)?.size;
+        // At once: what grows is moved, and wiped wherever it was.
+        let mut content = Vec::with_capacity(usize::try_from(size.min(limit)).map_err(|_| too_long())?);
+        loop {
+            let (bytes, ended) = file.read(CHUNK as u64, content.len() as u64).map_err(failure)?;
+            if (content.len() + bytes.len()) as u64 > limit {
+                return Err(too_long());
+            }
+            content.extend_from_slice(&bytes);
+            if ended || bytes.is_empty() {
+                return Ok(content);
+            }
+        }
+    }
+
+    fn create(&self, name: &str, content: &[u8]) -> Result<(), Failure> {
+        let file = self
+            .descriptor
+            .open_at(
+                PathFlags::empty(),
+                name,
+                OpenFlags::CREATE | OpenFlags::EXCLUSIVE,
+                DescriptorFlags::WRITE,
+            )
+            .map_err(failure)?;
+        let mut written = 0;
+        while let Some(rest) = content.get(written..).filter(|rest| !rest.is_empty()) {
+            let rest = rest.get(..CHUNK).unwrap_or(rest);
+            match usize::try_from(file.write(rest, written as u64).map_err(failure)?) {
+                Ok(count) if (1..=rest.len()).contains(&count) => written += count,
+                _ => return Err(Failure::Refused("the runtime writes nothing".into())),
+            }
+        }
+        file.sync().map_err(failure)
+    }
+
+    fn link(&self, name: &str, new_name: &str) -> Result<(), Failure> {
+        self.descriptor.link_at(PathFlags::empty(), name, &self.descriptor, new_name).map_err(failure)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Failure> {
+        self.descriptor.unlink_file_at(name).map_err(failure)
+    }
+
+    fn sync(&self) -> Result<(), Failure> {
+        self.descriptor.sync().map_err(failure)
+    }
+
+    fn create_directory(&self, name: &str) -> Result<(), Failure> {
+        self.descriptor.create_directory_at(name).map_err(failure)
+    }
+
+    fn directory(&self, name: &str) -> Result<Self, Failure> {
+        let descriptor = descend(&self.descriptor, name).map_err(failure)?;
+        Ok(Self { path: format!("{}/{name}", self.path), descriptor })
+    }
+
+    fn rename_directory(&self, name: &str, new_name: &str) -> Result<(), Failure> {
+        self.descriptor.rename_at(name, &self.descriptor, new_name).map_err(failure)
+    }
+
+    fn remove_directory(&self, name: &str) -> Result<(), Failure> {
+        self.descriptor.remove_directory_at(name).map_err(failure)
+    }
+}
+
+/// What a code means for a store: above all, whether it is certain that nothing was done.
+fn failure(code: ErrorCode) -> Failure {
+    match code {
+        ErrorCode::NoEntry => Failure::Missing,
+        ErrorCode::Exist | ErrorCode::NotEmpty => Failure::Exists,
+        ErrorCode::Already
+        | ErrorCode::InProgress
+        | ErrorCode::Interrupted
+        | ErrorCode::Io
+        | ErrorCode::NotRecoverable
+        | ErrorCode::WouldBlock => Failure::Unknown(code.name().to_string()),
+        code => Failure::Refused(code.name().to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_lies_in_a_directory_or_it_does_not() {
+        for (path, directory, rest) in [
+            ("/data", "/data", Some("")),
+            ("/data/", "/data", Some("")),
+            ("/data", "/data/", Some("")),
+            ("/data/a/b", "/data", Some("a/b")),
+            ("/data/a", "/", Some("data/a")),
+            ("/", "/", Some("")),
+            ("data", ".", Some("data")),
+            ("./data", ".", Some("data")),
+            ("data", "data", Some("")),
+            ("./data/a", "./data", Some("a")),
+            (".", ".", Some("")),
+            ("/database", "/data", None),
+            ("/data", "/data/a", None),
+            ("/data", ".", None),
+            ("data", "/", None),
+            ("data", "/data", None),
+        ] {
+            assert_eq!(inside(path, directory), rest, "{path} in {directory}");
+        }
+    }
+}

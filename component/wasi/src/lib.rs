@@ -1,0 +1,70 @@
+//! The ports of the authority over WASI alone, for components that a stock runtime runs as they are: randomness, the
+//! clock, and a store in a directory that the runtime has opened for them.
+//!
+//! [`store`] is the protocol that makes a compare-and-swap of what every file system has, and knows no WASI;
+//! [`directory`] is the one place that knows `wasi:filesystem`.
+
+#![cfg_attr(target_arch = "wasm32", no_std)]
+
+extern crate alloc;
+
+pub mod directory;
+pub mod store;
+mod timestamp;
+
+use alloc::format;
+use alloc::string::String;
+
+use optoken_component::ports::{
+    CatalogStore, Clock, Entropy, EntropyError, Entry, StoreError, SwapOutcome, Timestamp,
+};
+use wasip2::clocks::wall_clock;
+use wasip2::random::random;
+
+use self::directory::Opened;
+use self::store::FileStore;
+
+pub use self::timestamp::rfc3339;
+
+/// Everything that the core needs from outside, from WASI.
+#[derive(Debug)]
+pub struct Wasi {
+    store: FileStore<Opened, fn() -> u64>,
+}
+
+impl Wasi {
+    /// The ports, with the catalog in the directory of this path, which lies in one that the runtime has opened. The error
+    /// says what to do.
+    pub fn at(path: &str) -> Result<Self, String> {
+        let directory = directory::open(path)?;
+        Ok(Self { store: FileStore::new(directory, random::get_random_u64) })
+    }
+}
+
+impl Entropy for Wasi {
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), EntropyError> {
+        let random = random::get_random_bytes(bytes.len() as u64);
+        if random.len() != bytes.len() {
+            return Err(EntropyError(format!("{} bytes instead of {}", random.len(), bytes.len())));
+        }
+        bytes.copy_from_slice(&random);
+        Ok(())
+    }
+}
+
+impl Clock for Wasi {
+    fn now(&mut self) -> Timestamp {
+        let now = wall_clock::now();
+        now.seconds.saturating_mul(1000).saturating_add(u64::from(now.nanoseconds / 1_000_000))
+    }
+}
+
+impl CatalogStore for Wasi {
+    fn load(&mut self) -> Result<Option<Entry>, StoreError> {
+        self.store.load()
+    }
+
+    fn swap(&mut self, expected: Option<&str>, document: &str) -> Result<SwapOutcome, StoreError> {
+        self.store.swap(expected, document)
+    }
+}
