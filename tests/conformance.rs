@@ -9,6 +9,8 @@
 mod judge;
 #[path = "conformance/native.rs"]
 mod native;
+#[path = "embed/rust/src/cases.rs"]
+mod rust;
 
 use std::env;
 use std::path::Path;
@@ -25,6 +27,16 @@ fn the_native_core_conforms() {
 }
 
 #[test]
+fn the_component_conforms_in_our_sandbox() {
+    judge::judge("the component in Rust", |_| {
+        let host = rust::Host::new().unwrap();
+        let directories = rust::directories(&cases_dir()).unwrap();
+        let lines = directories.iter().map(|case| host.play(case).unwrap());
+        lines.map(|line| serde_json::from_value(line).unwrap()).collect()
+    });
+}
+
+#[test]
 #[ignore = "fetches jco from npm; run by tests/embed/run"]
 fn the_component_conforms_in_node() {
     judge::judge("the component in Node", |cases| embedded("node", cases));
@@ -34,6 +46,12 @@ fn the_component_conforms_in_node() {
 #[ignore = "fetches wasmtime from PyPI; run by tests/embed/run"]
 fn the_component_conforms_in_python() {
     judge::judge("the component in Python", |cases| embedded("python", cases));
+}
+
+#[test]
+#[ignore = "fetches wasmtime from PyPI; run by tests/embed/run"]
+fn the_same_core_conforms_under_stock_wasmtime() {
+    judge::judge("optoken-cli under stock wasmtime", |cases| embedded("stock", cases));
 }
 
 /// Lets a host play all cases, with its script in `tests/embed`.

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use optoken::authority::Authority;
+use optoken::sandbox::BUILT_IN_COMPONENT;
 use optoken::sandbox::bindings::AuthorityPre;
 use optoken::sandbox::linker::{CatalogStoreCtx, add_to_linker, add_wasi_to_linker};
 use optoken::sandbox::wasmtime::component::{Component, Linker};
-use optoken::sandbox::wasmtime::{Engine, Store};
-use optoken::sandbox::BUILT_IN_COMPONENT;
+use optoken::sandbox::wasmtime::{Engine, Result, Store};
 use optoken::store::MemoryStore;
 use serde_json::json;
 
 const DURATION: Duration = Duration::from_secs(2);
 
-pub(crate) fn run() -> anyhow::Result<()> {
+pub(crate) fn run() -> Result<()> {
     let engine = Engine::default();
     let started = Instant::now();
     let component = Component::new(&engine, BUILT_IN_COMPONENT)?;
@@ -44,7 +44,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
 }
 
 /// How many seconds one call takes, on average over some time.
-fn measure(mut call: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+fn measure(mut call: impl FnMut() -> Result<()>) -> Result<f64> {
     let started = Instant::now();
     let mut calls = 0_u32;
     while started.elapsed() < DURATION {

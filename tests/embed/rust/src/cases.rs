@@ -6,18 +6,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail, ensure};
 use optoken::sandbox::linker::{CatalogStoreCtx, add_to_linker, add_wasi_to_linker, store_limits};
 use optoken::sandbox::wasmtime::component::{Component, Instance, InstancePre, Linker, Type, Val};
-use optoken::sandbox::wasmtime::{Engine, Store, StoreLimits};
+use optoken::sandbox::wasmtime::error::Context as _;
+use optoken::sandbox::wasmtime::{Engine, Result, Store, StoreLimits, bail, ensure};
 use optoken::sandbox::{BUILT_IN_COMPONENT, MAX_HOSTCALL_DATA};
 use optoken::store::{MemoryStore, Store as _};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// The cases in a directory, in order.
-pub(crate) fn directories(cases: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub(crate) fn directories(cases: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(cases).with_context(|| cases.display().to_string())?;
-    let mut directories: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
+    let mut directories: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     directories.sort();
     Ok(directories)
 }
@@ -34,7 +34,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let engine = Engine::default();
         let mut linker = Linker::new(&engine);
         add_to_linker(&mut linker, |tenant: &mut Tenant| &mut tenant.catalog)?;
@@ -44,7 +44,7 @@ impl Host {
     }
 
     /// The line that a runner writes of this case.
-    pub(crate) fn play(&self, case: &Path) -> anyhow::Result<Value> {
+    pub(crate) fn play(&self, case: &Path) -> Result<Value> {
         let name = case.file_name().and_then(|name| name.to_str()).context("a case without a name")?;
         let catalog = Arc::new(MemoryStore::default());
         if let Ok(before) = fs::read_to_string(case.join("before.jsonl")) {
@@ -81,7 +81,7 @@ fn answer(
     instance: &Instance,
     call: &Value,
     answered: &BTreeMap<&str, Option<Value>>,
-) -> anyhow::Result<Value> {
+) -> Result<Value> {
     let function = call.get("call").and_then(Value::as_str).context("no function")?;
     let (interface, function) = function.split_once('.').context("a function without interface")?;
     let interface = format!("optoken:authority/{interface}@0.1.0");
@@ -98,7 +98,7 @@ fn answer(
         .iter()
         .zip(&parameters)
         .map(|(argument, of_type)| to_wit(&resolved(argument, answered)?, of_type))
-        .collect::<anyhow::Result<_>>()?;
+        .collect::<Result<_>>()?;
     let mut results = [Val::Bool(false)];
     function.call(store, &arguments, &mut results)?;
     let [result] = results;
@@ -106,14 +106,15 @@ fn answer(
 }
 
 /// An argument, or what `<NAME.FIELD>` stands for.
-fn resolved(argument: &Value, answered: &BTreeMap<&str, Option<Value>>) -> anyhow::Result<Value> {
-    let reference = argument.as_str().and_then(|text| text.strip_prefix('<')?.strip_suffix('>')?.split_once('.'));
+fn resolved(argument: &Value, answered: &BTreeMap<&str, Option<Value>>) -> Result<Value> {
+    let reference =
+        argument.as_str().and_then(|text| text.strip_prefix('<')?.strip_suffix('>')?.split_once('.'));
     let Some((name, field)) = reference else { return Ok(argument.clone()) };
     let value = answered.get(name).and_then(|ok| ok.as_ref()?.get(field));
     value.cloned().with_context(|| format!("no call has answered {argument}"))
 }
 
-fn to_wit(value: &Value, of_type: &Type) -> anyhow::Result<Val> {
+fn to_wit(value: &Value, of_type: &Type) -> Result<Val> {
     Ok(match (of_type, value) {
         (Type::String, Value::String(text)) => Val::String(text.clone()),
         (Type::U64, Value::Number(number)) => Val::U64(number.as_u64().context("not a u64")?),
@@ -123,23 +124,20 @@ fn to_wit(value: &Value, of_type: &Type) -> anyhow::Result<Val> {
     })
 }
 
-fn to_json(value: Val) -> anyhow::Result<Value> {
-    let case = |name: String, payload: Option<Box<Val>>| match payload {
-        Some(payload) => anyhow::Ok(Value::Object(Map::from_iter([(name, to_json(*payload)?)]))),
-        None => Ok(name.into()),
-    };
+fn to_json(value: Val) -> Result<Value> {
     Ok(match value {
         Val::String(text) | Val::Enum(text) => text.into(),
         Val::U32(number) => number.into(),
         Val::U64(number) => number.into(),
         Val::Option(None) => Value::Null,
         Val::Option(Some(value)) => to_json(*value)?,
-        Val::List(items) => items.into_iter().map(to_json).collect::<anyhow::Result<_>>()?,
+        Val::List(items) => items.into_iter().map(to_json).collect::<Result<_>>()?,
         Val::Record(fields) => {
             let fields = fields.into_iter().map(|(name, field)| Ok((name, to_json(field)?)));
-            Value::Object(fields.collect::<anyhow::Result<_>>()?)
+            Value::Object(fields.collect::<Result<_>>()?)
         }
-        Val::Variant(name, payload) => case(name, payload)?,
+        Val::Variant(name, None) => name.into(),
+        Val::Variant(name, Some(payload)) => json!({ name: to_json(*payload)? }),
         Val::Result(result) => {
             let (name, payload) = match result {
                 Ok(payload) => ("ok", payload),

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, ensure};
 use optoken::sandbox::bindings::AuthorityPre;
 use optoken::sandbox::bindings::exports::optoken::authority::types::CommandError;
 use optoken::sandbox::linker::{CatalogStoreCtx, add_to_linker, add_wasi_to_linker, store_limits};
 use optoken::sandbox::wasmtime::component::{Component, Linker};
-use optoken::sandbox::wasmtime::{Engine, Store, StoreLimits};
+use optoken::sandbox::wasmtime::error::Context as _;
+use optoken::sandbox::wasmtime::{Engine, Result, Store, StoreLimits, ensure};
 use optoken::sandbox::{BUILT_IN_COMPONENT, MAX_HOSTCALL_DATA};
 use optoken::store::{MemoryStore, Store as _};
 
@@ -27,7 +27,7 @@ impl Tenant {
 }
 
 #[expect(clippy::print_stdout, reason = "an example shows what it does")]
-pub(crate) fn run() -> anyhow::Result<()> {
+pub(crate) fn run() -> Result<()> {
     let engine = Engine::default();
     let component = Component::new(&engine, BUILT_IN_COMPONENT)?;
     let mut linker = Linker::<Tenant>::new(&engine);
@@ -41,7 +41,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         store.limiter(|tenant| &mut tenant.limits);
         store.set_hostcall_fuel(MAX_HOSTCALL_DATA);
         let instance = authority.instantiate(&mut store)?;
-        anyhow::Ok((store, instance))
+        Result::Ok((store, instance))
     };
 
     // Create the operator token. The secret is shown this once; the store holds its hash.

@@ -14,9 +14,9 @@ use std::env;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use anyhow::bail;
+use optoken::sandbox::wasmtime::{Result, bail};
 
-fn main() -> anyhow::Result<()> {
+fn main() -> Result<()> {
     let args: Vec<String> = env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
