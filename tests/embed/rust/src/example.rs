@@ -36,12 +36,12 @@ pub(crate) fn run() -> Result<()> {
     let authority = AuthorityPre::new(linker.instantiate_pre(&component)?)?;
 
     let catalog = Arc::new(MemoryStore::default());
-    let open = || {
+    let open = || -> Result<_> {
         let mut store = Store::new(&engine, Tenant::new(&catalog));
         store.limiter(|tenant| &mut tenant.limits);
         store.set_hostcall_fuel(MAX_HOSTCALL_DATA);
         let instance = authority.instantiate(&mut store)?;
-        Result::Ok((store, instance))
+        Ok((store, instance))
     };
 
     // Create the operator token. The secret is shown this once; the store holds its hash.
