@@ -229,3 +229,263 @@ impl From<&CommandError> for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use optoken_component::authority::Authority;
+    use optoken_component::ports::{
+        CatalogStore, Clock, Entropy, EntropyError, Entry, StoreError, SwapOutcome,
+    };
+    use optoken_component::token::TokenHash;
+
+    use super::*;
+    use crate::answer::carry_out;
+    use crate::args;
+    use crate::text;
+
+    /// Ports in memory, with a clock that goes on by a second at each look.
+    #[derive(Default)]
+    struct Ports {
+        stored: Option<Entry>,
+        random: u8,
+        seconds: u64,
+        broken: Option<StoreError>,
+        dry: bool,
+    }
+
+    impl CatalogStore for Ports {
+        fn load(&mut self) -> Result<Option<Entry>, StoreError> {
+            match &self.broken {
+                Some(StoreError::Unavailable(_)) => Err(self.broken.clone().unwrap()),
+                _ => Ok(self.stored.clone()),
+            }
+        }
+
+        fn swap(&mut self, expected: Option<&str>, document: &str) -> Result<SwapOutcome, StoreError> {
+            if let Some(StoreError::UnknownOutcome(why)) = &self.broken {
+                return Err(StoreError::UnknownOutcome(why.clone()));
+            }
+            let version = format!("{}x", expected.unwrap_or_default());
+            self.stored = Some(Entry { version: version.clone(), document: document.into() });
+            Ok(SwapOutcome::Swapped(version))
+        }
+    }
+
+    impl Entropy for Ports {
+        fn fill(&mut self, bytes: &mut [u8]) -> Result<(), EntropyError> {
+            if self.dry {
+                return Err(EntropyError("dry".into()));
+            }
+            self.random += 1;
+            bytes.fill(self.random);
+            Ok(())
+        }
+    }
+
+    impl Clock for Ports {
+        fn now(&mut self) -> Timestamp {
+            self.seconds += 1;
+            self.seconds * 1000
+        }
+    }
+
+    /// Plays command lines, each as a run of its own on one store.
+    struct Runs(Ports);
+
+    impl Runs {
+        fn outcome(&mut self, line: &str, token: &str) -> Result<Answer, Failed> {
+            let invocation = args::parse(line.split_whitespace().map(String::from)).unwrap();
+            let mut authority = Authority::new(PortsOf(&mut self.0));
+            let outcome = carry_out(&mut authority, &invocation.command, token, &invocation.origin);
+            outcome.map(Option::unwrap)
+        }
+
+        fn line(&mut self, line: &str, token: &str) -> String {
+            super::line(&self.outcome(line, token)).unwrap().to_string()
+        }
+    }
+
+    struct PortsOf<'a>(&'a mut Ports);
+
+    impl CatalogStore for PortsOf<'_> {
+        fn load(&mut self) -> Result<Option<Entry>, StoreError> {
+            self.0.load()
+        }
+
+        fn swap(&mut self, expected: Option<&str>, document: &str) -> Result<SwapOutcome, StoreError> {
+            self.0.swap(expected, document)
+        }
+    }
+
+    impl Entropy for PortsOf<'_> {
+        fn fill(&mut self, bytes: &mut [u8]) -> Result<(), EntropyError> {
+            self.0.fill(bytes)
+        }
+    }
+
+    impl Clock for PortsOf<'_> {
+        fn now(&mut self) -> Timestamp {
+            self.0.now()
+        }
+    }
+
+    /// The secret that is made of the random byte of this number, many times.
+    fn secret(random: u8) -> String {
+        let mut ports = Ports { random: random - 1, ..Ports::default() };
+        Secret::mint(&mut ports).unwrap().expose().to_owned()
+    }
+
+    fn hash(secret: &str) -> String {
+        TokenHash::of(secret).to_string()
+    }
+
+    fn info(secret: &str, rest: &str) -> String {
+        let (before, after) = rest.split_once(" / ").unwrap();
+        format!(r#"{{{before},"sha512":"{}",{after}}}"#, hash(secret))
+    }
+
+    #[test]
+    fn every_answer_has_the_names_of_the_contract() {
+        let mut runs = Runs(Ports::default());
+        let (one, two, three, four) = (secret(1), secret(2), secret(3), secret(4));
+        let made =
+            r#""id":0,"name":"_admin" / "created-at":1000,"updated-at":null,"updated-by":null,"expiry":null"#;
+        let named =
+            r#""id":1,"name":"ci" / "created-at":4000,"updated-at":null,"updated-by":null,"expiry":64000"#;
+        let again =
+            r#""id":0,"name":"_admin" / "created-at":1000,"updated-at":2000,"updated-by":0,"expiry":null"#;
+        let x = "a".repeat(128);
+        let preset = format!(
+            r#"{{"id":2,"name":"x","sha512":"{x}","created-at":6000,"updated-at":null,"updated-by":null,"expiry":9}}"#
+        );
+        assert_eq!(runs.line("status", ""), r#"{"ok":null}"#);
+        assert_eq!(runs.line("list", ""), r#"{"ok":[]}"#);
+        assert_eq!(runs.line("audit", ""), r#"{"ok":[]}"#);
+        assert_eq!(runs.line("check", ""), r#"{"ok":null}"#);
+        let issued =
+            |token: &str, rest| format!(r#"{{"ok":{{"info":{},"secret":"{token}"}}}}"#, info(token, rest));
+        assert_eq!(runs.line("create", ""), issued(&one, made));
+        assert_eq!(runs.line("authenticate", &one), r#"{"ok":{"id":0,"kind":"operator"}}"#);
+        assert_eq!(runs.line("regenerate --overlap 60", &one), issued(&two, again));
+        assert_eq!(runs.line("authenticate", &one), r#"{"ok":{"id":0,"kind":"replaced-operator"}}"#);
+        assert_eq!(runs.line("create --name ci --lifetime 60", &two), issued(&three, named));
+        assert_eq!(runs.line("authenticate", &three), r#"{"ok":{"id":1,"kind":"named-admin"}}"#);
+        let line = format!("preset --name x --sha512 {x} --expiry 9");
+        assert_eq!(runs.line(&line, ""), format!(r#"{{"ok":{{"created":{preset}}}}}"#));
+        assert_eq!(runs.line(&line, ""), format!(r#"{{"ok":{{"unchanged":{preset}}}}}"#));
+        let line = format!("preset --name x --sha512 {}", x.replace('a', "b"));
+        assert_eq!(runs.line(&line, ""), format!(r#"{{"ok":{{"different":{preset}}}}}"#));
+        assert_eq!(
+            runs.line("status", ""),
+            format!(r#"{{"ok":{{"info":{},"rotation":{{"overlapping":62000}}}}}}"#, info(&two, again))
+        );
+        assert_eq!(runs.line("end-overlap", &two), r#"{"ok":null}"#);
+        let now = runs.0.seconds;
+        assert_eq!(
+            runs.line("stage --ttl 50", &two),
+            format!(
+                r#"{{"ok":{{"secret":"{four}","sha512":"{}","expires-at":{}}}}}"#,
+                hash(&four),
+                (now + 51) * 1000
+            )
+        );
+        assert!(
+            runs.line("status", "")
+                .ends_with(&format!(r#""rotation":{{"staged":{}}}}}}}"#, (now + 51) * 1000))
+        );
+        assert!(runs.line("confirm", &four).starts_with(r#"{"ok":{"id":0,"name":"_admin","sha512":"#));
+        let line = format!("stage --sha512 {}", x.replace('a', "c"));
+        assert!(runs.line(&line, &four).starts_with(r#"{"ok":{"secret":null,"sha512":"ccc"#));
+        assert_eq!(runs.line("cancel", &four), r#"{"ok":null}"#);
+        assert!(runs.line("status", "").ends_with(r#""rotation":"settled"}}"#));
+        assert_eq!(runs.line("delete ci", &four), format!(r#"{{"ok":{}}}"#, info(&three, named)));
+        assert_eq!(runs.line("list", "").matches("\"sha512\"").count(), 2);
+        assert!(runs.line("audit", "").starts_with(r#"{"ok":["{\"sequence\":1,"#));
+        assert!(runs.line("recover", "").starts_with(r#"{"ok":{"info":{"id":0,"#));
+        let name = runs.line("initialize", "");
+        assert_eq!((name.len(), &name[..7]), (8 + 36 + 1, r#"{"ok":""#));
+    }
+
+    #[test]
+    fn every_error_has_the_name_of_the_contract_and_is_told_to_people_with_what_to_do() {
+        let mut runs = Runs(Ports::default());
+        let (operator, named) = (secret(1), secret(2));
+        assert_eq!(runs.line("regenerate", ""), r#"{"err":"unauthenticated"}"#);
+        assert_eq!(runs.line("recover", ""), r#"{"err":{"not-found":"_admin"}}"#);
+        let mut runs = Runs(Ports::default());
+        runs.outcome("create", "").unwrap();
+        runs.outcome("create --name ci", &operator).unwrap();
+        runs.outcome("create --name old --lifetime 0", &operator).unwrap();
+        let old = secret(3);
+        for (line, token, expected) in [
+            ("authenticate", "apiv3_x", r#"{"err":"unknown-token"}"#),
+            ("authenticate", old.as_str(), r#"{"err":{"expired":3000}}"#),
+            ("delete ci", &old, r#"{"err":{"expired":3000}}"#),
+            ("regenerate", &named, r#"{"err":"forbidden"}"#),
+            ("delete x", &operator, r#"{"err":{"not-found":"x"}}"#),
+            ("create", "", r#"{"err":{"already-exists":"_admin"}}"#),
+            ("create --name ci", &operator, r#"{"err":{"already-exists":"ci"}}"#),
+            ("delete _admin", &operator, r#"{"err":"operator-protected"}"#),
+            (
+                "regenerate --overlap 2592001",
+                &operator,
+                r#"{"err":{"invalid-argument":"at most 2592000 seconds are possible"}}"#,
+            ),
+            ("preset --name weak", "apiv3_aaaa", r#"{"err":{"invalid-argument":"the token is too weak"#),
+            ("stage --sha512 x", &operator, r#"{"err":{"invalid-argument":"#),
+        ] {
+            assert!(runs.line(line, token).starts_with(expected), "{line}: {}", runs.line(line, token));
+        }
+        let told =
+            |runs: &mut Runs, line, token| text::failure(&runs.outcome(line, token).unwrap_err(), "/data");
+        assert!(told(&mut runs, "authenticate", "x").contains("optoken-cli recover"));
+        assert!(told(&mut runs, "create", "").contains("optoken-cli regenerate"));
+        assert!(told(&mut runs, "regenerate", &named).contains("Present the operator token itself"));
+
+        runs.outcome("regenerate --overlap 60", &operator).unwrap();
+        let current = runs.0.random;
+        let operator = secret(current);
+        assert!(
+            runs.line("stage", &operator).starts_with(r#"{"err":{"conflict":"the token that was replaced"#)
+        );
+        assert!(told(&mut runs, "stage", &operator).contains("optoken-cli end-overlap"));
+        runs.0.dry = true;
+        assert_eq!(runs.line("recover", ""), r#"{"err":{"no-entropy":"no randomness: dry"}}"#);
+        runs.0.dry = false;
+        runs.0.random = current - 1;
+        assert!(runs.line("recover", "").starts_with(r#"{"err":{"no-entropy":"the new secret is not new"#));
+        runs.0.broken = Some(StoreError::Unavailable("no disk".into()));
+        assert_eq!(runs.line("recover", ""), r#"{"err":{"unavailable":"no disk"}}"#);
+        assert_eq!(runs.line("authenticate", &operator), r#"{"err":"unavailable"}"#);
+        assert!(told(&mut runs, "authenticate", &operator).contains("no disk\nNothing was changed."));
+        runs.0.broken = Some(StoreError::UnknownOutcome("no answer".into()));
+        assert_eq!(runs.line("recover", ""), r#"{"err":{"unknown-outcome":"no answer"}}"#);
+        runs.0.broken = None;
+        runs.0.stored.as_mut().unwrap().document = "damaged".into();
+        assert!(runs.line("check", "").starts_with(r#"{"err":{"unreadable-catalog":"#));
+        assert!(told(&mut runs, "check", "").contains("the newest file in /data/catalog back from a backup"));
+    }
+
+    #[test]
+    fn a_new_token_is_told_to_people_as_in_the_readme() {
+        let mut runs = Runs(Ports::default());
+        let token = secret(1);
+        let told = text::answer(&runs.outcome("create", "").unwrap());
+        assert_eq!(
+            told.as_str(),
+            format!(
+                "\nNew token created successfully!\n\nToken: {token}\nHTTP Requests Header: Authorization: Bearer {token}\n\n\
+                 IMPORTANT: Store this token securely, as it will not be shown again.\n\n"
+            )
+        );
+        let list = text::answer(&runs.outcome("list", "").unwrap());
+        assert_eq!(
+            list.as_str(),
+            format!(
+                "ID  NAME    CREATED               UPDATED  EXPIRY  SHA512\n\
+                 0   _admin  1970-01-01T00:00:01Z  never    never   {}\n",
+                hash(&token)
+            )
+        );
+    }
+}
