@@ -473,8 +473,7 @@ fn show_tells_of_a_server_or_of_a_file() {
     let server = machine.audited(&[]).start();
     get(AUDIT).send(server.address).assert_is(401, NOT_AUTHENTICATED);
     let token = server.create();
-    // Somebody has taken a token for its name.
-    create_named(&token, "apiv3_x \"").send(server.address).token();
+    create_named(&token, "a \"name\"").send(server.address).token();
     let host = format!("http://{}", server.address);
     let show =
         |args: &[&str]| machine.influxdb3(["audit", "show"]).args(args).env("INFLUXDB3_AUTH_TOKEN", &token);
@@ -487,7 +486,7 @@ fn show_tells_of_a_server_or_of_a_file() {
     for (line, parts) in shown.iter().zip([
         ["1  20", "Z  initialize  by provision  on the catalog  from \"start\""],
         ["2  20", "Z  create_operator  by bootstrap  on token 0 \"_admin\"  from \"http 127.0.0.1:"],
-        ["3  20", r#"Z  create_named  by token 0  on token 1 "[token] \""  from "http 127.0.0.1:"#],
+        ["3  20", r#"Z  create_named  by token 0  on token 1 "a \"name\""  from "http 127.0.0.1:"#],
     ]) {
         assert!(line.starts_with(parts[0]) && line.contains(parts[1]), "{line}");
     }
