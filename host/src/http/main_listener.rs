@@ -33,10 +33,10 @@ pub(super) const CLUSTER_UUID: &str = "cluster-uuid";
 /// What the listener serves, and with what.
 pub(super) struct Served {
     pub(super) authority: Authority,
-    pub(super) options: Options,
     /// The same, for what may block.
     pub(super) commands: AsyncAuthority,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) options: Options,
     endpoints: Vec<Endpoint>,
     /// The OpenAPI document, as JSON.
     pub(super) document: Option<Bytes>,
