@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use wasip2::cli::{stderr, stdin, stdout};
+use wasip2::io::error::Error;
 use wasip2::io::streams::{OutputStream, StreamError};
 use zeroize::Zeroizing;
 
@@ -24,7 +25,7 @@ pub(crate) fn token() -> Result<Zeroizing<String>, String> {
             Ok(chunk) => bytes.extend_from_slice(&Zeroizing::new(chunk)),
             Err(StreamError::Closed) => break,
             Err(StreamError::LastOperationFailed(error)) => {
-                return Err(format!("cannot read standard input: {}", error.to_debug_string()));
+                return Err(format!("cannot read standard input: {}", reason(&error)));
             }
         }
         if bytes.len() > MAX_TOKEN_BYTES {
@@ -58,10 +59,15 @@ fn write_to(stream: &OutputStream, text: &str) -> Result<(), String> {
     for chunk in text.as_bytes().chunks(CHUNK) {
         stream.blocking_write_and_flush(chunk).map_err(|error| match error {
             StreamError::Closed => "it is closed".into(),
-            StreamError::LastOperationFailed(error) => error.to_debug_string(),
+            StreamError::LastOperationFailed(error) => reason(&error),
         })?;
     }
     Ok(())
+}
+
+/// What a runtime says of an error, without where in the runtime that came from.
+fn reason(error: &Error) -> String {
+    error.to_debug_string().lines().next().unwrap_or_default().into()
 }
 
 #[cfg(test)]
