@@ -369,6 +369,9 @@ fn a_disk_that_was_full_for_a_while_costs_no_record() {
     for number in 0..3 {
         create_named(&token, &format!("ci {number}")).send(address).token();
     }
+    let metrics = get("/metrics").bearer(&token).send(address).body;
+    let failures = metrics.lines().find_map(|line| line.strip_prefix("optoken_audit_append_failures_total "));
+    assert!(failures.unwrap().parse::<u32>().unwrap() > 0, "{metrics}");
     let full = fs::read_to_string(&log).unwrap();
     assert!(full.starts_with(&whole) && full.lines().count() <= 3, "{full}");
     limit(None);

@@ -1,5 +1,6 @@
 //! The built components as they are shipped: what they may touch, how large they are, and whether they are of these sources.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -76,6 +77,32 @@ fn those_for_stock_runtimes_need_wasi_alone_and_no_sockets() {
         let exports = names(&resolve, resolve.worlds[world].exports.iter());
         assert_eq!(exports.len(), 1, "{exports:?}");
         assert!(exports[0].starts_with(&format!("{export}@0.2.")), "{exports:?}");
+    }
+}
+
+#[test]
+fn the_readme_tells_what_they_import_and_how_large_they_are() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for name in ["optoken", STOCK[0], STOCK[1]] {
+        let component = shipped(name);
+        let row = readme.lines().find(|line| line.starts_with(&format!("| `{name}.wasm` |"))).unwrap();
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let bytes = component.len().to_string();
+        let (thousands, rest) = bytes.split_at(bytes.len() - 3);
+        assert_eq!(cells[4], format!("{thousands},{rest}"), "{name}");
+        let imports = imports(&component);
+        let imported = imports.lines();
+        // The packages at least; where it is the claim, every interface.
+        let imported: BTreeSet<_> = match name {
+            "optoken" => imported.collect(),
+            _ => imported.map(|import| import.split('/').next().unwrap()).collect(),
+        };
+        let told = cells[3].split('`').skip(1).step_by(2);
+        let told: BTreeSet<_> = match name {
+            "optoken" => told.collect(),
+            _ => told.map(|interface| interface.split('/').next().unwrap()).collect(),
+        };
+        assert_eq!(told, imported, "{name}");
     }
 }
 

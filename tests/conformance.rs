@@ -1,6 +1,6 @@
 //! The conformance suite, played in every host: `tests/conformance/README.md` says what a case and a runner are.
 //!
-//! Hosts that are fetched from npm and PyPI play only when they are asked to: `tests/embed/run` does that.
+//! Hosts that are fetched from package registries play only when they are asked to: `tests/embed/run` does that.
 
 // All of this crate is test code; clippy.toml allows the same in the unit tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]

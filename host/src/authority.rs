@@ -351,13 +351,13 @@ impl Authority {
     /// Gives the staged secret up, if there is one; `credential` must be the operator token.
     pub fn cancel(&self, credential: &Secret, origin: &str) -> Result<(), CommandError> {
         self.command("cancel", |writer| writer.cancel(credential.expose(), origin))
-            .inspect(|()| tracing::info!(origin, "staged operator token given up"))
+            .inspect(|()| tracing::info!(origin, "no operator token is staged any more"))
     }
 
     /// Stops accepting the secret that was replaced, if it still is; `credential` must be the operator token.
     pub fn end_overlap(&self, credential: &Secret, origin: &str) -> Result<(), CommandError> {
         self.command("end_overlap", |writer| writer.end_overlap(credential.expose(), origin))
-            .inspect(|()| tracing::info!(origin, "overlap of operator tokens ended"))
+            .inspect(|()| tracing::info!(origin, "no replaced operator token is accepted any more"))
     }
 
     /// The operator token and what is under way with it; `None` while there is none.
@@ -564,6 +564,9 @@ impl Inner {
             _ => {}
         }
         *behind = recorded.is_err();
+        if *behind {
+            self.observer.not_recorded();
+        }
         recorded
     }
 

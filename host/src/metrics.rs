@@ -28,6 +28,7 @@ pub(crate) struct Metrics {
     rotations: IntCounterVec,
     store: HistogramVec,
     traps: IntCounter,
+    not_recorded: IntCounter,
     requests: IntCounterVec,
     recovery_open: IntGauge,
     tokens: IntGauge,
@@ -92,6 +93,13 @@ impl Metrics {
                 IntCounter::new(
                     "optoken_sandbox_traps_total",
                     "Calls that the sandboxed component failed to answer.",
+                )?,
+            )?,
+            not_recorded: register(
+                &registry,
+                IntCounter::new(
+                    "optoken_audit_append_failures_total",
+                    "Tries to append to the audit log that failed.",
                 )?,
             )?,
             requests: counters(
@@ -208,6 +216,10 @@ impl Observer for Metrics {
 
     fn trapped(&self) {
         self.traps.inc();
+    }
+
+    fn not_recorded(&self) {
+        self.not_recorded.inc();
     }
 }
 

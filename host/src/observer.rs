@@ -55,6 +55,10 @@ pub trait Observer: Send + Sync + 'static {
 
     /// The component has failed to answer a call.
     fn trapped(&self) {}
+
+    /// Audit records could not be appended to the audit log. The catalog keeps the newest; it is tried again at least four
+    /// times a second, and this is called each time that it fails.
+    fn not_recorded(&self) {}
 }
 
 /// Where nobody wants to know.

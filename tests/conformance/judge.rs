@@ -32,7 +32,8 @@ pub(crate) struct Case {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Call {
-    pub(crate) call: String,
+    #[serde(rename = "call")]
+    pub(crate) function: String,
     pub(crate) args: Vec<Value>,
     #[serde(default, rename = "as", skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
@@ -160,7 +161,7 @@ fn compare(case: &Case, played: &Played, times: &Times) -> Result<(), String> {
     }
     for (number, (call, answer)) in case.calls.iter().zip(&played.answers).enumerate() {
         known.fits(&call.answer, answer, times).map_err(|difference| {
-            format!("call {}, {}: {difference}\n  in {answer}", number + 1, call.call)
+            format!("call {}, {}: {difference}\n  in {answer}", number + 1, call.function)
         })?;
     }
     match (&case.after, &played.document) {
@@ -208,7 +209,7 @@ impl Known {
                 known.push((format!("<{name}.secret>"), secret.to_owned()));
                 known.push((format!("<sha512 of {name}.secret>"), sha512(secret)));
             }
-            if let ("provision.initialize", Some(id)) = (call.call.as_str(), answer["ok"].as_str())
+            if let ("provision.initialize", Some(id)) = (call.function.as_str(), answer["ok"].as_str())
                 && is_uuid(id)
                 && known.iter().all(|(name, _)| name != "<uuid>")
             {
@@ -289,11 +290,11 @@ impl Known {
             let behind = &left[at..];
             let digits = behind.find(|next: char| !next.is_ascii_digit()).unwrap_or(behind.len());
             with_times += &left[..at];
-            with_times += &match behind[..digits].parse().ok().and_then(|at| times.seconds_ahead(at)) {
-                Some(0) => "<now>".to_owned(),
-                Some(seconds) => format!("<now+{seconds}>"),
-                None => behind[..digits].to_owned(),
-            };
+            match behind[..digits].parse().ok().and_then(|at| times.seconds_ahead(at)) {
+                Some(0) => with_times.push_str("<now>"),
+                Some(seconds) => write!(with_times, "<now+{seconds}>").unwrap(),
+                None => with_times.push_str(&behind[..digits]),
+            }
             left = &behind[digits..];
         }
         with_times + left
@@ -343,7 +344,7 @@ pub(crate) fn bless(play: impl Fn(&Case) -> Played) {
             .map(|call| {
                 let name =
                     call.name.as_ref().map(|name| format!(r#", "as": {}"#, Value::from(name.as_str())));
-                let (function, args) = (Value::from(call.call.as_str()), Value::from(call.args.clone()));
+                let (function, args) = (Value::from(call.function.as_str()), Value::from(call.args.clone()));
                 format!(
                     "  {{ \"call\": {function}, \"args\": {args}{},\n    \"answer\": {} }}",
                     name.unwrap_or_default(),

@@ -68,7 +68,7 @@ pub(crate) fn play(case: &Case) -> Played {
     let mut authority = Authority::new(&mut ports);
     let mut answered = Answered::default();
     let answers = case.calls.iter().map(|call| {
-        let answer = answer(&mut authority, &call.call, &answered.arguments(call));
+        let answer = answer(&mut authority, &call.function, &answered.arguments(call));
         answered.keep(call, &answer);
         answer
     });
