@@ -18,7 +18,7 @@ const RELEASED: [(&str, &str); 7] = [
     ("0.1.0/catalog-store.wit", "c3d79dee8dc3f16a7ac563e4c9f975c77d330427473f6db1f473f02a3dab2bfb"),
     ("0.1.0/provision.wit", "554dc4bb8c5ff3a66a51a7eb3b57fc2c3609fb1644600ff0ff92bf8aa577c2de"),
     ("0.1.0/recovery.wit", "47252cf4e3f72d04100e1ab215096951b4865b92f0eb39d323822b64a0807fc4"),
-    ("0.1.0/tokens.wit", "244cb21551765337eb8ed2fc0316a88bffbb558dde7efcc1b053e1e5821ba0d6"),
+    ("0.1.0/tokens.wit", "8f7dac155c3aa7d0ec1d5e80b6339fcfaa23cdde2656a72c3f8af596f5726be0"),
     ("0.1.0/types.wit", "e16ea75c3d07eb8b78dd359a45f65b23ddffc4ea82595ade6a775fd8e47f3114"),
     ("0.1.0/world.wit", "151cdc4b5b314f318a09effe35d64c0f118ac91d7e08d62c1e84045cba64c73f"),
 ];

@@ -96,6 +96,8 @@ struct OperatorUse {
     replaced: AtomicU64,
     /// When the current one was made, to notice when there is another.
     made: AtomicU64,
+    /// When this process began to look.
+    since: Timestamp,
 }
 
 /// When this process last accepted the operator token.
@@ -105,6 +107,8 @@ pub struct LastUsed {
     pub current: Option<Timestamp>,
     /// The one before, where it is still accepted.
     pub replaced: Option<Timestamp>,
+    /// When this process was started: of what was before, it knows nothing.
+    pub since: Timestamp,
 }
 
 impl OperatorUse {
@@ -219,7 +223,7 @@ impl<'a> Builder<'a> {
             names: Mutex::default(),
             observer: self.observer,
             traps: AtomicU64::new(0),
-            operator: OperatorUse::default(),
+            operator: OperatorUse { since: now(), ..OperatorUse::default() },
         });
         inner.look_at_operator();
         match inner.record(&mut inner.publishing()) {
@@ -368,8 +372,8 @@ impl Authority {
     /// When this process last accepted the operator token and the one that it replaced.
     pub fn operator_last_used(&self) -> LastUsed {
         let moment = |at: &AtomicU64| Some(at.load(Ordering::Relaxed)).filter(|at| *at > 0);
-        let OperatorUse { current, replaced, .. } = &self.inner.operator;
-        LastUsed { current: moment(current), replaced: moment(replaced) }
+        let OperatorUse { current, replaced, since, .. } = &self.inner.operator;
+        LastUsed { current: moment(current), replaced: moment(replaced), since: *since }
     }
 
     /// The newest audit records, oldest first and at most 64, each as its line of JSON.

@@ -80,15 +80,24 @@ pub struct StagedSecret {
     pub expires_at: Timestamp,
 }
 
+/// A secret beside the current one of the operator token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimedSecret {
+    /// Its SHA-512, as 128 lower-case hexadecimal digits: which secret it is.
+    pub sha512: String,
+    /// The first moment at which it is as if it never was.
+    pub until: Timestamp,
+}
+
 /// What is under way with the operator token beside its current secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rotation {
     /// Nothing.
     Settled,
-    /// A secret waits to be confirmed until this time.
-    Staged(Timestamp),
-    /// The secret before the current one is accepted until this time.
-    Overlapping(Timestamp),
+    /// This secret waits to be confirmed.
+    Staged(TimedSecret),
+    /// This secret, the one before the current, is still accepted.
+    Overlapping(TimedSecret),
 }
 
 /// The operator token and what is under way with it.

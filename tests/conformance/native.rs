@@ -115,8 +115,8 @@ fn answer(authority: &mut Authority<&mut Ports>, call: &str, args: &[Value]) -> 
                 "info": info(operator),
                 "rotation": match rotation {
                     Rotation::None => json!("settled"),
-                    Rotation::Staged(Timed { until, .. }) => json!({ "staged": until }),
-                    Rotation::Overlap(Timed { until, .. }) => json!({ "overlapping": until }),
+                    Rotation::Staged(staged) => json!({ "staged": timed(staged) }),
+                    Rotation::Overlap(replaced) => json!({ "overlapping": timed(replaced) }),
                 },
             }),
         }),
@@ -152,6 +152,10 @@ fn preset(outcome: Preset) -> Value {
         Preset::Unchanged(token) => json!({ "unchanged": info(&token) }),
         Preset::Different(token) => json!({ "different": info(&token) }),
     }
+}
+
+fn timed(Timed { hash, until }: Timed) -> Value {
+    json!({ "sha512": hash.to_string(), "until": until })
 }
 
 fn info(token: &TokenRecord) -> Value {

@@ -209,11 +209,11 @@ fn whose(principal: Principal) -> String {
 fn under_way(rotation: &Rotation) -> String {
     match rotation {
         Rotation::None => "nothing under way".into(),
-        Rotation::Staged(Timed { until, .. }) => {
-            format!("a token waits to be confirmed until {}", rfc3339(*until))
+        Rotation::Staged(Timed { hash, until }) => {
+            format!("a token waits to be confirmed until {}\nsha512 of that: {hash}", rfc3339(*until))
         }
-        Rotation::Overlap(Timed { until, .. }) => {
-            format!("the token before is accepted until {}", rfc3339(*until))
+        Rotation::Overlap(Timed { hash, until }) => {
+            format!("the token before is accepted until {}\nsha512 of that: {hash}", rfc3339(*until))
         }
     }
 }

@@ -14,8 +14,9 @@ use zeroize::Zeroizing;
 use super::problem::Problem;
 use super::routes::Call;
 use super::tokens::{ListedToken, command, with_credential};
+use super::tokens_table::short_hash;
 use super::{JSON, body, json_answer};
-use crate::token::{AuthenticateError, Rotation, StagedSecret, Timestamp, rfc3339};
+use crate::token::{AuthenticateError, Rotation, StagedSecret, TimedSecret, Timestamp, rfc3339};
 
 /// How the operator token is to be replaced.
 #[derive(Default, Deserialize, ToSchema)]
@@ -56,6 +57,9 @@ pub(super) struct OperatorStatus {
     /// When this server last accepted it; null if not since its start.
     #[schema(required, format = DateTime)]
     last_used_at: Option<String>,
+    /// When this server was started. What another server has accepted, or this one before, it does not know.
+    #[schema(format = DateTime)]
+    uses_known_since: String,
     /// A token that waits for its confirmation.
     #[schema(required)]
     staged: Option<StagedStatus>,
@@ -67,6 +71,8 @@ pub(super) struct OperatorStatus {
 /// A token that waits for its confirmation.
 #[derive(Serialize, ToSchema)]
 pub(super) struct StagedStatus {
+    /// The first digits of its SHA-512: which token it is.
+    hash: String,
     /// The first moment at which it can no longer be confirmed.
     #[schema(format = DateTime)]
     expires_at: String,
@@ -75,6 +81,8 @@ pub(super) struct StagedStatus {
 /// A token that was replaced and is still accepted.
 #[derive(Serialize, ToSchema)]
 pub(super) struct OverlapStatus {
+    /// The first digits of its SHA-512: which token it is.
+    hash: String,
     /// The first moment at which it is refused.
     #[schema(format = DateTime)]
     ends_at: String,
@@ -155,14 +163,18 @@ pub(super) fn status(call: &Call) -> Result<Response, Problem> {
     let moment = |at: Option<Timestamp>| at.map(rfc3339);
     let (staged, overlap) = match status.rotation {
         Rotation::Settled => (None, None),
-        Rotation::Staged(until) => (Some(StagedStatus { expires_at: rfc3339(until) }), None),
-        Rotation::Overlapping(until) => {
-            (None, Some(OverlapStatus { ends_at: rfc3339(until), last_used_at: moment(used.replaced) }))
+        Rotation::Staged(TimedSecret { sha512, until }) => {
+            (Some(StagedStatus { hash: short_hash(&sha512), expires_at: rfc3339(until) }), None)
+        }
+        Rotation::Overlapping(TimedSecret { sha512, until }) => {
+            let (hash, ends_at) = (short_hash(&sha512), rfc3339(until));
+            (None, Some(OverlapStatus { hash, ends_at, last_used_at: moment(used.replaced) }))
         }
     };
     json_answer(&OperatorStatus {
         token: status.info.into(),
         last_used_at: moment(used.current),
+        uses_known_since: rfc3339(used.since),
         staged,
         overlap,
     })

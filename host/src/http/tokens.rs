@@ -71,7 +71,7 @@ impl From<TokenInfo> for ListedToken {
     fn from(token: TokenInfo) -> Self {
         Self {
             id: token.id,
-            hash: short_hash(&token),
+            hash: short_hash(&token.sha512),
             name: token.name,
             created_at: rfc3339(token.created_at),
             updated_at: token.updated_at.map(rfc3339),
