@@ -28,7 +28,6 @@ mod body;
 mod credentials;
 mod issued;
 mod problem;
-mod redact;
 mod routes;
 mod wire;
 

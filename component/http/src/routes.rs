@@ -11,6 +11,7 @@ use optoken_component::authority::{AuthenticateError, Authority, Issued};
 use optoken_component::commit::CommandError;
 use optoken_component::machine::Principal;
 use optoken_component::ports::{CatalogStore, Clock, Entropy};
+use optoken_component::redact::redact;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -18,7 +19,6 @@ use crate::body;
 use crate::credentials;
 use crate::issued;
 use crate::problem::Problem;
-use crate::redact::redact;
 
 const CREATE_PATH: &str = "/api/v3/configure/token/admin";
 const REGENERATE_PATH: &str = "/api/v3/configure/token/admin/regenerate";
