@@ -1,6 +1,7 @@
 //! The operator-token authority as a command that any WASI runtime runs as it is, over a directory:
 //!
 //! ```console
+//! $ mkdir -m 700 data
 //! $ wasmtime run --dir ./data::/data optoken-cli.wasm create
 //! $ wasmtime run --dir ./data::/data optoken-cli.wasm regenerate < old-token
 //! ```
