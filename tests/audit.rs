@@ -609,6 +609,49 @@ fn verify_names_the_first_line_that_does_not_fit() {
 }
 
 #[test]
+fn a_log_that_was_written_anew_is_told_by_the_server_alone() {
+    let machine = Machine::new();
+    let (lines, token) = a_log(&machine);
+    let server = machine.audited(&[]).start();
+    let host = format!("http://{}", server.address);
+    let verify = |args: &[&str]| {
+        let verify = machine.influxdb3(["audit", "verify", "--host", &host]).arg(machine.log()).args(args);
+        verify.env("INFLUXDB3_AUTH_TOKEN", &token).run()
+    };
+    let compared = verify(&["--with-server", "--complete"]);
+    let said = format!("12 records, chain intact, last sequence 12, head {}", hash(&lines[11]));
+    assert_eq!((compared.code, compared.stdout), (Some(0), format!("{said}, as the server has it\n")));
+    // Whoever can write the file takes a record out, and makes the chain again.
+    let mut previous = Value::Null;
+    let mut anew = String::new();
+    for (line, sequence) in lines.iter().enumerate().filter(|(at, _)| *at != 4).map(|(_, line)| line).zip(1..)
+    {
+        let mut record: Value = serde_json::from_str(line).unwrap();
+        record["sequence"] = json!(sequence);
+        record["previous"] = previous;
+        let line = record.to_string();
+        previous = json!(hash(&line));
+        anew += &(line + "\n");
+    }
+    fs::write(machine.log(), &anew).unwrap();
+    assert_eq!(verify(&["--complete"]).code, Some(0));
+    verify(&["--with-server"]).assert_failed(1, &["line 5, record 5: not as the server has it: "]);
+    // Or leaves the last ones out, or the first.
+    fs::write(machine.log(), lines[..9].join("\n") + "\n").unwrap();
+    assert_eq!(verify(&["--complete"]).code, Some(0));
+    verify(&["--with-server"]).assert_failed(
+        1,
+        &["line 9, record 9: truncated behind this record: the server also has records 10 to 12"],
+    );
+    fs::write(machine.log(), lines[2..].join("\n") + "\n").unwrap();
+    assert_eq!(verify(&["--with-server"]).code, Some(0));
+    verify(&["--complete"])
+        .assert_failed(1, &["line 1, record 3: missing: records 1 to 2 should stand before it"]);
+    server.stop();
+    verify(&["--with-server"]).assert_failed(1, &["Audit command failed: ", &host]);
+}
+
+#[test]
 fn show_tells_of_a_server_or_of_a_file() {
     let machine = Machine::new();
     let server = machine.audited(&[]).start();

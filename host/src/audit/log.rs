@@ -34,7 +34,7 @@ pub(crate) struct AuditLog {
 #[derive(Debug)]
 pub(crate) struct Kept {
     pub(super) record: Record,
-    line: String,
+    pub(super) line: String,
 }
 
 impl Kept {
@@ -258,8 +258,8 @@ impl AuditLog {
         let lost = |next: u64| new.first().is_some_and(|oldest| oldest.record.sequence > next);
         match &self.last {
             // The catalog does not keep it any more: its number is all that it can be known by.
-            Some(last) if lost(last.sequence.saturating_add(1)) => {
-                let head = format!("{SEQUENCE}{},", last.sequence.saturating_add(1));
+            Some(last) if lost(last.sequence + 1) => {
+                let head = format!("{SEQUENCE}{},", last.sequence + 1);
                 torn.starts_with(head.as_bytes()) || head.as_bytes().starts_with(torn)
             }
             // Behind a whole line there can only be the next one; the first may be any, by now.

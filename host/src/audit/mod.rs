@@ -72,7 +72,9 @@ impl Record {
     pub(crate) fn read(line: &[u8]) -> Option<Self> {
         let record: Self = serde_json::from_slice(line).ok()?;
         let first = record.sequence == 1;
-        (record.sequence > 0 && first == record.previous.is_none()).then_some(record)
+        // Neither the last number, so that each has a next.
+        let numbered = (1..u64::MAX).contains(&record.sequence);
+        (numbered && first == record.previous.is_none()).then_some(record)
     }
 
     /// Whether it names this hash as that of the record before it.
