@@ -4,16 +4,19 @@
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha512_256};
 
+use crate::memory::Ended;
 use crate::support::{
     CONFIRM, CREATE, Cli, Machine, NAMED_ADMIN, NOT_AUTHENTICATED, OVERLAP, RECOVERY, REGENERATE, Ran,
     Request, STAGE, Server, TOKENS, eventually, get, post, request, sha512_hex,
@@ -81,6 +84,14 @@ fn kept(server: &Server, token: &str) -> Vec<String> {
         "{answer:?}"
     );
     answer.body.lines().map(str::to_owned).collect()
+}
+
+/// What a counter without labels stands at.
+#[track_caller]
+fn metric(server: &Server, token: &str, name: &str) -> u64 {
+    let text = get("/metrics").bearer(token).send(server.address).body;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
 }
 
 /// A log of a dozen records, its server stopped.
@@ -282,8 +293,28 @@ fn a_log_that_is_not_the_servers_own_is_refused() {
         machine.audited(&[]).run().assert_failed(1, &["Serve command failed: cannot start: ", named, said]);
         assert_eq!((fs::read_to_string(log).unwrap(), machine.stored()), (content, stored), "{said}");
     }
+    fs::remove_file(machine.log()).unwrap();
+    Command::new("mkfifo").arg(machine.log()).status().unwrap();
+    machine.audited(&[]).run().assert_failed(1, &["is neither a file nor a character device"]);
+    fs::remove_file(machine.log()).unwrap();
+    let _socket = UnixListener::bind(machine.log()).unwrap();
+    machine.audited(&[]).run().assert_failed(1, &["cannot open the audit log "]);
     let nowhere = machine.serve_with(&["--audit-log", "no/such/directory"]).run();
     nowhere.assert_failed(1, &["cannot open the audit log no/such/directory: No such file"]);
+}
+
+#[test]
+fn a_log_that_is_open_to_others_is_warned_of() {
+    let machine = Machine::new();
+    machine.audited(&[]).start().stop();
+    for (mode, open) in [(0o600, false), (0o640, false), (0o644, true), (0o620, true), (0o602, true)] {
+        fs::set_permissions(machine.log(), fs::Permissions::from_mode(mode)).unwrap();
+        let server = machine.audited(&[]).start();
+        let warned = server
+            .log()
+            .contains(&format!("WARN the audit log {} has mode 0{mode:o}: ", machine.log().display()));
+        assert_eq!(warned, open, "{mode:o}: {}", server.log());
+    }
 }
 
 #[test]
@@ -316,16 +347,123 @@ fn records_that_the_catalog_keeps_no_longer_are_named_as_missing() {
     }
     assert_eq!(kept(&server, &token).len(), KEPT);
     server.stop();
+    // Also where the last record is cut, which is then lost as well.
+    let whole = fs::read(machine.log()).unwrap();
+    fs::write(machine.log(), &whole[..whole.len() - 30]).unwrap();
+    let server = machine.audited(&[]).start();
+    server.wait_for_log("lacks the records 12 to 14: ");
+    assert_eq!(fs::read_to_string(machine.log()).unwrap().lines().count(), 11 + KEPT);
+    server.stop();
+    fs::write(machine.log(), whole).unwrap();
     let server = machine.audited(&[]).start();
     server.wait_for_log(
         "lacks the records 13 to 14: there were more changes than the catalog keeps records of",
     );
+    assert_eq!(metric(&server, &token, "optoken_audit_records_lost_total"), 2);
     create_named(&token, "seen").send(server.address).token();
     server.stop();
     machine
         .verify(&[])
         .assert_failed(1, &["line 13, record 15: missing: records 13 to 14 should stand here"]);
     assert_eq!(fs::read_to_string(machine.log()).unwrap().lines().count(), 12 + KEPT + 1);
+}
+
+#[test]
+fn records_of_another_server_that_are_missed_between_two_looks_are_counted() {
+    let machine = Machine::new();
+    let (_, token) = a_log(&machine);
+    let server = machine.audited(&[]).start();
+    let other_log = machine.home().join("other.jsonl");
+    let other = machine.serve(&["--audit-log", other_log.to_str().unwrap()]);
+    // It looks at the store no more often than this.
+    server.signal(Signal::STOP);
+    for number in 0..KEPT + 3 {
+        create_named(&token, &number.to_string()).send(other.address).token();
+    }
+    server.signal(Signal::CONT);
+    server.wait_for_log("lacks the records 13 to 15: ");
+    // Counted a moment after it is said.
+    eventually("they are counted", || metric(&server, &token, "optoken_audit_records_lost_total") == 3);
+    assert_eq!(metric(&other, &token, "optoken_audit_records_lost_total"), 0);
+    assert_eq!(chain(&other_log).len(), 12 + KEPT + 3);
+}
+
+#[test]
+fn a_log_that_is_moved_away_or_deleted_goes_on_in_a_new_file() {
+    let machine = Machine::new();
+    let server = machine.audited(&[]).start();
+    let token = server.create();
+    let change = |numbers: Range<usize>| {
+        for number in numbers {
+            create_named(&token, &number.to_string()).send(server.address).token();
+        }
+    };
+    change(0..10);
+    let moved = machine.home().join("audit.jsonl.1");
+    fs::rename(machine.log(), &moved).unwrap();
+    // More than the catalog keeps.
+    change(10..90);
+    let [before, after] = [&moved, &machine.log()].map(|log| fs::read_to_string(log).unwrap());
+    assert_eq!((before.lines().count(), after.lines().count()), (12, 80));
+    assert_eq!(fs::metadata(machine.log()).unwrap().permissions().mode() & 0o7777, 0o600);
+    fs::write(&moved, before + &after).unwrap();
+    chain(&moved);
+    let ran = machine.verify(&[]);
+    assert_eq!((ran.code, ran.stderr.starts_with("note: the log begins at record 13;")), (Some(0), true));
+    // What was in a file that is deleted is written once more, as far as it is kept.
+    fs::remove_file(machine.log()).unwrap();
+    change(90..91);
+    let lines = fs::read_to_string(machine.log()).unwrap();
+    assert_eq!(lines.lines().map(str::to_owned).collect::<Vec<_>>(), kept(&server, &token));
+    let said = server.log().matches("the audit log was moved away, and goes on in a new file").count();
+    assert_eq!((said, metric(&server, &token, "optoken_audit_records_lost_total")), (2, 0));
+    server.stop();
+    machine.audited(&[]).start().stop();
+    assert_eq!(fs::read_to_string(machine.log()).unwrap(), lines);
+}
+
+#[test]
+fn a_log_that_takes_nothing_any_more_holds_up_nobody() {
+    let machine = Machine::new();
+    // A terminal: stopped, nobody takes from it what is written to it.
+    let terminal = Command::new("script")
+        .args(["-qfc", "tty >terminal; exec sleep 1000", "/dev/null"])
+        .env("SHELL", "/bin/sh")
+        .current_dir(machine.home())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let terminal = Ended(terminal);
+    let name = || fs::read_to_string(machine.home().join("terminal")).unwrap_or_default();
+    eventually("there is a terminal", || name().ends_with('\n'));
+    kill_process(Pid::from_child(&terminal.0), Signal::STOP).unwrap();
+    let mut server =
+        machine.serve(&["--store", "memory:", "--max-staleness", "2", "--audit-log", name().trim()]);
+    let token = server.create();
+    let begun = Instant::now();
+    for number in 0..200 {
+        create_named(&token, &number.to_string()).send(server.address).token();
+        assert!(server.accepts(&token));
+    }
+    server.wait_for_log("ERROR the audit log has not taken a record for 1s; changes are made nevertheless");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    // Longer than a store may be silent.
+    thread::sleep(Duration::from_secs(3));
+    assert!(server.accepts(&token));
+    assert!(metric(&server, &token, "optoken_audit_append_failures_total") > 0);
+    kill_process(Pid::from_child(&terminal.0), Signal::CONT).unwrap();
+    server.wait_for_log("the audit log is up to date again");
+    assert_eq!(metric(&server, &token, "optoken_audit_records_lost_total"), 0);
+    // And once more, for the end.
+    kill_process(Pid::from_child(&terminal.0), Signal::STOP).unwrap();
+    for number in 200..400 {
+        create_named(&token, &number.to_string()).send(server.address).token();
+    }
+    let begun = Instant::now();
+    server.signal(Signal::TERM);
+    assert_eq!(server.exit_code(), Some(0), "{}", server.log());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -468,6 +606,49 @@ fn verify_names_the_first_line_that_does_not_fit() {
     machine.verify(&["--expect-head", "F9"]).assert_failed(2, &["64 lower-case hexadecimal digits"]);
     fs::remove_file(machine.log()).unwrap();
     machine.verify(&[]).assert_failed(1, &["Audit command failed: cannot open ", "No such file"]);
+}
+
+#[test]
+fn a_log_that_was_written_anew_is_told_by_the_server_alone() {
+    let machine = Machine::new();
+    let (lines, token) = a_log(&machine);
+    let server = machine.audited(&[]).start();
+    let host = format!("http://{}", server.address);
+    let verify = |args: &[&str]| {
+        let verify = machine.influxdb3(["audit", "verify", "--host", &host]).arg(machine.log()).args(args);
+        verify.env("INFLUXDB3_AUTH_TOKEN", &token).run()
+    };
+    let compared = verify(&["--with-server", "--complete"]);
+    let said = format!("12 records, chain intact, last sequence 12, head {}", hash(&lines[11]));
+    assert_eq!((compared.code, compared.stdout), (Some(0), format!("{said}, as the server has it\n")));
+    // Whoever can write the file takes a record out, and makes the chain again.
+    let mut previous = Value::Null;
+    let mut anew = String::new();
+    for (line, sequence) in lines.iter().enumerate().filter(|(at, _)| *at != 4).map(|(_, line)| line).zip(1..)
+    {
+        let mut record: Value = serde_json::from_str(line).unwrap();
+        record["sequence"] = json!(sequence);
+        record["previous"] = previous;
+        let line = record.to_string();
+        previous = json!(hash(&line));
+        anew += &(line + "\n");
+    }
+    fs::write(machine.log(), &anew).unwrap();
+    assert_eq!(verify(&["--complete"]).code, Some(0));
+    verify(&["--with-server"]).assert_failed(1, &["line 5, record 5: not as the server has it: "]);
+    // Or leaves the last ones out, or the first.
+    fs::write(machine.log(), lines[..9].join("\n") + "\n").unwrap();
+    assert_eq!(verify(&["--complete"]).code, Some(0));
+    verify(&["--with-server"]).assert_failed(
+        1,
+        &["line 9, record 9: truncated behind this record: the server also has records 10 to 12"],
+    );
+    fs::write(machine.log(), lines[2..].join("\n") + "\n").unwrap();
+    assert_eq!(verify(&["--with-server"]).code, Some(0));
+    verify(&["--complete"])
+        .assert_failed(1, &["line 1, record 3: missing: records 1 to 2 should stand before it"]);
+    server.stop();
+    verify(&["--with-server"]).assert_failed(1, &["Audit command failed: ", &host]);
 }
 
 #[test]

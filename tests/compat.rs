@@ -1072,6 +1072,7 @@ fn a_failure_to_authenticate_is_logged_once_3_5() {
         ),
         (get("/query?p=apiv3_in_query"), "/query", "the token is not known".to_owned()),
         (get("/apiv3_token/x"), "/[token]/x", "there is none".to_owned()),
+        (get("/apiv3%5Ftoken/%61piv3%255Ftoken"), "/[token]/[token]", "there is none".to_owned()),
         (get(&long), &long[..256], "there is none".to_owned()),
     ] {
         let before = described.server.log().len();

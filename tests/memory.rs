@@ -126,7 +126,7 @@ fn a_crash_leaves_no_copy_of_the_memory_behind() {
 }
 
 /// A process that ends when the test does, however that ends.
-struct Ended(Child);
+pub(crate) struct Ended(pub(crate) Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {

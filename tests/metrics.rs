@@ -44,6 +44,7 @@ fn requests_authentications_and_rotations_are_counted() {
         ("optoken_recovery_listener_open", 1.0),
         ("optoken_sandbox_traps_total", 0.0),
         ("optoken_audit_append_failures_total", 0.0),
+        ("optoken_audit_records_lost_total", 0.0),
         ("optoken_tokens", 1.0),
     ] {
         assert_eq!(told(series), expected, "{series}");

@@ -553,6 +553,13 @@ impl Request {
         Self { body: chunks, ..self.header("Transfer-Encoding", "chunked") }
     }
 
+    /// A body in one chunk, and a line behind it.
+    pub(crate) fn chunked_with_trailer(self, body: &[u8], trailer: &str) -> Self {
+        let chunk = [format!("{:x}\r\n", body.len()).as_bytes(), body].concat();
+        let body = [&chunk[..], format!("\r\n0\r\n{trailer}\r\n\r\n").as_bytes()].concat();
+        Self { body, ..self.header("Transfer-Encoding", "chunked") }
+    }
+
     /// Its method, and its path without the query string.
     pub(crate) fn target(&self) -> (&str, &str) {
         let mut words = self.head.split(' ');

@@ -6,14 +6,14 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::audit::{AuditLog, AuditLogError};
+use crate::audit::{AuditLog, AuditLogError, Kept, NEVERTHELESS, Recorder};
 use crate::observer::{Nobody, Observer};
 use crate::sandbox::{
     Answer, BUILT_IN_COMPONENT, Numbered, Sandbox, SandboxError, Seen, Snapshot, Trap, Writer,
@@ -71,9 +71,10 @@ struct Inner {
     /// When the store last said that this is the newest, in milliseconds since `started`.
     confirmed: AtomicU64,
     started: Instant,
-    /// Held by whoever reads the store in order to publish: what is read under it is newer than what is published. With
-    /// it goes the audit log, if there is one, which is written in that order.
-    publishing: Mutex<Option<Audit>>,
+    /// Held by whoever reads the store in order to publish: what is read under it is newer than what is published. Audit records
+    /// are handed over under it, too, so in that order.
+    publishing: Mutex<()>,
+    audit: Option<Audit>,
     /// The names of all tokens, once one was asked for.
     names: Mutex<Names>,
     observer: Arc<dyn Observer>,
@@ -83,9 +84,9 @@ struct Inner {
 
 /// Where records go beside the catalog.
 struct Audit {
-    log: AuditLog,
-    /// Whether it lacks records, because they could not be appended.
-    behind: bool,
+    recorder: Recorder,
+    /// Whether the newest could not be had from the component.
+    missed: AtomicBool,
 }
 
 /// When this process last accepted the operator token, and the one before it.
@@ -179,8 +180,14 @@ impl<'a> Builder<'a> {
     /// Appends the record of every change to this file, which is made with mode 0600 if there is none, and which no other
     /// process may write to.
     ///
-    /// A command answers when its record is on disk. Where it cannot be appended, the change stays made: the catalog keeps
-    /// the record, and it is appended once that is possible again, by this process or the next.
+    /// A command answers when its record is on disk, or after a second. Where it cannot be appended, the change stays made: the
+    /// catalog keeps the records of the newest 64, and they are appended once that is possible again, by this process or
+    /// the next.
+    ///
+    /// Of changes that others make on the same store, no more than 64 are recorded from one look at the store to the next,
+    /// every [`POLL_INTERVAL`]. [`Observer::records_lost`] tells of more.
+    ///
+    /// To rotate the file, move it away: the next record goes into a new one. It must not be copied and truncated.
     pub fn audit_log(mut self, file: PathBuf) -> Self {
         self.audit_log = Some(file);
         self
@@ -210,27 +217,28 @@ impl<'a> Builder<'a> {
         };
         // It has read the catalog, or it would not know its name.
         let snapshot = seen.snapshot.unwrap_or_default();
+        let published = Numbered { number: 1, snapshot: Arc::new(snapshot) };
+        let audit = match log {
+            Some(log) => Some(start_recorder(log, &sandbox, &published, Arc::clone(&self.observer))?),
+            None => None,
+        };
         let inner = Arc::new(Inner {
             sandbox,
             store,
             catalog_id,
             max_staleness: self.max_staleness,
-            published: RwLock::new(Numbered { number: 1, snapshot: Arc::new(snapshot) }),
-            newest: AtomicU64::new(1),
+            newest: AtomicU64::new(published.number),
+            published: RwLock::new(published),
             confirmed: AtomicU64::new(0),
             started,
-            publishing: Mutex::new(log.map(|log| Audit { log, behind: false })),
+            publishing: Mutex::default(),
+            audit,
             names: Mutex::default(),
             observer: self.observer,
             traps: AtomicU64::new(0),
             operator: OperatorUse { since: now(), ..OperatorUse::default() },
         });
         inner.look_at_operator();
-        match inner.record(&mut inner.publishing()) {
-            // As with a change that is made later: a full disk is no reason to refuse all tokens.
-            Err(AuditLogError::Append { .. }) | Ok(()) => {}
-            Err(error) => return Err(error.into()),
-        }
         let watched = Arc::downgrade(&inner);
         thread::Builder::new()
             .name("optoken-poll".into())
@@ -238,6 +246,34 @@ impl<'a> Builder<'a> {
             .map_err(BuildError::Thread)?;
         Ok(Authority { inner })
     }
+}
+
+/// Brings the log up to date and lets it be written from here on.
+fn start_recorder(
+    mut log: AuditLog,
+    sandbox: &Sandbox,
+    published: &Numbered,
+    observer: Arc<dyn Observer>,
+) -> Result<Audit, BuildError> {
+    let kept = sandbox.audit(published.number, || published.clone())?.map_err(BuildError::Catalog)?;
+    let kept = Kept::read(kept)?;
+    let failed = match log.catch_up(&kept) {
+        Ok(lost) => {
+            if lost > 0 {
+                observer.records_lost(lost);
+            }
+            None
+        }
+        // As with a change that is made later: a full disk is no reason to refuse all tokens.
+        Err(error @ AuditLogError::Append { .. }) => {
+            observer.not_recorded();
+            tracing::error!("{error}; {NEVERTHELESS}");
+            Some(kept)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let recorder = Recorder::start(log, failed, observer).map_err(BuildError::Thread)?;
+    Ok(Audit { recorder, missed: AtomicBool::new(false) })
 }
 
 impl Authority {
@@ -477,7 +513,7 @@ impl Authority {
 
     fn carry_out<T>(&self, run: impl FnOnce(&mut Writer) -> Answer<T>) -> Result<T, CommandError> {
         let inner = &*self.inner;
-        let mut audit = inner.publishing();
+        let publishing = inner.publishing();
         let asked = Instant::now();
         let failed = |trap: &Trap| {
             inner.count(trap);
@@ -489,12 +525,12 @@ impl Authority {
             .map_err(|trap| CommandError::Unavailable(failed(&trap)))?;
         let answer = run(&mut writer);
         let Seen { snapshot, wrote } = writer.finish();
-        if let Some(snapshot) = snapshot
-            && inner.publish(snapshot, asked)
-        {
-            inner.look_at_operator();
-            // It is said in the log what failed, and tried again; the change is made.
-            let _ = inner.record(&mut audit);
+        let changed = snapshot.is_some_and(|snapshot| inner.publish(snapshot, asked));
+        let handed = if changed { inner.take_notice() } else { None };
+        drop(publishing);
+        // A log that hangs must hold up nobody else.
+        if let (Some(audit), Some(handed)) = (&inner.audit, handed) {
+            audit.recorder.wait(handed);
         }
         answer.unwrap_or_else(|trap| {
             let why = failed(&trap);
@@ -543,49 +579,50 @@ impl Inner {
         self.confirmed.store(u64::try_from(at).unwrap_or(u64::MAX), Ordering::Release);
     }
 
-    fn publishing(&self) -> MutexGuard<'_, Option<Audit>> {
-        // The log holds nothing that a panic could leave half changed and that the next try would not notice.
+    fn publishing(&self) -> MutexGuard<'_, ()> {
         self.publishing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends to the audit log what it lacks of the published catalog, and tells the log of this process when that begins
-    /// to fail and when it succeeds again.
-    fn record(&self, audit: &mut Option<Audit>) -> Result<(), AuditLogError> {
-        let Some(Audit { log, behind }) = audit else { return Ok(()) };
+    /// Does what another snapshot makes necessary. Gives what to wait for, if there is an audit log.
+    fn take_notice(&self) -> Option<u64> {
+        self.look_at_operator();
+        self.record()
+    }
+
+    /// Hands the newest records over to the audit log.
+    fn record(&self) -> Option<u64> {
+        let Audit { recorder, missed } = self.audit.as_ref()?;
         let newest = self.newest.load(Ordering::Acquire);
-        let recorded = match self.sandbox.audit(newest, || self.published()) {
-            Ok(Ok(kept)) => log.catch_up(&kept),
+        let kept = match self.sandbox.audit(newest, || self.published()) {
+            Ok(Ok(kept)) => Kept::read(kept),
             Ok(Err(error)) => Err(AuditLogError::Catalog(error.to_string())),
             Err(trap) => Err(AuditLogError::Catalog(trap.to_string())),
         };
-        match &recorded {
-            // Once, not at every try.
-            Err(error) if !*behind => tracing::error!(
-                "{error}; changes are made nevertheless, and the catalog keeps the records of the newest 64, which are \
-                 appended as soon as that is possible"
-            ),
-            Ok(()) if *behind => tracing::info!("the audit log is up to date again"),
-            _ => {}
+        let was_missed = missed.swap(kept.is_err(), Ordering::Relaxed);
+        match kept {
+            Ok(kept) => Some(recorder.hand_over(kept)),
+            Err(error) => {
+                self.observer.not_recorded();
+                // Once, not at every try.
+                if !was_missed {
+                    tracing::error!("{error}; changes are made nevertheless");
+                }
+                None
+            }
         }
-        *behind = recorded.is_err();
-        if *behind {
-            self.observer.not_recorded();
-        }
-        recorded
     }
 
     /// Looks whether somebody else has changed the catalog.
     fn poll(&self) -> Result<(), StoreError> {
-        let mut audit = self.publishing();
+        let _publishing = self.publishing();
         let asked = Instant::now();
         if self.store.version()?.as_ref() == version_of(&self.published().snapshot) {
             self.confirm(asked);
         } else if self.publish(self.store.load()?, asked) {
-            self.look_at_operator();
-            let _ = self.record(&mut audit);
+            self.take_notice();
         }
-        if audit.as_ref().is_some_and(|audit| audit.behind) {
-            let _ = self.record(&mut audit);
+        if self.audit.as_ref().is_some_and(|audit| audit.missed.load(Ordering::Relaxed)) {
+            self.record();
         }
         Ok(())
     }

@@ -29,6 +29,7 @@ pub(crate) struct Metrics {
     store: HistogramVec,
     traps: IntCounter,
     not_recorded: IntCounter,
+    records_lost: IntCounter,
     requests: IntCounterVec,
     recovery_open: IntGauge,
     tokens: IntGauge,
@@ -99,7 +100,14 @@ impl Metrics {
                 &registry,
                 IntCounter::new(
                     "optoken_audit_append_failures_total",
-                    "Tries to append to the audit log that failed.",
+                    "Tries to append to the audit log that failed, or were not done in time.",
+                )?,
+            )?,
+            records_lost: register(
+                &registry,
+                IntCounter::new(
+                    "optoken_audit_records_lost_total",
+                    "Records that are missing in the audit log for good.",
                 )?,
             )?,
             requests: counters(
@@ -220,6 +228,10 @@ impl Observer for Metrics {
 
     fn not_recorded(&self) {
         self.not_recorded.inc();
+    }
+
+    fn records_lost(&self, count: u64) {
+        self.records_lost.inc_by(count);
     }
 }
 

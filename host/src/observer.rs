@@ -56,9 +56,16 @@ pub trait Observer: Send + Sync + 'static {
     /// The component has failed to answer a call.
     fn trapped(&self) {}
 
-    /// Audit records could not be appended to the audit log. The catalog keeps the newest; it is tried again at least four
-    /// times a second, and this is called each time that it fails.
+    /// Audit records could not be appended to the audit log, or not in time for the command that made them. The catalog keeps
+    /// the newest; it is tried again at least four times a second, and this is called each time that it fails, also by the
+    /// thread that appends.
     fn not_recorded(&self) {}
+
+    /// So many audit records are not in the audit log and will never be: there were more changes than the catalog keeps records
+    /// of, by others on the same store from one look at it to the next, or while the log could not be written.
+    fn records_lost(&self, count: u64) {
+        let _ = count;
+    }
 }
 
 /// Where nobody wants to know.

@@ -1,7 +1,8 @@
 //! Verifying an audit log: whether each line is a record, and follows from the one before it.
 //!
-//! What the chain cannot show: that records are missing at the end, or that the very last one was altered. For that, the
-//! hash of a record must be known from elsewhere. Reads a log of any length in one pass.
+//! The chain is made without a secret, so it shows only that the log agrees with itself. Who can write the file can make all of it
+//! anew, or leave records out at its end. For that, the hash of a record must be known from elsewhere, or records that the
+//! server keeps. Reads a log of any length in one pass.
 
 use std::fmt;
 use std::io::{self, BufRead, Read as _};
@@ -9,7 +10,18 @@ use std::ops::RangeInclusive;
 
 use thiserror::Error;
 
-use super::{MAX_LINE_BYTES, Record, hash};
+use super::{Kept, MAX_LINE_BYTES, Record, hash};
+
+/// What is known of a log from elsewhere.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// Whether it must begin with the first record.
+    pub(crate) complete: bool,
+    /// The hash of one of its records.
+    pub(crate) head: Option<String>,
+    /// The newest that the server had before the log was read, oldest first.
+    pub(crate) kept: Vec<Kept>,
+}
 
 /// A log whose chain is intact.
 #[derive(Debug, PartialEq, Eq)]
@@ -81,6 +93,16 @@ enum What {
     Repeated(u64),
     #[error("truncated behind this record, or this record was altered: none has the expected hash")]
     NoHead,
+    #[error("missing: {} should stand before it", Records(.0))]
+    Incomplete(RangeInclusive<u64>),
+    #[error(
+        "not as the server has it: this record or one before it was written anew, or the log is that of another catalog"
+    )]
+    Differs,
+    #[error("truncated behind this record: the server also has {}", Records(.0))]
+    Behind(RangeInclusive<u64>),
+    #[error("the server has only records before it")]
+    Ahead,
 }
 
 struct Records<'a>(&'a RangeInclusive<u64>);
@@ -92,8 +114,9 @@ impl fmt::Display for Records<'_> {
     }
 }
 
-/// Verifies a log from its first line to its last. With `head`, one of its records must have that hash.
-pub(crate) fn verify(log: impl BufRead, head: Option<&str>) -> Result<Verified, VerifyError> {
+/// Verifies a log from its first line to its last, and that it holds what is known of it.
+pub(crate) fn verify(log: impl BufRead, known: &Known) -> Result<Verified, VerifyError> {
+    let head = known.head.as_deref();
     let mut lines = Lines { log, number: 0 };
     let mut first = None;
     let mut before: Option<Line> = None;
@@ -107,17 +130,54 @@ pub(crate) fn verify(log: impl BufRead, head: Option<&str>) -> Result<Verified, 
                 return Err(misfit.into());
             }
         }
-        first.get_or_insert(line.record.sequence);
+        if first.is_none() {
+            known.allows_first(&line)?;
+            first = Some(line.record.sequence);
+        }
+        known.compare(&line)?;
         found |= head == Some(&line.hash);
         before = Some(line);
     }
     let at = |place, what| Err(Misfit { place, what }.into());
     match (first, before) {
-        (Some(first), Some(Line { record, hash, .. })) if found => {
-            Ok(Verified { first, last: record.sequence, head: hash })
+        (Some(first), Some(last)) if found => {
+            known.allows_last(&last)?;
+            Ok(Verified { first, last: last.record.sequence, head: last.hash })
         }
         (_, Some(last)) => at(last.place(), What::NoHead),
         (_, None) => at(Place { line: 1, sequence: 1 }, What::Empty),
+    }
+}
+
+impl Known {
+    fn allows_first(&self, first: &Line) -> Result<(), Misfit> {
+        let sequence = first.record.sequence;
+        let newest = self.kept.last().map(|kept| kept.record.sequence);
+        if self.complete && sequence > 1 {
+            Err(first.misfit(What::Incomplete(1..=sequence - 1)))
+        } else if newest.is_some_and(|newest| newest < sequence) {
+            Err(first.misfit(What::Ahead))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Compares a line with the same of the server, if that keeps it.
+    fn compare(&self, line: &Line) -> Result<(), Misfit> {
+        let at = self.kept.binary_search_by_key(&line.record.sequence, |kept| kept.record.sequence);
+        match at.ok().and_then(|at| self.kept.get(at)) {
+            Some(kept) if hash(kept.line.as_bytes()) != line.hash => Err(line.misfit(What::Differs)),
+            _ => Ok(()),
+        }
+    }
+
+    fn allows_last(&self, last: &Line) -> Result<(), Misfit> {
+        match self.kept.last().map(|kept| kept.record.sequence) {
+            Some(newest) if newest > last.record.sequence => {
+                Err(last.misfit(What::Behind(last.record.sequence + 1..=newest)))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -151,6 +211,10 @@ impl Raw {
 impl Line {
     fn place(&self) -> Place {
         Place { line: self.number, sequence: self.record.sequence }
+    }
+
+    fn misfit(&self, what: What) -> Misfit {
+        Misfit { place: self.place(), what }
     }
 }
 
@@ -232,11 +296,16 @@ mod tests {
 
     /// The lines of an intact log, each with its end.
     fn log(records: u64) -> Vec<String> {
+        log_at(records, 17000)
+    }
+
+    /// The same, at another time.
+    fn log_at(records: u64, at: u64) -> Vec<String> {
         let mut previous = "null".to_owned();
         (1..=records)
             .map(|sequence| {
                 let line = format!(
-                    r#"{{"sequence":{sequence},"at":17000,"action":"delete","actor":{{"token":0}},"subject":{{"id":7,"name":"cé"}},"origin":"x","previous":{previous}}}"#
+                    r#"{{"sequence":{sequence},"at":{at},"action":"delete","actor":{{"token":0}},"subject":{{"id":7,"name":"cé"}},"origin":"x","previous":{previous}}}"#
                 );
                 previous = format!("\"{}\"", hash(line.as_bytes()));
                 line + "\n"
@@ -244,8 +313,12 @@ mod tests {
             .collect()
     }
 
-    fn place(log: &[u8], head: Option<&str>) -> Option<u64> {
-        match verify(log, head) {
+    fn head(hash: &str) -> Known {
+        Known { head: Some(hash.to_owned()), ..Known::default() }
+    }
+
+    fn place(log: &[u8], known: Option<&str>) -> Option<u64> {
+        match verify(log, &known.map(head).unwrap_or_default()) {
             Ok(_) => None,
             Err(VerifyError::Misfit(misfit)) => Some(misfit.place.line),
             Err(VerifyError::Io(error)) => panic!("{error}"),
@@ -257,7 +330,7 @@ mod tests {
         let lines = log(12);
         let head = hash(lines[11].trim_end().as_bytes());
         for (skipped, first) in [(0, 1), (1, 2), (11, 12)] {
-            let told = verify(lines[skipped..].concat().as_bytes(), Some(&head)).unwrap();
+            let told = verify(lines[skipped..].concat().as_bytes(), &self::head(&head)).unwrap();
             assert_eq!(told, Verified { first, last: 12, head: head.clone() });
         }
         // A hash that was noted earlier is still there; one of a record that never was is not.
@@ -289,7 +362,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         type Break = fn(&mut Vec<String>);
-        let cases: [(Break, &str); 12] = [
+        let cases: [(Break, &str); 13] = [
             (|lines| drop(lines.drain(2..4)), "line 3, record 5: missing: records 3 to 4 should stand here"),
             (|lines| drop(lines.remove(2)), "line 3, record 4: missing: record 3 should stand here"),
             (
@@ -323,6 +396,10 @@ mod tests {
                 "line 11, record 11: altered, this record or the next: the next does not name its hash",
             ),
             (
+                |lines| lines[11] = lines[11].replace(":12,", &format!(":{},", u64::MAX)),
+                "line 12, record 12: altered: the line is no audit record",
+            ),
+            (
                 |lines| lines[4] = "x".repeat(1 << 20) + "\n",
                 "line 5, record 5: altered: the line is no audit record",
             ),
@@ -330,14 +407,58 @@ mod tests {
         for (break_it, said) in cases {
             let mut lines = log(12);
             break_it(&mut lines);
-            assert_eq!(verify(lines.concat().as_bytes(), None).unwrap_err().to_string(), said);
+            assert_eq!(verify(lines.concat().as_bytes(), &Known::default()).unwrap_err().to_string(), said);
         }
         let lines = log(5);
         let head = hash(lines[4].trim_end().as_bytes());
-        let cut = verify(lines[..4].concat().as_bytes(), Some(&head)).unwrap_err().to_string();
+        let cut = verify(lines[..4].concat().as_bytes(), &self::head(&head)).unwrap_err().to_string();
         assert_eq!(
             cut,
             "line 4, record 4: truncated behind this record, or this record was altered: none has the expected hash"
         );
+    }
+
+    #[test]
+    fn a_log_that_was_written_anew_differs_from_what_the_server_has() {
+        type Break = fn(&mut Vec<String>);
+        let cases: [(Break, Option<&str>); 8] = [
+            (|_| {}, None),
+            (|lines| lines.push(log(13).remove(12)), None),
+            (|lines| drop(lines.drain(..4)), None),
+            (|lines| drop(lines.drain(..10)), None),
+            (
+                |lines| drop(lines.drain(10..)),
+                Some(
+                    "line 10, record 10: truncated behind this record: the server also has records 11 to 12",
+                ),
+            ),
+            (
+                |lines| drop(lines.drain(2..)),
+                Some("line 2, record 2: truncated behind this record: the server also has records 3 to 12"),
+            ),
+            (
+                |lines| *lines = log(14).split_off(12),
+                Some("line 1, record 13: the server has only records before it"),
+            ),
+            (
+                |lines| *lines = log_at(12, 17001),
+                Some(
+                    "line 7, record 7: not as the server has it: this record or one before it was written anew, or the log is that of another catalog",
+                ),
+            ),
+        ];
+        let kept =
+            || Kept::read(log(12)[6..].iter().map(|line| line.trim_end().to_owned()).collect()).unwrap();
+        for (break_it, said) in cases {
+            let mut lines = log(12);
+            break_it(&mut lines);
+            let known = Known { kept: kept(), ..Known::default() };
+            let verified = verify(lines.concat().as_bytes(), &known).map_err(|misfit| misfit.to_string());
+            assert_eq!(verified.err().as_deref(), said);
+        }
+        let complete = Known { complete: true, ..Known::default() };
+        verify(log(3).concat().as_bytes(), &complete).unwrap();
+        let begun_later = verify(log(3)[1..].concat().as_bytes(), &complete).unwrap_err().to_string();
+        assert_eq!(begun_later, "line 1, record 2: missing: record 1 should stand before it");
     }
 }

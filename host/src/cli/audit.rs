@@ -10,8 +10,8 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::connection::Connection;
 use super::say;
-use crate::audit::verify::{VerifyError, verify};
-use crate::audit::{Actor, Record};
+use crate::audit::verify::{Known, VerifyError, verify};
+use crate::audit::{Actor, Kept, Record};
 use crate::secret::redact;
 use crate::token::rfc3339;
 
@@ -65,9 +65,11 @@ enum Format {
 
 /// Verify an audit log, and name the first record that does not fit.
 ///
-/// Finds every record that was altered, dropped, moved or repeated, and a last line that was cut. What a chain cannot show
-/// is that whole records are missing at its end, or that the last one was altered: for that, keep the hash that this
-/// command prints elsewhere, or take that of the server, and give it with --expect-head.
+/// Shows that the log agrees with itself, and no more: every record names the hash of the one before it, so that one which was
+/// altered, dropped, moved or repeated alone is found. But the hashes are made without a secret. Whoever can write the
+/// file can make all of them anew, or drop records at its end, and the log is intact again. To find that, keep the hash
+/// that this command prints where he cannot write, and give it with --expect-head; or compare with the server,
+/// --with-server.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -75,6 +77,8 @@ Examples:
     influxdb3 audit verify audit.jsonl
   Verify that it also holds the record that was the last one yesterday:
     influxdb3 audit verify audit.jsonl --expect-head \"$YESTERDAY\"
+  Verify that it ends as the server's own records do, with a token for it in INFLUXDB3_AUTH_TOKEN:
+    influxdb3 audit verify audit.jsonl --with-server
   Verify the records that the server keeps, which tells the hash of its newest:
     influxdb3 audit show --format json | influxdb3 audit verify /dev/stdin")]
 struct Verify {
@@ -85,6 +89,20 @@ struct Verify {
     /// Fail unless the log holds the record with this hash
     #[arg(long, value_name = "HASH", value_parser = record_hash)]
     expect_head: Option<String>,
+
+    /// Fail unless the log holds the newest records of the server, as the server has them
+    ///
+    /// These are at most 64. They follow from all records before them, so that an intact log that ends in them was not written
+    /// anew, unless the store of the server was, too.
+    #[arg(long)]
+    with_server: bool,
+
+    /// Fail unless the log begins with record 1, as one does that was never rotated
+    #[arg(long)]
+    complete: bool,
+
+    #[command(flatten)]
+    connection: Connection,
 }
 
 impl Audit {
@@ -127,15 +145,13 @@ impl Show {
 impl Verify {
     fn verify(&self) -> anyhow::Result<()> {
         let name = self.file.display();
-        let verified =
-            verify(BufReader::new(open(&self.file)?), self.expect_head.as_deref()).map_err(|error| {
-                match error {
-                    VerifyError::Io(error) => {
-                        anyhow::Error::new(error).context(format!("cannot read {name}"))
-                    }
-                    VerifyError::Misfit(misfit) => anyhow!("{name}: {misfit}"),
-                }
-            })?;
+        // Before the log is read: what the server has by then, that must hold.
+        let kept = if self.with_server { self.kept()? } else { Vec::new() };
+        let known = Known { complete: self.complete, head: self.expect_head.clone(), kept };
+        let verified = verify(BufReader::new(open(&self.file)?), &known).map_err(|error| match error {
+            VerifyError::Io(error) => anyhow::Error::new(error).context(format!("cannot read {name}")),
+            VerifyError::Misfit(misfit) => anyhow!("{name}: {misfit}"),
+        })?;
         let records = verified.last - verified.first + 1;
         if verified.first > 1 {
             say(&format!(
@@ -145,12 +161,22 @@ impl Verify {
         }
         writeln!(
             io::stdout(),
-            "{records} {}, chain intact, last sequence {}, head {}",
+            "{records} {}, chain intact, last sequence {}, head {}{}",
             if records == 1 { "record" } else { "records" },
             verified.last,
-            verified.head
+            verified.head,
+            if self.with_server { ", as the server has it" } else { "" }
         )
         .context("the log is intact, but that cannot be written to standard output")
+    }
+
+    /// The newest records of the server.
+    fn kept(&self) -> anyhow::Result<Vec<Kept>> {
+        let token = self.connection.token(None, false)?;
+        let records = self.connection.client(token.is_some())?.audit(token.as_ref())?;
+        let lines = str::from_utf8(&records).ok().map(|lines| lines.lines().map(str::to_owned).collect());
+        let kept = lines.and_then(|lines| Kept::read(lines).ok()).filter(|kept| !kept.is_empty());
+        kept.context("the answer of the server holds no audit records")
     }
 }
 

@@ -82,9 +82,17 @@ pub(super) struct Serve {
 
     /// Append a record of every change to the tokens to this file, made with mode 0600 if it is missing
     ///
-    /// A line of JSON each, which names the hash of the line before it, so that no record can be altered, dropped or moved
-    /// unnoticed. Each server needs a file of its own, also where they share a store. Where records cannot be appended, the
-    /// newest 64 changes are made up for. See influxdb3 audit --help.
+    /// A line of JSON each, which names the hash of the line before it. That shows what was altered by accident or by who forgot
+    /// the rest; whoever can write the file can write all of it anew, and only a hash that was kept elsewhere, or a server,
+    /// tells then: see influxdb3 audit verify --help.
+    ///
+    /// Each server needs a file of its own, also where they share a store. Of changes by other servers it gets the newest 64 four
+    /// times a second; the metric optoken_audit_records_lost_total counts what is more. A file or a terminal, no pipe. Where
+    /// records cannot be appended within a second, changes are made all the same, and made up for later, at least the
+    /// newest 64.
+    ///
+    /// To rotate the file, move it away: the next record goes into a new one, and no signal is needed. Do not copy and truncate
+    /// it, nor compress it at once (logrotate: delaycompress, no copytruncate).
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_AUDIT_LOG", help_heading = "Storage")]
     audit_log: Option<PathBuf>,
 
