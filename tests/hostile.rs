@@ -306,16 +306,10 @@ fn no_hostile_request_gets_through_and_an_honest_one_still_does() {
 
 /// The text of the answer to one request in HTTP/2.
 fn ask_in_http2(to: SocketAddr, authority: &str, path: &str, headers: &[(&str, &str)]) -> String {
-    const DATA: u8 = 0;
     let mut connection = Connection::open(to).unwrap();
     connection.write(&http2::opening());
     connection.write(&http2::request_to(authority, "POST", path, headers, true));
-    loop {
-        let (kind, payload) = http2::read_frame(&mut connection);
-        if kind == DATA {
-            return String::from_utf8(payload).unwrap();
-        }
-    }
+    http2::read_data(&mut connection)
 }
 
 #[test]

@@ -384,12 +384,7 @@ fn a_request_under_way_is_finished_before_it_stops() {
         server.wait_for_log("SIGTERM: stopping");
         let token = if protocol == "h2" {
             connection.write(&http2::body(b"{}"));
-            loop {
-                let (kind, payload) = http2::read_frame(&mut connection);
-                if kind == http2::DATA {
-                    break token_in(&String::from_utf8(payload).unwrap());
-                }
-            }
+            token_in(&http2::read_data(&mut connection))
         } else {
             connection.write(b"{}");
             connection.read().unwrap().token()

@@ -24,6 +24,7 @@ mod listener_file;
 mod listeners;
 mod log;
 mod offline;
+mod open_files;
 mod recovery;
 mod replace;
 mod rotate;

@@ -207,16 +207,16 @@ impl Doors {
         let router = recovery_listener::router(authority.clone(), Arc::clone(&metrics), code, closed.clone());
         metrics.recovery_is_open(true);
         tokio::spawn(async move {
-            let limit = recovery_listener::MAX_CONNECTIONS;
+            let terms = recovery_listener::TERMS;
             let at_address = async {
                 if let Some((listener, file)) = address {
-                    listener.serve(router.clone(), limit, closed.clone()).await;
+                    listener.serve(router.clone(), terms, closed.clone()).await;
                     drop(file);
                 }
             };
             let at_socket = async {
                 if let Some(socket) = socket {
-                    socket.serve(router.clone(), limit, closed.clone()).await;
+                    socket.serve(router.clone(), terms, closed.clone()).await;
                 }
             };
             let close_in_time = async {

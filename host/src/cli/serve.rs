@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::listeners::{Listeners, Tls};
 use super::log::Log;
+use super::open_files;
 use super::recovery::{Doors, Recovery};
 use super::storage::Storage;
 use super::token_file;
@@ -201,6 +202,13 @@ impl Serve {
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<()> {
         let stop = stop_on_signal()?;
+        let terms = main_listener::terms(open_files::raise_limit());
+        if terms.places < main_listener::MAX_CONNECTIONS {
+            tracing::info!(
+                "no more than {} connections at a time: this process may have no more files open (ulimit -n, LimitNOFILE)",
+                terms.places
+            );
+        }
         let main = self.listeners.bind(&mut passed).await?.with_tls(tls.clone());
         let data_dir = self.storage.directory()?;
         let recovery = self.recovery.bind(&mut passed, tls, data_dir.as_deref()).await?;
@@ -231,7 +239,7 @@ impl Serve {
         let recovery = recovery.map(|doors| doors.open(&authority, Arc::clone(&metrics), &stop));
         tell_service_manager(NotifyState::Ready);
         let router = main_listener::router(authority, metrics, options);
-        main.serve(router, main_listener::MAX_CONNECTIONS, stop).await;
+        main.serve(router, terms, stop).await;
         drop(main_file);
         if let Some(recovery) = recovery {
             recovery.await.context("the recovery listener failed")?;
