@@ -209,9 +209,11 @@ impl Drop for Browser {
 #[test]
 fn a_page_in_a_browser_neither_takes_the_operator_token_nor_reads_an_answer() {
     let (lost, fresh) = (Machine::new(), Machine::new());
-    let recovering = lost.serve(&RECOVERY);
+    // Where every refusal is logged.
+    let detailed = ["--log-filter", "debug"];
+    let recovering = lost.serve(&[RECOVERY, detailed].concat());
     let token = recovering.create();
-    let bootstrapping = fresh.serve(&[]);
+    let bootstrapping = fresh.serve(&detailed);
     let doors = [(recovering.recovery(), REGENERATE), (bootstrapping.address, CREATE)];
     let before = (lost.stored(), fresh.stored());
 

@@ -797,6 +797,12 @@ fn from_elsewhere_the_operator_token_is_not_created() {
         // What is decided is tested beside the code as well.
         return;
     };
+    // Nobody asks from a loopback address there.
+    let there = Machine::new();
+    let address = SocketAddr::new(ip, 0).to_string();
+    let there = there.influxdb3(["serve", "--store", "memory:", "--http-bind", &address]).start();
+    there.wait_for_log("none can be created where nobody asks from a loopback address");
+    drop(there);
     let machine = Machine::new();
     let server =
         machine.influxdb3(["serve", "--http-bind", "0.0.0.0:0"]).arg("--data-dir").arg(machine.data_dir());

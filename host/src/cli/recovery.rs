@@ -9,7 +9,6 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use listenfd::ListenFd;
-use rustls::ServerConfig;
 use tokio::task::JoinHandle;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +21,7 @@ use crate::authority::Authority;
 use crate::http::listen::Listener;
 use crate::http::recovery_code::RecoveryCode;
 use crate::http::recovery_listener;
+use crate::http::tls::ServerTls;
 use crate::http::unix_socket::UnixListener;
 use crate::metrics::Metrics;
 use crate::secret::Secret;
@@ -116,7 +116,7 @@ impl Recovery {
     pub(super) async fn bind(
         &self,
         passed: &mut ListenFd,
-        tls: Option<Arc<ServerConfig>>,
+        tls: Option<ServerTls>,
         data_dir: Option<&Path>,
     ) -> anyhow::Result<Option<Doors>> {
         let address = self.bind_address(passed).await?.map(|listener| listener.with_tls(tls));
@@ -241,16 +241,15 @@ impl Doors {
     fn announce(&self) {
         let timeout = humantime::format_duration(self.timeout);
         let (ask, option) = match &self.code {
-            Some((_, file)) => {
-                (format!(" with the code in {}", file.path.display()), " --recovery-code CODE")
-            }
+            Some((_, file)) => (format!(" with the code in {}", file.path.display()), " --recovery-code -"),
             None => (String::new(), ""),
         };
         if let Some((listener, _)) = &self.address {
             tracing::warn!(
-                "token recovery is open on {0} for {timeout}: whoever reaches it{ask} can replace the operator token, once; \
-                 with: influxdb3 create token --admin --regenerate --host {0}{option}",
-                listener.url()
+                "token recovery is open on {} for {timeout}: whoever reaches it{ask} can replace the operator token, once; \
+                 with: influxdb3 create token --admin --regenerate --host {}{option}",
+                listener.url(),
+                listener.local_host()
             );
         }
         if let Some(socket) = &self.socket {

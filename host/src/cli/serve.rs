@@ -9,7 +9,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use listenfd::ListenFd;
-use rustls::ServerConfig;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +24,7 @@ use crate::client::DEFAULT_HOST;
 use crate::http::disable_authz::DisabledAuthz;
 use crate::http::door::Bootstrap;
 use crate::http::listen::Listener;
+use crate::http::tls::ServerTls;
 use crate::http::{Options, main_listener};
 use crate::metrics::Metrics;
 use crate::token::OPERATOR;
@@ -119,10 +119,12 @@ struct Access {
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_ADMIN_TOKEN_FILE")]
     admin_token_file: Option<PathBuf>,
 
-    /// Who may create the operator token by a request, while there is none: loopback (whoever is on this machine), any
-    /// (whoever comes first) or off (nobody)
+    /// Who may create the operator token by a request without a token, while there is none: loopback (whoever is on this
+    /// machine), any (whoever comes first) or off (nobody)
     ///
-    /// Never a web page, whatever this says.
+    /// Never a web page, whatever this says. A proxy or tunnel on this machine counts as this machine, and lets in whom it lets
+    /// in, unless it says that it is one (X-Forwarded-For and the like, HTTP/1.0): create the token before you put one in front, or
+    /// say off and start with --admin-token-file. Whoever has a named token can create the operator token, whatever this says.
     #[arg(long, value_name = "WHO", env = "INFLUXDB3_ADMIN_TOKEN_BOOTSTRAP", default_value = "loopback")]
     admin_token_bootstrap: Bootstrap,
 
@@ -196,7 +198,7 @@ impl Serve {
     async fn listen(
         self,
         mut passed: ListenFd,
-        tls: Option<Arc<ServerConfig>>,
+        tls: Option<ServerTls>,
         options: Options,
         authority: Authority,
         metrics: Arc<Metrics>,
@@ -253,12 +255,17 @@ impl Access {
     fn tell_how_to_create_one(&self, main: &Listener) {
         let create = format!("create it with: influxdb3 create token --admin{}", host_option(main));
         match self.admin_token_bootstrap {
+            Bootstrap::Loopback if !main.hears_loopback() => tracing::warn!(
+                "no operator token yet, and none can be created where nobody asks from a loopback address; start with \
+                 --admin-token-file, or with --admin-token-bootstrap any"
+            ),
             Bootstrap::Loopback => tracing::info!("no operator token yet; {create}"),
             Bootstrap::Any => tracing::warn!(
                 "no operator token yet, and whoever reaches this server first can create it; {create}"
             ),
             Bootstrap::Off => tracing::warn!(
-                "no operator token yet, and none can be created (--admin-token-bootstrap off); start with --admin-token-file"
+                "no operator token yet, and none can be created without a token (--admin-token-bootstrap off); start with \
+                 --admin-token-file"
             ),
         }
     }
@@ -273,8 +280,8 @@ fn tell_service_manager(state: NotifyState<'_>) {
 
 /// How to say where the server is, if that needs saying.
 fn host_option(listener: &Listener) -> String {
-    let url = listener.url();
-    if url == DEFAULT_HOST { String::new() } else { format!(" --host {url}") }
+    let host = listener.local_host();
+    if host == DEFAULT_HOST { String::new() } else { format!(" --host {host}") }
 }
 
 /// Cancelled by the first SIGTERM or SIGINT. A second one ends the process as it always does.

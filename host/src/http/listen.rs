@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{self, SocketAddr};
+use std::net::{self, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::complaints::Complaints;
+use super::tls::{OwnNames, ServerTls};
 use super::unix_socket::UnixListener;
 
 /// The most bytes the head of a request may have. Tokens take 92, proxies add some headers.
@@ -68,10 +69,10 @@ pub(crate) enum Service {
 }
 
 /// The other end of a connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Peer {
-    /// It has an address; `local` is this end's, on which it speaks TLS or not.
-    Tcp { remote: SocketAddr, local: SocketAddr, tls: bool },
+    /// It has an address; `local` is this end's. Where it speaks TLS, this end has shown that it has these names, too.
+    Tcp { remote: SocketAddr, local: SocketAddr, tls: Option<OwnNames> },
     /// It is a process of this machine, of this user.
     Unix { uid: u32 },
 }
@@ -99,7 +100,7 @@ pub(super) trait Accept: Send + Sync {
 pub(crate) struct Listener {
     socket: TcpListener,
     address: SocketAddr,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<ServerTls>,
 }
 
 /// The address cannot be listened on.
@@ -154,9 +155,35 @@ impl Listener {
         Ok(Self { socket, address, tls: None })
     }
 
-    /// Speaks TLS on every connection, if there is a configuration for it.
-    pub(crate) fn with_tls(self, config: Option<Arc<ServerConfig>>) -> Self {
-        Self { tls: config, ..self }
+    /// Speaks TLS on every connection, if there is something to speak it with.
+    pub(crate) fn with_tls(self, tls: Option<ServerTls>) -> Self {
+        Self { tls, ..self }
+    }
+
+    /// How a client on this machine is told where to ask: the value of `--host`, and what else it needs. Where it listens on
+    /// all addresses, that of this machine alone is one of them.
+    pub(crate) fn local_host(&self) -> String {
+        let ip = match self.address.ip().to_canonical() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        let address = SocketAddr::new(ip, self.address.port());
+        match &self.tls {
+            None => format!("http://{address}"),
+            Some(tls) if tls.certifies(&ip.to_string()) => format!("https://{address}"),
+            Some(tls) if ip.is_loopback() && tls.certifies("localhost") => {
+                format!("https://localhost:{}", address.port())
+            }
+            // A name that it has need not lead to this machine, and what answers here is this server.
+            Some(_) => format!("https://{address} --tls-no-verify"),
+        }
+    }
+
+    /// Whether somebody on this machine can ask from a loopback address.
+    pub(crate) fn hears_loopback(&self) -> bool {
+        let ip = self.address.ip().to_canonical();
+        ip.is_loopback() || ip.is_unspecified()
     }
 
     /// How a client says where it listens.
@@ -172,7 +199,7 @@ impl Listener {
 
     /// Serves until `stop`, then closes the socket at once and lets requests under way end within [`GRACE`].
     pub(crate) async fn serve(self, router: Router, terms: Terms, stop: CancellationToken) {
-        let tls = self.tls.clone().map(|config| Arc::new(Handshake::new(config)));
+        let tls = self.tls.as_ref().map(|tls| Arc::new(Handshake::new(&tls.config)));
         serve(self, tls, router, terms, stop).await;
     }
 }
@@ -186,7 +213,8 @@ impl Accept for Listener {
         let _ = stream.set_nodelay(true);
         // Where it is bound to all addresses, this is the one that was asked.
         let local = stream.local_addr()?;
-        Ok((stream, Peer::Tcp { remote, local, tls: self.tls.is_some() }))
+        let tls = self.tls.as_ref().map(|tls| Arc::clone(&tls.names));
+        Ok((stream, Peer::Tcp { remote, local, tls }))
     }
 }
 
@@ -377,14 +405,14 @@ struct Handshake {
 }
 
 impl Handshake {
-    fn new(config: Arc<ServerConfig>) -> Self {
-        Self { acceptor: TlsAcceptor::from(config), complaints: Complaints::default() }
+    fn new(config: &Arc<ServerConfig>) -> Self {
+        Self { acceptor: TlsAcceptor::from(Arc::clone(config)), complaints: Complaints::default() }
     }
 
     async fn complete<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,
-        peer: Peer,
+        peer: &Peer,
     ) -> Option<TlsStream<S>> {
         match self.acceptor.accept(stream).await {
             Ok(stream) => Some(stream),
@@ -411,11 +439,12 @@ async fn serve_client(
     stop: CancellationToken,
 ) {
     let served = async {
+        let peer = peer.clone();
         let Some(tls) = tls else {
             return serve_connection(stream, peer, &guest, router, terms.service, stop).await;
         };
         let stream = tokio::select! {
-            stream = tls.complete(stream, peer) => stream,
+            stream = tls.complete(stream, &peer) => stream,
             // Nothing has been asked for yet.
             () = stop.cancelled() => None,
         };
@@ -464,7 +493,7 @@ async fn serve_connection(
             answer
         }
     });
-    let router = router.layer(Extension(peer)).layer(Extension(visit)).layer(attend);
+    let router = router.layer(Extension(peer.clone())).layer(Extension(visit)).layer(attend);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::pin!(connection);
     let ended = tokio::select! {

@@ -12,6 +12,7 @@ use axum::http::header::ALLOW;
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 
+use super::complaints::Complaints;
 use super::listen::{Peer, Service, Terms};
 use super::problem::Problem;
 use super::routes::{self, Call, Endpoint};
@@ -52,6 +53,8 @@ pub(super) struct Served {
     /// The OpenAPI document, as JSON.
     pub(super) document: Option<Bytes>,
     cluster_uuid: Option<HeaderValue>,
+    /// Those who may not create the operator token.
+    pub(super) refusals: Complaints,
 }
 
 /// All that the main listener answers.
@@ -66,6 +69,7 @@ pub(crate) fn router(authority: Authority, metrics: Arc<Metrics>, options: Optio
         metrics,
         authority,
         options,
+        refusals: Complaints::default(),
     };
     // Paths are compared here and byte for byte, not by the rules of a router (COMPAT 2.1).
     Router::new().fallback(answer).with_state(Arc::new(served))

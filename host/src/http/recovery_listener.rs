@@ -16,6 +16,7 @@ use axum::routing::post;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::complaints::Complaints;
 use super::door;
 use super::listen::{Peer, Service, Terms, Visit};
 use super::problem::Problem;
@@ -71,7 +72,7 @@ pub(crate) fn router(
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_path)
         // Before the path: who may not come in is not told either what there is.
-        .layer(middleware::from_fn(admit))
+        .layer(middleware::from_fn_with_state(Arc::<Complaints>::default(), admit))
         .layer(count)
         .with_state(Door {
             authority: authority.into_async(),
@@ -81,9 +82,14 @@ pub(crate) fn router(
         })
 }
 
-async fn admit(Extension(peer): Extension<Peer>, request: Request, next: Next) -> Result<Response, Problem> {
-    door::judge_recovery(&request, peer).map_err(|refusal| {
-        refusal.log("token recovery", &request, peer);
+async fn admit(
+    State(refusals): State<Arc<Complaints>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    door::judge_recovery(&request, &peer).map_err(|refusal| {
+        refusal.log("token recovery", &request, &peer, &refusals);
         Problem::Unwelcome(refusal)
     })?;
     Ok(next.run(request).await)
@@ -102,7 +108,7 @@ async fn recover(
     let attended = visit.begin().ok_or(Problem::Unavailable)?;
     // In a task of its own: a client that goes away in the middle must not leave a door that has opened unspent.
     let opening = tokio::spawn(async move {
-        let opened = door.open(&head.headers, peer).await;
+        let opened = door.open(&head.headers, &peer).await;
         drop((turn, attended));
         opened
     });
@@ -111,7 +117,7 @@ async fn recover(
 
 impl Door {
     /// Whoever calls this has the turn.
-    async fn open(self, headers: &HeaderMap, peer: Peer) -> Result<IssuedToken, Problem> {
+    async fn open(self, headers: &HeaderMap, peer: &Peer) -> Result<IssuedToken, Problem> {
         if self.closed.is_cancelled() {
             return Err(Problem::RecoveryClosed);
         }
@@ -122,7 +128,7 @@ impl Door {
         Ok(issued)
     }
 
-    fn check_code(&self, headers: &HeaderMap, peer: Peer) -> Result<(), Problem> {
+    fn check_code(&self, headers: &HeaderMap, peer: &Peer) -> Result<(), Problem> {
         let Some(code) = &self.code else {
             return Ok(());
         };
