@@ -243,10 +243,10 @@ impl Cli {
         self
     }
 
-    /// Lets it have no more than so many files open: for good with `-n`, until it asks for more with `-Sn`.
-    pub(crate) fn limit_open_files(mut self, option: &str, count: u32) -> Self {
+    /// Lets a shell do this first, in the same process.
+    pub(crate) fn after(mut self, command: &str) -> Self {
         let mut shell = Command::new("/bin/sh");
-        shell.arg("-c").arg(format!(r#"ulimit {option} {count} && exec "$0" "$@""#));
+        shell.arg("-c").arg(format!(r#"{command} && exec "$0" "$@""#));
         shell.arg(self.command.get_program()).args(self.command.get_args());
         shell.env_clear().envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         shell.current_dir(self.command.get_current_dir().unwrap());

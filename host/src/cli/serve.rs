@@ -2,15 +2,17 @@
 
 use std::env;
 use std::fs;
+use std::future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::listeners::{Listeners, Tls};
@@ -35,6 +37,9 @@ use crate::token::OPERATOR;
 ///
 /// It works with systemd: it tells when it is ready and when it stops (Type=notify), and takes over sockets that are passed to it;
 /// the first is the main listener, the second, if recovery is asked for, the recovery listener.
+///
+/// SIGTERM, SIGINT, SIGQUIT and SIGHUP stop it: requests under way are finished, and the files and sockets that it has made for
+/// as long as it runs are removed. There is nothing that it would read anew at SIGHUP, which does not reach it under nohup.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -284,29 +289,54 @@ fn host_option(listener: &Listener) -> String {
     if host == DEFAULT_HOST { String::new() } else { format!(" --host {host}") }
 }
 
-/// Cancelled by the first SIGTERM or SIGINT. A second one ends the process as it always does.
+/// Cancelled by the first signal that stops it. A second one ends the process as it always does.
 fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let mut signals = Vec::new();
+    for (name, kind) in [
+        ("SIGTERM", SignalKind::terminate()),
+        ("SIGINT", SignalKind::interrupt()),
+        ("SIGQUIT", SignalKind::quit()),
+        // There is nothing to read anew.
+        ("SIGHUP", SignalKind::hangup()),
+    ] {
+        if kind != SignalKind::hangup() || !is_ignored(kind) {
+            signals.push((name, kind, signal(kind).with_context(|| format!("cannot wait for {name}"))?));
+        }
+    }
     let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let cancel = stop.clone();
     tokio::spawn(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
+        let (name, kind) = any(&mut signals).await;
         tracing::info!("{name}: stopping, requests under way are finished; send it again to stop at once");
         // First, because nobody waits for this task.
         tell_service_manager(NotifyState::Stopping);
         cancel.cancel();
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        // A terminal that is closed sends this more than once.
+        signals.retain(|(_, kind, _)| *kind != SignalKind::hangup());
+        any(&mut signals).await;
         // 128 and the number of the signal, as a shell would report it.
-        std::process::exit(128 + if name == "SIGTERM" { 15 } else { 2 });
+        std::process::exit(128 + kind.as_raw_value());
     });
     Ok(stop)
+}
+
+/// Waits for any of these signals.
+async fn any(signals: &mut [(&'static str, SignalKind, Signal)]) -> (&'static str, SignalKind) {
+    future::poll_fn(|context| {
+        let received = |(name, kind, signal): &mut (_, _, Signal)| {
+            signal.poll_recv(context).is_ready().then_some((*name, *kind))
+        };
+        signals.iter_mut().find_map(received).map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}
+
+/// Whether this process was started so that a signal does not reach it, as nohup does it with SIGHUP.
+fn is_ignored(kind: SignalKind) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    ignored >> (kind.as_raw_value() - 1) & 1 == 1
 }
 
 fn node_id(id: &str) -> Result<String, &'static str> {
