@@ -54,6 +54,19 @@ fn there_is_no_recovery_unless_it_is_asked_for() {
 }
 
 #[test]
+fn what_is_said_about_a_door_that_is_not_opened_is_warned_about() {
+    let machine = Machine::new();
+    let server = machine
+        .serve_with(&["--admin-token-recovery-insecure-allow-remote"])
+        .env("INFLUXDB3_ADMIN_TOKEN_RECOVERY_CODE", "true")
+        .start();
+    for option in ["insecure-allow-remote", "code"] {
+        server.wait_for_log(&format!("--admin-token-recovery-{option} is of no use without"));
+    }
+    assert!(!machine.data_dir().join("recovery-code").exists());
+}
+
+#[test]
 fn the_flag_without_a_value_means_port_8182() {
     // The main listener takes the port, so that it is not opened for recovery while other tests or people use it.
     let machine = Machine::new();
@@ -520,10 +533,17 @@ fn a_code_can_be_asked_for() {
     }
     assert_eq!(machine.stored(), before);
 
+    let visible = "other users of this machine can see a recovery code that is an argument";
+    let ran = machine.create_token(recovery, &["--regenerate", "--yes", "--recovery-code", "wrong"]).run();
+    ran.assert_failed(1, &[visible, "this is not the recovery code"]);
+    server.wait_for_log("--recovery-code -\n");
+
     let ran = machine
         .create_token(recovery, &["--regenerate", "--recovery-code", "-"])
-        .input(&format!("yes\n{code}\n"))
+        // As somebody types it who has read it off a screen.
+        .input(&format!("yes\n{}\n", code.replace('-', "").to_lowercase()))
         .run();
+    assert!(!ran.stderr.contains(visible), "{ran:?}");
     assert!(server.accepts(&ran.token()));
     assert!(!server.accepts(&old));
     assert_closes(recovery);
@@ -720,6 +740,14 @@ fn a_socket_takes_the_place_of_a_dead_one_only() {
     assert!(!machine.home().join("elsewhere").exists());
     fs::remove_file(&path).unwrap();
 
+    // Only root can give anything away.
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(machine.home(), Some(65534), None).unwrap();
+        second("belongs to another user (uid 65534), who can replace the socket");
+        std::os::unix::fs::chown(machine.home(), Some(0), None).unwrap();
+    } else {
+        println!("skipped: only root can give a directory away");
+    }
     fs::set_permissions(machine.home(), fs::Permissions::from_mode(0o777)).unwrap();
     second("others can write to");
     // As in /tmp.

@@ -29,6 +29,10 @@ use crate::secret::Secret;
 /// How `--admin-token-recovery-http-bind` is called in errors, where it may also have been said in the environment.
 const BIND: &str = "--admin-token-recovery-http-bind";
 
+const SOCKET: &str = "--admin-token-recovery-socket";
+
+const CODE: &str = "--admin-token-recovery-code";
+
 const ALLOW_REMOTE: &str = "--admin-token-recovery-insecure-allow-remote";
 
 /// The name of the file with the recovery code in the data directory.
@@ -71,8 +75,9 @@ pub(super) struct Recovery {
     /// Ask for a code, too, that is shown on this terminal and written to a file that only this user can read
     ///
     /// The file is recovery-code in the data directory, and goes when token recovery closes, which it also does after five
-    /// wrong codes. Without a terminal, the file is the only place.
-    #[arg(long)]
+    /// wrong codes. Without a terminal, the file is the only place. Small letters are as good as capital ones, and the
+    /// hyphens are for the eye.
+    #[arg(long, env = "INFLUXDB3_ADMIN_TOKEN_RECOVERY_CODE")]
     admin_token_recovery_code: bool,
 
     /// Write the recovery code to this file instead
@@ -121,10 +126,16 @@ impl Recovery {
     ) -> anyhow::Result<Option<Doors>> {
         let address = self.bind_address(passed).await?.map(|listener| listener.with_tls(tls));
         let socket = match &self.admin_token_recovery_socket {
-            Some(path) => Some(UnixListener::bind(path).await.context("--admin-token-recovery-socket")?),
+            Some(path) => Some(UnixListener::bind(path).await.context(SOCKET)?),
             None => None,
         };
+        if address.is_none() && self.admin_token_recovery_insecure_allow_remote {
+            tracing::warn!("{ALLOW_REMOTE} is of no use without {BIND}");
+        }
         if address.is_none() && socket.is_none() {
+            if self.admin_token_recovery_code {
+                tracing::warn!("{CODE} is of no use without {BIND} or {SOCKET}");
+            }
             return Ok(None);
         }
         let address = match address {
