@@ -155,7 +155,7 @@ impl Problem {
             Self::Internal => "the server cannot do this, its log says why; nothing was changed".into(),
             Self::Unwelcome(refusal) => refusal.to_string().into(),
             Self::NoRecoveryCode => "token recovery asks for the code that the server has written down: present it with \
-                 --recovery-code, or in the header X-Recovery-Code"
+                 --recovery-code -, or in the header X-Recovery-Code"
                 .into(),
             Self::WrongRecoveryCode(0) => "this is not the recovery code; token recovery is closed now".into(),
             Self::WrongRecoveryCode(left) => {

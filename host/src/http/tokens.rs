@@ -85,9 +85,9 @@ impl From<TokenInfo> for ListedToken {
 pub(super) async fn create_operator(call: Call) -> Result<Response, Problem> {
     let Call { served, origin, request, .. } = call;
     // Before anything is read of who may not even ask.
-    let peer = *request.extensions().get::<Peer>().ok_or(Problem::Internal)?;
+    let peer = request.extensions().get::<Peer>().ok_or(Problem::Internal)?;
     served.options.bootstrap.judge(&request, peer).map_err(|refusal| {
-        refusal.log("creation of the operator token", &request, peer);
+        refusal.log("creation of the operator token", &request, peer, &served.refusals);
         Problem::Unwelcome(refusal)
     })?;
     body::discard(request.into_body()).await?;
