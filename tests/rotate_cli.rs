@@ -3,26 +3,31 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufReader, Write as _};
-use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt as _;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::lossy::{Fault, Lossy, Plan, Run, read_message};
 use crate::support::{
     CREATE, Machine, OVERLAP, RECOVERY, REGENERATE, STAGE, Server, TOKENS, assert_token_form, get,
-    holds_token, post, request,
+    holds_token, post, request, sha512_hex,
 };
 
 /// The requests that a rotation consists of, in their order.
 const STEPS: [&str; 3] = [
     "POST /api/v3/configure/token/admin/regenerate/stage ",
     "POST /api/v3/configure/token/admin/regenerate/confirm ",
-    "GET /api/v3/configure/token ",
+    "GET /api/v3/configure/token/admin ",
 ];
+
+/// How a server without those steps is asked whether it accepts a token.
+const AUTHENTICATE: &str = "GET /api/v3/configure/token ";
 
 /// How often each step meets each fault.
 const SEEDS: u64 = 20;
@@ -120,11 +125,20 @@ impl Job<'_> {
 }
 
 /// The token in a file, if there is one.
-fn saved(path: &Path) -> Option<String> {
-    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+pub(crate) fn saved(path: &Path) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    match serde_json::from_str::<Value>(&text) {
+        Ok(json) => Some(json["token"].as_str().unwrap().to_owned()),
+        Err(_) => Some(text.trim().to_owned()),
+    }
 }
 
-fn private(path: &Path, content: &str) {
+/// Lets a token wait as an interrupted rotation does.
+pub(crate) fn waiting(staged: &Path, token: &str, replaces: &str) {
+    private(staged, &json!({ "token": token, "replaces": sha512_hex(replaces) }).to_string());
+}
+
+pub(crate) fn private(path: &Path, content: &str) {
     fs::write(path, content).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
@@ -203,25 +217,52 @@ fn a_rotation_into_a_file_locks_nobody_out_whatever_fails() {
     assert!(disturbed >= 1000 && interrupted > disturbed / 4);
 }
 
-/// A server that answers these requests, which must come in this order, each with a status and a body.
-fn scripted(script: Vec<(&'static str, &'static str, &'static str)>) -> (SocketAddr, thread::JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = thread::spawn(move || {
-        for (line, status, body) in script {
-            let (mut stream, _) = listener.accept().unwrap();
-            let request = read_message(&mut BufReader::new(stream.try_clone().unwrap())).unwrap();
-            let request = String::from_utf8(request).unwrap();
-            assert!(request.starts_with(line), "{line} expected: {request}");
-            let length = body.len();
-            write!(
-                stream,
-                "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-            )
-            .unwrap();
-        }
-    });
-    (address, server)
+/// A server that answers these requests, which must come in this order, each with a status and a body; one that is sent
+/// again is answered again.
+struct Scripted {
+    address: SocketAddr,
+    ended: Arc<AtomicBool>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Scripted {
+    fn new(script: Vec<(&'static str, &'static str, &'static str)>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let ended = Arc::<AtomicBool>::default();
+        let stop = Arc::clone(&ended);
+        let thread = thread::spawn(move || {
+            let mut script = script.into_iter().peekable();
+            let mut last = None;
+            for stream in listener.incoming() {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let mut stream = stream.unwrap();
+                let request = read_message(&mut BufReader::new(stream.try_clone().unwrap())).unwrap();
+                let request = String::from_utf8(request).unwrap();
+                if let Some(next) = script.next_if(|(line, ..)| request.starts_with(line)) {
+                    last = Some(next);
+                }
+                let (line, status, body) = last.unwrap();
+                assert!(request.starts_with(line), "{line} or {:?} expected: {request}", script.peek());
+                let length = body.len();
+                write!(
+                    stream,
+                    "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+                )
+                .unwrap();
+            }
+            assert!(script.next().is_none());
+        });
+        Self { address, ended, thread }
+    }
+
+    fn end(self) {
+        self.ended.store(true, Ordering::Relaxed);
+        drop(TcpStream::connect(self.address));
+        self.thread.join().unwrap();
+    }
 }
 
 #[test]
@@ -233,9 +274,14 @@ fn a_server_that_cannot_stage_is_asked_in_a_single_call_and_that_is_said() {
     let replaced = (single, "201 Created", issued);
     let warning = "warning: the server cannot stage a new token (404)";
     for (args, script, code, said) in [
-        ("", vec![no_stage, replaced, (STEPS[2], "404 Not Found", "Not found")], 0, warning),
-        ("--output-file token", vec![no_stage, replaced, (STEPS[2], "200 OK", "{}")], 0, warning),
-        ("", vec![no_stage, replaced, (STEPS[2], "401 Unauthorized", refused)], 1, "does not authenticate"),
+        ("", vec![no_stage, replaced, (AUTHENTICATE, "404 Not Found", "Not found")], 0, warning),
+        ("--output-file token", vec![no_stage, replaced, (AUTHENTICATE, "200 OK", "{}")], 0, warning),
+        (
+            "",
+            vec![no_stage, replaced, (AUTHENTICATE, "401 Unauthorized", refused)],
+            1,
+            "does not authenticate",
+        ),
         ("--output-file token", vec![no_stage, (single, "403 Forbidden", "no")], 1, "[403 Forbidden]: no"),
         // Not what was asked for: the old one would be dead at once.
         ("--overlap 1h", vec![no_stage], 1, "without --overlap the old one stops working at once"),
@@ -243,10 +289,10 @@ fn a_server_that_cannot_stage_is_asked_in_a_single_call_and_that_is_said() {
         ("", vec![(STEPS[0], "404 Not Found", "not found"), replaced], 0, ""),
     ] {
         let machine = Machine::new();
-        let (address, server) = scripted(script);
+        let server = Scripted::new(script);
         let args: Vec<_> = ["--regenerate", "--yes"].into_iter().chain(args.split_whitespace()).collect();
-        let ran = machine.create_token(address, &args).env("INFLUXDB3_AUTH_TOKEN", "apiv3_old").run();
-        server.join().unwrap();
+        let ran = machine.create_token(server.address, &args).env("INFLUXDB3_AUTH_TOKEN", "apiv3_old").run();
+        server.end();
         assert_eq!(ran.code, Some(code), "{ran:?}");
         assert!(ran.stderr.contains(said) && (!said.is_empty() || ran.stderr.is_empty()), "{ran:?}");
         let file = machine.home().join("token");
@@ -260,6 +306,8 @@ fn a_server_that_cannot_stage_is_asked_in_a_single_call_and_that_is_said() {
                 ran.stdout.contains("Token: apiv3_new\n"),
                 said != "[403 Forbidden]: no" && args.len() == 2
             );
+            // Not of a token that does not authenticate.
+            assert_eq!(ran.stdout.contains("New token created successfully!"), code == 0, "{ran:?}");
             assert!(!file.exists());
         }
         assert!(!machine.home().join("token.staged").exists());
@@ -349,7 +397,8 @@ fn what_waits_in_a_file_is_used_only_if_this_user_alone_can_have_put_it_there() 
             .run()
     };
     let before = machine.stored();
-    private(&staged, planted);
+    let waiting = |token: &str, replaces: &str| waiting(&staged, token, replaces);
+    waiting(planted, &token);
     for mode in [0o644, 0o620, 0o606] {
         fs::set_permissions(&staged, fs::Permissions::from_mode(mode)).unwrap();
         run(&token).assert_failed(
@@ -358,31 +407,43 @@ fn what_waits_in_a_file_is_used_only_if_this_user_alone_can_have_put_it_there() 
         );
     }
     fs::remove_file(&staged).unwrap();
-    let elsewhere = machine.file("elsewhere", planted.as_bytes());
-    std::os::unix::fs::symlink(&elsewhere, &staged).unwrap();
+    let elsewhere = machine.home().join("elsewhere");
+    waiting(planted, &token);
+    fs::rename(&staged, &elsewhere).unwrap();
+    symlink(&elsewhere, &staged).unwrap();
     run(&token).assert_failed(1, &["token.staged is not what an interrupted rotation leaves"]);
     fs::remove_file(&staged).unwrap();
+    // Nobody waits for what a pipe might give.
+    assert!(Command::new("mkfifo").args(["-m", "600"]).arg(&staged).status().unwrap().success());
+    run(&token).assert_failed(1, &["token.staged is not what an interrupted rotation leaves"]);
+    fs::remove_file(&staged).unwrap();
+    // Nor has a rotation left what does not tell which token it is to replace.
+    for content in [planted.to_owned(), format!("{{\"token\": \"{planted}\"}}")] {
+        private(&staged, &content);
+        run(&token)
+            .assert_failed(1, &["token.staged is not what an interrupted rotation leaves", "\"replaces\""]);
+    }
 
     // A token that can be guessed has not been made by a rotation.
-    private(&staged, "apiv3_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa");
+    waiting("apiv3_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", &token);
     run(&token).assert_failed(1, &["token.staged is not of an interrupted rotation"]);
     // What may be the only token that a server accepts stays.
-    private(&staged, planted);
-    run("apiv3_wrong").assert_failed(
-        1,
-        &[
-            "neither the token that was given nor the one in token.staged is accepted",
-            "--admin-token-recovery-http-bind",
-        ],
-    );
-    assert_eq!(saved(&staged).as_deref(), Some(planted));
+    for (replaces, neither) in [("apiv3_wrong", "is accepted"), ("apiv3_another", "is the operator token")] {
+        waiting(planted, replaces);
+        let neither = format!("neither the token that was given nor the one in token.staged {neither}");
+        run("apiv3_wrong").assert_failed(1, &[&neither, "--admin-token-recovery-http-bind"]);
+        assert_eq!(saved(&staged).as_deref(), Some(planted));
+    }
+    waiting(planted, &token);
     assert_eq!(machine.stored(), before);
     // It is of this user: the rotation that it is of goes on.
     assert_eq!(run(&token).code, Some(0));
     assert!(server.accepts(planted) && !server.accepts(&token));
     assert!(!staged.exists());
 
-    run("apiv3_wrong").assert_failed(0, &["it was replaced by the one in token, which is in force"]);
+    let ran = run("apiv3_wrong");
+    assert!(ran.stderr.contains("it was replaced by the one in token, which is in force"), "{ran:?}");
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "Token saved to: token\n"));
     fs::remove_file(machine.home().join("token")).unwrap();
     run("apiv3_wrong").assert_failed(1, &["[401 Unauthorized]", "--admin-token-recovery-http-bind"]);
     assert!(!staged.exists());
@@ -416,7 +477,13 @@ fn the_old_token_stays_until_the_end_of_the_overlap() {
     };
     let ran = run(&old);
     let new = ran.token();
-    assert_eq!(ran.stderr, "The new token is in force, and the old one is accepted for another 1h 30m.\n");
+    let until = get(CREATE).bearer(&new).send(server.address).json()["overlap"]["ends_at"].clone();
+    let until = until.as_str().unwrap();
+    assert!(
+        ran.stderr
+            .ends_with(&format!("\nThe new token is in force, and the old one is accepted until {until}.\n")),
+        "{ran:?}"
+    );
     assert!(server.accepts(&old) && server.accepts(&new));
     run(&new).assert_failed(
         1,
@@ -479,7 +546,7 @@ fn a_recovered_token_is_saved_too_and_ends_what_waits() {
     let server = machine.serve(&RECOVERY);
     let old = server.create();
     let staged = machine.home().join("token.staged");
-    private(&staged, "apiv3_waits");
+    waiting(&staged, "apiv3_waits", &old);
     let ran =
         machine.create_token(server.recovery(), &["--regenerate", "--yes", "--output-file", "token"]).run();
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "Token saved to: token\n"), "{ran:?}");

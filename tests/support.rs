@@ -230,6 +230,19 @@ impl Cli {
         self
     }
 
+    /// Lets another program run it, which takes its command line behind these arguments.
+    #[allow(dead_code, reason = "for tests/ordeal.rs")]
+    pub(crate) fn under(mut self, program: &str, args: &[&str]) -> Self {
+        let mut outer = Command::new(program);
+        outer.args(args).arg(self.command.get_program()).args(self.command.get_args());
+        outer.env_clear().envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        // Where it is found itself.
+        outer.env("PATH", env::var_os("PATH").unwrap_or_default());
+        outer.current_dir(self.command.get_current_dir().unwrap());
+        self.command = outer;
+        self
+    }
+
     /// Passes it the first `count` of these sockets, as systemd does that has bound them for it.
     pub(crate) fn pass(mut self, count: usize, sockets: [OwnedFd; 2]) -> Self {
         // A shell, because only what `exec` starts has the process id that LISTEN_PID must name.

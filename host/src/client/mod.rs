@@ -6,6 +6,7 @@
 mod tls;
 
 use std::error::Error;
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::json;
+use sha2::{Digest as _, Sha512};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -46,11 +48,39 @@ enum Operation {
     Regenerate,
     Stage,
     Confirm,
+    Operator,
     Authenticate,
     CreateNamed,
     Delete,
     List,
 }
+
+/// How the operator token stands.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Operator {
+    /// The beginning of its SHA-512.
+    hash: String,
+    /// The token before, while it is still accepted.
+    pub(crate) overlap: Option<Overlap>,
+}
+
+impl Operator {
+    /// Whether it is this token.
+    pub(crate) fn is(&self, token: &Secret) -> bool {
+        // Nobody who can make two with the same beginning gains anything.
+        self.hash.len() >= SHORT_HASH_DIGITS && sha512_hex(token).starts_with(&self.hash)
+    }
+}
+
+/// A token that was replaced and is still accepted.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Overlap {
+    /// The first moment at which it is refused.
+    pub(crate) ends_at: String,
+}
+
+/// How many digits of a hash a server shows (COMPAT 2.7).
+const SHORT_HASH_DIGITS: usize = 9;
 
 /// The server did not do what it was asked for.
 #[derive(Debug, Error)]
@@ -173,10 +203,11 @@ impl Client {
     pub(crate) fn confirm(&self, staged: &Secret, overlap: u64) -> Result<(), ClientError> {
         let body = json!({ "overlap_secs": overlap });
         let request = json_body(self.http.post(self.url(CONFIRM_PATH)), &body);
-        self.send(Operation::Confirm, request, Some(staged), StatusCode::OK).map(drop)
+        let body = self.send(Operation::Confirm, request, Some(staged), StatusCode::OK)?;
+        self.judge_operator(&body, staged).map(drop)
     }
 
-    /// Asks whether the token is accepted, without any effect.
+    /// Asks a server that cannot stage whether the token is accepted, without any effect.
     pub(crate) fn authenticate(&self, token: &Secret) -> Result<(), ClientError> {
         let request = self.http.get(self.url(TOKENS_PATH));
         match self.send(Operation::Authenticate, request, Some(token), StatusCode::OK) {
@@ -184,6 +215,20 @@ impl Client {
             Ok(_) | Err(ClientError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// How the operator token stands, which any token that is accepted may ask.
+    pub(crate) fn operator(&self, token: &Secret) -> Result<Operator, ClientError> {
+        let request = self.http.get(self.url(CREATE_PATH));
+        let body = self.send(Operation::Operator, request, Some(token), StatusCode::OK)?;
+        self.parse_operator(&body)
+    }
+
+    /// The same, where the token must be the operator's.
+    pub(crate) fn authenticate_operator(&self, token: &Secret) -> Result<Operator, ClientError> {
+        let request = self.http.get(self.url(CREATE_PATH));
+        let body = self.send(Operation::Authenticate, request, Some(token), StatusCode::OK)?;
+        self.judge_operator(&body, token)
     }
 
     /// Makes a named admin token that is accepted for `lifetime` seconds, or for ever.
@@ -226,6 +271,25 @@ impl Client {
     /// The newest audit records, a line each, as the server has sent them: to print them is not safe.
     pub(crate) fn audit(&self, credential: Option<&Secret>) -> Result<Zeroizing<Vec<u8>>, ClientError> {
         self.send(Operation::List, self.http.get(self.url(AUDIT_PATH)), credential, StatusCode::OK)
+    }
+
+    fn judge_operator(&self, body: &[u8], token: &Secret) -> Result<Operator, ClientError> {
+        let operator = self.parse_operator(body)?;
+        // Such as an answer that was meant for an earlier request.
+        if operator.is(token) {
+            Ok(operator)
+        } else {
+            Err(self.stranger("it speaks of another token".to_owned()))
+        }
+    }
+
+    fn parse_operator(&self, body: &[u8]) -> Result<Operator, ClientError> {
+        let operator: Operator = serde_json::from_slice(body)
+            .map_err(|error| self.stranger(format!("unexpected JSON ({:?})", error.classify())))?;
+        // It goes to a terminal.
+        let overlap =
+            operator.overlap.map(|Overlap { ends_at }| Overlap { ends_at: printable(&ends_at, |_| false) });
+        Ok(Operator { overlap, ..operator })
     }
 
     fn url(&self, path: &str) -> Url {
@@ -333,7 +397,7 @@ impl Client {
                 "\nThe token may have been deleted. To see which tokens there are, run:\n  influxdb3 show tokens"
             }
             Operation::Stage => "\nNothing is replaced yet: the old token is still in force.",
-            Operation::Confirm | Operation::Authenticate | Operation::List => "",
+            Operation::Confirm | Operation::Operator | Operation::Authenticate | Operation::List => "",
         };
         if matches!(operation, Operation::Create | Operation::Regenerate) {
             hint = hint + "\n" + RECOVERY;
@@ -360,7 +424,10 @@ impl Client {
         };
         // It may come from anybody and goes to a terminal.
         let message: String = printable(&message, |_| false).chars().take(500).collect();
-        let operator = matches!(operation, Operation::Create | Operation::Regenerate | Operation::Stage);
+        let operator = matches!(
+            operation,
+            Operation::Create | Operation::Regenerate | Operation::Stage | Operation::Operator
+        );
         let hint = match status {
             StatusCode::BAD_REQUEST if message.starts_with("Authorization header was malformed") => {
                 "\nWas the token copied whole?".to_owned()
@@ -404,6 +471,15 @@ impl Client {
         };
         ClientError::Refused { status, message, hint }
     }
+}
+
+/// SHA-512 of the text of a token, as 128 lower-case hexadecimal digits.
+pub(crate) fn sha512_hex(token: &Secret) -> String {
+    Sha512::digest(token.expose()).iter().fold(String::with_capacity(128), |mut digits, byte| {
+        // A string has room for everything.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
 }
 
 fn json_body(request: reqwest::RequestBuilder, body: &serde_json::Value) -> reqwest::RequestBuilder {

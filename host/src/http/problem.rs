@@ -67,6 +67,8 @@ pub(super) enum Problem {
     Unavailable,
     /// Nobody knows whether it was done.
     UnknownOutcome,
+    /// The same of what can be done again, and means the same then.
+    UnknownButRepeatable,
     /// It cannot be done, and trying again will not help.
     Internal,
     /// Whoever asks may not, whatever he presents.
@@ -118,7 +120,9 @@ impl Problem {
             Self::RecoveryClosed => StatusCode::GONE,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Unavailable | Self::UnknownOutcome | Self::Unverified(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::UnknownOutcome | Self::UnknownButRepeatable | Self::Unverified(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -151,6 +155,9 @@ impl Problem {
             Self::Unavailable => "tokens are not available at the moment, nothing was changed, try again".into(),
             Self::UnknownOutcome => "the token store failed in the middle of the change; if the token that was \
                  used is refused from now on, the change was made and its new token is lost: use token recovery"
+                .into(),
+            Self::UnknownButRepeatable => "the token store failed in the middle of the change, which may have been made; nothing \
+                 is lost, do it again"
                 .into(),
             Self::Internal => "the server cannot do this, its log says why; nothing was changed".into(),
             Self::Unwelcome(refusal) => refusal.to_string().into(),
