@@ -193,6 +193,7 @@ fn the_crate_page_tells_the_limits_as_they_are() {
     for (name, value) in [
         ("AUTHENTICATE_BUDGET", milliseconds(sandbox::AUTHENTICATE_BUDGET)),
         ("COMMAND_BUDGET", seconds(sandbox::COMMAND_BUDGET)),
+        ("MAX_STORE_CALLS", format!("{} |", sandbox::MAX_STORE_CALLS)),
         ("MAX_MEMORY", format!("{} MiB |", sandbox::MAX_MEMORY >> 20)),
         ("MAX_HOSTCALL_DATA", format!("{} MiB |", sandbox::MAX_HOSTCALL_DATA >> 20)),
         ("MAX_RANDOM_BYTES", format!("{} |", sandbox::MAX_RANDOM_BYTES)),
@@ -271,6 +272,23 @@ fn own_host() -> AuthorityPre<Own> {
     add_to_linker(&mut linker, |own| &mut own.catalog).unwrap();
     add_wasi_to_linker(&mut linker).unwrap();
     AuthorityPre::new(linker.instantiate_pre(&component).unwrap()).unwrap()
+}
+
+#[test]
+fn an_instance_may_call_its_store_so_often_for_each_command() {
+    let host = own_host();
+    let (mut store, writer) = open(&host, CatalogStoreCtx::of_store(Arc::new(MemoryStore::default())));
+    let tokens = writer.optoken_authority_tokens();
+    let issued = tokens.call_create_operator(&mut store, "test").unwrap().unwrap();
+    // Each loads once.
+    for _ in 0..2 {
+        store.data_mut().catalog.begin_command();
+        for _ in 0..sandbox::MAX_STORE_CALLS {
+            tokens.call_cancel(&mut store, &issued.secret, "test").unwrap().unwrap();
+        }
+    }
+    let trap = tokens.call_cancel(&mut store, &issued.secret, "test").unwrap_err();
+    assert!(format!("{trap:#}").contains("it called the store more than 64 times"), "{trap:#}");
 }
 
 fn open(host: &AuthorityPre<Own>, catalog: CatalogStoreCtx) -> (wasmtime::Store<Own>, Instance) {

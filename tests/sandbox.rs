@@ -5,13 +5,15 @@
 //! the first of its misbehaviours, and so on. A credential that begins with `?` is the operator token's until a command
 //! is asked for with it, which then goes wrong in the same ways.
 
-use std::iter;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use std::{iter, thread};
 
 use optoken::authority::{Authority, BuildError};
 use optoken::sandbox::{self, BUILT_IN_COMPONENT};
-use optoken::store::{MemoryStore, Store as _};
+use optoken::store::{Entry, MemoryStore, Store, StoreError, SwapOutcome, Version};
 use optoken::token::{AuthenticateError, CommandError};
 use wit_component::{ComponentEncoder, StringEncoding};
 use wit_parser::Resolve;
@@ -126,9 +128,10 @@ fn component(misbehaviours: &[&str]) -> Vec<u8> {
 }
 
 /// What a component may do wrong. Case 3 of a command's errors carries text; authentication has no case 3.
-const MISBEHAVIOURS: [(&str, &str); 11] = [
+const MISBEHAVIOURS: [(&str, &str); 12] = [
     ("traps", "unreachable"),
     ("loops for ever", "(loop $l (br $l)) unreachable"),
+    ("loops over the store", "(loop $l (call $load (i32.const 2048)) (br $l)) unreachable"),
     ("recurses for ever", "(call $recurse (i32.const 0))"),
     (
         "takes all memory",
@@ -228,9 +231,44 @@ fn whatever_it_does_wrong_in_a_server_is_answered_with_503_and_counted_and_the_n
 const SWAP: &str = "(i32.store8 (i32.const 512) (i32.const 120))
     (call $swap (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 512) (i32.const 1) (i32.const 2048))";
 
+/// A store that counts how often it is loaded, and takes no processor time for it.
+#[derive(Default)]
+struct Slow {
+    there: MemoryStore,
+    loads: AtomicU32,
+}
+
+impl Store for Slow {
+    fn version(&self) -> Result<Option<Version>, StoreError> {
+        self.there.version()
+    }
+
+    fn load(&self) -> Result<Option<Entry>, StoreError> {
+        self.loads.fetch_add(1, Ordering::Relaxed);
+        thread::sleep(Duration::from_millis(5));
+        self.there.load()
+    }
+
+    fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
+        self.there.swap(expected, document)
+    }
+}
+
+#[test]
+fn a_component_that_loops_over_a_slow_store_is_stopped_by_how_often_it_asks() {
+    let store = Arc::new(Slow::default());
+    let (component, mut cases) = misbehaving();
+    let (_, letter) = cases.find(|(case, _)| *case == "loops over the store").unwrap();
+    let authority = Authority::builder_shared(store.clone()).component(&component).build().unwrap();
+    store.loads.store(0, Ordering::Relaxed);
+    let error = authority.create_operator(&format!("!{letter}")).unwrap_err();
+    assert_eq!(error, CommandError::Unavailable("the sandboxed component failed".to_owned()));
+    assert_eq!((store.loads.load(Ordering::Relaxed), authority.traps()), (sandbox::MAX_STORE_CALLS, 1));
+}
+
 #[test]
 fn a_reader_that_tries_to_write_is_stopped() {
-    let store = std::sync::Arc::new(MemoryStore::default());
+    let store = Arc::new(MemoryStore::default());
     let authority = Authority::builder_shared(store.clone())
         .component(&component(&[&format!("{SWAP} (i32.const 1024)")]))
         .build()

@@ -70,15 +70,19 @@ use wasmtime::{Result, StoreContextMut, StoreLimits, StoreLimitsBuilder};
 
 use super::bindings::optoken::authority::catalog_store;
 use super::{
-    MAX_CORE_INSTANCES, MAX_MEMORIES, MAX_MEMORY, MAX_RANDOM_BYTES, MAX_TABLE_ELEMENTS, MAX_TABLES, Seen,
-    Snapshot,
+    MAX_CORE_INSTANCES, MAX_MEMORIES, MAX_MEMORY, MAX_RANDOM_BYTES, MAX_STORE_CALLS, MAX_TABLE_ELEMENTS,
+    MAX_TABLES, Seen, Snapshot,
 };
 use crate::store::{self, Store, StoreError};
 
 /// The catalog as one instance has it.
+///
+/// An instance that calls its store more than [`MAX_STORE_CALLS`] times for one command traps.
 pub struct CatalogStoreCtx {
     source: Source,
     seen: Seen,
+    /// How often the store was called for the current command.
+    calls: u32,
 }
 
 enum Source {
@@ -90,13 +94,19 @@ impl CatalogStoreCtx {
     /// A catalog that can only be read and stays as it is: for an instance that checks tokens, which need not wait for a
     /// store. An instance that tries to write to it traps.
     pub fn of_snapshot(snapshot: Arc<Snapshot>) -> Self {
-        Self { source: Source::Snapshot(snapshot), seen: Seen::default() }
+        Self { source: Source::Snapshot(snapshot), seen: Seen::default(), calls: 0 }
     }
 
     /// The catalog itself: for an instance that carries out commands. Calls into the instance then block for as long as
     /// the store does.
     pub fn of_store(store: Arc<dyn Store>) -> Self {
-        Self { source: Source::Store(store), seen: Seen::default() }
+        Self { source: Source::Store(store), seen: Seen::default(), calls: 0 }
+    }
+
+    /// Another command begins on the same instance, and its calls of the store count from none. Not needed where each
+    /// command has an instance of its own.
+    pub fn begin_command(&mut self) {
+        self.calls = 0;
     }
 
     /// What the instance has seen of the store; nothing where it has none.
@@ -155,6 +165,7 @@ impl catalog_store::Host for CatalogStoreCtx {
             Source::Snapshot(snapshot) => return Ok(Ok(snapshot.as_ref().clone().map(Into::into))),
             Source::Store(store) => store,
         };
+        one_call_more(&mut self.calls)?;
         Ok(match store.load() {
             Ok(entry) => {
                 self.seen.snapshot = Some(entry.clone());
@@ -173,6 +184,7 @@ impl catalog_store::Host for CatalogStoreCtx {
             // `authenticator` promises not to; a component that does it all the same has lost its way.
             wasmtime::bail!("a reader tried to write")
         };
+        one_call_more(&mut self.calls)?;
         let expected = expected.map(store::Version::from);
         Ok(match store.swap(expected.as_ref(), &document) {
             Ok(store::SwapOutcome::Swapped(version)) => {
@@ -188,6 +200,15 @@ impl catalog_store::Host for CatalogStoreCtx {
             }
         })
     }
+}
+
+fn one_call_more(calls: &mut u32) -> Result<()> {
+    *calls = calls.saturating_add(1);
+    wasmtime::ensure!(
+        *calls <= MAX_STORE_CALLS,
+        "it called the store more than {MAX_STORE_CALLS} times for one command"
+    );
+    Ok(())
 }
 
 /// `wasi:clocks/wall-clock.datetime`.
