@@ -92,6 +92,9 @@ struct Inner {
     observer: Arc<dyn Observer>,
     traps: AtomicU64,
     operator: OperatorUse,
+    /// The turns of the commands that are awaited.
+    #[cfg(feature = "async")]
+    turns: Arc<tokio::sync::Semaphore>,
 }
 
 /// Where records go beside the catalog.
@@ -164,6 +167,9 @@ pub enum BuildError {
     /// The machine does not let a thread start.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
+    /// The store or the observer has panicked, in `build_async`; in [`build`](Builder::build) that panic goes on.
+    #[error("the token store panicked")]
+    Panicked,
 }
 
 /// How to make an [`Authority`].
@@ -237,6 +243,8 @@ impl<'a> Builder<'a> {
             observer: self.observer,
             traps: AtomicU64::new(0),
             operator: OperatorUse { since: now(), ..OperatorUse::default() },
+            #[cfg(feature = "async")]
+            turns: Arc::new(tokio::sync::Semaphore::new(crate::asynchronous::MAX_COMMANDS)),
         });
         inner.look_at_operator();
         match inner.record(&mut inner.publishing()) {
@@ -459,6 +467,11 @@ impl Authority {
     /// How many calls the component has failed to answer since the start.
     pub fn traps(&self) -> u64 {
         self.inner.traps.load(Ordering::Relaxed)
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn turns(&self) -> &Arc<tokio::sync::Semaphore> {
+        &self.inner.turns
     }
 
     fn command<T>(
