@@ -136,7 +136,7 @@ fn an_observer_that_panics_once_does_not_end_the_watch() {
 fn an_authority_that_is_gone_has_let_go_of_its_audit_log_and_its_store() {
     let directory = tempfile::tempdir().unwrap();
     let store = Arc::new(MemoryStore::default());
-    for round in 0..100 {
+    for round in 0..12 {
         let builder = Authority::builder_shared(store.clone());
         let authority = builder.audit_log(directory.path().join("audit.jsonl")).build();
         let authority = authority.unwrap_or_else(|error| panic!("round {round}: {error}"));
@@ -495,4 +495,47 @@ fn the_pieces_can_be_added_once() {
     add_wasi_to_linker(&mut linker).unwrap();
     assert!(add_to_linker(&mut linker, |own| &mut own.catalog).is_err());
     assert!(add_wasi_to_linker(&mut linker).is_err());
+}
+
+/// Somebody else's randomness, which is none.
+fn add_other_random(linker: &mut Linker<Own>, version: &str) -> wasmtime::Result<()> {
+    let mut random = linker.instance(&format!("wasi:random/random@{version}"))?;
+    random.func_wrap("get-random-bytes", |_: wasmtime::StoreContextMut<'_, Own>, (len,): (u64,)| {
+        Ok((vec![0_u8; usize::try_from(len)?],))
+    })
+}
+
+#[test]
+fn of_two_implementations_of_wasi_none_gets_its_way_silently() {
+    for version in ["0.2.0", "0.2.9", "0.2.12", "0.2.63"] {
+        let mut linker = Linker::<Own>::new(&Engine::default());
+        add_other_random(&mut linker, version).unwrap();
+        assert!(add_wasi_to_linker(&mut linker).is_err(), "{version}, before");
+        let mut linker = Linker::<Own>::new(&Engine::default());
+        add_wasi_to_linker(&mut linker).unwrap();
+        assert!(add_other_random(&mut linker, version).is_err(), "{version}, after");
+    }
+    // Of a version that is not known, ours is the one that the component gets.
+    let engine = Engine::default();
+    let mut linker = Linker::<Own>::new(&engine);
+    add_other_random(&mut linker, "0.2.999").unwrap();
+    add_to_linker(&mut linker, |own| &mut own.catalog).unwrap();
+    add_wasi_to_linker(&mut linker).unwrap();
+    let component = Component::new(&engine, BUILT_IN_COMPONENT).unwrap();
+    let host = AuthorityPre::new(linker.instantiate_pre(&component).unwrap()).unwrap();
+    let (mut store, writer) = open(&host, CatalogStoreCtx::of_store(Arc::new(MemoryStore::default())));
+    let issued = writer.optoken_authority_tokens().call_create_operator(&mut store, "test").unwrap().unwrap();
+    assert!(!issued.secret.contains("AAAAAAAA"), "the other one made it");
+}
+
+#[test]
+fn a_host_with_an_engine_of_its_own_is_told_what_does_not_fit() {
+    let engine = Engine::default();
+    let built_in = Component::new(&engine, BUILT_IN_COMPONENT).unwrap();
+    sandbox::check(&engine, &built_in).unwrap();
+    let empty = Component::new(&engine, b"\0asm\x0d\0\x01\0").unwrap();
+    let said = sandbox::check(&engine, &empty).unwrap_err().to_string();
+    let both =
+        "this host speaks optoken:authority@0.1.0, the component was built for no optoken:authority at all";
+    assert!(said.contains(both), "{said}");
 }

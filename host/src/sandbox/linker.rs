@@ -8,6 +8,11 @@
 //! bounds the time of a call, drops an instance that has trapped, drops every instance that only reads as soon as the
 //! catalog has changed, here or in another process, and refuses all tokens when its store has been silent for too long.
 //!
+//! All of this is synchronous. A store of wasmtime's that must be entered asynchronously refuses these calls: one whose
+//! linker has any function added with an `…_async` method, such as all of `wasmtime_wasi::p2::add_to_linker_async`, or that
+//! yields at an epoch or when it is out of fuel. A host that has such stores gives this component an engine's linker and
+//! stores of their own, and calls it on a thread that may block, as `AsyncAuthority` does.
+//!
 //! ```
 //! use std::sync::Arc;
 //!
@@ -15,7 +20,7 @@
 //! use optoken::sandbox::linker::{CatalogStoreCtx, add_to_linker, add_wasi_to_linker, store_limits};
 //! use optoken::sandbox::wasmtime::component::{Component, Linker};
 //! use optoken::sandbox::wasmtime::{Engine, Result, Store, StoreLimits};
-//! use optoken::sandbox::{BUILT_IN_COMPONENT, MAX_HOSTCALL_DATA};
+//! use optoken::sandbox::{BUILT_IN_COMPONENT, MAX_HOSTCALL_DATA, check};
 //! use optoken::store::MemoryStore;
 //! use optoken::token::{IssuedToken, Principal};
 //!
@@ -30,6 +35,8 @@
 //!     // Once: compiling takes some tens of milliseconds.
 //!     let engine = Engine::default();
 //!     let component = Component::new(&engine, BUILT_IN_COMPONENT)?;
+//!     // Says both versions and the first difference, if it is not the built-in one and does not fit.
+//!     check(&engine, &component)?;
 //!     let mut linker = Linker::<Tenant>::new(&engine);
 //!     add_to_linker(&mut linker, |tenant| &mut tenant.catalog)?;
 //!     // Not where `wasmtime_wasi::p2::add_to_linker_sync` is called as well.
@@ -131,21 +138,34 @@ pub fn add_to_linker<T: 'static>(
 }
 
 /// Adds `wasi:random/random` and `wasi:clocks/wall-clock` to a linker, the only interfaces of WASI that the component
-/// imports, in any version 0.2.x.
+/// imports, in every version 0.2.x.
 ///
 /// Random bytes come straight from the operating system, at most [`MAX_RANDOM_BYTES`] of them at a time. `wasmtime-wasi`'s
 /// do as well, but it writes every random number that it gives into the log of whoever logs at `trace`, and these become tokens:
-/// a host that takes it keeps that level off for it. Fails where the linker has one of these interfaces already.
+/// a host that takes it keeps that level off for it.
+///
+/// Fails where the linker has one of these interfaces already, in whatever version 0.2.x, and lets nobody add one after
+/// it: of two implementations it would depend on their versions which one makes the tokens. After an error the linker has
+/// some of the functions and is of no use.
 pub fn add_wasi_to_linker<T: 'static>(linker: &mut Linker<T>) -> Result<()> {
-    let mut random = linker.instance("wasi:random/random@0.2.0")?;
-    random.func_wrap("get-random-bytes", |_: StoreContextMut<'_, T>, (len,)| Ok((random_bytes(len)?,)))?;
-    random.func_wrap("get-random-u64", |_: StoreContextMut<'_, T>, ()| Ok((getrandom::u64()?,)))?;
-    let mut clock = linker.instance("wasi:clocks/wall-clock@0.2.0")?;
-    clock.func_wrap("now", |_: StoreContextMut<'_, T>, ()| Ok((now()?,)))?;
-    clock.func_wrap("resolution", |_: StoreContextMut<'_, T>, ()| {
-        Ok((Datetime { seconds: 0, nanoseconds: 1_000_000 },))
-    })
+    // A linker gives a component the very version that it asks for, and otherwise the highest there is. So each is
+    // occupied that anybody may have, and the highest.
+    for patch in (0..WASI_PATCH_RELEASES).chain([u64::MAX]) {
+        let mut random = linker.instance(&format!("wasi:random/random@0.2.{patch}"))?;
+        random
+            .func_wrap("get-random-bytes", |_: StoreContextMut<'_, T>, (len,)| Ok((random_bytes(len)?,)))?;
+        random.func_wrap("get-random-u64", |_: StoreContextMut<'_, T>, ()| Ok((getrandom::u64()?,)))?;
+        let mut clock = linker.instance(&format!("wasi:clocks/wall-clock@0.2.{patch}"))?;
+        clock.func_wrap("now", |_: StoreContextMut<'_, T>, ()| Ok((now()?,)))?;
+        clock.func_wrap("resolution", |_: StoreContextMut<'_, T>, ()| {
+            Ok((Datetime { seconds: 0, nanoseconds: 1_000_000 },))
+        })?;
+    }
+    Ok(())
 }
+
+/// Far more than there are: the newest of WASI 0.2 is its twelfth, and work goes on in 0.3.
+const WASI_PATCH_RELEASES: u64 = 64;
 
 /// The limits of one instance: [`MAX_MEMORY`], [`MAX_MEMORIES`], [`MAX_CORE_INSTANCES`], [`MAX_TABLES`] and
 /// [`MAX_TABLE_ELEMENTS`]; for [`wasmtime::Store::limiter`].

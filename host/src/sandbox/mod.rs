@@ -37,7 +37,7 @@ pub use wasmtime;
 /// What wasmtime makes of the contract: the world as [`Authority`](bindings::Authority), its types, and the trait that the
 /// host has to implement, which [`linker`] does.
 ///
-/// Calls into the component are synchronous. The types of [`token`](crate::token) can be made from those here with
+/// Calls into the component are synchronous; what that excludes stands at [`linker`]. The types of [`token`](crate::token) can be made from those here with
 /// `From`.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod bindings {
@@ -93,6 +93,14 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// How many instances the pool has room for beside the readers: writers, and readers that are being replaced.
 const SPARE_INSTANCES: u32 = 16;
+
+/// Checks that a component fits this host, for hosts that compile it for an engine of their own; [`Sandbox::new`] does it for
+/// its own. The error is [`SandboxError::World`], which names both contracts and the first item that differs.
+///
+/// The first call in a process compiles the built-in component beside it, which says what fits.
+pub fn check(engine: &Engine, component: &Component) -> Result<(), SandboxError> {
+    world::check(engine, component)
+}
 
 /// A compiled component with everything it needs to run. Cheap to share, not to make: compiling takes tens of
 /// milliseconds.
@@ -465,8 +473,11 @@ fn engine(instances: u32) -> Result<Engine, SandboxError> {
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     Engine::new(&config).or_else(|error| {
         tracing::warn!("no instance pool on this machine, continuing without: {error:#}");
-        Engine::new(config.allocation_strategy(InstanceAllocationStrategy::OnDemand))
-            .map_err(SandboxError::Engine)
+        config
+            .allocation_strategy(InstanceAllocationStrategy::OnDemand)
+            // Not the 4 GiB of address space for each memory that save a comparison, on a machine that is short of it.
+            .memory_reservation(MAX_MEMORY as u64);
+        Engine::new(&config).map_err(SandboxError::Engine)
     })
 }
 
