@@ -243,6 +243,17 @@ impl Cli {
         self
     }
 
+    /// Gives it no more address space than so many KiB.
+    pub(crate) fn address_space(mut self, kibibytes: u64) -> Self {
+        let mut shell = Command::new("/bin/sh");
+        shell.arg("-c").arg(format!(r#"ulimit -v {kibibytes}; exec "$0" "$@""#));
+        shell.arg(self.command.get_program()).args(self.command.get_args());
+        shell.env_clear().envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.current_dir(self.command.get_current_dir().unwrap());
+        self.command = shell;
+        self
+    }
+
     fn spawn(&mut self, stdin: Stdio, stdout: Stdio) -> Child {
         match self.passed.take() {
             Some([first, second]) => self.command.stdin(first).stdout(second),
