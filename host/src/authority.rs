@@ -5,10 +5,13 @@
 //! of HTTP.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
-use std::thread;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -33,6 +36,10 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// a checkpoint or a short lock of the database, short enough that a revocation elsewhere is not ignored for long.
 pub const DEFAULT_MAX_STALENESS: Duration = Duration::from_secs(10);
 
+/// How long the last of an authority's clones waits, when it is dropped, for the store to answer a question that it was
+/// asked just then.
+pub const DROP_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The origin of what an authority does when it starts, for the audit record.
 const START: &str = "start";
 
@@ -40,6 +47,10 @@ const START: &str = "start";
 const COMPONENT_FAILED: &str = "the sandboxed component failed";
 
 /// An operator-token authority over one store. Clones are the same authority.
+///
+/// When the last clone is gone, so is its thread, and with it the lock of its audit log: whoever builds another one on the
+/// same log after that finds it free. Dropping the last clone waits for a poll that is under way, and for no longer than
+/// [`DROP_PATIENCE`] if the store does not answer that; store and log are then let go when it does.
 ///
 /// ```
 /// use optoken::authority::Authority;
@@ -57,6 +68,8 @@ const COMPONENT_FAILED: &str = "the sandboxed component failed";
 #[derive(Clone)]
 pub struct Authority {
     inner: Arc<Inner>,
+    /// Held by all clones, and by nobody else: what is in there ends with the last of them.
+    _watcher: Arc<Watcher>,
 }
 
 struct Inner {
@@ -80,6 +93,9 @@ struct Inner {
     observer: Arc<dyn Observer>,
     traps: AtomicU64,
     operator: OperatorUse,
+    /// The turns of the commands that are awaited.
+    #[cfg(feature = "async")]
+    turns: Arc<tokio::sync::Semaphore>,
 }
 
 /// Where records go beside the catalog.
@@ -152,6 +168,9 @@ pub enum BuildError {
     /// The machine does not let a thread start.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
+    /// The store or the observer has panicked, in `build_async`; in [`build`](Builder::build) that panic goes on.
+    #[error("the token store panicked")]
+    Panicked,
 }
 
 /// How to make an [`Authority`].
@@ -237,14 +256,12 @@ impl<'a> Builder<'a> {
             observer: self.observer,
             traps: AtomicU64::new(0),
             operator: OperatorUse { since: now(), ..OperatorUse::default() },
+            #[cfg(feature = "async")]
+            turns: Arc::new(tokio::sync::Semaphore::new(crate::asynchronous::MAX_COMMANDS)),
         });
         inner.look_at_operator();
-        let watched = Arc::downgrade(&inner);
-        thread::Builder::new()
-            .name("optoken-poll".into())
-            .spawn(move || watch(&watched))
-            .map_err(BuildError::Thread)?;
-        Ok(Authority { inner })
+        let watcher = Watcher::start(Arc::clone(&inner)).map_err(BuildError::Thread)?;
+        Ok(Authority { inner, _watcher: Arc::new(watcher) })
     }
 }
 
@@ -488,6 +505,11 @@ impl Authority {
         self.inner.traps.load(Ordering::Relaxed)
     }
 
+    #[cfg(feature = "async")]
+    pub(crate) fn turns(&self) -> &Arc<tokio::sync::Semaphore> {
+        &self.inner.turns
+    }
+
     fn command<T>(
         &self,
         name: &'static str,
@@ -569,8 +591,13 @@ impl Inner {
     /// wait for that.
     fn look_at_operator(&self) {
         let newest = self.newest.load(Ordering::Acquire);
-        if let Ok(Ok(Some(status))) = self.sandbox.status(newest, || self.published()) {
-            self.operator.is_made(status.info.updated_at.unwrap_or(status.info.created_at));
+        match self.sandbox.status(newest, || self.published()) {
+            Ok(Ok(Some(status))) => {
+                self.operator.is_made(status.info.updated_at.unwrap_or(status.info.created_at));
+            }
+            // Whoever asks for it is told why not.
+            Ok(Ok(None) | Err(_)) => {}
+            Err(trap) => self.count(&trap),
         }
     }
 
@@ -596,7 +623,10 @@ impl Inner {
         let kept = match self.sandbox.audit(newest, || self.published()) {
             Ok(Ok(kept)) => Kept::read(kept),
             Ok(Err(error)) => Err(AuditLogError::Catalog(error.to_string())),
-            Err(trap) => Err(AuditLogError::Catalog(trap.to_string())),
+            Err(trap) => {
+                self.count(&trap);
+                Err(AuditLogError::Catalog(trap.to_string()))
+            }
         };
         let was_missed = missed.swap(kept.is_err(), Ordering::Relaxed);
         match kept {
@@ -638,11 +668,47 @@ fn version_of(snapshot: &Snapshot) -> Option<&Version> {
     snapshot.as_ref().map(|entry| &entry.version)
 }
 
-/// Polls until the authority is gone.
-fn watch(inner: &Weak<Inner>) {
+/// The thread that polls the store, for as long as somebody has the authority.
+struct Watcher {
+    thread: ThreadId,
+    /// Dropped to end the thread.
+    stop: Option<Sender<Infallible>>,
+    /// Its other end goes when the thread has let go of everything.
+    ended: Mutex<Receiver<Infallible>>,
+}
+
+impl Watcher {
+    fn start(inner: Arc<Inner>) -> std::io::Result<Self> {
+        let (stop, stopped) = channel();
+        let (end, ended) = channel();
+        let thread = thread::Builder::new().name("optoken-poll".into()).spawn(move || {
+            watch(&inner, &stopped);
+            drop(inner);
+            drop::<Sender<_>>(end);
+        })?;
+        Ok(Self { thread: thread.thread().id(), stop: Some(stop), ended: Mutex::new(ended) })
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.stop = None;
+        // Not for itself, where it was an observer that had the last clone.
+        if thread::current().id() != self.thread {
+            let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let _ = ended.recv_timeout(DROP_PATIENCE);
+        }
+    }
+}
+
+/// Polls until it is told to stop.
+fn watch(inner: &Inner, stopped: &Receiver<Infallible>) {
     let mut failing = false;
-    while let Some(inner) = inner.upgrade() {
-        let answer = inner.poll();
+    loop {
+        // Were this thread to end by a panic in a store or an observer, no token would be accepted ever again. Nothing is
+        // left half changed: what is published is assigned whole.
+        let answer = catch_unwind(AssertUnwindSafe(|| inner.poll()))
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("it panicked".to_owned())));
         match &answer {
             // Once, not four times a second.
             Err(error) if !failing => tracing::error!(
@@ -653,7 +719,8 @@ fn watch(inner: &Weak<Inner>) {
             _ => {}
         }
         failing = answer.is_err();
-        drop(inner);
-        thread::sleep(POLL_INTERVAL);
+        if stopped.recv_timeout(POLL_INTERVAL) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
     }
 }

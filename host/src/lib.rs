@@ -124,6 +124,7 @@
 //! |---|---|---|
 //! | processor time of an authentication | 250 ms | [`AUTHENTICATE_BUDGET`](sandbox::AUTHENTICATE_BUDGET) |
 //! | processor time of a command, without what it waits | 2 s | [`COMMAND_BUDGET`](sandbox::COMMAND_BUDGET) |
+//! | calls of the store by a command, of which each takes what your store takes | 64 | [`MAX_STORE_CALLS`](sandbox::MAX_STORE_CALLS) |
 //! | memory of an instance | 32 MiB | [`MAX_MEMORY`](sandbox::MAX_MEMORY) |
 //! | what it hands to the host in one call | 16 MiB | [`MAX_HOSTCALL_DATA`](sandbox::MAX_HOSTCALL_DATA) |
 //! | random bytes at a time | 4096 | [`MAX_RANDOM_BYTES`](sandbox::MAX_RANDOM_BYTES) |

@@ -100,6 +100,7 @@ fn answer(
         .map(|(argument, of_type)| to_wit(&resolved(argument, answered)?, of_type))
         .collect::<Result<_>>()?;
     let mut results = [Val::Bool(false)];
+    store.data_mut().catalog.begin_command();
     function.call(store, &arguments, &mut results)?;
     let [result] = results;
     to_json(result)
