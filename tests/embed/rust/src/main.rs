@@ -3,7 +3,7 @@
 //! ```text
 //! optoken-embed example
 //! optoken-embed cases DIR    plays the conformance cases in DIR, a line of JSON for each
-//! optoken-embed bench        prints a line of JSON
+//! optoken-embed bench        prints a line of JSON, about the sandbox of `optoken` itself
 //! ```
 
 mod bench;
