@@ -5,6 +5,10 @@
 // All of this crate is test code; clippy.toml allows the same in the unit tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "conformance/authority.rs"]
+mod authority;
+#[path = "embed/rust/src/faults.rs"]
+mod faults;
 #[path = "conformance/judge.rs"]
 mod judge;
 #[path = "conformance/native.rs"]
@@ -13,65 +17,112 @@ mod native;
 mod rust;
 
 use std::env;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
 
-use self::judge::{Case, Played, cases_dir};
+use serde_json::Value;
+
+use self::judge::{Case, Host, Lends, Played, Run, Times};
 
 #[test]
 fn the_native_core_conforms() {
     if env::var_os("BLESS").is_some() {
         judge::bless(native::play);
     }
-    judge::judge("the native core", |cases| cases.iter().map(native::play).collect());
+    let host = Host { name: "the native core", lends: Lends::Everything, told: Value::clone };
+    judge::judge(&host, |run| each(run, native::play));
 }
 
 #[test]
 fn the_component_conforms_in_our_sandbox() {
-    judge::judge("the component in Rust", |_| {
-        let host = rust::Host::new().unwrap();
-        let directories = rust::directories(&cases_dir()).unwrap();
-        let lines = directories.iter().map(|case| host.play(case).unwrap());
-        lines.map(|line| serde_json::from_value(line).unwrap()).collect()
+    let host = Host { name: "our Authority", lends: Lends::StoreForCommands, told: authority::told };
+    let player = authority::Player::new();
+    judge::judge(&host, |run| each(run, |case| player.play(case)));
+}
+
+#[test]
+fn the_component_conforms_in_an_engine_of_ones_own() {
+    let host = Host { name: "an engine of one's own", lends: Lends::Everything, told: Value::clone };
+    let player = rust::Host::new().unwrap();
+    judge::judge(&host, |run| {
+        each(run, |case| serde_json::from_value(player.play(&case.directory).unwrap()).unwrap())
     });
 }
 
 #[test]
 #[ignore = "fetches jco from npm; run by tests/embed/run"]
 fn the_component_conforms_in_node() {
-    judge::judge("the component in Node", |cases| embedded("node", cases));
+    let host = Host { name: "Node", lends: Lends::Everything, told: Value::clone };
+    judge::judge(&host, |run| embedded("node", run));
 }
 
 #[test]
 #[ignore = "fetches wasmtime from PyPI; run by tests/embed/run"]
 fn the_component_conforms_in_python() {
-    judge::judge("the component in Python", |cases| embedded("python", cases));
+    let host = Host { name: "Python", lends: Lends::Everything, told: Value::clone };
+    judge::judge(&host, |run| embedded("python", run));
 }
 
 #[test]
 #[ignore = "fetches wasmtime from PyPI; run by tests/embed/run"]
 fn the_same_core_conforms_under_stock_wasmtime() {
-    judge::judge("optoken-cli under stock wasmtime", |cases| embedded("stock", cases));
+    let host = Host { name: "optoken-cli under stock wasmtime", lends: Lends::Nothing, told: Value::clone };
+    judge::judge(&host, |run| embedded("stock", run));
 }
 
-/// Lets a host play all cases, with its script in `tests/embed`.
-fn embedded(host: &str, cases: &[Case]) -> Vec<Played> {
+#[test]
+fn the_readme_tells_how_many_cases_and_calls_there_are() {
+    let readme = include_str!("../README.md").split_whitespace().collect::<Vec<_>>();
+    let told = readme.windows(5).find_map(|words| match words {
+        [cases, "cases", "with", calls, last] if last.starts_with("calls") => {
+            Some((cases.parse().ok()?, calls.parse().ok()?))
+        }
+        _ => None,
+    });
+    let cases = judge::read_cases();
+    assert_eq!(told, Some((cases.len(), judge::count_calls(&cases))));
+}
+
+/// Lets a host in this process play one case after the other.
+fn each(run: &Run, play: impl Fn(&Case) -> Played) -> Vec<(Played, Times)> {
+    let timed = |case| {
+        let from = SystemTime::now();
+        (play(case), Times::since(from))
+    };
+    run.cases.iter().map(timed).collect()
+}
+
+/// Lets a host play cases with its script in `tests/embed`.
+fn embedded(host: &str, run: &Run) -> Vec<(Played, Times)> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/embed").join(host).join("run");
-    let played = Command::new(script)
-        .arg("cases")
-        .arg(cases_dir())
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap_or_else(|error| panic!("{host}: {error}"));
-    let lines = String::from_utf8(played.stdout).unwrap();
+    // What has to be fetched and compiled first takes no part in any case.
+    let none = tempfile::tempdir().unwrap();
+    let prepared = Command::new(&script).arg("cases").arg(none.path()).status();
     assert!(
-        played.status.success(),
-        "{host} gave up after {} of {} cases",
-        lines.lines().count(),
-        cases.len()
+        prepared.unwrap_or_else(|error| panic!("{host}: {error}")).success(),
+        "{host} cannot be made ready"
     );
-    let played = lines
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")));
-    played.collect()
+
+    let began = SystemTime::now();
+    let mut playing = Command::new(script)
+        .arg("cases")
+        .arg(&run.directory)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{host}: {error}"));
+    let lines = BufReader::new(playing.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let played: Vec<_> = lines
+        .map(|line| {
+            let played: Played =
+                serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            let started = played.started.map(|at| SystemTime::UNIX_EPOCH + Duration::from_millis(at));
+            let times = Times::since(started.map_or(began, |started| started.max(began)));
+            (played, times)
+        })
+        .collect();
+    let status = playing.wait().unwrap();
+    assert!(status.success(), "{host} gave up after {} of {} cases", played.len(), run.cases.len());
+    played
 }
