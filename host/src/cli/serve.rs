@@ -92,10 +92,9 @@ pub(super) struct Serve {
     /// the rest; whoever can write the file can write all of it anew, and only a hash that was kept elsewhere, or a server,
     /// tells then: see influxdb3 audit verify --help.
     ///
-    /// Each server needs a file of its own, also where they share a store. Of changes by other servers it gets the newest 64 four
-    /// times a second; the metric optoken_audit_records_lost_total counts what is more. A file or a terminal, no pipe. Where
-    /// records cannot be appended within a second, changes are made all the same, and made up for later, at least the
-    /// newest 64.
+    /// Each server needs a file of its own, also where they share a store. Of changes by other servers it gets the newest 64
+    /// four times a second; a metric counts what is more. A file or a terminal, no pipe. Where records cannot be appended
+    /// within a second, changes are made all the same, and made up for later, at least the newest 64.
     ///
     /// To rotate the file, move it away: the next record goes into a new one, and no signal is needed. Do not copy and truncate
     /// it, nor compress it at once (logrotate: delaycompress, no copytruncate).
