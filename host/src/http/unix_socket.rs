@@ -185,8 +185,10 @@ impl Drop for UnixListener {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net;
+    use std::sync::Arc;
 
     use tempfile::tempdir;
+    use tokio::sync::Barrier;
 
     use super::*;
 
@@ -194,15 +196,18 @@ mod tests {
     async fn of_many_servers_that_start_at_once_one_gets_the_socket_and_keeps_it() {
         let directory = tempdir().unwrap();
         let path = directory.path().join("door");
-        for round in 0..200 {
-            // What a dead server has left, every other time.
-            if round % 2 == 0 {
-                drop(net::UnixListener::bind(&path).unwrap());
-            }
+        // Many times, because they have to meet at the right moment.
+        for round in 0..1000 {
+            // What a dead server has left.
+            drop(net::UnixListener::bind(&path).unwrap());
+            let ready = Arc::new(Barrier::new(8));
             let starting: Vec<_> = (0..8)
                 .map(|_| {
-                    let path = path.clone();
-                    tokio::spawn(async move { UnixListener::bind(&path).await })
+                    let (path, ready) = (path.clone(), Arc::clone(&ready));
+                    tokio::spawn(async move {
+                        ready.wait().await;
+                        UnixListener::bind(&path).await
+                    })
                 })
                 .collect();
             let mut listening = Vec::new();
@@ -212,7 +217,7 @@ mod tests {
                     Err(error) => assert!(matches!(error, UnixBindError::Answered(_)), "{error}"),
                 }
             }
-            let [listener] = &listening[..] else { panic!("{}: {} listen", round, listening.len()) };
+            let [listener] = &listening[..] else { panic!("{round}: {} listen", listening.len()) };
             let client = UnixStream::connect(&path).await.unwrap();
             listener.accept().await.unwrap();
             drop(client);
