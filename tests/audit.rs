@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
@@ -485,23 +485,15 @@ fn a_change_that_cannot_be_logged_is_made_and_said() {
 #[test]
 fn a_disk_that_was_full_for_a_while_costs_no_record() {
     let machine = Machine::new();
-    let (listener, log) = (machine.home().join("listener"), machine.log());
+    let log = machine.log();
     // Too large a file is then an error, as a full disk is, and no signal.
-    let mut server = Command::new("/bin/sh")
-        .args(["-c", r#"trap '' XFSZ; exec "$0" "$@""#, env!("CARGO_BIN_EXE_influxdb3"), "serve"])
-        .args(["--http-bind", "127.0.0.1:0", "--store", "memory:", "--tcp-listener-file-path"])
-        .args([listener.as_os_str(), "--audit-log".as_ref(), log.as_os_str()])
-        .env_clear()
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    eventually("the server listens", || fs::exists(&listener).unwrap());
-    let address = fs::read_to_string(&listener).unwrap().trim().parse().unwrap();
+    let cli = machine.audited(&["--store", "memory:"]).after("trap '' XFSZ");
+    let server = cli.start();
+    let address = server.address;
     let token = post(CREATE).send(address).token();
     let whole = fs::read_to_string(&log).unwrap();
     let limit = |bytes| {
-        let pid = Some(Pid::from_child(&server));
-        prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
+        prlimit(Some(server.pid()), Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
     };
     limit(Some(whole.len() as u64 + 100));
     for number in 0..3 {
@@ -518,9 +510,8 @@ fn a_disk_that_was_full_for_a_while_costs_no_record() {
     create_named(&token, "after").send(address).token();
     let lines = chain(&log);
     assert_eq!((lines.len(), lines[..2].join("\n") + "\n"), (6, whole));
-    server.kill().unwrap();
-    let said = io::read_to_string(server.stderr.take().unwrap()).unwrap();
-    server.wait().unwrap();
+    server.wait_for_log("the audit log is up to date again");
+    let said = server.log();
     assert_eq!(said.matches("cannot append to the audit log").count(), 1, "{said}");
     assert_eq!(said.matches("the audit log is up to date again").count(), 1, "{said}");
 }

@@ -664,6 +664,7 @@ fn deleting_2_6() {
     // A token that is taken for its name is neither in the answer nor in the log; that is checked of every log.
     let mistaken = by(&format!("?token_name={token}"));
     let said = "the requested resource was not found: [token]";
+    server.server.gets_misplaced_token();
     server.walk([("2.6", "a token for a name", mistaken, 404, said)]);
     server.server.wait_for_log("there is no token named \"[token]\"");
 }
@@ -1058,6 +1059,7 @@ fn a_failure_to_authenticate_is_logged_once_3_5() {
     let machine = Machine::new();
     let server = machine.serve(&["--store", "memory:"]);
     let token = server.create();
+    server.gets_misplaced_token();
     let described = Described::new(server, &token);
     let expired = described.send(&named(r#"{"token_name":"x","expiry_secs":0}"#).bearer(&token)).token();
     let long = format!("/{}", "a".repeat(300));

@@ -11,7 +11,7 @@ use rustix::process::{Pid, geteuid};
 
 use crate::support::{
     CONFIRM, Connection, Machine, NAMED_ADMIN, RECOVERY, REGENERATE, STAGE, Server, VERIFY, eventually, get,
-    post, request,
+    log_as_told, post, request,
 };
 
 /// Nobody's user and group id on Debian and most others.
@@ -101,7 +101,8 @@ fn a_crash_leaves_no_copy_of_the_memory_behind() {
     fs::set_permissions(machine.home(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = machine.home().join("influxdb3");
     fs::copy(env!("CARGO_BIN_EXE_influxdb3"), &program).unwrap();
-    let server = Command::new("/bin/sh")
+    let mut server = Command::new("/bin/sh");
+    server
         .args(["-c", r#"ulimit -c unlimited; exec "$0" "$@""#])
         .arg(program)
         .args(["serve", "--store", "memory:", "--http-bind", "127.0.0.1:0"])
@@ -109,10 +110,9 @@ fn a_crash_leaves_no_copy_of_the_memory_behind() {
         .current_dir("/")
         .stderr(Stdio::null())
         .uid(NOBODY)
-        .gid(NOBODY)
-        .spawn()
-        .unwrap();
-    let server = Ended(server);
+        .gid(NOBODY);
+    log_as_told(&mut server);
+    let server = Ended(server.spawn().unwrap());
     let process = format!("/proc/{}", server.0.id());
     let limit = || {
         let limits = fs::read_to_string(format!("{process}/limits")).unwrap();

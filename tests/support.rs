@@ -1,11 +1,14 @@
 //! What the tests stand on: a machine to run `influxdb3` on, a server that tells where it listens, and HTTP/1.1 down to
 //! the bytes.
 //!
-//! Checked here for every test alike: no process ever writes a token to stderr, no answer that says no holds one, and no
-//! answer has a CORS header. Every token that is made in a test is known here, so it is found in other forms, too.
+//! Checked here for every test alike: no process ever writes a token to stderr, no server writes one to stdout, no answer that
+//! says no holds one, and no answer has a CORS header. Every token that is made in a test is known here, so it is found in
+//! other forms, too. Nor does the log of a server have a place where a token was taken out, which would hide that
+//! somebody logs tokens, unless a test says that it has put one where it does not belong.
 //!
 //! With `OPTOKEN_TEST_LOG=trace` in the environment every server logs at that level, unless a test says otherwise.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsStr;
@@ -20,7 +23,7 @@ use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use base64ct::{Base64UrlUnpadded, Encoding as _};
+use base64ct::{Base64Unpadded, Base64UrlUnpadded, Encoding as _};
 use memchr::memmem;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -36,6 +39,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What all tokens begin with, and no message contains.
 const TOKEN_PREFIX: &str = "apiv3_";
+
+/// What stands in a log where a token was taken out.
+const REDACTED: &str = "[token]";
 
 pub(crate) const CREATE: &str = "/api/v3/configure/token/admin";
 pub(crate) const REGENERATE: &str = "/api/v3/configure/token/admin/regenerate";
@@ -89,9 +95,22 @@ pub(crate) fn remember_tokens(answer: &str) {
             made.extend([&list, &hex].map(|list| list.trim_matches(['[', ']']).to_owned()));
             made.insert(hex.replace(['[', ']', ',', ' '], ""));
             made.extend(bytes.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()).to_string()));
+            made.extend(in_base64(random));
             made.insert(random.to_owned());
         }
     }
+}
+
+/// How a text stands in the base64 of a longer one, as in Basic credentials: in either alphabet, and wherever it begins.
+fn in_base64(text: &str) -> impl Iterator<Item = String> {
+    (0..3).flat_map(move |before| {
+        let longer = ["x".repeat(before).as_bytes(), text.as_bytes()].concat();
+        let (standard, url) =
+            (Base64Unpadded::encode_string(&longer), Base64UrlUnpadded::encode_string(&longer));
+        // Six bits a character; those at the ends also hold bits of what stands around it.
+        let whole = (before * 8).div_ceil(6)..longer.len() * 8 / 6;
+        [&standard, &url].map(|encoded| encoded[whole.clone()].to_owned())
+    })
 }
 
 /// Whether a text holds a token, or the beginning of one, or one that was made here, whatever it looks like.
@@ -159,9 +178,7 @@ impl Machine {
     pub(crate) fn influxdb3<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Cli {
         let mut command = Command::new(env!("CARGO_BIN_EXE_influxdb3"));
         command.env_clear().env("HOME", self.home()).current_dir(self.home()).args(args);
-        if let Some(level) = env::var_os("OPTOKEN_TEST_LOG") {
-            command.env("LOG_FILTER", level);
-        }
+        log_as_told(&mut command);
         Cli { command, input: Vec::new(), stdout: Stdio::piped(), passed: None }
     }
 
@@ -180,6 +197,13 @@ impl Machine {
     pub(crate) fn create_token(&self, address: SocketAddr, args: &[&str]) -> Cli {
         let host = format!("http://{address}");
         self.influxdb3(["create", "token", "--admin", "--host", host.as_str()]).args(args)
+    }
+}
+
+/// Lets a server log at the level that `OPTOKEN_TEST_LOG` says.
+pub(crate) fn log_as_told(command: &mut Command) {
+    if let Some(level) = env::var_os("OPTOKEN_TEST_LOG") {
+        command.env("LOG_FILTER", level);
     }
 }
 
@@ -246,21 +270,21 @@ impl Cli {
     /// Passes it the first `count` of these sockets, as systemd does that has bound them for it.
     pub(crate) fn pass(mut self, count: usize, sockets: [OwnedFd; 2]) -> Self {
         // A shell, because only what `exec` starts has the process id that LISTEN_PID must name.
-        let mut shell = Command::new("/bin/sh");
-        shell.arg("-c").arg(r#"export LISTEN_PID=$$; exec "$0" "$@" 3<&0 4<&1 </dev/null >/dev/null"#);
-        shell.arg(self.command.get_program()).args(self.command.get_args());
-        shell.env_clear().envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        shell.env("LISTEN_FDS", count.to_string()).current_dir(self.command.get_current_dir().unwrap());
-        self.command = shell;
+        self = self.in_shell(r#"export LISTEN_PID=$$; exec "$0" "$@" 3<&0 4<&1 </dev/null >/dev/null"#);
+        self.command.env("LISTEN_FDS", count.to_string());
         self.passed = Some(sockets);
         self
     }
 
     /// Lets a shell do this first, in the same process.
-    pub(crate) fn after(mut self, command: &str) -> Self {
+    pub(crate) fn after(self, command: &str) -> Self {
+        self.in_shell(&format!(r#"{command} && exec "$0" "$@""#))
+    }
+
+    /// Lets a shell run it with this script, which finds it in `"$0" "$@"`.
+    pub(crate) fn in_shell(mut self, script: &str) -> Self {
         let mut shell = Command::new("/bin/sh");
-        shell.arg("-c").arg(format!(r#"{command} && exec "$0" "$@""#));
-        shell.arg(self.command.get_program()).args(self.command.get_args());
+        shell.arg("-c").arg(script).arg(self.command.get_program()).args(self.command.get_args());
         shell.env_clear().envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         shell.current_dir(self.command.get_current_dir().unwrap());
         self.command = shell;
@@ -311,9 +335,11 @@ impl Cli {
 
     /// Starts it as a server and closes the other end of its stderr behind the line that holds `last`.
     pub(crate) fn start_and_read_until(mut self, last: Option<&'static str>) -> Server {
-        let mut child = self.spawn(Stdio::null(), Stdio::null());
+        let mut child = self.spawn(Stdio::null(), Stdio::piped());
         let log = Log::of(child.stderr.take().unwrap(), last);
-        let mut server = Server { child, log, address: SocketAddr::from(([0; 4], 0)) };
+        let stdout = child.stdout.take().map(read_all);
+        let (address, redacts) = (SocketAddr::from(([0; 4], 0)), Cell::new(false));
+        let mut server = Server { child, log, stdout, redacts, address };
         server.address = server.log.address("listening on ");
         server
     }
@@ -374,10 +400,12 @@ impl Ran {
     }
 }
 
-/// A running server; ended, and its log looked through for tokens, when dropped.
+/// A running server; ended, and what it has written looked through for tokens, when dropped.
 pub(crate) struct Server {
     child: Child,
     log: Log,
+    stdout: Option<JoinHandle<String>>,
+    redacts: Cell<bool>,
     pub(crate) address: SocketAddr,
 }
 
@@ -393,6 +421,11 @@ impl Server {
 
     pub(crate) fn wait_for_log(&self, text: &str) {
         self.log.wait_for(text);
+    }
+
+    /// It gets a token, or what looks like one, where none belongs and where it is logged; it may take that out of its log.
+    pub(crate) fn gets_misplaced_token(&self) {
+        self.redacts.set(true);
     }
 
     /// Makes the operator token.
@@ -451,6 +484,9 @@ impl Drop for Server {
             self.log.wait_for_end();
             let log = self.log();
             assert!(!holds_token(&log), "a token in the log: {log}");
+            assert!(self.redacts.get() || !log.contains(REDACTED), "a token was taken out of the log: {log}");
+            let stdout = self.stdout.take().map(|reader| reader.join().unwrap()).unwrap_or_default();
+            assert!(!holds_token(&stdout), "a token on stdout: {stdout}");
         }
     }
 }
