@@ -1,6 +1,8 @@
 //! `--regenerate` locks nobody out: whatever is lost, late, doubled or killed on the way, running the same command again
 //! ends with a token in the file that is in force (DESIGN section 3).
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io::{BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,10 +15,10 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::lossy::{Fault, Lossy, Plan, Run, read_message};
+use crate::lossy::{Fault, Lossy, Plan, Run, ask, read_message};
 use crate::support::{
-    CREATE, Machine, OVERLAP, RECOVERY, REGENERATE, STAGE, Server, TOKENS, assert_token_form, get,
-    holds_token, post, request, sha512_hex,
+    CREATE, Cli, Machine, OVERLAP, RECOVERY, REGENERATE, STAGE, Server, TOKENS, assert_token_form,
+    eventually, get, holds_token, post, request, sha512_hex,
 };
 
 /// The requests that a rotation consists of, in their order.
@@ -66,33 +68,74 @@ struct Job<'a> {
     overlap: bool,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    /// In the file that is rotated in place, or in another one that need not be there before; with the token alone in it,
+    /// or as JSON.
+    fn new(way: &'a Lossy, old: &str, in_place: bool, json: bool, overlap: bool) -> Self {
+        let home = way.machine().home();
+        let mut args = if in_place {
+            let alone = format!("{old}\n");
+            let content = json!({ "name": "_admin", "token": old }).to_string();
+            private(&home.join("token"), if json { &content } else { &alone });
+            vec!["--token-file", "token", "--output-file", "token"]
+        } else {
+            fs::remove_file(home.join("token")).ok();
+            private(&home.join("old"), old);
+            vec!["--token-file", "old", "--output-file", "token"]
+        };
+        if overlap {
+            args.extend(["--overlap", "1h"]);
+        }
+        Self { way, args, old: old.to_owned(), overlap }
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.way.machine().home().join(name)
     }
 
+    fn command(&self) -> Cli {
+        self.way.machine().create_token(self.way.address, &["--regenerate", "--yes"]).args(&self.args)
+    }
+
     /// Runs the command; whether it has said success, and how often something went wrong on the way.
     fn run(&self, plan: Option<Plan>) -> (Option<i32>, bool, usize) {
-        let cli =
-            self.way.machine().create_token(self.way.address, &["--regenerate", "--yes"]).args(&self.args);
         // Only who is never answered gives up early; a busy machine is no reason to.
         let silent = plan.is_some_and(|plan| plan.fault.is_silent());
-        let cli = if silent { cli.args(&["--timeout", "1s"]) } else { cli };
+        let cli = if silent { self.command().args(&["--timeout", "1s"]) } else { self.command() };
         let Run { code, faults, stdout, stderr } = self.way.run(cli, plan);
         // Not on stdout either: it is in the file.
         assert!(!holds_token(&stdout) && !holds_token(&stderr), "{stdout}{stderr}");
-        assert!(plan.is_some() || code == Some(0), "the same command again fails: {stderr}");
-        let said = stdout.contains("Token saved to: token\n");
-        assert_eq!(said || stderr.contains("which is in force"), code == Some(0) || said, "{stdout}{stderr}");
+        if plan.is_none() {
+            self.assert_ends_well(code, &stderr);
+        }
+        let said = stdout == "Token saved to: token\n";
+        assert!(said || stdout.is_empty(), "{stdout}");
+        assert!(said == (code == Some(0)) || code.is_none(), "{stdout}{stderr}");
         (code, said, faults)
     }
 
-    /// Somebody who has the old token or what is in the files has a token that is accepted.
+    /// The same command again has finished what was begun. Where the last run was killed when all but its last word was
+    /// done, the token in the file is a new one already; to replace that once more is what the overlap forbids.
+    #[track_caller]
+    fn assert_ends_well(&self, code: Option<i32>, stderr: &str) {
+        let new = saved(&self.path("token")).is_some_and(|token| token != self.old);
+        let overlapping = self.overlap && new && code == Some(1) && stderr.contains("[409 Conflict]");
+        assert!(code == Some(0) || overlapping, "the same command again fails: {stderr}");
+    }
+
+    /// Somebody who has the old token or what is in the files has a token that is accepted, and at most one of them has
+    /// full power.
     fn nobody_is_locked_out(&self) {
         let held = [Some(self.old.clone()), saved(&self.path("token")), saved(&self.path("token.staged"))];
-        let accepted =
-            self.way.with_server(|server| held.iter().flatten().any(|token| server.accepts(token)));
-        assert!(accepted, "locked out: {:?}", self.args);
+        let held: BTreeSet<_> = held.into_iter().flatten().collect();
+        self.way.with_server(|server| {
+            let accepted: Vec<_> = held.iter().filter(|token| server.accepts(token)).collect();
+            assert!(!accepted.is_empty(), "locked out: {:?}", self.args);
+            let powerful: Vec<_> = accepted.iter().filter(|token| can_rotate(server, token)).collect();
+            assert_eq!(powerful.len(), 1, "who can rotate: {:?}", self.args);
+            // The other one is that whose time ends.
+            assert!(accepted.len() == 1 || self.overlap && accepted.len() == 2, "{:?}", self.args);
+        });
     }
 
     /// The token that is in the file is the operator's, and no other is.
@@ -101,16 +144,20 @@ impl Job<'_> {
         let new = saved(&path).unwrap();
         assert_token_form(&new);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
-        assert!(!self.path("token.staged").exists());
         assert_ne!(new, self.old);
+        let left = |name: &OsStr| name == "token.staged" || name.to_string_lossy().ends_with(".tmp");
+        let mut files = fs::read_dir(self.way.machine().home()).unwrap();
+        assert!(!files.any(|file| left(&file.unwrap().file_name())));
         self.way.with_server(|server| {
-            assert!(server.accepts(&new));
+            assert!(can_rotate(server, &new));
             let status = get(CREATE).bearer(&new).send(server.address).json();
             assert_eq!(status["staged"], Value::Null);
-            if self.overlap && server.accepts(&self.old) {
+            // Whichever run it was that has replaced the old token, and by which of its requests.
+            assert_eq!(status["overlap"].is_null(), !self.overlap, "{status}");
+            assert_eq!(server.accepts(&self.old), self.overlap);
+            if self.overlap {
                 // Not with full power: it replaces nothing any more.
                 assert_eq!(post(STAGE).bearer(&self.old).send(server.address).status, 403);
-                assert_ne!(status["overlap"], Value::Null);
                 request("DELETE", OVERLAP).bearer(&new).send(server.address).assert_is(200, "");
             }
             assert!(!server.accepts(&self.old));
@@ -121,6 +168,17 @@ impl Job<'_> {
             assert_eq!(all["tokens"].as_array().unwrap().len(), 1, "{all}");
         });
         new
+    }
+}
+
+/// Whether a token may replace the operator token: asked in a way that is refused to everybody, but later.
+fn can_rotate(server: &Server, token: &str) -> bool {
+    let body = br#"{"ttl_secs": 604801}"#;
+    let probe = post(STAGE).bearer(token).header("Content-Type", "application/json").body(body);
+    match probe.send(server.address) {
+        answer if answer.status == 400 => true,
+        answer if matches!(answer.status, 401 | 403) => false,
+        answer => panic!("{answer:?}"),
     }
 }
 
@@ -154,20 +212,8 @@ fn disturb(seed: u64) -> (usize, usize) {
         let ((stage, confirm), authenticate) = faults;
         let mut steps = [stage, confirm, authenticate].into_iter().zip(STEPS).peekable();
         while steps.peek().is_some() {
-            // The file that is rotated in place, or another one that need not be there before.
-            let (home, overlap) = (way.machine().home(), dice.throw(6) == 0);
-            let mut args = if dice.coin() {
-                private(&home.join("token"), &format!("{token}\n"));
-                vec!["--token-file", "token", "--output-file", "token"]
-            } else {
-                fs::remove_file(home.join("token")).ok();
-                private(&home.join("old"), &token);
-                vec!["--token-file", "old", "--output-file", "token"]
-            };
-            if overlap {
-                args.extend(["--overlap", "1h"]);
-            }
-            let job = Job { way: &way, args, old: token.clone(), overlap };
+            let (in_place, json, overlap) = (dice.coin(), dice.coin(), dice.throw(6) == 0);
+            let job = Job::new(&way, &token, in_place, json, overlap);
             let mut done = false;
             for (fault, at) in steps.by_ref() {
                 let plan = Plan { at, fault, again: dice.throw(3) == 0, chance: dice.throw(usize::MAX >> 1) };
@@ -215,6 +261,60 @@ fn a_rotation_into_a_file_locks_nobody_out_whatever_fails() {
     println!("{disturbed} disturbed runs, {interrupted} of them ended before success");
     assert_eq!(disturbed, STEPS.len() * Fault::ALL.len() * usize::try_from(SEEDS).unwrap());
     assert!(disturbed >= 1000 && interrupted > disturbed / 4);
+}
+
+/// The system calls by which a run changes what is outside of it, or hears of it.
+const CALLS: &str = "openat,write,fchmod,fsync,rename,unlink,sendto,recvfrom";
+
+/// Kills the command behind each of its system calls in turn, from the first on that has to do with its files, and runs
+/// it again; how often.
+fn kill_at_every_call(in_place: bool, json: bool, overlap: bool) -> usize {
+    let way = Lossy::new(Machine::new());
+    let mut token = way.with_server(Server::create);
+    let log = way.machine().home().join("calls");
+    let strace = |job: &Job, what: &[&str]| {
+        let args = [&["-qq", "-o", log.to_str().unwrap()], what].concat();
+        way.run(job.command().under("strace", &args), None)
+    };
+    let job = Job::new(&way, &token, in_place, json, overlap);
+    let undisturbed = strace(&job, &["-e", &format!("trace={CALLS}")]);
+    assert_eq!(undisturbed.code, Some(0), "is there an strace? {}", undisturbed.stderr);
+    token = job.is_finished();
+    let calls = fs::read_to_string(&log).unwrap();
+    let calls: Vec<_> = calls.lines().map(|line| (line.split('(').next().unwrap(), line)).collect();
+    // What comes before reads libraries and compiles the component.
+    let first = calls.iter().position(|(_, line)| line.contains(".token.")).unwrap();
+    let mut kills = 0;
+    for (number, (call, line)) in calls.iter().enumerate().skip(first) {
+        // Each has a number of its own.
+        let when = calls[..=number].iter().filter(|(name, _)| name == call).count();
+        let job = Job::new(&way, &token, in_place, json, overlap);
+        let killed = strace(&job, &["-e", &format!("inject={call}:signal=SIGKILL:when={when}")]);
+        job.nobody_is_locked_out();
+        if killed.code.is_none() {
+            kills += 1;
+            job.run(None);
+            job.nobody_is_locked_out();
+        } else {
+            // That one was there by chance.
+            assert_eq!(killed.code, Some(0), "{line}: {}", killed.stderr);
+        }
+        token = job.is_finished();
+    }
+    kills
+}
+
+#[test]
+fn a_rotation_that_is_killed_behind_any_of_its_system_calls_is_finished_by_the_next() {
+    let kinds = [(true, false, false), (true, true, false), (false, false, false), (true, false, true)];
+    let kills: Vec<_> = thread::scope(|scope| {
+        let runs = kinds.map(|(in_place, json, overlap)| {
+            scope.spawn(move || kill_at_every_call(in_place, json, overlap))
+        });
+        runs.into_iter().map(|run| run.join().unwrap()).collect()
+    });
+    println!("{kills:?} system calls, and a kill behind each");
+    assert!(kills.iter().all(|kills| *kills > 20), "{kills:?}");
 }
 
 /// A server that answers these requests, which must come in this order, each with a status and a body; one that is sent
@@ -492,6 +592,104 @@ fn the_old_token_stays_until_the_end_of_the_overlap() {
     run(&old).assert_failed(1, &["[403 Forbidden]"]);
     request("DELETE", OVERLAP).bearer(&new).send(server.address).assert_is(200, "");
     assert!(!server.accepts(&old));
+}
+
+#[test]
+fn the_token_is_seen_before_it_takes_over_and_success_is_said_afterwards() {
+    let lose = |at| Plan { at, fault: Fault::LoseRequest, again: true, chance: 0 };
+    let success = "New token created successfully!";
+    // What is lost, and whether the token is shown, replaces the old one, and is said to.
+    for (plan, shown, replaces, said) in [
+        (Some(lose(STEPS[0])), false, false, false),
+        (Some(lose(STEPS[1])), true, false, false),
+        (Some(lose(STEPS[2])), true, true, false),
+        (None, true, true, true),
+    ] {
+        for json in [false, true] {
+            let way = Lossy::new(Machine::new());
+            let old = way.with_server(Server::create);
+            let format = if json { "json" } else { "text" };
+            let args = ["--regenerate", "--yes", "--format", format];
+            let cli = way.machine().create_token(way.address, &args).env("INFLUXDB3_AUTH_TOKEN", &old);
+            let ran = way.run(cli, plan);
+            assert_eq!(ran.code, Some(i32::from(!said)), "{}", ran.stderr);
+            let token = match (shown, json) {
+                (false, _) => {
+                    assert_eq!(ran.stdout, "");
+                    None
+                }
+                (true, false) => {
+                    ran.stdout.lines().find_map(|line| line.strip_prefix("Token: ")).map(str::to_owned)
+                }
+                (true, true) => {
+                    serde_json::from_str::<Value>(&ran.stdout).unwrap()["token"].as_str().map(str::to_owned)
+                }
+            };
+            assert_eq!(ran.stdout.contains(success), said && !json, "{}", ran.stdout);
+            assert_eq!(
+                ran.stderr.contains("is in force, and the old one is refused"),
+                said,
+                "{}",
+                ran.stderr
+            );
+            way.with_server(|server| {
+                assert_eq!(server.accepts(&old), !replaces);
+                assert_eq!(token.is_some_and(|token| server.accepts(&token)), replaces);
+            });
+        }
+    }
+}
+
+/// One address for two servers, which take turns at its requests.
+fn round_robin(servers: [SocketAddr; 2]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let turns = Arc::<AtomicUsize>::default();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, turns) = (client.unwrap(), Arc::clone(&turns));
+            thread::spawn(move || {
+                let mut reader = BufReader::new(client.try_clone().unwrap());
+                while let Ok(request) = read_message(&mut reader) {
+                    let turn = turns.fetch_add(1, Ordering::Relaxed);
+                    client.write_all(&ask(servers[turn % 2], &request).unwrap()).unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn of_two_servers_on_one_store_the_one_that_hears_later_does_not_stop_a_rotation() {
+    let machine = Machine::new();
+    let servers = [machine.serve(&[]), machine.serve(&[])];
+    let address = round_robin([servers[0].address, servers[1].address]);
+    let file = machine.home().join("token");
+    private(&file, &servers[0].create());
+    for run in 0..10 {
+        let old = saved(&file).unwrap();
+        let args = ["--regenerate", "--yes", "--token-file", "token"];
+        let ran = if run % 2 == 0 {
+            machine.create_token(address, &args).args(&["--output-file", "token"]).run()
+        } else {
+            let ran = machine.create_token(address, &args).run();
+            private(&file, &ran.token());
+            ran
+        };
+        assert_eq!(ran.code, Some(0), "run {run}: {ran:?}");
+        let new = saved(&file).unwrap();
+        for server in &servers {
+            eventually("it has heard", || server.accepts(&new) && !server.accepts(&old));
+        }
+        // Only half of the time both have heard before the next run.
+        if run % 4 < 2 {
+            let ran = machine.create_token(address, &args).args(&["--output-file", "token"]).run();
+            assert_eq!(ran.code, Some(0), "run {run}: {ran:?}");
+            let ran = machine.create_token(address, &args).args(&["--output-file", "token"]).run();
+            assert_eq!(ran.code, Some(0), "run {run}: {ran:?}");
+        }
+    }
 }
 
 #[test]

@@ -374,7 +374,7 @@ impl Rotation<'_> {
         if let Some(overlap) = &operator.overlap {
             return say(&format!(
                 "The new token is in force, and the old one is accepted until {}.",
-                overlap.ends_at
+                overlap.ends_at()
             ));
         }
         say("The new token is in force, and the old one is refused from now on.");

@@ -13,6 +13,7 @@ use std::time::Duration;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use sha2::{Digest as _, Sha512};
 use thiserror::Error;
@@ -60,23 +61,36 @@ enum Operation {
 pub(crate) struct Operator {
     /// The beginning of its SHA-512.
     hash: String,
-    /// The token before, while it is still accepted.
+    /// The token before, while it is still accepted. Null, and not absent, where there is none.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub(crate) overlap: Option<Overlap>,
 }
 
 impl Operator {
     /// Whether it is this token.
     pub(crate) fn is(&self, token: &Secret) -> bool {
-        // Nobody who can make two with the same beginning gains anything.
-        self.hash.len() >= SHORT_HASH_DIGITS && sha512_hex(token).starts_with(&self.hash)
+        is_of(&self.hash, token)
     }
+}
+
+/// What is told of a token, as far as it matters here.
+#[derive(Deserialize)]
+struct Listed {
+    hash: String,
 }
 
 /// A token that was replaced and is still accepted.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Overlap {
-    /// The first moment at which it is refused.
-    pub(crate) ends_at: String,
+    /// The first moment at which it is refused. It may be any text.
+    ends_at: String,
+}
+
+impl Overlap {
+    /// The first moment at which it is refused, for a terminal.
+    pub(crate) fn ends_at(&self) -> String {
+        printable(&self.ends_at, |_| false)
+    }
 }
 
 /// How many digits of a hash a server shows (COMPAT 2.7).
@@ -204,7 +218,8 @@ impl Client {
         let body = json!({ "overlap_secs": overlap });
         let request = json_body(self.http.post(self.url(CONFIRM_PATH)), &body);
         let body = self.send(Operation::Confirm, request, Some(staged), StatusCode::OK)?;
-        self.judge_operator(&body, staged).map(drop)
+        let Listed { hash } = self.parse(&body)?;
+        self.judge(&hash, staged)
     }
 
     /// Asks a server that cannot stage whether the token is accepted, without any effect.
@@ -221,14 +236,16 @@ impl Client {
     pub(crate) fn operator(&self, token: &Secret) -> Result<Operator, ClientError> {
         let request = self.http.get(self.url(CREATE_PATH));
         let body = self.send(Operation::Operator, request, Some(token), StatusCode::OK)?;
-        self.parse_operator(&body)
+        self.parse(&body)
     }
 
     /// The same, where the token must be the operator's.
     pub(crate) fn authenticate_operator(&self, token: &Secret) -> Result<Operator, ClientError> {
         let request = self.http.get(self.url(CREATE_PATH));
         let body = self.send(Operation::Authenticate, request, Some(token), StatusCode::OK)?;
-        self.judge_operator(&body, token)
+        let operator: Operator = self.parse(&body)?;
+        self.judge(&operator.hash, token)?;
+        Ok(operator)
     }
 
     /// Makes a named admin token that is accepted for `lifetime` seconds, or for ever.
@@ -273,23 +290,19 @@ impl Client {
         self.send(Operation::List, self.http.get(self.url(AUDIT_PATH)), credential, StatusCode::OK)
     }
 
-    fn judge_operator(&self, body: &[u8], token: &Secret) -> Result<Operator, ClientError> {
-        let operator = self.parse_operator(body)?;
-        // Such as an answer that was meant for an earlier request.
-        if operator.is(token) {
-            Ok(operator)
+    fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
+        // Without serde's message, which quotes what it found.
+        serde_json::from_slice(body)
+            .map_err(|error| self.stranger(format!("unexpected JSON ({:?})", error.classify())))
+    }
+
+    /// Whether an answer is about this token, and not one that was meant for an earlier request.
+    fn judge(&self, short_hash: &str, token: &Secret) -> Result<(), ClientError> {
+        if is_of(short_hash, token) {
+            Ok(())
         } else {
             Err(self.stranger("it speaks of another token".to_owned()))
         }
-    }
-
-    fn parse_operator(&self, body: &[u8]) -> Result<Operator, ClientError> {
-        let operator: Operator = serde_json::from_slice(body)
-            .map_err(|error| self.stranger(format!("unexpected JSON ({:?})", error.classify())))?;
-        // It goes to a terminal.
-        let overlap =
-            operator.overlap.map(|Overlap { ends_at }| Overlap { ends_at: printable(&ends_at, |_| false) });
-        Ok(Operator { overlap, ..operator })
     }
 
     fn url(&self, path: &str) -> Url {
@@ -312,9 +325,7 @@ impl Client {
         }
 
         let body = self.send(operation, request, credential, StatusCode::CREATED)?;
-        // Without serde's message, which quotes what it found.
-        let issued: Issued = serde_json::from_slice(&body)
-            .map_err(|error| self.stranger(format!("unexpected JSON ({:?})", error.classify())))?;
+        let issued: Issued = self.parse(&body)?;
         let token = Secret::from(issued.token);
         let random = token.expose().strip_prefix(TOKEN_PREFIX).unwrap_or_default();
         if random.is_empty() || !random.chars().all(is_token_char) {
@@ -471,6 +482,11 @@ impl Client {
         };
         ClientError::Refused { status, message, hint }
     }
+}
+
+fn is_of(short_hash: &str, token: &Secret) -> bool {
+    // Nobody who can make two with the same beginning gains anything.
+    short_hash.len() >= SHORT_HASH_DIGITS && sha512_hex(token).starts_with(short_hash)
 }
 
 /// SHA-512 of the text of a token, as 128 lower-case hexadecimal digits.
