@@ -1,5 +1,6 @@
 //! The text of a token on the host's side: wiped when dropped, absent from every log and `Debug` output.
 
+#[cfg(feature = "server")]
 use std::borrow::Cow;
 use std::fmt;
 
@@ -19,7 +20,8 @@ impl Secret {
 }
 
 /// Replaces whatever looks like a token by `[token]`, for text that comes from outside and is on its way to a screen or a log.
-pub fn redact(text: &str) -> Cow<'_, str> {
+#[cfg(feature = "server")]
+pub(crate) fn redact(text: &str) -> Cow<'_, str> {
     let mut parts = text.split(TOKEN_PREFIX);
     let first = parts.next().unwrap_or_default();
     if first.len() == text.len() {
@@ -55,7 +57,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests {
     use super::*;
 
