@@ -84,7 +84,7 @@ impl Odd<'_> {
 
     fn module(&self, extra: &[String]) -> Vec<u8> {
         let Self { commanded, asked, initialized, started, .. } = self;
-        let import = |name: &&str| format!(r#"(import "{name}" "f" (func))"#);
+        let import = |name: &String| format!(r#"(import "{name}" "f" (func))"#);
         let imports = extra.iter().map(import).collect::<Vec<_>>().concat();
         let cases = commanded.iter().enumerate().fold(String::new(), |cases, (number, misbehaviour)| {
             let letter = b'a' + u8::try_from(number).unwrap();

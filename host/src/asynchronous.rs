@@ -26,7 +26,7 @@ pub const MAX_COMMANDS: usize = 4;
 /// afterwards what has become of it; [`stage`](Self::stage) and [`confirm`](Self::confirm) can be repeated, which is what
 /// they are for.
 ///
-/// [`authenticate`](Authority::authenticate) is not here: it takes about a microsecond and never waits, so it is called on
+/// [`authenticate`](Authority::authenticate) is not here: it takes about a microsecond and waits for no store, so it is called on
 /// [`blocking`](Self::blocking) from where the request is.
 ///
 /// ```
@@ -45,15 +45,16 @@ pub const MAX_COMMANDS: usize = 4;
 /// # })
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct AsyncAuthority {
     authority: Authority,
 }
 
-impl Builder<'static> {
+impl Builder<'_> {
     /// As [`build`](Self::build), on a thread that may block.
     pub async fn build_async(self) -> Result<AsyncAuthority, BuildError> {
-        match spawn_blocking(move || self.build()).await {
+        let own = self.into_owned();
+        match spawn_blocking(move || own.build()).await {
             Ok(authority) => Ok(authority?.into_async()),
             Err(error) if error.is_panic() => Err(BuildError::Panicked),
             Err(error) => Err(BuildError::Thread(error.into())),

@@ -4,8 +4,10 @@
 //! store, and what it has seen there is published before its answer leaves. Knows the sandbox and the store, nothing
 //! of HTTP.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -35,6 +37,9 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// How long tokens are accepted without word from the store, unless the builder is told otherwise. Long enough for
 /// a checkpoint or a short lock of the database, short enough that a revocation elsewhere is not ignored for long.
 pub const DEFAULT_MAX_STALENESS: Duration = Duration::from_secs(10);
+
+/// The least that can be said for that: with less, a poll that takes a moment longer than usual would have all tokens refused.
+pub const MIN_MAX_STALENESS: Duration = POLL_INTERVAL.saturating_mul(2);
 
 /// How long the last of an authority's clones waits, when it is dropped, for the store to answer a question that it was
 /// asked just then.
@@ -119,6 +124,7 @@ struct OperatorUse {
 
 /// When this process last accepted the operator token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LastUsed {
     /// The current one; `None` if not since the start or since it became that.
     pub current: Option<Timestamp>,
@@ -152,6 +158,7 @@ struct Names {
 
 /// The authority cannot start.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum BuildError {
     /// The component is not one that this host can run.
     #[error(transparent)]
@@ -177,7 +184,7 @@ pub enum BuildError {
 #[must_use]
 pub struct Builder<'a> {
     store: Arc<dyn Store>,
-    component: &'a [u8],
+    component: Cow<'a, [u8]>,
     max_staleness: Duration,
     audit_log: Option<PathBuf>,
     observer: Arc<dyn Observer>,
@@ -185,14 +192,15 @@ pub struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     /// Runs this component instead of the built-in one.
-    pub fn component(mut self, component: &'a [u8]) -> Self {
-        self.component = component;
+    pub fn component(mut self, component: impl Into<Cow<'a, [u8]>>) -> Self {
+        self.component = component.into();
         self
     }
 
-    /// How long tokens are accepted without word from the store; [`DEFAULT_MAX_STALENESS`] if not said.
+    /// How long tokens are accepted without word from the store; [`DEFAULT_MAX_STALENESS`] if not said. Less than
+    /// [`MIN_MAX_STALENESS`] is taken for that.
     pub fn max_staleness(mut self, max_staleness: Duration) -> Self {
-        self.max_staleness = max_staleness;
+        self.max_staleness = max_staleness.max(MIN_MAX_STALENESS);
         self
     }
 
@@ -207,8 +215,8 @@ impl<'a> Builder<'a> {
     /// every [`POLL_INTERVAL`]. [`Observer::records_lost`] tells of more.
     ///
     /// To rotate the file, move it away: the next record goes into a new one. It must not be copied and truncated.
-    pub fn audit_log(mut self, file: PathBuf) -> Self {
-        self.audit_log = Some(file);
+    pub fn audit_log(mut self, file: impl Into<PathBuf>) -> Self {
+        self.audit_log = Some(file.into());
         self
     }
 
@@ -221,10 +229,10 @@ impl<'a> Builder<'a> {
     /// Compiles the component, reads the catalog, or makes an empty one, and starts to watch the store for changes of
     /// others.
     ///
-    /// Blocks for some tens of milliseconds. Fails, rather than start, on a catalog that cannot be read, and on an audit log
+    /// Blocks for some tens of milliseconds in a release build, and for a second or two in one without optimisation. Fails, rather than start, on a catalog that cannot be read, and on an audit log
     /// that is not its own.
     pub fn build(self) -> Result<Authority, BuildError> {
-        let sandbox = Sandbox::new(self.component)?;
+        let sandbox = Sandbox::new(&self.component)?;
         let store: Arc<dyn Store> = Arc::new(Measured::new(self.store, Arc::clone(&self.observer)));
         // Before anything is changed that has to be recorded.
         let log = self.audit_log.as_deref().map(AuditLog::open).transpose()?;
@@ -262,6 +270,34 @@ impl<'a> Builder<'a> {
         inner.look_at_operator();
         let watcher = Watcher::start(Arc::clone(&inner)).map_err(BuildError::Thread)?;
         Ok(Authority { inner, _watcher: Arc::new(watcher) })
+    }
+}
+
+#[cfg(feature = "async")]
+impl Builder<'_> {
+    /// The same, for another thread.
+    pub(crate) fn into_owned(self) -> Builder<'static> {
+        Builder { component: Cow::Owned(self.component.into_owned()), ..self }
+    }
+}
+
+impl fmt::Debug for Builder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { max_staleness, audit_log, .. } = self;
+        f.debug_struct("Builder")
+            .field("max_staleness", max_staleness)
+            .field("audit_log", audit_log)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority")
+            .field("catalog_id", &self.inner.catalog_id)
+            .field("staleness", &self.staleness())
+            .field("traps", &self.traps())
+            .finish_non_exhaustive()
     }
 }
 
@@ -303,7 +339,7 @@ impl Authority {
     pub fn builder_shared(store: Arc<dyn Store>) -> Builder<'static> {
         Builder {
             store,
-            component: BUILT_IN_COMPONENT,
+            component: Cow::Borrowed(BUILT_IN_COMPONENT),
             max_staleness: DEFAULT_MAX_STALENESS,
             audit_log: None,
             observer: Arc::new(Nobody),
@@ -312,7 +348,8 @@ impl Authority {
 
     /// Tells whose token this is.
     ///
-    /// Answers from memory in about a microsecond, so it may be called from async code. Denies whenever it is not
+    /// Answers from memory in about a microsecond, so it may be called from async code. It waits for no store and no command;
+    /// where as many calls are under way as the machine has processors, it waits for one of them. Denies whenever it is not
     /// certain: a failing component or a store that has been silent for too long are
     /// [`Unavailable`](AuthenticateError::Unavailable), which is not the same as a wrong token.
     pub fn authenticate(&self, credential: &str) -> Result<Principal, AuthenticateError> {
@@ -352,8 +389,13 @@ impl Authority {
         })
     }
 
-    /// Makes a named admin token that is accepted for `lifetime` seconds, or for ever. `credential` may be any accepted
-    /// token.
+    /// Makes a named admin token that is accepted for `lifetime` seconds, or for ever; with 0 it has expired already.
+    /// `credential` may be any accepted token.
+    ///
+    /// `name` is 1 to 128 bytes of visible text that neither begins nor ends with a space and looks neither like `_admin` nor
+    /// like a token; anything else is an [`InvalidArgument`](CommandError::InvalidArgument), one that is in use
+    /// [`AlreadyExists`](CommandError::AlreadyExists). A catalog holds 10,000 tokens, then it is
+    /// [`Full`](CommandError::Full).
     pub fn create_named(
         &self,
         credential: &Secret,
@@ -368,7 +410,9 @@ impl Authority {
     }
 
     /// Replaces the operator token; `credential` must be the one that is replaced. When this answers, the old token
-    /// is refused, unless `overlap` is longer than nothing: then it is accepted for that many seconds more.
+    /// is refused, unless `overlap` is longer than nothing: then it is accepted for that many seconds more, of which there
+    /// may be as many as 30 days have, 2,592,000. More is an [`InvalidArgument`](CommandError::InvalidArgument). Whatever was
+    /// staged or overlapping before ends.
     pub fn regenerate(
         &self,
         credential: &Secret,
@@ -381,7 +425,10 @@ impl Authority {
 
     /// Lets a secret wait to become that of the operator token, which stays in force; `credential` must be that. The
     /// secret is a new one, or the one with this hash. It is accepted by [`confirm`](Self::confirm) and nowhere else, for
-    /// `ttl` seconds, or an hour.
+    /// `ttl` seconds, or an hour; 0 is over at once, and more than a week, 604,800 seconds, is an
+    /// [`InvalidArgument`](CommandError::InvalidArgument). `sha512` is 128 lower-case hexadecimal digits. Staging again
+    /// replaces what was staged, or prolongs it. While an earlier secret is still accepted, it is a
+    /// [`Conflict`](CommandError::Conflict).
     pub fn stage(
         &self,
         credential: &Secret,
@@ -394,7 +441,8 @@ impl Authority {
     }
 
     /// Makes the staged secret, which `credential` must be, that of the operator token. When this answers, the one before
-    /// is refused, or accepted for `overlap` seconds more. Called again, it answers the same and changes nothing.
+    /// is refused, or accepted for `overlap` seconds more, as in [`regenerate`](Self::regenerate). Called again, it answers the
+    /// same and changes nothing.
     pub fn confirm(
         &self,
         credential: &Secret,
@@ -446,7 +494,11 @@ impl Authority {
     }
 
     /// Takes in a token that was made elsewhere, unless there is one of its name. `expiry` is the first moment at which
-    /// it is refused. A token that could be guessed is an [`InvalidArgument`](CommandError::InvalidArgument).
+    /// it is refused. `name` is as in [`create_named`](Self::create_named), or that of the operator token,
+    /// [`OPERATOR`](crate::token::OPERATOR).
+    ///
+    /// The token must begin with `apiv3_`, be visible ASCII and carry at least 112 bits of plausible randomness; anything else
+    /// is an [`InvalidArgument`](CommandError::InvalidArgument).
     pub fn preset_token(
         &self,
         name: &str,

@@ -21,6 +21,7 @@ pub const OPERATOR: &str = "_admin";
 
 /// What is known of a token. Its secret cannot be had from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TokenInfo {
     /// Counted from 0, never used twice in one catalog.
     pub id: u64,
@@ -40,6 +41,7 @@ pub struct TokenInfo {
 
 /// A token made just now. Its hash is durable; its secret is shown this once.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct IssuedToken {
     /// Its record.
     pub info: TokenInfo,
@@ -49,6 +51,7 @@ pub struct IssuedToken {
 
 /// What has become of a token that was made elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Preset {
     /// It was taken in.
     Created(TokenInfo),
@@ -60,6 +63,7 @@ pub enum Preset {
 
 /// Whose token was presented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Principal {
     /// The number of the token.
     pub id: u64,
@@ -71,6 +75,7 @@ pub struct Principal {
 
 /// A secret that waits to become that of the operator token.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct StagedSecret {
     /// Its text, shown this once; `None` where only its hash was given.
     pub secret: Option<Secret>,
@@ -82,6 +87,7 @@ pub struct StagedSecret {
 
 /// A secret beside the current one of the operator token.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TimedSecret {
     /// Its SHA-512, as 128 lower-case hexadecimal digits: which secret it is.
     pub sha512: String,
@@ -91,6 +97,7 @@ pub struct TimedSecret {
 
 /// What is under way with the operator token beside its current secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Rotation {
     /// Nothing.
     Settled,
@@ -102,6 +109,7 @@ pub enum Rotation {
 
 /// The operator token and what is under way with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OperatorStatus {
     /// Its record.
     pub info: TokenInfo,
@@ -111,6 +119,7 @@ pub struct OperatorStatus {
 
 /// Why a token was not accepted. Whatever the case, the request must not pass.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum AuthenticateError {
     /// The catalog has no such token.
     #[error("the token is not known")]
@@ -125,6 +134,7 @@ pub enum AuthenticateError {
 
 /// Why a command was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum CommandError {
     /// The credential is no known token.
     #[error("the token is not known")]

@@ -63,6 +63,7 @@ struct Torn {
 
 /// The audit log cannot be used, or not be brought up to date.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum AuditLogError {
     /// It cannot be opened or read.
     #[error("cannot open the audit log {}: {reason}", path.display())]

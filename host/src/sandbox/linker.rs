@@ -69,6 +69,7 @@
 //! }
 //! ```
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -90,6 +91,13 @@ pub struct CatalogStoreCtx {
     seen: Seen,
     /// How often the store was called for the current command.
     calls: u32,
+}
+
+impl fmt::Debug for CatalogStoreCtx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seen, calls, .. } = self;
+        f.debug_struct("CatalogStoreCtx").field("seen", seen).field("calls", calls).finish_non_exhaustive()
+    }
 }
 
 enum Source {

@@ -8,6 +8,7 @@
 //! A host with an engine of its own takes [`linker`] and [`bindings`] instead, and [`wasmtime`] from here, so that the
 //! versions fit.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
@@ -39,7 +40,7 @@ pub use wasmtime;
 ///
 /// Calls into the component are synchronous; what that excludes stands at [`linker`]. The types of [`token`](crate::token) can be made from those here with
 /// `From`.
-#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(missing_docs, missing_debug_implementations, clippy::all, clippy::pedantic)]
 pub mod bindings {
     wasmtime::component::bindgen!({
         path: "../wit",
@@ -102,8 +103,11 @@ pub fn check(engine: &Engine, component: &Component) -> Result<(), SandboxError>
     world::check(engine, component)
 }
 
-/// A compiled component with everything it needs to run. Cheap to share, not to make: compiling takes tens of
-/// milliseconds.
+/// A compiled component with everything it needs to run, for one catalog: the piece between
+/// [`Authority`](crate::authority::Authority), which numbers the snapshots of its catalog and keeps the sandbox to itself, and
+/// [`linker`]. For hosts that publish snapshots and order commands in their own way.
+///
+/// Cheap to share, not to make: compiling takes tens of milliseconds.
 pub struct Sandbox {
     pre: bindings::AuthorityPre<State>,
     readers: Readers,
@@ -111,6 +115,7 @@ pub struct Sandbox {
 
 /// The component cannot be used.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum SandboxError {
     /// The machine or the configuration does not let wasmtime run.
     #[error("cannot set up the sandbox: {0:#}")]
@@ -144,7 +149,7 @@ pub struct Trap(wasmtime::Error);
 pub type Snapshot = Option<store::Entry>;
 
 /// A snapshot and its number: a later one has a higher number.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Numbered {
     /// Counts the snapshots of one authority.
     pub number: u64,
@@ -169,7 +174,8 @@ impl Sandbox {
     }
 
     /// Asks a reader whose token this is, as of the snapshot with number `at_least` or a later one; `newest` gives
-    /// the newest there is, where no reader has it yet. Takes about a microsecond and never waits for the store.
+    /// the newest there is, where no reader has it yet. Takes about a microsecond and never waits for the store; where all
+    /// readers are busy, it waits for one of them.
     pub fn authenticate(
         &self,
         at_least: u64,
@@ -202,7 +208,13 @@ impl Sandbox {
     }
 }
 
-/// An instance for one command.
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox").field("readers", &self.readers.slots.len()).finish_non_exhaustive()
+    }
+}
+
+/// An instance for one command; for more, where nobody minds that the secrets of one stay in its memory for the next.
 pub struct Writer {
     store: wasmtime::Store<State>,
     instance: bindings::Authority,
@@ -337,11 +349,18 @@ impl Writer {
     }
 }
 
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").finish_non_exhaustive()
+    }
+}
+
 /// The component's answer to a command, in the host's words; a trap where it gave none.
 pub type Answer<T> = Result<Result<T, CommandError>, Trap>;
 
 /// What a command has seen of the store.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Seen {
     /// The newest state that it has read or written, if it got that far.
     pub snapshot: Option<Snapshot>,
