@@ -469,7 +469,7 @@ fn a_component_that_loops_over_a_slow_store_is_stopped_by_how_often_it_asks() {
 fn a_reader_that_tries_to_write_is_stopped() {
     let store = Arc::new(MemoryStore::default());
     let authority = Authority::builder_shared(store.clone())
-        .component(&component(&[&format!("{SWAP} (i32.const 1024)")]))
+        .component(component(&[&format!("{SWAP} (i32.const 1024)")]))
         .build()
         .unwrap();
     assert!(matches!(authority.authenticate("!a"), Err(AuthenticateError::Unavailable(_))));
@@ -480,7 +480,7 @@ fn a_reader_that_tries_to_write_is_stopped() {
 #[test]
 fn a_command_that_fails_after_it_wrote_does_not_claim_that_nothing_was_changed() {
     let authority = Authority::builder(MemoryStore::default())
-        .component(&component(&[&format!("{SWAP} unreachable")]))
+        .component(component(&[&format!("{SWAP} unreachable")]))
         .build()
         .unwrap();
     let error = authority.create_operator("!a").unwrap_err();

@@ -74,6 +74,7 @@ fn decoded(text: &str) -> Option<(char, &str)> {
 pub const TOKEN_PREFIX: &str = "apiv3_";
 
 /// Whether a token may have this after its prefix (COMPAT 1.2).
+#[cfg(feature = "server")]
 pub(crate) fn is_token_char(character: char) -> bool {
     character.is_ascii_alphanumeric() || character == '-' || character == '_'
 }

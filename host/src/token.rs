@@ -51,7 +51,6 @@ pub struct IssuedToken {
 
 /// What has become of a token that was made elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Preset {
     /// It was taken in.
     Created(TokenInfo),
@@ -97,7 +96,6 @@ pub struct TimedSecret {
 
 /// What is under way with the operator token beside its current secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Rotation {
     /// Nothing.
     Settled,

@@ -65,7 +65,7 @@ impl Player {
         match (call, args) {
             ("authenticator.prepare", []) => result(authority.list(), |_| Value::Null),
             ("authenticator.authenticate", [token]) => match authority.authenticate(text(token)) {
-                Ok(Principal { id, operator, replaced }) => {
+                Ok(Principal { id, operator, replaced, .. }) => {
                     let kind = match (operator, replaced) {
                         (true, false) => "operator",
                         (true, true) => "replaced-operator",
@@ -77,6 +77,7 @@ impl Player {
                 Err(AuthenticateError::Unknown) => json!({ "err": "unknown-token" }),
                 Err(AuthenticateError::Expired(at)) => json!({ "err": { "expired": at } }),
                 Err(AuthenticateError::Unavailable(_)) => json!({ "err": "unavailable" }),
+                Err(unknown) => panic!("{unknown:?} is none of the contract's"),
             },
             ("tokens.create-operator", [origin]) => result(authority.create_operator(text(origin)), issued),
             ("tokens.create-named", [token, name, lifetime, origin]) => {
@@ -153,7 +154,7 @@ fn result<T>(result: Result<T, CommandError>, value: impl FnOnce(T) -> Value) ->
     }
 }
 
-fn issued(IssuedToken { info: token, secret }: IssuedToken) -> Value {
+fn issued(IssuedToken { info: token, secret, .. }: IssuedToken) -> Value {
     json!({ "info": info(&token), "secret": secret.expose() })
 }
 
@@ -165,12 +166,12 @@ fn preset(outcome: Preset) -> Value {
     }
 }
 
-fn timed(TimedSecret { sha512, until }: &TimedSecret) -> Value {
+fn timed(TimedSecret { sha512, until, .. }: &TimedSecret) -> Value {
     json!({ "sha512": sha512, "until": until })
 }
 
 fn info(token: &TokenInfo) -> Value {
-    let TokenInfo { id, name, sha512, created_at, updated_at, updated_by, expiry } = token;
+    let TokenInfo { id, name, sha512, created_at, updated_at, updated_by, expiry, .. } = token;
     json!({
         "id": id,
         "name": name,
@@ -196,5 +197,6 @@ fn command_error(error: CommandError) -> Value {
         CommandError::Unavailable(why) => json!({ "unavailable": why }),
         CommandError::UnknownOutcome(why) => json!({ "unknown-outcome": why }),
         CommandError::Internal(why) => json!({ "internal": why }),
+        unknown => panic!("{unknown:?} is none of the contract's"),
     }
 }
