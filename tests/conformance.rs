@@ -17,12 +17,15 @@ mod native;
 mod rust;
 
 use std::env;
+use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use self::judge::{Case, Host, Lends, Played, Run, Times};
 
@@ -73,6 +76,29 @@ fn the_same_core_conforms_under_stock_wasmtime() {
 }
 
 #[test]
+fn what_the_contract_does_not_have_is_not_played() {
+    for call in IMPOSSIBLE {
+        let below = impossible(call);
+        let case = Case::read(below.path().join("impossible"));
+        let player = authority::Player::new();
+        assert!(catch_unwind(|| native::play(&case)).is_err(), "native: {call}");
+        assert!(catch_unwind(AssertUnwindSafe(|| player.play(&case))).is_err(), "Authority: {call}");
+        assert!(rust::Host::new().unwrap().play(&case.directory).is_err(), "an engine of one's own: {call}");
+    }
+}
+
+#[test]
+#[ignore = "fetches from npm and PyPI; run by tests/embed/run"]
+fn what_the_contract_does_not_have_is_not_played_elsewhere() {
+    for (call, host) in
+        IMPOSSIBLE.iter().flat_map(|call| ["node", "python", "stock"].map(|host| (call, host)))
+    {
+        let played = Command::new(script(host)).arg("cases").arg(impossible(call).path()).output().unwrap();
+        assert!(!played.status.success(), "{host}: {call}");
+    }
+}
+
+#[test]
 fn the_readme_tells_how_many_cases_and_calls_there_are() {
     let readme = include_str!("../README.md").split_whitespace().collect::<Vec<_>>();
     let told = readme.windows(5).find_map(|words| match words {
@@ -83,6 +109,26 @@ fn the_readme_tells_how_many_cases_and_calls_there_are() {
     });
     let cases = judge::read_cases();
     assert_eq!(told, Some((cases.len(), judge::count_calls(&cases))));
+}
+
+/// An argument too many, one too few, and a function that there is not.
+const IMPOSSIBLE: [&str; 3] = [
+    r#"{ "call": "tokens.create-operator", "args": ["conformance", "conformance"] }"#,
+    r#"{ "call": "tokens.create-operator", "args": [] }"#,
+    r#"{ "call": "tokens.create", "args": ["conformance"] }"#,
+];
+
+/// A directory of the one case `impossible`.
+fn impossible(call: &str) -> TempDir {
+    let below = tempfile::tempdir().unwrap();
+    fs::create_dir(below.path().join("impossible")).unwrap();
+    fs::write(below.path().join("impossible/calls.json"), format!("[{call}]")).unwrap();
+    below
+}
+
+/// The script in `tests/embed` that lets a host play.
+fn script(host: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/embed").join(host).join("run")
 }
 
 /// Lets a host in this process play one case after the other.
@@ -96,17 +142,16 @@ fn each(run: &Run, play: impl Fn(&Case) -> Played) -> Vec<(Played, Times)> {
 
 /// Lets a host play cases with its script in `tests/embed`.
 fn embedded(host: &str, run: &Run) -> Vec<(Played, Times)> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/embed").join(host).join("run");
     // What has to be fetched and compiled first takes no part in any case.
     let none = tempfile::tempdir().unwrap();
-    let prepared = Command::new(&script).arg("cases").arg(none.path()).status();
+    let prepared = Command::new(script(host)).arg("cases").arg(none.path()).status();
     assert!(
         prepared.unwrap_or_else(|error| panic!("{host}: {error}")).success(),
         "{host} cannot be made ready"
     );
 
     let began = SystemTime::now();
-    let mut playing = Command::new(script)
+    let mut playing = Command::new(script(host))
         .arg("cases")
         .arg(&run.directory)
         .stdout(Stdio::piped())

@@ -95,7 +95,7 @@ pub(crate) enum Lends {
 }
 
 impl Case {
-    fn read(directory: PathBuf) -> Self {
+    pub(crate) fn read(directory: PathBuf) -> Self {
         let name = directory.file_name().unwrap().to_str().unwrap().to_owned();
         let read = |file: &str| match fs::read_to_string(directory.join(file)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
