@@ -3,13 +3,16 @@
 //! Knows nothing of who may.
 
 use std::fmt::Write as _;
-use std::fs::{self, Metadata, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rustix::fs::OFlags;
 use thiserror::Error;
 use tokio::net::{UnixSocket, UnixStream};
+use tokio::time;
 
 use super::listen::{Accept, Peer};
 
@@ -18,6 +21,10 @@ const BACKLOG: u32 = 16;
 
 /// How often a place that a dead server has left is tried, where others want it as well.
 const TRIES: u32 = 10;
+
+/// How often, and after how long again, it is tried to be the one that makes room; nobody needs long for it.
+const LOCK_TRIES: u32 = 2000;
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
 
 /// A socket that is listened on; its file is removed when it is dropped.
 #[derive(Debug)]
@@ -79,7 +86,7 @@ impl UnixListener {
             match fs::hard_link(&nameless.0, path) {
                 Ok(()) => return Ok(Self { socket, path: path.to_owned(), file }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    remove_dead(path, directory).await?;
+                    remove_dead(path).await?;
                 }
                 Err(error) => return Err(system(error)),
             }
@@ -130,10 +137,11 @@ fn judge(directory: &Path, metadata: &Metadata) -> Result<(), UnixBindError> {
 }
 
 /// Makes room where a dead server has left its socket. What else is there stays.
-async fn remove_dead(path: &Path, directory: &Path) -> Result<(), UnixBindError> {
+async fn remove_dead(path: &Path) -> Result<(), UnixBindError> {
     let system = |source| UnixBindError::System { path: path.to_owned(), source };
+    // What is found dead must be what is removed: another server may be making room as well.
+    let _lock = Lock::beside(path).await.map_err(system)?;
     let found = match fs::symlink_metadata(path) {
-        // Another server that starts has been quicker.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         found => found.map_err(system)?,
     };
@@ -142,20 +150,52 @@ async fn remove_dead(path: &Path, directory: &Path) -> Result<(), UnixBindError>
     }
     match UnixStream::connect(path).await {
         // Nobody has it open; any other error is a server that cannot be reached at the moment.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        _ => return Err(UnixBindError::Answered(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(system)
+        }
+        _ => Err(UnixBindError::Answered(path.to_owned())),
     }
-    let removed = Nameless::within(directory).map_err(system)?;
-    match fs::rename(path, &removed.0) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        renamed => renamed.map_err(system)?,
+}
+
+/// Held by one server at a time, for one path, and gone without a trace.
+struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    async fn beside(path: &Path) -> io::Result<Self> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".lock");
+        let path = PathBuf::from(name);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+        for _ in 0..LOCK_TRIES {
+            let file = options.open(&path)?;
+            match file.try_lock() {
+                Ok(()) => {
+                    // Who had it before has removed it, so it may be another one by now.
+                    let current = fs::symlink_metadata(&path);
+                    if current.is_ok_and(|current| {
+                        file.metadata().is_ok_and(|locked| identity(&locked) == identity(&current))
+                    }) {
+                        return Ok(Self { path, _file: file });
+                    }
+                }
+                Err(TryLockError::WouldBlock) => time::sleep(LOCK_PAUSE).await,
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::ResourceBusy.into())
     }
-    // If it is not that one, another server has made room as well, and this is its own: it gets its name back.
-    if !fs::symlink_metadata(&removed.0).is_ok_and(|metadata| identity(&metadata) == identity(&found)) {
-        let _ = fs::hard_link(&removed.0, path);
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is locked still.
+        let _ = fs::remove_file(&self.path);
     }
-    Ok(())
 }
 
 /// Device and number of a file.
@@ -197,7 +237,7 @@ mod tests {
         let directory = tempdir().unwrap();
         let path = directory.path().join("door");
         // Many times, because they have to meet at the right moment.
-        for round in 0..1000 {
+        for round in 0..200 {
             // What a dead server has left.
             drop(net::UnixListener::bind(&path).unwrap());
             let ready = Arc::new(Barrier::new(8));
