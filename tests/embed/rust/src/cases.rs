@@ -74,7 +74,8 @@ impl Host {
         let mut linker = self.linker.clone();
         if let Some(random) = random {
             linker.allow_shadowing(true);
-            let mut interface = linker.instance("wasi:random/random@0.2.0")?;
+            // The very version that the component asks for, which counts before any other.
+            let mut interface = linker.instance("wasi:random/random@0.2.12")?;
             interface.func_wrap("get-random-u64", move |_: StoreContextMut<'_, Tenant>, ()| Ok((random,)))?;
         }
         Ok(linker)
