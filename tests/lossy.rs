@@ -16,11 +16,11 @@ use crate::support::{Cli, Machine, PATIENCE, Server, read_all};
 /// What happens to a request, to its answer, or to who is at either end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It is lost, and the connection closed.
+    /// All of it is lost, or all but its beginning, and the connection closed.
     LoseRequest,
     /// It is lost, and nothing more is heard.
     SilenceRequest,
-    /// Its answer is lost, and the connection closed.
+    /// All of its answer is lost, or all but its beginning, and the connection closed.
     LoseAnswer,
     /// Its answer is lost, and nothing more is heard.
     SilenceAnswer,
@@ -28,20 +28,14 @@ pub(crate) enum Fault {
     DelayRequest,
     /// It comes now, and once more later.
     Repeat,
-    /// It comes twice, one behind the other, and the second answer is given.
+    /// It comes twice: at once, or one behind the other, and the second answer is given.
     Duplicate,
-    /// It comes twice at once.
-    DuplicateAtOnce,
     /// Its answer comes late, but comes.
     DelayAnswer,
     /// Its answer comes twice on the same connection.
     RepeatAnswer,
     /// It is lost, and answered by what an earlier request was answered.
     ReplayAnswer,
-    /// Only the beginning of it comes.
-    CutRequest,
-    /// Only the beginning of its answer comes.
-    CutAnswer,
     /// The client is killed before the server has it.
     KillClientBefore,
     /// The client is killed while the server is at it.
@@ -50,20 +44,17 @@ pub(crate) enum Fault {
     KillClientAfter,
     /// The client is killed at some moment after it has the answer: while it writes its files, say.
     KillClientLater,
-    /// The server is killed before it has it.
+    /// The server is killed before it has it. The next one is started when the client is gone, or while it still asks
+    /// again.
     KillServerBefore,
-    /// The server is killed while it is at it.
+    /// The same while it is at it.
     KillServerDuring,
-    /// The server is killed when it has answered, and the answer is lost.
+    /// The same when it has answered, and the answer is lost.
     KillServerAfter,
-    /// As before, and the next server is started while the client still asks again.
-    RestartServerBefore,
-    /// As before, and the next server is started while the client still asks again.
-    RestartServerAfter,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::LoseRequest,
         Self::SilenceRequest,
         Self::LoseAnswer,
@@ -71,12 +62,9 @@ impl Fault {
         Self::DelayRequest,
         Self::Repeat,
         Self::Duplicate,
-        Self::DuplicateAtOnce,
         Self::DelayAnswer,
         Self::RepeatAnswer,
         Self::ReplayAnswer,
-        Self::CutRequest,
-        Self::CutAnswer,
         Self::KillClientBefore,
         Self::KillClientDuring,
         Self::KillClientAfter,
@@ -84,8 +72,6 @@ impl Fault {
         Self::KillServerBefore,
         Self::KillServerDuring,
         Self::KillServerAfter,
-        Self::RestartServerBefore,
-        Self::RestartServerAfter,
     ];
 
     /// Whether the client waits for an answer that never comes.
@@ -102,8 +88,19 @@ pub(crate) struct Plan {
     pub(crate) fault: Fault,
     /// Whether it happens to every such request, or to the first alone.
     pub(crate) again: bool,
-    /// Where a message is cut, or when somebody is killed: any number.
+    /// Which form the fault has where it has two, where a message is cut, or when somebody is killed: any number.
     pub(crate) chance: usize,
+}
+
+impl Plan {
+    fn second_form(&self) -> bool {
+        !self.chance.is_multiple_of(2)
+    }
+
+    /// The beginning of a message, or nothing of it.
+    fn cut<'a>(&self, message: &'a [u8]) -> &'a [u8] {
+        if self.second_form() { &message[..self.chance % message.len()] } else { &[] }
+    }
 }
 
 /// What has become of a client.
@@ -343,40 +340,40 @@ impl Passage<'_> {
         self.close()
     }
 
-    fn kill_server(&self) -> io::Result<()> {
+    /// Kills it, and starts the next one at once if asked to.
+    fn kill_server(&self, restart: bool) -> io::Result<()> {
         let mut state = self.state.lock().unwrap();
-        let server = if state.run == self.run { state.server.take() } else { None };
-        drop(state);
-        drop(server);
-        self.close()
-    }
-
-    /// Kills it, and starts the next one at once.
-    fn restart_server(&self) -> io::Result<()> {
-        let mut state = self.state.lock().unwrap();
-        let machine = state.machine.upgrade().filter(|_| state.run == self.run);
-        if let (Some(machine), Some(server)) = (machine, state.server.take()) {
-            state.starting = true;
+        if state.run == self.run
+            && let Some(server) = state.server.take()
+        {
+            let machine = state.machine.upgrade().filter(|_| restart);
+            state.starting = machine.is_some();
             drop(state);
             drop(server);
-            let state = Arc::clone(self.state);
-            thread::spawn(move || {
-                // If it cannot start, whoever asks next starts it, and says so.
-                let server = catch_unwind(AssertUnwindSafe(|| machine.serve(&[])));
-                let mut state = state.lock().unwrap();
-                state.server = server.ok();
-                state.starting = false;
-            });
+            if let Some(machine) = machine {
+                let state = Arc::clone(self.state);
+                thread::spawn(move || {
+                    // If it cannot start, whoever asks next starts it, and says so.
+                    let server = catch_unwind(AssertUnwindSafe(|| machine.serve(&[])));
+                    let mut state = state.lock().unwrap();
+                    state.server = server.ok();
+                    state.starting = false;
+                });
+            }
         }
         self.close()
     }
 
     fn fail(&self, plan: Plan) -> io::Result<()> {
         match plan.fault {
-            Fault::LoseRequest => self.close(),
+            Fault::LoseRequest => {
+                TcpStream::connect(self.server)?.write_all(plan.cut(self.request))?;
+                self.close()
+            }
             Fault::SilenceRequest => silence(self.client),
             Fault::LoseAnswer => {
-                self.ask()?;
+                let answer = self.ask()?;
+                self.give(plan.cut(&answer))?;
                 self.close()
             }
             Fault::SilenceAnswer => {
@@ -391,16 +388,16 @@ impl Passage<'_> {
                 self.delay();
                 self.give(&self.ask()?)
             }
-            Fault::Duplicate => {
+            Fault::Duplicate if plan.second_form() => {
                 self.ask()?;
                 self.give(&self.ask()?)
             }
-            Fault::DuplicateAtOnce => {
+            Fault::Duplicate => {
                 let (server, second) = (self.server, self.request.to_vec());
                 let second = thread::spawn(move || ask(server, &second));
                 let first = self.ask()?;
                 let second = second.join().unwrap()?;
-                self.give(if plan.chance.is_multiple_of(2) { &first } else { &second })
+                self.give(if plan.chance.is_multiple_of(4) { &first } else { &second })
             }
             Fault::DelayAnswer => {
                 let answer = self.ask()?;
@@ -418,16 +415,6 @@ impl Passage<'_> {
                 } else {
                     self.give(&answers[plan.chance % answers.len()])
                 }
-            }
-            Fault::CutRequest => {
-                let part = &self.request[..plan.chance % self.request.len()];
-                TcpStream::connect(self.server)?.write_all(part)?;
-                self.close()
-            }
-            Fault::CutAnswer => {
-                let answer = self.ask()?;
-                self.give(&answer[..plan.chance % answer.len()])?;
-                self.close()
             }
             _ => self.kill(plan),
         }
@@ -453,21 +440,16 @@ impl Passage<'_> {
                 thread::sleep(moment);
                 self.kill_client()
             }
-            Fault::KillServerBefore => self.kill_server(),
+            Fault::KillServerBefore => self.kill_server(plan.second_form()),
             Fault::KillServerDuring => {
                 let mut connection = TcpStream::connect(self.server)?;
                 connection.write_all(self.request)?;
                 thread::sleep(moment);
-                self.kill_server()
+                self.kill_server(plan.second_form())
             }
             Fault::KillServerAfter => {
                 self.ask()?;
-                self.kill_server()
-            }
-            Fault::RestartServerBefore => self.restart_server(),
-            Fault::RestartServerAfter => {
-                self.ask()?;
-                self.restart_server()
+                self.kill_server(plan.second_form())
             }
             other => unreachable!("{other:?} kills nobody"),
         }
