@@ -1,6 +1,8 @@
 //! The log of `influxdb3 serve`: what is written to stderr, in which form, and that no token ever is.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal as _, Write};
+use std::panic::{self, PanicHookInfo};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
@@ -52,7 +54,20 @@ impl Log {
                 log.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
             }
         }
+        panic::set_hook(Box::new(tell_panic));
         Ok(())
+    }
+}
+
+/// Says in the log what would otherwise be printed as it is. A library may quote in it what it was given.
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let message = panic.payload_as_str().unwrap_or_default();
+    // Where RUST_BACKTRACE asks for one.
+    let backtrace = Backtrace::capture();
+    match backtrace.status() {
+        BacktraceStatus::Captured => tracing::error!("panicked at {place}: {message}\n{backtrace}"),
+        _ => tracing::error!("panicked at {place}: {message}"),
     }
 }
 
@@ -69,5 +84,37 @@ impl<W: Write> Write for Redacted<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::{env, thread};
+
+    use super::*;
+
+    /// Set in the process that panics.
+    const PANICS: &str = "OPTOKEN_TEST_PANICS";
+
+    #[test]
+    fn a_panic_is_logged_without_the_token_in_its_message() {
+        if env::var_os(PANICS).is_some() {
+            Log { log_filter: "info".to_owned(), log_format: Format::Json }.start().unwrap();
+            let quoted = "apiv3_in-a-message";
+            thread::spawn(move || panic!("cannot read {quoted:?}")).join().unwrap_err();
+            return;
+        }
+        // Another process, because the hook is that of all threads.
+        let test = "cli::log::tests::a_panic_is_logged_without_the_token_in_its_message";
+        let child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", test])
+            .env(PANICS, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8(child.stderr).unwrap();
+        assert!(child.status.success(), "{said}");
+        assert!(said.contains("panicked at ") && said.contains(r#"cannot read \"[token]\""#), "{said}");
+        assert!(!said.contains("in-a-message"), "{said}");
     }
 }
