@@ -87,22 +87,23 @@ impl AsyncAuthority {
         &self,
         credential: &Secret,
         name: &str,
-        lifetime: Option<u64>,
+        lifetime_seconds: Option<u64>,
         origin: &str,
     ) -> Result<IssuedToken, CommandError> {
         let (credential, name, origin) = (credential.clone(), name.to_owned(), origin.to_owned());
-        self.command(move |authority| authority.create_named(&credential, &name, lifetime, &origin)).await
+        self.command(move |authority| authority.create_named(&credential, &name, lifetime_seconds, &origin))
+            .await
     }
 
     /// [`Authority::regenerate`].
     pub async fn regenerate(
         &self,
         credential: &Secret,
-        overlap: u64,
+        overlap_seconds: u64,
         origin: &str,
     ) -> Result<IssuedToken, CommandError> {
         let (credential, origin) = (credential.clone(), origin.to_owned());
-        self.command(move |authority| authority.regenerate(&credential, overlap, &origin)).await
+        self.command(move |authority| authority.regenerate(&credential, overlap_seconds, &origin)).await
     }
 
     /// [`Authority::stage`].
@@ -110,22 +111,23 @@ impl AsyncAuthority {
         &self,
         credential: &Secret,
         sha512: Option<&str>,
-        ttl: Option<u64>,
+        ttl_seconds: Option<u64>,
         origin: &str,
     ) -> Result<StagedSecret, CommandError> {
         let (credential, sha512, origin) = (credential.clone(), sha512.map(str::to_owned), origin.to_owned());
-        self.command(move |authority| authority.stage(&credential, sha512.as_deref(), ttl, &origin)).await
+        self.command(move |authority| authority.stage(&credential, sha512.as_deref(), ttl_seconds, &origin))
+            .await
     }
 
     /// [`Authority::confirm`].
     pub async fn confirm(
         &self,
         credential: &Secret,
-        overlap: u64,
+        overlap_seconds: u64,
         origin: &str,
     ) -> Result<TokenInfo, CommandError> {
         let (credential, origin) = (credential.clone(), origin.to_owned());
-        self.command(move |authority| authority.confirm(&credential, overlap, &origin)).await
+        self.command(move |authority| authority.confirm(&credential, overlap_seconds, &origin)).await
     }
 
     /// [`Authority::cancel`].

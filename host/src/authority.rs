@@ -389,7 +389,7 @@ impl Authority {
         })
     }
 
-    /// Makes a named admin token that is accepted for `lifetime` seconds, or for ever; with 0 it has expired already.
+    /// Makes a named admin token that is accepted for `lifetime_seconds`, or for ever; with 0 it has expired already.
     /// `credential` may be any accepted token.
     ///
     /// `name` is 1 to 128 bytes of visible text that neither begins nor ends with a space and looks neither like `_admin` nor
@@ -400,32 +400,32 @@ impl Authority {
         &self,
         credential: &Secret,
         name: &str,
-        lifetime: Option<u64>,
+        lifetime_seconds: Option<u64>,
         origin: &str,
     ) -> Result<IssuedToken, CommandError> {
         self.command("create_named", |writer| {
-            writer.create_named(credential.expose(), name, lifetime, origin)
+            writer.create_named(credential.expose(), name, lifetime_seconds, origin)
         })
         .inspect(|issued| tracing::info!(token_id = issued.info.id, origin, "named admin token created"))
     }
 
     /// Replaces the operator token; `credential` must be the one that is replaced. When this answers, the old token
-    /// is refused, unless `overlap` is longer than nothing: then it is accepted for that many seconds more, of which there
-    /// may be as many as 30 days have, 2,592,000. More is an [`InvalidArgument`](CommandError::InvalidArgument). Whatever was
+    /// is refused, unless `overlap_seconds` is more than 0: then it is accepted for so long, up to 30 days, which are
+    /// 2,592,000. More is an [`InvalidArgument`](CommandError::InvalidArgument). Whatever was
     /// staged or overlapping before ends.
     pub fn regenerate(
         &self,
         credential: &Secret,
-        overlap: u64,
+        overlap_seconds: u64,
         origin: &str,
     ) -> Result<IssuedToken, CommandError> {
-        self.command("regenerate", |writer| writer.regenerate(credential.expose(), overlap, origin))
+        self.command("regenerate", |writer| writer.regenerate(credential.expose(), overlap_seconds, origin))
             .inspect(|issued| tracing::info!(token_id = issued.info.id, origin, "operator token regenerated"))
     }
 
     /// Lets a secret wait to become that of the operator token, which stays in force; `credential` must be that. The
     /// secret is a new one, or the one with this hash. It is accepted by [`confirm`](Self::confirm) and nowhere else, for
-    /// `ttl` seconds, or an hour; 0 is over at once, and more than a week, 604,800 seconds, is an
+    /// `ttl_seconds`, or an hour; 0 is over at once, and more than a week, 604,800 seconds, is an
     /// [`InvalidArgument`](CommandError::InvalidArgument). `sha512` is 128 lower-case hexadecimal digits. Staging again
     /// replaces what was staged, or prolongs it. While an earlier secret is still accepted, it is a
     /// [`Conflict`](CommandError::Conflict).
@@ -433,23 +433,23 @@ impl Authority {
         &self,
         credential: &Secret,
         sha512: Option<&str>,
-        ttl: Option<u64>,
+        ttl_seconds: Option<u64>,
         origin: &str,
     ) -> Result<StagedSecret, CommandError> {
-        self.command("stage", |writer| writer.stage(credential.expose(), sha512, ttl, origin))
+        self.command("stage", |writer| writer.stage(credential.expose(), sha512, ttl_seconds, origin))
             .inspect(|_| tracing::info!(origin, "operator token staged"))
     }
 
     /// Makes the staged secret, which `credential` must be, that of the operator token. When this answers, the one before
-    /// is refused, or accepted for `overlap` seconds more, as in [`regenerate`](Self::regenerate). Called again, it answers the
-    /// same and changes nothing.
+    /// is refused, or accepted for `overlap_seconds` more, as in [`regenerate`](Self::regenerate). Called again, it answers
+    /// the same and changes nothing.
     pub fn confirm(
         &self,
         credential: &Secret,
-        overlap: u64,
+        overlap_seconds: u64,
         origin: &str,
     ) -> Result<TokenInfo, CommandError> {
-        self.command("confirm", |writer| writer.confirm(credential.expose(), overlap, origin))
+        self.command("confirm", |writer| writer.confirm(credential.expose(), overlap_seconds, origin))
             .inspect(|token| tracing::info!(token_id = token.id, origin, "operator token confirmed"))
     }
 

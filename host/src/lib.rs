@@ -27,8 +27,8 @@
 //! | feature | what it adds | for that it takes in |
 //! |---|---|---|
 //! | (none) | [`Authority`](authority::Authority), the audit log, [`MemoryStore`](store::MemoryStore), and the [pieces](sandbox::linker) for a host with an engine of its own | wasmtime, and small crates |
-//! | `async` | commands that are awaited: [`asynchronous`] | tokio, its runtime alone |
-//! | `sqlite` | [`SqliteStore`](store::SqliteStore): a file for any number of processes on one machine | SQLite, built from C |
+//! | `async` | commands that are awaited: `optoken::asynchronous` | tokio, its runtime alone |
+//! | `sqlite` | `store::SqliteStore`: a file for any number of processes on one machine | SQLite, built from C |
 //! | `test-suite` | `store::suite`: what every store must do, for the tests of yours | nothing |
 //! | `server` (default) | `cli`, the HTTP faces, the client and the binary `influxdb3`; has `async` and `sqlite` | axum, clap, reqwest, rustls, … |
 //!

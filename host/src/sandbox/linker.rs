@@ -150,15 +150,16 @@ pub fn add_to_linker<T: 'static>(
 ///
 /// Random bytes come straight from the operating system, at most [`MAX_RANDOM_BYTES`] of them at a time. `wasmtime-wasi`'s
 /// do as well, but it writes every random number that it gives into the log of whoever logs at `trace`, and these become tokens:
-/// a host that takes it keeps that level off for it.
+/// a host that takes it keeps that level off for it. What was handed over is freed by wasmtime without being wiped; a program
+/// that minds has a global allocator that wipes, as `influxdb3` has.
 ///
 /// Fails where the linker has one of these interfaces already, in whatever version 0.2.x, and lets nobody add one after
 /// it: of two implementations it would depend on their versions which one makes the tokens. After an error the linker has
 /// some of the functions and is of no use.
 pub fn add_wasi_to_linker<T: 'static>(linker: &mut Linker<T>) -> Result<()> {
     // A linker gives a component the very version that it asks for, and otherwise the highest there is. So each is
-    // occupied that anybody may have, and the highest.
-    for patch in (0..WASI_PATCH_RELEASES).chain([u64::MAX]) {
+    // occupied that anybody may have.
+    for patch in 0..WASI_PATCH_RELEASES {
         let mut random = linker.instance(&format!("wasi:random/random@0.2.{patch}"))?;
         random
             .func_wrap("get-random-bytes", |_: StoreContextMut<'_, T>, (len,)| Ok((random_bytes(len)?,)))?;
