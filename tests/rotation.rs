@@ -78,6 +78,24 @@ fn a_secret_that_the_client_has_made_never_crosses_the_wire() {
 }
 
 #[test]
+fn a_misspelt_field_does_not_end_the_old_token_at_once() {
+    let machine = Machine::new();
+    let server = machine.serve(&[]);
+    let first = server.create();
+    let misspelt = json!({ "overlap_seconds": 3600, "token_sha_512": "" });
+    let before = machine.stored();
+    let refused = with_json(post(STAGE).bearer(&first), &misspelt).send(server.address);
+    assert!(refused.status == 400 && refused.body.contains("unknown field"), "{refused:?}");
+    assert_eq!(machine.stored(), before);
+    let second = stage(&server, &first);
+    let refused = with_json(post(CONFIRM).bearer(&second), &misspelt).send(server.address);
+    assert!(refused.status == 400 && refused.body.contains("unknown field"), "{refused:?}");
+    assert!(server.accepts(&first) && !server.accepts(&second));
+    // Regenerate has always taken anything (COMPAT 2.4).
+    assert_eq!(with_json(post(REGENERATE).bearer(&first), &misspelt).send(server.address).status, 201);
+}
+
+#[test]
 fn what_was_staged_ends_when_it_is_given_up_replaced_or_late() {
     let machine = Machine::new();
     let server = machine.serve(&RECOVERY);
