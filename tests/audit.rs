@@ -487,7 +487,7 @@ fn a_disk_that_was_full_for_a_while_costs_no_record() {
     let machine = Machine::new();
     let log = machine.log();
     // Too large a file is then an error, as a full disk is, and no signal.
-    let cli = machine.audited(&["--store", "memory:"]).in_shell(r#"trap '' XFSZ; exec "$0" "$@""#);
+    let cli = machine.audited(&["--store", "memory:"]).after("trap '' XFSZ");
     let server = cli.start();
     let address = server.address;
     let token = post(CREATE).send(address).token();

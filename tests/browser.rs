@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{CREATE, Machine, RECOVERY, REGENERATE, eventually, post};
+use crate::support::{CREATE, Machine, NOT_AUTHENTICATED, RECOVERY, REGENERATE, eventually, post};
 
 /// How long the browser may take for all of it. It starts within seconds where nothing else runs.
 const LIMIT: Duration = Duration::from_mins(3);
@@ -107,15 +107,16 @@ const ways = {
 })();
 </script>"#;
 
-/// The server of the page, which is no more than that.
+/// The server of the page. It passes requests for other things on to a door, if it has one: so a page gets to ask a server
+/// of this machine as if that were its own, after DNS rebinding.
 struct Site {
     address: SocketAddr,
     report: mpsc::Receiver<Value>,
 }
 
 impl Site {
-    fn open(targets: &[String]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    fn open(at: &str, targets: &[String], door: Option<SocketAddr>) -> Self {
+        let listener = TcpListener::bind(at).unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, report) = mpsc::channel();
         let page = PAGE.replace("TARGETS", &json!(targets).to_string());
@@ -123,7 +124,7 @@ impl Site {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (page, sender) = (page.clone(), sender.clone());
-                thread::spawn(move || answer(&stream.unwrap(), &page, &sender));
+                thread::spawn(move || answer(&stream.unwrap(), &page, door, &sender));
             }
         });
         Self { address, report }
@@ -131,25 +132,14 @@ impl Site {
 }
 
 /// Answers one request, unless the browser has only connected to be ready for one.
-fn answer(stream: &TcpStream, page: &str, report: &mpsc::Sender<Value>) -> Option<()> {
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
-    let target = line.split(' ').nth(1)?.to_owned();
-    let mut length = 0;
-    loop {
-        let mut header = String::new();
-        reader.read_line(&mut header).ok()?;
-        match header.trim_end().split_once(": ") {
-            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
-                length = value.parse().ok()?;
-            }
-            Some(_) => {}
-            None => break,
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
+fn answer(
+    mut stream: &TcpStream,
+    page: &str,
+    door: Option<SocketAddr>,
+    report: &mpsc::Sender<Value>,
+) -> Option<()> {
+    let (head, body) = message(stream)?;
+    let target = head.split(' ').nth(1)?.to_owned();
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let html = "200 OK\r\nContent-Type: text/html".to_owned();
     let (head, content) = match path {
@@ -160,20 +150,51 @@ fn answer(stream: &TcpStream, page: &str, report: &mpsc::Sender<Value>) -> Optio
             report.send(serde_json::from_slice(&body).ok()?).ok()?;
             (html, "")
         }
-        _ => ("404 Not Found".to_owned(), ""),
+        path => match door.filter(|_| path.starts_with("/api/")) {
+            Some(door) => {
+                let mut door = TcpStream::connect(door).ok()?;
+                door.write_all(&[head.as_bytes(), &body].concat()).ok()?;
+                let (head, body) = message(&door)?;
+                return stream.write_all(&[head.as_bytes(), &body].concat()).ok();
+            }
+            None => ("404 Not Found".to_owned(), ""),
+        },
     };
     let length = content.len();
     let response =
         format!("HTTP/1.1 {head}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{content}");
-    let mut stream = stream;
     stream.write_all(response.as_bytes()).ok()
+}
+
+/// The head of a request or of an answer as it stands, and its body.
+fn message(stream: &TcpStream) -> Option<(String, Vec<u8>)> {
+    let mut reader = BufReader::new(stream);
+    let mut head = String::new();
+    let mut length = 0;
+    loop {
+        let start = head.len();
+        if reader.read_line(&mut head).ok()? == 0 {
+            return None;
+        }
+        match head[start..].trim_end().split_once(": ") {
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.parse().ok()?;
+            }
+            None if head[start..].trim_end().is_empty() => break,
+            _ => {}
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    Some((head, body))
 }
 
 /// A browser; ended when dropped.
 struct Browser(Child);
 
 impl Browser {
-    fn open(machine: &Machine, url: &str) -> Self {
+    /// Shows a page of the site, whose name leads to where its server is.
+    fn open(machine: &Machine, site: &Site) -> Self {
         let mut command = Command::new("chromium");
         command
             .args([
@@ -184,8 +205,8 @@ impl Browser {
                 "--no-first-run",
             ])
             .arg(format!("--user-data-dir={}", machine.home().join("profile").display()))
-            .arg(format!("--host-resolver-rules=MAP {SITE} 127.0.0.1"))
-            .arg(url)
+            .arg(format!("--host-resolver-rules=MAP {SITE} {}", site.address.ip()))
+            .arg(format!("http://{SITE}:{}/", site.address.port()))
             .env("HOME", machine.home())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -206,12 +227,33 @@ impl Drop for Browser {
     }
 }
 
+/// Opens the page of a site, and gives what it has tried and read.
+fn browse(site: &Site, targets: &[String]) -> Vec<Value> {
+    let browsing = Machine::new();
+    let browser = Browser::open(&browsing, site);
+    let report = site.report.recv_timeout(LIMIT).expect("the page does not report what it has tried");
+    drop(browser);
+
+    let mut tried = report.as_array().unwrap().clone();
+    let control = tried.pop().unwrap();
+    assert_eq!(control["read"], "readable");
+    let expected: BTreeSet<_> = targets.iter().flat_map(|url| WAYS.map(|way| (url.as_str(), way))).collect();
+    let found: BTreeSet<_> = tried
+        .iter()
+        .map(|attempt| (attempt["url"].as_str().unwrap(), attempt["way"].as_str().unwrap()))
+        .collect();
+    assert_eq!(found, expected);
+    tried
+}
+
 #[test]
 fn a_page_in_a_browser_neither_takes_the_operator_token_nor_reads_an_answer() {
     let (lost, fresh) = (Machine::new(), Machine::new());
-    let recovering = lost.serve(&RECOVERY);
+    // Where every refusal is logged.
+    let detailed = ["--log-filter", "debug"];
+    let recovering = lost.serve(&[RECOVERY, detailed].concat());
     let token = recovering.create();
-    let bootstrapping = fresh.serve(&[]);
+    let bootstrapping = fresh.serve(&detailed);
     let doors = [(recovering.recovery(), REGENERATE), (bootstrapping.address, CREATE)];
     let before = (lost.stored(), fresh.stored());
 
@@ -221,22 +263,8 @@ fn a_page_in_a_browser_neither_takes_the_operator_token_nor_reads_an_answer() {
             ["127.0.0.1", "localhost", SITE].map(|name| format!("http://{name}:{}{path}", address.port()))
         })
         .collect();
-    let site = Site::open(&targets);
-    let browsing = Machine::new();
-    let browser = Browser::open(&browsing, &format!("http://{SITE}:{}/", site.address.port()));
-    let report = site.report.recv_timeout(LIMIT).expect("the page does not report what it has tried");
-    drop(browser);
-
-    let tried: Vec<_> = report.as_array().unwrap().iter().collect();
-    let (control, tried) = tried.split_last().unwrap();
-    assert_eq!(control["read"], "readable");
-    let expected: BTreeSet<_> = targets.iter().flat_map(|url| WAYS.map(|way| (url.as_str(), way))).collect();
-    let found: BTreeSet<_> = tried
-        .iter()
-        .map(|attempt| (attempt["url"].as_str().unwrap(), attempt["way"].as_str().unwrap()))
-        .collect();
-    assert_eq!(found, expected);
-    for attempt in tried {
+    let tried = browse(&Site::open("127.0.0.1:0", &targets, None), &targets);
+    for attempt in &tried {
         assert!(matches!(attempt["read"].as_str(), None | Some("")), "{attempt}");
     }
     assert_eq!((lost.stored(), fresh.stored()), before);
@@ -249,5 +277,44 @@ fn a_page_in_a_browser_neither_takes_the_operator_token_nor_reads_an_answer() {
     assert!(recovering.accepts(&token));
     for (address, path) in doors {
         post(path).send(address).token();
+    }
+}
+
+#[test]
+fn a_page_whose_name_leads_to_this_machine_by_now_gets_nothing_but_refusals() {
+    let not_by_that_name = "the Host header names no address of this listener";
+    let not_for_pages = "web pages may not ask for this";
+    for (path, flags, posted, got) in [
+        // No browser says where a GET is from that asks the page's own server, so only the name tells.
+        (REGENERATE, &RECOVERY[..], not_by_that_name, not_by_that_name),
+        (CREATE, &[], not_by_that_name, NOT_AUTHENTICATED),
+        // From afar a server has any name.
+        (CREATE, &["--admin-token-bootstrap", "any"], not_for_pages, NOT_AUTHENTICATED),
+    ] {
+        let machine = Machine::new();
+        let server = machine.serve_with(flags).args(&["--log-filter", "debug"]).start();
+        let recovering = path == REGENERATE;
+        let token = recovering.then(|| server.create());
+        let door = if recovering { server.recovery() } else { server.address };
+        let before = machine.stored();
+        // Of the same port, for that belongs to the origin of a page.
+        let targets = [format!("http://{SITE}:{}{path}", door.port())];
+        let site = Site::open(&format!("127.0.0.2:{}", door.port()), &targets, Some(door));
+        let tried = browse(&site, &targets);
+        let read = |way: &str| tried.iter().find(|attempt| attempt["way"] == way).unwrap()["read"].as_str();
+        for (way, said) in
+            [("fetch", posted), ("fetch with a preflight", posted), ("form", posted), ("fetch of GET", got)]
+        {
+            assert!(read(way).unwrap_or_default().starts_with(said), "{way}: {tried:?}");
+        }
+        for attempt in &tried {
+            let read = attempt["read"].as_str().unwrap_or_default();
+            let refused = [not_by_that_name, not_for_pages, NOT_AUTHENTICATED];
+            assert!(read.is_empty() || refused.iter().any(|said| read.starts_with(said)), "{attempt}");
+        }
+        assert_eq!(machine.stored(), before);
+        eventually("the log tells of the page", || server.log().matches(" refused: ").count() >= 6);
+        assert!(token.iter().all(|token| server.accepts(token)));
+        post(path).send(door).token();
     }
 }

@@ -175,6 +175,11 @@ fn options_that_contradict_each_other_do_nothing() {
         ("--output-file file --hash-file file", "--offline"),
         ("--overlap 1h", "--regenerate"),
         ("--regenerate --overlap ten", expiries),
+        ("--regenerate --overlap 0s", "an overlap is whole seconds, at least 1s and at most 30d"),
+        ("--regenerate --overlap 999ms", "an overlap is whole seconds"),
+        ("--regenerate --overlap 1500ms", "an overlap is whole seconds"),
+        ("--regenerate --overlap 2592001s", "at most 30d"),
+        ("--regenerate --overlap 1month", "at most 30d"),
         ("--offline --output-file file --hash-file file", "--output-file and --hash-file are one file"),
         ("--name ci --expiry ten", expiries),
         ("--name ci --expiry 10", expiries),
@@ -574,15 +579,18 @@ fn a_token_file_is_not_replaced_by_accident() {
     assert!(fs::read_to_string(&token).unwrap().contains(&ran.token()));
     assert_eq!(mode(&token), 0o600);
 
-    // A link is replaced, not what it leads to.
+    // A link stays, and what it leads to is replaced.
     let link = machine.home().join("link.json");
-    symlink(&hash, &link).unwrap();
+    symlink("hash.json", &link).unwrap();
     admin(&machine, &["--offline", "--output-file", "link.json"])
         .run()
-        .assert_failed(1, &[&question("link.json")]);
-    admin(&machine, &["--offline", "--output-file", "link.json", "--yes"]).run().token();
-    assert!(fs::symlink_metadata(&link).unwrap().is_file());
-    assert_eq!(fs::read(&hash).unwrap(), b"precious");
+        .assert_failed(1, &[&question("hash.json")]);
+    let made = admin(&machine, &["--offline", "--output-file", "link.json", "--yes"]).run().token();
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(fs::read_to_string(&hash).unwrap().contains(&made));
+    admin(&machine, &["--offline", "--yes", "--output-file", "hash.json", "--hash-file", "link.json"])
+        .run()
+        .assert_failed(2, &["are one file"]);
 }
 
 #[test]
@@ -596,6 +604,9 @@ fn what_cannot_be_written_is_left_as_it_was() {
     for (file, said) in [
         ("directory", "it is there already and not a regular file"),
         ("pipe", "it is there already and not a regular file"),
+        ("hash.json/", "this is not the name of a file"),
+        ("directory/.", "this is not the name of a file"),
+        ("/dev/null", "it is there already and not a regular file"),
         ("nowhere/token.json", "No such file or directory"),
         ("hash.json/token.json", "Not a directory"),
         // Not even root can make a file there.

@@ -195,7 +195,7 @@ fn a_server_without_operator_2_5_2_6_2_8() {
         "apiv3_Jkalv-IPKqJR2P7QT0n28gFpf1iEwK-eZ7q6hXqyzrJu0kEPB-VE88eGXTTz9GKhwKm38-6qkykKPdhNeduS9g";
     // Taken in by a process of its own, before the server starts.
     std::fs::DirBuilder::new().create(machine.data_dir()).unwrap();
-    let authority = Authority::builder(SqliteStore::open(&machine.store()).unwrap()).build().unwrap();
+    let authority = Authority::builder(SqliteStore::open(machine.store()).unwrap()).build().unwrap();
     authority.preset_token("preset", &Secret::from(preset.to_owned()), None, "test").unwrap();
     drop(authority);
     let server = Described::new(machine.serve(&RECOVERY), preset);

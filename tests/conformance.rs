@@ -5,6 +5,10 @@
 // All of this crate is test code; clippy.toml allows the same in the unit tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "conformance/authority.rs"]
+mod authority;
+#[path = "embed/rust/src/faults.rs"]
+mod faults;
 #[path = "conformance/judge.rs"]
 mod judge;
 #[path = "conformance/native.rs"]
@@ -13,65 +17,157 @@ mod native;
 mod rust;
 
 use std::env;
-use std::path::Path;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
 
-use self::judge::{Case, Played, cases_dir};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use self::judge::{Case, Host, Lends, Played, Run, Times};
 
 #[test]
 fn the_native_core_conforms() {
     if env::var_os("BLESS").is_some() {
         judge::bless(native::play);
     }
-    judge::judge("the native core", |cases| cases.iter().map(native::play).collect());
+    let host = Host { name: "the native core", lends: Lends::Everything, told: Value::clone };
+    judge::judge(&host, |run| each(run, native::play));
 }
 
 #[test]
 fn the_component_conforms_in_our_sandbox() {
-    judge::judge("the component in Rust", |_| {
-        let host = rust::Host::new().unwrap();
-        let directories = rust::directories(&cases_dir()).unwrap();
-        let lines = directories.iter().map(|case| host.play(case).unwrap());
-        lines.map(|line| serde_json::from_value(line).unwrap()).collect()
+    let host = Host { name: "our Authority", lends: Lends::StoreForCommands, told: authority::told };
+    let player = authority::Player::new();
+    judge::judge(&host, |run| each(run, |case| player.play(case)));
+}
+
+#[test]
+fn the_component_conforms_in_an_engine_of_ones_own() {
+    let host = Host { name: "an engine of one's own", lends: Lends::Everything, told: Value::clone };
+    let player = rust::Host::new().unwrap();
+    judge::judge(&host, |run| {
+        each(run, |case| serde_json::from_value(player.play(&case.directory).unwrap()).unwrap())
     });
 }
 
 #[test]
 #[ignore = "fetches jco from npm; run by tests/embed/run"]
 fn the_component_conforms_in_node() {
-    judge::judge("the component in Node", |cases| embedded("node", cases));
+    let host = Host { name: "Node", lends: Lends::Everything, told: Value::clone };
+    judge::judge(&host, |run| embedded("node", run));
 }
 
 #[test]
 #[ignore = "fetches wasmtime from PyPI; run by tests/embed/run"]
 fn the_component_conforms_in_python() {
-    judge::judge("the component in Python", |cases| embedded("python", cases));
+    let host = Host { name: "Python", lends: Lends::Everything, told: Value::clone };
+    judge::judge(&host, |run| embedded("python", run));
 }
 
 #[test]
 #[ignore = "fetches wasmtime from PyPI; run by tests/embed/run"]
 fn the_same_core_conforms_under_stock_wasmtime() {
-    judge::judge("optoken-cli under stock wasmtime", |cases| embedded("stock", cases));
+    let host = Host { name: "optoken-cli under stock wasmtime", lends: Lends::Nothing, told: Value::clone };
+    judge::judge(&host, |run| embedded("stock", run));
 }
 
-/// Lets a host play all cases, with its script in `tests/embed`.
-fn embedded(host: &str, cases: &[Case]) -> Vec<Played> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/embed").join(host).join("run");
-    let played = Command::new(script)
-        .arg("cases")
-        .arg(cases_dir())
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap_or_else(|error| panic!("{host}: {error}"));
-    let lines = String::from_utf8(played.stdout).unwrap();
+#[test]
+fn what_the_contract_does_not_have_is_not_played() {
+    for call in IMPOSSIBLE {
+        let below = impossible(call);
+        let case = Case::read(below.path().join("impossible"));
+        let player = authority::Player::new();
+        assert!(catch_unwind(|| native::play(&case)).is_err(), "native: {call}");
+        assert!(catch_unwind(AssertUnwindSafe(|| player.play(&case))).is_err(), "Authority: {call}");
+        assert!(rust::Host::new().unwrap().play(&case.directory).is_err(), "an engine of one's own: {call}");
+    }
+}
+
+#[test]
+#[ignore = "fetches from npm and PyPI; run by tests/embed/run"]
+fn what_the_contract_does_not_have_is_not_played_elsewhere() {
+    for (call, host) in
+        IMPOSSIBLE.iter().flat_map(|call| ["node", "python", "stock"].map(|host| (call, host)))
+    {
+        let played = Command::new(script(host)).arg("cases").arg(impossible(call).path()).output().unwrap();
+        assert!(!played.status.success(), "{host}: {call}");
+    }
+}
+
+#[test]
+fn the_readme_tells_how_many_cases_and_calls_there_are() {
+    let readme = include_str!("../README.md").split_whitespace().collect::<Vec<_>>();
+    let told = readme.windows(5).find_map(|words| match words {
+        [cases, "cases", "with", calls, last] if last.starts_with("calls") => {
+            Some((cases.parse().ok()?, calls.parse().ok()?))
+        }
+        _ => None,
+    });
+    let cases = judge::read_cases();
+    assert_eq!(told, Some((cases.len(), judge::count_calls(&cases))));
+}
+
+/// An argument too many, one too few, and a function that there is not.
+const IMPOSSIBLE: [&str; 3] = [
+    r#"{ "call": "tokens.create-operator", "args": ["conformance", "conformance"] }"#,
+    r#"{ "call": "tokens.create-operator", "args": [] }"#,
+    r#"{ "call": "tokens.create", "args": ["conformance"] }"#,
+];
+
+/// A directory of the one case `impossible`.
+fn impossible(call: &str) -> TempDir {
+    let below = tempfile::tempdir().unwrap();
+    fs::create_dir(below.path().join("impossible")).unwrap();
+    fs::write(below.path().join("impossible/calls.json"), format!("[{call}]")).unwrap();
+    below
+}
+
+/// The script in `tests/embed` that lets a host play.
+fn script(host: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/embed").join(host).join("run")
+}
+
+/// Lets a host in this process play one case after the other.
+fn each(run: &Run, play: impl Fn(&Case) -> Played) -> Vec<(Played, Times)> {
+    let timed = |case| {
+        let from = SystemTime::now();
+        (play(case), Times::since(from))
+    };
+    run.cases.iter().map(timed).collect()
+}
+
+/// Lets a host play cases with its script in `tests/embed`.
+fn embedded(host: &str, run: &Run) -> Vec<(Played, Times)> {
+    // What has to be fetched and compiled first takes no part in any case.
+    let none = tempfile::tempdir().unwrap();
+    let prepared = Command::new(script(host)).arg("cases").arg(none.path()).status();
     assert!(
-        played.status.success(),
-        "{host} gave up after {} of {} cases",
-        lines.lines().count(),
-        cases.len()
+        prepared.unwrap_or_else(|error| panic!("{host}: {error}")).success(),
+        "{host} cannot be made ready"
     );
-    let played = lines
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")));
-    played.collect()
+
+    let began = SystemTime::now();
+    let mut playing = Command::new(script(host))
+        .arg("cases")
+        .arg(&run.directory)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{host}: {error}"));
+    let lines = BufReader::new(playing.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let played: Vec<_> = lines
+        .map(|line| {
+            let played: Played =
+                serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            let started = played.started.map(|at| SystemTime::UNIX_EPOCH + Duration::from_millis(at));
+            let times = Times::since(started.map_or(began, |started| started.max(began)));
+            (played, times)
+        })
+        .collect();
+    let status = playing.wait().unwrap();
+    assert!(status.success(), "{host} gave up after {} of {} cases", played.len(), run.cases.len());
+    played
 }

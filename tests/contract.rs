@@ -1,7 +1,11 @@
 //! The contract through its releases. What a release has said stands in `golden/released` for good: a component of today
-//! must do in every host of that release, and a host that is handed one that does not must say what is different.
+//! must do in every host of that release, and one of that release in a host of today, as long as only the last number of the
+//! version differs; and a host that is handed one that does not must say what is different.
+//!
+//! So of a version that is released not a byte of `wit/` changes, words included, for words are what the contract means. What
+//! changes gets a version of its own: other words another last number, everything else another track.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -10,15 +14,18 @@ use optoken::sandbox::CONTRACT;
 use optoken::store::MemoryStore;
 use sha2::{Digest as _, Sha256};
 use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata, semver_check};
-use wit_parser::{ManglingAndAbi, PackageId, Resolve, SourceMap};
+use wit_parser::{
+    Interface, InterfaceId, ManglingAndAbi, PackageId, Resolve, SourceMap, Stability, Type, TypeDefKind,
+    TypeId, TypeOwner, WorldItem,
+};
 
 /// Every released file and its SHA-256. Whoever releases a contract adds lines; nobody alters or removes one.
 const RELEASED: [(&str, &str); 7] = [
     ("0.1.0/authenticator.wit", "1bf26bd32a2575f494a25e075e02c6dbe401b0c33b103994bbb913fa4273c8d3"),
-    ("0.1.0/catalog-store.wit", "c3d79dee8dc3f16a7ac563e4c9f975c77d330427473f6db1f473f02a3dab2bfb"),
-    ("0.1.0/provision.wit", "554dc4bb8c5ff3a66a51a7eb3b57fc2c3609fb1644600ff0ff92bf8aa577c2de"),
-    ("0.1.0/recovery.wit", "47252cf4e3f72d04100e1ab215096951b4865b92f0eb39d323822b64a0807fc4"),
-    ("0.1.0/tokens.wit", "244cb21551765337eb8ed2fc0316a88bffbb558dde7efcc1b053e1e5821ba0d6"),
+    ("0.1.0/catalog-store.wit", "ae489c1082edcc88e484e7e3ae48f45bf251b303e163d16c3e67c47ce9dcc13c"),
+    ("0.1.0/provision.wit", "9259eb78d97ca328ed8fb89c3b1fb2be249d2f40dac34df10e8ccaa1610c6be9"),
+    ("0.1.0/recovery.wit", "a4806b2c17ee7aa12eb8536c9c1369464af6660330138138ced3afca6052458d"),
+    ("0.1.0/tokens.wit", "620c93db1f4f3448545942ca74ab6395fd2916bef4340105385feb9126d75ef8"),
     ("0.1.0/types.wit", "e16ea75c3d07eb8b78dd359a45f65b23ddffc4ea82595ade6a775fd8e47f3114"),
     ("0.1.0/world.wit", "151cdc4b5b314f318a09effe35d64c0f118ac91d7e08d62c1e84045cba64c73f"),
 ];
@@ -83,6 +90,88 @@ fn does_in(component: &Files, host: &Files) -> Result<(), String> {
     let (component, host) = (world(component), world(host));
     // It asks whether what was made for the first fits where the second is expected.
     semver_check(resolve, component, host).map_err(|error| format!("{error:#}"))
+}
+
+/// The items of a contract by their names, and since when each says to be there.
+fn since(files: &Files) -> BTreeMap<String, Option<String>> {
+    let mut resolve = Resolve::default();
+    let package = push(&mut resolve, files);
+    let world = &resolve.worlds[resolve.select_world(&[package], Some("authority")).unwrap()];
+    let version = |stability: &Stability| match stability {
+        Stability::Stable { since, .. } => Some(since.to_string()),
+        Stability::Unstable { .. } | Stability::Unknown => None,
+    };
+    let mut items = BTreeMap::from([("world authority".to_owned(), version(&world.stability))]);
+    for (verb, (key, item)) in world
+        .imports
+        .iter()
+        .map(|item| ("import", item))
+        .chain(world.exports.iter().map(|item| ("export", item)))
+    {
+        let name = format!("{verb} {}", resolve.name_world_key(key));
+        items.insert(name, version(item.stability(&resolve)));
+        // One that has no name of its own stands nowhere else.
+        if let WorldItem::Interface { id, .. } = item
+            && resolve.interfaces[*id].name.is_none()
+        {
+            items.extend(since_in(&resolve, *id, version));
+        }
+    }
+    for id in resolve.packages[package].interfaces.values() {
+        items.extend(since_in(&resolve, *id, version));
+    }
+    // The names of a world's interfaces hold the version.
+    let suffix = format!("@{}", version_of(files));
+    items.into_iter().map(|(name, since)| (name.replace(&suffix, ""), since)).collect()
+}
+
+fn since_in(
+    resolve: &Resolve,
+    id: InterfaceId,
+    version: impl Fn(&Stability) -> Option<String>,
+) -> Vec<(String, Option<String>)> {
+    let Interface { name, types, functions, stability, .. } = &resolve.interfaces[id];
+    let name = name.as_deref().unwrap_or("(inline)");
+    // A name that is used here is an item where it is from.
+    let is_from_here = |ty: TypeId| match resolve.types[ty].kind {
+        TypeDefKind::Type(Type::Id(other)) => resolve.types[other].owner == TypeOwner::Interface(id),
+        _ => true,
+    };
+    let types = types.iter().filter(|(_, ty)| is_from_here(**ty));
+    let types = types.map(|(item, ty)| (item, &resolve.types[*ty].stability));
+    let items = types.chain(functions.iter().map(|(item, function)| (item, &function.stability)));
+    let items = items.map(|(item, stability)| (format!("{name}.{item}"), version(stability)));
+    items.chain([(name.to_owned(), version(stability))]).collect()
+}
+
+/// The numbers of a version that tell what does not fit together.
+fn track(version: &str) -> &str {
+    version.rsplit_once('.').unwrap().0
+}
+
+/// Whether a contract may follow these releases, which are given oldest first.
+fn may_follow(current: &Files, releases: &[Files]) -> Result<(), String> {
+    let version = version_of(current);
+    if let Some(release) = releases.iter().find(|release| version_of(release) == version) {
+        let names: BTreeSet<_> = current.keys().chain(release.keys()).collect();
+        return match names.into_iter().find(|name| current.get(*name) != release.get(*name)) {
+            Some(name) => Err(format!("{name} is not what was released as {version}: give it a new version")),
+            None => Ok(()),
+        };
+    }
+    for release in releases.iter().filter(|release| track(version_of(release)) == track(version)) {
+        let old = version_of(release);
+        does_in(current, release).map_err(|error| format!("it does not do in a host of {old}: {error}"))?;
+        does_in(release, current).map_err(|error| format!("a component of {old} does not do: {error}"))?;
+    }
+    let before = releases.last().map(since).unwrap_or_default();
+    for (item, since) in since(current) {
+        let expected = before.get(&item).cloned().unwrap_or_else(|| Some(version.to_owned()));
+        if since != expected {
+            return Err(format!("{item} must say that it is there since {expected:?}, and says {since:?}"));
+        }
+    }
+    Ok(())
 }
 
 /// A component of this contract, which traps wherever it is called.
@@ -236,6 +325,55 @@ const COMPATIBLE: [(&str, Change); 5] = [
     ("other words", ("recovery.wit", "/// The way back in", "/// A way back in")),
 ];
 
+const OTHER_WORDS: Change = ("tokens.wit", "0 is over at once", "0 means for ever");
+const FUNCTION_OF_0_1_0: Change = (
+    "tokens.wit",
+    "    audit: func() -> result<list<string>, command-error>;\n",
+    "    audit: func() -> result<list<string>, command-error>;\n    @since(version = 0.1.0)\n    count: func() -> u64;\n",
+);
+const FUNCTION_OF_0_1_1: Change = (
+    "tokens.wit",
+    "    audit: func() -> result<list<string>, command-error>;\n",
+    "    audit: func() -> result<list<string>, command-error>;\n    @since(version = 0.1.1)\n    count: func() -> u64;\n",
+);
+const FUNCTION_OF_0_2_0: Change = (
+    "tokens.wit",
+    "    audit: func() -> result<list<string>, command-error>;\n",
+    "    audit: func() -> result<list<string>, command-error>;\n    @since(version = 0.2.0)\n    count: func() -> u64;\n",
+);
+const FUNCTION_OF_NOTHING: Change = (
+    "tokens.wit",
+    "    audit: func() -> result<list<string>, command-error>;\n",
+    "    audit: func() -> result<list<string>, command-error>;\n    count: func() -> u64;\n",
+);
+const TYPE_OF_0_1_1: Change = (
+    "types.wit",
+    "    type token-id = u64;\n",
+    "    type token-id = u64;\n    @since(version = 0.1.1)\n    enum colour { red }\n",
+);
+const IMPORT_NOT_NEEDED: Change =
+    ("world.wit", "    @since(version = 0.1.0)\n    import catalog-store;\n", "");
+const OLD_ITEM_OF_0_2_0: Change =
+    ("recovery.wit", "@since(version = 0.1.0)\ninterface", "@since(version = 0.2.0)\ninterface");
+
+/// What follows 0.1.0 as which version, and why it may not, if it may not.
+const FOLLOWING: [(&str, Change, Option<&str>); 14] = [
+    ("0.1.0", OTHER_WORDS, Some("tokens.wit is not what was released as 0.1.0")),
+    ("0.1.0", FUNCTION_OF_0_1_0, Some("tokens.wit is not what was released as 0.1.0")),
+    ("0.1.1", OTHER_WORDS, None),
+    ("0.1.1", FUNCTION_REMOVED, Some("it does not do in a host of 0.1.0: ")),
+    ("0.1.1", FUNCTION_OF_0_1_1, Some("a component of 0.1.0 does not do: ")),
+    ("0.1.1", IMPORT_NOT_NEEDED, Some("a component of 0.1.0 does not do: ")),
+    ("0.1.1", TYPE_OF_0_1_1, Some("a component of 0.1.0 does not do: ")),
+    ("0.2.0", FUNCTION_OF_0_2_0, None),
+    ("0.2.0", FUNCTION_OF_0_1_0, Some("tokens.count must say that it is there since Some(\"0.2.0\")")),
+    ("0.2.0", FUNCTION_OF_NOTHING, Some("tokens.count must say that it is there since Some(\"0.2.0\")")),
+    ("0.2.0", TYPE_OF_0_1_1, Some("types.colour must say that it is there since Some(\"0.2.0\")")),
+    ("0.2.0", OLD_ITEM_OF_0_2_0, Some("recovery must say that it is there since Some(\"0.1.0\")")),
+    ("0.2.0", FUNCTION_REMOVED, None),
+    ("0.2.0", PARAMETER_ADDED, None),
+];
+
 #[test]
 fn nobody_edits_what_is_released() {
     let mut found = Vec::new();
@@ -256,19 +394,31 @@ fn nobody_edits_what_is_released() {
 fn the_contract_is_of_the_version_that_the_host_says_it_speaks() {
     let current = files("wit");
     assert_eq!(format!("optoken:authority@{}", version_of(&current)), CONTRACT);
-    assert!(releases().contains(&version_of(&current).to_owned()), "it is not released");
 }
 
 #[test]
-fn a_component_of_today_does_in_every_host_of_a_compatible_release() {
-    let current = files("wit");
-    let track = |version: &str| version.rsplit_once('.').unwrap().0.to_owned();
-    for version in releases() {
-        let release = released(&version);
-        assert_eq!(version_of(&release), version);
-        if track(&version) == track(version_of(&current)) {
-            let answer = does_in(&current, &release);
-            assert_eq!(answer, Ok(()), "this needs a new version, not a patch of {version}");
+fn the_contract_may_follow_its_releases() {
+    let releases: Vec<_> = releases().iter().map(|version| released(version)).collect();
+    for release in &releases {
+        // Nothing without it, or what is added later could say nothing.
+        assert_eq!(since(release).into_iter().find(|(_, since)| since.is_none()), None);
+    }
+    assert_eq!(may_follow(&files("wit"), &releases), Ok(()));
+}
+
+#[test]
+fn what_may_follow_a_release_is_told_from_what_may_not() {
+    let release = released("0.1.0");
+    assert_eq!(may_follow(&release, std::slice::from_ref(&release)), Ok(()));
+    for (version, change, why_not) in FOLLOWING {
+        let next = changed(&as_version(&release, version), change);
+        let judged = may_follow(&next, std::slice::from_ref(&release));
+        match why_not {
+            None => assert_eq!(judged, Ok(()), "{version}: {change:?}"),
+            Some(why) => {
+                let said = judged.expect_err(version);
+                assert!(said.contains(why), "{version}: {change:?}: {said}");
+            }
         }
     }
 }

@@ -12,7 +12,8 @@ const MALFORMED: &str = r#"{"error": "Authorization header was malformed, the re
 
 const ARGUMENT: &str = "warning: other users of this machine can see a token that is an argument; give it with --token-file, --token - or INFLUXDB3_AUTH_TOKEN\n";
 
-const IN_FORCE: &str = "The new token is in force, and the old one is refused from now on.\n";
+const IN_FORCE: &str = "The new token, which is not in force yet:\n\
+                        The new token is in force, and the old one is refused from now on.\n";
 
 const PROMPT: &str = "Are you sure you want to regenerate admin token? Enter 'yes' to confirm\n";
 
@@ -89,6 +90,21 @@ fn a_regenerated_token_works_and_the_old_one_is_refused() {
         };
         let ran = cli.run();
         let new = ran.token();
+        // COMPAT 4.1, but that success is said last: when it is one.
+        assert_eq!(
+            ran.stdout,
+            format!(
+                "\n\
+                 Token: {new}\n\
+                 HTTP Requests Header: Authorization: Bearer {new}\n\
+                 \n\
+                 New token created successfully!\n\
+                 \n\
+                 IMPORTANT: Store this token securely, as it will not be shown again.\n\
+                 \n"
+            ),
+            "{way}"
+        );
         let warned = if way == "environment" { "" } else { ARGUMENT };
         assert_eq!(ran.stderr, format!("{warned}{IN_FORCE}"), "{way}");
         // At once, without waiting for anything.

@@ -35,10 +35,22 @@ pub(crate) fn request_to(
     headers: &[(&str, &str)],
     all: bool,
 ) -> Vec<u8> {
+    request_on(STREAM, authority, method, path, headers, all)
+}
+
+/// As [`request_to`], as the request of this number on its connection, which must be odd and grow.
+pub(crate) fn request_on(
+    stream: u32,
+    authority: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    all: bool,
+) -> Vec<u8> {
     let pseudo = [(":method", method), (":scheme", "http"), (":path", path), (":authority", authority)];
     let fields: Vec<_> = pseudo.iter().chain(headers).map(|(name, value)| literal(name, value)).collect();
     let flags = if all { END_HEADERS | END_STREAM } else { END_HEADERS };
-    frame(HEADERS, flags, STREAM, &fields.concat())
+    frame(HEADERS, flags, stream, &fields.concat())
 }
 
 /// All of the request's body.
@@ -65,6 +77,16 @@ pub(crate) fn read_frame(from: &mut Connection) -> (u8, Vec<u8>) {
     let head = from.read_bytes(9);
     let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
     (head[3], from.read_bytes(length as usize))
+}
+
+/// Reads up to the text of the answer.
+pub(crate) fn read_data(from: &mut Connection) -> String {
+    loop {
+        let (kind, payload) = read_frame(from);
+        if kind == DATA {
+            return String::from_utf8(payload).unwrap();
+        }
+    }
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {

@@ -4,14 +4,15 @@
 // All of this crate is test code; clippy.toml allows the same in the unit tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, Mutex};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::task::{Context, Waker};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use optoken::asynchronous::{AsyncAuthority, MAX_COMMANDS};
-use optoken::authority::{self, Authority};
+use optoken::authority::{self, Authority, BuildError};
 use optoken::observer::Observer;
 use optoken::sandbox::bindings::{Authority as Instance, AuthorityPre};
 use optoken::sandbox::linker::{CatalogStoreCtx, add_to_linker, add_wasi_to_linker, store_limits};
@@ -64,6 +65,139 @@ fn an_authority_over_a_store_of_somebody_else_keeps_its_tokens_there() {
     drop(authority);
     let again = Authority::builder(store).build().unwrap();
     assert!(again.authenticate(issued.secret.expose()).unwrap().operator);
+}
+
+/// Panics where it is next asked for its version, as often as it is told to.
+#[derive(Clone, Default)]
+struct Panicking {
+    there: Arc<MemoryStore>,
+    panics: Arc<AtomicU64>,
+}
+
+impl Store for Panicking {
+    fn version(&self) -> Result<Option<Version>, StoreError> {
+        let left = self.panics.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        assert!(left.is_err(), "a store that panics on purpose");
+        self.there.version()
+    }
+
+    fn load(&self) -> Result<Option<Entry>, StoreError> {
+        self.there.load()
+    }
+
+    fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
+        self.there.swap(expected, document)
+    }
+}
+
+/// Waits for what should come to pass.
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_store_that_panics_once_is_asked_again() {
+    let store = Panicking::default();
+    let authority = Authority::builder(store.clone()).build().unwrap();
+    let other = Authority::builder(store.clone()).build().unwrap();
+    store.panics.store(3, Ordering::Relaxed);
+    wait_until("it was not asked", || store.panics.load(Ordering::Relaxed) == 0);
+    let issued = other.create_operator("test").unwrap();
+    wait_until("nobody looks any more", || authority.authenticate(issued.secret.expose()).is_ok());
+}
+
+/// Panics where it is told of an answer of the store, once.
+#[derive(Default)]
+struct PanickingObserver(AtomicBool);
+
+impl Observer for PanickingObserver {
+    fn store_answered(&self, operation: &'static str, _: Duration, _: Result<(), &StoreError>) {
+        let panics = operation == "version" && !self.0.swap(true, Ordering::Relaxed);
+        assert!(!panics, "an observer that panics on purpose");
+    }
+}
+
+#[test]
+fn an_observer_that_panics_once_does_not_end_the_watch() {
+    let store = Arc::new(MemoryStore::default());
+    let observer = Arc::new(PanickingObserver::default());
+    let authority = Authority::builder_shared(store.clone()).observer(observer.clone()).build().unwrap();
+    wait_until("it was not told", || observer.0.load(Ordering::Relaxed));
+    let other = Authority::builder_shared(store).build().unwrap();
+    let issued = other.create_operator("test").unwrap();
+    wait_until("nobody looks any more", || authority.authenticate(issued.secret.expose()).is_ok());
+}
+
+#[test]
+fn an_authority_that_is_gone_has_let_go_of_its_audit_log_and_its_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(MemoryStore::default());
+    for round in 0..12 {
+        let builder = Authority::builder_shared(store.clone());
+        let authority = builder.audit_log(directory.path().join("audit.jsonl")).build();
+        let authority = authority.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        drop(authority.clone());
+        drop(authority);
+        assert_eq!(Arc::strong_count(&store), 1, "round {round}");
+    }
+}
+
+/// Does not answer until it is let go.
+#[derive(Default)]
+struct Hanging {
+    there: MemoryStore,
+    hangs: Mutex<bool>,
+    asked: AtomicBool,
+    let_go: Condvar,
+}
+
+impl Store for Hanging {
+    fn version(&self) -> Result<Option<Version>, StoreError> {
+        let hangs = self.hangs.lock().unwrap();
+        self.asked.store(*hangs, Ordering::Relaxed);
+        drop(self.let_go.wait_while(hangs, |hangs| *hangs).unwrap());
+        self.there.version()
+    }
+
+    fn load(&self) -> Result<Option<Entry>, StoreError> {
+        self.there.load()
+    }
+
+    fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
+        self.there.swap(expected, document)
+    }
+}
+
+#[test]
+fn what_panics_on_a_thread_of_tokio_is_told_so() {
+    struct Broken;
+    impl Store for Broken {
+        fn load(&self) -> Result<Option<Entry>, StoreError> {
+            panic!("a store that panics on purpose")
+        }
+        fn swap(&self, _: Option<&Version>, _: &str) -> Result<SwapOutcome, StoreError> {
+            panic!("a store that panics on purpose")
+        }
+    }
+    let error = in_tokio(Authority::builder(Broken).build_async()).err().unwrap();
+    assert!(matches!(error, BuildError::Panicked), "{error}");
+}
+
+#[test]
+fn dropping_an_authority_does_not_wait_for_a_store_that_hangs() {
+    let store = Arc::new(Hanging::default());
+    let authority = Authority::builder_shared(store.clone()).build().unwrap();
+    *store.hangs.lock().unwrap() = true;
+    wait_until("it was not asked", || store.asked.load(Ordering::Relaxed));
+    drop(authority);
+    assert!(*store.hangs.lock().unwrap());
+    *store.hangs.lock().unwrap() = false;
+    store.let_go.notify_all();
+    wait_until("the store is still held", || Arc::strong_count(&store) == 1);
 }
 
 #[test]
@@ -150,6 +284,43 @@ fn a_command_that_still_waits_for_its_turn_never_begins_when_nobody_waits_for_it
     });
 }
 
+#[test]
+fn reading_waits_for_no_command() {
+    in_tokio(async {
+        let store = TheirStore::default();
+        let authority = Authority::builder(store.clone()).build_async().await.unwrap();
+        let operator = authority.create_operator("test").await.unwrap().secret;
+        let gate = Arc::new(Barrier::new(2));
+        *store.gate.lock().unwrap() = Some(Arc::clone(&gate));
+        // Of another face of the same authority: they take their turns together.
+        let other = authority.blocking().clone().into_async();
+        let begin = |name: usize| {
+            let (authority, operator) = (other.clone(), operator.clone());
+            let name = format!("number {name}");
+            Box::pin(async move { authority.create_named(&operator, &name, None, "test").await })
+        };
+        let mut commands: Vec<_> = (0..MAX_COMMANDS).map(begin).collect();
+        let poll = |command: &mut _| Future::poll(Pin::new(command), &mut Context::from_waker(Waker::noop()));
+        assert!(commands.iter_mut().all(|command| poll(command).is_pending()));
+        gate.wait();
+        assert_eq!(authority.list().await.unwrap().len(), 1);
+        assert!(authority.status().await.unwrap().is_some());
+        assert!(!authority.audit().await.unwrap().is_empty());
+        let mut one_more = Box::pin(authority.create_named(&operator, "one more", None, "test"));
+        assert!(one_more.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(one_more);
+        gate.wait();
+        for command in commands {
+            command.await.unwrap();
+        }
+        drop((authority, other));
+        // A command that had begun would still have the store.
+        wait_until("it is never let go", || Arc::strong_count(&store.document) == 1);
+        let document = store.document.lock().unwrap().take().unwrap().document;
+        assert!(document.contains("number 0") && !document.contains("one more"), "one too many at a time");
+    });
+}
+
 /// A store with an asynchronous client, which may not be waited for in a task.
 struct Remote {
     there: MemoryStore,
@@ -193,6 +364,7 @@ fn the_crate_page_tells_the_limits_as_they_are() {
     for (name, value) in [
         ("AUTHENTICATE_BUDGET", milliseconds(sandbox::AUTHENTICATE_BUDGET)),
         ("COMMAND_BUDGET", seconds(sandbox::COMMAND_BUDGET)),
+        ("MAX_STORE_CALLS", format!("{} |", sandbox::MAX_STORE_CALLS)),
         ("MAX_MEMORY", format!("{} MiB |", sandbox::MAX_MEMORY >> 20)),
         ("MAX_HOSTCALL_DATA", format!("{} MiB |", sandbox::MAX_HOSTCALL_DATA >> 20)),
         ("MAX_RANDOM_BYTES", format!("{} |", sandbox::MAX_RANDOM_BYTES)),
@@ -215,6 +387,26 @@ fn the_crate_page_tells_the_limits_as_they_are() {
             .any(|line| line.contains(&format!("| {value}")) && line.contains(&format!("{name}`")));
         assert!(told, "{name} is {value}");
     }
+}
+
+#[test]
+fn what_it_is_made_of_is_shown_without_a_secret_and_within_bounds() {
+    let builder = Authority::builder(MemoryStore::default()).max_staleness(Duration::ZERO);
+    let shown = format!("{builder:?}");
+    assert!(shown.contains("max_staleness: 500ms"), "{shown}");
+    assert_eq!(authority::MIN_MAX_STALENESS, 2 * authority::POLL_INTERVAL);
+    let authority = in_tokio(builder.build_async()).unwrap();
+    let issued = authority.blocking().create_operator("test").unwrap();
+    let shown = format!("{authority:?} {issued:?}");
+    assert!(shown.contains(authority.blocking().catalog_id()), "{shown}");
+    assert!(!shown.contains(issued.secret.expose()), "{shown}");
+}
+
+#[test]
+fn a_component_of_any_lifetime_can_be_built_with_asynchronously() {
+    let bytes = BUILT_IN_COMPONENT.to_vec();
+    let building = Authority::builder(MemoryStore::default()).component(&bytes).build_async();
+    assert!(in_tokio(building).is_ok());
 }
 
 /// Counts what it is told.
@@ -273,6 +465,23 @@ fn own_host() -> AuthorityPre<Own> {
     AuthorityPre::new(linker.instantiate_pre(&component).unwrap()).unwrap()
 }
 
+#[test]
+fn an_instance_may_call_its_store_so_often_for_each_command() {
+    let host = own_host();
+    let (mut store, writer) = open(&host, CatalogStoreCtx::of_store(Arc::new(MemoryStore::default())));
+    let tokens = writer.optoken_authority_tokens();
+    let issued = tokens.call_create_operator(&mut store, "test").unwrap().unwrap();
+    // Each loads once.
+    for _ in 0..2 {
+        store.data_mut().catalog.begin_command();
+        for _ in 0..sandbox::MAX_STORE_CALLS {
+            tokens.call_cancel(&mut store, &issued.secret, "test").unwrap().unwrap();
+        }
+    }
+    let trap = tokens.call_cancel(&mut store, &issued.secret, "test").unwrap_err();
+    assert!(format!("{trap:#}").contains("it called the store more than 64 times"), "{trap:#}");
+}
+
 fn open(host: &AuthorityPre<Own>, catalog: CatalogStoreCtx) -> (wasmtime::Store<Own>, Instance) {
     let mut store = wasmtime::Store::new(host.engine(), Own { catalog, limits: store_limits() });
     store.limiter(|own| &mut own.limits);
@@ -309,4 +518,47 @@ fn the_pieces_can_be_added_once() {
     add_wasi_to_linker(&mut linker).unwrap();
     assert!(add_to_linker(&mut linker, |own| &mut own.catalog).is_err());
     assert!(add_wasi_to_linker(&mut linker).is_err());
+}
+
+/// Somebody else's randomness, which is none.
+fn add_other_random(linker: &mut Linker<Own>, version: &str) -> wasmtime::Result<()> {
+    let mut random = linker.instance(&format!("wasi:random/random@{version}"))?;
+    random.func_wrap("get-random-bytes", |_: wasmtime::StoreContextMut<'_, Own>, (len,): (u64,)| {
+        Ok((vec![0_u8; usize::try_from(len)?],))
+    })
+}
+
+#[test]
+fn of_two_implementations_of_wasi_none_gets_its_way_silently() {
+    for version in ["0.2.0", "0.2.9", "0.2.12", "0.2.63"] {
+        let mut linker = Linker::<Own>::new(&Engine::default());
+        add_other_random(&mut linker, version).unwrap();
+        assert!(add_wasi_to_linker(&mut linker).is_err(), "{version}, before");
+        let mut linker = Linker::<Own>::new(&Engine::default());
+        add_wasi_to_linker(&mut linker).unwrap();
+        assert!(add_other_random(&mut linker, version).is_err(), "{version}, after");
+    }
+    // Of a version that is not known, ours is the one that the component gets.
+    let engine = Engine::default();
+    let mut linker = Linker::<Own>::new(&engine);
+    add_other_random(&mut linker, "0.2.999").unwrap();
+    add_to_linker(&mut linker, |own| &mut own.catalog).unwrap();
+    add_wasi_to_linker(&mut linker).unwrap();
+    let component = Component::new(&engine, BUILT_IN_COMPONENT).unwrap();
+    let host = AuthorityPre::new(linker.instantiate_pre(&component).unwrap()).unwrap();
+    let (mut store, writer) = open(&host, CatalogStoreCtx::of_store(Arc::new(MemoryStore::default())));
+    let issued = writer.optoken_authority_tokens().call_create_operator(&mut store, "test").unwrap().unwrap();
+    assert!(!issued.secret.contains("AAAAAAAA"), "the other one made it");
+}
+
+#[test]
+fn a_host_with_an_engine_of_its_own_is_told_what_does_not_fit() {
+    let engine = Engine::default();
+    let built_in = Component::new(&engine, BUILT_IN_COMPONENT).unwrap();
+    sandbox::check(&engine, &built_in).unwrap();
+    let empty = Component::new(&engine, b"\0asm\x0d\0\x01\0").unwrap();
+    let said = sandbox::check(&engine, &empty).unwrap_err().to_string();
+    let both =
+        "this host speaks optoken:authority@0.1.0, the component was built for no optoken:authority at all";
+    assert!(said.contains(both), "{said}");
 }

@@ -1,12 +1,13 @@
-//! A way to a server on which requests and answers are lost, cut, delayed and sent twice, and on which whoever talks or
+//! A way to a server on which requests and answers are lost, cut, delayed, sent twice and mistaken for others, and on which whoever talks or
 //! listens is killed: each at a request that is named in advance.
 //!
 //! Where it is stays the same, whatever port the server behind it has.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Child;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -15,11 +16,11 @@ use crate::support::{Cli, Machine, PATIENCE, Server, read_all};
 /// What happens to a request, to its answer, or to who is at either end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It is lost, and the connection closed.
+    /// All of it is lost, or all but its beginning, and the connection closed.
     LoseRequest,
     /// It is lost, and nothing more is heard.
     SilenceRequest,
-    /// Its answer is lost, and the connection closed.
+    /// All of its answer is lost, or all but its beginning, and the connection closed.
     LoseAnswer,
     /// Its answer is lost, and nothing more is heard.
     SilenceAnswer,
@@ -27,14 +28,14 @@ pub(crate) enum Fault {
     DelayRequest,
     /// It comes now, and once more later.
     Repeat,
-    /// It comes twice, one behind the other, and the second answer is given.
+    /// It comes twice: at once, or one behind the other, and the second answer is given.
     Duplicate,
-    /// It comes twice at once.
-    DuplicateAtOnce,
-    /// Only the beginning of it comes.
-    CutRequest,
-    /// Only the beginning of its answer comes.
-    CutAnswer,
+    /// Its answer comes late, but comes.
+    DelayAnswer,
+    /// Its answer comes twice on the same connection.
+    RepeatAnswer,
+    /// It is lost, and answered by what an earlier request was answered.
+    ReplayAnswer,
     /// The client is killed before the server has it.
     KillClientBefore,
     /// The client is killed while the server is at it.
@@ -43,11 +44,12 @@ pub(crate) enum Fault {
     KillClientAfter,
     /// The client is killed at some moment after it has the answer: while it writes its files, say.
     KillClientLater,
-    /// The server is killed before it has it.
+    /// The server is killed before it has it. The next one is started when the client is gone, or while it still asks
+    /// again.
     KillServerBefore,
-    /// The server is killed while it is at it.
+    /// The same while it is at it.
     KillServerDuring,
-    /// The server is killed when it has answered, and the answer is lost.
+    /// The same when it has answered, and the answer is lost.
     KillServerAfter,
 }
 
@@ -60,9 +62,9 @@ impl Fault {
         Self::DelayRequest,
         Self::Repeat,
         Self::Duplicate,
-        Self::DuplicateAtOnce,
-        Self::CutRequest,
-        Self::CutAnswer,
+        Self::DelayAnswer,
+        Self::RepeatAnswer,
+        Self::ReplayAnswer,
         Self::KillClientBefore,
         Self::KillClientDuring,
         Self::KillClientAfter,
@@ -86,8 +88,19 @@ pub(crate) struct Plan {
     pub(crate) fault: Fault,
     /// Whether it happens to every such request, or to the first alone.
     pub(crate) again: bool,
-    /// Where a message is cut, or when somebody is killed: any number.
+    /// Which form the fault has where it has two, where a message is cut, or when somebody is killed: any number.
     pub(crate) chance: usize,
+}
+
+impl Plan {
+    fn second_form(&self) -> bool {
+        !self.chance.is_multiple_of(2)
+    }
+
+    /// The beginning of a message, or nothing of it.
+    fn cut<'a>(&self, message: &'a [u8]) -> &'a [u8] {
+        if self.second_form() { &message[..self.chance % message.len()] } else { &[] }
+    }
 }
 
 /// What has become of a client.
@@ -103,13 +116,17 @@ pub(crate) struct Run {
 /// The way, the server at its end and the client at its beginning.
 pub(crate) struct Lossy {
     pub(crate) address: SocketAddr,
-    machine: Machine,
+    machine: Arc<Machine>,
     state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
 struct State {
+    /// Weak, as the thread that listens keeps the state for ever.
+    machine: Weak<Machine>,
     server: Option<Server>,
+    /// Whether the next one is being started.
+    starting: bool,
     client: Option<Child>,
     plan: Option<Plan>,
     /// How often it has gone wrong.
@@ -118,6 +135,8 @@ struct State {
     run: usize,
     /// Requests that have not arrived yet.
     delayed: Vec<Vec<u8>>,
+    /// All answers that were given, by whichever server.
+    answers: Vec<Vec<u8>>,
     /// Before which of the next requests the delayed ones arrive.
     release: Option<usize>,
 }
@@ -125,12 +144,17 @@ struct State {
 /// The longest that a client is let live that is to be killed later, in microseconds.
 const LONGEST: usize = 15_000;
 
+/// The longest that an answer is late, in milliseconds.
+const LATEST: usize = 400;
+
 impl Lossy {
     /// The way to a server on this machine, which is started.
     pub(crate) fn new(machine: Machine) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::<Mutex<State>>::default();
+        let machine = Arc::new(machine);
+        let state = State { machine: Arc::downgrade(&machine), ..State::default() };
+        let state = Arc::new(Mutex::new(state));
         let accepted = Arc::clone(&state);
         thread::spawn(move || {
             for client in listener.incoming() {
@@ -148,7 +172,7 @@ impl Lossy {
 
     /// The server, started if it was killed: a request and its answer, directly.
     pub(crate) fn with_server<T>(&self, ask: impl FnOnce(&Server) -> T) -> T {
-        let mut state = self.state.lock().unwrap();
+        let mut state = not_starting(&self.state);
         ask(state.server.get_or_insert_with(|| self.machine.serve(&[])))
     }
 
@@ -194,7 +218,7 @@ impl Lossy {
 impl Drop for Lossy {
     /// The thread that listens keeps the state for ever; what runs is not to.
     fn drop(&mut self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = not_starting(&self.state);
         let (server, client) = (state.server.take(), state.client.take());
         drop(state);
         if let Some(mut client) = client {
@@ -205,6 +229,18 @@ impl Drop for Lossy {
     }
 }
 
+/// The state, once no server is being started.
+fn not_starting(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    loop {
+        let state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.starting {
+            return state;
+        }
+        drop(state);
+        thread::sleep(Duration::from_millis(3));
+    }
+}
+
 fn arrive(address: SocketAddr, requests: Vec<Vec<u8>>) {
     for request in requests {
         let _ = ask(address, &request);
@@ -212,7 +248,7 @@ fn arrive(address: SocketAddr, requests: Vec<Vec<u8>>) {
 }
 
 /// Carries what a client sends on one connection.
-fn carry(client: &TcpStream, state: &Mutex<State>) -> io::Result<()> {
+fn carry(client: &TcpStream, state: &Arc<Mutex<State>>) -> io::Result<()> {
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_nodelay(true)?;
     let mut reader = BufReader::new(client.try_clone()?);
@@ -222,8 +258,14 @@ fn carry(client: &TcpStream, state: &Mutex<State>) -> io::Result<()> {
         // Nobody is there.
         let Some(address) = address else { return close(client) };
         match plan {
-            None => (&*client).write_all(&ask(address, &request)?)?,
-            Some(plan) => fail(client, state, run, address, &request, plan)?,
+            None => {
+                let answer = ask(address, &request)?;
+                state.lock().unwrap().answers.push(answer.clone());
+                (&*client).write_all(&answer)?;
+            }
+            Some(plan) => {
+                Passage { client, state, run, server: address, request: &request }.fail(plan)?;
+            }
         }
     }
 }
@@ -257,103 +299,159 @@ fn arrived(state: &Mutex<State>, request: &[u8]) -> (usize, Option<SocketAddr>, 
     (run, address, plan)
 }
 
-fn fail(
-    client: &TcpStream,
-    state: &Mutex<State>,
+/// A request on its way.
+struct Passage<'a> {
+    client: &'a TcpStream,
+    state: &'a Arc<Mutex<State>>,
+    /// Of which client it is.
     run: usize,
     server: SocketAddr,
-    request: &[u8],
-    plan: Plan,
-) -> io::Result<()> {
-    let give = |answer: &[u8]| (&*client).write_all(answer);
-    // Nobody kills what belongs to the next run.
-    let kill_client = || {
-        let mut state = state.lock().unwrap();
-        if state.run == run
+    request: &'a [u8],
+}
+
+impl Passage<'_> {
+    fn ask(&self) -> io::Result<Vec<u8>> {
+        ask(self.server, self.request)
+    }
+
+    fn give(&self, answer: &[u8]) -> io::Result<()> {
+        let mut client = self.client;
+        client.write_all(answer)
+    }
+
+    /// Lets the request arrive later.
+    fn delay(&self) {
+        self.state.lock().unwrap().delayed.push(self.request.to_vec());
+    }
+
+    fn close(&self) -> io::Result<()> {
+        close(self.client)
+    }
+
+    /// Nobody kills what belongs to the next run.
+    fn kill_client(&self) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap();
+        if state.run == self.run
             && let Some(client) = &mut state.client
         {
             client.kill().unwrap();
         }
         drop(state);
-        close(client)
-    };
-    let kill_server = || {
-        let mut state = state.lock().unwrap();
-        let server = if state.run == run { state.server.take() } else { None };
-        drop(state);
-        drop(server);
-    };
-    let delay = || state.lock().unwrap().delayed.push(request.to_vec());
-    match plan.fault {
-        Fault::LoseRequest => close(client),
-        Fault::SilenceRequest => silence(client),
-        Fault::LoseAnswer => {
-            ask(server, request)?;
-            close(client)
+        self.close()
+    }
+
+    /// Kills it, and starts the next one at once if asked to.
+    fn kill_server(&self, restart: bool) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap();
+        if state.run == self.run
+            && let Some(server) = state.server.take()
+        {
+            let machine = state.machine.upgrade().filter(|_| restart);
+            state.starting = machine.is_some();
+            drop(state);
+            drop(server);
+            if let Some(machine) = machine {
+                let state = Arc::clone(self.state);
+                thread::spawn(move || {
+                    // If it cannot start, whoever asks next starts it, and says so.
+                    let server = catch_unwind(AssertUnwindSafe(|| machine.serve(&[])));
+                    let mut state = state.lock().unwrap();
+                    state.server = server.ok();
+                    state.starting = false;
+                });
+            }
         }
-        Fault::SilenceAnswer => {
-            ask(server, request)?;
-            silence(client)
+        self.close()
+    }
+
+    fn fail(&self, plan: Plan) -> io::Result<()> {
+        match plan.fault {
+            Fault::LoseRequest => {
+                TcpStream::connect(self.server)?.write_all(plan.cut(self.request))?;
+                self.close()
+            }
+            Fault::SilenceRequest => silence(self.client),
+            Fault::LoseAnswer => {
+                let answer = self.ask()?;
+                self.give(plan.cut(&answer))?;
+                self.close()
+            }
+            Fault::SilenceAnswer => {
+                self.ask()?;
+                silence(self.client)
+            }
+            Fault::DelayRequest => {
+                self.delay();
+                self.close()
+            }
+            Fault::Repeat => {
+                self.delay();
+                self.give(&self.ask()?)
+            }
+            Fault::Duplicate if plan.second_form() => {
+                self.ask()?;
+                self.give(&self.ask()?)
+            }
+            Fault::Duplicate => {
+                let (server, second) = (self.server, self.request.to_vec());
+                let second = thread::spawn(move || ask(server, &second));
+                let first = self.ask()?;
+                let second = second.join().unwrap()?;
+                self.give(if plan.chance.is_multiple_of(4) { &first } else { &second })
+            }
+            Fault::DelayAnswer => {
+                let answer = self.ask()?;
+                thread::sleep(Duration::from_millis((plan.chance % LATEST) as u64));
+                self.give(&answer)
+            }
+            Fault::RepeatAnswer => {
+                let answer = self.ask()?;
+                self.give(&[answer.as_slice(), &answer].concat())
+            }
+            Fault::ReplayAnswer => {
+                let answers = self.state.lock().unwrap().answers.clone();
+                if answers.is_empty() {
+                    self.close()
+                } else {
+                    self.give(&answers[plan.chance % answers.len()])
+                }
+            }
+            _ => self.kill(plan),
         }
-        Fault::DelayRequest => {
-            delay();
-            close(client)
-        }
-        Fault::Repeat => {
-            delay();
-            give(&ask(server, request)?)
-        }
-        Fault::Duplicate => {
-            ask(server, request)?;
-            give(&ask(server, request)?)
-        }
-        Fault::DuplicateAtOnce => {
-            let second = request.to_vec();
-            let second = thread::spawn(move || ask(server, &second));
-            let first = ask(server, request)?;
-            let second = second.join().unwrap()?;
-            give(if plan.chance.is_multiple_of(2) { &first } else { &second })
-        }
-        Fault::CutRequest => {
-            TcpStream::connect(server)?.write_all(&request[..plan.chance % request.len()])?;
-            close(client)
-        }
-        Fault::CutAnswer => {
-            let answer = ask(server, request)?;
-            give(&answer[..plan.chance % answer.len()])?;
-            close(client)
-        }
-        Fault::KillClientBefore => kill_client(),
-        Fault::KillClientDuring => {
-            let mut connection = TcpStream::connect(server)?;
-            connection.write_all(request)?;
-            kill_client()?;
-            read_message(&mut BufReader::new(connection)).map(drop)
-        }
-        Fault::KillClientAfter => {
-            ask(server, request)?;
-            kill_client()
-        }
-        Fault::KillClientLater => {
-            give(&ask(server, request)?)?;
-            thread::sleep(Duration::from_micros((plan.chance % LONGEST) as u64));
-            kill_client()
-        }
-        Fault::KillServerBefore => {
-            kill_server();
-            close(client)
-        }
-        Fault::KillServerDuring => {
-            let mut connection = TcpStream::connect(server)?;
-            connection.write_all(request)?;
-            thread::sleep(Duration::from_micros((plan.chance % LONGEST) as u64));
-            kill_server();
-            close(client)
-        }
-        Fault::KillServerAfter => {
-            ask(server, request)?;
-            kill_server();
-            close(client)
+    }
+
+    /// The faults at either end.
+    fn kill(&self, plan: Plan) -> io::Result<()> {
+        let moment = Duration::from_micros((plan.chance % LONGEST) as u64);
+        match plan.fault {
+            Fault::KillClientBefore => self.kill_client(),
+            Fault::KillClientDuring => {
+                let mut connection = TcpStream::connect(self.server)?;
+                connection.write_all(self.request)?;
+                self.kill_client()?;
+                read_message(&mut BufReader::new(connection)).map(drop)
+            }
+            Fault::KillClientAfter => {
+                self.ask()?;
+                self.kill_client()
+            }
+            Fault::KillClientLater => {
+                self.give(&self.ask()?)?;
+                thread::sleep(moment);
+                self.kill_client()
+            }
+            Fault::KillServerBefore => self.kill_server(plan.second_form()),
+            Fault::KillServerDuring => {
+                let mut connection = TcpStream::connect(self.server)?;
+                connection.write_all(self.request)?;
+                thread::sleep(moment);
+                self.kill_server(plan.second_form())
+            }
+            Fault::KillServerAfter => {
+                self.ask()?;
+                self.kill_server(plan.second_form())
+            }
+            other => unreachable!("{other:?} kills nobody"),
         }
     }
 }
@@ -370,7 +468,7 @@ fn close(client: &TcpStream) -> io::Result<()> {
     Err(io::ErrorKind::ConnectionAborted.into())
 }
 
-fn ask(server: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {
+pub(crate) fn ask(server: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {
     let mut connection = TcpStream::connect(server)?;
     connection.set_nodelay(true)?;
     connection.set_read_timeout(Some(PATIENCE))?;

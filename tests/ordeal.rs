@@ -7,5 +7,6 @@
 mod kill;
 mod lossy;
 mod rotate_cli;
+mod rotate_files;
 #[allow(dead_code, reason = "the other tests stand on it, too")]
 mod support;

@@ -8,6 +8,10 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use crate::http2;
 use crate::support::{
@@ -47,6 +51,19 @@ fn there_is_no_recovery_unless_it_is_asked_for() {
     post(REGENERATE).send(server.address).assert_is(401, NOT_AUTHENTICATED);
     assert!(server.accepts(&token));
     assert!(!server.log().contains("recovery"), "{}", server.log());
+}
+
+#[test]
+fn what_is_said_about_a_door_that_is_not_opened_is_warned_about() {
+    let machine = Machine::new();
+    let server = machine
+        .serve_with(&["--admin-token-recovery-insecure-allow-remote"])
+        .env("INFLUXDB3_ADMIN_TOKEN_RECOVERY_CODE", "true")
+        .start();
+    for option in ["insecure-allow-remote", "code"] {
+        server.wait_for_log(&format!("--admin-token-recovery-{option} is of no use without"));
+    }
+    assert!(!machine.data_dir().join("recovery-code").exists());
 }
 
 #[test]
@@ -153,12 +170,19 @@ fn nothing_else_is_found_there_and_nothing_else_spends_it() {
         }
     }
     // Announced, and not read; or not announced, as HTTP/2 can.
-    let announced = post(REGENERATE).header("Content-Length", "1025").send(recovery);
-    announced.assert_is(413, "max request size (1024 bytes) exceeded");
+    let too_large = "max request size (1024 bytes) exceeded";
+    post(REGENERATE).header("Content-Length", "1025").send(recovery).assert_is(413, too_large);
+    let unannounced = |length| {
+        let head = http2::request_to(&recovery.to_string(), "POST", REGENERATE, &[], false);
+        let mut connection = Connection::open(recovery).unwrap();
+        connection.write(&[http2::opening(), head, http2::body(&vec![b'x'; length])].concat());
+        http2::read_data(&mut connection)
+    };
+    assert_eq!(unannounced(1025), too_large);
     assert_eq!(machine.stored(), before);
     assert!(server.accepts(&token));
 
-    post(REGENERATE).send(recovery).token();
+    assert!(unannounced(1024).contains("apiv3_"));
     assert_closes(recovery);
 }
 
@@ -253,6 +277,145 @@ fn connections_that_ask_for_nothing_do_not_keep_others_out() {
         assert!(server.accepts(&new), "{case}");
         drop(waiting);
     }
+}
+
+/// What clients call soon, though a machine that runs tests is busy.
+const SOON: Duration = Duration::from_secs(10);
+
+/// What a client says first, to the server there.
+type FirstWords<'a> = &'a dyn Fn(SocketAddr) -> Vec<u8>;
+
+/// Clients that come again and again, each as soon as it has been sent away, until they are dropped.
+struct Crowd {
+    gone: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+impl Crowd {
+    /// So many of them, which say something first, and something more ever so often.
+    fn come(to: SocketAddr, count: usize, first: &[u8], more: &[u8], pause: Duration) -> Self {
+        let gone = Arc::new(AtomicBool::new(false));
+        let client = || {
+            let (gone, first, more) = (Arc::clone(&gone), first.to_owned(), more.to_owned());
+            thread::spawn(move || {
+                while !gone.load(Ordering::Relaxed) {
+                    let Ok(mut stream) = TcpStream::connect(to) else { continue };
+                    stream.set_read_timeout(Some(pause)).unwrap();
+                    let _ = stream.write_all(&first);
+                    let mut answer = [0; 1 << 10];
+                    while !gone.load(Ordering::Relaxed) {
+                        match stream.read(&mut answer) {
+                            Ok(1..) => {}
+                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                                let _ = stream.write_all(&more);
+                            }
+                            _ => break,
+                        }
+                    }
+                }
+            })
+        };
+        let clients = (0..count).map(|_| client()).collect();
+        Self { gone, clients }
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.gone.store(true, Ordering::Relaxed);
+        for client in self.clients.drain(..) {
+            let _ = client.join();
+        }
+    }
+}
+
+#[test]
+fn a_crowd_at_the_door_does_not_keep_the_owner_out() {
+    let pause = Duration::from_millis(300);
+    let heads = |name: &str, to: SocketAddr| {
+        let name = format!("{name}:{}", to.port());
+        let unfinished: Vec<_> = (0..200)
+            .flat_map(|stream| http2::request_on(2 * stream + 1, &name, "POST", REGENERATE, &[], false))
+            .collect();
+        [http2::opening(), unfinished].concat()
+    };
+    let ask = |to| get("/").to(to).to_bytes();
+    let begin = |to| post(REGENERATE).header("Content-Length", "1").to(to).to_bytes();
+    let ways: [(&str, usize, FirstWords, &[u8]); 4] = [
+        ("asks for something else, again and again", 8, &ask, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        ("keeps a body back", 24, &begin, b""),
+        ("keeps many bodies back on each connection", 24, &|to| heads("localhost", to), b""),
+        ("is turned away many times on each connection", 24, &|to| heads("evil.example", to), b""),
+    ];
+    for (case, count, first, more) in ways {
+        let machine = Machine::new();
+        let server = machine.serve(&RECOVERY);
+        let old = server.create();
+        let recovery = server.recovery();
+        let crowd = Crowd::come(recovery, count, &first(recovery), more, pause);
+        // Until all of them are there.
+        thread::sleep(Duration::from_secs(1));
+        let asked = Instant::now();
+        // Shown only where the test fails.
+        println!("{case}");
+        let new = post(REGENERATE).send(recovery).token();
+        assert!(asked.elapsed() < SOON, "{case}: {:?}", asked.elapsed());
+        drop(crowd);
+        assert!(server.accepts(&new) && !server.accepts(&old), "{case}");
+    }
+}
+
+#[test]
+fn there_are_eight_places_and_nobody_keeps_one() {
+    let machine = Machine::new();
+    let server = machine.serve(&RECOVERY);
+    let mut connections: Vec<_> = (0..9).map(|_| Connection::open(server.recovery()).unwrap()).collect();
+    let opened = Instant::now();
+    let last = connections.pop().unwrap();
+    // The first has gone for the ninth, the others when their time was over.
+    let mut ended = connections.iter_mut().map(|connection| {
+        assert!(connection.read().is_err());
+        opened.elapsed()
+    });
+    let (early, late) = (Duration::from_secs(4), Duration::from_secs(10));
+    assert!(ended.next().unwrap() < early);
+    for ended in ended {
+        assert!(early < ended && ended < late, "{ended:?}");
+    }
+    drop(last);
+    // One request a connection, whatever it is.
+    for request in [get("/"), post(REGENERATE), post(REGENERATE).header("Origin", "null")] {
+        let mut connection = Connection::open(server.recovery()).unwrap();
+        connection.write(&request.to(server.recovery()).to_bytes());
+        let answer = connection.read().unwrap();
+        assert_eq!(answer.header("connection"), Some("close"), "{answer:?}");
+        assert!(connection.read().is_err());
+    }
+}
+
+#[test]
+fn a_try_that_was_given_up_while_it_waited_for_its_turn_spends_nothing() {
+    let machine = Machine::new();
+    let server = machine.serve(&RECOVERY);
+    let token = server.create();
+    let before = machine.stored();
+    let store = rusqlite::Connection::open(machine.store()).unwrap();
+    store.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let request = post(REGENERATE).to(server.recovery()).to_bytes();
+    let mut first = Connection::open(server.recovery()).unwrap();
+    first.write(&request);
+    thread::sleep(Duration::from_secs(1));
+    let mut second = Connection::open(server.recovery()).unwrap();
+    second.write(&request);
+    thread::sleep(Duration::from_secs(1));
+    drop(second);
+    // The store is not to be had, so the first has failed, and it is the turn of the next.
+    assert_eq!(first.read().unwrap().status, 503);
+    store.execute_batch("ROLLBACK").unwrap();
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(machine.stored(), before);
+    assert!(server.accepts(&token));
+    post(REGENERATE).send(server.recovery()).token();
 }
 
 #[test]
@@ -370,10 +533,17 @@ fn a_code_can_be_asked_for() {
     }
     assert_eq!(machine.stored(), before);
 
+    let visible = "other users of this machine can see a recovery code that is an argument";
+    let ran = machine.create_token(recovery, &["--regenerate", "--yes", "--recovery-code", "wrong"]).run();
+    ran.assert_failed(1, &[visible, "this is not the recovery code"]);
+    server.wait_for_log("--recovery-code -\n");
+
     let ran = machine
         .create_token(recovery, &["--regenerate", "--recovery-code", "-"])
-        .input(&format!("yes\n{code}\n"))
+        // As somebody types it who has read it off a screen.
+        .input(&format!("yes\n{}\n", code.replace('-', "").to_lowercase()))
         .run();
+    assert!(!ran.stderr.contains(visible), "{ran:?}");
     assert!(server.accepts(&ran.token()));
     assert!(!server.accepts(&old));
     assert_closes(recovery);
@@ -570,6 +740,14 @@ fn a_socket_takes_the_place_of_a_dead_one_only() {
     assert!(!machine.home().join("elsewhere").exists());
     fs::remove_file(&path).unwrap();
 
+    // Only root can give anything away.
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(machine.home(), Some(65534), None).unwrap();
+        second("belongs to another user (uid 65534), who can replace the socket");
+        std::os::unix::fs::chown(machine.home(), Some(0), None).unwrap();
+    } else {
+        println!("skipped: only root can give a directory away");
+    }
     fs::set_permissions(machine.home(), fs::Permissions::from_mode(0o777)).unwrap();
     second("others can write to");
     // As in /tmp.
@@ -647,6 +825,12 @@ fn from_elsewhere_the_operator_token_is_not_created() {
         // What is decided is tested beside the code as well.
         return;
     };
+    // Nobody asks from a loopback address there.
+    let there = Machine::new();
+    let address = SocketAddr::new(ip, 0).to_string();
+    let there = there.influxdb3(["serve", "--store", "memory:", "--http-bind", &address]).start();
+    there.wait_for_log("none can be created where nobody asks from a loopback address");
+    drop(there);
     let machine = Machine::new();
     let server =
         machine.influxdb3(["serve", "--http-bind", "0.0.0.0:0"]).arg("--data-dir").arg(machine.data_dir());

@@ -1,28 +1,35 @@
 //! `--regenerate` locks nobody out: whatever is lost, late, doubled or killed on the way, running the same command again
 //! ends with a token in the file that is in force (DESIGN section 3).
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io::{BufReader, Write as _};
-use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt as _;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::lossy::{Fault, Lossy, Plan, Run, read_message};
+use crate::lossy::{Fault, Lossy, Plan, Run, ask, read_message};
 use crate::support::{
-    CREATE, Machine, OVERLAP, RECOVERY, REGENERATE, STAGE, Server, TOKENS, assert_token_form, get,
-    holds_token, post, request,
+    CREATE, Cli, Machine, OVERLAP, RECOVERY, REGENERATE, STAGE, Server, TOKENS, assert_token_form,
+    eventually, get, holds_token, post, request, sha512_hex,
 };
 
 /// The requests that a rotation consists of, in their order.
 const STEPS: [&str; 3] = [
     "POST /api/v3/configure/token/admin/regenerate/stage ",
     "POST /api/v3/configure/token/admin/regenerate/confirm ",
-    "GET /api/v3/configure/token ",
+    "GET /api/v3/configure/token/admin ",
 ];
+
+/// How a server without those steps is asked whether it accepts a token.
+const AUTHENTICATE: &str = "GET /api/v3/configure/token ";
 
 /// How often each step meets each fault.
 const SEEDS: u64 = 20;
@@ -61,33 +68,87 @@ struct Job<'a> {
     overlap: bool,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    /// In the file that is rotated in place, or in another one that need not be there before; with the token alone in it,
+    /// or as JSON.
+    fn new(way: &'a Lossy, old: &str, in_place: bool, json: bool, overlap: bool) -> Self {
+        let home = way.machine().home();
+        let mut args = if in_place {
+            let alone = format!("{old}\n");
+            let content = json!({ "name": "_admin", "token": old }).to_string();
+            private(&home.join("token"), if json { &content } else { &alone });
+            vec!["--token-file", "token", "--output-file", "token"]
+        } else {
+            fs::remove_file(home.join("token")).ok();
+            private(&home.join("old"), old);
+            vec!["--token-file", "old", "--output-file", "token"]
+        };
+        if overlap {
+            args.extend(["--overlap", "1h"]);
+        }
+        Self { way, args, old: old.to_owned(), overlap }
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.way.machine().home().join(name)
     }
 
+    fn command(&self) -> Cli {
+        self.way.machine().create_token(self.way.address, &["--regenerate", "--yes"]).args(&self.args)
+    }
+
     /// Runs the command; whether it has said success, and how often something went wrong on the way.
     fn run(&self, plan: Option<Plan>) -> (Option<i32>, bool, usize) {
-        let cli =
-            self.way.machine().create_token(self.way.address, &["--regenerate", "--yes"]).args(&self.args);
         // Only who is never answered gives up early; a busy machine is no reason to.
         let silent = plan.is_some_and(|plan| plan.fault.is_silent());
-        let cli = if silent { cli.args(&["--timeout", "1s"]) } else { cli };
+        let cli = if silent { self.command().args(&["--timeout", "1s"]) } else { self.command() };
         let Run { code, faults, stdout, stderr } = self.way.run(cli, plan);
         // Not on stdout either: it is in the file.
         assert!(!holds_token(&stdout) && !holds_token(&stderr), "{stdout}{stderr}");
-        assert!(plan.is_some() || code == Some(0), "the same command again fails: {stderr}");
-        let said = stdout.contains("Token saved to: token\n");
-        assert_eq!(said || stderr.contains("which is in force"), code == Some(0) || said, "{stdout}{stderr}");
+        if plan.is_none() {
+            self.assert_ends_well(code, &stderr);
+        }
+        let said = stdout == "Token saved to: token\n";
+        assert!(said || stdout.is_empty(), "{stdout}");
+        assert!(said == (code == Some(0)) || code.is_none(), "{stdout}{stderr}");
         (code, said, faults)
     }
 
-    /// Somebody who has the old token or what is in the files has a token that is accepted.
+    /// The same command again has finished what was begun. Where the last run was killed when all but its last word was
+    /// done, the token in the file is a new one already; to replace that once more is what the overlap forbids.
+    #[track_caller]
+    fn assert_ends_well(&self, code: Option<i32>, stderr: &str) {
+        let new = saved(&self.path("token")).is_some_and(|token| token != self.old);
+        let overlapping = self.overlap && new && code == Some(1) && stderr.contains("[409 Conflict]");
+        assert!(code == Some(0) || overlapping, "the same command again fails: {stderr}");
+    }
+
+    /// Somebody who has the old token or what is in the files has a token that is accepted, and at most one of them has
+    /// full power.
     fn nobody_is_locked_out(&self) {
         let held = [Some(self.old.clone()), saved(&self.path("token")), saved(&self.path("token.staged"))];
-        let accepted =
-            self.way.with_server(|server| held.iter().flatten().any(|token| server.accepts(token)));
-        assert!(accepted, "locked out: {:?}", self.args);
+        let held: BTreeSet<_> = held.into_iter().flatten().collect();
+        let look = || {
+            self.way.with_server(|server| {
+                let stands = |token: &String| {
+                    let accepted = server.accepts(token);
+                    (accepted, accepted && can_rotate(server, token))
+                };
+                held.iter().map(stands).collect::<Vec<_>>()
+            })
+        };
+        // What a client has sent that was killed may still be under way, and arrive between two looks.
+        let mut stands = look();
+        while let next = look()
+            && next != stands
+        {
+            stands = next;
+        }
+        let count = |holds: fn(&(bool, bool)) -> bool| stands.iter().filter(|stands| holds(stands)).count();
+        let (accepted, powerful) = (count(|stands| stands.0), count(|stands| stands.1));
+        assert_eq!(powerful, 1, "{accepted} are accepted: {:?}", self.args);
+        // The other one is that whose time ends.
+        assert!(accepted == 1 || self.overlap && accepted == 2, "{accepted} are accepted: {:?}", self.args);
     }
 
     /// The token that is in the file is the operator's, and no other is.
@@ -96,16 +157,20 @@ impl Job<'_> {
         let new = saved(&path).unwrap();
         assert_token_form(&new);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
-        assert!(!self.path("token.staged").exists());
         assert_ne!(new, self.old);
+        let left = |name: &OsStr| name == "token.staged" || name.to_string_lossy().ends_with(".tmp");
+        let mut files = fs::read_dir(self.way.machine().home()).unwrap();
+        assert!(!files.any(|file| left(&file.unwrap().file_name())));
         self.way.with_server(|server| {
-            assert!(server.accepts(&new));
+            assert!(can_rotate(server, &new));
             let status = get(CREATE).bearer(&new).send(server.address).json();
             assert_eq!(status["staged"], Value::Null);
-            if self.overlap && server.accepts(&self.old) {
+            // Whichever run it was that has replaced the old token, and by which of its requests.
+            assert_eq!(status["overlap"].is_null(), !self.overlap, "{status}");
+            assert_eq!(server.accepts(&self.old), self.overlap);
+            if self.overlap {
                 // Not with full power: it replaces nothing any more.
                 assert_eq!(post(STAGE).bearer(&self.old).send(server.address).status, 403);
-                assert_ne!(status["overlap"], Value::Null);
                 request("DELETE", OVERLAP).bearer(&new).send(server.address).assert_is(200, "");
             }
             assert!(!server.accepts(&self.old));
@@ -119,12 +184,32 @@ impl Job<'_> {
     }
 }
 
-/// The token in a file, if there is one.
-fn saved(path: &Path) -> Option<String> {
-    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+/// Whether a token may replace the operator token: asked in a way that is refused to everybody, but later.
+fn can_rotate(server: &Server, token: &str) -> bool {
+    let body = br#"{"ttl_secs": 604801}"#;
+    let probe = post(STAGE).bearer(token).header("Content-Type", "application/json").body(body);
+    match probe.send(server.address) {
+        answer if answer.status == 400 => true,
+        answer if matches!(answer.status, 401 | 403) => false,
+        answer => panic!("{answer:?}"),
+    }
 }
 
-fn private(path: &Path, content: &str) {
+/// The token in a file, if there is one.
+pub(crate) fn saved(path: &Path) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    match serde_json::from_str::<Value>(&text) {
+        Ok(json) => Some(json["token"].as_str().unwrap().to_owned()),
+        Err(_) => Some(text.trim().to_owned()),
+    }
+}
+
+/// Lets a token wait as an interrupted rotation does.
+pub(crate) fn waiting(staged: &Path, token: &str, replaces: &str) {
+    private(staged, &json!({ "token": token, "replaces": sha512_hex(replaces) }).to_string());
+}
+
+pub(crate) fn private(path: &Path, content: &str) {
     fs::write(path, content).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
@@ -140,20 +225,8 @@ fn disturb(seed: u64) -> (usize, usize) {
         let ((stage, confirm), authenticate) = faults;
         let mut steps = [stage, confirm, authenticate].into_iter().zip(STEPS).peekable();
         while steps.peek().is_some() {
-            // The file that is rotated in place, or another one that need not be there before.
-            let (home, overlap) = (way.machine().home(), dice.throw(6) == 0);
-            let mut args = if dice.coin() {
-                private(&home.join("token"), &format!("{token}\n"));
-                vec!["--token-file", "token", "--output-file", "token"]
-            } else {
-                fs::remove_file(home.join("token")).ok();
-                private(&home.join("old"), &token);
-                vec!["--token-file", "old", "--output-file", "token"]
-            };
-            if overlap {
-                args.extend(["--overlap", "1h"]);
-            }
-            let job = Job { way: &way, args, old: token.clone(), overlap };
+            let (in_place, json, overlap) = (dice.coin(), dice.coin(), dice.throw(6) == 0);
+            let job = Job::new(&way, &token, in_place, json, overlap);
             let mut done = false;
             for (fault, at) in steps.by_ref() {
                 let plan = Plan { at, fault, again: dice.throw(3) == 0, chance: dice.throw(usize::MAX >> 1) };
@@ -203,25 +276,106 @@ fn a_rotation_into_a_file_locks_nobody_out_whatever_fails() {
     assert!(disturbed >= 1000 && interrupted > disturbed / 4);
 }
 
-/// A server that answers these requests, which must come in this order, each with a status and a body.
-fn scripted(script: Vec<(&'static str, &'static str, &'static str)>) -> (SocketAddr, thread::JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = thread::spawn(move || {
-        for (line, status, body) in script {
-            let (mut stream, _) = listener.accept().unwrap();
-            let request = read_message(&mut BufReader::new(stream.try_clone().unwrap())).unwrap();
-            let request = String::from_utf8(request).unwrap();
-            assert!(request.starts_with(line), "{line} expected: {request}");
-            let length = body.len();
-            write!(
-                stream,
-                "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-            )
-            .unwrap();
+/// The system calls by which a run changes what is outside of it, or hears of it.
+const CALLS: &str = "openat,write,fchmod,fsync,rename,unlink,sendto,recvfrom";
+
+/// Kills the command behind each of its system calls in turn, from the first on that has to do with its files, and runs
+/// it again; how often.
+fn kill_at_every_call(in_place: bool, json: bool, overlap: bool) -> usize {
+    let way = Lossy::new(Machine::new());
+    let mut token = way.with_server(Server::create);
+    let log = way.machine().home().join("calls");
+    let strace = |job: &Job, what: &[&str]| {
+        let args = [&["-qq", "-o", log.to_str().unwrap()], what].concat();
+        way.run(job.command().under("strace", &args), None)
+    };
+    let job = Job::new(&way, &token, in_place, json, overlap);
+    let undisturbed = strace(&job, &["-e", &format!("trace={CALLS}")]);
+    assert_eq!(undisturbed.code, Some(0), "is there an strace? {}", undisturbed.stderr);
+    token = job.is_finished();
+    let calls = fs::read_to_string(&log).unwrap();
+    let calls: Vec<_> = calls.lines().map(|line| (line.split('(').next().unwrap(), line)).collect();
+    // What comes before reads libraries and compiles the component.
+    let first = calls.iter().position(|(_, line)| line.contains(".token.")).unwrap();
+    let mut kills = 0;
+    for (number, (call, line)) in calls.iter().enumerate().skip(first) {
+        // Each has a number of its own.
+        let when = calls[..=number].iter().filter(|(name, _)| name == call).count();
+        let job = Job::new(&way, &token, in_place, json, overlap);
+        let killed = strace(&job, &["-e", &format!("inject={call}:signal=SIGKILL:when={when}")]);
+        job.nobody_is_locked_out();
+        if killed.code.is_none() {
+            kills += 1;
+            job.run(None);
+            job.nobody_is_locked_out();
+        } else {
+            // That one was there by chance.
+            assert_eq!(killed.code, Some(0), "{line}: {}", killed.stderr);
         }
+        token = job.is_finished();
+    }
+    kills
+}
+
+#[test]
+fn a_rotation_that_is_killed_behind_any_of_its_system_calls_is_finished_by_the_next() {
+    let kinds = [(true, false, false), (true, true, false), (false, false, false), (true, false, true)];
+    let kills: Vec<_> = thread::scope(|scope| {
+        let runs = kinds.map(|(in_place, json, overlap)| {
+            scope.spawn(move || kill_at_every_call(in_place, json, overlap))
+        });
+        runs.into_iter().map(|run| run.join().unwrap()).collect()
     });
-    (address, server)
+    println!("{kills:?} system calls, and a kill behind each");
+    assert!(kills.iter().all(|kills| *kills > 20), "{kills:?}");
+}
+
+/// A server that answers these requests, which must come in this order, each with a status and a body; one that is sent
+/// again is answered again.
+struct Scripted {
+    address: SocketAddr,
+    ended: Arc<AtomicBool>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Scripted {
+    fn new(script: Vec<(&'static str, &'static str, &'static str)>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let ended = Arc::<AtomicBool>::default();
+        let stop = Arc::clone(&ended);
+        let thread = thread::spawn(move || {
+            let mut script = script.into_iter().peekable();
+            let mut last = None;
+            for stream in listener.incoming() {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let mut stream = stream.unwrap();
+                let request = read_message(&mut BufReader::new(stream.try_clone().unwrap())).unwrap();
+                let request = String::from_utf8(request).unwrap();
+                if let Some(next) = script.next_if(|(line, ..)| request.starts_with(line)) {
+                    last = Some(next);
+                }
+                let (line, status, body) = last.unwrap();
+                assert!(request.starts_with(line), "{line} or {:?} expected: {request}", script.peek());
+                let length = body.len();
+                write!(
+                    stream,
+                    "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+                )
+                .unwrap();
+            }
+            assert!(script.next().is_none());
+        });
+        Self { address, ended, thread }
+    }
+
+    fn end(self) {
+        self.ended.store(true, Ordering::Relaxed);
+        drop(TcpStream::connect(self.address));
+        self.thread.join().unwrap();
+    }
 }
 
 #[test]
@@ -233,9 +387,14 @@ fn a_server_that_cannot_stage_is_asked_in_a_single_call_and_that_is_said() {
     let replaced = (single, "201 Created", issued);
     let warning = "warning: the server cannot stage a new token (404)";
     for (args, script, code, said) in [
-        ("", vec![no_stage, replaced, (STEPS[2], "404 Not Found", "Not found")], 0, warning),
-        ("--output-file token", vec![no_stage, replaced, (STEPS[2], "200 OK", "{}")], 0, warning),
-        ("", vec![no_stage, replaced, (STEPS[2], "401 Unauthorized", refused)], 1, "does not authenticate"),
+        ("", vec![no_stage, replaced, (AUTHENTICATE, "404 Not Found", "Not found")], 0, warning),
+        ("--output-file token", vec![no_stage, replaced, (AUTHENTICATE, "200 OK", "{}")], 0, warning),
+        (
+            "",
+            vec![no_stage, replaced, (AUTHENTICATE, "401 Unauthorized", refused)],
+            1,
+            "does not authenticate",
+        ),
         ("--output-file token", vec![no_stage, (single, "403 Forbidden", "no")], 1, "[403 Forbidden]: no"),
         // Not what was asked for: the old one would be dead at once.
         ("--overlap 1h", vec![no_stage], 1, "without --overlap the old one stops working at once"),
@@ -243,10 +402,10 @@ fn a_server_that_cannot_stage_is_asked_in_a_single_call_and_that_is_said() {
         ("", vec![(STEPS[0], "404 Not Found", "not found"), replaced], 0, ""),
     ] {
         let machine = Machine::new();
-        let (address, server) = scripted(script);
+        let server = Scripted::new(script);
         let args: Vec<_> = ["--regenerate", "--yes"].into_iter().chain(args.split_whitespace()).collect();
-        let ran = machine.create_token(address, &args).env("INFLUXDB3_AUTH_TOKEN", "apiv3_old").run();
-        server.join().unwrap();
+        let ran = machine.create_token(server.address, &args).env("INFLUXDB3_AUTH_TOKEN", "apiv3_old").run();
+        server.end();
         assert_eq!(ran.code, Some(code), "{ran:?}");
         assert!(ran.stderr.contains(said) && (!said.is_empty() || ran.stderr.is_empty()), "{ran:?}");
         let file = machine.home().join("token");
@@ -260,6 +419,8 @@ fn a_server_that_cannot_stage_is_asked_in_a_single_call_and_that_is_said() {
                 ran.stdout.contains("Token: apiv3_new\n"),
                 said != "[403 Forbidden]: no" && args.len() == 2
             );
+            // Not of a token that does not authenticate.
+            assert_eq!(ran.stdout.contains("New token created successfully!"), code == 0, "{ran:?}");
             assert!(!file.exists());
         }
         assert!(!machine.home().join("token.staged").exists());
@@ -349,7 +510,8 @@ fn what_waits_in_a_file_is_used_only_if_this_user_alone_can_have_put_it_there() 
             .run()
     };
     let before = machine.stored();
-    private(&staged, planted);
+    let waiting = |token: &str, replaces: &str| waiting(&staged, token, replaces);
+    waiting(planted, &token);
     for mode in [0o644, 0o620, 0o606] {
         fs::set_permissions(&staged, fs::Permissions::from_mode(mode)).unwrap();
         run(&token).assert_failed(
@@ -358,31 +520,43 @@ fn what_waits_in_a_file_is_used_only_if_this_user_alone_can_have_put_it_there() 
         );
     }
     fs::remove_file(&staged).unwrap();
-    let elsewhere = machine.file("elsewhere", planted.as_bytes());
-    std::os::unix::fs::symlink(&elsewhere, &staged).unwrap();
+    let elsewhere = machine.home().join("elsewhere");
+    waiting(planted, &token);
+    fs::rename(&staged, &elsewhere).unwrap();
+    symlink(&elsewhere, &staged).unwrap();
     run(&token).assert_failed(1, &["token.staged is not what an interrupted rotation leaves"]);
     fs::remove_file(&staged).unwrap();
+    // Nobody waits for what a pipe might give.
+    assert!(Command::new("mkfifo").args(["-m", "600"]).arg(&staged).status().unwrap().success());
+    run(&token).assert_failed(1, &["token.staged is not what an interrupted rotation leaves"]);
+    fs::remove_file(&staged).unwrap();
+    // Nor has a rotation left what does not tell which token it is to replace.
+    for content in [planted.to_owned(), format!("{{\"token\": \"{planted}\"}}")] {
+        private(&staged, &content);
+        run(&token)
+            .assert_failed(1, &["token.staged is not what an interrupted rotation leaves", "\"replaces\""]);
+    }
 
     // A token that can be guessed has not been made by a rotation.
-    private(&staged, "apiv3_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa");
+    waiting("apiv3_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", &token);
     run(&token).assert_failed(1, &["token.staged is not of an interrupted rotation"]);
     // What may be the only token that a server accepts stays.
-    private(&staged, planted);
-    run("apiv3_wrong").assert_failed(
-        1,
-        &[
-            "neither the token that was given nor the one in token.staged is accepted",
-            "--admin-token-recovery-http-bind",
-        ],
-    );
-    assert_eq!(saved(&staged).as_deref(), Some(planted));
+    for (replaces, neither) in [("apiv3_wrong", "is accepted"), ("apiv3_another", "is the operator token")] {
+        waiting(planted, replaces);
+        let neither = format!("neither the token that was given nor the one in token.staged {neither}");
+        run("apiv3_wrong").assert_failed(1, &[&neither, "--admin-token-recovery-http-bind"]);
+        assert_eq!(saved(&staged).as_deref(), Some(planted));
+    }
+    waiting(planted, &token);
     assert_eq!(machine.stored(), before);
     // It is of this user: the rotation that it is of goes on.
     assert_eq!(run(&token).code, Some(0));
     assert!(server.accepts(planted) && !server.accepts(&token));
     assert!(!staged.exists());
 
-    run("apiv3_wrong").assert_failed(0, &["it was replaced by the one in token, which is in force"]);
+    let ran = run("apiv3_wrong");
+    assert!(ran.stderr.contains("it was replaced by the one in token, which is in force"), "{ran:?}");
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "Token saved to: token\n"));
     fs::remove_file(machine.home().join("token")).unwrap();
     run("apiv3_wrong").assert_failed(1, &["[401 Unauthorized]", "--admin-token-recovery-http-bind"]);
     assert!(!staged.exists());
@@ -416,7 +590,13 @@ fn the_old_token_stays_until_the_end_of_the_overlap() {
     };
     let ran = run(&old);
     let new = ran.token();
-    assert_eq!(ran.stderr, "The new token is in force, and the old one is accepted for another 1h 30m.\n");
+    let until = get(CREATE).bearer(&new).send(server.address).json()["overlap"]["ends_at"].clone();
+    let until = until.as_str().unwrap();
+    assert!(
+        ran.stderr
+            .ends_with(&format!("\nThe new token is in force, and the old one is accepted until {until}.\n")),
+        "{ran:?}"
+    );
     assert!(server.accepts(&old) && server.accepts(&new));
     run(&new).assert_failed(
         1,
@@ -425,6 +605,104 @@ fn the_old_token_stays_until_the_end_of_the_overlap() {
     run(&old).assert_failed(1, &["[403 Forbidden]"]);
     request("DELETE", OVERLAP).bearer(&new).send(server.address).assert_is(200, "");
     assert!(!server.accepts(&old));
+}
+
+#[test]
+fn the_token_is_seen_before_it_takes_over_and_success_is_said_afterwards() {
+    let lose = |at| Plan { at, fault: Fault::LoseRequest, again: true, chance: 0 };
+    let success = "New token created successfully!";
+    // What is lost, and whether the token is shown, replaces the old one, and is said to.
+    for (plan, shown, replaces, said) in [
+        (Some(lose(STEPS[0])), false, false, false),
+        (Some(lose(STEPS[1])), true, false, false),
+        (Some(lose(STEPS[2])), true, true, false),
+        (None, true, true, true),
+    ] {
+        for json in [false, true] {
+            let way = Lossy::new(Machine::new());
+            let old = way.with_server(Server::create);
+            let format = if json { "json" } else { "text" };
+            let args = ["--regenerate", "--yes", "--format", format];
+            let cli = way.machine().create_token(way.address, &args).env("INFLUXDB3_AUTH_TOKEN", &old);
+            let ran = way.run(cli, plan);
+            assert_eq!(ran.code, Some(i32::from(!said)), "{}", ran.stderr);
+            let token = match (shown, json) {
+                (false, _) => {
+                    assert_eq!(ran.stdout, "");
+                    None
+                }
+                (true, false) => {
+                    ran.stdout.lines().find_map(|line| line.strip_prefix("Token: ")).map(str::to_owned)
+                }
+                (true, true) => {
+                    serde_json::from_str::<Value>(&ran.stdout).unwrap()["token"].as_str().map(str::to_owned)
+                }
+            };
+            assert_eq!(ran.stdout.contains(success), said && !json, "{}", ran.stdout);
+            assert_eq!(
+                ran.stderr.contains("is in force, and the old one is refused"),
+                said,
+                "{}",
+                ran.stderr
+            );
+            way.with_server(|server| {
+                assert_eq!(server.accepts(&old), !replaces);
+                assert_eq!(token.is_some_and(|token| server.accepts(&token)), replaces);
+            });
+        }
+    }
+}
+
+/// One address for two servers, which take turns at its requests.
+fn round_robin(servers: [SocketAddr; 2]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let turns = Arc::<AtomicUsize>::default();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, turns) = (client.unwrap(), Arc::clone(&turns));
+            thread::spawn(move || {
+                let mut reader = BufReader::new(client.try_clone().unwrap());
+                while let Ok(request) = read_message(&mut reader) {
+                    let turn = turns.fetch_add(1, Ordering::Relaxed);
+                    client.write_all(&ask(servers[turn % 2], &request).unwrap()).unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn of_two_servers_on_one_store_the_one_that_hears_later_does_not_stop_a_rotation() {
+    let machine = Machine::new();
+    let servers = [machine.serve(&[]), machine.serve(&[])];
+    let address = round_robin([servers[0].address, servers[1].address]);
+    let file = machine.home().join("token");
+    private(&file, &servers[0].create());
+    for run in 0..10 {
+        let old = saved(&file).unwrap();
+        let args = ["--regenerate", "--yes", "--token-file", "token"];
+        let ran = if run % 2 == 0 {
+            machine.create_token(address, &args).args(&["--output-file", "token"]).run()
+        } else {
+            let ran = machine.create_token(address, &args).run();
+            private(&file, &ran.token());
+            ran
+        };
+        assert_eq!(ran.code, Some(0), "run {run}: {ran:?}");
+        let new = saved(&file).unwrap();
+        for server in &servers {
+            eventually("it has heard", || server.accepts(&new) && !server.accepts(&old));
+        }
+        // Only half of the time both have heard before the next run.
+        if run % 4 < 2 {
+            let ran = machine.create_token(address, &args).args(&["--output-file", "token"]).run();
+            assert_eq!(ran.code, Some(0), "run {run}: {ran:?}");
+            let ran = machine.create_token(address, &args).args(&["--output-file", "token"]).run();
+            assert_eq!(ran.code, Some(0), "run {run}: {ran:?}");
+        }
+    }
 }
 
 #[test]
@@ -479,7 +757,7 @@ fn a_recovered_token_is_saved_too_and_ends_what_waits() {
     let server = machine.serve(&RECOVERY);
     let old = server.create();
     let staged = machine.home().join("token.staged");
-    private(&staged, "apiv3_waits");
+    waiting(&staged, "apiv3_waits", &old);
     let ran =
         machine.create_token(server.recovery(), &["--regenerate", "--yes", "--output-file", "token"]).run();
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "Token saved to: token\n"), "{ran:?}");

@@ -117,10 +117,20 @@ fn an_overlap_keeps_the_old_token_until_its_end_and_lets_it_rotate_nothing() {
         with_json(post(path).bearer(token), &json!({ "overlap_secs": seconds })).send(server.address)
     };
     let second = overlapping(REGENERATE, &first, 3600).token();
-    assert!(server.accepts(&first) && server.accepts(&second));
+    // Which token is where, and when it was used: each for itself.
+    assert!(server.accepts(&first));
+    let by_the_first = status(&server, &first);
+    assert_eq!(by_the_first["hash"], sha512_hex(&second)[..9]);
+    assert_eq!(by_the_first["overlap"]["hash"], sha512_hex(&first)[..9]);
+    assert!(by_the_first["overlap"]["ends_at"].is_string(), "{by_the_first}");
+    assert!(by_the_first["overlap"]["last_used_at"].is_string(), "{by_the_first}");
+    assert!(by_the_first["last_used_at"].is_null() && by_the_first["staged"].is_null(), "{by_the_first}");
+    assert!(server.accepts(&second));
     let told = status(&server, &second);
-    assert!(told["overlap"]["ends_at"].is_string() && told["overlap"]["last_used_at"].is_string(), "{told}");
-    assert!(told["last_used_at"].is_string() && told["staged"].is_null(), "{told}");
+    assert!(told["last_used_at"].is_string(), "{told}");
+    assert_eq!(told["overlap"], by_the_first["overlap"], "nobody has used the first since");
+    assert_eq!(told["uses_known_since"], by_the_first["uses_known_since"]);
+    assert!(told["uses_known_since"].as_str() <= told["overlap"]["last_used_at"].as_str(), "{told}");
     for (method, path) in [("POST", REGENERATE), ("POST", STAGE), ("DELETE", STAGE), ("DELETE", OVERLAP)] {
         assert_eq!(request(method, path).bearer(&first).send(server.address).status, 403, "{method} {path}");
     }
@@ -156,6 +166,7 @@ fn how_the_operator_token_stands_is_told_without_a_secret_and_only_to_who_has_a_
     let staged = stage(&server, &token);
     let answer = get(CREATE).bearer(&token).send(server.address);
     assert!(answer.json()["staged"]["expires_at"].is_string(), "{answer:?}");
+    assert_eq!(answer.json()["staged"]["hash"], sha512_hex(&staged)[..9]);
     assert!(!answer.body.contains(&sha512_hex(&staged)) && !answer.body.contains(&hash), "{answer:?}");
     // A named admin may look, and change nothing of it.
     let named = with_json(post(NAMED_ADMIN).bearer(&token), &json!({ "token_name": "ci" }))

@@ -7,9 +7,10 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use serde_json::Value;
 
 use crate::http2;
@@ -17,6 +18,9 @@ use crate::recovery::assert_closes;
 use crate::support::{
     CREATE, Connection, Machine, PATIENCE, RECOVERY, REGENERATE, eventually, get, holds_token, post,
 };
+
+/// What clients call soon, though a machine that runs tests is busy.
+const SOON: Duration = Duration::from_secs(15);
 
 const LISTENER_FILE: &str = "--tcp-listener-file-path";
 const RECOVERY_FILE: &str = "--admin-token-recovery-tcp-listener-file-path";
@@ -161,6 +165,11 @@ fn the_help_tells_of_every_option_and_its_variable() {
             "--admin-token-recovery-tcp-listener-file-path <FILE>",
             "INFLUXDB3_ADMIN_TOKEN_RECOVERY_TCP_LISTENER_FILE_PATH",
         ),
+        ("--admin-token-recovery-socket <PATH>", "INFLUXDB3_ADMIN_TOKEN_RECOVERY_SOCKET"),
+        ("--admin-token-recovery-code", "INFLUXDB3_ADMIN_TOKEN_RECOVERY_CODE"),
+        ("--admin-token-recovery-code-file <FILE>", "INFLUXDB3_ADMIN_TOKEN_RECOVERY_CODE_FILE"),
+        ("--admin-token-recovery-timeout <DURATION>", "INFLUXDB3_ADMIN_TOKEN_RECOVERY_TIMEOUT"),
+        ("--admin-token-bootstrap <WHO>", "INFLUXDB3_ADMIN_TOKEN_BOOTSTRAP"),
         ("--without-auth[=<true|false>]", "INFLUXDB3_WITHOUT_AUTH"),
         ("--disable-authz <LIST>", "INFLUXDB3_DISABLE_AUTHZ"),
         ("--data-dir <DIR>", "INFLUXDB3_DATA_DIR"),
@@ -484,4 +493,85 @@ fn a_socket_that_cannot_be_taken_over_is_refused() {
         let ran = machine.serve_with(&RECOVERY).pass(2, [first, second]).run();
         ran.assert_failed(1, &["Serve command failed: ", said]);
     }
+}
+
+#[test]
+fn silent_connections_neither_keep_others_out_nor_stay() {
+    let machine = Machine::new();
+    let server = machine.serve_with(&RECOVERY).after("ulimit -n 64").start();
+    server.wait_for_log("no more than 16 connections at a time");
+    let old = server.create();
+    let recovery = server.recovery();
+    // More than it may have files open, of which the log has nothing to tell.
+    let mut silent: Vec<_> = (0..70).map(|_| Connection::open(server.address).unwrap()).collect();
+    let asked = Instant::now();
+    assert!(server.accepts(&old));
+    let new = post(REGENERATE).send(recovery).token();
+    assert!(server.accepts(&new));
+    assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
+    assert!(!server.log().contains("cannot accept"), "{}", server.log());
+    // Those who have a place lose it, too, and nobody has to come for that.
+    for connection in silent.iter_mut().rev() {
+        assert!(connection.read().is_err());
+    }
+}
+
+#[test]
+fn a_server_that_may_open_no_more_files_shows_out_who_is_silent() {
+    let machine = Machine::new();
+    let server = machine.serve(&[]);
+    let token = server.create();
+    let _silent: Vec<_> = (0..40).map(|_| Connection::open(server.address).unwrap()).collect();
+    assert!(server.accepts(&token));
+    // Fewer than are open.
+    let limit = Rlimit { current: Some(40), maximum: Some(40) };
+    prlimit(Some(server.pid()), Resource::Nofile, limit).unwrap();
+    let asked = Instant::now();
+    for _ in 0..3 {
+        assert!(server.accepts(&token));
+    }
+    assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
+    // Tried many times a second, and told once.
+    let told =
+        |line: &&str| line.contains(" WARN ") && line.contains("cannot accept a connection: Too many open");
+    assert_eq!(server.log().lines().filter(told).count(), 1);
+}
+
+#[test]
+fn a_server_may_have_as_many_files_open_as_the_system_allows() {
+    let machine = Machine::new();
+    let server = machine.serve_with(&["--store", "memory:"]).after("ulimit -Sn 100").start();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let [soft, hard, ..] = files.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{files}") };
+    assert_eq!(soft, hard);
+    assert_ne!(soft, "100");
+}
+
+#[test]
+fn every_signal_that_ends_a_process_lets_it_clean_up_first() {
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP] {
+        let machine = Machine::new();
+        let door = machine.home().join("door");
+        let server = machine.serve_with(&["--admin-token-recovery-code"]);
+        let mut server = server.arg("--admin-token-recovery-socket").arg(&door).start();
+        server.wait_for_log("token recovery is open");
+        let code = machine.data_dir().join("recovery-code");
+        assert!(door.exists() && code.exists());
+        server.signal(signal);
+        assert_eq!(server.exit_code(), Some(0), "{signal:?}: {}", server.log());
+        server.wait_for_log(": stopping, requests under way are finished");
+        assert!(!door.exists() && !code.exists(), "{signal:?}");
+    }
+}
+
+#[test]
+fn a_terminal_that_is_closed_does_not_end_what_is_to_outlive_it() {
+    let machine = Machine::new();
+    // As nohup does it.
+    let server = machine.serve_with(&[]).after("trap '' HUP").start();
+    server.signal(Signal::HUP);
+    let token = server.create();
+    assert!(server.accepts(&token));
+    server.stop();
 }

@@ -9,7 +9,7 @@
 //! With `OPTOKEN_TEST_LOG=trace` in the environment every server logs at that level, unless a test says otherwise.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::env;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -19,12 +19,11 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Barrier, Condvar, Mutex};
+use std::sync::{Arc, Barrier, Condvar, LazyLock, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use base64ct::{Base64Unpadded, Base64UrlUnpadded, Encoding as _};
-use memchr::memmem;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sha2::{Digest as _, Sha512};
@@ -79,7 +78,12 @@ pub(crate) fn assert_token_form(token: &str) {
 
 /// What would give away a token that was made here: what stands behind its prefix, and the random bytes in the forms in which
 /// programs print bytes.
-static MADE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+///
+/// By how they begin, so that a text is looked through once, however many there are.
+static MADE: LazyLock<Mutex<HashMap<[u8; BEGINNING], BTreeSet<String>>>> = LazyLock::new(Mutex::default);
+
+/// How many bytes of what would give a token away are looked for first. None of it is shorter.
+const BEGINNING: usize = 8;
 
 /// Remembers the tokens in what a server or a command has answered.
 pub(crate) fn remember_tokens(answer: &str) {
@@ -89,7 +93,7 @@ pub(crate) fn remember_tokens(answer: &str) {
         if let Ok(bytes) = Base64UrlUnpadded::decode_vec(random)
             && bytes.len() == 64
         {
-            let mut made = MADE.lock().unwrap();
+            let mut made = BTreeSet::new();
             // As bytes, they come in lists; as numbers, one by one.
             let (list, hex) = (format!("{:?}", &bytes[..8]), format!("{:02x?}", &bytes[..8]));
             made.extend([&list, &hex].map(|list| list.trim_matches(['[', ']']).to_owned()));
@@ -97,6 +101,13 @@ pub(crate) fn remember_tokens(answer: &str) {
             made.extend(bytes.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()).to_string()));
             made.extend(in_base64(random));
             made.insert(random.to_owned());
+            let mut known = MADE.lock().unwrap();
+            for form in made {
+                // But for a number that has very few digits by chance.
+                if let Some(beginning) = form.as_bytes().first_chunk() {
+                    known.entry(*beginning).or_default().insert(form);
+                }
+            }
         }
     }
 }
@@ -121,7 +132,11 @@ pub(crate) fn holds_token(text: &str) -> bool {
 
 /// Whether a text holds a token that was made here, with or without its prefix.
 fn holds_known_token(text: &str) -> bool {
-    MADE.lock().unwrap().iter().any(|known| memmem::find(text.as_bytes(), known.as_bytes()).is_some())
+    let made = MADE.lock().unwrap();
+    text.as_bytes().windows(BEGINNING).enumerate().any(|(at, beginning)| {
+        let known = beginning.try_into().ok().and_then(|beginning: [u8; BEGINNING]| made.get(&beginning));
+        known.is_some_and(|known| known.iter().any(|form| text.as_bytes()[at..].starts_with(form.as_bytes())))
+    })
 }
 
 fn is_token_char(character: char) -> bool {
@@ -254,6 +269,19 @@ impl Cli {
         self
     }
 
+    /// Lets another program run it, which takes its command line behind these arguments.
+    #[allow(dead_code, reason = "for tests/ordeal.rs")]
+    pub(crate) fn under(mut self, program: &str, args: &[&str]) -> Self {
+        let mut outer = Command::new(program);
+        outer.args(args).arg(self.command.get_program()).args(self.command.get_args());
+        outer.env_clear().envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        // Where it is found itself.
+        outer.env("PATH", env::var_os("PATH").unwrap_or_default());
+        outer.current_dir(self.command.get_current_dir().unwrap());
+        self.command = outer;
+        self
+    }
+
     /// Passes it the first `count` of these sockets, as systemd does that has bound them for it.
     pub(crate) fn pass(mut self, count: usize, sockets: [OwnedFd; 2]) -> Self {
         // A shell, because only what `exec` starts has the process id that LISTEN_PID must name.
@@ -261,6 +289,11 @@ impl Cli {
         self.command.env("LISTEN_FDS", count.to_string());
         self.passed = Some(sockets);
         self
+    }
+
+    /// Lets a shell do this first, in the same process.
+    pub(crate) fn after(self, command: &str) -> Self {
+        self.in_shell(&format!(r#"{command} && exec "$0" "$@""#))
     }
 
     /// Lets a shell run it with this script, which finds it in `"$0" "$@"`.

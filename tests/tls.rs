@@ -1,6 +1,7 @@
 //! TLS on both listeners, as curl and other clients see it (COMPAT 5.1, 5.5).
 
 use std::env;
+use std::fmt::Display;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -43,6 +44,11 @@ struct Certified {
 
 impl Certified {
     fn new() -> Self {
+        Self::with_names(&["127.0.0.1", "localhost"])
+    }
+
+    /// With a certificate for these names and addresses.
+    fn with_names(names: &[&str]) -> Self {
         let machine = Machine::new();
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -50,7 +56,7 @@ impl Certified {
         let authority_key = KeyPair::generate().unwrap();
         let signed = authority.self_signed(&authority_key).unwrap();
         let key = KeyPair::generate().unwrap();
-        let names = ["127.0.0.1", "localhost"].map(str::to_owned);
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let issuer = Issuer::from_params(&authority, &authority_key);
         let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
         let private = machine.file("key.pem", key.serialize_pem().as_bytes());
@@ -76,7 +82,7 @@ impl Certified {
     }
 
     /// Asks with the real curl.
-    fn curl(&self, args: &[&str], to: SocketAddr, path: &str) -> Curled {
+    fn curl(&self, args: &[&str], to: impl Display, path: &str) -> Curled {
         let ran = Command::new("curl")
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())
@@ -104,7 +110,7 @@ impl Certified {
 
     /// Asks with the real curl for a new token, and with a credential if there is one.
     #[track_caller]
-    fn token(&self, args: &[&str], to: SocketAddr, path: &str, credential: Option<&str>) -> String {
+    fn token(&self, args: &[&str], to: impl Display, path: &str, credential: Option<&str>) -> String {
         let header = credential.map(|token| format!("Authorization: Bearer {token}"));
         let header = header.as_ref().map_or(vec![], |header| vec!["--header", header.as_str()]);
         let answer = self.curl(&[&["--request", "POST"], args, &header].concat(), to, path);
@@ -209,6 +215,69 @@ fn curl_creates_regenerates_and_recovers_with_both_versions_of_tls() {
         assert_eq!((anonymous.status, anonymous.body.as_str()), (401, NOT_AUTHENTICATED));
         assert_forgotten(&server, &[&created, &regenerated, &recovered]);
         server.stop();
+    }
+}
+
+#[test]
+fn a_server_answers_to_the_names_in_its_certificate() {
+    let certified = Certified::with_names(&["db.example", "*.wild.example"]);
+    let server = certified.serve(&RECOVERY);
+    for (to, path) in [(server.address, CREATE), (server.recovery(), REGENERATE)] {
+        let ask = |host: &str, args: &[&str]| {
+            let host = format!("{host}:{}", to.port());
+            let resolve = format!("{host}:127.0.0.1");
+            let args = [&["--request", "POST", "--resolve", &resolve], args].concat();
+            certified.curl(&args, host, path)
+        };
+        for host in ["a.wild.example", "evil.example"] {
+            let answer = ask(host, &["--insecure"]);
+            assert_eq!(answer.status, 403, "{answer:?}");
+            assert!(answer.body.starts_with("the Host header names no address"), "{answer:?}");
+        }
+        // That is for clients; a page is told by what its browser says.
+        let page = ask("db.example", &["--header", "Sec-Fetch-Site: same-origin"]);
+        assert_eq!(page.status, 403, "{page:?}");
+        let answer = ask("db.example", &[]);
+        assert_eq!(answer.status, 201, "{answer:?}");
+        token_in(&answer.body);
+    }
+}
+
+#[test]
+fn the_commands_that_a_server_tells_of_work() {
+    for (names, bind, host) in [
+        (&["127.0.0.1"][..], "127.0.0.1", "https://127.0.0.1:PORT"),
+        (&["localhost"], "127.0.0.1", "https://localhost:PORT"),
+        (&["db.example"], "127.0.0.1", "https://127.0.0.1:PORT --tls-no-verify"),
+        (&["db.example"], "0.0.0.0", "https://127.0.0.1:PORT --tls-no-verify"),
+        (&["localhost", "db.example"], "0.0.0.0", "https://localhost:PORT"),
+        (&[], "0.0.0.0", "http://127.0.0.1:PORT"),
+    ] {
+        let certified = Certified::with_names(names);
+        let machine = &certified.machine;
+        let any = format!("{bind}:0");
+        let mut serve = machine.influxdb3(["serve", "--http-bind", &any]);
+        serve = serve.args(&["--admin-token-recovery-http-bind", &any]);
+        serve = serve.args(&["--admin-token-recovery-insecure-allow-remote", "--admin-token-recovery-code"]);
+        if !names.is_empty() {
+            serve = serve.arg("--tls-cert").arg(&certified.certificate).arg("--tls-key").arg(&certified.key);
+        }
+        let server = serve.arg("--data-dir").arg(machine.data_dir()).start();
+        let code = fs::read_to_string(machine.data_dir().join("recovery-code")).unwrap();
+        for (address, said, more) in [
+            (server.address, "create it with: influxdb3 ", &[][..]),
+            (server.recovery(), "with: influxdb3 create token --admin --regenerate ", &["--yes"]),
+        ] {
+            let log = server.log();
+            let (before, command) = log.rsplit_once(said).unwrap();
+            let command =
+                format!("{}{}", said.split_once("influxdb3 ").unwrap().1, command.lines().next().unwrap());
+            let host = host.replace("PORT", &address.port().to_string());
+            assert!(command.contains(&format!(" --host {host}")), "{before}{said}: {command}");
+            let cli = machine.influxdb3(command.split_whitespace()).args(more);
+            let cli = cli.env("INFLUXDB3_TLS_CA", &certified.authority).input(&code);
+            cli.run().token();
+        }
     }
 }
 
@@ -384,12 +453,7 @@ fn a_request_under_way_is_finished_before_it_stops() {
         server.wait_for_log("SIGTERM: stopping");
         let token = if protocol == "h2" {
             connection.write(&http2::body(b"{}"));
-            loop {
-                let (kind, payload) = http2::read_frame(&mut connection);
-                if kind == http2::DATA {
-                    break token_in(&String::from_utf8(payload).unwrap());
-                }
-            }
+            token_in(&http2::read_data(&mut connection))
         } else {
             connection.write(b"{}");
             connection.read().unwrap().token()

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha512_256};
 use thiserror::Error;
 
 use crate::ports::Timestamp;
+use crate::redact::redact;
 use crate::text::{push_number, push_string};
 
 /// How many records the catalog keeps: enough to see the last days of a busy authority, little enough that a
@@ -107,7 +108,7 @@ pub struct Record {
     pub actor: Actor,
     /// The token it was done to; nothing where it was done to the catalog.
     pub subject: Option<Subject>,
-    /// Where the request came from, as the host told it. At most [`MAX_ORIGIN_BYTES`].
+    /// Where the request came from, as the host told it, without tokens. At most [`MAX_ORIGIN_BYTES`].
     pub origin: String,
     /// The hash of the record before; nothing in the first.
     pub previous: Option<RecordHash>,
@@ -233,7 +234,8 @@ impl Trail {
         origin: &str,
     ) -> Self {
         let sequence = self.sequence.saturating_add(1);
-        let origin = cut(origin, MAX_ORIGIN_BYTES).into();
+        // Before it is cut: what is left of a token would be no token any more.
+        let origin = cut(&redact(origin), MAX_ORIGIN_BYTES).into();
         let record = Record { sequence, at, action, actor, subject, origin, previous: self.head.clone() };
         let line = record.to_line();
         let surplus = (self.lines.len() + 1).saturating_sub(KEPT);
@@ -365,6 +367,20 @@ mod tests {
         let kept = &trail.records()[0].origin;
         assert_eq!(kept.len(), MAX_ORIGIN_BYTES - 1);
         assert!(kept.ends_with('é'));
+    }
+
+    #[test]
+    fn a_token_in_an_origin_is_not_written_down() {
+        let filler = "x".repeat(MAX_ORIGIN_BYTES);
+        for (origin, kept) in [
+            ("apiv3_Jk-a_9".into(), "[token]".into()),
+            ("http 127.0.0.1:1 \"apiv3_Jk\"".into(), "http 127.0.0.1:1 \"[token]\"".into()),
+            (format!("{}apiv3_Jk", &filler[8..]), format!("{}[token]", &filler[8..])),
+            (format!("{}apiv3_Jk", &filler[..]), filler.clone()),
+        ] {
+            let trail = Trail::default().with(0, Action::Recover, Actor::Recovery, None, &origin);
+            assert_eq!(trail.records()[0].origin, kept);
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod commit;
 pub mod machine;
 pub mod name;
 pub mod ports;
+pub mod redact;
 pub mod rotation;
 pub mod strength;
 mod text;

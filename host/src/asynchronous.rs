@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::spawn_blocking;
 
 use crate::authority::{Authority, BuildError, Builder};
 use crate::secret::Secret;
 use crate::token::{CommandError, IssuedToken, OperatorStatus, Preset, StagedSecret, Timestamp, TokenInfo};
 
-/// How many commands block a thread at a time. They take turns at the store anyway; more would only wait there.
+/// How many commands of one authority block a thread at a time. They take turns at the store anyway; more would only wait
+/// there. What only reads needs no turn.
 pub const MAX_COMMANDS: usize = 4;
 
 /// An [`Authority`] whose commands are awaited. Clones are the same authority.
@@ -26,7 +26,7 @@ pub const MAX_COMMANDS: usize = 4;
 /// afterwards what has become of it; [`stage`](Self::stage) and [`confirm`](Self::confirm) can be repeated, which is what
 /// they are for.
 ///
-/// [`authenticate`](Authority::authenticate) is not here: it takes about a microsecond and never waits, so it is called on
+/// [`authenticate`](Authority::authenticate) is not here: it takes about a microsecond and waits for no store, so it is called on
 /// [`blocking`](Self::blocking) from where the request is.
 ///
 /// ```
@@ -45,17 +45,18 @@ pub const MAX_COMMANDS: usize = 4;
 /// # })
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct AsyncAuthority {
     authority: Authority,
-    turns: Arc<Semaphore>,
 }
 
-impl Builder<'static> {
+impl Builder<'_> {
     /// As [`build`](Self::build), on a thread that may block.
     pub async fn build_async(self) -> Result<AsyncAuthority, BuildError> {
-        match spawn_blocking(move || self.build()).await {
+        let own = self.into_owned();
+        match spawn_blocking(move || own.build()).await {
             Ok(authority) => Ok(authority?.into_async()),
+            Err(error) if error.is_panic() => Err(BuildError::Panicked),
             Err(error) => Err(BuildError::Thread(error.into())),
         }
     }
@@ -64,7 +65,7 @@ impl Builder<'static> {
 impl Authority {
     /// The same authority, for asynchronous programs.
     pub fn into_async(self) -> AsyncAuthority {
-        AsyncAuthority { authority: self, turns: Arc::new(Semaphore::new(MAX_COMMANDS)) }
+        AsyncAuthority { authority: self }
     }
 }
 
@@ -86,22 +87,23 @@ impl AsyncAuthority {
         &self,
         credential: &Secret,
         name: &str,
-        lifetime: Option<u64>,
+        lifetime_seconds: Option<u64>,
         origin: &str,
     ) -> Result<IssuedToken, CommandError> {
         let (credential, name, origin) = (credential.clone(), name.to_owned(), origin.to_owned());
-        self.command(move |authority| authority.create_named(&credential, &name, lifetime, &origin)).await
+        self.command(move |authority| authority.create_named(&credential, &name, lifetime_seconds, &origin))
+            .await
     }
 
     /// [`Authority::regenerate`].
     pub async fn regenerate(
         &self,
         credential: &Secret,
-        overlap: u64,
+        overlap_seconds: u64,
         origin: &str,
     ) -> Result<IssuedToken, CommandError> {
         let (credential, origin) = (credential.clone(), origin.to_owned());
-        self.command(move |authority| authority.regenerate(&credential, overlap, &origin)).await
+        self.command(move |authority| authority.regenerate(&credential, overlap_seconds, &origin)).await
     }
 
     /// [`Authority::stage`].
@@ -109,22 +111,23 @@ impl AsyncAuthority {
         &self,
         credential: &Secret,
         sha512: Option<&str>,
-        ttl: Option<u64>,
+        ttl_seconds: Option<u64>,
         origin: &str,
     ) -> Result<StagedSecret, CommandError> {
         let (credential, sha512, origin) = (credential.clone(), sha512.map(str::to_owned), origin.to_owned());
-        self.command(move |authority| authority.stage(&credential, sha512.as_deref(), ttl, &origin)).await
+        self.command(move |authority| authority.stage(&credential, sha512.as_deref(), ttl_seconds, &origin))
+            .await
     }
 
     /// [`Authority::confirm`].
     pub async fn confirm(
         &self,
         credential: &Secret,
-        overlap: u64,
+        overlap_seconds: u64,
         origin: &str,
     ) -> Result<TokenInfo, CommandError> {
         let (credential, origin) = (credential.clone(), origin.to_owned());
-        self.command(move |authority| authority.confirm(&credential, overlap, &origin)).await
+        self.command(move |authority| authority.confirm(&credential, overlap_seconds, &origin)).await
     }
 
     /// [`Authority::cancel`].
@@ -180,19 +183,19 @@ impl AsyncAuthority {
         self.command(move |authority| authority.preset_hash(&name, &sha512, expiry, &origin)).await
     }
 
-    /// [`Authority::list`]. It waits for no store, but lists up to ten thousand tokens.
+    /// [`Authority::list`]. It waits for no store and no command, but lists up to ten thousand tokens.
     pub async fn list(&self) -> Result<Vec<TokenInfo>, CommandError> {
-        self.command(Authority::list).await
+        self.read(Authority::list).await
     }
 
-    /// [`Authority::status`].
+    /// [`Authority::status`]. It waits for no store and no command.
     pub async fn status(&self) -> Result<Option<OperatorStatus>, CommandError> {
-        self.command(Authority::status).await
+        self.read(Authority::status).await
     }
 
-    /// [`Authority::audit`].
+    /// [`Authority::audit`]. It waits for no store and no command.
     pub async fn audit(&self) -> Result<Vec<String>, CommandError> {
-        self.command(Authority::audit).await
+        self.read(Authority::audit).await
     }
 
     /// Runs this on a thread that may block, when it is its turn.
@@ -201,23 +204,36 @@ impl AsyncAuthority {
         run: impl FnOnce(&Authority) -> Result<T, CommandError> + Send + 'static,
     ) -> Result<T, CommandError> {
         // The semaphore is never closed.
-        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let turn = Arc::clone(self.authority.turns()).acquire_owned().await;
         let turn = turn.map_err(|error| CommandError::Unavailable(error.to_string()))?;
-        let authority = self.authority.clone();
-        let done = spawn_blocking(move || {
+        let run = move |authority: &Authority| {
             let _turn = turn;
-            run(&authority)
-        });
-        done.await.unwrap_or_else(|error| Err(lost(&error)))
-    }
-}
-
-/// What is known of a command whose thread has not come back.
-fn lost(error: &JoinError) -> CommandError {
-    if error.is_cancelled() {
-        CommandError::Unavailable("the runtime is shutting down".to_owned())
-    } else {
+            run(authority)
+        };
         // A thread that panics has gone nobody knows how far.
-        CommandError::UnknownOutcome("the thread of the command panicked".to_owned())
+        self.on_a_thread(run, CommandError::UnknownOutcome).await
+    }
+
+    /// Runs this, which changes nothing, on a thread that may block, at once.
+    async fn read<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Authority) -> Result<T, CommandError> + Send + 'static,
+    ) -> Result<T, CommandError> {
+        self.on_a_thread(run, CommandError::Unavailable).await
+    }
+
+    async fn on_a_thread<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Authority) -> Result<T, CommandError> + Send + 'static,
+        panicked: fn(String) -> CommandError,
+    ) -> Result<T, CommandError> {
+        let authority = self.authority.clone();
+        spawn_blocking(move || run(&authority)).await.unwrap_or_else(|error| {
+            Err(if error.is_cancelled() {
+                CommandError::Unavailable("the runtime is shutting down".to_owned())
+            } else {
+                panicked("its thread panicked".to_owned())
+            })
+        })
     }
 }

@@ -4,11 +4,16 @@
 //! store, and what it has seen there is published before its answer leaves. Knows the sandbox and the store, nothing
 //! of HTTP.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
-use std::thread;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -33,6 +38,13 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// a checkpoint or a short lock of the database, short enough that a revocation elsewhere is not ignored for long.
 pub const DEFAULT_MAX_STALENESS: Duration = Duration::from_secs(10);
 
+/// The least that can be said for that: with less, a poll that takes a moment longer than usual would have all tokens refused.
+pub const MIN_MAX_STALENESS: Duration = POLL_INTERVAL.saturating_mul(2);
+
+/// How long the last of an authority's clones waits, when it is dropped, for the store to answer a question that it was
+/// asked just then.
+pub const DROP_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The origin of what an authority does when it starts, for the audit record.
 const START: &str = "start";
 
@@ -40,6 +52,10 @@ const START: &str = "start";
 const COMPONENT_FAILED: &str = "the sandboxed component failed";
 
 /// An operator-token authority over one store. Clones are the same authority.
+///
+/// When the last clone is gone, so is its thread, and with it the lock of its audit log: whoever builds another one on the
+/// same log after that finds it free. Dropping the last clone waits for a poll that is under way, and for no longer than
+/// [`DROP_PATIENCE`] if the store does not answer that; store and log are then let go when it does.
 ///
 /// ```
 /// use optoken::authority::Authority;
@@ -57,6 +73,8 @@ const COMPONENT_FAILED: &str = "the sandboxed component failed";
 #[derive(Clone)]
 pub struct Authority {
     inner: Arc<Inner>,
+    /// Held by all clones, and by nobody else: what is in there ends with the last of them.
+    _watcher: Arc<Watcher>,
 }
 
 struct Inner {
@@ -80,6 +98,9 @@ struct Inner {
     observer: Arc<dyn Observer>,
     traps: AtomicU64,
     operator: OperatorUse,
+    /// The turns of the commands that are awaited.
+    #[cfg(feature = "async")]
+    turns: Arc<tokio::sync::Semaphore>,
 }
 
 /// Where records go beside the catalog.
@@ -97,15 +118,20 @@ struct OperatorUse {
     replaced: AtomicU64,
     /// When the current one was made, to notice when there is another.
     made: AtomicU64,
+    /// When this process began to look.
+    since: Timestamp,
 }
 
 /// When this process last accepted the operator token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LastUsed {
     /// The current one; `None` if not since the start or since it became that.
     pub current: Option<Timestamp>,
     /// The one before, where it is still accepted.
     pub replaced: Option<Timestamp>,
+    /// When this process was started: of what was before, it knows nothing.
+    pub since: Timestamp,
 }
 
 impl OperatorUse {
@@ -132,6 +158,7 @@ struct Names {
 
 /// The authority cannot start.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum BuildError {
     /// The component is not one that this host can run.
     #[error(transparent)]
@@ -148,13 +175,16 @@ pub enum BuildError {
     /// The machine does not let a thread start.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
+    /// The store or the observer has panicked, in `build_async`; in [`build`](Builder::build) that panic goes on.
+    #[error("the token store panicked")]
+    Panicked,
 }
 
 /// How to make an [`Authority`].
 #[must_use]
 pub struct Builder<'a> {
     store: Arc<dyn Store>,
-    component: &'a [u8],
+    component: Cow<'a, [u8]>,
     max_staleness: Duration,
     audit_log: Option<PathBuf>,
     observer: Arc<dyn Observer>,
@@ -162,14 +192,15 @@ pub struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     /// Runs this component instead of the built-in one.
-    pub fn component(mut self, component: &'a [u8]) -> Self {
-        self.component = component;
+    pub fn component(mut self, component: impl Into<Cow<'a, [u8]>>) -> Self {
+        self.component = component.into();
         self
     }
 
-    /// How long tokens are accepted without word from the store; [`DEFAULT_MAX_STALENESS`] if not said.
+    /// How long tokens are accepted without word from the store; [`DEFAULT_MAX_STALENESS`] if not said. Less than
+    /// [`MIN_MAX_STALENESS`] is taken for that.
     pub fn max_staleness(mut self, max_staleness: Duration) -> Self {
-        self.max_staleness = max_staleness;
+        self.max_staleness = max_staleness.max(MIN_MAX_STALENESS);
         self
     }
 
@@ -184,8 +215,8 @@ impl<'a> Builder<'a> {
     /// every [`POLL_INTERVAL`]. [`Observer::records_lost`] tells of more.
     ///
     /// To rotate the file, move it away: the next record goes into a new one. It must not be copied and truncated.
-    pub fn audit_log(mut self, file: PathBuf) -> Self {
-        self.audit_log = Some(file);
+    pub fn audit_log(mut self, file: impl Into<PathBuf>) -> Self {
+        self.audit_log = Some(file.into());
         self
     }
 
@@ -198,10 +229,10 @@ impl<'a> Builder<'a> {
     /// Compiles the component, reads the catalog, or makes an empty one, and starts to watch the store for changes of
     /// others.
     ///
-    /// Blocks for some tens of milliseconds. Fails, rather than start, on a catalog that cannot be read, and on an audit log
+    /// Blocks for some tens of milliseconds in a release build, and for a second or two in one without optimisation. Fails, rather than start, on a catalog that cannot be read, and on an audit log
     /// that is not its own.
     pub fn build(self) -> Result<Authority, BuildError> {
-        let sandbox = Sandbox::new(self.component)?;
+        let sandbox = Sandbox::new(&self.component)?;
         let store: Arc<dyn Store> = Arc::new(Measured::new(self.store, Arc::clone(&self.observer)));
         // Before anything is changed that has to be recorded.
         let log = self.audit_log.as_deref().map(AuditLog::open).transpose()?;
@@ -232,15 +263,41 @@ impl<'a> Builder<'a> {
             names: Mutex::default(),
             observer: self.observer,
             traps: AtomicU64::new(0),
-            operator: OperatorUse::default(),
+            operator: OperatorUse { since: now(), ..OperatorUse::default() },
+            #[cfg(feature = "async")]
+            turns: Arc::new(tokio::sync::Semaphore::new(crate::asynchronous::MAX_COMMANDS)),
         });
         inner.look_at_operator();
-        let watched = Arc::downgrade(&inner);
-        thread::Builder::new()
-            .name("optoken-poll".into())
-            .spawn(move || watch(&watched))
-            .map_err(BuildError::Thread)?;
-        Ok(Authority { inner })
+        let watcher = Watcher::start(Arc::clone(&inner)).map_err(BuildError::Thread)?;
+        Ok(Authority { inner, _watcher: Arc::new(watcher) })
+    }
+}
+
+#[cfg(feature = "async")]
+impl Builder<'_> {
+    /// The same, for another thread.
+    pub(crate) fn into_owned(self) -> Builder<'static> {
+        Builder { component: Cow::Owned(self.component.into_owned()), ..self }
+    }
+}
+
+impl fmt::Debug for Builder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { max_staleness, audit_log, .. } = self;
+        f.debug_struct("Builder")
+            .field("max_staleness", max_staleness)
+            .field("audit_log", audit_log)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority")
+            .field("catalog_id", &self.inner.catalog_id)
+            .field("staleness", &self.staleness())
+            .field("traps", &self.traps())
+            .finish_non_exhaustive()
     }
 }
 
@@ -282,7 +339,7 @@ impl Authority {
     pub fn builder_shared(store: Arc<dyn Store>) -> Builder<'static> {
         Builder {
             store,
-            component: BUILT_IN_COMPONENT,
+            component: Cow::Borrowed(BUILT_IN_COMPONENT),
             max_staleness: DEFAULT_MAX_STALENESS,
             audit_log: None,
             observer: Arc::new(Nobody),
@@ -291,7 +348,8 @@ impl Authority {
 
     /// Tells whose token this is.
     ///
-    /// Answers from memory in about a microsecond, so it may be called from async code. Denies whenever it is not
+    /// Answers from memory in about a microsecond, so it may be called from async code. It waits for no store and no command;
+    /// where as many calls are under way as the machine has processors, it waits for one of them. Denies whenever it is not
     /// certain: a failing component or a store that has been silent for too long are
     /// [`Unavailable`](AuthenticateError::Unavailable), which is not the same as a wrong token.
     pub fn authenticate(&self, credential: &str) -> Result<Principal, AuthenticateError> {
@@ -331,56 +389,67 @@ impl Authority {
         })
     }
 
-    /// Makes a named admin token that is accepted for `lifetime` seconds, or for ever. `credential` may be any accepted
-    /// token.
+    /// Makes a named admin token that is accepted for `lifetime_seconds`, or for ever; with 0 it has expired already.
+    /// `credential` may be any accepted token.
+    ///
+    /// `name` is 1 to 128 bytes of visible text that neither begins nor ends with a space and looks neither like `_admin` nor
+    /// like a token; anything else is an [`InvalidArgument`](CommandError::InvalidArgument), one that is in use
+    /// [`AlreadyExists`](CommandError::AlreadyExists). A catalog holds 10,000 tokens, then it is
+    /// [`Full`](CommandError::Full).
     pub fn create_named(
         &self,
         credential: &Secret,
         name: &str,
-        lifetime: Option<u64>,
+        lifetime_seconds: Option<u64>,
         origin: &str,
     ) -> Result<IssuedToken, CommandError> {
         self.command("create_named", |writer| {
-            writer.create_named(credential.expose(), name, lifetime, origin)
+            writer.create_named(credential.expose(), name, lifetime_seconds, origin)
         })
         .inspect(|issued| tracing::info!(token_id = issued.info.id, origin, "named admin token created"))
     }
 
     /// Replaces the operator token; `credential` must be the one that is replaced. When this answers, the old token
-    /// is refused, unless `overlap` is longer than nothing: then it is accepted for that many seconds more.
+    /// is refused, unless `overlap_seconds` is more than 0: then it is accepted for so long, up to 30 days, which are
+    /// 2,592,000. More is an [`InvalidArgument`](CommandError::InvalidArgument). Whatever was
+    /// staged or overlapping before ends.
     pub fn regenerate(
         &self,
         credential: &Secret,
-        overlap: u64,
+        overlap_seconds: u64,
         origin: &str,
     ) -> Result<IssuedToken, CommandError> {
-        self.command("regenerate", |writer| writer.regenerate(credential.expose(), overlap, origin))
+        self.command("regenerate", |writer| writer.regenerate(credential.expose(), overlap_seconds, origin))
             .inspect(|issued| tracing::info!(token_id = issued.info.id, origin, "operator token regenerated"))
     }
 
     /// Lets a secret wait to become that of the operator token, which stays in force; `credential` must be that. The
     /// secret is a new one, or the one with this hash. It is accepted by [`confirm`](Self::confirm) and nowhere else, for
-    /// `ttl` seconds, or an hour.
+    /// `ttl_seconds`, or an hour; 0 is over at once, and more than a week, 604,800 seconds, is an
+    /// [`InvalidArgument`](CommandError::InvalidArgument). `sha512` is 128 lower-case hexadecimal digits. Staging again
+    /// replaces what was staged, or prolongs it. While an earlier secret is still accepted, it is a
+    /// [`Conflict`](CommandError::Conflict).
     pub fn stage(
         &self,
         credential: &Secret,
         sha512: Option<&str>,
-        ttl: Option<u64>,
+        ttl_seconds: Option<u64>,
         origin: &str,
     ) -> Result<StagedSecret, CommandError> {
-        self.command("stage", |writer| writer.stage(credential.expose(), sha512, ttl, origin))
+        self.command("stage", |writer| writer.stage(credential.expose(), sha512, ttl_seconds, origin))
             .inspect(|_| tracing::info!(origin, "operator token staged"))
     }
 
     /// Makes the staged secret, which `credential` must be, that of the operator token. When this answers, the one before
-    /// is refused, or accepted for `overlap` seconds more. Called again, it answers the same and changes nothing.
+    /// is refused, or accepted for `overlap_seconds` more, as in [`regenerate`](Self::regenerate). Called again, it answers
+    /// the same and changes nothing.
     pub fn confirm(
         &self,
         credential: &Secret,
-        overlap: u64,
+        overlap_seconds: u64,
         origin: &str,
     ) -> Result<TokenInfo, CommandError> {
-        self.command("confirm", |writer| writer.confirm(credential.expose(), overlap, origin))
+        self.command("confirm", |writer| writer.confirm(credential.expose(), overlap_seconds, origin))
             .inspect(|token| tracing::info!(token_id = token.id, origin, "operator token confirmed"))
     }
 
@@ -404,8 +473,8 @@ impl Authority {
     /// When this process last accepted the operator token and the one that it replaced.
     pub fn operator_last_used(&self) -> LastUsed {
         let moment = |at: &AtomicU64| Some(at.load(Ordering::Relaxed)).filter(|at| *at > 0);
-        let OperatorUse { current, replaced, .. } = &self.inner.operator;
-        LastUsed { current: moment(current), replaced: moment(replaced) }
+        let OperatorUse { current, replaced, since, .. } = &self.inner.operator;
+        LastUsed { current: moment(current), replaced: moment(replaced), since: *since }
     }
 
     /// The newest audit records, oldest first and at most 64, each as its line of JSON.
@@ -425,7 +494,11 @@ impl Authority {
     }
 
     /// Takes in a token that was made elsewhere, unless there is one of its name. `expiry` is the first moment at which
-    /// it is refused. A token that could be guessed is an [`InvalidArgument`](CommandError::InvalidArgument).
+    /// it is refused. `name` is as in [`create_named`](Self::create_named), or that of the operator token,
+    /// [`OPERATOR`](crate::token::OPERATOR).
+    ///
+    /// The token must begin with `apiv3_`, be visible ASCII and carry at least 112 bits of plausible randomness; anything else
+    /// is an [`InvalidArgument`](CommandError::InvalidArgument).
     pub fn preset_token(
         &self,
         name: &str,
@@ -482,6 +555,11 @@ impl Authority {
     /// How many calls the component has failed to answer since the start.
     pub fn traps(&self) -> u64 {
         self.inner.traps.load(Ordering::Relaxed)
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn turns(&self) -> &Arc<tokio::sync::Semaphore> {
+        &self.inner.turns
     }
 
     fn command<T>(
@@ -565,8 +643,13 @@ impl Inner {
     /// wait for that.
     fn look_at_operator(&self) {
         let newest = self.newest.load(Ordering::Acquire);
-        if let Ok(Ok(Some(status))) = self.sandbox.status(newest, || self.published()) {
-            self.operator.is_made(status.info.updated_at.unwrap_or(status.info.created_at));
+        match self.sandbox.status(newest, || self.published()) {
+            Ok(Ok(Some(status))) => {
+                self.operator.is_made(status.info.updated_at.unwrap_or(status.info.created_at));
+            }
+            // Whoever asks for it is told why not.
+            Ok(Ok(None) | Err(_)) => {}
+            Err(trap) => self.count(&trap),
         }
     }
 
@@ -592,7 +675,10 @@ impl Inner {
         let kept = match self.sandbox.audit(newest, || self.published()) {
             Ok(Ok(kept)) => Kept::read(kept),
             Ok(Err(error)) => Err(AuditLogError::Catalog(error.to_string())),
-            Err(trap) => Err(AuditLogError::Catalog(trap.to_string())),
+            Err(trap) => {
+                self.count(&trap);
+                Err(AuditLogError::Catalog(trap.to_string()))
+            }
         };
         let was_missed = missed.swap(kept.is_err(), Ordering::Relaxed);
         match kept {
@@ -634,11 +720,47 @@ fn version_of(snapshot: &Snapshot) -> Option<&Version> {
     snapshot.as_ref().map(|entry| &entry.version)
 }
 
-/// Polls until the authority is gone.
-fn watch(inner: &Weak<Inner>) {
+/// The thread that polls the store, for as long as somebody has the authority.
+struct Watcher {
+    thread: ThreadId,
+    /// Dropped to end the thread.
+    stop: Option<Sender<Infallible>>,
+    /// Its other end goes when the thread has let go of everything.
+    ended: Mutex<Receiver<Infallible>>,
+}
+
+impl Watcher {
+    fn start(inner: Arc<Inner>) -> std::io::Result<Self> {
+        let (stop, stopped) = channel();
+        let (end, ended) = channel();
+        let thread = thread::Builder::new().name("optoken-poll".into()).spawn(move || {
+            watch(&inner, &stopped);
+            drop(inner);
+            drop::<Sender<_>>(end);
+        })?;
+        Ok(Self { thread: thread.thread().id(), stop: Some(stop), ended: Mutex::new(ended) })
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.stop = None;
+        // Not for itself, where it was an observer that had the last clone.
+        if thread::current().id() != self.thread {
+            let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let _ = ended.recv_timeout(DROP_PATIENCE);
+        }
+    }
+}
+
+/// Polls until it is told to stop.
+fn watch(inner: &Inner, stopped: &Receiver<Infallible>) {
     let mut failing = false;
-    while let Some(inner) = inner.upgrade() {
-        let answer = inner.poll();
+    loop {
+        // Were this thread to end by a panic in a store or an observer, no token would be accepted ever again. Nothing is
+        // left half changed: what is published is assigned whole.
+        let answer = catch_unwind(AssertUnwindSafe(|| inner.poll()))
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("it panicked".to_owned())));
         match &answer {
             // Once, not four times a second.
             Err(error) if !failing => tracing::error!(
@@ -649,7 +771,8 @@ fn watch(inner: &Weak<Inner>) {
             _ => {}
         }
         failing = answer.is_err();
-        drop(inner);
-        thread::sleep(POLL_INTERVAL);
+        if stopped.recv_timeout(POLL_INTERVAL) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
     }
 }

@@ -8,7 +8,9 @@ use crate::token::{AuthenticateError, CommandError, Principal};
 /// Is told what an authority does, when it has done it. Each function does nothing unless it is implemented.
 ///
 /// Called on the thread that asked, before that gets its answer: an implementation must not block, and should take no
-/// longer than it takes to count something. It is never handed a token.
+/// longer than it takes to count something. It must not panic: on a thread that asked, the panic goes on to whoever has asked,
+/// although a command may have been carried out; on the one that polls the store, the poll counts as failed. It is never
+/// handed a token.
 ///
 /// ```
 /// use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! The text of a token on the host's side: wiped when dropped, absent from every log and `Debug` output.
 
+#[cfg(feature = "server")]
 use std::borrow::Cow;
 use std::fmt;
 
@@ -20,7 +21,8 @@ impl Secret {
 
 /// Replaces whatever looks like a token by `[token]`, for text that comes from outside and is on its way to a screen or a log.
 /// Percent-encoded as in a URL, however often, it looks like one as well.
-pub fn redact(text: &str) -> Cow<'_, str> {
+#[cfg(feature = "server")]
+pub(crate) fn redact(text: &str) -> Cow<'_, str> {
     let mut redacted = String::new();
     let mut rest = text;
     while let Some((before, behind)) = split_at_token(rest) {
@@ -32,6 +34,7 @@ pub fn redact(text: &str) -> Cow<'_, str> {
 }
 
 /// What stands before the first token, and what behind it.
+#[cfg(feature = "server")]
 fn split_at_token(text: &str) -> Option<(&str, &str)> {
     let begins = text.match_indices(['a', '%']);
     begins.filter_map(|(at, _)| text.split_at_checked(at)).find_map(|(before, token)| {
@@ -51,6 +54,7 @@ fn split_at_token(text: &str) -> Option<(&str, &str)> {
 }
 
 /// The first character, and what comes behind it. `%5F` is `_`, and so is `%255F`.
+#[cfg(feature = "server")]
 fn decoded(text: &str) -> Option<(char, &str)> {
     let mut characters = text.chars();
     let first = characters.next()?;
@@ -70,6 +74,7 @@ fn decoded(text: &str) -> Option<(char, &str)> {
 pub const TOKEN_PREFIX: &str = "apiv3_";
 
 /// Whether a token may have this after its prefix (COMPAT 1.2).
+#[cfg(feature = "server")]
 pub(crate) fn is_token_char(character: char) -> bool {
     character.is_ascii_alphanumeric() || character == '-' || character == '_'
 }
@@ -86,7 +91,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests {
     use super::*;
 

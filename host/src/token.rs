@@ -21,6 +21,7 @@ pub const OPERATOR: &str = "_admin";
 
 /// What is known of a token. Its secret cannot be had from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TokenInfo {
     /// Counted from 0, never used twice in one catalog.
     pub id: u64,
@@ -40,6 +41,7 @@ pub struct TokenInfo {
 
 /// A token made just now. Its hash is durable; its secret is shown this once.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct IssuedToken {
     /// Its record.
     pub info: TokenInfo,
@@ -60,6 +62,7 @@ pub enum Preset {
 
 /// Whose token was presented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Principal {
     /// The number of the token.
     pub id: u64,
@@ -71,6 +74,7 @@ pub struct Principal {
 
 /// A secret that waits to become that of the operator token.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct StagedSecret {
     /// Its text, shown this once; `None` where only its hash was given.
     pub secret: Option<Secret>,
@@ -80,19 +84,30 @@ pub struct StagedSecret {
     pub expires_at: Timestamp,
 }
 
+/// A secret beside the current one of the operator token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TimedSecret {
+    /// Its SHA-512, as 128 lower-case hexadecimal digits: which secret it is.
+    pub sha512: String,
+    /// The first moment at which it is as if it never was.
+    pub until: Timestamp,
+}
+
 /// What is under way with the operator token beside its current secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rotation {
     /// Nothing.
     Settled,
-    /// A secret waits to be confirmed until this time.
-    Staged(Timestamp),
-    /// The secret before the current one is accepted until this time.
-    Overlapping(Timestamp),
+    /// This secret waits to be confirmed.
+    Staged(TimedSecret),
+    /// This secret, the one before the current, is still accepted.
+    Overlapping(TimedSecret),
 }
 
 /// The operator token and what is under way with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OperatorStatus {
     /// Its record.
     pub info: TokenInfo,
@@ -102,6 +117,7 @@ pub struct OperatorStatus {
 
 /// Why a token was not accepted. Whatever the case, the request must not pass.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum AuthenticateError {
     /// The catalog has no such token.
     #[error("the token is not known")]
@@ -116,6 +132,7 @@ pub enum AuthenticateError {
 
 /// Why a command was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum CommandError {
     /// The credential is no known token.
     #[error("the token is not known")]

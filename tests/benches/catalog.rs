@@ -47,7 +47,7 @@ fn document(tokens: usize) -> String {
 fn main() {
     let directory = tempfile::tempdir().unwrap();
     let authorities = SIZES.map(|tokens| {
-        let store = SqliteStore::open(&directory.path().join(format!("{tokens}.db"))).unwrap();
+        let store = SqliteStore::open(directory.path().join(format!("{tokens}.db"))).unwrap();
         store.swap(None, &document(tokens)).unwrap();
         Authority::builder(store).build().unwrap()
     });
@@ -75,7 +75,7 @@ fn main() {
         create_and_delete(authority, &format!("with {tokens} tokens"));
     }
     let largest = SIZES[SIZES.len() - 1];
-    let logged = SqliteStore::open(&directory.path().join("logged.db")).unwrap();
+    let logged = SqliteStore::open(directory.path().join("logged.db")).unwrap();
     logged.swap(None, &document(largest)).unwrap();
     let authority =
         Authority::builder(logged).audit_log(directory.path().join("audit.jsonl")).build().unwrap();

@@ -1,8 +1,9 @@
 //! Reads the cases, lets a runner play them, and compares what came back, byte for byte but for what cannot be the same twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -16,20 +17,29 @@ const TOLERANCE: Duration = Duration::from_millis(2);
 /// The longest that anything lasts in a case, in seconds: whatever lies further ahead is no time from now.
 const LONGEST: u64 = 31 * 24 * 60 * 60;
 
+/// The functions that read the catalog and never change it.
+const READING: [&str; 5] =
+    ["authenticator.prepare", "authenticator.authenticate", "tokens.list", "tokens.audit", "tokens.status"];
+
 /// Where the cases are.
-pub(crate) fn cases_dir() -> PathBuf {
+fn cases_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/conformance/cases")
 }
 
 /// One directory of `cases`.
+#[derive(Clone)]
 pub(crate) struct Case {
     pub(crate) name: String,
-    pub(crate) before: Option<String>,
+    /// As a runner gets it.
+    pub(crate) directory: PathBuf,
     pub(crate) calls: Vec<Call>,
+    /// Made where it is too large to be kept.
+    before: Option<String>,
     after: Option<String>,
+    faults: Option<Faults>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Call {
     #[serde(rename = "call")]
@@ -41,6 +51,127 @@ pub(crate) struct Call {
     answer: Value,
 }
 
+/// `before.json`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Large {
+    tokens: usize,
+}
+
+/// `faults.json`.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Faults {
+    random: Option<u64>,
+    #[serde(default)]
+    calls: BTreeMap<usize, FaultsOfCall>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FaultsOfCall {
+    #[serde(default)]
+    load: Vec<Value>,
+    #[serde(default)]
+    swap: Vec<Value>,
+}
+
+impl Faults {
+    /// The files of a case whose document somebody else stores.
+    fn documents(&self) -> impl Iterator<Item = &str> {
+        self.calls.values().flat_map(|faults| &faults.swap).filter_map(|fault| fault["overtaken"].as_str())
+    }
+}
+
+/// What of its faults a host can be given, from least to most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Lends {
+    /// It has a store and randomness of its own.
+    Nothing,
+    /// It is lent a store, and reads it ahead of those who ask.
+    StoreForCommands,
+    /// It is lent a store and randomness.
+    Everything,
+}
+
+impl Case {
+    pub(crate) fn read(directory: PathBuf) -> Self {
+        let name = directory.file_name().unwrap().to_str().unwrap().to_owned();
+        let read = |file: &str| match fs::read_to_string(directory.join(file)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            text => Some(text.unwrap_or_else(|error| panic!("{file} of {name}: {error}"))),
+        };
+        let calls = read("calls.json").unwrap_or_else(|| panic!("{name} has no calls"));
+        let calls: Vec<Call> = parse(&name, &calls);
+        assert!(!calls.is_empty(), "{name} has no calls");
+        let faults: Option<Faults> = read("faults.json").map(|text| parse(&name, &text));
+        let large = read("before.json").map(|text| large_catalog(&parse(&name, &text)));
+        let after = read("after.jsonl").or_else(|| large.clone());
+        let before = read("before.jsonl").or(large);
+
+        let mut known =
+            BTreeSet::from(["before.json", "before.jsonl", "calls.json", "faults.json", "after.jsonl"]);
+        known.extend(faults.iter().flat_map(Faults::documents));
+        for file in fs::read_dir(&directory).unwrap() {
+            let file = file.unwrap().file_name();
+            assert!(
+                file.to_str().is_some_and(|file| known.contains(file)),
+                "{name}: what is {}?",
+                file.display()
+            );
+        }
+        for (call, of_call) in faults.iter().flat_map(|faults| &faults.calls) {
+            assert!((1..=calls.len()).contains(call), "{name}: there is no call {call} to fail");
+            assert!(of_call.load.len() + of_call.swap.len() > 0, "{name}: nothing fails in call {call}");
+        }
+        Self { name, directory, calls, before, after, faults }
+    }
+
+    /// What a host must be lent to play this.
+    fn needs(&self) -> Lends {
+        let Some(faults) = &self.faults else { return Lends::Nothing };
+        let of_reading = |call: &usize| READING.contains(&self.calls[call - 1].function.as_str());
+        if faults.random.is_some() || faults.calls.keys().any(of_reading) {
+            Lends::Everything
+        } else {
+            Lends::StoreForCommands
+        }
+    }
+
+    /// Whether every secret that is made in it must be another one.
+    fn is_random(&self) -> bool {
+        self.faults.as_ref().is_none_or(|faults| faults.random.is_none())
+    }
+
+    /// The case as a runner gets it, below a directory.
+    fn given(&self, below: &Path) -> Self {
+        let directory = below.join(&self.name);
+        fs::create_dir_all(&directory).unwrap();
+        for file in fs::read_dir(&self.directory).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), directory.join(file.file_name())).unwrap();
+        }
+        if let Some(before) = &self.before {
+            fs::write(directory.join("before.jsonl"), before).unwrap();
+        }
+        Self { directory, ..self.clone() }
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(case: &str, text: &'a str) -> T {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{case}: {error}"))
+}
+
+/// A catalog of so many named admins. The secret of the one called `N` is `token N`.
+fn large_catalog(Large { tokens }: &Large) -> String {
+    let mut document = format!("{{\"format\":1}}\n{{\"next_id\":{tokens},\"tokens\":{tokens}}}\n");
+    for id in 0..*tokens {
+        let hash = sha512(&format!("token {id}"));
+        writeln!(document, r#"{{"id":{id},"name":"{id}","hash":"{hash}","created_at":1}}"#).unwrap();
+    }
+    document
+}
+
 /// What a runner tells of a case: its line.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,6 +179,9 @@ pub(crate) struct Played {
     pub(crate) case: String,
     pub(crate) answers: Vec<Value>,
     pub(crate) document: Option<String>,
+    /// When it began, in milliseconds since the epoch.
+    #[serde(default)]
+    pub(crate) started: Option<u64>,
 }
 
 /// What calls have answered that have a name, for the arguments of later ones.
@@ -74,36 +208,86 @@ impl Answered {
     }
 }
 
-fn read_cases() -> Vec<Case> {
+pub(crate) fn read_cases() -> Vec<Case> {
     let mut directories: Vec<_> =
         fs::read_dir(cases_dir()).unwrap().map(|entry| entry.unwrap().path()).collect();
     directories.sort();
-    let cases = directories.into_iter().map(|directory| Case {
-        name: directory.file_name().unwrap().to_str().unwrap().to_owned(),
-        before: fs::read_to_string(directory.join("before.jsonl")).ok(),
-        calls: serde_json::from_str(&fs::read_to_string(directory.join("calls.json")).unwrap())
-            .unwrap_or_else(|error| panic!("{}: {error}", directory.display())),
-        after: fs::read_to_string(directory.join("after.jsonl")).ok(),
-    });
-    cases.collect()
+    assert!(!directories.is_empty());
+    directories.into_iter().map(Case::read).collect()
 }
 
-/// Lets a runner play all cases, and tells how many there were.
+/// How many calls there are in these cases.
+pub(crate) fn count_calls(cases: &[Case]) -> usize {
+    cases.iter().map(|case| case.calls.len()).sum()
+}
+
+/// A kind of host.
+pub(crate) struct Host {
+    pub(crate) name: &'static str,
+    pub(crate) lends: Lends,
+    /// An answer of the contract, as far as this host tells it apart.
+    pub(crate) told: fn(&Value) -> Value,
+}
+
+/// The cases of one run, each in a directory of this one.
+pub(crate) struct Run {
+    pub(crate) directory: PathBuf,
+    pub(crate) cases: Vec<Case>,
+}
+
+/// Lets a runner play all cases, and tells how many there were. It plays the first few before in a run of their own: what is
+/// made at random must be something else in each.
 #[track_caller]
-pub(crate) fn judge(runner: &str, play: impl FnOnce(&[Case]) -> Vec<Played>) {
-    let cases = read_cases();
-    assert!(!cases.is_empty());
-    let from = SystemTime::now() - TOLERANCE;
-    let played = play(&cases);
-    let times = Times { from, to: SystemTime::now() + TOLERANCE };
-    let names = |played: &Played| played.case.clone();
-    let expected: Vec<_> = cases.iter().map(|case| case.name.clone()).collect();
-    assert_eq!(played.iter().map(names).collect::<Vec<_>>(), expected, "{runner} has played other cases");
+pub(crate) fn judge(host: &Host, mut play: impl FnMut(&Run) -> Vec<(Played, Times)>) {
+    let (cases, withheld): (Vec<_>, Vec<_>) =
+        read_cases().into_iter().partition(|case| case.needs() <= host.lends);
+    let names: Vec<_> = withheld.iter().map(|case| case.name.as_str()).collect();
+    if !names.is_empty() {
+        let of_those = match host.lends {
+            Lends::Nothing => {
+                "it has a store and randomness of its own, in which nothing goes wrong to order"
+            }
+            _ => "it reads ahead of those who ask, and takes its randomness from the operating system",
+        };
+        println!("{}: NOT PLAYED, {} cases, since {of_those}: {}", host.name, names.len(), names.join(", "));
+    }
+    let faultless = |case: &&Case| case.faults.is_none();
+    assert!(withheld.iter().find(faultless).is_none(), "without faults, every host must play a case");
+
+    let mut seen = BTreeSet::new();
+    let first = 1 + cases.iter().position(makes_secret).unwrap();
+    for cases in [&cases[..first], &cases[..]] {
+        let below = tempfile::tempdir().unwrap();
+        let cases: Vec<_> = cases.iter().map(|case| case.given(below.path())).collect();
+        let run = Run { directory: below.path().to_owned(), cases };
+        let played = play(&run);
+        check(host, &run.cases, &played, &mut seen);
+    }
+    println!(
+        "{}: {} cases, {} calls, {} secrets and names that differ",
+        host.name,
+        cases.len(),
+        count_calls(&cases),
+        seen.len()
+    );
+}
+
+fn makes_secret(case: &Case) -> bool {
+    case.calls.iter().any(|call| call.answer["ok"]["secret"].is_string())
+}
+
+#[track_caller]
+fn check(host: &Host, cases: &[Case], played: &[(Played, Times)], seen: &mut BTreeSet<String>) {
+    let runner = host.name;
+    let names: Vec<_> = played.iter().map(|(played, _)| &played.case).collect();
+    let expected: Vec<_> = cases.iter().map(|case| &case.name).collect();
+    assert_eq!(names, expected, "{runner} has played other cases");
     let failed: Vec<_> = cases
         .iter()
-        .zip(&played)
-        .filter_map(|(case, played)| {
-            let failure = compare(case, played, &times).err()?;
+        .zip(played)
+        .filter_map(|(case, (played, times))| {
+            let failure =
+                compare(host, case, played, times).and_then(|()| note_random(case, played, seen)).err()?;
             Some(format!("{}: {failure}", case.name))
         })
         .collect();
@@ -114,21 +298,47 @@ pub(crate) fn judge(runner: &str, play: impl FnOnce(&[Case]) -> Vec<Played>) {
         cases.len(),
         failed.join("\n")
     );
-    println!(
-        "{runner}: {} cases, {} calls",
-        cases.len(),
-        cases.iter().map(|case| case.calls.len()).sum::<usize>()
-    );
 }
 
-/// When the cases were played.
-struct Times {
+/// Takes down what was made at random in a case. Each must be of its form, and have never been there.
+fn note_random(case: &Case, played: &Played, seen: &mut BTreeSet<String>) -> Result<(), String> {
+    let mut made = BTreeSet::new();
+    for (call, answer) in case.calls.iter().zip(&played.answers) {
+        if let Some(secret) = answer["ok"]["secret"].as_str() {
+            if !is_secret(secret) {
+                return Err(format!("{secret:?} is not `apiv3_` and 512 bits in base64"));
+            }
+            if !made.insert(secret) {
+                return Err("a secret came twice".to_owned());
+            }
+        }
+        if let ("provision.initialize", Some(id)) = (call.function.as_str(), answer["ok"].as_str()) {
+            if !is_uuid(id) {
+                return Err(format!("{id:?} is no random UUID"));
+            }
+            made.insert(id);
+        }
+    }
+    match made.into_iter().find(|made| case.is_random() && !seen.insert((*made).to_owned())) {
+        Some(_) => Err("what was made at random has been there before".to_owned()),
+        None => Ok(()),
+    }
+}
+
+/// When a case was played.
+#[derive(Clone, Copy)]
+pub(crate) struct Times {
     from: SystemTime,
     to: SystemTime,
 }
 
 impl Times {
-    /// Whether this time, in milliseconds since the epoch, is so many seconds from when the cases were played.
+    /// Between then and now.
+    pub(crate) fn since(from: SystemTime) -> Self {
+        Self { from: from - TOLERANCE, to: SystemTime::now() + TOLERANCE }
+    }
+
+    /// Whether this time, in milliseconds since the epoch, is so many seconds from when the case was played.
     fn hold(&self, at: u64, seconds: u64) -> bool {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(at);
         let ahead = Duration::from_secs(seconds);
@@ -154,13 +364,13 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn compare(case: &Case, played: &Played, times: &Times) -> Result<(), String> {
+fn compare(host: &Host, case: &Case, played: &Played, times: &Times) -> Result<(), String> {
     let known = Known::of(case, played);
     if played.answers.len() != case.calls.len() {
         return Err(format!("{} answers to {} calls", played.answers.len(), case.calls.len()));
     }
     for (number, (call, answer)) in case.calls.iter().zip(&played.answers).enumerate() {
-        known.fits(&call.answer, answer, times).map_err(|difference| {
+        known.fits(&(host.told)(&call.answer), answer, times).map_err(|difference| {
             format!("call {}, {}: {difference}\n  in {answer}", number + 1, call.function)
         })?;
     }
@@ -316,9 +526,21 @@ impl Known {
     }
 }
 
+/// Whether this is a random UUID (RFC 9562, version 4), in lower case.
 fn is_uuid(text: &str) -> bool {
-    let groups: Vec<_> = text.split('-').map(str::len).collect();
-    groups == [8, 4, 4, 4, 12] && text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
+    let groups: Vec<_> = text.split('-').collect();
+    groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
+        && groups[2].starts_with('4')
+        && groups[3].starts_with(['8', '9', 'a', 'b'])
+        && text.bytes().all(|byte| matches!(byte, b'-' | b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Whether this is a secret as the component makes them: 512 bits, so that of its last digit only the first two count.
+fn is_secret(text: &str) -> bool {
+    let digits = text.strip_prefix("apiv3_").unwrap_or_default();
+    digits.len() == 86
+        && digits.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        && digits.ends_with(['A', 'Q', 'g', 'w'])
 }
 
 fn differs(expected: &str, actual: &str) -> String {
@@ -328,17 +550,18 @@ fn differs(expected: &str, actual: &str) -> String {
 
 /// Writes anew what must come back, as this runner has it.
 pub(crate) fn bless(play: impl Fn(&Case) -> Played) {
-    for mut case in read_cases() {
-        let from = SystemTime::now() - TOLERANCE;
-        let played = play(&case);
-        let times = Times { from, to: SystemTime::now() + TOLERANCE };
+    for case in read_cases() {
+        let below = tempfile::tempdir().unwrap();
+        let mut given = case.given(below.path());
+        let from = SystemTime::now();
+        let played = play(&given);
+        let times = Times::since(from);
         let known = Known::of(&case, &played);
-        for (call, answer) in case.calls.iter_mut().zip(&played.answers) {
+        for (call, answer) in given.calls.iter_mut().zip(&played.answers) {
             call.answer = known.value_template(answer, &times);
         }
-        let directory = cases_dir().join(&case.name);
         // A line for each call, its answer below.
-        let calls: Vec<_> = case
+        let calls: Vec<_> = given
             .calls
             .iter()
             .map(|call| {
@@ -352,9 +575,13 @@ pub(crate) fn bless(play: impl Fn(&Case) -> Played) {
                 )
             })
             .collect();
-        fs::write(directory.join("calls.json"), format!("[\n{}\n]\n", calls.join(",\n"))).unwrap();
-        let after = directory.join("after.jsonl");
+        fs::write(case.directory.join("calls.json"), format!("[\n{}\n]\n", calls.join(",\n"))).unwrap();
+        let after = case.directory.join("after.jsonl");
         match played.document {
+            // What is too large to be kept stays as it is.
+            Some(document)
+                if case.directory.join("before.json").exists() && Some(&document) == case.before.as_ref() => {
+            }
             Some(document) => fs::write(after, known.template(&document, &times)).unwrap(),
             None => drop(fs::remove_file(after)),
         }

@@ -2,8 +2,9 @@
 
 use std::time::SystemTime;
 
+use optoken::store::{self, Store as _};
 use optoken_component::authority::{AuthenticateError, Authority, Issued, Preset, Staged};
-use optoken_component::catalog::TokenRecord;
+use optoken_component::catalog::{MAX_TOKENS, TokenRecord};
 use optoken_component::commit::CommandError;
 use optoken_component::machine::{Denial, Principal, Refusal};
 use optoken_component::ports::{
@@ -12,76 +13,76 @@ use optoken_component::ports::{
 use optoken_component::rotation::{Rotation, Timed};
 use serde_json::{Value, json};
 
+use crate::faults::ScriptedStore;
 use crate::judge::{Answered, Case, Played};
 
-/// Everything the core needs, with the document in memory.
-struct Ports {
-    document: Option<String>,
-    version: u64,
-}
+/// Everything the core needs.
+struct Ports<'a>(&'a ScriptedStore);
 
-impl Entropy for Ports {
+impl Entropy for Ports<'_> {
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), EntropyError> {
-        getrandom::fill(bytes).map_err(|error| EntropyError(error.to_string()))
+        let Some(random) = self.0.random() else {
+            return getrandom::fill(bytes).map_err(|error| EntropyError(error.to_string()));
+        };
+        for (byte, random) in bytes.iter_mut().zip(random.to_le_bytes().into_iter().cycle()) {
+            *byte = random;
+        }
+        Ok(())
     }
 }
 
-impl Clock for Ports {
+impl Clock for Ports<'_> {
     fn now(&mut self) -> Timestamp {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         now.as_millis().try_into().unwrap()
     }
 }
 
-impl CatalogStore for &mut Ports {
+impl CatalogStore for Ports<'_> {
     fn load(&mut self) -> Result<Option<Entry>, StoreError> {
-        let entry =
-            |document: &String| Entry { version: self.version.to_string(), document: document.clone() };
-        Ok(self.document.as_ref().map(entry))
+        let entry = self.0.load().map_err(store_error)?;
+        Ok(entry.map(|store::Entry { version, document }| Entry {
+            version: version.as_str().to_owned(),
+            document,
+        }))
     }
 
     fn swap(&mut self, expected: Option<&str>, document: &str) -> Result<SwapOutcome, StoreError> {
-        let version = self.document.as_ref().map(|_| self.version.to_string());
-        if expected != version.as_deref() {
-            return Ok(SwapOutcome::Stale);
-        }
-        self.document = Some(document.to_owned());
-        self.version += 1;
-        Ok(SwapOutcome::Swapped(self.version.to_string()))
+        let expected = expected.map(|version| store::Version::from(version.to_owned()));
+        Ok(match self.0.swap(expected.as_ref(), document).map_err(store_error)? {
+            store::SwapOutcome::Swapped(version) => SwapOutcome::Swapped(version.as_str().to_owned()),
+            store::SwapOutcome::Stale => SwapOutcome::Stale,
+        })
     }
 }
 
-impl Entropy for &mut Ports {
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), EntropyError> {
-        (**self).fill(bytes)
-    }
-}
-
-impl Clock for &mut Ports {
-    fn now(&mut self) -> Timestamp {
-        (**self).now()
+fn store_error(error: store::StoreError) -> StoreError {
+    match error {
+        store::StoreError::Unavailable(why) => StoreError::Unavailable(why),
+        store::StoreError::UnknownOutcome(why) => StoreError::UnknownOutcome(why),
     }
 }
 
 pub(crate) fn play(case: &Case) -> Played {
-    let mut ports = Ports { document: case.before.clone(), version: 0 };
-    let mut authority = Authority::new(&mut ports);
+    let store = ScriptedStore::default();
+    store.open(&case.directory).unwrap();
+    let mut authority = Authority::new(Ports(&store));
     let mut answered = Answered::default();
-    let answers = case.calls.iter().map(|call| {
+    let answers = case.calls.iter().enumerate().map(|(at, call)| {
+        store.begin(&case.directory, at + 1).unwrap();
         let answer = answer(&mut authority, &call.function, &answered.arguments(call));
+        store.end().unwrap_or_else(|error| panic!("{}, call {}: {error}", case.name, at + 1));
         answered.keep(call, &answer);
         answer
     });
     let answers = answers.collect();
-    Played { case: case.name.clone(), answers, document: ports.document }
+    Played { case: case.name.clone(), answers, document: store.document(), started: None }
 }
 
-fn answer(authority: &mut Authority<&mut Ports>, call: &str, args: &[Value]) -> Value {
-    let text = |at: usize| args[at].as_str().unwrap();
-    let number = |at: usize| args[at].as_u64();
-    match call {
-        "authenticator.prepare" => result(authority.prepare(), |()| Value::Null),
-        "authenticator.authenticate" => match authority.authenticate(text(0)) {
+fn answer(authority: &mut Authority<Ports<'_>>, call: &str, args: &[Value]) -> Value {
+    match (call, args) {
+        ("authenticator.prepare", []) => result(authority.prepare(), |()| Value::Null),
+        ("authenticator.authenticate", [token]) => match authority.authenticate(text(token)) {
             Ok(Principal { id, operator, replaced }) => {
                 let kind = match (operator, replaced) {
                     (true, false) => "operator",
@@ -94,45 +95,69 @@ fn answer(authority: &mut Authority<&mut Ports>, call: &str, args: &[Value]) -> 
             Err(AuthenticateError::Refused(Refusal::Expired { at })) => json!({ "err": { "expired": at } }),
             Err(AuthenticateError::Undecided(_)) => json!({ "err": "unavailable" }),
         },
-        "tokens.create-operator" => result(authority.create_operator(text(0)), issued),
-        "tokens.create-named" => result(authority.create_named(text(0), text(1), number(2), text(3)), issued),
-        "tokens.regenerate" => result(authority.regenerate(text(0), number(1).unwrap(), text(2)), issued),
-        "tokens.stage" => {
-            let staged = authority.stage(text(0), args[1].as_str(), number(2), text(3));
+        ("tokens.create-operator", [origin]) => result(authority.create_operator(text(origin)), issued),
+        ("tokens.create-named", [token, name, lifetime, origin]) => {
+            let created = authority.create_named(text(token), text(name), seconds(lifetime), text(origin));
+            result(created, issued)
+        }
+        ("tokens.regenerate", [token, overlap, origin]) => {
+            result(authority.regenerate(text(token), number(overlap), text(origin)), issued)
+        }
+        ("tokens.stage", [token, sha512, ttl, origin]) => {
+            let staged = authority.stage(text(token), sha512.as_str(), seconds(ttl), text(origin));
             result(staged, |Staged { secret, hash, until }| {
                 let secret = secret.map(|secret| secret.expose().to_owned());
                 json!({ "secret": secret, "sha512": hash.to_string(), "expires-at": until })
             })
         }
-        "tokens.confirm" => {
-            result(authority.confirm(text(0), number(1).unwrap(), text(2)), |token| info(&token))
+        ("tokens.confirm", [token, overlap, origin]) => {
+            result(authority.confirm(text(token), number(overlap), text(origin)), |token| info(&token))
         }
-        "tokens.cancel" => result(authority.cancel(text(0), text(1)), |()| Value::Null),
-        "tokens.end-overlap" => result(authority.end_overlap(text(0), text(1)), |()| Value::Null),
-        "tokens.status" => result(authority.status(), |status| match status {
+        ("tokens.cancel", [token, origin]) => {
+            result(authority.cancel(text(token), text(origin)), |()| Value::Null)
+        }
+        ("tokens.end-overlap", [token, origin]) => {
+            result(authority.end_overlap(text(token), text(origin)), |()| Value::Null)
+        }
+        ("tokens.status", []) => result(authority.status(), |status| match status {
             None => Value::Null,
             Some((operator, rotation)) => json!({
                 "info": info(operator),
                 "rotation": match rotation {
                     Rotation::None => json!("settled"),
-                    Rotation::Staged(Timed { until, .. }) => json!({ "staged": until }),
-                    Rotation::Overlap(Timed { until, .. }) => json!({ "overlapping": until }),
+                    Rotation::Staged(staged) => json!({ "staged": timed(staged) }),
+                    Rotation::Overlap(replaced) => json!({ "overlapping": timed(replaced) }),
                 },
             }),
         }),
-        "tokens.delete" => result(authority.delete(text(0), text(1), text(2)), |token| info(&token)),
-        "tokens.audit" => result(authority.audit(), |lines| json!(lines)),
-        "tokens.list" => result(authority.list(), |tokens| tokens.iter().map(info).collect()),
-        "recovery.regenerate" => result(authority.recover(text(0)), issued),
-        "provision.initialize" => result(authority.initialize(text(0)), Value::from),
-        "provision.preset-token" => {
-            result(authority.preset_token(text(0), text(1), number(2), text(3)), preset)
+        ("tokens.delete", [token, name, origin]) => {
+            result(authority.delete(text(token), text(name), text(origin)), |token| info(&token))
         }
-        "provision.preset-hash" => {
-            result(authority.preset_hash(text(0), text(1), number(2), text(3)), preset)
+        ("tokens.audit", []) => result(authority.audit(), |lines| json!(lines)),
+        ("tokens.list", []) => result(authority.list(), |tokens| tokens.iter().map(info).collect()),
+        ("recovery.regenerate", [origin]) => result(authority.recover(text(origin)), issued),
+        ("provision.initialize", [origin]) => result(authority.initialize(text(origin)), Value::from),
+        ("provision.preset-token", [name, token, expiry, origin]) => {
+            result(authority.preset_token(text(name), text(token), seconds(expiry), text(origin)), preset)
         }
-        unknown => panic!("there is no {unknown}"),
+        ("provision.preset-hash", [name, sha512, expiry, origin]) => {
+            result(authority.preset_hash(text(name), text(sha512), seconds(expiry), text(origin)), preset)
+        }
+        (call, args) => panic!("there is no {call} of {} arguments", args.len()),
     }
+}
+
+/// The arguments of the contract, as a case has them.
+pub(crate) fn text(argument: &Value) -> &str {
+    argument.as_str().unwrap_or_else(|| panic!("{argument} is no text"))
+}
+
+pub(crate) fn number(argument: &Value) -> u64 {
+    argument.as_u64().unwrap_or_else(|| panic!("{argument} is no number"))
+}
+
+pub(crate) fn seconds(argument: &Value) -> Option<u64> {
+    (!argument.is_null()).then(|| number(argument))
 }
 
 fn result<T>(result: Result<T, CommandError>, value: impl FnOnce(T) -> Value) -> Value {
@@ -154,6 +179,10 @@ fn preset(outcome: Preset) -> Value {
     }
 }
 
+fn timed(Timed { hash, until }: Timed) -> Value {
+    json!({ "sha512": hash.to_string(), "until": until })
+}
+
 fn info(token: &TokenRecord) -> Value {
     json!({
         "id": token.id,
@@ -169,22 +198,26 @@ fn info(token: &TokenRecord) -> Value {
 fn command_error(error: CommandError) -> Value {
     let invalid = |text: String| json!({ "invalid-argument": text });
     match error {
-        CommandError::Denied(Denial::Unauthenticated(Refusal::Unknown)) => json!("unauthenticated"),
-        CommandError::Denied(Denial::Unauthenticated(Refusal::Expired { at })) => json!({ "expired": at }),
-        CommandError::Denied(Denial::Forbidden) => json!("forbidden"),
-        CommandError::Denied(Denial::NotFound(name)) => json!({ "not-found": name }),
-        CommandError::Denied(Denial::AlreadyExists(name)) => json!({ "already-exists": name }),
-        CommandError::Denied(Denial::OperatorProtected) => json!("operator-protected"),
-        CommandError::Denied(denial @ Denial::Overlapping { .. }) => {
-            json!({ "conflict": denial.to_string() })
-        }
-        CommandError::Denied(Denial::Name(error)) => invalid(error.to_string()),
-        CommandError::Denied(denial @ (Denial::TooLong { .. } | Denial::SecretTaken(_))) => {
-            invalid(denial.to_string())
-        }
+        CommandError::Denied(denial) => match denial {
+            Denial::Unauthenticated(Refusal::Unknown) => json!("unauthenticated"),
+            Denial::Unauthenticated(Refusal::Expired { at }) => json!({ "expired": at }),
+            Denial::Forbidden => json!("forbidden"),
+            Denial::NotFound(name) => json!({ "not-found": name }),
+            Denial::AlreadyExists(name) => json!({ "already-exists": name }),
+            Denial::OperatorProtected => json!("operator-protected"),
+            Denial::Full => json!({ "full": MAX_TOKENS }),
+            Denial::Overlapping { .. } => json!({ "conflict": denial.to_string() }),
+            Denial::Name(error) => invalid(error.to_string()),
+            Denial::TooLong { .. } | Denial::SecretTaken(_) => invalid(denial.to_string()),
+            Denial::SecretNotNew => json!({ "no-entropy": denial.to_string() }),
+            Denial::Impossible(error) => json!({ "other": error.to_string() }),
+        },
         CommandError::Catalog(error) => json!({ "unreadable-catalog": error.to_string() }),
+        CommandError::Contended => json!("contended"),
+        CommandError::Unavailable(why) => json!({ "unavailable": why }),
+        CommandError::UnknownOutcome(why) => json!({ "unknown-outcome": why }),
+        CommandError::Entropy(error) => json!({ "no-entropy": error.to_string() }),
         CommandError::Weak(error) => invalid(error.to_string()),
         CommandError::Hash(error) => invalid(error.to_string()),
-        other => panic!("no case is about this: {other}"),
     }
 }

@@ -186,12 +186,17 @@ fn read(arguments: impl IntoIterator<Item = String>) -> Result<Given, Usage> {
                 continue;
             }
             let Some(name) = VALUED.into_iter().find(|known| *known == name) else {
-                return Err(suspicious(name).unwrap_or_else(|| Usage::UnknownOption(name.to_owned())));
+                untold(name)?;
+                return Err(Usage::UnknownOption(name.to_owned()));
             };
             if given.options.iter().any(|(known, _)| *known == name) {
                 return Err(Usage::Twice(name));
             }
             let value = value.or_else(|| arguments.next()).ok_or(Usage::NoValue(name))?;
+            // The one is written down, the other repeated; what is refused for a name, the core says.
+            if matches!(name, "--origin" | "--data") {
+                untold(&value)?;
+            }
             given.options.push((name, value));
         } else {
             given.words.push(argument);
@@ -215,7 +220,11 @@ fn command(mut given: Given) -> Result<Command, Usage> {
         "cancel" => Command::Cancel,
         "end-overlap" => Command::EndOverlap,
         "authenticate" => Command::Authenticate,
-        "delete" => Command::Delete { name: words.next().ok_or_else(|| missing("the NAME of a token"))? },
+        "delete" => {
+            let name = words.next().ok_or_else(|| missing("the NAME of a token"))?;
+            untold(&name)?;
+            Command::Delete { name }
+        }
         "status" => Command::Status,
         "list" => Command::List,
         "audit" => Command::Audit,
@@ -228,13 +237,19 @@ fn command(mut given: Given) -> Result<Command, Usage> {
             sha512: given.take("--sha512"),
         },
         "help" => Command::Help,
-        _ => return Err(suspicious(&word).unwrap_or(Usage::UnknownCommand(word))),
+        _ => {
+            untold(&word)?;
+            return Err(Usage::UnknownCommand(word));
+        }
     };
     if let Some((option, _)) = given.options.first() {
         return Err(Usage::Misplaced { command: word, option });
     }
     match words.next() {
-        Some(further) => Err(suspicious(&further).unwrap_or(Usage::Superfluous(word))),
+        Some(further) => {
+            untold(&further)?;
+            Err(Usage::Superfluous(word))
+        }
         None => Ok(command),
     }
 }
@@ -250,9 +265,9 @@ impl Given {
     }
 }
 
-/// Says so if this could be a token, so that nobody quotes it.
-fn suspicious(argument: &str) -> Option<Usage> {
-    argument.contains(optoken_component::token::PREFIX).then_some(Usage::Token)
+/// Refuses what could be a token, so that nobody quotes it or writes it down.
+fn untold(argument: &str) -> Result<(), Usage> {
+    if argument.contains(optoken_component::token::PREFIX) { Err(Usage::Token) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -349,11 +364,22 @@ mod tests {
 
     #[test]
     fn a_token_among_the_arguments_is_refused_and_not_repeated() {
-        for line in ["apiv3_x", "authenticate apiv3_x", "regenerate --token=apiv3_x", "list --apiv3_x"] {
+        for line in ["regenerate --token=apiv3_x", "regenerate --overlap apiv3_x"] {
             let error = parsed(line).unwrap_err();
             assert!(!error.to_string().contains("apiv3_x"), "{error}");
         }
-        assert_eq!(parsed("authenticate apiv3_x"), Err(Usage::Token));
+        for line in [
+            "apiv3_x",
+            "authenticate apiv3_x",
+            "list --apiv3_x",
+            "delete apiv3_x",
+            "create --origin apiv3_x",
+            "list --origin=by:apiv3_x",
+            "list --data apiv3_x",
+            "list --data=./apiv3_x",
+        ] {
+            assert_eq!(parsed(line), Err(Usage::Token), "{line}");
+        }
     }
 
     #[test]

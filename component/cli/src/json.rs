@@ -106,8 +106,14 @@ struct OperatorStatus<'a> {
 #[serde(rename_all = "kebab-case")]
 enum RotationOf {
     Settled,
-    Staged(Timestamp),
-    Overlapping(Timestamp),
+    Staged(TimedSecret),
+    Overlapping(TimedSecret),
+}
+
+#[derive(Serialize)]
+struct TimedSecret {
+    sha512: String,
+    until: Timestamp,
 }
 
 /// The errors of all commands, whose names agree where they meet.
@@ -164,8 +170,8 @@ impl<'a> From<&'a Answer> for Value<'a> {
                     info: operator.into(),
                     rotation: match rotation {
                         Rotation::None => RotationOf::Settled,
-                        Rotation::Staged(Timed { until, .. }) => RotationOf::Staged(*until),
-                        Rotation::Overlap(Timed { until, .. }) => RotationOf::Overlapping(*until),
+                        Rotation::Staged(staged) => RotationOf::Staged(staged.into()),
+                        Rotation::Overlap(replaced) => RotationOf::Overlapping(replaced.into()),
                     },
                 }))
             }
@@ -174,6 +180,12 @@ impl<'a> From<&'a Answer> for Value<'a> {
             Answer::Name(name) => Self::Name(name),
             Answer::Done(_) => Self::Nothing(()),
         }
+    }
+}
+
+impl From<&Timed> for TimedSecret {
+    fn from(Timed { hash, until }: &Timed) -> Self {
+        Self { sha512: hash.to_string(), until: *until }
     }
 }
 
@@ -377,7 +389,11 @@ mod tests {
         assert_eq!(runs.line(&line, ""), format!(r#"{{"ok":{{"different":{preset}}}}}"#));
         assert_eq!(
             runs.line("status", ""),
-            format!(r#"{{"ok":{{"info":{},"rotation":{{"overlapping":62000}}}}}}"#, info(&two, again))
+            format!(
+                r#"{{"ok":{{"info":{},"rotation":{{"overlapping":{{"sha512":"{}","until":62000}}}}}}}}"#,
+                info(&two, again),
+                hash(&one)
+            )
         );
         assert_eq!(runs.line("end-overlap", &two), r#"{"ok":null}"#);
         let now = runs.0.seconds;
@@ -389,10 +405,8 @@ mod tests {
                 (now + 51) * 1000
             )
         );
-        assert!(
-            runs.line("status", "")
-                .ends_with(&format!(r#""rotation":{{"staged":{}}}}}}}"#, (now + 51) * 1000))
-        );
+        let staged = format!(r#"{{"staged":{{"sha512":"{}","until":{}}}}}"#, hash(&four), (now + 51) * 1000);
+        assert!(runs.line("status", "").ends_with(&format!(r#""rotation":{staged}}}}}"#)));
         assert!(runs.line("confirm", &four).starts_with(r#"{"ok":{"id":0,"name":"_admin","sha512":"#));
         let line = format!("stage --sha512 {}", x.replace('a', "c"));
         assert!(runs.line(&line, &four).starts_with(r#"{"ok":{"secret":null,"sha512":"ccc"#));
@@ -436,8 +450,10 @@ mod tests {
         ] {
             assert!(runs.line(line, token).starts_with(expected), "{line}: {}", runs.line(line, token));
         }
-        let told =
-            |runs: &mut Runs, line, token| text::failure(&runs.outcome(line, token).unwrap_err(), "/data");
+        let told = |runs: &mut Runs, line: &str, token| {
+            let command = args::parse(line.split_whitespace().map(String::from)).unwrap().command;
+            text::failure(&runs.outcome(line, token).unwrap_err(), &command, "/data")
+        };
         assert!(told(&mut runs, "authenticate", "x").contains("optoken-cli recover"));
         assert!(told(&mut runs, "create", "").contains("optoken-cli regenerate"));
         assert!(told(&mut runs, "regenerate", &named).contains("Present the operator token itself"));
@@ -460,6 +476,17 @@ mod tests {
         assert!(told(&mut runs, "authenticate", &operator).contains("no disk\nNothing was changed."));
         runs.0.broken = Some(StoreError::UnknownOutcome("no answer".into()));
         assert_eq!(runs.line("recover", ""), r#"{"err":{"unknown-outcome":"no answer"}}"#);
+        let named = "create --name new";
+        for (line, next) in [
+            ("recover", "Run it again"),
+            ("regenerate", "its new token is lost; then: optoken-cli recover"),
+            (named, "then: optoken-cli delete NAME, and create it again."),
+            ("stage", "Nothing is lost. Run it again"),
+            ("delete ci", "Run it again. If there is no such token by then, the change was made."),
+            ("initialize", "Run it again: it succeeds"),
+        ] {
+            assert!(told(&mut runs, line, &operator).contains(next), "{line}");
+        }
         runs.0.broken = None;
         runs.0.stored.as_mut().unwrap().document = "damaged".into();
         assert!(runs.line("check", "").starts_with(r#"{"err":{"unreadable-catalog":"#));

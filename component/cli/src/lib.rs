@@ -1,6 +1,7 @@
 //! The operator-token authority as a command that any WASI runtime runs as it is, over a directory:
 //!
 //! ```console
+//! $ mkdir -m 700 data
 //! $ wasmtime run --dir ./data::/data optoken-cli.wasm create
 //! $ wasmtime run --dir ./data::/data optoken-cli.wasm regenerate < old-token
 //! ```
@@ -28,7 +29,8 @@ use alloc::format;
 use alloc::string::String;
 use core::fmt::Display;
 
-use optoken_component::authority::Authority;
+use optoken_component::authority::{AuthenticateError, Authority};
+use optoken_component::commit::CommandError;
 #[cfg(target_arch = "wasm32")]
 use optoken_runtime as _;
 use optoken_wasi::Wasi;
@@ -66,35 +68,42 @@ fn run() -> Result<(), String> {
         _ => {}
     }
     let token = if command.takes_token() { stdio::token().map_err(error)? } else { Zeroizing::default() };
-    let mut authority = Authority::new(Wasi::at(&data).map_err(error)?);
-    let outcome = answer::carry_out(&mut authority, &command, &token, &origin);
+    let outcome = match Wasi::at(&data) {
+        Ok(ports) => answer::carry_out(&mut Authority::new(ports), &command, &token, &origin),
+        Err(why) => Err(unavailable(&command, why)),
+    };
     let outcome = outcome.map(|answer| answer.unwrap_or(Answer::Done("")));
-    if json {
-        let mut line = json::line(&outcome).map_err(error)?;
-        line.push('\n');
-        shown(&outcome, told(&line))?;
-        return outcome.map(drop).map_err(|_| String::new());
-    }
     match &outcome {
-        Ok(answer) => shown(&outcome, told(&text::answer(answer))),
-        Err(failed) => Err(text::failure(failed, &data)),
+        Ok(answer) => {
+            let told = if json { told_to_program(&outcome) } else { told(&text::answer(answer)) };
+            told.map_err(|complaint| complaint + text::unshown(&command))
+        }
+        Err(failed) if json => {
+            told_to_program(&outcome)
+                .map_err(|complaint| complaint + &text::failure(failed, &command, &data))?;
+            Err(String::new())
+        }
+        Err(failed) => Err(text::failure(failed, &command, &data)),
     }
+}
+
+/// What a command comes to that cannot reach its catalog.
+fn unavailable(command: &Command, why: String) -> Failed {
+    let error = CommandError::Unavailable(why);
+    match command {
+        Command::Authenticate => AuthenticateError::Undecided(error).into(),
+        _ => error.into(),
+    }
+}
+
+fn told_to_program(outcome: &Result<Answer, Failed>) -> Result<(), String> {
+    let mut line = json::line(outcome).map_err(error)?;
+    line.push('\n');
+    told(&line)
 }
 
 fn told(text: &str) -> Result<(), String> {
     stdio::write(text).map_err(error)
-}
-
-/// Says what it means that a token could not be shown.
-fn shown(outcome: &Result<Answer, Failed>, written: Result<(), String>) -> Result<(), String> {
-    written.map_err(|complaint| match outcome {
-        Ok(Answer::Issued(_)) => {
-            format!(
-                "{complaint}The token was made and is lost. An operator token is replaced by: optoken-cli recover\n"
-            )
-        }
-        _ => complaint,
-    })
 }
 
 fn error(why: impl Display) -> String {

@@ -15,6 +15,7 @@ use optoken_wasi::rfc3339;
 use zeroize::Zeroizing;
 
 use crate::answer::{Answer, Failed};
+use crate::args::Command;
 
 /// What `--help` tells.
 pub(crate) const HELP: &str = "\
@@ -144,11 +145,11 @@ pub(crate) fn answer(answer: &Answer) -> Zeroizing<String> {
 }
 
 /// What went wrong, and what to do about it, in full lines.
-pub(crate) fn failure(failed: &Failed, data: &str) -> String {
+pub(crate) fn failure(failed: &Failed, command: &Command, data: &str) -> String {
     let next = match failed {
         Failed::Authenticate(AuthenticateError::Refused(_)) => NEW_TOKEN.into(),
         Failed::Authenticate(AuthenticateError::Undecided(error)) | Failed::Command(error) => {
-            next_step(error, data)
+            next_step(error, command, data)
         }
     };
     let next = if next.is_empty() { next } else { format!("{next}\n") };
@@ -158,7 +159,72 @@ pub(crate) fn failure(failed: &Failed, data: &str) -> String {
 const NEW_TOKEN: &str =
     "Present an accepted token on standard input. A lost operator token is replaced by: optoken-cli recover";
 
-fn next_step(error: &CommandError, data: &str) -> String {
+/// What it means that an answer could not be written, and what to do about it; a line, or nothing where nothing was changed.
+pub(crate) const fn unshown(command: &Command) -> &'static str {
+    match command {
+        Command::CreateOperator | Command::Regenerate { .. } | Command::Recover => {
+            "The token was made and is lost. Replace it with: optoken-cli recover\n"
+        }
+        Command::CreateNamed { .. } => {
+            "The token was made and is lost, and its name is taken. First: optoken-cli delete NAME, then create it again\n"
+        }
+        Command::Stage { .. } => {
+            "The token was staged. Staging again is safe: the operator token stays as it is, and the new one takes the place \
+             of this one.\n"
+        }
+        Command::Confirm { .. } => {
+            "The change was made: the token that was presented is the operator token.\n"
+        }
+        Command::Delete { .. } => "The change was made: the token is refused.\n",
+        Command::Cancel => "The change was made: no token waits to be confirmed.\n",
+        Command::EndOverlap => "The change was made: no replaced token is accepted.\n",
+        Command::Initialize | Command::Preset { .. } => {
+            "It was carried out. Running it again is safe, and tells what it came to.\n"
+        }
+        Command::Authenticate
+        | Command::Status
+        | Command::List
+        | Command::Audit
+        | Command::Check
+        | Command::Help
+        | Command::Version => "",
+    }
+}
+
+/// What to do where nobody knows whether a change was made.
+const fn in_doubt(command: &Command) -> &'static str {
+    match command {
+        Command::CreateOperator => {
+            "Run it again. If there is an operator token by then, it was made and is lost; then: optoken-cli recover"
+        }
+        Command::CreateNamed { .. } => {
+            "See with: optoken-cli list, whether it was made. If so, it is lost; then: optoken-cli delete NAME, and create it \
+             again."
+        }
+        Command::Regenerate { .. } => {
+            "See with: optoken-cli authenticate, whether the token that was presented still is the operator token. If not, the \
+             change was made and its new token is lost; then: optoken-cli recover"
+        }
+        Command::Recover => "Run it again; whatever it came to, the operator token is replaced then.",
+        Command::Confirm { .. } => {
+            "Nothing is lost. Run it again with the same token: it succeeds, whether the change was made or not."
+        }
+        Command::Stage { .. } => "Nothing is lost. Run it again: the operator token stays as it is.",
+        Command::Delete { .. } => "Run it again. If there is no such token by then, the change was made.",
+        Command::Cancel | Command::EndOverlap | Command::Initialize | Command::Preset { .. } => {
+            "Run it again: it succeeds, whether the change was made or not."
+        }
+        Command::Authenticate
+        | Command::Status
+        | Command::List
+        | Command::Audit
+        | Command::Check
+        | Command::Help
+        | Command::Version => "",
+    }
+}
+
+fn next_step(error: &CommandError, command: &Command, data: &str) -> String {
     match error {
         CommandError::Denied(denial) => match denial {
             Denial::Unauthenticated(Refusal::Unknown | Refusal::Expired { .. }) => NEW_TOKEN.into(),
@@ -187,11 +253,7 @@ fn next_step(error: &CommandError, data: &str) -> String {
         ),
         CommandError::Contended => "Nothing was changed; try again.".into(),
         CommandError::Unavailable(_) => "Nothing was changed.".into(),
-        CommandError::UnknownOutcome(_) => {
-            "If the token that was presented is refused from now on, the change was made and its new token is lost; then: \
-             optoken-cli recover"
-                .into()
-        }
+        CommandError::UnknownOutcome(_) => in_doubt(command).into(),
         CommandError::Entropy(_) | CommandError::Weak(_) | CommandError::Hash(_) => String::new(),
     }
 }
@@ -209,11 +271,11 @@ fn whose(principal: Principal) -> String {
 fn under_way(rotation: &Rotation) -> String {
     match rotation {
         Rotation::None => "nothing under way".into(),
-        Rotation::Staged(Timed { until, .. }) => {
-            format!("a token waits to be confirmed until {}", rfc3339(*until))
+        Rotation::Staged(Timed { hash, until }) => {
+            format!("a token waits to be confirmed until {}\nsha512 of that: {hash}", rfc3339(*until))
         }
-        Rotation::Overlap(Timed { until, .. }) => {
-            format!("the token before is accepted until {}", rfc3339(*until))
+        Rotation::Overlap(Timed { hash, until }) => {
+            format!("the token before is accepted until {}\nsha512 of that: {hash}", rfc3339(*until))
         }
     }
 }

@@ -111,8 +111,8 @@ impl tokens::Guest for Guest {
             info: operator.clone().into(),
             rotation: match rotation {
                 Rotation::None => tokens::Rotation::Settled,
-                Rotation::Staged(Timed { until, .. }) => tokens::Rotation::Staged(until),
-                Rotation::Overlap(Timed { until, .. }) => tokens::Rotation::Overlapping(until),
+                Rotation::Staged(staged) => tokens::Rotation::Staged(staged.into()),
+                Rotation::Overlap(replaced) => tokens::Rotation::Overlapping(replaced.into()),
             },
         }))
     }
@@ -185,6 +185,12 @@ impl From<Preset> for provision::PresetOutcome {
             Preset::Unchanged(token) => Self::Unchanged(token.into()),
             Preset::Different(token) => Self::Different(token.into()),
         }
+    }
+}
+
+impl From<Timed> for tokens::TimedSecret {
+    fn from(Timed { hash, until }: Timed) -> Self {
+        Self { sha512: hash.to_string(), until }
     }
 }
 

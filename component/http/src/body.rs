@@ -2,10 +2,10 @@
 
 use alloc::string::{String, ToString as _};
 
+use optoken_component::redact::redact;
 use serde::de::DeserializeOwned;
 
 use crate::problem::Problem;
-use crate::redact::redact;
 use crate::routes::Request;
 
 /// The most bytes that a body may have.

@@ -1,8 +1,12 @@
 //! The operator-token authority over HTTP, as any runtime serves it that knows `wasi:http`, over a directory:
 //!
 //! ```console
+//! $ mkdir -m 700 data
 //! $ wasmtime serve -Scli --addr 127.0.0.1:8181 --dir ./data::/data optoken-http.wasm
 //! ```
+//!
+//! Without `--addr` wasmtime listens at 0.0.0.0:8080, for everybody who can reach the machine. WASI sets no file modes: with
+//! the usual umask of 022 the catalog can be read by everybody who may enter the directory, so nobody else should.
 //!
 //! | request | |
 //! |---|---|
@@ -15,7 +19,8 @@
 //! `wasi:http`: it does not tell who is asking, so nobody may create the first operator token by a request (403) unless
 //! `--env OPTOKEN_BOOTSTRAP=any` says that anybody may; `optoken-cli create` on the same directory makes it otherwise. A
 //! connection cannot be closed after an answer, a body is not decompressed, and the audit records say of where a
-//! request came from only `http`. TLS, limits on connections and the time that a head may take are the runtime's affair.
+//! request came from only `http`. TLS, limits on connections and the time that a head may take are the runtime's affair, and so is a
+//! request without a `Host` header, as HTTP/1.0 allows: wasmtime answers 500 itself.
 //!
 //! Each request is served by an instance of its own (the runtime's default), which reads the catalog from the directory, so
 //! what another process has changed there counts at once. How durable a change is says [`optoken_wasi::store`].
@@ -28,7 +33,6 @@ mod body;
 mod credentials;
 mod issued;
 mod problem;
-mod redact;
 mod routes;
 mod wire;
 
@@ -41,7 +45,7 @@ use wasip2::cli::environment;
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
 use self::problem::Problem;
-use self::routes::{Answer, Options};
+use self::routes::Options;
 
 /// Where the catalog is.
 const DATA: &str = "/data";
@@ -53,11 +57,12 @@ pub struct Http;
 impl wasip2::exports::http::incoming_handler::Guest for Http {
     fn handle(request: IncomingRequest, response: ResponseOutparam) {
         let options = Options::from_environment(&environment::get_environment());
+        let mut request = wire::Incoming::new(request);
         let answer = match Wasi::at(DATA) {
-            Ok(ports) => routes::answer(&mut wire::Incoming::new(request), ports, options),
+            Ok(ports) => routes::answer(&mut request, ports, options),
             Err(why) => {
                 wire::log(&format!("{why}; wasmtime serve wants -Scli beside it"));
-                Answer::from(Problem::Unavailable)
+                routes::refused(&request, Problem::Unavailable)
             }
         };
         wire::send(&answer, response);

@@ -11,6 +11,7 @@ use optoken_component::authority::{AuthenticateError, Authority, Issued};
 use optoken_component::commit::CommandError;
 use optoken_component::machine::Principal;
 use optoken_component::ports::{CatalogStore, Clock, Entropy};
+use optoken_component::redact::redact;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -18,7 +19,6 @@ use crate::body;
 use crate::credentials;
 use crate::issued;
 use crate::problem::Problem;
-use crate::redact::redact;
 
 const CREATE_PATH: &str = "/api/v3/configure/token/admin";
 const REGENERATE_PATH: &str = "/api/v3/configure/token/admin/regenerate";
@@ -77,18 +77,21 @@ pub(crate) fn answer<P: CatalogStore + Entropy + Clock>(
     ports: P,
     options: Options,
 ) -> Answer {
-    let verifying = request.path() == VERIFY_PATH;
     // Not for a proxy that asks with the method of its client: who lets any 2xx pass would let this pass.
-    if request.method() == "OPTIONS" && !verifying {
+    if request.method() == "OPTIONS" && request.path() != VERIFY_PATH {
         let allow = methods(request.path());
         let headers = allow.map(|allow| ("allow", allow.into())).into_iter().collect();
         return Answer { status: 204, headers, body: vec![].into() };
     }
     match carry_out(request, &mut Authority::new(ports), options) {
         Ok(answer) => answer,
-        Err(problem) if verifying => problem.unverified(),
-        Err(problem) => problem.into(),
+        Err(problem) => refused(request, problem),
     }
+}
+
+/// Answers a request with what is wrong.
+pub(crate) fn refused(request: &impl Request, problem: Problem) -> Answer {
+    if request.path() == VERIFY_PATH { problem.unverified() } else { problem.into() }
 }
 
 /// What can be asked for at a path, if it exists.

@@ -5,7 +5,9 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use wasip2::filesystem::preopens::get_directories;
-use wasip2::filesystem::types::{Descriptor, DescriptorFlags, ErrorCode, OpenFlags, PathFlags};
+use wasip2::filesystem::types::{
+    Descriptor, DescriptorFlags, DescriptorStat, DescriptorType, ErrorCode, OpenFlags, PathFlags,
+};
 
 use crate::store::{Directory, Failure};
 
@@ -102,12 +104,17 @@ impl Directory for Opened {
     }
 
     fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>, Failure> {
+        // Before it is opened: a pipe has no end while somebody could still write into it, and opening one waits for that.
+        let DescriptorStat { type_, size, .. } =
+            self.descriptor.stat_at(PathFlags::empty(), name).map_err(failure)?;
+        if type_ != DescriptorType::RegularFile {
+            return Err(Failure::Refused("it is not a regular file".into()));
+        }
         let file = self
             .descriptor
             .open_at(PathFlags::empty(), name, OpenFlags::empty(), DescriptorFlags::READ)
             .map_err(failure)?;
         let too_long = || Failure::Refused(format!("it has more than {limit} bytes"));
-        let size = file.stat().map_err(failure)?.size;
         // At once: what grows is moved, and wiped wherever it was.
         let mut content = Vec::with_capacity(usize::try_from(size.min(limit)).map_err(|_| too_long())?);
         loop {

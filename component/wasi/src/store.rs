@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! DATA/catalog/7.jsonl                        version 7, which is the document; never written again
-//! DATA/catalog/8.52a3b1c94d0e6f78.tmp         what somebody wants to make version 8
+//! DATA/catalog/8.52a3b1c94d0e6f78.tmp         what somebody wants to make version 8, or has made it and not synced yet
 //! DATA/catalog.52a3b1c94d0e6f78.new/          what somebody wants to make the very first version
 //! ```
 //!
@@ -13,7 +13,9 @@
 //! N+1 is not there and then that N is, links the temporary file to N+1, and syncs the directory. Then it cleans up: first
 //! all temporary files whose target is N+1 or less, then all versions below N+1, lowest first.
 //!
-//! **A load** lists the directory for the highest version H, looks that H+1 is not there, and then opens H.
+//! **A load** lists the directory until the highest version H in it is one that it knew of before it began to list, looks
+//! that H+1 is not there, and reads H. If a temporary file whose target is H was listed, it syncs the directory (and where
+//! H is 1, the one above it) and removes that file. Then it tells of H.
 //!
 //! That names are removed is the danger: a slow writer could find the name N+1 free again, and a listing that others
 //! write to meanwhile may miss versions that came and went. Both are kept away by the orders above:
@@ -33,8 +35,27 @@
 //! then on. So no `catalog` means: there has never been one. It also takes the same calls as every later version, so a file
 //! system that cannot link or sync is found out before there is a catalog on it.
 //!
-//! Whatever a swap has answered `swapped` to survives a power cut. Asked for is a local file system that keeps the order of
-//! changes to one directory, as journaled ones do. A network file system is not enough where its clients cache names.
+//! **What anybody was told survives a power cut**: a version that a swap has answered `swapped` to, and a version that a load
+//! has told of, whoever published it and whatever became of that process between its link and its sync. The temporary file
+//! is the marker of a version that may not be synced:
+//!
+//! - *It is there before the version is, and until the version is synced.* It was linked from; and a temporary file whose
+//!   target is H is removed only by who has not published by it and knows that (a swap that answers `stale`, or that it did
+//!   not link), or who has synced since H was there: the swap itself, a later swap, a load. Where a swap cannot tell
+//!   whether it has published, or could not sync, it leaves the file. In the very first version it lies in the directory
+//!   that is renamed, and is removed after the directory above was synced.
+//! - *A load that has listed none tells of what is synced.* A listing may miss what came during it, so it is asked again
+//!   if it was what told of H. Then the marker of H was there before it began, and who is missing in it was removed before
+//!   it ended, so after a sync. Other temporary files of that target, of swaps that lost, cost a sync too many.
+//! - *Versions above 1 lie in a directory that is synced in the one above it*, because who published version 2 had loaded
+//!   version 1.
+//!
+//! Removing a temporary file early can never harm the swap that made it: it cannot link what is not there, and is stale.
+//! Who can read and cannot sync cannot know, so a load fails; who can sync and cannot remove syncs at every load, until the
+//! next swap cleans up.
+//!
+//! Asked for is a local file system that keeps the order of changes to one directory, as journaled ones do. A network file
+//! system is not enough where its clients cache names.
 
 use alloc::format;
 use alloc::string::{String, ToString as _};
@@ -46,8 +67,8 @@ use optoken_component::ports::{CatalogStore, Entry, StoreError, SwapOutcome};
 /// the longest names there can be. It keeps a file that is no catalog from filling the memory.
 pub const MAX_DOCUMENT_BYTES: u64 = 16 << 20;
 
-/// How often a load looks for the newest version before it gives up. Each look that fails means that another version
-/// was published meanwhile, which takes that one some syncs and this one none.
+/// How often a load looks for the newest version before it gives up. Each look that fails, but for the first, means that
+/// another version was published meanwhile, which takes that one some syncs and this one none.
 pub const MAX_LOOKS: u32 = 100;
 
 /// The directory of the versions.
@@ -110,14 +131,12 @@ pub trait Directory: Sized {
 pub struct FileStore<D, R> {
     root: D,
     random: R,
-    /// Whether something was published that may not survive a power cut.
-    unsynced: bool,
 }
 
 impl<D: Directory, R: FnMut() -> u64> FileStore<D, R> {
     /// A store in this directory, with random numbers for names that nobody else thinks of.
     pub const fn new(root: D, random: R) -> Self {
-        Self { root, random, unsynced: false }
+        Self { root, random }
     }
 
     /// The directory of the versions, unless there has never been one.
@@ -139,59 +158,24 @@ impl<D: Directory, R: FnMut() -> u64> FileStore<D, R> {
         let Some(catalog) = self.catalog()? else {
             return Ok(SwapOutcome::Stale);
         };
-        let next = version.saturating_add(1);
-        let temporary = self.unique(&next.to_string(), "tmp");
-        let published = self.publish(&catalog, version, next, &temporary, document);
-        if let Ok(true) = published {
-            clean(&catalog, next);
-            self.clean_up_beginnings();
-        }
-        // Whatever became of it, the name has done its service. Somebody else may have removed it.
-        let _ = catalog.remove(&temporary);
-        Ok(if published? { SwapOutcome::Swapped(next.to_string()) } else { SwapOutcome::Stale })
-    }
-
-    /// Whether this was the one to publish the version. The order is what the text above is about.
-    fn publish(
-        &mut self,
-        catalog: &D,
-        version: u64,
-        next: u64,
-        temporary: &str,
-        document: &str,
-    ) -> Result<bool, StoreError> {
-        let failed = |what, name: &str| {
-            let path = catalog.path().to_string();
-            let name = name.to_string();
-            move |failure| unavailable(what, &path, &name, failure)
+        let Some(next) = version.checked_add(1) else {
+            return Ok(SwapOutcome::Stale);
         };
-        let (this_file, next_file) = (file(version), file(next));
-        catalog.create(temporary, document.as_bytes()).map_err(failed("write", temporary))?;
-        if catalog.exists(&next_file).map_err(failed("look for", &next_file))?
-            || !catalog.exists(&this_file).map_err(failed("look for", &this_file))?
-        {
-            return Ok(false);
-        }
-        match catalog.link(temporary, &next_file) {
-            Ok(()) => {}
-            // Somebody was faster, or somebody was so much faster that the temporary file is gone.
-            Err(Failure::Exists | Failure::Missing) => return Ok(false),
-            Err(Failure::Unknown(why)) => {
-                return Err(StoreError::UnknownOutcome(format!(
-                    "cannot tell whether {}/{next_file} was published: {why}",
-                    catalog.path()
-                )));
+        let temporary = self.unique(&next.to_string(), "tmp");
+        let published = publish(&catalog, version, next, &temporary, document);
+        match published {
+            Ok(true) => {
+                clean(&catalog, next);
+                self.clean_up_beginnings();
             }
-            Err(Failure::Refused(why)) => {
-                return Err(StoreError::Unavailable(format!(
-                    "cannot publish {}/{next_file} by a hard link: {why}; the directory must be on a file system that \
-                     has them, and be writable",
-                    catalog.path()
-                )));
+            // It marks what may be a version that is not synced.
+            Err(StoreError::UnknownOutcome(_)) => {}
+            // Somebody else may have removed it.
+            Ok(false) | Err(StoreError::Unavailable(_)) => {
+                let _ = catalog.remove(&temporary);
             }
         }
-        self.sync(catalog)?;
-        Ok(true)
+        Ok(if published? { SwapOutcome::Swapped(next.to_string()) } else { SwapOutcome::Stale })
     }
 
     /// Publishes the very first version.
@@ -207,7 +191,11 @@ impl<D: Directory, R: FnMut() -> u64> FileStore<D, R> {
         });
         match made {
             Ok(Ok(())) => {
-                self.sync_root()?;
+                sync(&self.root)?;
+                // It has marked that the name was not synced.
+                if let Ok(catalog) = self.root.directory(CATALOG) {
+                    let _ = catalog.remove(&temporary);
+                }
                 self.clean_up_beginnings();
                 Ok(SwapOutcome::Swapped(1.to_string()))
             }
@@ -232,21 +220,27 @@ impl<D: Directory, R: FnMut() -> u64> FileStore<D, R> {
         let directory = self.root.directory(name).map_err(|failure| ("open", failure))?;
         directory.create(temporary, document.as_bytes()).map_err(|failure| ("write into", failure))?;
         directory.link(temporary, &file(1)).map_err(|failure| ("make a hard link in", failure))?;
-        directory.remove(temporary).map_err(|failure| ("remove a file from", failure))?;
         directory.sync().map_err(|failure| ("sync", failure))
     }
 
-    fn sync_root(&mut self) -> Result<(), StoreError> {
-        self.unsynced = true;
-        self.root.sync().map_err(|failure| unsynced(self.root.path(), &failure))?;
-        self.unsynced = false;
-        Ok(())
-    }
-
-    fn sync(&mut self, catalog: &D) -> Result<(), StoreError> {
-        self.unsynced = true;
-        catalog.sync().map_err(|failure| unsynced(catalog.path(), &failure))?;
-        self.unsynced = false;
+    /// Makes a version that somebody has published survive a power cut, and takes the marks away that say it may not.
+    fn settle(&self, catalog: &D, version: u64, markers: &[&String]) -> Result<(), StoreError> {
+        let sync = |directory: &D| {
+            directory.sync().map_err(|failure| {
+                StoreError::Unavailable(format!(
+                    "cannot sync {}, so a power cut could undo version {version}, which its writer has not synced: {}",
+                    directory.path(),
+                    reason(failure)
+                ))
+            })
+        };
+        sync(catalog)?;
+        if version == 1 {
+            sync(&self.root)?;
+        }
+        for marker in markers {
+            let _ = catalog.remove(marker);
+        }
         Ok(())
     }
 
@@ -267,21 +261,29 @@ impl<D: Directory, R: FnMut() -> u64> CatalogStore for FileStore<D, R> {
         let Some(catalog) = self.catalog()? else {
             return Ok(None);
         };
-        // A swap that has said so is looked for now; it must not be taken for done before it is.
-        if self.unsynced {
-            self.sync(&catalog)?;
-            self.sync_root()?;
-        }
         let mut found = false;
+        // A version that was there before the listing began, so that its marker was, too.
+        let mut known = 0;
         for _ in 0..MAX_LOOKS {
             let names = catalog.list().map_err(|failure| unavailable("list", catalog.path(), "", failure))?;
             let Some(version) = names.iter().filter_map(|name| version_of(name)).max() else {
                 continue;
             };
             found = true;
-            let (name, next) = (file(version), file(version.saturating_add(1)));
+            if version > known {
+                known = version;
+                continue;
+            }
+            let name = file(version);
             let failed = |failure| unavailable("read", catalog.path(), &name, failure);
-            if catalog.exists(&next).map_err(failed)? {
+            let Some(next) = version.checked_add(1) else {
+                return Err(failed(Failure::Refused(
+                    "there can be no version after this one, so none of ours is called that; remove it"
+                        .into(),
+                )));
+            };
+            if catalog.exists(&file(next)).map_err(failed)? {
+                known = next;
                 continue;
             }
             let content = match catalog.read(&name, MAX_DOCUMENT_BYTES) {
@@ -291,6 +293,10 @@ impl<D: Directory, R: FnMut() -> u64> CatalogStore for FileStore<D, R> {
             };
             let document = String::from_utf8(content)
                 .map_err(|_| failed(Failure::Refused("it is damaged: it is not UTF-8".into())))?;
+            let markers: Vec<_> = names.iter().filter(|name| target_of(name) == Some(version)).collect();
+            if !markers.is_empty() {
+                self.settle(&catalog, version, &markers)?;
+            }
             return Ok(Some(Entry { version: version.to_string(), document }));
         }
         Err(StoreError::Unavailable(if found {
@@ -316,15 +322,57 @@ impl<D: Directory, R: FnMut() -> u64> CatalogStore for FileStore<D, R> {
     }
 }
 
-/// Removes what the newest version has made useless. If anything goes wrong, the next swap does it.
+/// Whether this was the one to publish the version. The order is what the text above is about.
+fn publish(
+    catalog: &impl Directory,
+    version: u64,
+    next: u64,
+    temporary: &str,
+    document: &str,
+) -> Result<bool, StoreError> {
+    let failed = |what, name: &str| {
+        let path = catalog.path().to_string();
+        let name = name.to_string();
+        move |failure| unavailable(what, &path, &name, failure)
+    };
+    let (this_file, next_file) = (file(version), file(next));
+    catalog.create(temporary, document.as_bytes()).map_err(failed("write", temporary))?;
+    if catalog.exists(&next_file).map_err(failed("look for", &next_file))?
+        || !catalog.exists(&this_file).map_err(failed("look for", &this_file))?
+    {
+        return Ok(false);
+    }
+    match catalog.link(temporary, &next_file) {
+        Ok(()) => {}
+        // Somebody was faster, or somebody was so much faster that the temporary file is gone.
+        Err(Failure::Exists | Failure::Missing) => return Ok(false),
+        Err(Failure::Unknown(why)) => {
+            return Err(StoreError::UnknownOutcome(format!(
+                "cannot tell whether {}/{next_file} was published: {why}",
+                catalog.path()
+            )));
+        }
+        Err(Failure::Refused(why)) => {
+            return Err(StoreError::Unavailable(format!(
+                "cannot publish {}/{next_file} by a hard link: {why}; the directory must be on a file system that \
+                 has them, and be writable",
+                catalog.path()
+            )));
+        }
+    }
+    sync(catalog)?;
+    Ok(true)
+}
+
+/// Removes what the newest version has made useless, which is synced. If anything goes wrong, the next swap does it.
 fn clean(catalog: &impl Directory, newest: u64) {
     let Ok(names) = catalog.list() else {
         return;
     };
     let gone = |name: &str| matches!(catalog.remove(name), Ok(()) | Err(Failure::Missing));
     // First all of these, or a version that is removed could come back.
-    let mut temporaries = names.iter().filter(|name| target_of(name).is_some_and(|target| target <= newest));
-    if !temporaries.all(|name| gone(name)) {
+    let temporaries = names.iter().filter(|name| target_of(name).is_some_and(|target| target <= newest));
+    if temporaries.filter(|name| !gone(name)).count() > 0 {
         return;
     }
     let mut versions: Vec<_> =
@@ -380,12 +428,19 @@ fn unavailable(what: &str, path: &str, name: &str, failure: Failure) -> StoreErr
     StoreError::Unavailable(format!("cannot {what} {path}{between}{name}: {}", reason(failure)))
 }
 
-fn unsynced(path: &str, failure: &Failure) -> StoreError {
-    StoreError::UnknownOutcome(format!(
-        "cannot sync {path}, so a power cut could undo the change: {}",
-        reason(failure.clone())
-    ))
+/// Syncs what was changed. Where that fails, it may be undone.
+fn sync(directory: &impl Directory) -> Result<(), StoreError> {
+    directory.sync().map_err(|failure| {
+        StoreError::UnknownOutcome(format!(
+            "cannot sync {}, so a power cut could undo the change: {}",
+            directory.path(),
+            reason(failure)
+        ))
+    })
 }
+
+#[cfg(test)]
+mod power_cut;
 
 #[cfg(test)]
 mod tests {
@@ -480,6 +535,7 @@ mod tests {
     /// Where a writer is held up, while others go on.
     #[derive(Clone, Copy, Debug, PartialEq)]
     enum Step {
+        List,
         Create,
         Look,
         Link,
@@ -526,7 +582,12 @@ mod tests {
         }
 
         fn list(&self) -> Result<Vec<String>, Failure> {
-            self.real.list()
+            let before = self.real.list()?;
+            self.before(Step::List)?;
+            // Of what comes during it, a listing may show what it likes: here versions, not what they were linked from.
+            let mut names = self.real.list()?;
+            names.retain(|name| before.contains(name) || !name.contains(".tmp"));
+            Ok(names)
         }
 
         fn exists(&self, name: &str) -> Result<bool, Failure> {
@@ -734,6 +795,21 @@ mod tests {
     }
 
     #[test]
+    fn a_version_that_came_during_the_listing_may_have_a_marker_that_was_not_listed() {
+        let directory = filled(1);
+        let catalog = directory.path().join(CATALOG);
+        let (mut reader, meanwhile) = held_up(directory.path());
+        let happen = Box::new(|| {
+            fs::write(catalog.join("2.0123456789abcdef.tmp"), "unsynced").unwrap();
+            fs::hard_link(catalog.join("2.0123456789abcdef.tmp"), catalog.join("2.jsonl")).unwrap();
+            Ok(())
+        });
+        meanwhile.replace(Some(Meanwhile { step: Step::List, after: 0, happen }));
+        assert_eq!(reader.load(), Ok(Some(entry("2", "unsynced"))));
+        assert_eq!(files(directory.path()), ["1.jsonl", "2.jsonl"], "it was synced, so nothing marks it");
+    }
+
+    #[test]
     fn what_killed_writers_left_is_removed_by_the_next_swap_and_nothing_else() {
         let directory = filled(2);
         let catalog = directory.path().join(CATALOG);
@@ -792,6 +868,14 @@ mod tests {
         said(store(path).load(), "catalog holds no version of the catalog; put its newest");
         assert!(!path.join("catalog/1.jsonl").exists());
 
+        let directory = filled(1);
+        let last = directory.path().join(CATALOG).join("18446744073709551615.jsonl");
+        fs::write(&last, "others").unwrap();
+        let text = "18446744073709551615.jsonl: there can be no version after this one, so none of ours is called that; remove it";
+        said(store(directory.path()).load(), text);
+        assert_eq!(store(directory.path()).swap(Some("18446744073709551615"), "new"), Ok(SwapOutcome::Stale));
+        assert_eq!(fs::read(&last).unwrap(), b"others");
+
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join(CATALOG), "a file").unwrap();
         said(store(directory.path()).load(), "catalog: not a directory");
@@ -836,7 +920,11 @@ mod tests {
                 Ok(outcome) => panic!("{case}: {outcome:?}"),
             }
             if newest > 0 {
-                assert!(files(directory.path()).iter().all(|name| !name.contains(".tmp")), "{case}");
+                // What is in doubt keeps its marker; that it cannot be a version any more shows the next swap.
+                let marked = files(directory.path()).iter().any(|name| name.contains(".tmp"));
+                assert!(!marked || step == Step::Link && !certain, "{case}");
+                advance(directory.path(), 1);
+                assert_eq!(files(directory.path()).len(), 1, "{case}");
             }
         }
     }
@@ -849,7 +937,34 @@ mod tests {
         meanwhile.replace(Some(sync()));
         assert!(matches!(store.swap(Some("1"), "new"), Err(StoreError::UnknownOutcome(_))));
         meanwhile.replace(Some(sync()));
-        assert!(store.load().unwrap_err().to_string().contains("a power cut could undo the change"));
+        assert!(store.load().unwrap_err().to_string().contains("a power cut could undo version 2"));
+        // Nor by anybody else, who can sync it as well.
+        let (mut other, meanwhile) = held_up(directory.path());
+        meanwhile.replace(Some(sync()));
+        assert!(matches!(other.load(), Err(StoreError::Unavailable(_))));
+        assert_eq!(other.load(), Ok(Some(entry("2", "new"))));
+        assert_eq!(files(directory.path()), ["1.jsonl", "2.jsonl"]);
+        meanwhile.replace(Some(sync()));
         assert_eq!(store.load(), Ok(Some(entry("2", "new"))));
+        assert!(meanwhile.borrow().is_some(), "it was synced already");
+    }
+
+    #[test]
+    fn a_version_is_not_published_again_while_the_one_after_it_goes() {
+        let directory = filled(1);
+        let catalog = directory.path().join(CATALOG);
+        let (mut late, meanwhile) = held_up(directory.path());
+        assert_eq!(late.load(), Ok(Some(entry("1", "others"))));
+        for name in ["2.jsonl", "3.jsonl"] {
+            fs::write(catalog.join(name), "others").unwrap();
+        }
+        // Who has published 3 had listed the temporary files before this one's was there.
+        let happen = Box::new(|| {
+            fs::remove_file(catalog.join("1.jsonl")).unwrap();
+            fs::remove_file(catalog.join("2.jsonl")).unwrap();
+            Ok(())
+        });
+        meanwhile.replace(Some(Meanwhile { step: Step::Look, after: 1, happen }));
+        assert_eq!(late.swap(Some("1"), "late"), Ok(SwapOutcome::Stale));
     }
 }

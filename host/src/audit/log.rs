@@ -63,6 +63,7 @@ struct Torn {
 
 /// The audit log cannot be used, or not be brought up to date.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum AuditLogError {
     /// It cannot be opened or read.
     #[error("cannot open the audit log {}: {reason}", path.display())]
@@ -223,7 +224,7 @@ impl AuditLog {
         }
         // A file that was deleted holds nothing for anybody: the new one then gets all that the catalog still keeps.
         if log.last.is_none() && log.torn.is_none() && open.nlink() > 0 {
-            log.last = self.last.clone();
+            log.last.clone_from(&self.last);
         }
         tracing::info!("the audit log was moved away, and goes on in a new file at {}", self.path.display());
         *self = log;
@@ -255,16 +256,16 @@ impl AuditLog {
     /// nothing.
     fn can_complete(&self, torn: &[u8], new: &[Kept]) -> bool {
         let begins = |kept: &Kept| kept.line.as_bytes().starts_with(torn);
-        let lost = |next: u64| new.first().is_some_and(|oldest| oldest.record.sequence > next);
-        match &self.last {
+        let is_gone = |next: u64| new.first().is_some_and(|oldest| oldest.record.sequence > next);
+        match self.last.as_ref().map(|last| last.sequence.saturating_add(1)) {
             // The catalog does not keep it any more: its number is all that it can be known by.
-            Some(last) if lost(last.sequence + 1) => {
-                let head = format!("{SEQUENCE}{},", last.sequence + 1);
+            Some(next) if is_gone(next) => {
+                let head = format!("{SEQUENCE}{next},");
                 torn.starts_with(head.as_bytes()) || head.as_bytes().starts_with(torn)
             }
             // Behind a whole line there can only be the next one; the first may be any, by now.
             Some(_) => new.first().is_some_and(begins),
-            None => new.iter().any(begins) || number_of(torn).is_some_and(lost),
+            None => new.iter().any(begins) || number_of(torn).is_some_and(is_gone),
         }
     }
 

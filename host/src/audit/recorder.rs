@@ -42,10 +42,19 @@ struct State {
     failing: bool,
     /// Whether somebody has waited in vain since.
     stalled: bool,
-    /// Whether there is to be no further try.
-    closed: bool,
-    /// Whether the log is closed.
-    ended: bool,
+    phase: Phase,
+}
+
+/// How far the thread is.
+#[derive(Default, PartialEq, Eq)]
+enum Phase {
+    /// It appends what it is handed.
+    #[default]
+    Open,
+    /// It tries once more, and ends.
+    Closing,
+    /// It has closed the log.
+    Ended,
 }
 
 impl State {
@@ -87,7 +96,7 @@ impl Recorder {
             let mut log = log;
             shared.run(|kept| append(&mut log, kept));
             drop(log);
-            shared.state().ended = true;
+            shared.state().phase = Phase::Ended;
             shared.changed.notify_all();
         })?;
         Ok(recorder)
@@ -129,10 +138,14 @@ impl Recorder {
 impl Drop for Recorder {
     fn drop(&mut self) {
         let mut state = self.shared.state();
-        state.closed = true;
+        state.phase = Phase::Closing;
         self.shared.changed.notify_all();
         // So that who makes another authority with this log finds it free. It may hang.
-        drop(self.shared.changed.wait_timeout_while(state, APPEND_PATIENCE, |state| !state.ended));
+        drop(
+            self.shared
+                .changed
+                .wait_timeout_while(state, APPEND_PATIENCE, |state| state.phase != Phase::Ended),
+        );
     }
 }
 
@@ -168,7 +181,7 @@ impl Shared {
 
     /// Waits for something to append, or for the time to try it again.
     fn next(&self) -> Option<(Vec<Kept>, u64)> {
-        let idle = |state: &mut State| state.handed == state.tried && !state.closed;
+        let idle = |state: &mut State| state.handed == state.tried && state.phase == Phase::Open;
         let state = self.state();
         let mut state = if state.failing {
             let waited = self.changed.wait_timeout_while(state, RETRY_INTERVAL, idle);
@@ -176,7 +189,7 @@ impl Shared {
         } else {
             self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner)
         };
-        if state.closed && state.handed == state.tried {
+        if state.phase == Phase::Closing && state.handed == state.tried {
             return None;
         }
         Some((mem::take(&mut state.pending), state.handed))
@@ -235,7 +248,9 @@ mod tests {
         let failures = Arc::new(Failures::default());
         let append = move |log: &mut (mpsc::Receiver<()>, mpsc::Sender<u64>), kept: &[Kept]| {
             let _ = log.0.recv();
-            kept.iter().for_each(|kept| log.1.send(kept.record.sequence).unwrap());
+            for kept in kept {
+                log.1.send(kept.record.sequence).unwrap();
+            }
             Ok(0)
         };
         let observer: Arc<Failures> = Arc::clone(&failures);

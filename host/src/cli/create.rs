@@ -9,12 +9,13 @@ use clap::builder::styling::{AnsiColor, Style};
 use clap::error::ErrorKind;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use super::confirm::ask;
 use super::connection::Connection;
 use super::offline::OfflineToken;
-use super::replace::may_replace;
-use super::rotate::Rotation;
+use super::replace::{Turn, destination, is_same, may_replace};
+use super::rotate::{Rotation, Screen};
 use super::{misuse, say, warn};
 use crate::secret::Secret;
 
@@ -81,7 +82,9 @@ struct Admin {
     regenerate: bool,
 
     /// Accept the replaced token for so long, such as 15min or 1h, instead of not at all
-    #[arg(long, value_name = "DURATION", value_parser = whole_seconds, requires = "regenerate")]
+    ///
+    /// At least a second and at most 30 days. The server must be one that can stage a token.
+    #[arg(long, value_name = "DURATION", value_parser = overlap_seconds, requires = "regenerate")]
     overlap: Option<u64>,
 
     /// The code that token recovery asks for where serve was told --admin-token-recovery-code; - reads it from standard input
@@ -104,7 +107,8 @@ struct Admin {
     ///
     /// With --offline it is what influxdb3 serve takes with --admin-token-file. With --regenerate it holds the token alone,
     /// as --token-file takes it, or stays the JSON that it is; the token is not shown, and until it is in force it waits
-    /// in FILE.staged. Only the owner can read these files (mode 0600).
+    /// in FILE.staged. Only the owner can read these files (mode 0600). A link is followed: the file that it leads to is
+    /// the one that is written.
     #[arg(long, value_name = "FILE")]
     output_file: Option<PathBuf>,
 
@@ -129,11 +133,25 @@ struct Admin {
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 enum Format {
-    /// One JSON object and nothing else
+    /// One JSON object and nothing else: with the token, or with the file that it was saved to
     Json,
     /// For people
     #[default]
     Text,
+}
+
+/// The longest overlap that a server grants, in seconds: thirty days.
+const MAX_OVERLAP_SECONDS: u64 = 30 * 24 * 3600;
+
+/// The seconds of an overlap. One that would be another than what was asked for is refused, before anything is begun.
+fn overlap_seconds(text: &str) -> Result<u64, String> {
+    let seconds = whole_seconds(text)?;
+    let whole = humantime::parse_duration(text).is_ok_and(|duration| duration.subsec_nanos() == 0);
+    if whole && (1..=MAX_OVERLAP_SECONDS).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err("an overlap is whole seconds, at least 1s and at most 30d".to_owned())
+    }
 }
 
 /// The whole seconds of a duration.
@@ -177,16 +195,14 @@ impl Admin {
             return self.regenerate();
         }
         let issued = self.ask_server()?;
-        show(&issued, self.format).context("the token was created, but cannot be written to standard output")
+        self.format
+            .show_created(&issued)
+            .context("the token was created, but cannot be written to standard output")
     }
 
     /// What clap does not judge.
     fn check(&self) -> Result<(), clap::Error> {
-        let conflict = |text: &str| {
-            let yellow = AnsiColor::Yellow.on_default();
-            let text = format!("{yellow}{text}{yellow:#}");
-            Err(misuse(&["create", "token", "--admin"], ErrorKind::ArgumentConflict, &text))
-        };
+        let conflict = |text: &str| Err(conflict(text));
         if self.regenerate && self.name.is_some() {
             return conflict(
                 "--regenerate cannot be used with --name, --regenerate only applies for operator token",
@@ -198,7 +214,7 @@ impl Admin {
             );
         }
         if self.offline && self.output_file == self.hash_file {
-            return conflict("--output-file and --hash-file are one file: the token would be lost");
+            return Err(one_file());
         }
         Ok(())
     }
@@ -214,6 +230,7 @@ impl Admin {
     }
 
     fn regenerate(&self) -> anyhow::Result<()> {
+        let output = self.output_file.as_deref().map(destination).transpose()?;
         let token = self.connection.token(self.token_argument.as_ref(), !self.yes)?;
         let client = self.connection.client(true)?;
         if !self.yes {
@@ -225,14 +242,15 @@ impl Admin {
             credential: token.as_ref(),
             code: code.as_ref(),
             overlap: self.overlap.unwrap_or(0),
-            show: &|token| show(token, self.format),
+            screen: &self.format,
         };
-        match &self.output_file {
+        match output {
             Some(output) => {
                 // That it is to be replaced there has been confirmed.
-                let same = self.connection.token_file() == Some(output.as_path());
-                may_replace(output, self.yes || same)?;
-                rotation.to_file(output)
+                let source = self.connection.token_file().and_then(|file| destination(file).ok());
+                let same = source.is_some_and(|source| is_same(&source, &output));
+                may_replace(&output, self.yes || same)?;
+                rotation.to_file(&output)
             }
             None => rotation.to_screen(),
         }
@@ -247,14 +265,20 @@ impl Admin {
     }
 
     fn make_offline(&self, output: &Path) -> anyhow::Result<()> {
-        for file in [Some(output), self.hash_file.as_deref()].into_iter().flatten() {
+        let output = &destination(output)?;
+        let hash_file = self.hash_file.as_deref().map(destination).transpose()?;
+        if hash_file.as_ref().is_some_and(|hash_file| is_same(hash_file, output)) {
+            return Err(one_file().into());
+        }
+        for file in [Some(output), hash_file.as_ref()].into_iter().flatten() {
             may_replace(file, self.yes)?;
         }
         let lifetime = self.expiry.filter(|_| self.name.is_some());
         let token = OfflineToken::mint(self.name.as_deref(), lifetime)?;
+        let _turn = Turn::wait(&[output])?;
         token.save(output)?;
         let mut saved = format!("Token saved to: {}", output.display());
-        if let Some(hash_file) = &self.hash_file {
+        if let Some(hash_file) = &hash_file {
             token.save_hash(hash_file).with_context(|| format!("{saved}, but not its hash"))?;
             saved = format!("{saved}\nHash saved to: {}", hash_file.display());
         }
@@ -267,9 +291,19 @@ impl Admin {
             Format::Text => writeln!(anstream::stdout(), "{saved}"),
         };
         shown
-            .and_then(|()| show(&token.secret, self.format))
+            .and_then(|()| self.format.show_created(&token.secret))
             .with_context(|| format!("{saved}, but it cannot be written to standard output"))
     }
+}
+
+fn conflict(text: &str) -> clap::Error {
+    let yellow = AnsiColor::Yellow.on_default();
+    let text = format!("{yellow}{text}{yellow:#}");
+    misuse(&["create", "token", "--admin"], ErrorKind::ArgumentConflict, &text)
+}
+
+fn one_file() -> clap::Error {
+    conflict("--output-file and --hash-file are one file: the token would be lost")
 }
 
 fn confirm_regenerate() -> anyhow::Result<()> {
@@ -279,32 +313,78 @@ fn confirm_regenerate() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn show(token: &Secret, format: Format) -> io::Result<()> {
-    let mut out = anstream::stdout().lock();
-    let header = zeroize::Zeroizing::new(format!("Authorization: Bearer {}", token.expose()));
-    match format {
-        Format::Json => {
-            let help = zeroize::Zeroizing::new(format!(
-                "Store this token securely, as it will not be shown again. \
-                 HTTP requests require the following header: \"{}\"",
-                *header
-            ));
-            serde_json::to_writer_pretty(&mut out, &json!({ "help_msg": *help, "token": token.expose() }))?;
-            writeln!(out)?;
-        }
-        Format::Text => {
-            let (bold, underlined) = (Style::new().bold(), Style::new().underline());
-            let warning = AnsiColor::Red.on_default().bold();
-            writeln!(
-                out,
-                "\n{underlined}New token created successfully!{underlined:#}\n\n\
-                 {bold}Token:{bold:#} {token}\n\
-                 {bold}HTTP Requests Header:{bold:#} {header}\n\n\
-                 {warning}IMPORTANT:{warning:#} Store this token securely, as it will not be shown again.\n",
-                token = token.expose(),
-                header = *header,
-            )?;
+impl Format {
+    /// Shows a token that is created (COMPAT 4.1).
+    fn show_created(self, token: &Secret) -> io::Result<()> {
+        match self {
+            Self::Json => self.show(token),
+            Self::Text => {
+                let mut out = anstream::stdout().lock();
+                write!(out, "\n{}\n{}\n{}\n", success(), *lines_of(token), important())?;
+                out.flush()
+            }
         }
     }
-    out.flush()
+}
+
+/// The same as [`show_created`](Format::show_created) once success is said, but that success is said last.
+impl Screen for Format {
+    fn show(&self, token: &Secret) -> io::Result<()> {
+        let mut out = anstream::stdout().lock();
+        match self {
+            Self::Json => {
+                let help = Zeroizing::new(format!(
+                    "Store this token securely, as it will not be shown again. \
+                     HTTP requests require the following header: \"Authorization: Bearer {}\"",
+                    token.expose()
+                ));
+                let shown = json!({ "help_msg": *help, "token": token.expose() });
+                serde_json::to_writer_pretty(&mut out, &shown)?;
+                writeln!(out)?;
+            }
+            Self::Text => write!(out, "\n{}\n", *lines_of(token))?,
+        }
+        out.flush()
+    }
+
+    fn say_success(&self) -> io::Result<()> {
+        // JSON has been shown, and is all that is shown.
+        if let Self::Text = self {
+            let mut out = anstream::stdout().lock();
+            write!(out, "{}\n{}\n", success(), important())?;
+            out.flush()?;
+        }
+        Ok(())
+    }
+
+    fn say_saved(&self, path: &Path) -> io::Result<()> {
+        let mut out = anstream::stdout().lock();
+        match self {
+            Self::Json => {
+                serde_json::to_writer_pretty(&mut out, &json!({ "saved_to": path.to_string_lossy() }))?;
+                writeln!(out)?;
+            }
+            Self::Text => writeln!(out, "Token saved to: {}", path.display())?,
+        }
+        out.flush()
+    }
+}
+
+fn success() -> String {
+    let underlined = Style::new().underline();
+    format!("{underlined}New token created successfully!{underlined:#}\n")
+}
+
+/// The token, and how it is presented.
+fn lines_of(token: &Secret) -> Zeroizing<String> {
+    let bold = Style::new().bold();
+    let token = token.expose();
+    Zeroizing::new(format!(
+        "{bold}Token:{bold:#} {token}\n{bold}HTTP Requests Header:{bold:#} Authorization: Bearer {token}\n"
+    ))
+}
+
+fn important() -> String {
+    let warning = AnsiColor::Red.on_default().bold();
+    format!("{warning}IMPORTANT:{warning:#} Store this token securely, as it will not be shown again.\n")
 }

@@ -3,17 +3,15 @@
 
 use std::env;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
 use clap::Args;
 use listenfd::ListenFd;
-use rustls::ServerConfig;
 
 use super::listener_file::ListenerFile;
 use crate::http::listen::Listener;
-use crate::http::tls::{self, MinimumVersion};
+use crate::http::tls::{self, MinimumVersion, ServerTls};
 
 /// The limit of the limit of bodies: they are held in memory, one for every connection.
 const MAX_MAX_REQUEST_SIZE: u64 = 64 << 20;
@@ -85,10 +83,10 @@ impl Listeners {
 
 impl Tls {
     /// Reads the files, where TLS is asked for.
-    pub(super) fn load(&self) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+    pub(super) fn load(&self) -> anyhow::Result<Option<ServerTls>> {
         match (&self.cert, &self.key) {
             (Some(certificates), Some(key)) => {
-                Ok(Some(tls::server_config(certificates, key, self.minimum_version)?))
+                Ok(Some(tls::server(certificates, key, self.minimum_version)?))
             }
             (None, None) => Ok(None),
             _ => bail!("tls requires both a cert and a key file to be passed in to work"),

@@ -65,9 +65,10 @@ fn tell_panic(panic: &PanicHookInfo<'_>) {
     let message = panic.payload_as_str().unwrap_or_default();
     // Where RUST_BACKTRACE asks for one.
     let backtrace = Backtrace::capture();
-    match backtrace.status() {
-        BacktraceStatus::Captured => tracing::error!("panicked at {place}: {message}\n{backtrace}"),
-        _ => tracing::error!("panicked at {place}: {message}"),
+    if backtrace.status() == BacktraceStatus::Captured {
+        tracing::error!("panicked at {place}: {message}\n{backtrace}");
+    } else {
+        tracing::error!("panicked at {place}: {message}");
     }
 }
 

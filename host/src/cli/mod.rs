@@ -24,6 +24,7 @@ mod listener_file;
 mod listeners;
 mod log;
 mod offline;
+mod open_files;
 mod recovery;
 mod replace;
 mod rotate;
@@ -91,7 +92,7 @@ pub fn run() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let judged = command_line.and_then(|(command_line, matches)| {
-        judge_token(&matches)?;
+        judge_secrets(&matches)?;
         Ok(command_line)
     });
     let command_line = match judged {
@@ -128,14 +129,21 @@ fn typed<'a>(matches: &'a ArgMatches, id: &str) -> Option<&'a OsStr> {
     }
 }
 
-/// Judges where the token of a command line is, and warns where others can see it.
-fn judge_token(matches: &ArgMatches) -> Result<(), clap::Error> {
+/// Judges where the secrets of a command line are, and warns where others can see them.
+fn judge_secrets(matches: &ArgMatches) -> Result<(), clap::Error> {
     let tokens = ["token", "token_argument"].map(|id| typed(matches, id));
     if typed(matches, "token_file").is_some() && tokens.iter().any(Option::is_some) {
         let text = "--token-file cannot be used with a token as an argument";
         return Err(misuse(&[], ErrorKind::ArgumentConflict, text));
     }
-    if tokens.into_iter().flatten().any(|token| !token.is_empty() && token != connection::STDIN) {
+    let is_shown = |secret: &OsStr| !secret.is_empty() && secret != connection::STDIN;
+    if typed(matches, "recovery_code").is_some_and(is_shown) {
+        warn(
+            "other users of this machine can see a recovery code that is an argument; give it with --recovery-code - or \
+             INFLUXDB3_RECOVERY_CODE",
+        );
+    }
+    if tokens.into_iter().flatten().any(is_shown) {
         warn(
             "other users of this machine can see a token that is an argument; give it with --token-file, --token - or \
              INFLUXDB3_AUTH_TOKEN",

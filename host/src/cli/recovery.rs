@@ -9,7 +9,6 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use listenfd::ListenFd;
-use rustls::ServerConfig;
 use tokio::task::JoinHandle;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
@@ -22,12 +21,17 @@ use crate::authority::Authority;
 use crate::http::listen::Listener;
 use crate::http::recovery_code::RecoveryCode;
 use crate::http::recovery_listener;
+use crate::http::tls::ServerTls;
 use crate::http::unix_socket::UnixListener;
 use crate::metrics::Metrics;
 use crate::secret::Secret;
 
 /// How `--admin-token-recovery-http-bind` is called in errors, where it may also have been said in the environment.
 const BIND: &str = "--admin-token-recovery-http-bind";
+
+const SOCKET: &str = "--admin-token-recovery-socket";
+
+const CODE: &str = "--admin-token-recovery-code";
 
 const ALLOW_REMOTE: &str = "--admin-token-recovery-insecure-allow-remote";
 
@@ -71,8 +75,9 @@ pub(super) struct Recovery {
     /// Ask for a code, too, that is shown on this terminal and written to a file that only this user can read
     ///
     /// The file is recovery-code in the data directory, and goes when token recovery closes, which it also does after five
-    /// wrong codes. Without a terminal, the file is the only place.
-    #[arg(long)]
+    /// wrong codes. Without a terminal, the file is the only place. Small letters are as good as capital ones, and the
+    /// hyphens are for the eye.
+    #[arg(long, env = "INFLUXDB3_ADMIN_TOKEN_RECOVERY_CODE")]
     admin_token_recovery_code: bool,
 
     /// Write the recovery code to this file instead
@@ -116,15 +121,21 @@ impl Recovery {
     pub(super) async fn bind(
         &self,
         passed: &mut ListenFd,
-        tls: Option<Arc<ServerConfig>>,
+        tls: Option<ServerTls>,
         data_dir: Option<&Path>,
     ) -> anyhow::Result<Option<Doors>> {
         let address = self.bind_address(passed).await?.map(|listener| listener.with_tls(tls));
         let socket = match &self.admin_token_recovery_socket {
-            Some(path) => Some(UnixListener::bind(path).await.context("--admin-token-recovery-socket")?),
+            Some(path) => Some(UnixListener::bind(path).await.context(SOCKET)?),
             None => None,
         };
+        if address.is_none() && self.admin_token_recovery_insecure_allow_remote {
+            tracing::warn!("{ALLOW_REMOTE} is of no use without {BIND}");
+        }
         if address.is_none() && socket.is_none() {
+            if self.admin_token_recovery_code {
+                tracing::warn!("{CODE} is of no use without {BIND} or {SOCKET}");
+            }
             return Ok(None);
         }
         let address = match address {
@@ -207,16 +218,16 @@ impl Doors {
         let router = recovery_listener::router(authority.clone(), Arc::clone(&metrics), code, closed.clone());
         metrics.recovery_is_open(true);
         tokio::spawn(async move {
-            let limit = recovery_listener::MAX_CONNECTIONS;
+            let terms = recovery_listener::TERMS;
             let at_address = async {
                 if let Some((listener, file)) = address {
-                    listener.serve(router.clone(), limit, closed.clone()).await;
+                    listener.serve(router.clone(), terms, closed.clone()).await;
                     drop(file);
                 }
             };
             let at_socket = async {
                 if let Some(socket) = socket {
-                    socket.serve(router.clone(), limit, closed.clone()).await;
+                    socket.serve(router.clone(), terms, closed.clone()).await;
                 }
             };
             let close_in_time = async {
@@ -241,16 +252,15 @@ impl Doors {
     fn announce(&self) {
         let timeout = humantime::format_duration(self.timeout);
         let (ask, option) = match &self.code {
-            Some((_, file)) => {
-                (format!(" with the code in {}", file.path.display()), " --recovery-code CODE")
-            }
+            Some((_, file)) => (format!(" with the code in {}", file.path.display()), " --recovery-code -"),
             None => (String::new(), ""),
         };
         if let Some((listener, _)) = &self.address {
             tracing::warn!(
-                "token recovery is open on {0} for {timeout}: whoever reaches it{ask} can replace the operator token, once; \
-                 with: influxdb3 create token --admin --regenerate --host {0}{option}",
-                listener.url()
+                "token recovery is open on {} for {timeout}: whoever reaches it{ask} can replace the operator token, once; \
+                 with: influxdb3 create token --admin --regenerate --host {}{option}",
+                listener.url(),
+                listener.local_host()
             );
         }
         if let Some(socket) = &self.socket {

@@ -2,20 +2,22 @@
 
 use std::env;
 use std::fs;
+use std::future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use listenfd::ListenFd;
-use rustls::ServerConfig;
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::listeners::{Listeners, Tls};
 use super::log::Log;
+use super::open_files;
 use super::recovery::{Doors, Recovery};
 use super::storage::Storage;
 use super::token_file;
@@ -24,6 +26,7 @@ use crate::client::DEFAULT_HOST;
 use crate::http::disable_authz::DisabledAuthz;
 use crate::http::door::Bootstrap;
 use crate::http::listen::Listener;
+use crate::http::tls::ServerTls;
 use crate::http::{Options, main_listener};
 use crate::metrics::Metrics;
 use crate::token::OPERATOR;
@@ -34,6 +37,9 @@ use crate::token::OPERATOR;
 ///
 /// It works with systemd: it tells when it is ready and when it stops (Type=notify), and takes over sockets that are passed to it;
 /// the first is the main listener, the second, if recovery is asked for, the recovery listener.
+///
+/// SIGTERM, SIGINT, SIGQUIT and SIGHUP stop it: requests under way are finished, and the files and sockets that it has made for
+/// as long as it runs are removed. There is nothing that it would read anew at SIGHUP, which does not reach it under nohup.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -86,10 +92,9 @@ pub(super) struct Serve {
     /// the rest; whoever can write the file can write all of it anew, and only a hash that was kept elsewhere, or a server,
     /// tells then: see influxdb3 audit verify --help.
     ///
-    /// Each server needs a file of its own, also where they share a store. Of changes by other servers it gets the newest 64 four
-    /// times a second; the metric optoken_audit_records_lost_total counts what is more. A file or a terminal, no pipe. Where
-    /// records cannot be appended within a second, changes are made all the same, and made up for later, at least the
-    /// newest 64.
+    /// Each server needs a file of its own, also where they share a store. Of changes by other servers it gets the newest 64
+    /// four times a second; a metric counts what is more. A file or a terminal, no pipe. Where records cannot be appended
+    /// within a second, changes are made all the same, and made up for later, at least the newest 64.
     ///
     /// To rotate the file, move it away: the next record goes into a new one, and no signal is needed. Do not copy and truncate
     /// it, nor compress it at once (logrotate: delaycompress, no copytruncate).
@@ -126,10 +131,12 @@ struct Access {
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_ADMIN_TOKEN_FILE")]
     admin_token_file: Option<PathBuf>,
 
-    /// Who may create the operator token by a request, while there is none: loopback (whoever is on this machine), any
-    /// (whoever comes first) or off (nobody)
+    /// Who may create the operator token by a request without a token, while there is none: loopback (whoever is on this
+    /// machine), any (whoever comes first) or off (nobody)
     ///
-    /// Never a web page, whatever this says.
+    /// Never a web page, whatever this says. A proxy or tunnel on this machine counts as this machine, and lets in whom it lets
+    /// in, unless it says that it is one (X-Forwarded-For and the like, HTTP/1.0): create the token before you put one in front, or
+    /// say off and start with --admin-token-file. Whoever has a named token can create the operator token, whatever this says.
     #[arg(long, value_name = "WHO", env = "INFLUXDB3_ADMIN_TOKEN_BOOTSTRAP", default_value = "loopback")]
     admin_token_bootstrap: Bootstrap,
 
@@ -203,12 +210,19 @@ impl Serve {
     async fn listen(
         self,
         mut passed: ListenFd,
-        tls: Option<Arc<ServerConfig>>,
+        tls: Option<ServerTls>,
         options: Options,
         authority: Authority,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<()> {
         let stop = stop_on_signal()?;
+        let terms = main_listener::terms(open_files::raise_limit());
+        if terms.places < main_listener::MAX_CONNECTIONS {
+            tracing::info!(
+                "no more than {} connections at a time: this process may have no more files open (ulimit -n, LimitNOFILE)",
+                terms.places
+            );
+        }
         let main = self.listeners.bind(&mut passed).await?.with_tls(tls.clone());
         let data_dir = self.storage.directory()?;
         let recovery = self.recovery.bind(&mut passed, tls, data_dir.as_deref()).await?;
@@ -239,7 +253,7 @@ impl Serve {
         let recovery = recovery.map(|doors| doors.open(&authority, Arc::clone(&metrics), &stop));
         tell_service_manager(NotifyState::Ready);
         let router = main_listener::router(authority, metrics, options);
-        main.serve(router, main_listener::MAX_CONNECTIONS, stop).await;
+        main.serve(router, terms, stop).await;
         drop(main_file);
         if let Some(recovery) = recovery {
             recovery.await.context("the recovery listener failed")?;
@@ -253,12 +267,17 @@ impl Access {
     fn tell_how_to_create_one(&self, main: &Listener) {
         let create = format!("create it with: influxdb3 create token --admin{}", host_option(main));
         match self.admin_token_bootstrap {
+            Bootstrap::Loopback if !main.hears_loopback() => tracing::warn!(
+                "no operator token yet, and none can be created where nobody asks from a loopback address; start with \
+                 --admin-token-file, or with --admin-token-bootstrap any"
+            ),
             Bootstrap::Loopback => tracing::info!("no operator token yet; {create}"),
             Bootstrap::Any => tracing::warn!(
                 "no operator token yet, and whoever reaches this server first can create it; {create}"
             ),
             Bootstrap::Off => tracing::warn!(
-                "no operator token yet, and none can be created (--admin-token-bootstrap off); start with --admin-token-file"
+                "no operator token yet, and none can be created without a token (--admin-token-bootstrap off); start with \
+                 --admin-token-file"
             ),
         }
     }
@@ -273,33 +292,58 @@ fn tell_service_manager(state: NotifyState<'_>) {
 
 /// How to say where the server is, if that needs saying.
 fn host_option(listener: &Listener) -> String {
-    let url = listener.url();
-    if url == DEFAULT_HOST { String::new() } else { format!(" --host {url}") }
+    let host = listener.local_host();
+    if host == DEFAULT_HOST { String::new() } else { format!(" --host {host}") }
 }
 
-/// Cancelled by the first SIGTERM or SIGINT. A second one ends the process as it always does.
+/// Cancelled by the first signal that stops it. A second one ends the process as it always does.
 fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let mut signals = Vec::new();
+    for (name, kind) in [
+        ("SIGTERM", SignalKind::terminate()),
+        ("SIGINT", SignalKind::interrupt()),
+        ("SIGQUIT", SignalKind::quit()),
+        // There is nothing to read anew.
+        ("SIGHUP", SignalKind::hangup()),
+    ] {
+        if kind != SignalKind::hangup() || !is_ignored(kind) {
+            signals.push((name, kind, signal(kind).with_context(|| format!("cannot wait for {name}"))?));
+        }
+    }
     let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let cancel = stop.clone();
     tokio::spawn(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
+        let (name, kind) = any(&mut signals).await;
         tracing::info!("{name}: stopping, requests under way are finished; send it again to stop at once");
         // First, because nobody waits for this task.
         tell_service_manager(NotifyState::Stopping);
         cancel.cancel();
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        // A terminal that is closed sends this more than once.
+        signals.retain(|(_, kind, _)| *kind != SignalKind::hangup());
+        any(&mut signals).await;
         // 128 and the number of the signal, as a shell would report it.
-        std::process::exit(128 + if name == "SIGTERM" { 15 } else { 2 });
+        std::process::exit(128 + kind.as_raw_value());
     });
     Ok(stop)
+}
+
+/// Waits for any of these signals.
+async fn any(signals: &mut [(&'static str, SignalKind, Signal)]) -> (&'static str, SignalKind) {
+    future::poll_fn(|context| {
+        let received = |(name, kind, signal): &mut (_, _, Signal)| {
+            signal.poll_recv(context).is_ready().then_some((*name, *kind))
+        };
+        signals.iter_mut().find_map(received).map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}
+
+/// Whether this process was started so that a signal does not reach it, as nohup does it with SIGHUP.
+fn is_ignored(kind: SignalKind) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    ignored >> (kind.as_raw_value() - 1) & 1 == 1
 }
 
 fn node_id(id: &str) -> Result<String, &'static str> {

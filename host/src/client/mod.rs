@@ -6,13 +6,16 @@
 mod tls;
 
 use std::error::Error;
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
+use sha2::{Digest as _, Sha512};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -46,11 +49,52 @@ enum Operation {
     Regenerate,
     Stage,
     Confirm,
+    Operator,
     Authenticate,
     CreateNamed,
     Delete,
     List,
 }
+
+/// How the operator token stands.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Operator {
+    /// The beginning of its SHA-512.
+    hash: String,
+    /// The token before, while it is still accepted. Null, and not absent, where there is none.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub(crate) overlap: Option<Overlap>,
+}
+
+impl Operator {
+    /// Whether it is this token.
+    pub(crate) fn is(&self, token: &Secret) -> bool {
+        is_of(&self.hash, token)
+    }
+}
+
+/// What is told of a token, as far as it matters here.
+#[derive(Deserialize)]
+struct Listed {
+    hash: String,
+}
+
+/// A token that was replaced and is still accepted.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Overlap {
+    /// The first moment at which it is refused. It may be any text.
+    ends_at: String,
+}
+
+impl Overlap {
+    /// The first moment at which it is refused, for a terminal.
+    pub(crate) fn ends_at(&self) -> String {
+        printable(&self.ends_at, |_| false)
+    }
+}
+
+/// How many digits of a hash a server shows (COMPAT 2.7).
+const SHORT_HASH_DIGITS: usize = 9;
 
 /// The server did not do what it was asked for.
 #[derive(Debug, Error)]
@@ -173,10 +217,12 @@ impl Client {
     pub(crate) fn confirm(&self, staged: &Secret, overlap: u64) -> Result<(), ClientError> {
         let body = json!({ "overlap_secs": overlap });
         let request = json_body(self.http.post(self.url(CONFIRM_PATH)), &body);
-        self.send(Operation::Confirm, request, Some(staged), StatusCode::OK).map(drop)
+        let body = self.send(Operation::Confirm, request, Some(staged), StatusCode::OK)?;
+        let Listed { hash } = self.parse(&body)?;
+        self.judge(&hash, staged)
     }
 
-    /// Asks whether the token is accepted, without any effect.
+    /// Asks a server that cannot stage whether the token is accepted, without any effect.
     pub(crate) fn authenticate(&self, token: &Secret) -> Result<(), ClientError> {
         let request = self.http.get(self.url(TOKENS_PATH));
         match self.send(Operation::Authenticate, request, Some(token), StatusCode::OK) {
@@ -184,6 +230,22 @@ impl Client {
             Ok(_) | Err(ClientError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// How the operator token stands, which any token that is accepted may ask.
+    pub(crate) fn operator(&self, token: &Secret) -> Result<Operator, ClientError> {
+        let request = self.http.get(self.url(CREATE_PATH));
+        let body = self.send(Operation::Operator, request, Some(token), StatusCode::OK)?;
+        self.parse(&body)
+    }
+
+    /// The same, where the token must be the operator's.
+    pub(crate) fn authenticate_operator(&self, token: &Secret) -> Result<Operator, ClientError> {
+        let request = self.http.get(self.url(CREATE_PATH));
+        let body = self.send(Operation::Authenticate, request, Some(token), StatusCode::OK)?;
+        let operator: Operator = self.parse(&body)?;
+        self.judge(&operator.hash, token)?;
+        Ok(operator)
     }
 
     /// Makes a named admin token that is accepted for `lifetime` seconds, or for ever.
@@ -228,6 +290,21 @@ impl Client {
         self.send(Operation::List, self.http.get(self.url(AUDIT_PATH)), credential, StatusCode::OK)
     }
 
+    fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
+        // Without serde's message, which quotes what it found.
+        serde_json::from_slice(body)
+            .map_err(|error| self.stranger(format!("unexpected JSON ({:?})", error.classify())))
+    }
+
+    /// Whether an answer is about this token, and not one that was meant for an earlier request.
+    fn judge(&self, short_hash: &str, token: &Secret) -> Result<(), ClientError> {
+        if is_of(short_hash, token) {
+            Ok(())
+        } else {
+            Err(self.stranger("it speaks of another token".to_owned()))
+        }
+    }
+
     fn url(&self, path: &str) -> Url {
         let mut url = self.host.clone();
         url.set_path(path);
@@ -248,9 +325,7 @@ impl Client {
         }
 
         let body = self.send(operation, request, credential, StatusCode::CREATED)?;
-        // Without serde's message, which quotes what it found.
-        let issued: Issued = serde_json::from_slice(&body)
-            .map_err(|error| self.stranger(format!("unexpected JSON ({:?})", error.classify())))?;
+        let issued: Issued = self.parse(&body)?;
         let token = Secret::from(issued.token);
         let random = token.expose().strip_prefix(TOKEN_PREFIX).unwrap_or_default();
         if random.is_empty() || !random.chars().all(is_token_char) {
@@ -333,7 +408,7 @@ impl Client {
                 "\nThe token may have been deleted. To see which tokens there are, run:\n  influxdb3 show tokens"
             }
             Operation::Stage => "\nNothing is replaced yet: the old token is still in force.",
-            Operation::Confirm | Operation::Authenticate | Operation::List => "",
+            Operation::Confirm | Operation::Operator | Operation::Authenticate | Operation::List => "",
         };
         if matches!(operation, Operation::Create | Operation::Regenerate) {
             hint = hint + "\n" + RECOVERY;
@@ -360,7 +435,10 @@ impl Client {
         };
         // It may come from anybody and goes to a terminal.
         let message: String = printable(&message, |_| false).chars().take(500).collect();
-        let operator = matches!(operation, Operation::Create | Operation::Regenerate | Operation::Stage);
+        let operator = matches!(
+            operation,
+            Operation::Create | Operation::Regenerate | Operation::Stage | Operation::Operator
+        );
         let hint = match status {
             StatusCode::BAD_REQUEST if message.starts_with("Authorization header was malformed") => {
                 "\nWas the token copied whole?".to_owned()
@@ -404,6 +482,20 @@ impl Client {
         };
         ClientError::Refused { status, message, hint }
     }
+}
+
+fn is_of(short_hash: &str, token: &Secret) -> bool {
+    // Nobody who can make two with the same beginning gains anything.
+    short_hash.len() >= SHORT_HASH_DIGITS && sha512_hex(token).starts_with(short_hash)
+}
+
+/// SHA-512 of the text of a token, as 128 lower-case hexadecimal digits.
+pub(crate) fn sha512_hex(token: &Secret) -> String {
+    Sha512::digest(token.expose()).iter().fold(String::with_capacity(128), |mut digits, byte| {
+        // A string has room for everything.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
 }
 
 fn json_body(request: reqwest::RequestBuilder, body: &serde_json::Value) -> reqwest::RequestBuilder {

@@ -8,20 +8,18 @@
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use axum::http::header::{FORWARDED, HOST, ORIGIN, TRANSFER_ENCODING, VIA};
+use axum::http::header::{HOST, ORIGIN, TRANSFER_ENCODING};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, Request, Version};
+use axum::http::{HeaderMap, Request, Version};
 use thiserror::Error;
 
+use super::complaints::Complaints;
 use super::listen::Peer;
+use super::tls::OwnNames;
 use crate::secret::redact;
 
 /// The names that a machine has for itself, as they stand in a URL.
 const LOOPBACK_NAMES: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
-
-/// What proxies add. A request with one of them comes from wherever the proxy takes requests from.
-const PROXY_HEADERS: [HeaderName; 4] =
-    [FORWARDED, VIA, HeaderName::from_static("x-forwarded-for"), HeaderName::from_static("x-real-ip")];
 
 /// How much of a name is logged, in bytes.
 const LOGGED_HOST_BYTES: usize = 256;
@@ -40,7 +38,8 @@ pub(super) enum Refusal {
     ManyHosts,
     /// It asks somebody else, or by a name that anybody can give to this machine.
     #[error(
-        "the Host header names no address of this listener; ask by its IP address or localhost, and its port"
+        "the Host header names no address of this listener; ask by its IP address or localhost, and its port; over TLS, also \
+         by a name in its certificate"
     )]
     StrangeHost,
     /// It is a request to a proxy.
@@ -53,7 +52,10 @@ pub(super) enum Refusal {
     #[error("this request needs no body, and may have none with Transfer-Encoding")]
     TransferEncoding,
     /// A proxy has passed it on.
-    #[error("the request came through a proxy; ask this server itself, on its machine")]
+    #[error(
+        "the request came through a proxy: it has a header that proxies add, or is HTTP/1.0; ask this server itself, on its \
+         machine"
+    )]
     Forwarded,
     /// The process at the other end of the socket runs as somebody else.
     #[error("the socket is for root and for the user of the server")]
@@ -64,10 +66,10 @@ pub(super) enum Refusal {
          start the server with --admin-token-bootstrap any"
     )]
     OtherMachine,
-    /// Nobody may.
+    /// Nobody may who has no token.
     #[error(
-        "the operator token cannot be created by a request (--admin-token-bootstrap off): start the server with \
-         --admin-token-file"
+        "the operator token cannot be created by a request without a token (--admin-token-bootstrap off): start the server \
+         with --admin-token-file"
     )]
     Off,
 }
@@ -80,21 +82,21 @@ pub(crate) enum Bootstrap {
     Loopback,
     /// Whoever reaches the main listener first.
     Any,
-    /// Nobody.
+    /// Nobody. Whoever has a token can create others, the operator's among them (COMPAT 2.5).
     Off,
 }
 
 /// Whether a request may be heard on the recovery listener, whatever it asks for.
-pub(super) fn judge_recovery<B>(request: &Request<B>, peer: Peer) -> Result<(), Refusal> {
+pub(super) fn judge_recovery<B>(request: &Request<B>, peer: &Peer) -> Result<(), Refusal> {
     let host = named_host(request)?;
     let own = match peer {
         Peer::Tcp { local, tls, .. } => {
             let (name, port) = split(host);
             let port_is_right = match port {
                 Some(port) => port == local.port().to_string(),
-                None => local.port() == if tls { 443 } else { 80 },
+                None => local.port() == if tls.is_some() { 443 } else { 80 },
             };
-            port_is_right && is_own_name(name, local)
+            port_is_right && is_own_name(name, *local, tls.as_ref())
         }
         // It has no address; this is what clients of such sockets say.
         Peer::Unix { .. } => host.eq_ignore_ascii_case("localhost"),
@@ -103,13 +105,13 @@ pub(super) fn judge_recovery<B>(request: &Request<B>, peer: Peer) -> Result<(), 
         return Err(Refusal::StrangeHost);
     }
     not_from_a_page(request.headers())?;
-    not_forwarded(request.headers())?;
+    not_forwarded(request)?;
     // Where the length of a body is, is what smuggling is about, and there is nothing to say in this one.
     if request.headers().contains_key(TRANSFER_ENCODING) {
         return Err(Refusal::TransferEncoding);
     }
     match peer {
-        Peer::Unix { uid } if !may_use_socket(uid, rustix::process::geteuid().as_raw()) => {
+        Peer::Unix { uid } if !may_use_socket(*uid, rustix::process::geteuid().as_raw()) => {
             Err(Refusal::OtherUser)
         }
         _ => Ok(()),
@@ -118,7 +120,7 @@ pub(super) fn judge_recovery<B>(request: &Request<B>, peer: Peer) -> Result<(), 
 
 impl Bootstrap {
     /// Whether a request may create the operator token, if there is none.
-    pub(super) fn judge<B>(self, request: &Request<B>, peer: Peer) -> Result<(), Refusal> {
+    pub(super) fn judge<B>(self, request: &Request<B>, peer: &Peer) -> Result<(), Refusal> {
         match self {
             Self::Off => return Err(Refusal::Off),
             // From afar, and through proxies, a server has names that it does not know. A browser says of every POST which
@@ -128,11 +130,11 @@ impl Bootstrap {
                 if !is_this_machine(peer) {
                     return Err(Refusal::OtherMachine);
                 }
-                not_forwarded(request.headers())?;
+                not_forwarded(request)?;
                 let (name, _) = split(named_host(request)?);
                 // With any port: it may be that of a tunnel.
                 let own = match peer {
-                    Peer::Tcp { local, .. } => is_own_name(name, local),
+                    Peer::Tcp { local, tls, .. } => is_own_name(name, *local, tls.as_ref()),
                     Peer::Unix { .. } => name.eq_ignore_ascii_case("localhost"),
                 };
                 if !own {
@@ -175,8 +177,14 @@ impl FromStr for Bootstrap {
 }
 
 impl Refusal {
-    /// Tells the log who was turned away, and why.
-    pub(super) fn log<B>(self, what: &'static str, request: &Request<B>, peer: Peer) {
+    /// Tells the log who was turned away, and why, as a warning if it is time for one.
+    pub(super) fn log<B>(
+        self,
+        what: &'static str,
+        request: &Request<B>,
+        peer: &Peer,
+        complaints: &Complaints,
+    ) {
         let host = request.headers().get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
         // It comes from outside, and may be anything.
         let host = host.map(|host| {
@@ -184,7 +192,11 @@ impl Refusal {
             host.truncate(host.floor_char_boundary(LOGGED_HOST_BYTES));
             host.escape_debug().to_string()
         });
-        tracing::warn!(%peer, host, "{what} refused: {self}");
+        if complaints.may_warn() {
+            tracing::warn!(%peer, host, "{what} refused: {self}");
+        } else {
+            tracing::debug!(%peer, host, "{what} refused: {self}");
+        }
     }
 }
 
@@ -213,14 +225,16 @@ fn split(host: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Whether this is how this end of a connection is called on this machine. No other name counts: whoever owns a name can
-/// give it any address.
-fn is_own_name(name: &str, local: SocketAddr) -> bool {
+/// Whether this is how this end of a connection is called on this machine, or how it has shown to be called by its
+/// certificate. No other name counts: whoever owns a name can give it any address, but not a page a certificate that is
+/// not its own.
+fn is_own_name(name: &str, local: SocketAddr, certified: Option<&OwnNames>) -> bool {
     let own = match SocketAddr::new(local.ip().to_canonical(), 0) {
         SocketAddr::V4(address) => address.ip().to_string(),
         SocketAddr::V6(address) => format!("[{}]", address.ip()),
     };
-    LOOPBACK_NAMES.into_iter().chain([own.as_str()]).any(|own| name.eq_ignore_ascii_case(own))
+    let certified = certified.into_iter().flat_map(|names| names.iter()).map(String::as_str);
+    LOOPBACK_NAMES.into_iter().chain([&*own]).chain(certified).any(|own| name.eq_ignore_ascii_case(own))
 }
 
 fn not_from_a_page(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -231,12 +245,26 @@ fn not_from_a_page(headers: &HeaderMap) -> Result<(), Refusal> {
     if fetched || headers.contains_key(ORIGIN) { Err(Refusal::Page) } else { Ok(()) }
 }
 
-fn not_forwarded(headers: &HeaderMap) -> Result<(), Refusal> {
-    let forwarded = PROXY_HEADERS.iter().any(|name| headers.contains_key(name));
-    if forwarded { Err(Refusal::Forwarded) } else { Ok(()) }
+/// Not all proxies say that they are one. Those that say nothing at all pass for whoever runs them.
+fn not_forwarded<B>(request: &Request<B>) -> Result<(), Refusal> {
+    let forwarded = request.headers().keys().any(|name| is_of_a_proxy(name.as_str()));
+    // As nginx and others speak it to the servers behind them, and hardly a client any more.
+    let old = request.version() < Version::HTTP_11;
+    if forwarded || old { Err(Refusal::Forwarded) } else { Ok(()) }
 }
 
-fn is_this_machine(peer: Peer) -> bool {
+/// Whether proxies add this header. A request with one of them comes from wherever the proxy takes requests from.
+fn is_of_a_proxy(header: &str) -> bool {
+    // Cloudflare, Envoy; and True-Client-IP, X-Cluster-Client-IP, Fly-Client-IP and their like.
+    let begins = |prefix| header.starts_with(prefix);
+    ["via", "x-real-ip", "client-ip"].contains(&header)
+        || header.contains("forwarded")
+        || begins("cf-")
+        || begins("x-envoy-")
+        || header.ends_with("-client-ip")
+}
+
+fn is_this_machine(peer: &Peer) -> bool {
     match peer {
         Peer::Tcp { remote, .. } => remote.ip().to_canonical().is_loopback(),
         Peer::Unix { .. } => true,
@@ -253,7 +281,7 @@ mod tests {
     use super::*;
 
     fn tcp(remote: &str, local: &str) -> Peer {
-        Peer::Tcp { remote: remote.parse().unwrap(), local: local.parse().unwrap(), tls: false }
+        Peer::Tcp { remote: remote.parse().unwrap(), local: local.parse().unwrap(), tls: None }
     }
 
     fn here() -> Peer {
@@ -281,6 +309,14 @@ mod tests {
             ("127.0.0.1:443", true, "localhost", true),
             ("127.0.0.1:443", false, "localhost", false),
             ("127.0.0.1:80", true, "localhost", false),
+            ("127.0.0.1:8182", true, "db.example:8182", true),
+            ("127.0.0.1:8182", true, "DB.Example:8182", true),
+            ("127.0.0.1:443", true, "db.example", true),
+            ("127.0.0.1:8182", true, "db.example", false),
+            ("127.0.0.1:8182", true, "a.db.example:8182", false),
+            ("127.0.0.1:8182", true, "db.example.:8182", false),
+            ("127.0.0.1:8182", true, "db:8182", false),
+            ("127.0.0.1:8182", false, "db.example:8182", false),
             ("127.0.0.1:8182", false, "localhost", false),
             ("127.0.0.1:8182", false, "127.0.0.2:8182", false),
             ("127.0.0.1:8182", false, "localhost:8181", false),
@@ -298,8 +334,9 @@ mod tests {
             ("127.0.0.1:8182", false, ":8182", false),
         ] {
             let remote = "127.0.0.1:40000".parse().unwrap();
-            let peer = Peer::Tcp { remote, local: local.parse().unwrap(), tls };
-            let judged = judge_recovery(&request(&[("host", host)]), peer);
+            let names = tls.then(|| OwnNames::from(["db.example".to_owned()]));
+            let peer = Peer::Tcp { remote, local: local.parse().unwrap(), tls: names };
+            let judged = judge_recovery(&request(&[("host", host)]), &peer);
             let expected = if own { Ok(()) } else { Err(Refusal::StrangeHost) };
             assert_eq!(judged, expected, "{host:?} at {local}, TLS: {tls}");
         }
@@ -325,7 +362,7 @@ mod tests {
             (http2("http://evil.example:8182/", &[]), Err(Refusal::StrangeHost)),
             (http2("/", &[]), Err(Refusal::NoHost)),
         ] {
-            assert_eq!(judge_recovery(&request, here()), judged, "{request:?}");
+            assert_eq!(judge_recovery(&request, &here()), judged, "{request:?}");
         }
     }
 
@@ -345,19 +382,35 @@ mod tests {
             ("x-forwarded-for", "127.0.0.1", Err(Refusal::Forwarded)),
             ("x-real-ip", "127.0.0.1", Err(Refusal::Forwarded)),
             ("forwarded", "for=127.0.0.1", Err(Refusal::Forwarded)),
+            ("x-forwarded-host", "localhost", Err(Refusal::Forwarded)),
+            ("x-forwarded-anything", "", Err(Refusal::Forwarded)),
+            ("x-original-forwarded-for", "127.0.0.1", Err(Refusal::Forwarded)),
+            ("x-envoy-external-address", "127.0.0.1", Err(Refusal::Forwarded)),
+            ("cf-connecting-ip", "127.0.0.1", Err(Refusal::Forwarded)),
+            ("cf-ray", "0", Err(Refusal::Forwarded)),
+            ("client-ip", "127.0.0.1", Err(Refusal::Forwarded)),
+            ("x-client-ip", "127.0.0.1", Err(Refusal::Forwarded)),
+            ("true-client-ip", "127.0.0.1", Err(Refusal::Forwarded)),
+            ("x-cluster-client-ip", "127.0.0.1", Err(Refusal::Forwarded)),
+            ("accept-language", "de", Ok(())),
             ("via", "1.1 proxy", Err(Refusal::Forwarded)),
         ] {
             let request = request(&[("host", "localhost:8182"), (name, value)]);
-            assert_eq!(judge_recovery(&request, here()), judged, "{name}: {value}");
-            assert_eq!(Bootstrap::Loopback.judge(&request, here()), judged, "{name}: {value}");
+            assert_eq!(judge_recovery(&request, &here()), judged, "{name}: {value}");
+            assert_eq!(Bootstrap::Loopback.judge(&request, &here()), judged, "{name}: {value}");
             let from_a_page = if judged == Err(Refusal::Page) { judged } else { Ok(()) };
-            assert_eq!(Bootstrap::Any.judge(&request, here()), from_a_page, "{name}: {value}");
+            assert_eq!(Bootstrap::Any.judge(&request, &here()), from_a_page, "{name}: {value}");
         }
         let twice =
             [("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site"), ("host", "localhost:8182")];
-        assert_eq!(judge_recovery(&request(&twice), here()), Err(Refusal::Page));
+        assert_eq!(judge_recovery(&request(&twice), &here()), Err(Refusal::Page));
+        let mut old = request(&[("host", "localhost:8182")]);
+        *old.version_mut() = Version::HTTP_10;
+        assert_eq!(judge_recovery(&old, &here()), Err(Refusal::Forwarded));
+        assert_eq!(Bootstrap::Loopback.judge(&old, &here()), Err(Refusal::Forwarded));
+        assert_eq!(Bootstrap::Any.judge(&old, &here()), Ok(()));
         let chunked = request(&[("host", "localhost:8182"), ("transfer-encoding", "chunked")]);
-        assert_eq!(judge_recovery(&chunked, here()), Err(Refusal::TransferEncoding));
+        assert_eq!(judge_recovery(&chunked, &here()), Err(Refusal::TransferEncoding));
     }
 
     #[test]
@@ -369,17 +422,17 @@ mod tests {
         }
         let own = Peer::Unix { uid: rustix::process::geteuid().as_raw() };
         let other = Peer::Unix { uid: 54321 };
-        assert_eq!(judge_recovery(&request(&[("host", "localhost")]), own), Ok(()));
-        assert_eq!(judge_recovery(&request(&[("host", "localhost")]), other), Err(Refusal::OtherUser));
-        assert_eq!(judge_recovery(&request(&[("host", "evil.example")]), own), Err(Refusal::StrangeHost));
-        assert_eq!(judge_recovery(&request(&[]), own), Err(Refusal::NoHost));
+        assert_eq!(judge_recovery(&request(&[("host", "localhost")]), &own), Ok(()));
+        assert_eq!(judge_recovery(&request(&[("host", "localhost")]), &other), Err(Refusal::OtherUser));
+        assert_eq!(judge_recovery(&request(&[("host", "evil.example")]), &own), Err(Refusal::StrangeHost));
+        assert_eq!(judge_recovery(&request(&[]), &own), Err(Refusal::NoHost));
     }
 
     #[test]
     fn the_operator_token_is_created_on_this_machine_unless_told_otherwise() {
         use Bootstrap::{Any, Loopback, Off};
         let from = |remote: &str, host: &str, bootstrap: Bootstrap| {
-            bootstrap.judge(&request(&[("host", host)]), tcp(remote, "192.0.2.1:8181"))
+            bootstrap.judge(&request(&[("host", host)]), &tcp(remote, "192.0.2.1:8181"))
         };
         for (remote, host, bootstrap, judged) in [
             ("127.0.0.1:1", "localhost:8181", Loopback, Ok(())),

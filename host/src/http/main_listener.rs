@@ -3,6 +3,7 @@
 //! A request is judged in a fixed order: credential, path, body. Only then does it reach the authority.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -11,7 +12,8 @@ use axum::http::header::ALLOW;
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 
-use super::listen::Peer;
+use super::complaints::Complaints;
+use super::listen::{Peer, Service, Terms};
 use super::problem::Problem;
 use super::routes::{self, Call, Endpoint};
 use super::{CONFIRM_PATH, CREATE_PATH, OTHER_PATH, Options, TOKENS_PATH, VERIFY_PATH, credentials, openapi};
@@ -21,8 +23,18 @@ use crate::metrics::Metrics;
 use crate::secret::{Secret, redact};
 use crate::token::Principal;
 
-/// The most connections that are open at a time: as many as file descriptors mostly are, where nobody raised that.
+/// The most connections that are open at a time, where the system lets that many be.
 pub(crate) const MAX_CONNECTIONS: usize = 1024;
+
+/// How clients are treated: by proxies that ask about every request, connections are kept.
+pub(crate) fn terms(places: usize) -> Terms {
+    Terms {
+        places: places.min(MAX_CONNECTIONS),
+        grace: Duration::from_secs(1),
+        patience: Duration::from_secs(30),
+        service: Service::Lasting,
+    }
+}
 
 /// How much of a path is logged, in bytes.
 const LOGGED_PATH_BYTES: usize = 256;
@@ -41,6 +53,8 @@ pub(super) struct Served {
     /// The OpenAPI document, as JSON.
     pub(super) document: Option<Bytes>,
     cluster_uuid: Option<HeaderValue>,
+    /// Those who may not create the operator token.
+    pub(super) refusals: Complaints,
 }
 
 /// All that the main listener answers.
@@ -55,6 +69,7 @@ pub(crate) fn router(authority: Authority, metrics: Arc<Metrics>, options: Optio
         metrics,
         authority,
         options,
+        refusals: Complaints::default(),
     };
     // Paths are compared here and byte for byte, not by the rules of a router (COMPAT 2.1).
     Router::new().fallback(answer).with_state(Arc::new(served))

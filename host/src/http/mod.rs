@@ -6,6 +6,7 @@
 
 mod audit;
 mod body;
+mod complaints;
 mod credentials;
 pub(crate) mod disable_authz;
 pub(crate) mod door;

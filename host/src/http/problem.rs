@@ -67,6 +67,8 @@ pub(super) enum Problem {
     Unavailable,
     /// Nobody knows whether it was done.
     UnknownOutcome,
+    /// The same of what can be done again, and means the same then.
+    UnknownButRepeatable,
     /// It cannot be done, and trying again will not help.
     Internal,
     /// Whoever asks may not, whatever he presents.
@@ -118,7 +120,9 @@ impl Problem {
             Self::RecoveryClosed => StatusCode::GONE,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Unavailable | Self::UnknownOutcome | Self::Unverified(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::UnknownOutcome | Self::UnknownButRepeatable | Self::Unverified(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -152,10 +156,13 @@ impl Problem {
             Self::UnknownOutcome => "the token store failed in the middle of the change; if the token that was \
                  used is refused from now on, the change was made and its new token is lost: use token recovery"
                 .into(),
+            Self::UnknownButRepeatable => "the token store failed in the middle of the change, which may have been made; nothing \
+                 is lost, do it again"
+                .into(),
             Self::Internal => "the server cannot do this, its log says why; nothing was changed".into(),
             Self::Unwelcome(refusal) => refusal.to_string().into(),
             Self::NoRecoveryCode => "token recovery asks for the code that the server has written down: present it with \
-                 --recovery-code, or in the header X-Recovery-Code"
+                 --recovery-code -, or in the header X-Recovery-Code"
                 .into(),
             Self::WrongRecoveryCode(0) => "this is not the recovery code; token recovery is closed now".into(),
             Self::WrongRecoveryCode(left) => {

@@ -62,12 +62,27 @@ impl RecoveryCode {
     /// Compares in a time that does not depend on where the two differ, and counts what is wrong.
     pub(super) fn judge(&self, presented: &[u8]) -> Verdict {
         let wrong_before = self.wrong.load(Ordering::Relaxed);
-        if wrong_before < MAX_WRONG && equal(presented, self.code.expose().as_bytes()) {
+        if wrong_before < MAX_WRONG && equal(&digits(presented), &digits(self.code.expose().as_bytes())) {
             return Verdict::Right;
         }
         let wrong = self.wrong.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         Verdict::Wrong(MAX_WRONG.saturating_sub(wrong))
     }
+}
+
+/// The digits of a code that somebody has typed, as Crockford means it to be read: in either case, whatever stands between
+/// them, and with the letters that look like digits for these. What is no digit stays, and is none.
+fn digits(code: &[u8]) -> Zeroizing<Vec<u8>> {
+    // So that no copy is left behind where it would have to grow.
+    let mut digits = Zeroizing::new(Vec::with_capacity(code.len()));
+    digits.extend(code.iter().filter(|byte| !b"- ".contains(byte)).map(
+        |byte| match byte.to_ascii_uppercase() {
+            b'I' | b'L' => b'1',
+            b'O' => b'0',
+            digit => digit,
+        },
+    ));
+    digits
 }
 
 /// Whether two texts are the same. Their lengths are no secret.
@@ -97,14 +112,38 @@ mod tests {
 
     #[test]
     fn only_the_very_code_is_right() {
+        let right = |code: &RecoveryCode, text: &str| code.judge(text.as_bytes()) == Verdict::Right;
         let code = RecoveryCode::mint().unwrap();
         let text = code.secret().expose().to_owned();
+        assert!(right(&code, &text));
         let last = if text.ends_with('0') { "1" } else { "0" };
-        for wrong in [String::new(), text[..22].to_owned(), format!("{text}0"), text[..22].to_owned() + last]
-        {
-            assert!(!equal(wrong.as_bytes(), text.as_bytes()), "{wrong}");
+        for wrong in ["", "-", &text[..22], &format!("{text}0"), &(text[..22].to_owned() + last)] {
+            assert!(
+                !right(&RecoveryCode { code: text.clone().into(), wrong: AtomicU32::new(0) }, wrong),
+                "{wrong}"
+            );
         }
-        assert_eq!(code.judge(text.as_bytes()), Verdict::Right);
+    }
+
+    #[test]
+    fn a_code_is_read_as_people_write_it() {
+        for (written, right) in [
+            ("01-23-AB-CD-EF-GH-J0-1Z", true),
+            ("01-23-ab-cd-ef-gh-j0-1z", true),
+            ("0123ABCDEFGHJ01Z", true),
+            ("0123 abcd efgh j01z", true),
+            (" 0-1-2-3ABCDEFGHJ01Z-", true),
+            ("OI-23-AB-CD-EF-GH-JO-LZ", true),
+            ("oi-23-ab-cd-ef-gh-jo-lz", true),
+            ("01-23-AB-CD-EF-GH-J0-12", false),
+            ("01-23-AB-CD-EF-GH-J0-1Z\u{a0}", false),
+            ("01_23_AB_CD_EF_GH_J0_1Z", false),
+            ("U1-23-AB-CD-EF-GH-J0-1Z", false),
+        ] {
+            let code = "01-23-AB-CD-EF-GH-J0-1Z".to_owned();
+            let code = RecoveryCode { code: code.into(), wrong: AtomicU32::new(0) };
+            assert_eq!(code.judge(written.as_bytes()) == Verdict::Right, right, "{written:?}");
+        }
     }
 
     #[test]

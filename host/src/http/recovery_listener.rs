@@ -5,6 +5,7 @@
 //! what closes one closes both.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Extension, Request, State};
@@ -15,8 +16,9 @@ use axum::routing::post;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::complaints::Complaints;
 use super::door;
-use super::listen::Peer;
+use super::listen::{Peer, Service, Terms, Visit};
 use super::problem::Problem;
 use super::recovery_code::{RecoveryCode, Verdict};
 use super::{OTHER_PATH, RECOVERY_CODE_HEADER, REGENERATE_PATH, body};
@@ -25,8 +27,14 @@ use crate::authority::Authority;
 use crate::metrics::Metrics;
 use crate::token::IssuedToken;
 
-/// The most connections that are open at a time: one is enough, and a few that were left open must not block it.
-pub(crate) const MAX_CONNECTIONS: usize = 8;
+/// How clients are treated. Every program of the machine can come, and come again, and must not keep the owner out: one place
+/// is enough for him, and whoever takes it has one request and little time, until the door begins to open for him.
+pub(crate) const TERMS: Terms = Terms {
+    places: 8,
+    grace: Duration::from_millis(250),
+    patience: Duration::from_secs(5),
+    service: Service::Brief,
+};
 
 /// The most bytes a body may have: it means nothing, and clients send an empty object at most.
 const MAX_BODY_BYTES: usize = 1 << 10;
@@ -64,7 +72,7 @@ pub(crate) fn router(
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_path)
         // Before the path: who may not come in is not told either what there is.
-        .layer(middleware::from_fn(admit))
+        .layer(middleware::from_fn_with_state(Arc::<Complaints>::default(), admit))
         .layer(count)
         .with_state(Door {
             authority: authority.into_async(),
@@ -74,9 +82,14 @@ pub(crate) fn router(
         })
 }
 
-async fn admit(Extension(peer): Extension<Peer>, request: Request, next: Next) -> Result<Response, Problem> {
-    door::judge_recovery(&request, peer).map_err(|refusal| {
-        refusal.log("token recovery", &request, peer);
+async fn admit(
+    State(refusals): State<Arc<Complaints>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    door::judge_recovery(&request, &peer).map_err(|refusal| {
+        refusal.log("token recovery", &request, &peer, &refusals);
         Problem::Unwelcome(refusal)
     })?;
     Ok(next.run(request).await)
@@ -85,18 +98,26 @@ async fn admit(Extension(peer): Extension<Peer>, request: Request, next: Next) -
 async fn recover(
     State(door): State<Door>,
     Extension(peer): Extension<Peer>,
+    Extension(visit): Extension<Visit>,
     request: Request,
 ) -> Result<IssuedToken, Problem> {
     let (head, body) = request.into_parts();
     body::discard_up_to(body, MAX_BODY_BYTES).await?;
+    // Whoever goes away while he waits for his turn has not tried.
+    let turn = Arc::clone(&door.turn).lock_owned().await;
+    let attended = visit.begin().ok_or(Problem::Unavailable)?;
     // In a task of its own: a client that goes away in the middle must not leave a door that has opened unspent.
-    let opening = tokio::spawn(async move { door.open(&head.headers, peer).await });
+    let opening = tokio::spawn(async move {
+        let opened = door.open(&head.headers, &peer).await;
+        drop((turn, attended));
+        opened
+    });
     opening.await.map_err(|_| Problem::UnknownOutcome)?
 }
 
 impl Door {
-    async fn open(self, headers: &HeaderMap, peer: Peer) -> Result<IssuedToken, Problem> {
-        let _turn = self.turn.lock().await;
+    /// Whoever calls this has the turn.
+    async fn open(self, headers: &HeaderMap, peer: &Peer) -> Result<IssuedToken, Problem> {
         if self.closed.is_cancelled() {
             return Err(Problem::RecoveryClosed);
         }
@@ -107,7 +128,7 @@ impl Door {
         Ok(issued)
     }
 
-    fn check_code(&self, headers: &HeaderMap, peer: Peer) -> Result<(), Problem> {
+    fn check_code(&self, headers: &HeaderMap, peer: &Peer) -> Result<(), Problem> {
         let Some(code) = &self.code else {
             return Ok(());
         };

@@ -14,8 +14,9 @@ use zeroize::Zeroizing;
 use super::problem::Problem;
 use super::routes::Call;
 use super::tokens::{ListedToken, command, with_credential};
+use super::tokens_table::short_hash;
 use super::{JSON, body, json_answer};
-use crate::token::{AuthenticateError, Rotation, StagedSecret, Timestamp, rfc3339};
+use crate::token::{AuthenticateError, Rotation, StagedSecret, TimedSecret, Timestamp, rfc3339};
 
 /// How the operator token is to be replaced.
 #[derive(Default, Deserialize, ToSchema)]
@@ -24,8 +25,18 @@ pub(super) struct RegenerateRequest {
     overlap_secs: Option<u64>,
 }
 
-/// What is to wait for its confirmation.
+/// How the staged token is to take over. What is not known here is refused, as nobody has ever sent it: a misspelt field
+/// is an old token that dies at once.
 #[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConfirmRequest {
+    /// For how many seconds the replaced token is still accepted; not at all if absent or null. At most 2592000.
+    overlap_secs: Option<u64>,
+}
+
+/// What is to wait for its confirmation. What is not known here is refused, as for the confirmation.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct StageRequest {
     /// The SHA-512 of a token that the client has made, as 128 lower-case hexadecimal digits. If absent or null, the
     /// server makes one.
@@ -56,6 +67,9 @@ pub(super) struct OperatorStatus {
     /// When this server last accepted it; null if not since its start.
     #[schema(required, format = DateTime)]
     last_used_at: Option<String>,
+    /// When this server was started. What another server has accepted, or this one before, it does not know.
+    #[schema(format = DateTime)]
+    uses_known_since: String,
     /// A token that waits for its confirmation.
     #[schema(required)]
     staged: Option<StagedStatus>,
@@ -67,6 +81,8 @@ pub(super) struct OperatorStatus {
 /// A token that waits for its confirmation.
 #[derive(Serialize, ToSchema)]
 pub(super) struct StagedStatus {
+    /// The first digits of its SHA-512: which token it is.
+    hash: String,
     /// The first moment at which it can no longer be confirmed.
     #[schema(format = DateTime)]
     expires_at: String,
@@ -75,6 +91,8 @@ pub(super) struct StagedStatus {
 /// A token that was replaced and is still accepted.
 #[derive(Serialize, ToSchema)]
 pub(super) struct OverlapStatus {
+    /// The first digits of its SHA-512: which token it is.
+    hash: String,
     /// The first moment at which it is refused.
     #[schema(format = DateTime)]
     ends_at: String,
@@ -104,7 +122,7 @@ pub(super) async fn stage(call: Call) -> Result<Response, Problem> {
     let staged = command(&served, move |authority| {
         authority.stage(&credential, token_sha512.as_deref(), ttl_secs, &origin)
     });
-    let StagedSecret { secret, sha512, expires_at } = staged.await?;
+    let StagedSecret { secret, sha512, expires_at } = staged.await.map_err(repeatable)?;
     let token = StagedToken {
         token: secret.as_ref().map(crate::secret::Secret::expose),
         hash: sha512,
@@ -119,7 +137,8 @@ pub(super) async fn stage(call: Call) -> Result<Response, Problem> {
 pub(super) async fn confirm(call: Call) -> Result<Response, Problem> {
     let (served, credential, origin, request) = with_credential(call)?;
     // A command costs more than a look into memory, so who cannot succeed does not get so far.
-    let staged = served.authority.status()?.is_some_and(|status| status.rotation != Rotation::Settled);
+    let staged =
+        served.authority.status()?.is_some_and(|status| matches!(status.rotation, Rotation::Staged(_)));
     if !staged {
         match served.authority.authenticate(credential.expose()) {
             Ok(_) => {}
@@ -127,25 +146,36 @@ pub(super) async fn confirm(call: Call) -> Result<Response, Problem> {
             Err(_) => return Err(Problem::InvalidToken),
         }
     }
-    let RegenerateRequest { overlap_secs } =
+    let ConfirmRequest { overlap_secs } =
         body::optional_json(request, served.options.max_request_size).await?;
     let overlap = overlap_secs.unwrap_or(0);
-    let token = command(&served, move |authority| authority.confirm(&credential, overlap, &origin)).await?;
+    let confirmed = command(&served, move |authority| authority.confirm(&credential, overlap, &origin));
+    let token = confirmed.await.map_err(repeatable)?;
     json_answer(&ListedToken::from(token))
 }
 
 pub(super) async fn cancel(call: Call) -> Result<Response, Problem> {
     let (served, credential, origin, request) = with_credential(call)?;
     body::discard(request.into_body()).await?;
-    command(&served, move |authority| authority.cancel(&credential, &origin)).await?;
+    let cancelled = command(&served, move |authority| authority.cancel(&credential, &origin));
+    cancelled.await.map_err(repeatable)?;
     Ok(StatusCode::OK.into_response())
 }
 
 pub(super) async fn end_overlap(call: Call) -> Result<Response, Problem> {
     let (served, credential, origin, request) = with_credential(call)?;
     body::discard(request.into_body()).await?;
-    command(&served, move |authority| authority.end_overlap(&credential, &origin)).await?;
+    let ended = command(&served, move |authority| authority.end_overlap(&credential, &origin));
+    ended.await.map_err(repeatable)?;
     Ok(StatusCode::OK.into_response())
+}
+
+/// A step of a rotation that is done again loses nothing, whatever has become of it the first time.
+fn repeatable(problem: Problem) -> Problem {
+    match problem {
+        Problem::UnknownOutcome => Problem::UnknownButRepeatable,
+        problem => problem,
+    }
 }
 
 pub(super) fn status(call: &Call) -> Result<Response, Problem> {
@@ -155,14 +185,18 @@ pub(super) fn status(call: &Call) -> Result<Response, Problem> {
     let moment = |at: Option<Timestamp>| at.map(rfc3339);
     let (staged, overlap) = match status.rotation {
         Rotation::Settled => (None, None),
-        Rotation::Staged(until) => (Some(StagedStatus { expires_at: rfc3339(until) }), None),
-        Rotation::Overlapping(until) => {
-            (None, Some(OverlapStatus { ends_at: rfc3339(until), last_used_at: moment(used.replaced) }))
+        Rotation::Staged(TimedSecret { sha512, until }) => {
+            (Some(StagedStatus { hash: short_hash(&sha512), expires_at: rfc3339(until) }), None)
+        }
+        Rotation::Overlapping(TimedSecret { sha512, until }) => {
+            let (hash, ends_at) = (short_hash(&sha512), rfc3339(until));
+            (None, Some(OverlapStatus { hash, ends_at, last_used_at: moment(used.replaced) }))
         }
     };
     json_answer(&OperatorStatus {
         token: status.info.into(),
         last_used_at: moment(used.current),
+        uses_known_since: rfc3339(used.since),
         staged,
         overlap,
     })

@@ -19,7 +19,7 @@ use super::main_listener::Served;
 use super::ping::{BUILD_HEADER, Identity, REQUEST_ID_HEADERS, VERSION_HEADER};
 use super::problem::Problem;
 use super::query::{self, QueryRequest};
-use super::rotation::{self, RegenerateRequest, StageRequest};
+use super::rotation::{self, ConfirmRequest, RegenerateRequest, StageRequest};
 use super::tokens::{CreateNamedAdminTokenRequest, ListedToken, TokenList};
 use super::tokens_table::{Format, Row};
 use super::verify::{TOKEN_ID_HEADER, TOKEN_NAME_HEADER};
@@ -277,7 +277,7 @@ fn rotation_endpoints(options: &Options) -> Vec<Endpoint> {
             },
             problems: [
                 json_body(options),
-                changes(),
+                steps(),
                 operator(),
                 vec![Problem::NotJson, Problem::Invalid("…".to_owned()), Problem::Conflict("…".to_owned())],
             ]
@@ -291,11 +291,11 @@ fn rotation_endpoints(options: &Options) -> Vec<Endpoint> {
             summary: "Let the staged token, which is the one that is presented, replace the operator token; repeating it \
                       changes nothing",
             parameters: vec![],
-            body: Some(Described::by::<RegenerateRequest>().optional()),
+            body: Some(Described::by::<ConfirmRequest>().optional()),
             success: ok(vec![(JSON, Described::by::<ListedToken>())]),
             problems: [
                 json_body(options),
-                changes(),
+                steps(),
                 operator(),
                 vec![Problem::NotJson, Problem::Invalid("…".to_owned())],
             ]
@@ -310,7 +310,7 @@ fn rotation_endpoints(options: &Options) -> Vec<Endpoint> {
             parameters: vec![],
             body: None,
             success: ok(vec![]),
-            problems: [ignored_body(), changes(), operator()].concat(),
+            problems: [ignored_body(), steps(), operator()].concat(),
         },
         Endpoint {
             method: Some(Method::DELETE),
@@ -321,7 +321,7 @@ fn rotation_endpoints(options: &Options) -> Vec<Endpoint> {
             parameters: vec![],
             body: None,
             success: ok(vec![]),
-            problems: [ignored_body(), changes(), operator()].concat(),
+            problems: [ignored_body(), steps(), operator()].concat(),
         },
     ]
 }
@@ -508,6 +508,11 @@ fn json_body(options: &Options) -> Vec<Problem> {
 /// What can become of a change, whatever it is.
 fn changes() -> Vec<Problem> {
     vec![Problem::Unavailable, Problem::UnknownOutcome, Problem::Internal]
+}
+
+/// What can become of a step of a rotation.
+fn steps() -> Vec<Problem> {
+    vec![Problem::Unavailable, Problem::UnknownButRepeatable, Problem::Internal]
 }
 
 fn unreadable_catalog() -> Vec<Problem> {

@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{InconsistentKeys, ServerConfig, SupportedProtocolVersion};
 use thiserror::Error;
+use webpki::EndEntityCert;
 use zeroize::Zeroizing;
 
 /// The oldest version of TLS that a client may speak.
@@ -32,6 +33,30 @@ impl MinimumVersion {
             Self::Tls12 => vec![&TLS13, &TLS12],
             Self::Tls13 => vec![&TLS13],
         }
+    }
+}
+
+/// What a server speaks TLS with.
+#[derive(Debug, Clone)]
+pub(crate) struct ServerTls {
+    pub(super) config: Arc<ServerConfig>,
+    pub(super) names: OwnNames,
+    certificate: CertificateDer<'static>,
+}
+
+/// The names of a server that its certificate states in full. Whoever is called otherwise cannot show that certificate
+/// to a client that looks at it.
+pub(super) type OwnNames = Arc<[String]>;
+
+impl ServerTls {
+    /// Whether clients that verify the server can ask it by this name or address.
+    pub(crate) fn certifies(&self, name: &str) -> bool {
+        let certificate = EndEntityCert::try_from(&self.certificate);
+        let name = ServerName::try_from(name);
+        certificate
+            .ok()
+            .zip(name.ok())
+            .is_some_and(|(certificate, name)| certificate.verify_is_valid_for_subject_name(&name).is_ok())
     }
 }
 
@@ -91,12 +116,14 @@ pub(crate) enum TlsError {
 
 /// Reads the certificate chain and its key, both PEM, for clients that speak `minimum` or newer. HTTP/2 is offered
 /// before HTTP/1.1. Warns of a key that everybody can read.
-pub(crate) fn server_config(
+pub(crate) fn server(
     certificates: &Path,
     key: &Path,
     minimum: MinimumVersion,
-) -> Result<Arc<ServerConfig>, TlsError> {
+) -> Result<ServerTls, TlsError> {
     let chain = read_chain(certificates)?;
+    let nothing = || TlsError::Nothing { what: "certificate", file: certificates.to_owned() };
+    let certificate = chain.first().cloned().ok_or_else(nothing)?;
     let private = read_key(key)?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&minimum.versions())
@@ -113,17 +140,21 @@ pub(crate) fn server_config(
             }
         })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(ServerTls { config: Arc::new(config), names: names_in(&certificate), certificate })
+}
+
+/// The DNS names of a certificate, but for patterns, which are names of who knows how many servers.
+fn names_in(certificate: &CertificateDer<'_>) -> OwnNames {
+    let Ok(certificate) = EndEntityCert::try_from(certificate) else {
+        return OwnNames::default();
+    };
+    certificate.valid_dns_names().filter(|name| !name.contains('*')).map(str::to_owned).collect()
 }
 
 fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let what = "certificate";
     let text = fs::read(file).map_err(|source| TlsError::Read { what, file: file.to_owned(), source })?;
-    let chain = sections(&text, what, "x509", file)?;
-    if chain.is_empty() {
-        return Err(TlsError::Nothing { what, file: file.to_owned() });
-    }
-    Ok(chain)
+    sections(&text, what, "x509", file)
 }
 
 fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {

@@ -71,7 +71,7 @@ impl From<TokenInfo> for ListedToken {
     fn from(token: TokenInfo) -> Self {
         Self {
             id: token.id,
-            hash: short_hash(&token),
+            hash: short_hash(&token.sha512),
             name: token.name,
             created_at: rfc3339(token.created_at),
             updated_at: token.updated_at.map(rfc3339),
@@ -85,9 +85,9 @@ impl From<TokenInfo> for ListedToken {
 pub(super) async fn create_operator(call: Call) -> Result<Response, Problem> {
     let Call { served, origin, request, .. } = call;
     // Before anything is read of who may not even ask.
-    let peer = *request.extensions().get::<Peer>().ok_or(Problem::Internal)?;
+    let peer = request.extensions().get::<Peer>().ok_or(Problem::Internal)?;
     served.options.bootstrap.judge(&request, peer).map_err(|refusal| {
-        refusal.log("creation of the operator token", &request, peer);
+        refusal.log("creation of the operator token", &request, peer, &served.refusals);
         Problem::Unwelcome(refusal)
     })?;
     body::discard(request.into_body()).await?;

@@ -108,8 +108,8 @@ const COLUMNS: [&str; 10] = [
 const HASH: &str = "hash";
 
 /// What is shown of the hash of a token.
-pub(super) fn short_hash(token: &TokenInfo) -> String {
-    token.sha512.chars().take(SHOWN_HASH_DIGITS).collect()
+pub(super) fn short_hash(sha512: &str) -> String {
+    sha512.chars().take(SHOWN_HASH_DIGITS).collect()
 }
 
 /// Writes all tokens. Without their hashes, there is no such column either.
@@ -144,7 +144,7 @@ pub(super) fn write(
 fn row(token: TokenInfo, hashes: bool) -> Row {
     Row {
         token_id: token.id,
-        hash: hashes.then(|| short_hash(&token)),
+        hash: hashes.then(|| short_hash(&token.sha512)),
         name: token.name,
         created_at: timestamp(token.created_at),
         description: None,

@@ -7,7 +7,7 @@ use crate::secret::Secret;
 use crate::store::{self, StoreError};
 use crate::token::{
     AuthenticateError, CommandError, IssuedToken, OperatorStatus, Preset, Principal, Rotation, StagedSecret,
-    TokenInfo,
+    TimedSecret, TokenInfo,
 };
 
 impl From<authenticator::Principal> for Principal {
@@ -56,10 +56,16 @@ impl From<tokens::OperatorStatus> for OperatorStatus {
     fn from(status: tokens::OperatorStatus) -> Self {
         let rotation = match status.rotation {
             tokens::Rotation::Settled => Rotation::Settled,
-            tokens::Rotation::Staged(until) => Rotation::Staged(until),
-            tokens::Rotation::Overlapping(until) => Rotation::Overlapping(until),
+            tokens::Rotation::Staged(staged) => Rotation::Staged(staged.into()),
+            tokens::Rotation::Overlapping(replaced) => Rotation::Overlapping(replaced.into()),
         };
         Self { info: status.info.into(), rotation }
+    }
+}
+
+impl From<tokens::TimedSecret> for TimedSecret {
+    fn from(tokens::TimedSecret { sha512, until }: tokens::TimedSecret) -> Self {
+        Self { sha512, until }
     }
 }
 

@@ -8,6 +8,11 @@
 //! bounds the time of a call, drops an instance that has trapped, drops every instance that only reads as soon as the
 //! catalog has changed, here or in another process, and refuses all tokens when its store has been silent for too long.
 //!
+//! All of this is synchronous. A store of wasmtime's that must be entered asynchronously refuses these calls: one whose
+//! linker has any function added with an `…_async` method, such as all of `wasmtime_wasi::p2::add_to_linker_async`, or that
+//! yields at an epoch or when it is out of fuel. A host that has such stores gives this component an engine's linker and
+//! stores of their own, and calls it on a thread that may block, as `AsyncAuthority` does.
+//!
 //! ```
 //! use std::sync::Arc;
 //!
@@ -15,7 +20,7 @@
 //! use optoken::sandbox::linker::{CatalogStoreCtx, add_to_linker, add_wasi_to_linker, store_limits};
 //! use optoken::sandbox::wasmtime::component::{Component, Linker};
 //! use optoken::sandbox::wasmtime::{Engine, Result, Store, StoreLimits};
-//! use optoken::sandbox::{BUILT_IN_COMPONENT, MAX_HOSTCALL_DATA};
+//! use optoken::sandbox::{BUILT_IN_COMPONENT, MAX_HOSTCALL_DATA, check};
 //! use optoken::store::MemoryStore;
 //! use optoken::token::{IssuedToken, Principal};
 //!
@@ -30,6 +35,8 @@
 //!     // Once: compiling takes some tens of milliseconds.
 //!     let engine = Engine::default();
 //!     let component = Component::new(&engine, BUILT_IN_COMPONENT)?;
+//!     // Says both versions and the first difference, if it is not the built-in one and does not fit.
+//!     check(&engine, &component)?;
 //!     let mut linker = Linker::<Tenant>::new(&engine);
 //!     add_to_linker(&mut linker, |tenant| &mut tenant.catalog)?;
 //!     // Not where `wasmtime_wasi::p2::add_to_linker_sync` is called as well.
@@ -62,6 +69,7 @@
 //! }
 //! ```
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -70,15 +78,26 @@ use wasmtime::{Result, StoreContextMut, StoreLimits, StoreLimitsBuilder};
 
 use super::bindings::optoken::authority::catalog_store;
 use super::{
-    MAX_CORE_INSTANCES, MAX_MEMORIES, MAX_MEMORY, MAX_RANDOM_BYTES, MAX_TABLE_ELEMENTS, MAX_TABLES, Seen,
-    Snapshot,
+    MAX_CORE_INSTANCES, MAX_MEMORIES, MAX_MEMORY, MAX_RANDOM_BYTES, MAX_STORE_CALLS, MAX_TABLE_ELEMENTS,
+    MAX_TABLES, Seen, Snapshot,
 };
 use crate::store::{self, Store, StoreError};
 
 /// The catalog as one instance has it.
+///
+/// An instance that calls its store more than [`MAX_STORE_CALLS`] times for one command traps.
 pub struct CatalogStoreCtx {
     source: Source,
     seen: Seen,
+    /// How often the store was called for the current command.
+    calls: u32,
+}
+
+impl fmt::Debug for CatalogStoreCtx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seen, calls, .. } = self;
+        f.debug_struct("CatalogStoreCtx").field("seen", seen).field("calls", calls).finish_non_exhaustive()
+    }
 }
 
 enum Source {
@@ -90,13 +109,19 @@ impl CatalogStoreCtx {
     /// A catalog that can only be read and stays as it is: for an instance that checks tokens, which need not wait for a
     /// store. An instance that tries to write to it traps.
     pub fn of_snapshot(snapshot: Arc<Snapshot>) -> Self {
-        Self { source: Source::Snapshot(snapshot), seen: Seen::default() }
+        Self { source: Source::Snapshot(snapshot), seen: Seen::default(), calls: 0 }
     }
 
     /// The catalog itself: for an instance that carries out commands. Calls into the instance then block for as long as
     /// the store does.
     pub fn of_store(store: Arc<dyn Store>) -> Self {
-        Self { source: Source::Store(store), seen: Seen::default() }
+        Self { source: Source::Store(store), seen: Seen::default(), calls: 0 }
+    }
+
+    /// Another command begins on the same instance, and its calls of the store count from none. Not needed where each
+    /// command has an instance of its own.
+    pub fn begin_command(&mut self) {
+        self.calls = 0;
     }
 
     /// What the instance has seen of the store; nothing where it has none.
@@ -121,21 +146,35 @@ pub fn add_to_linker<T: 'static>(
 }
 
 /// Adds `wasi:random/random` and `wasi:clocks/wall-clock` to a linker, the only interfaces of WASI that the component
-/// imports, in any version 0.2.x.
+/// imports, in every version 0.2.x.
 ///
 /// Random bytes come straight from the operating system, at most [`MAX_RANDOM_BYTES`] of them at a time. `wasmtime-wasi`'s
 /// do as well, but it writes every random number that it gives into the log of whoever logs at `trace`, and these become tokens:
-/// a host that takes it keeps that level off for it. Fails where the linker has one of these interfaces already.
+/// a host that takes it keeps that level off for it. What was handed over is freed by wasmtime without being wiped; a program
+/// that minds has a global allocator that wipes, as `influxdb3` has.
+///
+/// Fails where the linker has one of these interfaces already, in whatever version 0.2.x, and lets nobody add one after
+/// it: of two implementations it would depend on their versions which one makes the tokens. After an error the linker has
+/// some of the functions and is of no use.
 pub fn add_wasi_to_linker<T: 'static>(linker: &mut Linker<T>) -> Result<()> {
-    let mut random = linker.instance("wasi:random/random@0.2.0")?;
-    random.func_wrap("get-random-bytes", |_: StoreContextMut<'_, T>, (len,)| Ok((random_bytes(len)?,)))?;
-    random.func_wrap("get-random-u64", |_: StoreContextMut<'_, T>, ()| Ok((getrandom::u64()?,)))?;
-    let mut clock = linker.instance("wasi:clocks/wall-clock@0.2.0")?;
-    clock.func_wrap("now", |_: StoreContextMut<'_, T>, ()| Ok((now()?,)))?;
-    clock.func_wrap("resolution", |_: StoreContextMut<'_, T>, ()| {
-        Ok((Datetime { seconds: 0, nanoseconds: 1_000_000 },))
-    })
+    // A linker gives a component the very version that it asks for, and otherwise the highest there is. So each is
+    // occupied that anybody may have.
+    for patch in 0..WASI_PATCH_RELEASES {
+        let mut random = linker.instance(&format!("wasi:random/random@0.2.{patch}"))?;
+        random
+            .func_wrap("get-random-bytes", |_: StoreContextMut<'_, T>, (len,)| Ok((random_bytes(len)?,)))?;
+        random.func_wrap("get-random-u64", |_: StoreContextMut<'_, T>, ()| Ok((getrandom::u64()?,)))?;
+        let mut clock = linker.instance(&format!("wasi:clocks/wall-clock@0.2.{patch}"))?;
+        clock.func_wrap("now", |_: StoreContextMut<'_, T>, ()| Ok((now()?,)))?;
+        clock.func_wrap("resolution", |_: StoreContextMut<'_, T>, ()| {
+            Ok((Datetime { seconds: 0, nanoseconds: 1_000_000 },))
+        })?;
+    }
+    Ok(())
 }
+
+/// Far more than there are: the newest of WASI 0.2 is its twelfth, and work goes on in 0.3.
+const WASI_PATCH_RELEASES: u64 = 64;
 
 /// The limits of one instance: [`MAX_MEMORY`], [`MAX_MEMORIES`], [`MAX_CORE_INSTANCES`], [`MAX_TABLES`] and
 /// [`MAX_TABLE_ELEMENTS`]; for [`wasmtime::Store::limiter`].
@@ -155,6 +194,7 @@ impl catalog_store::Host for CatalogStoreCtx {
             Source::Snapshot(snapshot) => return Ok(Ok(snapshot.as_ref().clone().map(Into::into))),
             Source::Store(store) => store,
         };
+        one_call_more(&mut self.calls)?;
         Ok(match store.load() {
             Ok(entry) => {
                 self.seen.snapshot = Some(entry.clone());
@@ -173,6 +213,7 @@ impl catalog_store::Host for CatalogStoreCtx {
             // `authenticator` promises not to; a component that does it all the same has lost its way.
             wasmtime::bail!("a reader tried to write")
         };
+        one_call_more(&mut self.calls)?;
         let expected = expected.map(store::Version::from);
         Ok(match store.swap(expected.as_ref(), &document) {
             Ok(store::SwapOutcome::Swapped(version)) => {
@@ -188,6 +229,15 @@ impl catalog_store::Host for CatalogStoreCtx {
             }
         })
     }
+}
+
+fn one_call_more(calls: &mut u32) -> Result<()> {
+    *calls = calls.saturating_add(1);
+    wasmtime::ensure!(
+        *calls <= MAX_STORE_CALLS,
+        "it called the store more than {MAX_STORE_CALLS} times for one command"
+    );
+    Ok(())
 }
 
 /// `wasi:clocks/wall-clock.datetime`.

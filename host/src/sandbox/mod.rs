@@ -8,6 +8,7 @@
 //! A host with an engine of its own takes [`linker`] and [`bindings`] instead, and [`wasmtime`] from here, so that the
 //! versions fit.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
@@ -37,9 +38,9 @@ pub use wasmtime;
 /// What wasmtime makes of the contract: the world as [`Authority`](bindings::Authority), its types, and the trait that the
 /// host has to implement, which [`linker`] does.
 ///
-/// Calls into the component are synchronous. The types of [`token`](crate::token) can be made from those here with
+/// Calls into the component are synchronous; what that excludes stands at [`linker`]. The types of [`token`](crate::token) can be made from those here with
 /// `From`.
-#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(missing_docs, missing_debug_implementations, clippy::all, clippy::pedantic)]
 pub mod bindings {
     wasmtime::component::bindgen!({
         path: "../wit",
@@ -62,6 +63,11 @@ pub const MAX_MEMORY: usize = 32 << 20;
 /// The most an instance may hand to the host in one call, in bytes: a catalog document and little else.
 pub const MAX_HOSTCALL_DATA: usize = 16 << 20;
 
+/// How often an instance may call its store for one command: waiting for that costs no processor time, so the budget of a
+/// command does not end a loop of such calls. The component judges a command at most 32 times, each time on a catalog that
+/// it has loaded and then tries to swap.
+pub const MAX_STORE_CALLS: u32 = 64;
+
 /// The most random bytes an instance may ask for at once. A token takes 64.
 pub const MAX_RANDOM_BYTES: u64 = 4096;
 
@@ -80,7 +86,7 @@ pub const MAX_TABLE_ELEMENTS: usize = 4096;
 pub const AUTHENTICATE_BUDGET: Duration = Duration::from_millis(250);
 
 /// The processor time that one command may take. It takes less than a millisecond while the catalog is small, and as
-/// often as it loses a race. Waiting for the store does not count.
+/// often as it loses a race. Waiting for the store does not count; that [`MAX_STORE_CALLS`] bounds.
 pub const COMMAND_BUDGET: Duration = Duration::from_secs(2);
 
 /// How often a running instance is looked at. A budget is overdrawn by one tick at most.
@@ -89,8 +95,19 @@ const TICK: Duration = Duration::from_millis(10);
 /// How many instances the pool has room for beside the readers: writers, and readers that are being replaced.
 const SPARE_INSTANCES: u32 = 16;
 
-/// A compiled component with everything it needs to run. Cheap to share, not to make: compiling takes tens of
-/// milliseconds.
+/// Checks that a component fits this host, for hosts that compile it for an engine of their own; [`Sandbox::new`] does it for
+/// its own. The error is [`SandboxError::World`], which names both contracts and the first item that differs.
+///
+/// The first call in a process compiles the built-in component beside it, which says what fits.
+pub fn check(engine: &Engine, component: &Component) -> Result<(), SandboxError> {
+    world::check(engine, component)
+}
+
+/// A compiled component with everything it needs to run, for one catalog: the piece between
+/// [`Authority`](crate::authority::Authority), which numbers the snapshots of its catalog and keeps the sandbox to itself, and
+/// [`linker`]. For hosts that publish snapshots and order commands in their own way.
+///
+/// Cheap to share, not to make: compiling takes tens of milliseconds.
 pub struct Sandbox {
     pre: bindings::AuthorityPre<State>,
     readers: Readers,
@@ -98,6 +115,7 @@ pub struct Sandbox {
 
 /// The component cannot be used.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum SandboxError {
     /// The machine or the configuration does not let wasmtime run.
     #[error("cannot set up the sandbox: {0:#}")]
@@ -131,7 +149,7 @@ pub struct Trap(wasmtime::Error);
 pub type Snapshot = Option<store::Entry>;
 
 /// A snapshot and its number: a later one has a higher number.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Numbered {
     /// Counts the snapshots of one authority.
     pub number: u64,
@@ -156,7 +174,8 @@ impl Sandbox {
     }
 
     /// Asks a reader whose token this is, as of the snapshot with number `at_least` or a later one; `newest` gives
-    /// the newest there is, where no reader has it yet. Takes about a microsecond and never waits for the store.
+    /// the newest there is, where no reader has it yet. Takes about a microsecond and never waits for the store; where all
+    /// readers are busy, it waits for one of them.
     pub fn authenticate(
         &self,
         at_least: u64,
@@ -189,7 +208,13 @@ impl Sandbox {
     }
 }
 
-/// An instance for one command.
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox").field("readers", &self.readers.slots.len()).finish_non_exhaustive()
+    }
+}
+
+/// An instance for one command; for more, where nobody minds that the secrets of one stay in its memory for the next.
 pub struct Writer {
     store: wasmtime::Store<State>,
     instance: bindings::Authority,
@@ -203,7 +228,9 @@ impl Writer {
 
     /// `tokens.create-operator`.
     pub fn create_operator(&mut self, origin: &str) -> Answer<IssuedToken> {
-        answer(self.instance.optoken_authority_tokens().call_create_operator(&mut self.store, origin))
+        self.command(|instance, store| {
+            instance.optoken_authority_tokens().call_create_operator(store, origin)
+        })
     }
 
     /// `tokens.create-named`.
@@ -214,14 +241,16 @@ impl Writer {
         lifetime: Option<u64>,
         origin: &str,
     ) -> Answer<IssuedToken> {
-        let tokens = self.instance.optoken_authority_tokens();
-        answer(tokens.call_create_named(&mut self.store, credential, name, lifetime, origin))
+        self.command(|instance, store| {
+            instance.optoken_authority_tokens().call_create_named(store, credential, name, lifetime, origin)
+        })
     }
 
     /// `tokens.regenerate`.
     pub fn regenerate(&mut self, credential: &str, overlap: u64, origin: &str) -> Answer<IssuedToken> {
-        let tokens = self.instance.optoken_authority_tokens();
-        answer(tokens.call_regenerate(&mut self.store, credential, overlap, origin))
+        self.command(|instance, store| {
+            instance.optoken_authority_tokens().call_regenerate(store, credential, overlap, origin)
+        })
     }
 
     /// `tokens.stage`.
@@ -232,40 +261,47 @@ impl Writer {
         ttl: Option<u64>,
         origin: &str,
     ) -> Answer<StagedSecret> {
-        let tokens = self.instance.optoken_authority_tokens();
-        answer(tokens.call_stage(&mut self.store, credential, sha512, ttl, origin))
+        self.command(|instance, store| {
+            instance.optoken_authority_tokens().call_stage(store, credential, sha512, ttl, origin)
+        })
     }
 
     /// `tokens.confirm`.
     pub fn confirm(&mut self, credential: &str, overlap: u64, origin: &str) -> Answer<TokenInfo> {
-        let tokens = self.instance.optoken_authority_tokens();
-        answer(tokens.call_confirm(&mut self.store, credential, overlap, origin))
+        self.command(|instance, store| {
+            instance.optoken_authority_tokens().call_confirm(store, credential, overlap, origin)
+        })
     }
 
     /// `tokens.cancel`.
     pub fn cancel(&mut self, credential: &str, origin: &str) -> Answer<()> {
-        answer(self.instance.optoken_authority_tokens().call_cancel(&mut self.store, credential, origin))
+        self.command(|instance, store| {
+            instance.optoken_authority_tokens().call_cancel(store, credential, origin)
+        })
     }
 
     /// `tokens.end-overlap`.
     pub fn end_overlap(&mut self, credential: &str, origin: &str) -> Answer<()> {
-        answer(self.instance.optoken_authority_tokens().call_end_overlap(&mut self.store, credential, origin))
+        self.command(|instance, store| {
+            instance.optoken_authority_tokens().call_end_overlap(store, credential, origin)
+        })
     }
 
     /// `tokens.delete`.
     pub fn delete(&mut self, credential: &str, name: &str, origin: &str) -> Answer<TokenInfo> {
-        let tokens = self.instance.optoken_authority_tokens();
-        answer(tokens.call_delete(&mut self.store, credential, name, origin))
+        self.command(|instance, store| {
+            instance.optoken_authority_tokens().call_delete(store, credential, name, origin)
+        })
     }
 
     /// `recovery.regenerate`.
     pub fn recover(&mut self, origin: &str) -> Answer<IssuedToken> {
-        answer(self.instance.optoken_authority_recovery().call_regenerate(&mut self.store, origin))
+        self.command(|instance, store| instance.optoken_authority_recovery().call_regenerate(store, origin))
     }
 
     /// `provision.initialize`.
     pub fn initialize(&mut self, origin: &str) -> Answer<String> {
-        answer(self.instance.optoken_authority_provision().call_initialize(&mut self.store, origin))
+        self.command(|instance, store| instance.optoken_authority_provision().call_initialize(store, origin))
     }
 
     /// `provision.preset-token`.
@@ -276,8 +312,9 @@ impl Writer {
         expiry: Option<Timestamp>,
         origin: &str,
     ) -> Answer<Preset> {
-        let provision = self.instance.optoken_authority_provision();
-        answer(provision.call_preset_token(&mut self.store, name, token, expiry, origin))
+        self.command(|instance, store| {
+            instance.optoken_authority_provision().call_preset_token(store, name, token, expiry, origin)
+        })
     }
 
     /// `provision.preset-hash`.
@@ -288,25 +325,42 @@ impl Writer {
         expiry: Option<Timestamp>,
         origin: &str,
     ) -> Answer<Preset> {
-        let provision = self.instance.optoken_authority_provision();
-        answer(provision.call_preset_hash(&mut self.store, name, sha512, expiry, origin))
+        self.command(|instance, store| {
+            instance.optoken_authority_provision().call_preset_hash(store, name, sha512, expiry, origin)
+        })
     }
 
     /// Drops the instance and tells what its command has seen and done.
     pub fn finish(self) -> Seen {
         self.store.into_data().catalog.into_seen()
     }
+
+    /// Calls the instance, whose limits for a command begin anew.
+    fn command<T, U: From<T>>(
+        &mut self,
+        call: impl FnOnce(
+            &bindings::Authority,
+            &mut wasmtime::Store<State>,
+        ) -> wasmtime::Result<Result<T, types::CommandError>>,
+    ) -> Answer<U> {
+        start_budget(&mut self.store);
+        self.store.data_mut().catalog.begin_command();
+        Ok(call(&self.instance, &mut self.store).map_err(Trap)?.map(U::from).map_err(CommandError::from))
+    }
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").finish_non_exhaustive()
+    }
 }
 
 /// The component's answer to a command, in the host's words; a trap where it gave none.
 pub type Answer<T> = Result<Result<T, CommandError>, Trap>;
 
-fn answer<T, U: From<T>>(answer: wasmtime::Result<Result<T, types::CommandError>>) -> Answer<U> {
-    Ok(answer.map_err(Trap)?.map(U::from).map_err(CommandError::from))
-}
-
 /// What a command has seen of the store.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Seen {
     /// The newest state that it has read or written, if it got that far.
     pub snapshot: Option<Snapshot>,
@@ -438,8 +492,11 @@ fn engine(instances: u32) -> Result<Engine, SandboxError> {
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     Engine::new(&config).or_else(|error| {
         tracing::warn!("no instance pool on this machine, continuing without: {error:#}");
-        Engine::new(config.allocation_strategy(InstanceAllocationStrategy::OnDemand))
-            .map_err(SandboxError::Engine)
+        config
+            .allocation_strategy(InstanceAllocationStrategy::OnDemand)
+            // Not the 4 GiB of address space for each memory that save a comparison, on a machine that is short of it.
+            .memory_reservation(MAX_MEMORY as u64);
+        Engine::new(&config).map_err(SandboxError::Engine)
     })
 }
 

@@ -31,6 +31,12 @@ pub use sqlite::{OpenError, SqliteStore};
 /// authority with `build_async`, so a store with an asynchronous client may keep a `tokio::runtime::Handle` and
 /// `block_on` it.
 ///
+/// Each call must return within a bounded time, with [`StoreError::Unavailable`] or [`StoreError::UnknownOutcome`] where it
+/// has no answer by then. While one hangs, all commands wait behind it, and once it has hung for longer than
+/// [`max_staleness`](crate::authority::Builder::max_staleness), all tokens are refused. A call that panics takes the
+/// command that made it along, to whoever has asked for that (`build_async` and the commands that are awaited give an error
+/// instead); to who polls, it is a store that is unavailable, and is asked again.
+///
 /// With the feature `test-suite`, `store::suite::run` plays against a store of yours what those here are tested with.
 ///
 /// ```

@@ -3,6 +3,7 @@
 //! One table with at most one row. Write-ahead log with `synchronous=FULL`, so that a committed swap survives a power
 //! cut; versions are random, so that a file put back from a backup never repeats one.
 
+use std::error::Error;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -45,6 +46,7 @@ pub struct SqliteStore {
 
 /// The database cannot be used. Nothing was changed in it.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum OpenError {
     /// The file system said no.
     #[error("cannot open the token store {}", path.display())]
@@ -60,7 +62,7 @@ pub enum OpenError {
         /// The database file.
         path: PathBuf,
         /// What SQLite said.
-        source: rusqlite::Error,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// The file is no SQLite database, or another program's.
     #[error(
@@ -87,13 +89,14 @@ pub enum OpenError {
 
 impl SqliteStore {
     /// Opens the database at `path`, making it with mode 0600 if there is none. Its directory must be there.
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let path = path.as_ref();
         let io = |source| OpenError::Io { path: path.to_owned(), source };
         create_private(path).map_err(io)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let sqlite = |source: rusqlite::Error| match source.sqlite_error_code() {
             Some(ErrorCode::NotADatabase) => OpenError::Foreign { path: path.to_owned() },
-            _ => OpenError::Sqlite { path: path.to_owned(), source },
+            _ => OpenError::Sqlite { path: path.to_owned(), source: source.into() },
         };
         let mut connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
@@ -264,7 +267,7 @@ mod tests {
     #[test]
     fn it_keeps_the_contract_of_the_port() {
         let directory = tempfile::tempdir().unwrap();
-        suite::run(&SqliteStore::open(&directory.path().join("tokens.db")).unwrap());
+        suite::run(&SqliteStore::open(directory.path().join("tokens.db")).unwrap());
     }
 
     #[test]
@@ -301,7 +304,7 @@ mod tests {
     #[test]
     fn every_commit_is_synced_to_disk() {
         let directory = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&directory.path().join("tokens.db")).unwrap();
+        let store = SqliteStore::open(directory.path().join("tokens.db")).unwrap();
         let connection = store.connection();
         let journal: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
         let synchronous: i32 = connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
@@ -344,7 +347,7 @@ mod tests {
     #[test]
     fn a_damaged_store_is_named() {
         let directory = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&directory.path().join("tokens.db")).unwrap();
+        let store = SqliteStore::open(directory.path().join("tokens.db")).unwrap();
         let damage = "DROP TABLE catalog; CREATE TABLE catalog (version, document); INSERT INTO catalog VALUES (NULL, 1)";
         store.connection().execute_batch(damage).unwrap();
         let error = store.load().unwrap_err().to_string();

@@ -17,7 +17,9 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
 /**
- * Where the catalog lies; the contract is `wit/catalog-store.wit`. Both calls are synchronous.
+ * Where the catalog lies; the contract is `wit/catalog-store.wit`. Both calls must answer at once: the component cannot
+ * wait for a promise. A store behind an asynchronous client runs the component in a `Worker` and waits there
+ * (`Atomics.wait`) for what another thread fetches.
  *
  * @typedef {{ tag: 'swapped', val: string } | { tag: 'stale' }} SwapOutcome
  * @typedef {object} CatalogStore
@@ -56,11 +58,19 @@ export async function load(directory) {
   return (imports) => withPromising(() => instantiate((name) => modules.get(name), imports));
 }
 
+/** What a store has answered, if it has: a promise would be taken for an entry without a document. */
+function answered(answer) {
+  if (typeof answer?.then !== 'function') return answer;
+  // Whatever becomes of it, nobody is there any more to hear it.
+  answer.then(undefined, () => {});
+  throw new TypeError('the store answers with a promise; load and swap must be synchronous');
+}
+
 /** All that the component gets. */
 export const lend = (/** @type {CatalogStore} */ store) => ({
   'optoken:authority/catalog-store': {
-    load: () => store.load(),
-    swap: (expected, document) => store.swap(expected, document),
+    load: () => answered(store.load()),
+    swap: (expected, document) => answered(store.swap(expected, document)),
   },
   'wasi:random/random': {
     getRandomU64: () => crypto.getRandomValues(new BigUint64Array(1))[0],
@@ -96,8 +106,10 @@ export class Authority {
 
   #call(name, key, args) {
     this.#instance ??= this.#instantiate();
+    const call = this.#instance[name][key];
+    if (args.length !== call.length) throw new TypeError(`${name}.${key} takes ${call.length} arguments`);
     try {
-      return this.#instance[name][key](...args);
+      return call(...args);
     } catch (error) {
       // A trap leaves an instance as it stood, in the middle of something. All that counts is in the store, so the next
       // call gets a new one.

@@ -1,8 +1,9 @@
 /**
  * The life of an operator token, in Node. Every step says what must come of it, so this is a test as well.
  *
- * Usage: node --wasm-max-mem-pages=512 example.js COMPONENT
+ * Usage: node --wasm-max-mem-pages=512 example.js COMPONENT CLI
  *   COMPONENT  the directory into which jco has transpiled the component
+ *   CLI        that of optoken-cli.wasm, which is the same with a command line and wants more than is lent here
  */
 
 import assert from 'node:assert/strict';
@@ -55,17 +56,34 @@ assert.deepEqual(refusal(() => blind.authenticate(second)), { tag: 'unavailable'
 assert.deepEqual(refusal(() => blind.prepare()), { tag: 'unavailable', val: 'the disk is gone' });
 console.log('without its store it accepts nobody, and tells why');
 
+// A store that cannot say whether it has written: the component looks, so that no secret is lost for nothing.
+const silent = {
+  load: () => store.load(),
+  swap: (expected, document) => {
+    store.swap(expected, document);
+    throw new StoreError('unknown-outcome', 'the connection broke');
+  },
+};
+const { secret: saved } = new Authority(component, silent).tokens.regenerate(second, 0n, ORIGIN);
+assert.deepEqual(new Authority(component, store).authenticator.authenticate(saved), { id: 0n, kind: 'operator' });
+console.log('a secret is not lost with the answer of the store');
+
+// A store must answer at once, and an asynchronous one is told so.
+const later = new Authority(component, { load: async () => store.load(), swap: async () => ({ tag: 'stale' }) });
+assert.throws(() => later.authenticator.authenticate(saved), { name: 'TypeError', message: /promise/ });
+console.log('a store that answers later is refused');
+
 // Two hosts on one store regenerate at once: the other one is faster, between this one's load and swap.
 let third;
 const overtaken = {
   load: () => store.load(),
   swap: (expected, document) => {
-    third ??= tokens.regenerate(second, 0n, ORIGIN).secret;
+    third ??= tokens.regenerate(saved, 0n, ORIGIN).secret;
     return store.swap(expected, document);
   },
 };
 const slower = new Authority(component, overtaken);
-assert.equal(refusal(() => slower.tokens.regenerate(second, 0n, ORIGIN)).tag, 'unauthenticated');
+assert.equal(refusal(() => slower.tokens.regenerate(saved, 0n, ORIGIN)).tag, 'unauthenticated');
 assert.deepEqual(authenticator.authenticate(third), { id: 0n, kind: 'operator' });
 console.log('of two that regenerate at once, one succeeds');
 
@@ -83,3 +101,8 @@ for (const name of Object.keys(lend(store))) {
   assert.throws(() => component(rest), { name: 'TypeError', message: new RegExp(name) });
   console.log(`it needs ${name}`);
 }
+
+// One that wants more is not run.
+const greedy = await load(process.argv[3]);
+assert.throws(() => greedy(lend(store)), { name: 'TypeError', message: /wasi:cli\// });
+console.log('what wants files and a command line is refused');

@@ -6,10 +6,11 @@
  *   CASES      the directory with the cases
  */
 
+import assert from 'node:assert/strict';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { Authority, isAnswer, load } from './authority.js';
+import { Authority, StoreError, isAnswer, load } from './authority.js';
 import { MemoryStore } from './memory-store.js';
 
 const camel = (kebab) => kebab.replace(/-(\w)/g, (_, letter) => letter.toUpperCase());
@@ -50,17 +51,72 @@ function functions(authority) {
   return new Map(all);
 }
 
+/** A store that fails where `faults.json` says so, around one that does not. */
+class ScriptedStore {
+  #store;
+  #read;
+  #calls;
+  #load = [];
+  #swap = [];
+
+  /** @param {(file: string) => string} read reads a file of the case */
+  constructor(store, read, { calls = {} }) {
+    this.#store = store;
+    this.#read = read;
+    this.#calls = calls;
+  }
+
+  /** Makes a call of the case, counted from 1. All that was to go wrong must have. */
+  during(number, call) {
+    const { load = [], swap = [] } = this.#calls[number] ?? {};
+    [this.#load, this.#swap] = [[...load], [...swap]];
+    try {
+      return call();
+    } finally {
+      assert.deepEqual([this.#load, this.#swap], [[], []], 'what was to go wrong never came');
+    }
+  }
+
+  load() {
+    fail(this.#load.shift());
+    return this.#store.load();
+  }
+
+  swap(expected, document) {
+    const { overtaken, written, ...error } = this.#swap.shift() ?? {};
+    if (overtaken !== undefined) this.#store.swap(this.#store.load()?.version, this.#read(overtaken));
+    fail(error);
+    const outcome = this.#store.swap(expected, document);
+    // This component has no use for the version, but another may.
+    if (outcome.tag === 'swapped') assert.deepEqual(this.#store.load(), { version: outcome.val, document });
+    fail(written);
+    return outcome;
+  }
+}
+
+/** Throws the error of the contract that this stands for, if it is one. */
+function fail(fault) {
+  for (const [tag, text] of Object.entries(fault ?? {})) throw new StoreError(tag, text);
+}
+
 /** The line that tells what comes back from a case. */
 function play(component, cases, name) {
-  const before = join(cases, name, 'before.jsonl');
-  const store = new MemoryStore(existsSync(before) ? readFileSync(before, 'utf8') : undefined);
-  const known = functions(new Authority(component, store));
+  const started = Date.now();
+  const has = (file) => existsSync(join(cases, name, file));
+  const read = (file) => readFileSync(join(cases, name, file), 'utf8');
+  const faults = has('faults.json') ? JSON.parse(read('faults.json')) : {};
+  const store = new MemoryStore(has('before.jsonl') ? read('before.jsonl') : undefined);
+  const scripted = new ScriptedStore(store, read, faults);
+  const { random } = faults;
+  const getRandomU64 = () => BigInt(random);
+  const lent = random === undefined ? {} : { 'wasi:random/random': { getRandomU64 } };
+  const known = functions(new Authority((imports) => component({ ...imports, ...lent }), scripted));
   const named = new Map();
-  const answers = parse(readFileSync(join(cases, name, 'calls.json'), 'utf8')).map(({ call, args, as }) => {
+  const answers = parse(read('calls.json')).map(({ call, args, as }, at) => {
     if (!known.has(call)) throw new Error(`the contract has no ${call}`);
     const values = args.map((written) => argument(written, named));
     try {
-      const value = known.get(call)(...values);
+      const value = scripted.during(at + 1, () => known.get(call)(...values));
       if (as !== undefined) named.set(as, value);
       return `{"ok":${json(value)}}`;
     } catch (error) {
@@ -68,7 +124,8 @@ function play(component, cases, name) {
       return `{"err":${json(error.payload)}}`;
     }
   });
-  return `{"case":${json(name)},"answers":[${answers}],"document":${json(store.load()?.document)}}`;
+  const document = json(store.load()?.document);
+  return `{"case":${json(name)},"started":${started},"answers":[${answers}],"document":${document}}`;
 }
 
 const [component, cases] = [await load(process.argv[2]), process.argv[3]];

@@ -6,7 +6,8 @@ no environment and no network to be had, and a build that asks for them cannot b
 What wasmtime's Python package does not offer, and what Python does not:
 
 - A function of the host cannot answer the `err` of a result whose `ok` may be nothing, and those of `catalog-store` are
-  such. So an exception of the store ends the call, and comes out of it as it is; see `CatalogStore`.
+  such. `_Err` is the way around it, which holds for the release in `requirements.txt`; the example notices when it does
+  not.
 - It does not count what an instance hands to the host. The limit of its memory bounds that, too.
 - It keeps tables of its own without a lock, so that only one thread at a time should use it.
 - A secret cannot be wiped: a string is immutable, and lies in memory until something else is written there. Hand a
@@ -15,19 +16,22 @@ What wasmtime's Python package does not offer, and what Python does not:
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from wasmtime import Config, Engine, Store
 from wasmtime.component import Component as Compiled
-from wasmtime.component import ExportIndex, Instance, Linker, Record, Variant
+from wasmtime.component import ExportIndex, Instance, Linker, Record, ResultType, Variant
 
 MAX_MEMORY = 32 << 20
 """In bytes: room for the 10,000 tokens that a catalog may have."""
 
 FUEL = 20_000_000_000
-"""How many instructions, about, one call may take: some two seconds. A command on the largest catalog takes a sixtieth
-of it, and starts over at most 32 times when others are faster."""
+"""How many instructions, about, one call may take. A command on the largest catalog takes a sixtieth of it, and starts
+over at most 32 times when others are faster. It is no time: an endless loop of nothing goes on for some fifteen seconds
+before it is out of fuel. Who must be faster, or bound what a store takes too, runs the component in a process of its
+own and ends that."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,23 @@ class Entry(Record):
     document: str
 
 
+class StoreError(Exception):
+    """What a store raises when it cannot answer, by what is known: that nothing was read or written (`unavailable`),
+    that it may have been written, now or a little later (`unknown-outcome`, of `swap` only), or neither (`other`).
+
+    The text is for the operator of the host and must hold no document.
+    """
+
+    def __init__(self, kind: Literal["unavailable", "unknown-outcome", "other"], text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
 class CatalogStore(Protocol):
     """Where the catalog lies; the contract is `wit/catalog-store.wit`.
 
-    What `load` raises means that nothing was written; what `swap` raises, that the change may or may not have been
-    made.
+    Both raise a `StoreError`. Any other exception counts as one of the kind `other`: after a `swap`, the component looks
+    whether its change was made.
     """
 
     def load(self) -> Entry | None:
@@ -53,7 +69,10 @@ class CatalogStore(Protocol):
 
 
 class Refusal(Exception):
-    """An `err` of the contract. All else that a call raises is a trap, a failure of the store or a mistake here."""
+    """An `err` of the contract. All else that a call raises is a trap or a mistake here.
+
+    Where the store has failed in that call, its last exception is the cause.
+    """
 
     def __init__(self, error: Variant) -> None:
         super().__init__(error.tag if error.payload is None else f"{error.tag}: {error.payload}")
@@ -95,7 +114,8 @@ class Authority:
 
     def __init__(self, component: Component, catalog: CatalogStore) -> None:
         self._component = component
-        self._linker = _lend(component.engine, catalog)
+        self._failures: list[Exception] = []
+        self._linker = _lend(component.engine, catalog, self._failures)
         self._running: tuple[Store, Instance] | None = self._instantiate()
 
     def call(self, name: str, *arguments: str | int | None) -> Any:
@@ -108,6 +128,7 @@ class Authority:
         function = instance.get_func(store, index)
         assert function is not None, f"{name} is not a function"
         store.set_fuel(FUEL)
+        self._failures.clear()
         try:
             answer = function(store, *arguments)
         except BaseException:
@@ -121,7 +142,7 @@ class Authority:
             case Variant("ok", value):
                 return value
             case Variant("err", Variant() as error) | (Variant() as error):
-                raise Refusal(error)
+                raise Refusal(error) from (self._failures[-1] if self._failures else None)
         return answer
 
     def _instantiate(self) -> tuple[Store, Instance]:
@@ -138,16 +159,48 @@ class _Datetime(Record):
     nanoseconds: int
 
 
-def _lend(engine: Engine, catalog: CatalogStore) -> Linker:
+def _lend(engine: Engine, catalog: CatalogStore, failures: list[Exception]) -> Linker:
     """All that the component gets. The first argument of each is the store of wasmtime, which none of them needs."""
+
+    def answer(function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:
+            failures.append(error)
+            kind = error.kind if isinstance(error, StoreError) else "other"
+            return _Err(Variant(kind, str(error)))
+
     linker = Linker(engine)
     with linker.root() as root:
         with root.add_instance("optoken:authority/catalog-store@0.1.0") as interface:
-            interface.add_func("load", lambda _: catalog.load())
-            interface.add_func("swap", lambda _, expected, document: catalog.swap(expected, document))
+            interface.add_func("load", lambda _: answer(catalog.load))
+            interface.add_func("swap", lambda _, expected, document: answer(catalog.swap, expected, document))
         # Any 0.2 of WASI fits these.
         with root.add_instance("wasi:random/random@0.2.0") as interface:
             interface.add_func("get-random-u64", lambda _: int.from_bytes(os.urandom(8)))
         with root.add_instance("wasi:clocks/wall-clock@0.2.0") as interface:
             interface.add_func("now", lambda _: _Datetime(*divmod(time.time_ns(), 1_000_000_000)))
     return linker
+
+
+@dataclass(frozen=True)
+class _Err:
+    """The `err` of a result, as an answer of a function of the host.
+
+    wasmtime tells by the Python type of an answer whether it is that of `ok`, and takes anything for that where `ok` may
+    be nothing. Such an answer has no other case to be.
+    """
+
+    error: Variant
+
+
+def _convert_result(self: ResultType, store: Any, answer: Any, ptr: Any) -> None:
+    if isinstance(answer, _Err):
+        # This object stands for the type of one answer and is made anew for the next.
+        self._cases = lambda: [("err", self.err)]  # type: ignore[method-assign]
+        answer = answer.error
+    _convert_to_c(self, store, answer, ptr)
+
+
+_convert_to_c = ResultType.convert_to_c
+ResultType.convert_to_c = _convert_result  # type: ignore[method-assign]

@@ -13,7 +13,7 @@ from typing import Any
 from wasmtime import WasmtimeError, wat2wasm
 from wasmtime.component import Variant
 
-from authority import Authority, Component, Entry, Refusal
+from authority import Authority, Component, Entry, Refusal, StoreError
 from memory_store import MemoryStore
 
 ORIGIN = "example"
@@ -79,17 +79,52 @@ class Broken:
     """A store that cannot answer."""
 
     def load(self) -> Entry | None:
-        raise OSError("the disk is gone")
+        raise StoreError("unavailable", "the disk is gone")
 
     def swap(self, expected: str | None, document: str) -> str | None:
-        raise OSError("the disk is gone")
+        raise StoreError("unavailable", "the disk is gone")
 
 
 assert refusal(call, "tokens.create-operator", ORIGIN) == Variant("already-exists", "_admin")
 assert failure(ValueError, call, "tokens.create-named", second, "ci", -1, ORIGIN)
 blind = Authority(component, Broken())
-assert failure(OSError, blind.call, "authenticator.authenticate", second) == "the disk is gone"
+assert refusal(blind.call, "authenticator.authenticate", second) == Variant("unavailable")
+assert refusal(blind.call, "authenticator.prepare") == Variant("unavailable", "the disk is gone")
+assert refusal(blind.call, "tokens.regenerate", second, 0, ORIGIN) == Variant("unavailable", "the disk is gone")
 print("without its store it accepts nobody, and tells why")
+
+
+# A store that cannot say whether it has written: the component looks, so that no secret is lost for nothing. Where that is
+# not possible either, it says so.
+class Silent:
+    """A store that writes and then breaks: with an exception of its own, or for good."""
+
+    broken = False
+
+    def __init__(self, for_good: bool) -> None:
+        self.for_good = for_good
+
+    def load(self) -> Entry | None:
+        if self.broken:
+            raise OSError("the disk is gone")
+        return store.load()
+
+    def swap(self, expected: str | None, document: str) -> str | None:
+        store.swap(expected, document)
+        self.broken = self.for_good
+        raise OSError("the connection broke")
+
+
+second = Authority(component, Silent(False)).call("tokens.regenerate", second, 0, ORIGIN).secret
+call = Authority(component, store).call
+assert accepted(second)
+try:
+    Authority(component, Silent(True)).call("tokens.create-named", second, "ci", None, ORIGIN)
+    raise AssertionError("nobody knows that it was made")
+except Refusal as doubt:
+    assert doubt.error == Variant("unknown-outcome", "the connection broke")
+    assert isinstance(doubt.__cause__, OSError)
+print("a secret is not lost with the answer of the store")
 
 
 # Two hosts on one store regenerate at once: the other one is faster, between this one's load and swap.

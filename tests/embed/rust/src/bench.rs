@@ -1,35 +1,23 @@
-//! How fast the component is here, as one line of JSON.
+//! How fast the component is in the sandbox of `optoken`, as the server runs it, as one line of JSON.
 
 use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use optoken::authority::Authority;
-use optoken::sandbox::BUILT_IN_COMPONENT;
-use optoken::sandbox::bindings::AuthorityPre;
-use optoken::sandbox::linker::{CatalogStoreCtx, add_to_linker, add_wasi_to_linker};
-use optoken::sandbox::wasmtime::component::{Component, Linker};
-use optoken::sandbox::wasmtime::{Engine, Result, Store};
-use optoken::store::MemoryStore;
+use optoken::sandbox::wasmtime::Result;
+use optoken::sandbox::{BUILT_IN_COMPONENT, Sandbox};
+use optoken::store::{MemoryStore, Store};
 use serde_json::json;
 
 const DURATION: Duration = Duration::from_secs(2);
 
 pub(crate) fn run() -> Result<()> {
-    let engine = Engine::default();
     let started = Instant::now();
-    let component = Component::new(&engine, BUILT_IN_COMPONENT)?;
+    let sandbox = Sandbox::new(BUILT_IN_COMPONENT)?;
     let loaded = started.elapsed();
-    let mut linker = Linker::<CatalogStoreCtx>::new(&engine);
-    add_to_linker(&mut linker, |catalog| catalog)?;
-    add_wasi_to_linker(&mut linker)?;
-    let component = AuthorityPre::new(linker.instantiate_pre(&component)?)?;
-    let catalog = Arc::new(MemoryStore::default());
-    let instantiate = measure(|| {
-        let mut store = Store::new(&engine, CatalogStoreCtx::of_store(Arc::<MemoryStore>::clone(&catalog)));
-        component.instantiate(&mut store)?;
-        Ok(())
-    })?;
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let instantiate = measure(|| Ok(sandbox.writer(Arc::clone(&store)).map(drop)?))?;
 
     let authority = Authority::builder(MemoryStore::default()).build()?;
     let secret = authority.create_operator("bench")?.secret;

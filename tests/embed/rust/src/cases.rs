@@ -1,26 +1,20 @@
-//! Plays the conformance cases (`tests/conformance/README.md`) against the component, linked with the pieces that `optoken`
-//! offers. Any function of the contract is called by its name, and any value is written as JSON by its type.
+//! Plays the conformance cases (`tests/conformance/README.md`) against the component, in an engine that is not `optoken`'s,
+//! linked with the pieces that it offers. Any function of the contract is called by its name, and any value is written as
+//! JSON by its type.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use optoken::sandbox::linker::{CatalogStoreCtx, add_to_linker, add_wasi_to_linker, store_limits};
-use optoken::sandbox::wasmtime::component::{Component, Instance, InstancePre, Linker, Type, Val};
+use optoken::sandbox::wasmtime::component::{Component, Instance, Linker, Type, Val};
 use optoken::sandbox::wasmtime::error::Context as _;
-use optoken::sandbox::wasmtime::{Engine, Result, Store, StoreLimits, bail, ensure};
+use optoken::sandbox::wasmtime::{Engine, Result, Store, StoreContextMut, StoreLimits, bail, ensure};
 use optoken::sandbox::{BUILT_IN_COMPONENT, MAX_HOSTCALL_DATA};
-use optoken::store::{MemoryStore, Store as _};
 use serde_json::{Value, json};
 
-/// The cases in a directory, in order.
-pub(crate) fn directories(cases: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(cases).with_context(|| cases.display().to_string())?;
-    let mut directories: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-    directories.sort();
-    Ok(directories)
-}
+use super::faults::ScriptedStore;
 
 struct Tenant {
     catalog: CatalogStoreCtx,
@@ -30,7 +24,8 @@ struct Tenant {
 /// The component, compiled once.
 pub(crate) struct Host {
     engine: Engine,
-    component: InstancePre<Tenant>,
+    component: Component,
+    linker: Linker<Tenant>,
 }
 
 impl Host {
@@ -39,40 +34,51 @@ impl Host {
         let mut linker = Linker::new(&engine);
         add_to_linker(&mut linker, |tenant: &mut Tenant| &mut tenant.catalog)?;
         add_wasi_to_linker(&mut linker)?;
-        let component = linker.instantiate_pre(&Component::new(&engine, BUILT_IN_COMPONENT)?)?;
-        Ok(Self { engine, component })
+        let component = Component::new(&engine, BUILT_IN_COMPONENT)?;
+        Ok(Self { engine, component, linker })
     }
 
     /// The line that a runner writes of this case.
     pub(crate) fn play(&self, case: &Path) -> Result<Value> {
         let name = case.file_name().and_then(|name| name.to_str()).context("a case without a name")?;
-        let catalog = Arc::new(MemoryStore::default());
-        if let Ok(before) = fs::read_to_string(case.join("before.jsonl")) {
-            catalog.swap(None, &before)?;
-        }
+        let catalog = Arc::new(ScriptedStore::default());
+        catalog.open(case)?;
         let calls: Vec<Value> = serde_json::from_str(&fs::read_to_string(case.join("calls.json"))?)?;
 
         let tenant = Tenant {
-            catalog: CatalogStoreCtx::of_store(Arc::<MemoryStore>::clone(&catalog)),
+            catalog: CatalogStoreCtx::of_store(Arc::<ScriptedStore>::clone(&catalog)),
             limits: store_limits(),
         };
         let mut store = Store::new(&self.engine, tenant);
         store.limiter(|tenant| &mut tenant.limits);
         store.set_hostcall_fuel(MAX_HOSTCALL_DATA);
-        let instance = self.component.instantiate(&mut store)?;
+        let instance = self.linker_for(catalog.random())?.instantiate(&mut store, &self.component)?;
 
         let mut answered = BTreeMap::new();
         let mut answers = Vec::new();
         for call in &calls {
-            let answer = answer(&mut store, &instance, call, &answered)
-                .with_context(|| format!("{name}, call {}", answers.len() + 1))?;
+            let context = || format!("{name}, call {}", answers.len() + 1);
+            catalog.begin(case, answers.len() + 1).with_context(context)?;
+            let answer = answer(&mut store, &instance, call, &answered).with_context(context)?;
+            catalog.end().with_context(context)?;
             if let Some(name) = call.get("as").and_then(Value::as_str) {
                 answered.insert(name, answer.get("ok").cloned());
             }
             answers.push(answer);
         }
-        let document = catalog.load()?.map(|entry| entry.document);
-        Ok(json!({ "case": name, "answers": answers, "document": document }))
+        Ok(json!({ "case": name, "answers": answers, "document": catalog.document() }))
+    }
+
+    /// The linker, or one in which every random number is this one.
+    fn linker_for(&self, random: Option<u64>) -> Result<Linker<Tenant>> {
+        let mut linker = self.linker.clone();
+        if let Some(random) = random {
+            linker.allow_shadowing(true);
+            // The very version that the component asks for, which counts before any other.
+            let mut interface = linker.instance("wasi:random/random@0.2.12")?;
+            interface.func_wrap("get-random-u64", move |_: StoreContextMut<'_, Tenant>, ()| Ok((random,)))?;
+        }
+        Ok(linker)
     }
 }
 
@@ -100,6 +106,7 @@ fn answer(
         .map(|(argument, of_type)| to_wit(&resolved(argument, answered)?, of_type))
         .collect::<Result<_>>()?;
     let mut results = [Val::Bool(false)];
+    store.data_mut().catalog.begin_command();
     function.call(store, &arguments, &mut results)?;
     let [result] = results;
     to_json(result)

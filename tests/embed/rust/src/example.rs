@@ -1,4 +1,9 @@
 //! The life of an operator token. Every step says what must come of it, so this is a test as well.
+//!
+//! What a host with an engine of its own has to do beside, `optoken::sandbox::linker` lists. Of that, this leaves two things
+//! out: it bounds the memory of an instance, but not the time of a call (`Config::epoch_interruption` and
+//! `Store::set_epoch_deadline` do); and it checks tokens with the instance that carries out commands, which waits for the
+//! store, where a server has others that only read, on `CatalogStoreCtx::of_snapshot`.
 
 use std::sync::Arc;
 

@@ -3,17 +3,20 @@
 //! ```text
 //! optoken-embed example
 //! optoken-embed cases DIR    plays the conformance cases in DIR, a line of JSON for each
-//! optoken-embed bench        prints a line of JSON
+//! optoken-embed bench        prints a line of JSON, about the sandbox of `optoken` itself
 //! ```
 
 mod bench;
 mod cases;
 mod example;
+mod faults;
 
 use std::env;
+use std::fs;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use optoken::sandbox::wasmtime::error::Context as _;
 use optoken::sandbox::wasmtime::{Result, bail};
 
 fn main() -> Result<()> {
@@ -23,7 +26,7 @@ fn main() -> Result<()> {
         ["example"] => example::run(),
         ["cases", directory] => {
             let host = cases::Host::new()?;
-            for case in cases::directories(Path::new(directory))? {
+            for case in directories(Path::new(directory))? {
                 writeln!(io::stdout(), "{}", host.play(&case)?)?;
             }
             Ok(())
@@ -31,4 +34,12 @@ fn main() -> Result<()> {
         ["bench"] => bench::run(),
         _ => bail!("usage: optoken-embed example | cases DIR | bench"),
     }
+}
+
+/// The cases in a directory, in order.
+fn directories(cases: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(cases).with_context(|| cases.display().to_string())?;
+    let mut directories: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    directories.sort();
+    Ok(directories)
 }

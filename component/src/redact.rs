@@ -2,10 +2,10 @@
 
 use alloc::string::String;
 
-use optoken_component::token::PREFIX;
+use crate::token::PREFIX;
 
 /// Replaces whatever looks like a token.
-pub(crate) fn redact(text: &str) -> String {
+pub fn redact(text: &str) -> String {
     let mut parts = text.split(PREFIX);
     let mut redacted = String::from(parts.next().unwrap_or_default());
     for part in parts {
