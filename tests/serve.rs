@@ -554,7 +554,9 @@ fn every_signal_that_ends_a_process_lets_it_clean_up_first() {
         let machine = Machine::new();
         let door = machine.home().join("door");
         let server = machine.serve_with(&["--admin-token-recovery-code"]);
-        let mut server = server.arg("--admin-token-recovery-socket").arg(&door).start();
+        let server = server.arg("--admin-token-recovery-socket").arg(&door);
+        // Whoever runs the tests may do so under nohup.
+        let mut server = server.under("env", &["--default-signal=HUP"]).start();
         server.wait_for_log("token recovery is open");
         let code = machine.data_dir().join("recovery-code");
         assert!(door.exists() && code.exists());

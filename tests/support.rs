@@ -270,7 +270,6 @@ impl Cli {
     }
 
     /// Lets another program run it, which takes its command line behind these arguments.
-    #[allow(dead_code, reason = "for tests/ordeal.rs")]
     pub(crate) fn under(mut self, program: &str, args: &[&str]) -> Self {
         let mut outer = Command::new(program);
         outer.args(args).arg(self.command.get_program()).args(self.command.get_args());
