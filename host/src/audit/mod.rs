@@ -4,8 +4,6 @@
 //! A record is one line of JSON, made by the component; each but the first names the hash of the line before it
 //! (`wit/tokens.wit`). Lines are written and hashed as they are. Knows nothing of HTTP or options.
 
-use std::fmt::Write as _;
-
 use serde::Deserialize;
 use sha2::{Digest as _, Sha512_256};
 
@@ -85,9 +83,5 @@ impl Record {
 
 /// The hash of a line without its end: SHA-512/256, as 64 lower-case hexadecimal digits.
 fn hash(line: &[u8]) -> String {
-    Sha512_256::digest(line).iter().fold(String::with_capacity(64), |mut digits, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(digits, "{byte:02x}");
-        digits
-    })
+    base16ct::lower::encode_string(&Sha512_256::digest(line))
 }

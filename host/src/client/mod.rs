@@ -6,7 +6,6 @@
 mod tls;
 
 use std::error::Error;
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -491,11 +490,7 @@ fn is_of(short_hash: &str, token: &Secret) -> bool {
 
 /// SHA-512 of the text of a token, as 128 lower-case hexadecimal digits.
 pub(crate) fn sha512_hex(token: &Secret) -> String {
-    Sha512::digest(token.expose()).iter().fold(String::with_capacity(128), |mut digits, byte| {
-        // A string has room for everything.
-        let _ = write!(digits, "{byte:02x}");
-        digits
-    })
+    base16ct::lower::encode_string(&Sha512::digest(token.expose()))
 }
 
 fn json_body(request: reqwest::RequestBuilder, body: &serde_json::Value) -> reqwest::RequestBuilder {

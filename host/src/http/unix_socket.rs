@@ -2,7 +2,6 @@
 //!
 //! Knows nothing of who may.
 
-use std::fmt::Write as _;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -106,13 +105,7 @@ struct Nameless(PathBuf);
 impl Nameless {
     /// A name in this directory for something that is not there yet. Short, as paths of sockets have to be.
     fn within(directory: &Path) -> io::Result<Self> {
-        let mut random = [0; 4];
-        getrandom::fill(&mut random)?;
-        let name = random.iter().fold(String::from("."), |mut name, byte| {
-            let _ = write!(name, "{byte:02x}");
-            name
-        });
-        Ok(Self(directory.join(name)))
+        Ok(Self(directory.join(format!(".{:08x}", getrandom::u32()?))))
     }
 }
 
