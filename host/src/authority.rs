@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::audit::{AuditLog, AuditLogError, Kept, NEVERTHELESS, Recorder};
+use crate::audit::{AuditLog, AuditLogError, Kept, Recorder};
 use crate::observer::{Nobody, Observer};
 use crate::sandbox::{
     Answer, BUILT_IN_COMPONENT, Numbered, Sandbox, SandboxError, Seen, Snapshot, Trap, Writer,
@@ -229,8 +229,8 @@ impl<'a> Builder<'a> {
     /// Compiles the component, reads the catalog, or makes an empty one, and starts to watch the store for changes of
     /// others.
     ///
-    /// Blocks for some tens of milliseconds in a release build, and for a second or two in one without optimisation. Fails, rather than start, on a catalog that cannot be read, and on an audit log
-    /// that is not its own.
+    /// Blocks for some tens of milliseconds in a release build, and for a second or two in one without optimisation. Fails,
+    /// rather than start, on a catalog that cannot be read, and on an audit log that is not its own.
     pub fn build(self) -> Result<Authority, BuildError> {
         let sandbox = Sandbox::new(&self.component)?;
         let store: Arc<dyn Store> = Arc::new(Measured::new(self.store, Arc::clone(&self.observer)));
@@ -310,22 +310,12 @@ fn start_recorder(
 ) -> Result<Audit, BuildError> {
     let kept = sandbox.audit(published.number, || published.clone())?.map_err(BuildError::Catalog)?;
     let kept = Kept::read(kept)?;
-    let failed = match log.catch_up(&kept) {
-        Ok(lost) => {
-            if lost > 0 {
-                observer.records_lost(lost);
-            }
-            None
-        }
+    let tried = match log.catch_up(&kept) {
         // As with a change that is made later: a full disk is no reason to refuse all tokens.
-        Err(error @ AuditLogError::Append { .. }) => {
-            observer.not_recorded();
-            tracing::error!("{error}; {NEVERTHELESS}");
-            Some(kept)
-        }
+        tried @ (Ok(_) | Err(AuditLogError::Append { .. })) => tried,
         Err(error) => return Err(error.into()),
     };
-    let recorder = Recorder::start(log, failed, observer).map_err(BuildError::Thread)?;
+    let recorder = Recorder::start(log, kept, tried, observer).map_err(BuildError::Thread)?;
     Ok(Audit { recorder, missed: AtomicBool::new(false) })
 }
 

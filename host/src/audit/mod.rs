@@ -16,7 +16,7 @@ pub(crate) mod verify;
 
 pub use log::AuditLogError;
 pub(crate) use log::{AuditLog, Kept};
-pub(crate) use recorder::{NEVERTHELESS, Recorder};
+pub(crate) use recorder::Recorder;
 
 /// No record is longer, in bytes: a name has at most 128 and an origin at most 256, each of which JSON may write as six.
 const MAX_LINE_BYTES: u64 = 16 << 10;

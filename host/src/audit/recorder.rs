@@ -73,15 +73,19 @@ impl State {
 }
 
 impl Recorder {
-    /// Starts with a log that lacks these records, if their first try has failed.
+    /// Starts with a log to which it was tried to append these records, with this result.
     pub(crate) fn start(
         log: AuditLog,
-        failed: Option<Vec<Kept>>,
+        kept: Vec<Kept>,
+        tried: Result<u64, AuditLogError>,
         observer: Arc<dyn Observer>,
     ) -> io::Result<Self> {
-        let failing = failed.is_some();
-        let state = State { pending: failed.unwrap_or_default(), failing, ..State::default() };
-        Self::start_with(state, observer, log, AuditLog::catch_up)
+        let failing = tried.is_err();
+        let pending = if failing { kept } else { Vec::new() };
+        let state = State { pending, failing, ..State::default() };
+        let recorder = Self::start_with(state, observer, log, AuditLog::catch_up)?;
+        recorder.shared.tell(tried, false);
+        Ok(recorder)
     }
 
     fn start_with<L: Send + 'static>(
@@ -150,7 +154,7 @@ impl Drop for Recorder {
 }
 
 /// What is said once of a log that cannot be appended to.
-pub(crate) const NEVERTHELESS: &str = "changes are made nevertheless, and their records wait in memory, the newest 64 also in the \
+const NEVERTHELESS: &str = "changes are made nevertheless, and their records wait in memory, the newest 64 also in the \
                             catalog; they are appended as soon as that is possible";
 
 impl Shared {
