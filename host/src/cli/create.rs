@@ -3,6 +3,7 @@
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::builder::styling::{AnsiColor, Style};
@@ -145,10 +146,9 @@ const MAX_OVERLAP_SECONDS: u64 = 30 * 24 * 3600;
 
 /// The seconds of an overlap. One that would be another than what was asked for is refused, before anything is begun.
 fn overlap_seconds(text: &str) -> Result<u64, String> {
-    let seconds = whole_seconds(text)?;
-    let whole = humantime::parse_duration(text).is_ok_and(|duration| duration.subsec_nanos() == 0);
-    if whole && (1..=MAX_OVERLAP_SECONDS).contains(&seconds) {
-        Ok(seconds)
+    let overlap = duration(text)?;
+    if overlap.subsec_nanos() == 0 && (1..=MAX_OVERLAP_SECONDS).contains(&overlap.as_secs()) {
+        Ok(overlap.as_secs())
     } else {
         Err("an overlap is whole seconds, at least 1s and at most 30d".to_owned())
     }
@@ -156,8 +156,11 @@ fn overlap_seconds(text: &str) -> Result<u64, String> {
 
 /// The whole seconds of a duration.
 fn whole_seconds(text: &str) -> Result<u64, String> {
+    duration(text).map(|duration| duration.as_secs())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
-        .map(|duration| duration.as_secs())
         .map_err(|error| format!("{error}; a duration is one like 30min, 12h, 10d, 1y or \"1y 6months\""))
 }
 
