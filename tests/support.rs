@@ -296,13 +296,8 @@ impl Cli {
     }
 
     /// Lets a shell run it with this script, which finds it in `"$0" "$@"`.
-    pub(crate) fn in_shell(mut self, script: &str) -> Self {
-        let mut shell = Command::new("/bin/sh");
-        shell.arg("-c").arg(script).arg(self.command.get_program()).args(self.command.get_args());
-        shell.env_clear().envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        shell.current_dir(self.command.get_current_dir().unwrap());
-        self.command = shell;
-        self
+    pub(crate) fn in_shell(self, script: &str) -> Self {
+        self.under("/bin/sh", &["-c", script])
     }
 
     fn spawn(&mut self, stdin: Stdio, stdout: Stdio) -> Child {
