@@ -38,8 +38,8 @@ pub use wasmtime;
 /// What wasmtime makes of the contract: the world as [`Authority`](bindings::Authority), its types, and the trait that the
 /// host has to implement, which [`linker`] does.
 ///
-/// Calls into the component are synchronous; what that excludes stands at [`linker`]. The types of [`token`](crate::token) can be made from those here with
-/// `From`.
+/// Calls into the component are synchronous; what that excludes stands at [`linker`]. The types of
+/// [`token`](crate::token) can be made from those here with `From`.
 #[allow(missing_docs, missing_debug_implementations, clippy::all, clippy::pedantic)]
 pub mod bindings {
     wasmtime::component::bindgen!({
