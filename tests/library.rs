@@ -11,7 +11,7 @@ use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use optoken::asynchronous::{AsyncAuthority, MAX_COMMANDS};
+use optoken::async_authority::{AsyncAuthority, MAX_COMMANDS};
 use optoken::authority::{self, Authority, BuildError};
 use optoken::observer::Observer;
 use optoken::sandbox::bindings::{Authority as Instance, AuthorityPre};
@@ -380,7 +380,7 @@ fn the_crate_page_tells_the_limits_as_they_are() {
         ),
         ("POLL_INTERVAL", milliseconds(authority::POLL_INTERVAL)),
         ("DEFAULT_MAX_STALENESS", seconds(authority::DEFAULT_MAX_STALENESS)),
-        ("asynchronous::MAX_COMMANDS", format!("{MAX_COMMANDS} |")),
+        ("async_authority::MAX_COMMANDS", format!("{MAX_COMMANDS} |")),
     ] {
         let told = page
             .lines()

@@ -19,12 +19,13 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::audit::{AuditLog, AuditLogError, Kept, Recorder};
+use crate::observed_store::Measured;
 use crate::observer::{Nobody, Observer};
 use crate::sandbox::{
     Answer, BUILT_IN_COMPONENT, Numbered, Sandbox, SandboxError, Seen, Snapshot, Trap, Writer,
 };
 use crate::secret::Secret;
-use crate::store::{Measured, Store, StoreError, Version};
+use crate::store::{Store, StoreError, Version};
 use crate::token::{
     AuthenticateError, CommandError, IssuedToken, OperatorStatus, Preset, Principal, StagedSecret, Timestamp,
     TokenInfo, now,
@@ -265,7 +266,7 @@ impl<'a> Builder<'a> {
             traps: AtomicU64::new(0),
             operator: OperatorUse { since: now(), ..OperatorUse::default() },
             #[cfg(feature = "async")]
-            turns: Arc::new(tokio::sync::Semaphore::new(crate::asynchronous::MAX_COMMANDS)),
+            turns: Arc::new(tokio::sync::Semaphore::new(crate::async_authority::MAX_COMMANDS)),
         });
         inner.look_at_operator();
         let watcher = Watcher::start(Arc::clone(&inner)).map_err(BuildError::Thread)?;

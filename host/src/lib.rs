@@ -27,9 +27,9 @@
 //! | feature | what it adds | for that it takes in |
 //! |---|---|---|
 //! | (none) | [`Authority`](authority::Authority), the audit log, [`MemoryStore`](store::MemoryStore), and the [pieces](sandbox::linker) for a host with an engine of its own | wasmtime, and small crates |
-//! | `async` | commands that are awaited: `optoken::asynchronous` | tokio, its runtime alone |
+//! | `async` | commands that are awaited: `optoken::async_authority` | tokio, its runtime alone |
 //! | `sqlite` | `store::SqliteStore`: a file for any number of processes on one machine | SQLite, built from C |
-//! | `test-suite` | `store::suite`: what every store must do, for the tests of yours | nothing |
+//! | `test-suite` | `store::conformance`: what every store must do, for the tests of yours | nothing |
 //! | `server` (default) | `cli`, the HTTP faces, the client and the binary `influxdb3`; has `async` and `sqlite` | axum, clap, reqwest, rustls, … |
 //!
 //! # A complete example
@@ -139,14 +139,14 @@
 //! | core instances, memories, tables, elements of a table | 8, 2, 8, 4096 | [`MAX_CORE_INSTANCES`](sandbox::MAX_CORE_INSTANCES), [`MAX_MEMORIES`](sandbox::MAX_MEMORIES), [`MAX_TABLES`](sandbox::MAX_TABLES), [`MAX_TABLE_ELEMENTS`](sandbox::MAX_TABLE_ELEMENTS) |
 //! | until a change by another process counts here | 250 ms and one read | [`POLL_INTERVAL`](authority::POLL_INTERVAL) |
 //! | until a silent store makes all tokens refused | 10 s | [`DEFAULT_MAX_STALENESS`](authority::DEFAULT_MAX_STALENESS) |
-//! | commands that block a thread at a time, with `async` | 4 | `asynchronous::MAX_COMMANDS` |
+//! | commands that block a thread at a time, with `async` | 4 | `async_authority::MAX_COMMANDS` |
 //! | tokens in a catalog; audit records that it keeps | 10,000; 64 | the component's |
 //! | a token's name; the origin of a request | 128 bytes; 256 bytes, cut | the component's |
 
 #![warn(missing_debug_implementations)]
 
 #[cfg(feature = "async")]
-pub mod asynchronous;
+pub mod async_authority;
 pub mod audit;
 pub mod authority;
 #[cfg(feature = "server")]
@@ -157,8 +157,11 @@ mod client;
 mod http;
 #[cfg(feature = "server")]
 mod metrics;
+mod observed_store;
 pub mod observer;
 pub mod sandbox;
 pub mod secret;
+#[cfg(feature = "server")]
+mod server;
 pub mod store;
 pub mod token;

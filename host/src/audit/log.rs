@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::{MAX_LINE_BYTES, Record, hash};
+use crate::audit::{MAX_LINE_BYTES, Record, hash};
 
 /// The mode of a new log. Somebody may give one to more readers later.
 const FILE_MODE: u32 = 0o600;
@@ -33,8 +33,8 @@ pub(crate) struct AuditLog {
 /// A record that the catalog keeps, and its line.
 #[derive(Debug)]
 pub(crate) struct Kept {
-    pub(super) record: Record,
-    pub(super) line: String,
+    pub(crate) record: Record,
+    pub(crate) line: String,
 }
 
 impl Kept {

@@ -1,5 +1,5 @@
 //! The record of every change, outside the catalog: what a record says, the file that `log` appends them to, and the
-//! `verify`ing of such a file. The `recorder` appends, so that nobody has to wait for a disk that hangs.
+//! `verify`ing of such a file. The `writer` appends, so that nobody has to wait for a disk that hangs.
 //!
 //! A record is one line of JSON, made by the component; each but the first names the hash of the line before it
 //! (`wit/tokens.wit`). Lines are written and hashed as they are. Knows nothing of HTTP or options.
@@ -10,13 +10,13 @@ use sha2::{Digest as _, Sha512_256};
 use crate::token::Timestamp;
 
 mod log;
-mod recorder;
 #[cfg(feature = "server")]
 pub(crate) mod verify;
+mod writer;
 
 pub use log::AuditLogError;
 pub(crate) use log::{AuditLog, Kept};
-pub(crate) use recorder::Recorder;
+pub(crate) use writer::Recorder;
 
 /// No record is longer, in bytes: a name has at most 128 and an origin at most 256, each of which JSON may write as six.
 const MAX_LINE_BYTES: u64 = 16 << 10;

@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 
 use thiserror::Error;
 
-use super::{Kept, MAX_LINE_BYTES, Record, hash};
+use crate::audit::{Kept, MAX_LINE_BYTES, Record, hash};
 
 /// What is known of a log from elsewhere.
 #[derive(Debug, Default)]

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::connection::Connection;
-use super::say;
 use crate::audit::verify::{Known, VerifyError, verify};
 use crate::audit::{Actor, Kept, Record};
+use crate::cli::connection::Connection;
+use crate::cli::say;
 use crate::secret::redact;
 use crate::token::rfc3339;
 
@@ -20,7 +20,7 @@ use crate::token::rfc3339;
 /// Every change leaves one record: what was done, when, by whom, to which token and from where. Each record names the hash
 /// of the one before it. The server keeps the newest 64; with --audit-log, all of them go to a file.
 #[derive(Debug, Args)]
-pub(super) struct Audit {
+pub(crate) struct Audit {
     #[command(subcommand)]
     command: Command,
 }
@@ -106,7 +106,7 @@ struct Verify {
 }
 
 impl Audit {
-    pub(super) fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Show(show) => show.show(),
             Command::Verify(verify) => verify.verify(),

@@ -8,17 +8,17 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::saved::SavedToken;
-use super::warn;
+use crate::cli::token_file::SavedToken;
+use crate::cli::warn;
 use crate::client::{Client, ClientError, DEFAULT_HOST, Trust};
 use crate::secret::Secret;
 
 /// What stands for standard input in the place of a token.
-pub(super) const STDIN: &str = "-";
+pub(crate) const STDIN: &str = "-";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     /// URL of the server, or unix: and the path of its recovery socket
     #[arg(short = 'H', long, value_name = "URL", env = "INFLUXDB3_HOST_URL", default_value = DEFAULT_HOST)]
     host: String,
@@ -57,7 +57,7 @@ pub(super) struct Connection {
 impl Connection {
     /// The token, where there is one. An empty variable counts as none. `argument` is one that was given elsewhere on the
     /// command line, and comes first; `asks` tells that standard input is needed for an answer.
-    pub(super) fn token(&self, argument: Option<&Secret>, asks: bool) -> anyhow::Result<Option<Secret>> {
+    pub(crate) fn token(&self, argument: Option<&Secret>, asks: bool) -> anyhow::Result<Option<Secret>> {
         // What is typed beats the environment, which may have been forgotten.
         let token = match (argument, &self.token_file) {
             (Some(argument), _) => Some(argument),
@@ -77,13 +77,13 @@ impl Connection {
     }
 
     /// The file that the token is read from.
-    pub(super) fn token_file(&self) -> Option<&Path> {
+    pub(crate) fn token_file(&self) -> Option<&Path> {
         self.token_file.as_deref()
     }
 
     /// A client of that server. Warns where others could read the token that is sent or received (`carries_token`), or
     /// take it.
-    pub(super) fn client(&self, carries_token: bool) -> Result<Client, ClientError> {
+    pub(crate) fn client(&self, carries_token: bool) -> Result<Client, ClientError> {
         let trust = Trust { ca: self.tls_ca.clone(), no_verify: self.tls_no_verify };
         let client = Client::new(&self.host, &trust, self.timeout)?;
         if self.tls_no_verify {

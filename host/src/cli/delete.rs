@@ -5,14 +5,14 @@ use std::io::{self, Write as _};
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 
-use super::confirm::ask;
-use super::connection::Connection;
+use crate::cli::connection::Connection;
+use crate::cli::prompt::ask;
 use crate::secret::redact;
 use crate::token::OPERATOR;
 
 /// Delete a resource.
 #[derive(Debug, Args)]
-pub(super) struct Delete {
+pub(crate) struct Delete {
     #[command(subcommand)]
     resource: Resource,
 }
@@ -48,7 +48,7 @@ struct Token {
 }
 
 impl Delete {
-    pub(super) fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         let Resource::Token(token) = self.resource;
         token.delete()
     }

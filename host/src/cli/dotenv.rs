@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 /// The file is there and cannot be used.
 #[derive(Debug, Error)]
-pub(super) enum DotenvError {
+pub(crate) enum DotenvError {
     /// It may not be looked at.
     #[error("{path}: {reason}")]
     Unreadable { path: PathBuf, reason: io::Error },
@@ -23,7 +23,7 @@ pub(super) enum DotenvError {
 
 /// Adds what the file in the working directory says, or else that in the nearest directory above. What the environment
 /// has already stays. That there is no such file is no error.
-pub(super) fn load() -> Result<(), DotenvError> {
+pub(crate) fn load() -> Result<(), DotenvError> {
     let Ok(directory) = env::current_dir() else {
         // The directory is gone, and with it the file.
         return Ok(());

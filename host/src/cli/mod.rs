@@ -14,24 +14,15 @@ use clap::{ArgAction, ArgMatches, CommandFactory as _, FromArgMatches as _, Pars
 use crate::secret::redact;
 
 mod audit;
-mod confirm;
 mod connection;
 mod core_dump;
 mod create;
 mod delete;
 mod dotenv;
-mod listener_file;
-mod listeners;
-mod log;
-mod offline;
-mod open_files;
-mod recovery;
-mod replace;
-mod rotate;
-mod saved;
+mod output_file;
+mod prompt;
 mod serve;
 mod show;
-mod storage;
 mod token_file;
 
 /// Operator-token authority, compatible with InfluxDB 3 Core.

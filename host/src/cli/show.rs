@@ -5,11 +5,11 @@ use std::io::{self, Write as _};
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::connection::Connection;
+use crate::cli::connection::Connection;
 
 /// Show what a server holds.
 #[derive(Debug, Args)]
-pub(super) struct Show {
+pub(crate) struct Show {
     #[command(subcommand)]
     resource: Resource,
 }
@@ -54,7 +54,7 @@ enum Format {
 }
 
 impl Show {
-    pub(super) fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         let Resource::Tokens(tokens) = self.resource;
         tokens.show()
     }

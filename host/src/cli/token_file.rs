@@ -1,116 +1,155 @@
-//! `--admin-token-file`: takes in a token that was made elsewhere, when the server starts (COMPAT 5.4).
-//!
-//! The file holds the token itself or, better, only its hash. Where InfluxDB warns or keeps silent, a file that gives the
-//! token away, a token that can be guessed and a change that is not followed are refused or reported.
+//! Files that hold one token, for commands that use it: the token alone, or JSON with it as `--offline` writes it (COMPAT
+//! 5.4).
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use serde::Deserialize;
-use serde_json::error::Category;
+use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use crate::authority::Authority;
+use crate::cli::warn;
 use crate::secret::Secret;
-use crate::token::{OPERATOR, Preset, now};
 
 /// The largest file that is read, in bytes.
 const MAX_BYTES: usize = 64 << 10;
 
-/// The content of the file. Other fields are ignored, as they always were.
-#[derive(Deserialize)]
-struct TokenFile {
-    token: Option<String>,
-    token_sha512: Option<String>,
-    name: String,
-    /// Milliseconds since the epoch.
-    expiry_millis: Option<i64>,
+/// A file with a token, as it was read.
+pub(crate) struct SavedToken {
+    pub(crate) token: Secret,
+    /// All of the file, if it is more than the token and the end of its line.
+    json: Option<Zeroizing<String>>,
 }
 
-/// Takes the token of the file in, unless there is one of its name. An error means that the server must not start.
-pub(super) fn preset(authority: &Authority, path: &Path) -> anyhow::Result<()> {
-    tracing::info!("Initializing admin token from file: {}", path.display());
-    let TokenFile { token, token_sha512, name, expiry_millis } = read(path)?;
-    tracing::info!("Loaded admin token from file, name: {name}");
+impl SavedToken {
+    /// Reads the file, and warns if others may, too.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let failed = || format!("cannot read the token from {}", path.display());
+        let file = File::open(path).with_context(failed)?;
+        let metadata = file.metadata().with_context(failed)?;
+        let saved = Self::of(&file).with_context(failed)?;
+        let mode = metadata.permissions().mode() & 0o777;
+        if metadata.is_file() && mode & 0o077 != 0 {
+            // To refuse it would be to refuse its replacement, which is the remedy.
+            let path = path.display();
+            warn(&format!("others may read the token in {path} (mode {mode:o}); run: chmod 0600 {path}"));
+        }
+        Ok(saved)
+    }
 
-    let origin = format!("file {}", path.display());
-    // A time before 1970 is as past as 1970.
-    let expiry = expiry_millis.map(|at| u64::try_from(at).unwrap_or(0));
-    let preset = match (token.map(Secret::from), token_sha512) {
-        (Some(token), None) => authority.preset_token(&name, &token, expiry, &origin)?,
-        (None, Some(sha512)) => authority.preset_hash(&name, &sha512, expiry, &origin)?,
-        (Some(_), Some(_)) => bail!("it has both \"token\" and \"token_sha512\": leave one of them out"),
-        (None, None) => bail!("it has neither \"token\" nor \"token_sha512\""),
-    };
-    match &preset {
-        Preset::Created(_) => tracing::info!("Admin token '{name}' initialized from file"),
-        Preset::Unchanged(_) => {
-            tracing::info!("Admin token '{name}' already exists, skipping initialization");
+    /// Reads a file that is open.
+    pub(crate) fn of(file: &File) -> anyhow::Result<Self> {
+        Self::parse(text_of(file)?)
+    }
+
+    fn parse(text: Zeroizing<String>) -> anyhow::Result<Self> {
+        #[derive(Deserialize)]
+        struct Json {
+            token: String,
         }
-        Preset::Different(_) => tracing::warn!(
-            "Admin token '{name}' already exists with another secret, skipping initialization: the token of the file is \
-             not accepted; if it was replaced since, leave --admin-token-file out or bring the file up to date"
-        ),
-    }
-    let (Preset::Created(token) | Preset::Unchanged(token) | Preset::Different(token)) = preset;
-    match token.expiry {
-        Some(expiry) if expiry <= now() => {
-            tracing::warn!("Admin token '{name}' has expired and is not accepted");
+
+        let line = text.trim();
+        if line.starts_with('{') {
+            // Without serde's own text, which quotes what it found.
+            let Ok(Json { token }) = serde_json::from_str(line) else {
+                bail!("it is not JSON with a \"token\", which is a string");
+            };
+            return Ok(Self { token: token.into(), json: Some(text) });
         }
-        Some(_) if token.name == OPERATOR => tracing::warn!(
-            "the operator token expires; replacing it does not change that, and only token recovery and other admin tokens \
-             work afterwards"
-        ),
-        _ => {}
+        if line.is_empty() || line.contains(char::is_whitespace) {
+            bail!("it must hold one token and nothing else, or JSON with a \"token\"");
+        }
+        Ok(Self { token: line.to_owned().into(), json: None })
     }
-    // What was asked for differs from what holds.
-    if expiry.is_some_and(|asked| token.expiry.is_none_or(|holds| holds != asked)) {
-        tracing::warn!("Admin token '{name}' keeps the expiry that it has, not that of the file");
+
+    /// What the file is to hold with another token in the place of this one: whoever reads it finds what they know. Where
+    /// that cannot be, the other token alone.
+    pub(crate) fn with(&self, token: &Secret) -> Zeroizing<String> {
+        self.json.as_ref().and_then(|json| with_token(json, token)).unwrap_or_else(|| alone(token))
     }
-    Ok(())
 }
 
-fn read(path: &Path) -> anyhow::Result<TokenFile> {
-    let file = File::open(path).context("Failed to read admin token file")?;
-    let metadata = file.metadata().context("Failed to read admin token file metadata")?;
-    ensure!(metadata.is_file(), "Failed to read admin token file: it is not a regular file");
-    ensure!(
-        metadata.len() <= MAX_BYTES as u64,
-        "Failed to read admin token file: it has more than {MAX_BYTES} bytes"
-    );
+/// JSON with another token in it. The value is what is replaced, whatever its text looks like: it may be escaped, empty
+/// or that of another field.
+fn with_token(json: &str, token: &Secret) -> Option<Zeroizing<String>> {
+    let mut fields: Map<String, Value> = serde_json::from_str(json).ok()?;
+    fields.insert("token".to_owned(), token.expose().into());
+    // Larger than what is written, so that no copy is left behind by growing.
+    let mut lines = Vec::with_capacity(2 * MAX_BYTES);
+    serde_json::to_writer_pretty(&mut lines, &fields).ok()?;
+    lines.push(b'\n');
+    let lines = Zeroizing::new(String::from_utf8(lines).ok()?);
+    // As the next command reads it.
+    let reads = lines.len() <= MAX_BYTES
+        && SavedToken::parse(lines.clone()).is_ok_and(|saved| saved.token.expose() == token.expose());
+    reads.then_some(lines)
+}
+
+/// All of a file, or as much as is read of one.
+pub(crate) fn text_of(file: &File) -> io::Result<Zeroizing<String>> {
     // As long as it can get, so that no copy is left behind where it grows.
     let mut text = Zeroizing::new(String::with_capacity(MAX_BYTES + 1));
-    file.take(MAX_BYTES as u64).read_to_string(&mut text).context("Failed to read admin token file")?;
-    // Without serde's own text, which quotes what it found.
-    let parsed: TokenFile = serde_json::from_str(&text).map_err(|error| {
-        let wanted = match error.classify() {
-            Category::Data => {
-                "it must have \"name\" and \"token\" or \"token_sha512\", which are strings, and may have \"expiry_millis\", \
-                 which is a whole number"
-            }
-            _ => "it is not JSON",
-        };
-        let (line, column) = (error.line(), error.column());
-        anyhow::anyhow!(
-            "Failed to parse admin token file as JSON: {wanted} (line {line}, column {column})"
-        )
-    })?;
+    file.take(MAX_BYTES as u64).read_to_string(&mut text)?;
+    Ok(text)
+}
 
-    // The last six bits are what others may do.
-    let mode = metadata.permissions().mode() & 0o777;
-    let path = path.display();
-    ensure!(
-        mode & 0o022 == 0,
-        "Admin token file has insecure permissions: {mode:o}. Others can change it; run: chmod go-w {path}"
-    );
-    ensure!(
-        mode.trailing_zeros() >= 6 || parsed.token.is_none(),
-        "Admin token file has insecure permissions: {mode:o}. Others can read the token; run: chmod 0600 {path}\n\
-         Where its mode cannot be changed, give the hash instead: influxdb3 create token --admin --offline --output-file FILE \
-         --hash-file FILE"
-    );
-    Ok(parsed)
+/// What a file holds that has nothing but this token.
+pub(crate) fn alone(token: &Secret) -> Zeroizing<String> {
+    format!("{}\n", token.expose()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Option<SavedToken> {
+        SavedToken::parse(text.to_owned().into()).ok()
+    }
+
+    #[test]
+    fn a_token_is_read_alone_or_from_json_and_replaced_in_its_form() {
+        for (text, old, replaced) in [
+            ("apiv3_x", "apiv3_x", "apiv3_y\n"),
+            ("\r\n apiv3_x \r\n", "apiv3_x", "apiv3_y\n"),
+            (
+                r#"{"name": "_admin", "token": "apiv3_x", "expiry_millis": 9223372036854775807}"#,
+                "apiv3_x",
+                "{\n  \"name\": \"_admin\",\n  \"token\": \"apiv3_y\",\n  \"expiry_millis\": 9223372036854775807\n}\n",
+            ),
+            ("{\n  \"token\": \"apiv3_x\"\n}\n", "apiv3_x", "{\n  \"token\": \"apiv3_y\"\n}\n"),
+            // However it is written, and whatever else is written the same way.
+            (r#"{"token":"apiv3\u005fx"}"#, "apiv3_x", "{\n  \"token\": \"apiv3_y\"\n}\n"),
+            (r#"{"token":"a\/x"}"#, "a/x", "{\n  \"token\": \"apiv3_y\"\n}\n"),
+            (r#"{"\u0074oken":"apiv3_x"}"#, "apiv3_x", "{\n  \"token\": \"apiv3_y\"\n}\n"),
+            (r#"{"token":""}"#, "", "{\n  \"token\": \"apiv3_y\"\n}\n"),
+            (r#"{"token":"token"}"#, "token", "{\n  \"token\": \"apiv3_y\"\n}\n"),
+            (
+                r#"{"name":"_admin","token":"_admin"}"#,
+                "_admin",
+                "{\n  \"name\": \"_admin\",\n  \"token\": \"apiv3_y\"\n}\n",
+            ),
+            (
+                r#"{"before":{"token":"apiv3_x"},"token":"apiv3_x"}"#,
+                "apiv3_x",
+                "{\n  \"before\": {\n    \"token\": \"apiv3_x\"\n  },\n  \"token\": \"apiv3_y\"\n}\n",
+            ),
+        ] {
+            let saved = parse(text).unwrap();
+            assert_eq!(saved.token.expose(), old, "{text}");
+            let replaced_by = saved.with(&Secret::from("apiv3_y".to_owned()));
+            assert_eq!(replaced_by.as_str(), replaced, "{text}");
+            assert_eq!(parse(&replaced_by).unwrap().token.expose(), "apiv3_y", "{text}");
+        }
+        // What has grown too large to be read.
+        let large = format!("{{\"a\": [{}0], \"token\": \"apiv3_x\"}}", "0,".repeat(20_000));
+        assert_eq!(parse(&large).unwrap().with(&Secret::from("apiv3_y".to_owned())).as_str(), "apiv3_y\n");
+        for text in
+            ["", "\n", "apiv3_x apiv3_y", "apiv3_x\napiv3_y", "{", r#"{"token": 1}"#, r#"{"name": "x"}"#]
+        {
+            assert!(parse(text).is_none(), "{text:?}");
+        }
+    }
 }

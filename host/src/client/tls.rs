@@ -44,7 +44,7 @@ pub(crate) enum TrustError {
 
 impl Trust {
     /// What a client needs. The system's certificates are looked for only if the server is to be reached with https.
-    pub(super) fn client_config(&self, https: bool) -> Result<ClientConfig, TrustError> {
+    pub(crate) fn client_config(&self, https: bool) -> Result<ClientConfig, TrustError> {
         let mut roots = RootCertStore::empty();
         if let Some(path) = &self.ca {
             add_extra(&mut roots, path)?;
@@ -88,7 +88,7 @@ fn add_extra(roots: &mut RootCertStore, path: &Path) -> Result<(), TrustError> {
 
 /// Why no TLS connection came about, and what to do.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// It is not certain who is there.
     Untrusted(&'static str),
     /// Somebody is there who does not speak this TLS.
@@ -97,7 +97,7 @@ pub(super) enum Failure {
 
 impl Failure {
     /// What `error`, of a connection to be made, has to do with TLS.
-    pub(super) fn of(error: &(dyn Error + 'static)) -> Option<Self> {
+    pub(crate) fn of(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
         while let Some(error) = next {
             if let Some(error) = error.downcast_ref() {

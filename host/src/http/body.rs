@@ -12,34 +12,34 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use tokio::time;
 
-use super::problem::Problem;
+use crate::http::problem::Problem;
 use crate::secret::redact;
 
 /// The most bytes a body may have that means nothing.
-pub(super) const MAX_IGNORED_BYTES: usize = 64 << 10;
+pub(crate) const MAX_IGNORED_BYTES: usize = 64 << 10;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads a body that means nothing here, so that the client gets to read the answer; not if it is too large.
-pub(super) async fn discard(body: Body) -> Result<(), Problem> {
+pub(crate) async fn discard(body: Body) -> Result<(), Problem> {
     discard_up_to(body, MAX_IGNORED_BYTES).await
 }
 
 /// As [`discard`], of a body of at most `limit` bytes.
-pub(super) async fn discard_up_to(body: Body, limit: usize) -> Result<(), Problem> {
+pub(crate) async fn discard_up_to(body: Body, limit: usize) -> Result<(), Problem> {
     receive(body, limit, |_| {}).await
 }
 
 /// Refuses a body that is not announced as JSON, before anything else about it is judged.
-pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     if content_type.is_some_and(is_json) { Ok(()) } else { Err(Problem::NotJson) }
 }
 
 /// Reads a body of JSON, which may be compressed. No more than `limit` bytes, neither before nor after decompression.
 /// The order of judgement is that of COMPAT 2.2, step 7.
-pub(super) async fn json<T: DeserializeOwned>(request: Request, limit: usize) -> Result<T, Problem> {
+pub(crate) async fn json<T: DeserializeOwned>(request: Request, limit: usize) -> Result<T, Problem> {
     let zipped = match request.headers().get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => false,
         Some(b"gzip") => true,
@@ -57,7 +57,7 @@ pub(super) async fn json<T: DeserializeOwned>(request: Request, limit: usize) ->
 }
 
 /// Reads a body of JSON as [`json`] does, or none, which means what is left out of it.
-pub(super) async fn optional_json<T: DeserializeOwned + Default>(
+pub(crate) async fn optional_json<T: DeserializeOwned + Default>(
     request: Request,
     limit: usize,
 ) -> Result<T, Problem> {

@@ -18,17 +18,17 @@ use crate::secret::Secret;
     "Authorization header was malformed, the request was not in the form of 'Authorization: <auth-scheme> <token>', \
      supported auth-schemes are Bearer, Token and Basic"
 )]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
 /// Takes the credential out of the headers, so that nothing further on can log it or pass it on. `None` if there is
 /// none. Of several headers the first counts.
-pub(super) fn take(headers: &mut HeaderMap) -> Result<Option<Secret>, Malformed> {
+pub(crate) fn take(headers: &mut HeaderMap) -> Result<Option<Secret>, Malformed> {
     headers.remove(AUTHORIZATION).map(|value| parse(value.to_str().map_err(|_| Malformed)?)).transpose()
 }
 
 /// The token in the query string, where there is one: `p`, on two paths only. It may be empty. Given twice, it counts as
 /// not given.
-pub(super) fn in_query(uri: &Uri) -> Option<Secret> {
+pub(crate) fn in_query(uri: &Uri) -> Option<Secret> {
     /// The user, `u`, does not matter.
     #[derive(Deserialize)]
     struct Query {

@@ -12,15 +12,16 @@ use axum::http::header::ALLOW;
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 
-use super::complaints::Complaints;
-use super::listen::{Peer, Service, Terms};
-use super::problem::Problem;
-use super::routes::{self, Call, Endpoint};
-use super::{CONFIRM_PATH, CREATE_PATH, OTHER_PATH, Options, TOKENS_PATH, VERIFY_PATH, credentials, openapi};
-use crate::asynchronous::AsyncAuthority;
+use crate::async_authority::AsyncAuthority;
 use crate::authority::Authority;
+use crate::http::api::openapi;
+use crate::http::api::{self, Call, Endpoint};
+use crate::http::problem::Problem;
+use crate::http::{CONFIRM_PATH, CREATE_PATH, OTHER_PATH, Options, TOKENS_PATH, VERIFY_PATH, credentials};
 use crate::metrics::Metrics;
 use crate::secret::{Secret, redact};
+use crate::server::listener::{Peer, Service, Terms};
+use crate::server::log_throttle::Complaints;
 use crate::token::Principal;
 
 /// The most connections that are open at a time, where the system lets that many be.
@@ -40,26 +41,26 @@ pub(crate) fn terms(places: usize) -> Terms {
 const LOGGED_PATH_BYTES: usize = 256;
 
 /// The name of the catalog, on every answer.
-pub(super) const CLUSTER_UUID: &str = "cluster-uuid";
+pub(crate) const CLUSTER_UUID: &str = "cluster-uuid";
 
 /// What the listener serves, and with what.
-pub(super) struct Served {
-    pub(super) authority: Authority,
+pub(crate) struct Served {
+    pub(crate) authority: Authority,
     /// The same, for what may block.
-    pub(super) commands: AsyncAuthority,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) options: Options,
+    pub(crate) commands: AsyncAuthority,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) options: Options,
     endpoints: Vec<Endpoint>,
     /// The OpenAPI document, as JSON.
-    pub(super) document: Option<Bytes>,
+    pub(crate) document: Option<Bytes>,
     cluster_uuid: Option<HeaderValue>,
     /// Those who may not create the operator token.
-    pub(super) refusals: Complaints,
+    pub(crate) refusals: Complaints,
 }
 
 /// All that the main listener answers.
 pub(crate) fn router(authority: Authority, metrics: Arc<Metrics>, options: Options) -> Router {
-    let endpoints = routes::table(&options);
+    let endpoints = api::table(&options);
     let served = Served {
         document: openapi::document(&endpoints, &options).to_json().ok().map(Bytes::from),
         endpoints,
@@ -198,12 +199,12 @@ fn is_disabled(options: &Options, path: &str) -> bool {
 }
 
 /// Whether a path is only for who has a token.
-pub(super) fn asks_for_a_token(options: &Options, method: &Method, path: &str) -> bool {
+pub(crate) fn asks_for_a_token(options: &Options, method: &Method, path: &str) -> bool {
     !options.without_auth && !is_open(options, method, path)
 }
 
 /// All that [`judge`] can say against a request for this path before its endpoint gets to see it.
-pub(super) fn refusals(options: &Options, method: &Method, path: &str) -> Vec<Problem> {
+pub(crate) fn refusals(options: &Options, method: &Method, path: &str) -> Vec<Problem> {
     let problems = if is_disabled(options, path) {
         vec![Problem::WithoutAuth]
     } else if is_open(options, method, path) {

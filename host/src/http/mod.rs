@@ -1,39 +1,25 @@
 //! The HTTP faces of the authority: the main listener and the recovery listener.
 //!
-//! Requests come in through [`listen`], are judged by [`credentials`] and answered by one of the two listeners; whatever
+//! Requests come in through [`server`](crate::server), are judged by [`credentials`] and answered by one of the two listeners; whatever
 //! goes wrong leaves as a [`problem`]. Paths, texts and order of judgement follow COMPAT sections 2 and 3. What the main
-//! listener serves stands in one table, [`routes`].
+//! listener serves stands in one table, [`api`].
 
-mod audit;
+mod api;
 mod body;
-mod complaints;
 mod credentials;
 pub(crate) mod disable_authz;
-pub(crate) mod door;
-mod issued;
-pub(crate) mod listen;
 pub(crate) mod main_listener;
-mod openapi;
-mod ping;
 mod problem;
-mod query;
-pub(crate) mod recovery_code;
-pub(crate) mod recovery_listener;
-mod rotation;
-mod routes;
-pub(crate) mod tls;
-mod tokens;
-mod tokens_table;
-pub(crate) mod unix_socket;
-mod verify;
+pub(crate) mod recovery;
+pub(crate) mod request_origin;
 
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 
-use disable_authz::DisabledAuthz;
-use door::Bootstrap;
-use problem::Problem;
+use crate::http::disable_authz::DisabledAuthz;
+use crate::http::problem::Problem;
+use crate::http::request_origin::Bootstrap;
 
 /// What the command line says about how requests are judged.
 #[derive(Debug, Clone)]

@@ -12,15 +12,15 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::credentials::Malformed;
-use super::door::Refusal;
-use super::{JSON, TEXT};
+use crate::http::credentials::Malformed;
+use crate::http::request_origin::Refusal;
+use crate::http::{JSON, TEXT};
 use crate::secret::redact;
 use crate::token::{AuthenticateError, CommandError, OPERATOR};
 
 /// What a client is told instead of what it asked for.
 #[derive(Debug, Clone)]
-pub(super) enum Problem {
+pub(crate) enum Problem {
     /// No credential was presented.
     NoCredential,
     /// The presented token is unknown, revoked or expired.
@@ -89,17 +89,17 @@ const RETRY_AFTER_SECONDS: &str = "1";
 
 impl Problem {
     /// The query string cannot be read. The reason may repeat what is in it.
-    pub(super) fn bad_query(error: &serde_urlencoded::de::Error) -> Self {
+    pub(crate) fn bad_query(error: &serde_urlencoded::de::Error) -> Self {
         Self::BadQuery(redact(&error.to_string()).into_owned())
     }
 
     /// The same, as a proxy is told it.
-    pub(super) fn unverified(self) -> Self {
+    pub(crate) fn unverified(self) -> Self {
         Self::Unverified(Box::new(self))
     }
 
     /// An error without status; there is no way to make it a success.
-    pub(super) fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Unverified(reason) if reason.challenge().is_some() => StatusCode::UNAUTHORIZED,
             Self::NoCredential | Self::InvalidToken => StatusCode::UNAUTHORIZED,
@@ -127,7 +127,7 @@ impl Problem {
         }
     }
 
-    pub(super) fn text(&self) -> Cow<'static, str> {
+    pub(crate) fn text(&self) -> Cow<'static, str> {
         match self {
             Self::NoCredential | Self::InvalidToken => "the request was not authenticated".into(),
             Self::MalformedCredential => Malformed.to_string().into(),
@@ -188,7 +188,7 @@ impl Problem {
     }
 
     /// None where there is no body.
-    pub(super) const fn content_type(&self) -> Option<&'static str> {
+    pub(crate) const fn content_type(&self) -> Option<&'static str> {
         match self {
             Self::NoCredential | Self::InvalidToken | Self::MalformedCredential | Self::Forbidden => {
                 Some(JSON)
@@ -199,7 +199,7 @@ impl Problem {
     }
 
     /// What is told beside the text.
-    pub(super) fn headers(&self) -> Vec<(HeaderName, &'static str)> {
+    pub(crate) fn headers(&self) -> Vec<(HeaderName, &'static str)> {
         let mut headers = vec![(CACHE_CONTROL, "no-store")];
         headers.extend(self.content_type().map(|content_type| (CONTENT_TYPE, content_type)));
         headers.extend(self.challenge().map(|challenge| (WWW_AUTHENTICATE, challenge)));
@@ -223,7 +223,7 @@ impl Problem {
     }
 
     /// The whole body.
-    pub(super) fn body(&self) -> String {
+    pub(crate) fn body(&self) -> String {
         match self.content_type() {
             // The space after the colon is what clients know; serde_json writes none.
             Some(JSON) => format!("{{\"error\": {}}}", json!(self.text())),

@@ -1,8 +1,8 @@
 //! The words of the contract in the host's own, and back: between [`bindings`](super::bindings) and [`token`](crate::token)
 //! or [`store`].
 
-use super::bindings::exports::optoken::authority::{authenticator, provision, tokens, types};
-use super::bindings::optoken::authority::catalog_store;
+use crate::sandbox::bindings::exports::optoken::authority::{authenticator, provision, tokens, types};
+use crate::sandbox::bindings::optoken::authority::catalog_store;
 use crate::secret::Secret;
 use crate::store::{self, StoreError};
 use crate::token::{

@@ -76,8 +76,8 @@ use std::time::SystemTime;
 use wasmtime::component::{ComponentType, HasSelf, Linker, Lower};
 use wasmtime::{Result, StoreContextMut, StoreLimits, StoreLimitsBuilder};
 
-use super::bindings::optoken::authority::catalog_store;
-use super::{
+use crate::sandbox::bindings::optoken::authority::catalog_store;
+use crate::sandbox::{
     MAX_CORE_INSTANCES, MAX_MEMORIES, MAX_MEMORY, MAX_RANDOM_BYTES, MAX_STORE_CALLS, MAX_TABLE_ELEMENTS,
     MAX_TABLES, Seen, Snapshot,
 };

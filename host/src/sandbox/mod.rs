@@ -29,9 +29,9 @@ use crate::token::{
 use self::bindings::exports::optoken::authority::types;
 use self::linker::CatalogStoreCtx;
 
+mod contract_check;
 mod convert;
 pub mod linker;
-mod world;
 
 pub use wasmtime;
 
@@ -100,7 +100,7 @@ const SPARE_INSTANCES: u32 = 16;
 ///
 /// The first call in a process compiles the built-in component beside it, which says what fits.
 pub fn check(engine: &Engine, component: &Component) -> Result<(), SandboxError> {
-    world::check(engine, component)
+    contract_check::check(engine, component)
 }
 
 /// A compiled component with everything it needs to run, for one catalog: the piece between
@@ -165,7 +165,7 @@ impl Sandbox {
         let is_built_in = component == BUILT_IN_COMPONENT;
         let component = Component::new(&engine, component).map_err(SandboxError::NotAComponent)?;
         if !is_built_in {
-            world::check(&engine, &component)?;
+            contract_check::check(&engine, &component)?;
         }
         let pre = link(&engine, &component)?;
         let readers = Readers { slots: (0..readers).map(|_| Mutex::new(None)).collect() };
@@ -522,7 +522,7 @@ fn link(engine: &Engine, component: &Component) -> Result<bindings::AuthorityPre
         .instantiate_pre(component)
         .and_then(bindings::AuthorityPre::new)
         // What is not as it should be was found before; whatever wasmtime finds beyond that is said in its words.
-        .map_err(|error| world::misfit(engine, component, format!("{error:#}")))
+        .map_err(|error| contract_check::misfit(engine, component, format!("{error:#}")))
 }
 
 fn instantiate(

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::{Entry, Store, StoreError, SwapOutcome, Version};
+use crate::store::{Entry, Store, StoreError, SwapOutcome, Version};
 
 /// A document in memory.
 #[derive(Debug, Default)]
@@ -45,6 +45,6 @@ impl Store for MemoryStore {
 mod tests {
     #[test]
     fn it_keeps_the_contract_of_the_port() {
-        crate::store::suite::run(&super::MemoryStore::default());
+        crate::store::conformance::run(&super::MemoryStore::default());
     }
 }

@@ -7,14 +7,12 @@ use std::fmt;
 
 use thiserror::Error;
 
-mod measured;
+#[cfg(any(test, feature = "test-suite"))]
+pub mod conformance;
 mod memory;
 #[cfg(feature = "sqlite")]
 mod sqlite;
-#[cfg(any(test, feature = "test-suite"))]
-pub mod suite;
 
-pub(crate) use measured::Measured;
 pub use memory::MemoryStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{OpenError, SqliteStore};
@@ -37,7 +35,7 @@ pub use sqlite::{OpenError, SqliteStore};
 /// command that made it along, to whoever has asked for that (`build_async` and the commands that are awaited give an error
 /// instead); to who polls, it is a store that is unavailable, and is asked again.
 ///
-/// With the feature `test-suite`, `store::suite::run` plays against a store of yours what those here are tested with.
+/// With the feature `test-suite`, `store::conformance::run` plays against a store of yours what those here are tested with.
 ///
 /// ```
 /// use std::fs::{self, File};

@@ -16,7 +16,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior};
 use thiserror::Error;
 
-use super::{Entry, Store, StoreError, SwapOutcome, Version};
+use crate::store::{Entry, Store, StoreError, SwapOutcome, Version};
 
 /// Marks the file as ours in its header (`PRAGMA application_id`): "optk".
 const APPLICATION_ID: i32 = 0x6f70_746b;
@@ -258,7 +258,7 @@ fn close_to_others(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::suite;
+    use crate::store::conformance;
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn it_keeps_the_contract_of_the_port() {
         let directory = tempfile::tempdir().unwrap();
-        suite::run(&SqliteStore::open(directory.path().join("tokens.db")).unwrap());
+        conformance::run(&SqliteStore::open(directory.path().join("tokens.db")).unwrap());
     }
 
     #[test]

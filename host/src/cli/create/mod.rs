@@ -1,0 +1,396 @@
+//! `influxdb3 create token --admin`: makes the operator token, or replaces it, or makes a named admin token
+//! (COMPAT 4.1).
+
+mod offline;
+mod rotation;
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::builder::styling::{AnsiColor, Style};
+use clap::error::ErrorKind;
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::cli::connection::Connection;
+use crate::cli::create::offline::OfflineToken;
+use crate::cli::create::rotation::{Rotation, Screen};
+use crate::cli::output_file::{Turn, destination, is_same, may_replace};
+use crate::cli::prompt::ask;
+use crate::cli::{misuse, say, warn};
+use crate::secret::Secret;
+
+/// Create a resource.
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    #[command(subcommand)]
+    resource: Resource,
+}
+
+#[derive(Debug, Subcommand)]
+enum Resource {
+    Token(Token),
+}
+
+/// Create an admin token, or replace the operator token.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  Create the first operator token:
+    influxdb3 create token --admin
+  All that can be done with it, and more examples:
+    influxdb3 create token --admin --help")]
+struct Token {
+    #[command(subcommand)]
+    kind: Option<Kind>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Kind {
+    #[command(name = "--admin")]
+    Admin(Admin),
+}
+
+/// Create the operator token, named _admin, replace it with --regenerate, or create a named admin token with --name.
+///
+/// The token is shown once: the server keeps only its hash.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  Create the first operator token:
+    influxdb3 create token --admin
+  Replace it in the file that it is in; the old one stops working at once:
+    influxdb3 create token --admin --regenerate --token-file operator-token --output-file operator-token
+  Replace it, and accept the old one for another hour:
+    influxdb3 create token --admin --regenerate --token-file old-token --output-file new-token --overlap 1h
+  It is lost: start the server with --admin-token-recovery-http-bind, then
+    influxdb3 create token --admin --regenerate --host http://127.0.0.1:8182
+  Create a named admin token, with the operator token in INFLUXDB3_AUTH_TOKEN:
+    influxdb3 create token --admin --name ci --expiry 90d
+  Make a token without a server, and start a server with it:
+    influxdb3 create token --admin --offline --output-file admin-token.json
+    influxdb3 serve --admin-token-file admin-token.json")]
+struct Admin {
+    /// The same as --token, as older documentation has it
+    #[arg(value_name = "TOKEN", hide = true)]
+    token_argument: Option<Secret>,
+
+    /// Replace the operator token, which is given with --token or --token-file; the old one stops working at once
+    ///
+    /// With --output-file nobody is locked out, whatever fails: the new token is on the disk before the old one stops
+    /// working, and running the same command again finishes what was interrupted.
+    #[arg(long)]
+    regenerate: bool,
+
+    /// Accept the replaced token for so long, such as 15min or 1h, instead of not at all
+    ///
+    /// At least a second and at most 30 days. The server must be one that can stage a token.
+    #[arg(long, value_name = "DURATION", value_parser = overlap_seconds, requires = "regenerate")]
+    overlap: Option<u64>,
+
+    /// The code that token recovery asks for where serve was told --admin-token-recovery-code; - reads it from standard input
+    #[arg(long, value_name = "CODE", env = "INFLUXDB3_RECOVERY_CODE", hide_env_values = true)]
+    recovery_code: Option<Secret>,
+
+    /// Create an admin token of this name instead of the operator token
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// How long the named token is accepted, such as 30min, 12h, 10d or 1y [default: for ever]
+    #[arg(long, value_name = "DURATION", value_parser = whole_seconds)]
+    expiry: Option<u64>,
+
+    /// Make the token here, without a server, and write it to --output-file
+    #[arg(long, requires = "output_file")]
+    offline: bool,
+
+    /// File for the token that is made with --offline or --regenerate
+    ///
+    /// With --offline it is what influxdb3 serve takes with --admin-token-file. With --regenerate it holds the token alone,
+    /// as --token-file takes it, or stays the JSON that it is; the token is not shown, and until it is in force it waits
+    /// in FILE.staged. Only the owner can read these files (mode 0600). A link is followed: the file that it leads to is
+    /// the one that is written.
+    #[arg(long, value_name = "FILE")]
+    output_file: Option<PathBuf>,
+
+    /// File for the SHA-512 of the token that is made with --offline
+    ///
+    /// With influxdb3 serve --admin-token-file a server takes this file as well. It then accepts the token and never
+    /// holds its text, so that the file need not be kept secret.
+    #[arg(long, value_name = "FILE", requires = "offline")]
+    hash_file: Option<PathBuf>,
+
+    /// Do not ask for confirmation
+    #[arg(short, long)]
+    yes: bool,
+
+    /// How to show the new token
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Format {
+    /// One JSON object and nothing else: with the token, or with the file that it was saved to
+    Json,
+    /// For people
+    #[default]
+    Text,
+}
+
+/// The longest overlap that a server grants, in seconds: thirty days.
+const MAX_OVERLAP_SECONDS: u64 = 30 * 24 * 3600;
+
+/// The seconds of an overlap. One that would be another than what was asked for is refused, before anything is begun.
+fn overlap_seconds(text: &str) -> Result<u64, String> {
+    let overlap = duration(text)?;
+    if overlap.subsec_nanos() == 0 && (1..=MAX_OVERLAP_SECONDS).contains(&overlap.as_secs()) {
+        Ok(overlap.as_secs())
+    } else {
+        Err("an overlap is whole seconds, at least 1s and at most 30d".to_owned())
+    }
+}
+
+/// The whole seconds of a duration.
+fn whole_seconds(text: &str) -> Result<u64, String> {
+    duration(text).map(|duration| duration.as_secs())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; a duration is one like 30min, 12h, 10d, 1y or \"1y 6months\""))
+}
+
+impl Create {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let Resource::Token(Token { kind }) = self.resource;
+        match kind {
+            Some(Kind::Admin(admin)) => admin.run(),
+            None => Err(misuse(
+                &["create", "token"],
+                ErrorKind::MissingSubcommand,
+                "Missing required subcommand. Use: influxdb3 create token --admin [OPTIONS]",
+            )
+            .into()),
+        }
+    }
+}
+
+impl Admin {
+    fn run(self) -> anyhow::Result<()> {
+        self.check()?;
+        if self.name.is_none() && self.expiry.is_some() {
+            warn("the operator token never expires, so --expiry is ignored; it is for a token with a --name");
+        }
+        match &self.output_file {
+            Some(output) if self.offline => return self.make_offline(output),
+            Some(_) if !self.regenerate => {
+                warn(
+                    "--output-file is used with --offline and --regenerate only; the token is not written to it",
+                );
+            }
+            _ => {}
+        }
+        if self.regenerate {
+            return self.regenerate();
+        }
+        let issued = self.ask_server()?;
+        self.format
+            .show_created(&issued)
+            .context("the token was created, but cannot be written to standard output")
+    }
+
+    /// What clap does not judge.
+    fn check(&self) -> Result<(), clap::Error> {
+        let conflict = |text: &str| Err(conflict(text));
+        if self.regenerate && self.name.is_some() {
+            return conflict(
+                "--regenerate cannot be used with --name, --regenerate only applies for operator token",
+            );
+        }
+        if self.regenerate && self.offline {
+            return conflict(
+                "--regenerate cannot be used with --offline: no server is asked, so no token of it would be replaced",
+            );
+        }
+        if self.offline && self.output_file == self.hash_file {
+            return Err(one_file());
+        }
+        Ok(())
+    }
+
+    fn ask_server(&self) -> anyhow::Result<Secret> {
+        let token = self.connection.token(self.token_argument.as_ref(), false)?;
+        let client = self.connection.client(true)?;
+        let issued = match &self.name {
+            Some(name) => client.create_named(token.as_ref(), name, self.expiry)?,
+            None => client.create_operator()?,
+        };
+        Ok(issued)
+    }
+
+    fn regenerate(&self) -> anyhow::Result<()> {
+        let output = self.output_file.as_deref().map(destination).transpose()?;
+        let token = self.connection.token(self.token_argument.as_ref(), !self.yes)?;
+        let client = self.connection.client(true)?;
+        if !self.yes {
+            confirm_regenerate()?;
+        }
+        let code = self.recovery_code()?;
+        let rotation = Rotation {
+            client: &client,
+            credential: token.as_ref(),
+            code: code.as_ref(),
+            overlap: self.overlap.unwrap_or(0),
+            screen: &self.format,
+        };
+        match output {
+            Some(output) => {
+                // That it is to be replaced there has been confirmed.
+                let source = self.connection.token_file().and_then(|file| destination(file).ok());
+                let same = source.is_some_and(|source| is_same(&source, &output));
+                may_replace(&output, self.yes || same)?;
+                rotation.to_file(&output)
+            }
+            None => rotation.to_screen(),
+        }
+    }
+
+    /// The recovery code, where there is one. An empty variable counts as none.
+    fn recovery_code(&self) -> io::Result<Option<Secret>> {
+        match &self.recovery_code {
+            Some(code) if code.expose() == "-" => Ok(Some(ask("Enter the recovery code")?.into())),
+            code => Ok(code.clone().filter(|code| !code.expose().is_empty())),
+        }
+    }
+
+    fn make_offline(&self, output: &Path) -> anyhow::Result<()> {
+        let output = &destination(output)?;
+        let hash_file = self.hash_file.as_deref().map(destination).transpose()?;
+        if hash_file.as_ref().is_some_and(|hash_file| is_same(hash_file, output)) {
+            return Err(one_file().into());
+        }
+        for file in [Some(output), hash_file.as_ref()].into_iter().flatten() {
+            may_replace(file, self.yes)?;
+        }
+        let lifetime = self.expiry.filter(|_| self.name.is_some());
+        let token = OfflineToken::mint(self.name.as_deref(), lifetime)?;
+        let _turn = Turn::wait(&[output])?;
+        token.save(output)?;
+        let mut saved = format!("Token saved to: {}", output.display());
+        if let Some(hash_file) = &hash_file {
+            token.save_hash(hash_file).with_context(|| format!("{saved}, but not its hash"))?;
+            saved = format!("{saved}\nHash saved to: {}", hash_file.display());
+        }
+        let shown = match self.format {
+            // For stdout is one JSON object.
+            Format::Json => {
+                say(&saved);
+                Ok(())
+            }
+            Format::Text => writeln!(anstream::stdout(), "{saved}"),
+        };
+        shown
+            .and_then(|()| self.format.show_created(&token.secret))
+            .with_context(|| format!("{saved}, but it cannot be written to standard output"))
+    }
+}
+
+fn conflict(text: &str) -> clap::Error {
+    let yellow = AnsiColor::Yellow.on_default();
+    let text = format!("{yellow}{text}{yellow:#}");
+    misuse(&["create", "token", "--admin"], ErrorKind::ArgumentConflict, &text)
+}
+
+fn one_file() -> clap::Error {
+    conflict("--output-file and --hash-file are one file: the token would be lost")
+}
+
+fn confirm_regenerate() -> anyhow::Result<()> {
+    if ask("Are you sure you want to regenerate admin token? Enter 'yes' to confirm")? != "yes" {
+        bail!("Cannot regenerate token without confirmation (answer 'yes', or use --yes)");
+    }
+    Ok(())
+}
+
+impl Format {
+    /// Shows a token that is created (COMPAT 4.1).
+    fn show_created(self, token: &Secret) -> io::Result<()> {
+        match self {
+            Self::Json => self.show(token),
+            Self::Text => {
+                let mut out = anstream::stdout().lock();
+                write!(out, "\n{}\n{}\n{}\n", success(), *lines_of(token), important())?;
+                out.flush()
+            }
+        }
+    }
+}
+
+/// The same as [`show_created`](Format::show_created) once success is said, but that success is said last.
+impl Screen for Format {
+    fn show(&self, token: &Secret) -> io::Result<()> {
+        let mut out = anstream::stdout().lock();
+        match self {
+            Self::Json => {
+                let help = Zeroizing::new(format!(
+                    "Store this token securely, as it will not be shown again. \
+                     HTTP requests require the following header: \"Authorization: Bearer {}\"",
+                    token.expose()
+                ));
+                let shown = json!({ "help_msg": *help, "token": token.expose() });
+                serde_json::to_writer_pretty(&mut out, &shown)?;
+                writeln!(out)?;
+            }
+            Self::Text => write!(out, "\n{}\n", *lines_of(token))?,
+        }
+        out.flush()
+    }
+
+    fn say_success(&self) -> io::Result<()> {
+        // JSON has been shown, and is all that is shown.
+        if let Self::Text = self {
+            let mut out = anstream::stdout().lock();
+            write!(out, "{}\n{}\n", success(), important())?;
+            out.flush()?;
+        }
+        Ok(())
+    }
+
+    fn say_saved(&self, path: &Path) -> io::Result<()> {
+        let mut out = anstream::stdout().lock();
+        match self {
+            Self::Json => {
+                serde_json::to_writer_pretty(&mut out, &json!({ "saved_to": path.to_string_lossy() }))?;
+                writeln!(out)?;
+            }
+            Self::Text => writeln!(out, "Token saved to: {}", path.display())?,
+        }
+        out.flush()
+    }
+}
+
+fn success() -> String {
+    let underlined = Style::new().underline();
+    format!("{underlined}New token created successfully!{underlined:#}\n")
+}
+
+/// The token, and how it is presented.
+fn lines_of(token: &Secret) -> Zeroizing<String> {
+    let bold = Style::new().bold();
+    let token = token.expose();
+    Zeroizing::new(format!(
+        "{bold}Token:{bold:#} {token}\n{bold}HTTP Requests Header:{bold:#} Authorization: Bearer {token}\n"
+    ))
+}
+
+fn important() -> String {
+    let warning = AnsiColor::Red.on_default().bold();
+    format!("{warning}IMPORTANT:{warning:#} Store this token securely, as it will not be shown again.\n")
+}

@@ -1,0 +1,361 @@
+//! `influxdb3 serve`: puts store, authority and listeners together and runs them until told to stop (COMPAT 5).
+
+mod address_file;
+mod fd_limit;
+mod listeners;
+mod logging;
+mod preconfigured_token;
+mod recovery;
+mod storage;
+
+use std::env;
+use std::fs;
+use std::future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::authority::{Authority, DEFAULT_MAX_STALENESS};
+use crate::cli::serve::listeners::{Listeners, Tls};
+use crate::cli::serve::logging::Log;
+use crate::cli::serve::recovery::{Doors, Recovery};
+use crate::cli::serve::storage::Storage;
+use crate::client::DEFAULT_HOST;
+use crate::http::disable_authz::DisabledAuthz;
+use crate::http::request_origin::Bootstrap;
+use crate::http::{Options, main_listener};
+use crate::metrics::Metrics;
+use crate::server::listener::Listener;
+use crate::server::tls::ServerTls;
+use crate::token::OPERATOR;
+
+/// Run the server.
+///
+/// Without any option it listens on this machine only and keeps its data in the home directory of its user.
+///
+/// It works with systemd: it tells when it is ready and when it stops (Type=notify), and takes over sockets that are passed to it;
+/// the first is the main listener, the second, if recovery is asked for, the recovery listener.
+///
+/// SIGTERM, SIGINT, SIGQUIT and SIGHUP stop it: requests under way are finished, and the files and sockets that it has made for
+/// as long as it runs are removed. There is nothing that it would read anew at SIGHUP, which does not reach it under nohup.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  Run the server, then create the operator token in another terminal:
+    influxdb3 serve
+    influxdb3 create token --admin
+  The operator token is lost:
+    influxdb3 serve --admin-token-recovery-http-bind
+    influxdb3 create token --admin --regenerate --host http://127.0.0.1:8182
+  Listen on all addresses of this machine, with TLS:
+    influxdb3 serve --http-bind 0.0.0.0:8181 --tls-cert chain.pem --tls-key key.pem")]
+pub(crate) struct Serve {
+    /// Name of this server for its log: 1 to 64 visible ASCII characters
+    #[arg(long, value_name = "ID", env = "INFLUXDB3_NODE_IDENTIFIER_PREFIX", value_parser = node_id)]
+    node_id: Option<String>,
+
+    /// Run this WebAssembly component instead of the built-in one
+    #[arg(long, value_name = "FILE", env = "INFLUXDB3_TOKEN_COMPONENT")]
+    component: Option<PathBuf>,
+
+    #[command(flatten)]
+    listeners: Listeners,
+
+    #[command(flatten)]
+    tls: Tls,
+
+    #[command(flatten)]
+    recovery: Recovery,
+
+    #[command(flatten)]
+    access: Access,
+
+    #[command(flatten)]
+    storage: Storage,
+
+    /// Refuse all tokens (503) after this many seconds without an answer from the token store
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "INFLUXDB3_TOKEN_MAX_STALENESS",
+        default_value_t = DEFAULT_MAX_STALENESS.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..),
+        help_heading = "Storage"
+    )]
+    max_staleness: u64,
+
+    /// Append a record of every change to the tokens to this file, made with mode 0600 if it is missing
+    ///
+    /// A line of JSON each, which names the hash of the line before it. That shows what was altered by accident or by who forgot
+    /// the rest; whoever can write the file can write all of it anew, and only a hash that was kept elsewhere, or a server,
+    /// tells then: see influxdb3 audit verify --help.
+    ///
+    /// Each server needs a file of its own, also where they share a store. Of changes by other servers it gets the newest 64
+    /// four times a second; a metric counts what is more. A file or a terminal, no pipe. Where records cannot be appended
+    /// within a second, changes are made all the same, and made up for later, at least the newest 64.
+    ///
+    /// To rotate the file, move it away: the next record goes into a new one, and no signal is needed. Do not copy and truncate
+    /// it, nor compress it at once (logrotate: delaycompress, no copytruncate).
+    #[arg(long, value_name = "FILE", env = "INFLUXDB3_AUDIT_LOG", help_heading = "Storage")]
+    audit_log: Option<PathBuf>,
+
+    #[command(flatten)]
+    log: Log,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Access")]
+struct Access {
+    /// Accept requests with any token or none, and let nobody create, regenerate or delete tokens
+    ///
+    /// INFLUXDB3_START_WITHOUT_AUTH, an older name of the variable, counts as well.
+    #[expect(clippy::doc_markdown, reason = "the help shows it as it stands")]
+    #[arg(
+        long,
+        value_name = "true|false",
+        env = "INFLUXDB3_WITHOUT_AUTH",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_possible_values = true
+    )]
+    without_auth: Option<bool>,
+
+    /// Take in the token of this JSON file, unless there is one of its name; with --without-auth it is not read
+    ///
+    /// The file has a `name` (`_admin` is the operator token), a `token` or, so that it is no secret, a `token_sha512`, and maybe
+    /// `expiry_millis`, in milliseconds since 1970. One with a token must be closed to others (mode 0600), and a token that
+    /// could be guessed is refused. Such files are made with: influxdb3 create token --admin --offline
+    #[arg(long, value_name = "FILE", env = "INFLUXDB3_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
+
+    /// Who may create the operator token by a request without a token, while there is none: loopback (whoever is on this
+    /// machine), any (whoever comes first) or off (nobody)
+    ///
+    /// Never a web page, whatever this says. A proxy or tunnel on this machine counts as this machine, and lets in whom it lets
+    /// in, unless it says that it is one (X-Forwarded-For and the like, HTTP/1.0): create the token before you put one in front, or
+    /// say off and start with --admin-token-file. Whoever has a named token can create the operator token, whatever this says.
+    #[arg(long, value_name = "WHO", env = "INFLUXDB3_ADMIN_TOKEN_BOOTSTRAP", default_value = "loopback")]
+    admin_token_bootstrap: Bootstrap,
+
+    /// Resources that need no token, separated by commas: health, ping, metrics, ready, pprof, node_stop
+    #[expect(clippy::doc_markdown, reason = "the help shows it as it stands")]
+    #[arg(long, value_name = "LIST", env = "INFLUXDB3_DISABLE_AUTHZ")]
+    disable_authz: Option<DisabledAuthz>,
+}
+
+impl Serve {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        self.log.start()?;
+        // While there is one thread: it takes its variables out of the environment.
+        let passed = ListenFd::from_env();
+        let tls = self.tls.load()?;
+        let options = self.options()?;
+        let metrics = self.metrics().context("cannot set up the metrics")?;
+        let authority = self.authority(Arc::clone(&metrics))?;
+        if let Some(file) = self.access.admin_token_file.as_ref().filter(|_| !options.without_auth) {
+            preconfigured_token::preset(&authority, file).context("Token error")?;
+        }
+        let runtime = tokio::runtime::Runtime::new().context("cannot start the asynchronous runtime")?;
+        runtime.block_on(self.listen(passed, tls, options, authority, metrics))
+    }
+
+    fn options(&self) -> anyhow::Result<Options> {
+        let without_auth = match (self.access.without_auth, env::var("INFLUXDB3_START_WITHOUT_AUTH")) {
+            (Some(without_auth), _) => without_auth,
+            (None, Err(env::VarError::NotPresent)) => false,
+            (None, value) => value
+                .ok()
+                .and_then(|value| value.parse().ok())
+                .context("INFLUXDB3_START_WITHOUT_AUTH is neither true nor false")?,
+        };
+        Ok(Options {
+            max_request_size: self.listeners.max_http_request_size,
+            without_auth,
+            disabled_authz: self.access.disable_authz.clone().unwrap_or_default(),
+            bootstrap: self.access.admin_token_bootstrap,
+        })
+    }
+
+    fn metrics(&self) -> anyhow::Result<Arc<Metrics>> {
+        let metrics = Metrics::new()?;
+        metrics.name_build(env!("CARGO_PKG_VERSION"), self.node_id.as_deref().unwrap_or_default())?;
+        Ok(Arc::new(metrics))
+    }
+
+    fn authority(&self, metrics: Arc<Metrics>) -> anyhow::Result<Authority> {
+        let component = match &self.component {
+            Some(file) => Some(
+                fs::read(file).with_context(|| format!("cannot read the component {}", file.display()))?,
+            ),
+            None => None,
+        };
+        let mut builder = Authority::builder_shared(self.storage.open()?)
+            .max_staleness(Duration::from_secs(self.max_staleness))
+            .observer(metrics);
+        if let Some(file) = &self.audit_log {
+            builder = builder.audit_log(file.clone());
+        }
+        if let Some(component) = &component {
+            builder = builder.component(component);
+        }
+        builder.build().with_context(|| match &self.component {
+            Some(file) => format!("cannot start with the component {}", file.display()),
+            None => "cannot start".to_owned(),
+        })
+    }
+
+    async fn listen(
+        self,
+        mut passed: ListenFd,
+        tls: Option<ServerTls>,
+        options: Options,
+        authority: Authority,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<()> {
+        let stop = stop_on_signal()?;
+        let terms = main_listener::terms(fd_limit::raise_limit());
+        if terms.places < main_listener::MAX_CONNECTIONS {
+            tracing::info!(
+                "no more than {} connections at a time: this process may have no more files open (ulimit -n, LimitNOFILE)",
+                terms.places
+            );
+        }
+        let main = self.listeners.bind(&mut passed).await?.with_tls(tls.clone());
+        let data_dir = self.storage.directory()?;
+        let recovery = self.recovery.bind(&mut passed, tls, data_dir.as_deref()).await?;
+        let used = if recovery.as_ref().is_some_and(Doors::has_address) { 2 } else { 1 };
+        if passed.len() > used {
+            tracing::warn!(
+                "{} sockets were passed, and {used} of them used: nobody answers on the others",
+                passed.len()
+            );
+        }
+        let main_file = self.listeners.write_file(&main)?;
+
+        if options.without_auth {
+            tracing::warn!(
+                "server started without auth (`--without-auth` switch), all token creation and regeneration of admin \
+                 token endpoints are disabled"
+            );
+        }
+        let open = options.disabled_authz.paths();
+        if !open.is_empty() {
+            tracing::info!(paths_without_authz = ?open, "setting up server with authz disabled for paths");
+        }
+        tracing::info!(node_id = self.node_id, "listening on {}", main.url());
+        let tokens = authority.list().context("cannot list the tokens")?;
+        if !tokens.iter().any(|token| token.name == OPERATOR) {
+            self.access.tell_how_to_create_one(&main);
+        }
+        let recovery = recovery.map(|doors| doors.open(&authority, Arc::clone(&metrics), &stop));
+        tell_service_manager(NotifyState::Ready);
+        let router = main_listener::router(authority, metrics, options);
+        main.serve(router, terms, stop).await;
+        drop(main_file);
+        if let Some(recovery) = recovery {
+            recovery.await.context("the recovery listener failed")?;
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+impl Access {
+    fn tell_how_to_create_one(&self, main: &Listener) {
+        let create = format!("create it with: influxdb3 create token --admin{}", host_option(main));
+        match self.admin_token_bootstrap {
+            Bootstrap::Loopback if !main.hears_loopback() => tracing::warn!(
+                "no operator token yet, and none can be created where nobody asks from a loopback address; start with \
+                 --admin-token-file, or with --admin-token-bootstrap any"
+            ),
+            Bootstrap::Loopback => tracing::info!("no operator token yet; {create}"),
+            Bootstrap::Any => tracing::warn!(
+                "no operator token yet, and whoever reaches this server first can create it; {create}"
+            ),
+            Bootstrap::Off => tracing::warn!(
+                "no operator token yet, and none can be created without a token (--admin-token-bootstrap off); start with \
+                 --admin-token-file"
+            ),
+        }
+    }
+}
+
+/// Tells systemd, or whoever else has set `NOTIFY_SOCKET`.
+fn tell_service_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(false, &[state]) {
+        tracing::warn!("cannot tell the service manager (NOTIFY_SOCKET): {error}");
+    }
+}
+
+/// How to say where the server is, if that needs saying.
+fn host_option(listener: &Listener) -> String {
+    let host = listener.local_host();
+    if host == DEFAULT_HOST { String::new() } else { format!(" --host {host}") }
+}
+
+/// Cancelled by the first signal that stops it. A second one ends the process as it always does.
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let mut signals = Vec::new();
+    for (name, kind) in [
+        ("SIGTERM", SignalKind::terminate()),
+        ("SIGINT", SignalKind::interrupt()),
+        ("SIGQUIT", SignalKind::quit()),
+        // There is nothing to read anew.
+        ("SIGHUP", SignalKind::hangup()),
+    ] {
+        if kind != SignalKind::hangup() || !is_ignored(kind) {
+            signals.push((name, kind, signal(kind).with_context(|| format!("cannot wait for {name}"))?));
+        }
+    }
+    let stop = CancellationToken::new();
+    let cancel = stop.clone();
+    tokio::spawn(async move {
+        let (name, kind) = any(&mut signals).await;
+        tracing::info!("{name}: stopping, requests under way are finished; send it again to stop at once");
+        // First, because nobody waits for this task.
+        tell_service_manager(NotifyState::Stopping);
+        cancel.cancel();
+        // A terminal that is closed sends this more than once.
+        signals.retain(|(_, kind, _)| *kind != SignalKind::hangup());
+        any(&mut signals).await;
+        // 128 and the number of the signal, as a shell would report it.
+        std::process::exit(128 + kind.as_raw_value());
+    });
+    Ok(stop)
+}
+
+/// Waits for any of these signals.
+async fn any(signals: &mut [(&'static str, SignalKind, Signal)]) -> (&'static str, SignalKind) {
+    future::poll_fn(|context| {
+        let received = |(name, kind, signal): &mut (_, _, Signal)| {
+            signal.poll_recv(context).is_ready().then_some((*name, *kind))
+        };
+        signals.iter_mut().find_map(received).map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}
+
+/// Whether this process was started so that a signal does not reach it, as nohup does it with SIGHUP.
+fn is_ignored(kind: SignalKind) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    ignored >> (kind.as_raw_value() - 1) & 1 == 1
+}
+
+fn node_id(id: &str) -> Result<String, &'static str> {
+    if (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(id.to_owned())
+    } else {
+        Err("a node id is 1 to 64 visible ASCII characters, such as its host name")
+    }
+}

@@ -1,0 +1,265 @@
+//! The OpenAPI document of the main listener, made from the table that requests are routed by.
+//!
+//! It describes the server that sends it: its limits, and which paths ask for a token there.
+
+use std::collections::BTreeMap;
+
+use axum::http::header::{CONNECTION, CONTENT_TYPE};
+use axum::http::{Method, StatusCode};
+use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder};
+use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
+};
+use utoipa::openapi::{
+    Components, Content, ContentBuilder, Header, Info, InfoBuilder, License, Object, ObjectBuilder, OpenApi,
+    OpenApiBuilder, Paths, Ref, RefOr, Required, Response, ResponseBuilder, Schema, Type,
+};
+
+use crate::http::api::service::{BUILD_HEADER, REQUEST_ID_HEADERS, VERSION_HEADER};
+use crate::http::api::verify::{TOKEN_ID_HEADER, TOKEN_NAME_HEADER};
+use crate::http::api::{Endpoint, Success};
+use crate::http::main_listener::{CLUSTER_UUID, asks_for_a_token, refusals};
+use crate::http::problem::Problem;
+use crate::http::{JSON, Options};
+
+const DESCRIPTION: &str = "\
+The token API of InfluxDB 3 Core, and what belongs to it.
+
+What holds for every request:
+
+- Paths are compared byte for byte. Another path, or another method on one of these paths, is answered with 404 `Not found`; \
+without an accepted token, with 401.
+- OPTIONS on any path but `/api/v3/verify` is answered with 204 and, on these paths, with the methods that they have in `Allow`. It needs no token.
+- There are no CORS headers.
+- A request that is no HTTP, or whose head is too large, is answered by a bare 400, 414 or 431.
+- The token recovery listener is another server on another port, and not part of this document.
+
+Bodies may be compressed with gzip (`Content-Encoding`).";
+
+const BEARER: &str = "bearer";
+const TOKEN: &str = "token";
+const BASIC: &str = "basic";
+
+/// The name of the body that all problems with credentials have.
+const CREDENTIAL_PROBLEM: &str = "CredentialProblem";
+
+/// Describes these endpoints as they are with these options.
+pub(crate) fn document(endpoints: &[Endpoint], options: &Options) -> OpenApi {
+    let mut paths = Paths::new();
+    let mut components = Components::new();
+    components.schemas.insert(CREDENTIAL_PROBLEM.to_owned(), credential_problem());
+    for endpoint in endpoints {
+        let bodies = endpoint.success.content.iter().map(|(_, described)| described);
+        for (name, schema) in bodies.chain(&endpoint.body).flat_map(|described| &described.components) {
+            components.schemas.insert(name.clone(), schema.clone());
+        }
+        for (method, name) in endpoint.operations() {
+            if let Some(method) = http_method(&method) {
+                paths.add_path_operation(endpoint.path, vec![method], operation(endpoint, name, options));
+            }
+        }
+    }
+    for (name, scheme) in security_schemes() {
+        components.add_security_scheme(name, scheme);
+    }
+    OpenApiBuilder::new()
+        .info(info())
+        .paths(paths)
+        .components(Some(components))
+        .security(Some([BEARER, TOKEN, BASIC].map(|name| SecurityRequirement::new(name, [""; 0]))))
+        .build()
+}
+
+fn info() -> Info {
+    let mut license = License::new(env!("CARGO_PKG_LICENSE"));
+    license.identifier = Some(env!("CARGO_PKG_LICENSE").to_owned());
+    InfoBuilder::new()
+        .title("optoken")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(DESCRIPTION))
+        .license(Some(license))
+        .build()
+}
+
+fn security_schemes() -> [(&'static str, SecurityScheme); 3] {
+    let http = |scheme, description| {
+        let mut http = Http::new(scheme);
+        http.description = Some(String::from(description));
+        SecurityScheme::Http(http)
+    };
+    [
+        (
+            BEARER,
+            http(HttpAuthScheme::Bearer, "`Authorization: Bearer TOKEN`. The scheme is case-sensitive."),
+        ),
+        (
+            TOKEN,
+            SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(
+                "Authorization",
+                "`Authorization: Token TOKEN`. The scheme is case-sensitive.",
+            ))),
+        ),
+        (
+            BASIC,
+            http(
+                HttpAuthScheme::Basic,
+                "The token as the password, with any user. The scheme is case-sensitive.",
+            ),
+        ),
+    ]
+}
+
+fn operation(endpoint: &Endpoint, name: String, options: &Options) -> Operation {
+    let method = endpoint.method.as_ref().unwrap_or(&Method::GET);
+    let refusals = refusals(options, method, endpoint.path);
+    let reached = !refusals.iter().any(|problem| matches!(problem, Problem::WithoutAuth));
+    let handled = if reached { endpoint.problems.as_slice() } else { &[] };
+
+    let mut problems: BTreeMap<StatusCode, Vec<&Problem>> = BTreeMap::new();
+    for problem in refusals.iter().chain(handled) {
+        problems.entry(problem.status()).or_default().push(problem);
+    }
+
+    let mut operation = OperationBuilder::new()
+        .operation_id(Some(name))
+        .summary(Some(endpoint.summary))
+        .parameters(Some(endpoint.parameters.clone()));
+    if let Some(body) = &endpoint.body {
+        let content = Content::new(Some(body.schema.clone()));
+        let required = if body.required { Required::True } else { Required::False };
+        let body = RequestBodyBuilder::new().content(JSON, content).required(Some(required));
+        operation = operation.request_body(Some(body.build()));
+    }
+    if !asks_for_a_token(options, method, endpoint.path) {
+        operation = operation.securities(Some([]));
+    }
+    if reached {
+        operation = operation.response(endpoint.success.status.as_str(), success(&endpoint.success));
+    }
+    for (status, problems) in problems {
+        operation = operation.response(status.as_str(), refused(&problems));
+    }
+    operation.build()
+}
+
+fn success(success: &Success) -> Response {
+    let empty = success.content.is_empty();
+    let mut response =
+        ResponseBuilder::new().description(if empty { "Done; the body is empty." } else { "Done." });
+    for (content_type, described) in &success.content {
+        response = response.content(*content_type, Content::new(Some(described.schema.clone())));
+    }
+    with_headers(response, &success.headers)
+}
+
+/// One answer for all problems of one status.
+fn refused(problems: &[&Problem]) -> Response {
+    let mut texts: Vec<_> = problems.iter().map(|problem| problem.text()).collect();
+    texts.dedup();
+    let mut response = ResponseBuilder::new().description(texts.join("; or: "));
+    for problem in problems {
+        let Some(content_type) = problem.content_type() else { continue };
+        let content = if content_type == JSON {
+            Content::new(Some(Ref::from_schema_name(CREDENTIAL_PROBLEM)))
+        } else {
+            ContentBuilder::new().schema(Some(Object::with_type(Type::String))).build()
+        };
+        response = response.content(content_type, content);
+    }
+    let headers: Vec<_> = problems.iter().flat_map(|problem| problem.headers()).collect();
+    let names: Vec<_> = headers.iter().map(|(name, _)| name.as_str()).collect();
+    with_headers(response, &names)
+}
+
+fn with_headers(mut response: ResponseBuilder, names: &[&str]) -> Response {
+    for name in names.iter().copied().chain([CLUSTER_UUID]) {
+        // What OpenAPI describes elsewhere, and what is not for the client but for what stands between.
+        if name != CONTENT_TYPE && name != CONNECTION {
+            response = response.header(name, header(name));
+        }
+    }
+    response.build()
+}
+
+fn header(name: &str) -> Header {
+    let uuid = name == CLUSTER_UUID || REQUEST_ID_HEADERS.contains(&name);
+    let description = match name {
+        "www-authenticate" => "How to authenticate (RFC 6750).",
+        "retry-after" => "How many seconds to wait before trying again.",
+        "allow" => "The methods that there are instead.",
+        "cache-control" => "The answer must not be kept.",
+        CLUSTER_UUID => "The name of the catalog.",
+        TOKEN_ID_HEADER => "The id of the token, in decimal; absent if the server asks for none.",
+        TOKEN_NAME_HEADER => {
+            "The name of the token, percent-encoded as in a URL (RFC 3986): all bytes of its UTF-8 but ASCII letters, \
+             digits, `-`, `.`, `_` and `~`. Absent if the server asks for none."
+        }
+        VERSION_HEADER => "The version of InfluxDB 3 Core whose API this is.",
+        BUILD_HEADER => "The edition of InfluxDB 3 whose API this is.",
+        _ => "The name of this answer; another one for each.",
+    };
+    let schema: Schema = if uuid {
+        ObjectBuilder::new().schema_type(Type::String).format(Some(format("uuid"))).into()
+    } else {
+        Object::with_type(Type::String).into()
+    };
+    let mut header = Header::new(schema);
+    header.description = Some(description.to_owned());
+    header
+}
+
+fn format(name: &str) -> utoipa::openapi::SchemaFormat {
+    utoipa::openapi::SchemaFormat::Custom(name.to_owned())
+}
+
+fn credential_problem() -> RefOr<Schema> {
+    let error = ObjectBuilder::new().schema_type(Type::String).description(Some("What is wrong."));
+    ObjectBuilder::new().schema_type(Type::Object).property("error", error).required("error").into()
+}
+
+fn http_method(method: &Method) -> Option<HttpMethod> {
+    Some(match *method {
+        Method::GET => HttpMethod::Get,
+        Method::HEAD => HttpMethod::Head,
+        Method::POST => HttpMethod::Post,
+        Method::PUT => HttpMethod::Put,
+        Method::PATCH => HttpMethod::Patch,
+        Method::DELETE => HttpMethod::Delete,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::api;
+    use crate::http::request_origin::Bootstrap;
+
+    #[test]
+    fn every_endpoint_is_described_under_a_name_of_its_own() {
+        let options = Options {
+            max_request_size: 1,
+            without_auth: false,
+            disabled_authz: "health".parse().unwrap(),
+            bootstrap: Bootstrap::default(),
+        };
+        let table = api::table(&options);
+        let document = document(&table, &options);
+        let mut names = Vec::new();
+        let mut there = 0;
+        for endpoint in &table {
+            for (method, _) in endpoint.operations() {
+                let method = http_method(&method).unwrap();
+                let operation = document.paths.get_path_operation(endpoint.path, method).unwrap();
+                names.extend(operation.operation_id.clone());
+                there += 1;
+            }
+        }
+        let described = document.paths.paths.values().map(|item| serde_json::to_value(item).unwrap());
+        assert_eq!(described.map(|item| item.as_object().unwrap().len()).sum::<usize>(), there);
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), there);
+    }
+}

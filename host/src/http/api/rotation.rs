@@ -1,0 +1,203 @@
+//! Rotating the operator token so that nobody is locked out: stage, confirm, cancel, overlap, and how it stands (DESIGN
+//! sections 3 and 5).
+//!
+//! A lost answer loses nothing: whoever has staged stages again, whoever has confirmed confirms again.
+
+use axum::body::Bytes;
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse as _, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use zeroize::Zeroizing;
+
+use crate::http::api::Call;
+use crate::http::api::system_tokens::short_hash;
+use crate::http::api::tokens::{ListedToken, command, with_credential};
+use crate::http::problem::Problem;
+use crate::http::{JSON, body, json_answer};
+use crate::token::{AuthenticateError, Rotation, StagedSecret, TimedSecret, Timestamp, rfc3339};
+
+/// How the operator token is to be replaced.
+#[derive(Default, Deserialize, ToSchema)]
+pub(crate) struct RegenerateRequest {
+    /// For how many seconds the replaced token is still accepted; not at all if absent or null. At most 2592000.
+    overlap_secs: Option<u64>,
+}
+
+/// How the staged token is to take over. What is not known here is refused, as nobody has ever sent it: a misspelt field
+/// is an old token that dies at once.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConfirmRequest {
+    /// For how many seconds the replaced token is still accepted; not at all if absent or null. At most 2592000.
+    overlap_secs: Option<u64>,
+}
+
+/// What is to wait for its confirmation. What is not known here is refused, as for the confirmation.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StageRequest {
+    /// The SHA-512 of a token that the client has made, as 128 lower-case hexadecimal digits. If absent or null, the
+    /// server makes one.
+    token_sha512: Option<String>,
+    /// How many seconds it can be confirmed; 3600 if absent or null. At most 604800.
+    ttl_secs: Option<u64>,
+}
+
+/// A token that waits for its confirmation.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct StagedToken<'a> {
+    /// The token itself, which is shown this once; null where the client has made it.
+    #[schema(required, pattern = "^apiv3_[A-Za-z0-9_-]{85}[AQgw]$")]
+    token: Option<&'a str>,
+    /// The SHA-512 of the whole token.
+    #[schema(pattern = "^[0-9a-f]{128}$")]
+    hash: String,
+    /// The first moment at which it can no longer be confirmed.
+    #[schema(format = DateTime)]
+    expires_at: String,
+}
+
+/// The operator token and what is under way with it.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct OperatorStatus {
+    #[serde(flatten)]
+    token: ListedToken,
+    /// When this server last accepted it; null if not since its start.
+    #[schema(required, format = DateTime)]
+    last_used_at: Option<String>,
+    /// When this server was started. What another server has accepted, or this one before, it does not know.
+    #[schema(format = DateTime)]
+    uses_known_since: String,
+    /// A token that waits for its confirmation.
+    #[schema(required)]
+    staged: Option<StagedStatus>,
+    /// The token before, while it is still accepted.
+    #[schema(required)]
+    overlap: Option<OverlapStatus>,
+}
+
+/// A token that waits for its confirmation.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct StagedStatus {
+    /// The first digits of its SHA-512: which token it is.
+    hash: String,
+    /// The first moment at which it can no longer be confirmed.
+    #[schema(format = DateTime)]
+    expires_at: String,
+}
+
+/// A token that was replaced and is still accepted.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct OverlapStatus {
+    /// The first digits of its SHA-512: which token it is.
+    hash: String,
+    /// The first moment at which it is refused.
+    #[schema(format = DateTime)]
+    ends_at: String,
+    /// When this server last accepted it; null if not since its start.
+    #[schema(required, format = DateTime)]
+    last_used_at: Option<String>,
+}
+
+pub(crate) async fn regenerate(call: Call) -> Result<Response, Problem> {
+    let (served, credential, origin, request) = with_credential(call)?;
+    // Whoever says nothing of an overlap may send anything, as always (COMPAT 2.4).
+    let RegenerateRequest { overlap_secs } = if body::require_json(request.headers()).is_ok() {
+        body::optional_json(request, served.options.max_request_size).await?
+    } else {
+        body::discard(request.into_body()).await?;
+        RegenerateRequest::default()
+    };
+    let overlap = overlap_secs.unwrap_or(0);
+    let issued = command(&served, move |authority| authority.regenerate(&credential, overlap, &origin));
+    Ok(issued.await?.into_response())
+}
+
+pub(crate) async fn stage(call: Call) -> Result<Response, Problem> {
+    let (served, credential, origin, request) = with_credential(call)?;
+    let StageRequest { token_sha512, ttl_secs } =
+        body::optional_json(request, served.options.max_request_size).await?;
+    let staged = command(&served, move |authority| {
+        authority.stage(&credential, token_sha512.as_deref(), ttl_secs, &origin)
+    });
+    let StagedSecret { secret, sha512, expires_at } = staged.await.map_err(repeatable)?;
+    let token = StagedToken {
+        token: secret.as_ref().map(crate::secret::Secret::expose),
+        hash: sha512,
+        expires_at: rfc3339(expires_at),
+    };
+    let json = Zeroizing::new(serde_json::to_vec(&token).map_err(|_| Problem::Internal)?);
+    let headers = [(CONTENT_TYPE, JSON), (CACHE_CONTROL, "no-store")];
+    Ok((StatusCode::CREATED, headers, Bytes::copy_from_slice(&json)).into_response())
+}
+
+/// The credential has not been judged: a staged token is accepted here and nowhere else.
+pub(crate) async fn confirm(call: Call) -> Result<Response, Problem> {
+    let (served, credential, origin, request) = with_credential(call)?;
+    // A command costs more than a look into memory, so who cannot succeed does not get so far.
+    let staged =
+        served.authority.status()?.is_some_and(|status| matches!(status.rotation, Rotation::Staged(_)));
+    if !staged {
+        match served.authority.authenticate(credential.expose()) {
+            Ok(_) => {}
+            Err(AuthenticateError::Unavailable(_)) => return Err(Problem::Unavailable),
+            Err(_) => return Err(Problem::InvalidToken),
+        }
+    }
+    let ConfirmRequest { overlap_secs } =
+        body::optional_json(request, served.options.max_request_size).await?;
+    let overlap = overlap_secs.unwrap_or(0);
+    let confirmed = command(&served, move |authority| authority.confirm(&credential, overlap, &origin));
+    let token = confirmed.await.map_err(repeatable)?;
+    json_answer(&ListedToken::from(token))
+}
+
+pub(crate) async fn cancel(call: Call) -> Result<Response, Problem> {
+    let (served, credential, origin, request) = with_credential(call)?;
+    body::discard(request.into_body()).await?;
+    let cancelled = command(&served, move |authority| authority.cancel(&credential, &origin));
+    cancelled.await.map_err(repeatable)?;
+    Ok(StatusCode::OK.into_response())
+}
+
+pub(crate) async fn end_overlap(call: Call) -> Result<Response, Problem> {
+    let (served, credential, origin, request) = with_credential(call)?;
+    body::discard(request.into_body()).await?;
+    let ended = command(&served, move |authority| authority.end_overlap(&credential, &origin));
+    ended.await.map_err(repeatable)?;
+    Ok(StatusCode::OK.into_response())
+}
+
+/// A step of a rotation that is done again loses nothing, whatever has become of it the first time.
+fn repeatable(problem: Problem) -> Problem {
+    match problem {
+        Problem::UnknownOutcome => Problem::UnknownButRepeatable,
+        problem => problem,
+    }
+}
+
+pub(crate) fn status(call: &Call) -> Result<Response, Problem> {
+    let authority = &call.served.authority;
+    let status = authority.status()?.ok_or(Problem::NoOperator)?;
+    let used = authority.operator_last_used();
+    let moment = |at: Option<Timestamp>| at.map(rfc3339);
+    let (staged, overlap) = match status.rotation {
+        Rotation::Settled => (None, None),
+        Rotation::Staged(TimedSecret { sha512, until }) => {
+            (Some(StagedStatus { hash: short_hash(&sha512), expires_at: rfc3339(until) }), None)
+        }
+        Rotation::Overlapping(TimedSecret { sha512, until }) => {
+            let (hash, ends_at) = (short_hash(&sha512), rfc3339(until));
+            (None, Some(OverlapStatus { hash, ends_at, last_used_at: moment(used.replaced) }))
+        }
+    };
+    json_answer(&OperatorStatus {
+        token: status.info.into(),
+        last_used_at: moment(used.current),
+        uses_known_since: rfc3339(used.since),
+        staged,
+        overlap,
+    })
+}

@@ -1,0 +1,170 @@
+//! The one SQL query that there is: the table of tokens (COMPAT 2.7).
+//!
+//! Clients of InfluxDB 3 list tokens that way. There is no SQL here; whatever else is asked is refused, with the query
+//! that is not.
+
+use axum::extract::Request;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, Method};
+use axum::response::{IntoResponse as _, Response};
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::SchemaType;
+use utoipa::openapi::{ObjectBuilder, Schema, Type};
+
+use crate::http::api::Call;
+use crate::http::api::system_tokens::{self, Format};
+use crate::http::body;
+use crate::http::problem::Problem;
+use crate::secret::redact;
+
+/// The database that has the table.
+pub(crate) const DATABASE: &str = "_internal";
+
+/// The query, as the official client writes it.
+const THE_QUERY: &str = "select * from system.tokens";
+
+/// A query, in the query string or in a body.
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct QueryRequest {
+    #[serde(rename = "db")]
+    #[schema(schema_with = database_schema)]
+    database: String,
+    #[serde(rename = "q")]
+    #[schema(schema_with = sql_schema)]
+    sql: String,
+    /// The format of the answer. If absent, what the Accept header names if that is a type of the answer, else json.
+    #[schema(schema_with = format_or_null_schema)]
+    format: Option<String>,
+}
+
+pub(crate) fn database_schema() -> Schema {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some([DATABASE])).into()
+}
+
+/// What [`is_the_query`] says.
+pub(crate) fn sql_schema() -> Schema {
+    let (space, some_space) = ("[ \\t\\n\\f\\r]*", "[ \\t\\n\\f\\r]+");
+    let word = |word: &str| {
+        word.chars().fold(String::new(), |pattern, letter| {
+            pattern + &format!("[{}{letter}]", letter.to_ascii_uppercase())
+        })
+    };
+    let [select, from, system, tokens] = ["select", "from", "system", "tokens"].map(word);
+    let pattern = format!(
+        r"^{space}{select}{space}\*{space}{from}{some_space}{system}{space}\.{space}{tokens}{space}(;{space})?$"
+    );
+    ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern)).examples([THE_QUERY]).into()
+}
+
+pub(crate) fn format_schema() -> Schema {
+    let names = Format::ALL.map(Format::name);
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names)).into()
+}
+
+/// In a body, null is as good as absent.
+fn format_or_null_schema() -> Schema {
+    let names = Format::ALL.map(|format| Value::from(format.name()));
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
+        .enum_values(Some(names.into_iter().chain([Value::Null])))
+        .into()
+}
+
+pub(crate) async fn query_sql(call: Call) -> Result<Response, Problem> {
+    let Call { served, request, .. } = call;
+    let accepted = accepted(request.headers());
+    let QueryRequest { database, sql, format } = if request.method() == Method::GET {
+        in_query_string(&request)?
+    } else {
+        // Whatever the content type says, as ever.
+        body::json(request, served.options.max_request_size).await?
+    };
+    let format = format.as_deref().unwrap_or(accepted);
+    let format = Format::named(format).ok_or_else(|| {
+        let supported = Format::ALL.map(Format::name).join(", ");
+        Problem::Invalid(format!("unsupported format {:?}, supported are: {supported}", redact(format)))
+    })?;
+    if database != DATABASE {
+        return Err(Problem::Invalid(format!(
+            "unknown database {:?}, the only one here is {DATABASE}",
+            redact(&database)
+        )));
+    }
+    if !is_the_query(&sql) {
+        return Err(Problem::Invalid(format!("unsupported query, the only one here is: {THE_QUERY}")));
+    }
+    // Only where nobody needs a token may nobody learn anything about tokens either.
+    let hashes = !served.options.without_auth;
+    let rows =
+        system_tokens::write(served.authority.list()?, hashes, format).map_err(|_| Problem::Internal)?;
+    Ok(([(CONTENT_TYPE, format.content_type())], rows).into_response())
+}
+
+fn in_query_string(request: &Request) -> Result<QueryRequest, Problem> {
+    let query = request.uri().query();
+    let query = query.ok_or_else(|| Problem::Invalid("missing query parameters 'db' and 'q'".to_owned()))?;
+    serde_urlencoded::from_str(query).map_err(|error| Problem::bad_query(&error))
+}
+
+/// The format that is meant where none is named. A list of types, as browsers send it, means the default.
+fn accepted(headers: &HeaderMap) -> &'static str {
+    match headers.get(ACCEPT).map(HeaderValue::as_bytes) {
+        Some(b"text/csv") => "csv",
+        Some(b"text/plain") => "pretty",
+        Some(b"application/jsonl") => "jsonl",
+        Some(b"application/vnd.apache.parquet") => "parquet",
+        _ => "json",
+    }
+}
+
+/// Whether this is [`THE_QUERY`], in upper or lower case, with white space where SQL lets it be.
+fn is_the_query(sql: &str) -> bool {
+    let mut sql = sql.to_ascii_lowercase();
+    for symbol in ["*", ".", ";"] {
+        sql = sql.replace(symbol, &format!(" {symbol} "));
+    }
+    let words: Vec<_> = sql.split_ascii_whitespace().collect();
+    matches!(
+        words.as_slice(),
+        ["select", "*", "from", "system", ".", "tokens"]
+            | ["select", "*", "from", "system", ".", "tokens", ";"]
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_is_recognized_however_it_is_written() {
+        for sql in [
+            "select * from system.tokens",
+            "SELECT * FROM system.tokens",
+            "Select * From System.Tokens;",
+            "select*from system.tokens",
+            " \n\tselect  *\r\nfrom\tsystem . tokens ; \n",
+        ] {
+            assert!(is_the_query(sql), "{sql:?}");
+        }
+        for sql in [
+            "",
+            ";",
+            "select 1",
+            "select * from tokens",
+            "select *fromsystem.tokens",
+            "select * fromsystem.tokens",
+            "sel ect * from system.tokens",
+            "select * from system.tokens;;",
+            "select * from system.tokens limit 1",
+            "select * from system.tokens; drop table x",
+            "select * from system.token",
+            "select ** from system.tokens",
+            "select name from system.tokens",
+            "select * from system.tokens --",
+        ] {
+            assert!(!is_the_query(sql), "{sql:?}");
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! Who may ask for what needs no token: the recovery listener's one request, and the creation of the operator token.
+//!
+//! Whoever gets through becomes the operator, and both listen where every program of the machine can knock, browsers
+//! with the pages of others in them included. A page can make its browser send requests, give a name of its own the
+//! address of this machine (DNS rebinding), and then read the answers; it cannot keep the browser from saying so in the head
+//! of the request. Decides from that head and from where it came, and knows nothing of what is asked for.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use axum::http::header::{HOST, ORIGIN, TRANSFER_ENCODING};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, Request, Version};
+use thiserror::Error;
+
+use crate::secret::redact;
+use crate::server::listener::Peer;
+use crate::server::log_throttle::Complaints;
+use crate::server::tls::OwnNames;
+
+/// The names that a machine has for itself, as they stand in a URL.
+const LOOPBACK_NAMES: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
+
+/// How much of a name is logged, in bytes.
+const LOGGED_HOST_BYTES: usize = 256;
+
+/// The user that may do everything anyway.
+const ROOT: u32 = 0;
+
+/// Why somebody is not let in: what the client is told, and what the log is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum Refusal {
+    /// It does not say whom it asks.
+    #[error("there is no Host header; ask this server by its address, such as localhost and its port")]
+    NoHost,
+    /// It says so more than once.
+    #[error("the request names its host more than once")]
+    ManyHosts,
+    /// It asks somebody else, or by a name that anybody can give to this machine.
+    #[error(
+        "the Host header names no address of this listener; ask by its IP address or localhost, and its port; over TLS, also \
+         by a name in its certificate"
+    )]
+    StrangeHost,
+    /// It is a request to a proxy.
+    #[error("the request names a whole URL, as requests to a proxy do")]
+    AbsoluteForm,
+    /// A page in a browser has sent it.
+    #[error("web pages may not ask for this: there is an Origin or Sec-Fetch header")]
+    Page,
+    /// It has a body of no stated length.
+    #[error("this request needs no body, and may have none with Transfer-Encoding")]
+    TransferEncoding,
+    /// A proxy has passed it on.
+    #[error(
+        "the request came through a proxy: it has a header that proxies add, or is HTTP/1.0; ask this server itself, on its \
+         machine"
+    )]
+    Forwarded,
+    /// The process at the other end of the socket runs as somebody else.
+    #[error("the socket is for root and for the user of the server")]
+    OtherUser,
+    /// It comes from another machine.
+    #[error(
+        "the operator token can be created on the machine of the server only: run there influxdb3 create token --admin, or \
+         start the server with --admin-token-bootstrap any"
+    )]
+    OtherMachine,
+    /// Nobody may who has no token.
+    #[error(
+        "the operator token cannot be created by a request without a token (--admin-token-bootstrap off): start the server \
+         with --admin-token-file"
+    )]
+    Off,
+}
+
+/// Who may create the operator token, while there is none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Bootstrap {
+    /// Whoever is on this machine.
+    #[default]
+    Loopback,
+    /// Whoever reaches the main listener first.
+    Any,
+    /// Nobody. Whoever has a token can create others, the operator's among them (COMPAT 2.5).
+    Off,
+}
+
+/// Whether a request may be heard on the recovery listener, whatever it asks for.
+pub(crate) fn judge_recovery<B>(request: &Request<B>, peer: &Peer) -> Result<(), Refusal> {
+    let host = named_host(request)?;
+    let own = match peer {
+        Peer::Tcp { local, tls, .. } => {
+            let (name, port) = split(host);
+            let port_is_right = match port {
+                Some(port) => port == local.port().to_string(),
+                None => local.port() == if tls.is_some() { 443 } else { 80 },
+            };
+            port_is_right && is_own_name(name, *local, tls.as_ref())
+        }
+        // It has no address; this is what clients of such sockets say.
+        Peer::Unix { .. } => host.eq_ignore_ascii_case("localhost"),
+    };
+    if !own {
+        return Err(Refusal::StrangeHost);
+    }
+    not_from_a_page(request.headers())?;
+    not_forwarded(request)?;
+    // Where the length of a body is, is what smuggling is about, and there is nothing to say in this one.
+    if request.headers().contains_key(TRANSFER_ENCODING) {
+        return Err(Refusal::TransferEncoding);
+    }
+    match peer {
+        Peer::Unix { uid } if !may_use_socket(*uid, rustix::process::geteuid().as_raw()) => {
+            Err(Refusal::OtherUser)
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Bootstrap {
+    /// Whether a request may create the operator token, if there is none.
+    pub(crate) fn judge<B>(self, request: &Request<B>, peer: &Peer) -> Result<(), Refusal> {
+        match self {
+            Self::Off => return Err(Refusal::Off),
+            // From afar, and through proxies, a server has names that it does not know. A browser says of every POST which
+            // page it is from, also where the page has the server's name.
+            Self::Any => {}
+            Self::Loopback => {
+                if !is_this_machine(peer) {
+                    return Err(Refusal::OtherMachine);
+                }
+                not_forwarded(request)?;
+                let (name, _) = split(named_host(request)?);
+                // With any port: it may be that of a tunnel.
+                let own = match peer {
+                    Peer::Tcp { local, tls, .. } => is_own_name(name, *local, tls.as_ref()),
+                    Peer::Unix { .. } => name.eq_ignore_ascii_case("localhost"),
+                };
+                if !own {
+                    return Err(Refusal::StrangeHost);
+                }
+            }
+        }
+        not_from_a_page(request.headers())
+    }
+
+    /// All that [`judge`](Self::judge) can say.
+    pub(crate) fn refusals(self) -> &'static [Refusal] {
+        match self {
+            Self::Loopback => &[
+                Refusal::OtherMachine,
+                Refusal::Forwarded,
+                Refusal::AbsoluteForm,
+                Refusal::NoHost,
+                Refusal::ManyHosts,
+                Refusal::StrangeHost,
+                Refusal::Page,
+            ],
+            Self::Any => &[Refusal::Page],
+            Self::Off => &[Refusal::Off],
+        }
+    }
+}
+
+impl FromStr for Bootstrap {
+    type Err = &'static str;
+
+    fn from_str(who: &str) -> Result<Self, Self::Err> {
+        match who {
+            "loopback" => Ok(Self::Loopback),
+            "any" => Ok(Self::Any),
+            "off" => Ok(Self::Off),
+            _ => Err("it is loopback, any or off"),
+        }
+    }
+}
+
+impl Refusal {
+    /// Tells the log who was turned away, and why, as a warning if it is time for one.
+    pub(crate) fn log<B>(
+        self,
+        what: &'static str,
+        request: &Request<B>,
+        peer: &Peer,
+        complaints: &Complaints,
+    ) {
+        let host = request.headers().get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
+        // It comes from outside, and may be anything.
+        let host = host.map(|host| {
+            let mut host = redact(&host).into_owned();
+            host.truncate(host.floor_char_boundary(LOGGED_HOST_BYTES));
+            host.escape_debug().to_string()
+        });
+        if complaints.may_warn() {
+            tracing::warn!(%peer, host, "{what} refused: {self}");
+        } else {
+            tracing::debug!(%peer, host, "{what} refused: {self}");
+        }
+    }
+}
+
+/// The one name, with its port, by which the server is asked: in the `Host` header, or in the `:authority` of HTTP/2.
+fn named_host<B>(request: &Request<B>) -> Result<&str, Refusal> {
+    let authority = request.uri().authority().map(Authority::as_str);
+    if authority.is_some() && request.version() < Version::HTTP_2 {
+        return Err(Refusal::AbsoluteForm);
+    }
+    // What is not ASCII is no name that is known.
+    let hosts = request.headers().get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
+    let mut hosts = hosts.chain(authority);
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => Ok(host),
+        (Some(_), Some(_)) => Err(Refusal::ManyHosts),
+        (None, _) => Err(Refusal::NoHost),
+    }
+}
+
+/// The name and the port, if there is one, of `NAME[:PORT]`.
+fn split(host: &str) -> (&str, Option<&str>) {
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    match host.rsplit_once(':') {
+        Some((name, port)) if is_port(port) => (name, Some(port)),
+        _ => (host, None),
+    }
+}
+
+/// Whether this is how this end of a connection is called on this machine, or how it has shown to be called by its
+/// certificate. No other name counts: whoever owns a name can give it any address, but not a page a certificate that is
+/// not its own.
+fn is_own_name(name: &str, local: SocketAddr, certified: Option<&OwnNames>) -> bool {
+    let own = match SocketAddr::new(local.ip().to_canonical(), 0) {
+        SocketAddr::V4(address) => address.ip().to_string(),
+        SocketAddr::V6(address) => format!("[{}]", address.ip()),
+    };
+    let certified = certified.into_iter().flat_map(|names| names.iter()).map(String::as_str);
+    LOOPBACK_NAMES.into_iter().chain([&*own]).chain(certified).any(|own| name.eq_ignore_ascii_case(own))
+}
+
+fn not_from_a_page(headers: &HeaderMap) -> Result<(), Refusal> {
+    let is_harmless = |name: &str, value: &[u8]| name == "sec-fetch-site" && value == b"none";
+    let fetched = headers.iter().any(|(name, value)| {
+        name.as_str().starts_with("sec-fetch-") && !is_harmless(name.as_str(), value.as_bytes())
+    });
+    if fetched || headers.contains_key(ORIGIN) { Err(Refusal::Page) } else { Ok(()) }
+}
+
+/// Not all proxies say that they are one. Those that say nothing at all pass for whoever runs them.
+fn not_forwarded<B>(request: &Request<B>) -> Result<(), Refusal> {
+    let forwarded = request.headers().keys().any(|name| is_of_a_proxy(name.as_str()));
+    // As nginx and others speak it to the servers behind them, and hardly a client any more.
+    let old = request.version() < Version::HTTP_11;
+    if forwarded || old { Err(Refusal::Forwarded) } else { Ok(()) }
+}
+
+/// Whether proxies add this header. A request with one of them comes from wherever the proxy takes requests from.
+fn is_of_a_proxy(header: &str) -> bool {
+    // Cloudflare, Envoy; and True-Client-IP, X-Cluster-Client-IP, Fly-Client-IP and their like.
+    let begins = |prefix| header.starts_with(prefix);
+    ["via", "x-real-ip", "client-ip"].contains(&header)
+        || header.contains("forwarded")
+        || begins("cf-")
+        || begins("x-envoy-")
+        || header.ends_with("-client-ip")
+}
+
+fn is_this_machine(peer: &Peer) -> bool {
+    match peer {
+        Peer::Tcp { remote, .. } => remote.ip().to_canonical().is_loopback(),
+        Peer::Unix { .. } => true,
+    }
+}
+
+/// Whether a process of this user may use a socket of this server, which runs as `own`.
+fn may_use_socket(uid: u32, own: u32) -> bool {
+    uid == ROOT || uid == own
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(remote: &str, local: &str) -> Peer {
+        Peer::Tcp { remote: remote.parse().unwrap(), local: local.parse().unwrap(), tls: None }
+    }
+
+    fn here() -> Peer {
+        tcp("127.0.0.1:40000", "127.0.0.1:8182")
+    }
+
+    fn request(headers: &[(&str, &str)]) -> Request<()> {
+        let request = Request::post("/").version(Version::HTTP_11);
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)).body(()).unwrap()
+    }
+
+    #[test]
+    fn the_recovery_listener_answers_to_its_own_names_only() {
+        for (local, tls, host, own) in [
+            ("127.0.0.1:8182", false, "127.0.0.1:8182", true),
+            ("127.0.0.1:8182", false, "localhost:8182", true),
+            ("127.0.0.1:8182", false, "LocalHost:8182", true),
+            ("127.0.0.1:8182", false, "[::1]:8182", true),
+            ("127.0.0.2:8182", false, "127.0.0.2:8182", true),
+            ("[::ffff:127.0.0.2]:8182", false, "127.0.0.2:8182", true),
+            ("[2001:db8::a]:8182", false, "[2001:DB8::A]:8182", true),
+            ("127.0.0.1:80", false, "localhost", true),
+            ("127.0.0.1:80", false, "[::1]", true),
+            ("127.0.0.1:80", false, "localhost:80", true),
+            ("127.0.0.1:443", true, "localhost", true),
+            ("127.0.0.1:443", false, "localhost", false),
+            ("127.0.0.1:80", true, "localhost", false),
+            ("127.0.0.1:8182", true, "db.example:8182", true),
+            ("127.0.0.1:8182", true, "DB.Example:8182", true),
+            ("127.0.0.1:443", true, "db.example", true),
+            ("127.0.0.1:8182", true, "db.example", false),
+            ("127.0.0.1:8182", true, "a.db.example:8182", false),
+            ("127.0.0.1:8182", true, "db.example.:8182", false),
+            ("127.0.0.1:8182", true, "db:8182", false),
+            ("127.0.0.1:8182", false, "db.example:8182", false),
+            ("127.0.0.1:8182", false, "localhost", false),
+            ("127.0.0.1:8182", false, "127.0.0.2:8182", false),
+            ("127.0.0.1:8182", false, "localhost:8181", false),
+            ("127.0.0.1:8182", false, "localhost:08182", false),
+            ("127.0.0.1:8182", false, "localhost:8182:8182", false),
+            ("127.0.0.1:8182", false, "localhost.:8182", false),
+            ("127.0.0.1:8182", false, "localhost:8182.", false),
+            ("127.0.0.1:8182", false, "user@localhost:8182", false),
+            ("127.0.0.1:8182", false, "127.0.0.1.evil.example:8182", false),
+            ("127.0.0.1:8182", false, "::1:8182", false),
+            ("127.0.0.1:8182", false, "[::1]8182", false),
+            ("127.0.0.1:8182", false, "0.0.0.0:8182", false),
+            ("127.0.0.1:8182", false, "127.1:8182", false),
+            ("127.0.0.1:8182", false, "", false),
+            ("127.0.0.1:8182", false, ":8182", false),
+        ] {
+            let remote = "127.0.0.1:40000".parse().unwrap();
+            let names = tls.then(|| OwnNames::from(["db.example".to_owned()]));
+            let peer = Peer::Tcp { remote, local: local.parse().unwrap(), tls: names };
+            let judged = judge_recovery(&request(&[("host", host)]), &peer);
+            let expected = if own { Ok(()) } else { Err(Refusal::StrangeHost) };
+            assert_eq!(judged, expected, "{host:?} at {local}, TLS: {tls}");
+        }
+    }
+
+    #[test]
+    fn the_host_is_named_once() {
+        let http2 = |uri: &str, hosts: &[&str]| {
+            let request = Request::post(uri).version(Version::HTTP_2);
+            hosts.iter().fold(request, |request, host| request.header(HOST, *host)).body(()).unwrap()
+        };
+        let own = "localhost:8182";
+        for (request, judged) in [
+            (request(&[]), Err(Refusal::NoHost)),
+            (request(&[("host", own), ("host", own)]), Err(Refusal::ManyHosts)),
+            (
+                Request::post("http://localhost:8182/").header(HOST, own).body(()).unwrap(),
+                Err(Refusal::AbsoluteForm),
+            ),
+            (http2("http://localhost:8182/", &[]), Ok(())),
+            (http2("/", &[own]), Ok(())),
+            (http2("http://localhost:8182/", &[own]), Err(Refusal::ManyHosts)),
+            (http2("http://evil.example:8182/", &[]), Err(Refusal::StrangeHost)),
+            (http2("/", &[]), Err(Refusal::NoHost)),
+        ] {
+            assert_eq!(judge_recovery(&request, &here()), judged, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_browser_or_a_proxy_adds_is_refused() {
+        for (name, value, judged) in [
+            ("origin", "https://evil.example", Err(Refusal::Page)),
+            ("origin", "http://localhost:8182", Err(Refusal::Page)),
+            ("origin", "null", Err(Refusal::Page)),
+            ("origin", "", Err(Refusal::Page)),
+            ("sec-fetch-site", "none", Ok(())),
+            ("sec-fetch-site", "None", Err(Refusal::Page)),
+            ("sec-fetch-site", "same-origin", Err(Refusal::Page)),
+            ("sec-fetch-site", "cross-site", Err(Refusal::Page)),
+            ("sec-fetch-mode", "none", Err(Refusal::Page)),
+            ("sec-fetch-anything", "", Err(Refusal::Page)),
+            ("x-forwarded-for", "127.0.0.1", Err(Refusal::Forwarded)),
+            ("x-real-ip", "127.0.0.1", Err(Refusal::Forwarded)),
+            ("forwarded", "for=127.0.0.1", Err(Refusal::Forwarded)),
+            ("x-forwarded-host", "localhost", Err(Refusal::Forwarded)),
+            ("x-forwarded-anything", "", Err(Refusal::Forwarded)),
+            ("x-original-forwarded-for", "127.0.0.1", Err(Refusal::Forwarded)),
+            ("x-envoy-external-address", "127.0.0.1", Err(Refusal::Forwarded)),
+            ("cf-connecting-ip", "127.0.0.1", Err(Refusal::Forwarded)),
+            ("cf-ray", "0", Err(Refusal::Forwarded)),
+            ("client-ip", "127.0.0.1", Err(Refusal::Forwarded)),
+            ("x-client-ip", "127.0.0.1", Err(Refusal::Forwarded)),
+            ("true-client-ip", "127.0.0.1", Err(Refusal::Forwarded)),
+            ("x-cluster-client-ip", "127.0.0.1", Err(Refusal::Forwarded)),
+            ("accept-language", "de", Ok(())),
+            ("via", "1.1 proxy", Err(Refusal::Forwarded)),
+        ] {
+            let request = request(&[("host", "localhost:8182"), (name, value)]);
+            assert_eq!(judge_recovery(&request, &here()), judged, "{name}: {value}");
+            assert_eq!(Bootstrap::Loopback.judge(&request, &here()), judged, "{name}: {value}");
+            let from_a_page = if judged == Err(Refusal::Page) { judged } else { Ok(()) };
+            assert_eq!(Bootstrap::Any.judge(&request, &here()), from_a_page, "{name}: {value}");
+        }
+        let twice =
+            [("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site"), ("host", "localhost:8182")];
+        assert_eq!(judge_recovery(&request(&twice), &here()), Err(Refusal::Page));
+        let mut old = request(&[("host", "localhost:8182")]);
+        *old.version_mut() = Version::HTTP_10;
+        assert_eq!(judge_recovery(&old, &here()), Err(Refusal::Forwarded));
+        assert_eq!(Bootstrap::Loopback.judge(&old, &here()), Err(Refusal::Forwarded));
+        assert_eq!(Bootstrap::Any.judge(&old, &here()), Ok(()));
+        let chunked = request(&[("host", "localhost:8182"), ("transfer-encoding", "chunked")]);
+        assert_eq!(judge_recovery(&chunked, &here()), Err(Refusal::TransferEncoding));
+    }
+
+    #[test]
+    fn the_socket_is_for_root_and_its_own_user() {
+        for (uid, own, may) in
+            [(0, 0, true), (0, 1000, true), (1000, 1000, true), (1001, 1000, false), (1000, 0, false)]
+        {
+            assert_eq!(may_use_socket(uid, own), may, "{uid} at a server of {own}");
+        }
+        let own = Peer::Unix { uid: rustix::process::geteuid().as_raw() };
+        let other = Peer::Unix { uid: 54321 };
+        assert_eq!(judge_recovery(&request(&[("host", "localhost")]), &own), Ok(()));
+        assert_eq!(judge_recovery(&request(&[("host", "localhost")]), &other), Err(Refusal::OtherUser));
+        assert_eq!(judge_recovery(&request(&[("host", "evil.example")]), &own), Err(Refusal::StrangeHost));
+        assert_eq!(judge_recovery(&request(&[]), &own), Err(Refusal::NoHost));
+    }
+
+    #[test]
+    fn the_operator_token_is_created_on_this_machine_unless_told_otherwise() {
+        use Bootstrap::{Any, Loopback, Off};
+        let from = |remote: &str, host: &str, bootstrap: Bootstrap| {
+            bootstrap.judge(&request(&[("host", host)]), &tcp(remote, "192.0.2.1:8181"))
+        };
+        for (remote, host, bootstrap, judged) in [
+            ("127.0.0.1:1", "localhost:8181", Loopback, Ok(())),
+            ("127.9.9.9:1", "localhost", Loopback, Ok(())),
+            ("[::1]:1", "[::1]:9999", Loopback, Ok(())),
+            ("[::ffff:127.0.0.1]:1", "192.0.2.1:8181", Loopback, Ok(())),
+            ("127.0.0.1:1", "db.example:8181", Loopback, Err(Refusal::StrangeHost)),
+            ("192.0.2.1:1", "localhost:8181", Loopback, Err(Refusal::OtherMachine)),
+            ("198.51.100.7:1", "192.0.2.1:8181", Loopback, Err(Refusal::OtherMachine)),
+            ("[::ffff:198.51.100.7]:1", "192.0.2.1:8181", Loopback, Err(Refusal::OtherMachine)),
+            ("198.51.100.7:1", "db.example:8181", Any, Ok(())),
+            ("127.0.0.1:1", "localhost:8181", Off, Err(Refusal::Off)),
+        ] {
+            let found = from(remote, host, bootstrap);
+            assert_eq!(found, judged, "{remote} {host} {bootstrap:?}");
+            if let Err(refusal) = found {
+                assert!(bootstrap.refusals().contains(&refusal), "{refusal:?} is not documented");
+            }
+        }
+    }
+
+    #[test]
+    fn who_may_create_it_is_said_in_one_word() {
+        for (word, bootstrap) in
+            [("loopback", Bootstrap::Loopback), ("any", Bootstrap::Any), ("off", Bootstrap::Off)]
+        {
+            assert_eq!(word.parse(), Ok(bootstrap));
+        }
+        for word in ["", "Loopback", "none", "any,off"] {
+            assert!(word.parse::<Bootstrap>().is_err(), "{word:?}");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Sockets: listeners, connections, TLS and the Unix socket. Knows no HTTP API.
+
+pub(crate) mod listener;
+pub(crate) mod log_throttle;
+pub(crate) mod tls;
+pub(crate) mod unix_socket;

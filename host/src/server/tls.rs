@@ -1,0 +1,198 @@
+//! The server's side of TLS: a certificate chain and its key, read from files and ready for listeners (COMPAT 5.1).
+//!
+//! Knows no sockets. Cryptography comes from ring and is passed on explicitly; nothing process-wide is installed.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::version::{TLS12, TLS13};
+use rustls::{InconsistentKeys, ServerConfig, SupportedProtocolVersion};
+use thiserror::Error;
+use webpki::EndEntityCert;
+use zeroize::Zeroizing;
+
+/// The oldest version of TLS that a client may speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MinimumVersion {
+    /// RFC 5246; 1.3 is spoken with clients that can.
+    Tls12,
+    /// RFC 8446.
+    Tls13,
+}
+
+impl MinimumVersion {
+    fn versions(self) -> Vec<&'static SupportedProtocolVersion> {
+        match self {
+            Self::Tls12 => vec![&TLS13, &TLS12],
+            Self::Tls13 => vec![&TLS13],
+        }
+    }
+}
+
+/// What a server speaks TLS with.
+#[derive(Debug, Clone)]
+pub(crate) struct ServerTls {
+    pub(crate) config: Arc<ServerConfig>,
+    pub(crate) names: OwnNames,
+    certificate: CertificateDer<'static>,
+}
+
+/// The names of a server that its certificate states in full. Whoever is called otherwise cannot show that certificate
+/// to a client that looks at it.
+pub(crate) type OwnNames = Arc<[String]>;
+
+impl ServerTls {
+    /// Whether clients that verify the server can ask it by this name or address.
+    pub(crate) fn certifies(&self, name: &str) -> bool {
+        let certificate = EndEntityCert::try_from(&self.certificate);
+        let name = ServerName::try_from(name);
+        certificate
+            .ok()
+            .zip(name.ok())
+            .is_some_and(|(certificate, name)| certificate.verify_is_valid_for_subject_name(&name).is_ok())
+    }
+}
+
+impl FromStr for MinimumVersion {
+    type Err = &'static str;
+
+    fn from_str(version: &str) -> Result<Self, Self::Err> {
+        match version {
+            "tls-1.2" => Ok(Self::Tls12),
+            "tls-1.3" => Ok(Self::Tls13),
+            _ => Err("Valid minimum version strings are tls-1.2 and tls-1.3"),
+        }
+    }
+}
+
+/// A file that TLS cannot work with.
+#[derive(Debug, Error)]
+pub(crate) enum TlsError {
+    /// It cannot be read.
+    #[error("cannot read the TLS {what} {}", file.display())]
+    Read { what: &'static str, file: PathBuf, source: io::Error },
+    /// It is of another format.
+    #[error(
+        "the TLS {what} {0} is not a PEM file, which has lines such as -----BEGIN CERTIFICATE-----; convert one that is DER with: \
+         openssl {command} -inform DER -in {0} -out NEW_FILE",
+        file.display()
+    )]
+    NotPem { what: &'static str, command: &'static str, file: PathBuf },
+    /// A section of it is broken.
+    #[error("the TLS {what} {} is a damaged PEM file; was it copied whole?", file.display())]
+    Damaged { what: &'static str, file: PathBuf },
+    /// The other file may have been given for it.
+    #[error("there is no {what} in {}; is it the right file?", file.display())]
+    Nothing { what: &'static str, file: PathBuf },
+    /// Nobody is there to type the password.
+    #[error("the TLS key {0} is encrypted; decrypt it with: openssl pkey -in {0} -out NEW_FILE", file.display())]
+    Encrypted { file: PathBuf },
+    /// They are of different pairs.
+    #[error(
+        "the TLS key {} does not belong to the first certificate in {}; the certificate of this server comes first, those that signed it \
+         after it",
+        key.display(),
+        certificates.display()
+    )]
+    Mismatch { key: PathBuf, certificates: PathBuf },
+    /// They are of a kind that there is no code for.
+    #[error(
+        "the TLS key {} with the certificate {} cannot be used; a key is RSA with 2048 bits or more, ECDSA P-256 or P-384, or Ed25519",
+        key.display(),
+        certificates.display()
+    )]
+    Unusable { key: PathBuf, certificates: PathBuf, source: rustls::Error },
+    /// Cannot happen with the versions and the cryptography that are asked for.
+    #[error("cannot speak the wanted versions of TLS")]
+    Versions(#[source] rustls::Error),
+}
+
+/// Reads the certificate chain and its key, both PEM, for clients that speak `minimum` or newer. HTTP/2 is offered
+/// before HTTP/1.1. Warns of a key that everybody can read.
+pub(crate) fn server(
+    certificates: &Path,
+    key: &Path,
+    minimum: MinimumVersion,
+) -> Result<ServerTls, TlsError> {
+    let chain = read_chain(certificates)?;
+    let nothing = || TlsError::Nothing { what: "certificate", file: certificates.to_owned() };
+    let certificate = chain.first().cloned().ok_or_else(nothing)?;
+    let private = read_key(key)?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&minimum.versions())
+        .map_err(TlsError::Versions)?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .map_err(|error| {
+            let (key, certificates) = (key.to_owned(), certificates.to_owned());
+            match error {
+                rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                    TlsError::Mismatch { key, certificates }
+                }
+                source => TlsError::Unusable { key, certificates, source },
+            }
+        })?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(ServerTls { config: Arc::new(config), names: names_in(&certificate), certificate })
+}
+
+/// The DNS names of a certificate, but for patterns, which are names of who knows how many servers.
+fn names_in(certificate: &CertificateDer<'_>) -> OwnNames {
+    let Ok(certificate) = EndEntityCert::try_from(certificate) else {
+        return OwnNames::default();
+    };
+    certificate.valid_dns_names().filter(|name| !name.contains('*')).map(str::to_owned).collect()
+}
+
+fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let what = "certificate";
+    let text = fs::read(file).map_err(|source| TlsError::Read { what, file: file.to_owned(), source })?;
+    sections(&text, what, "x509", file)
+}
+
+fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let what = "key";
+    let mut text = Zeroizing::new(Vec::new());
+    let mode = File::open(file)
+        .and_then(|mut opened| {
+            opened.read_to_end(&mut text)?;
+            Ok(opened.metadata()?.permissions().mode() & 0o7777)
+        })
+        .map_err(|source| TlsError::Read { what, file: file.to_owned(), source })?;
+    // In the name of the section, or in a line below it (RFC 1421).
+    if text.windows(b"ENCRYPTED".len()).any(|window| window == b"ENCRYPTED") {
+        return Err(TlsError::Encrypted { file: file.to_owned() });
+    }
+    let key = sections(&text, what, "pkey", file)?.into_iter().next();
+    if mode & 0o004 != 0 {
+        tracing::warn!(
+            "everybody on this machine can read the TLS key (mode {mode:o}); run: chmod o-r {}",
+            file.display()
+        );
+    }
+    key.ok_or_else(|| TlsError::Nothing { what, file: file.to_owned() })
+}
+
+/// The sections of a PEM file that are of type `T`. `command` is what openssl calls them.
+fn sections<T: PemObject>(
+    text: &[u8],
+    what: &'static str,
+    command: &'static str,
+    file: &Path,
+) -> Result<Vec<T>, TlsError> {
+    let begin = b"-----BEGIN ";
+    if !text.windows(begin.len()).any(|window| window == begin) {
+        return Err(TlsError::NotPem { what, command, file: file.to_owned() });
+    }
+    // Without the parser's message, which quotes what it found.
+    T::pem_slice_iter(text)
+        .collect::<Result<_, pem::Error>>()
+        .map_err(|_| TlsError::Damaged { what, file: file.to_owned() })
+}
