@@ -9,8 +9,8 @@
 mod authority;
 #[path = "embed/rust/src/faults.rs"]
 mod faults;
-#[path = "conformance/judge.rs"]
-mod judge;
+#[path = "conformance/harness.rs"]
+mod harness;
 #[path = "conformance/native.rs"]
 mod native;
 #[path = "embed/rust/src/cases.rs"]
@@ -27,29 +27,29 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use self::judge::{Case, Host, Lends, Played, Run, Times};
+use self::harness::{Case, Host, Lends, Played, Run, Times};
 
 #[test]
 fn the_native_core_conforms() {
     if env::var_os("BLESS").is_some() {
-        judge::bless(native::play);
+        harness::bless(native::play);
     }
     let host = Host { name: "the native core", lends: Lends::Everything, told: Value::clone };
-    judge::judge(&host, |run| each(run, native::play));
+    harness::judge(&host, |run| each(run, native::play));
 }
 
 #[test]
 fn the_component_conforms_in_our_sandbox() {
     let host = Host { name: "our Authority", lends: Lends::StoreForCommands, told: authority::told };
     let player = authority::Player::new();
-    judge::judge(&host, |run| each(run, |case| player.play(case)));
+    harness::judge(&host, |run| each(run, |case| player.play(case)));
 }
 
 #[test]
 fn the_component_conforms_in_an_engine_of_ones_own() {
     let host = Host { name: "an engine of one's own", lends: Lends::Everything, told: Value::clone };
     let player = rust::Host::new().unwrap();
-    judge::judge(&host, |run| {
+    harness::judge(&host, |run| {
         each(run, |case| serde_json::from_value(player.play(&case.directory).unwrap()).unwrap())
     });
 }
@@ -58,21 +58,21 @@ fn the_component_conforms_in_an_engine_of_ones_own() {
 #[ignore = "fetches jco from npm; run by tests/embed/run"]
 fn the_component_conforms_in_node() {
     let host = Host { name: "Node", lends: Lends::Everything, told: Value::clone };
-    judge::judge(&host, |run| embedded("node", run));
+    harness::judge(&host, |run| embedded("node", run));
 }
 
 #[test]
 #[ignore = "fetches wasmtime from PyPI; run by tests/embed/run"]
 fn the_component_conforms_in_python() {
     let host = Host { name: "Python", lends: Lends::Everything, told: Value::clone };
-    judge::judge(&host, |run| embedded("python", run));
+    harness::judge(&host, |run| embedded("python", run));
 }
 
 #[test]
 #[ignore = "fetches wasmtime from PyPI; run by tests/embed/run"]
 fn the_same_core_conforms_under_stock_wasmtime() {
     let host = Host { name: "optoken-cli under stock wasmtime", lends: Lends::Nothing, told: Value::clone };
-    judge::judge(&host, |run| embedded("stock", run));
+    harness::judge(&host, |run| embedded("wasmtime", run));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn what_the_contract_does_not_have_is_not_played() {
 #[ignore = "fetches from npm and PyPI; run by tests/embed/run"]
 fn what_the_contract_does_not_have_is_not_played_elsewhere() {
     for (call, host) in
-        IMPOSSIBLE.iter().flat_map(|call| ["node", "python", "stock"].map(|host| (call, host)))
+        IMPOSSIBLE.iter().flat_map(|call| ["node", "python", "wasmtime"].map(|host| (call, host)))
     {
         let played = Command::new(script(host)).arg("cases").arg(impossible(call).path()).output().unwrap();
         assert!(!played.status.success(), "{host}: {call}");
@@ -107,8 +107,8 @@ fn the_readme_tells_how_many_cases_and_calls_there_are() {
         }
         _ => None,
     });
-    let cases = judge::read_cases();
-    assert_eq!(told, Some((cases.len(), judge::count_calls(&cases))));
+    let cases = harness::read_cases();
+    assert_eq!(told, Some((cases.len(), harness::count_calls(&cases))));
 }
 
 /// An argument too many, one too few, and a function that there is not.

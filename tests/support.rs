@@ -332,7 +332,7 @@ impl Cli {
     }
 
     /// Starts it and does not wait for its end.
-    #[allow(dead_code, reason = "for tests/ordeal.rs")]
+    #[allow(dead_code, reason = "for tests/fault_injection.rs")]
     pub(crate) fn begin(mut self) -> Child {
         self.spawn(Stdio::null(), Stdio::piped())
     }

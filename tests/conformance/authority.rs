@@ -16,7 +16,7 @@ use optoken::token::{
 use serde_json::{Value, json};
 
 use crate::faults::ScriptedStore;
-use crate::judge::{Answered, Case, Played};
+use crate::harness::{Answered, Case, Played};
 use crate::native::{number, seconds, text};
 
 pub(crate) struct Player {

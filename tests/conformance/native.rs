@@ -14,7 +14,7 @@ use optoken_component::rotation::{Rotation, Timed};
 use serde_json::{Value, json};
 
 use crate::faults::ScriptedStore;
-use crate::judge::{Answered, Case, Played};
+use crate::harness::{Answered, Case, Played};
 
 /// Everything the core needs.
 struct Ports<'a>(&'a ScriptedStore);

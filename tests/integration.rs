@@ -4,23 +4,23 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod audit;
-mod bad_input;
 mod browser;
 mod cli;
 mod compat;
 mod component;
 mod concurrency;
 mod contract;
-mod flow;
-mod hostile;
 mod http2;
+mod invalid_input;
+mod lifecycle;
 mod memory;
 mod metrics;
 mod openapi;
-mod preset;
+mod preconfigured_token;
 mod proxies;
+mod quickstart;
 mod recovery;
-mod restart;
+mod request_forgery;
 mod rotation;
 mod sandbox;
 mod serve;

@@ -4,9 +4,9 @@
 // All of this crate is test code; clippy.toml allows the same in the unit tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-mod kill;
-mod lossy;
-mod rotate_cli;
-mod rotate_files;
+mod crash_recovery;
+mod fault_proxy;
+mod rotation_faults;
+mod rotation_output_file;
 #[allow(dead_code, reason = "the other tests stand on it, too")]
 mod support;

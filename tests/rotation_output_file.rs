@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::rotate_cli::{private, saved, waiting};
+use crate::rotation_faults::{private, saved, waiting};
 use crate::support::{
     CONFIRM, CREATE, Cli, Machine, NAMED_ADMIN, RECOVERY, Ran, STAGE, Server, assert_token_form, get, post,
     sha512_hex,

@@ -15,7 +15,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::lossy::{Fault, Lossy, Plan, Run, ask, read_message};
+use crate::fault_proxy::{Fault, Lossy, Plan, Run, ask, read_message};
 use crate::support::{
     CREATE, Cli, Machine, OVERLAP, RECOVERY, REGENERATE, STAGE, Server, TOKENS, assert_token_form,
     eventually, get, holds_token, post, request, sha512_hex,
