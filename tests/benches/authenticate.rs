@@ -12,7 +12,7 @@ use criterion::Criterion;
 use optoken::authority::Authority;
 use optoken::secret::Secret;
 use optoken::store::{MemoryStore, Store as _};
-use optoken_component::ports::{
+use optoken_core::ports::{
     CatalogStore, Clock, Entropy, EntropyError, Entry, StoreError, SwapOutcome, Timestamp,
 };
 
@@ -52,7 +52,7 @@ fn main() {
     let token = token.expose();
     let entry = store.load().unwrap().unwrap();
     let entry = Entry { version: entry.version.as_str().to_owned(), document: entry.document };
-    let mut native = optoken_component::authority::Authority::new(Reading(entry));
+    let mut native = optoken_core::authority::Authority::new(Reading(entry));
 
     let mut sandboxed = || assert!(sandboxed.authenticate(black_box(token)).is_ok());
     let mut native = || assert!(native.authenticate(black_box(token)).is_ok());

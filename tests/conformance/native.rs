@@ -3,14 +3,14 @@
 use std::time::SystemTime;
 
 use optoken::store::{self, Store as _};
-use optoken_component::authority::{AuthenticateError, Authority, Issued, Preset, Staged};
-use optoken_component::catalog::{MAX_TOKENS, TokenRecord};
-use optoken_component::commit::CommandError;
-use optoken_component::machine::{Denial, Principal, Refusal};
-use optoken_component::ports::{
+use optoken_core::authority::{AuthenticateError, Authority, Issued, Preset, Staged};
+use optoken_core::catalog::{MAX_TOKENS, TokenRecord};
+use optoken_core::commit::CommandError;
+use optoken_core::ports::{
     CatalogStore, Clock, Entropy, EntropyError, Entry, StoreError, SwapOutcome, Timestamp,
 };
-use optoken_component::rotation::{Rotation, Timed};
+use optoken_core::rotation::{Rotation, Timed};
+use optoken_core::transition::{Denial, Principal, Refusal};
 use serde_json::{Value, json};
 
 use crate::faults::ScriptedStore;

@@ -11,12 +11,12 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::cell::{RefCell, RefMut};
 
-use optoken_component::authority::{self, AuthenticateError, Issued, Preset, Staged};
-use optoken_component::catalog::{MAX_TOKENS, TokenRecord};
-use optoken_component::commit::CommandError;
-use optoken_component::machine::{Denial, Principal, Refusal};
-use optoken_component::ports::{self, CatalogStore, Clock, Entropy, EntropyError, Timestamp};
-use optoken_component::rotation::{Rotation, Timed};
+use optoken_core::authority::{self, AuthenticateError, Issued, Preset, Staged};
+use optoken_core::catalog::{MAX_TOKENS, TokenRecord};
+use optoken_core::commit::CommandError;
+use optoken_core::ports::{self, CatalogStore, Clock, Entropy, EntropyError, Timestamp};
+use optoken_core::rotation::{Rotation, Timed};
+use optoken_core::transition::{Denial, Principal, Refusal};
 use optoken_runtime as _;
 use wasip2::clocks::wall_clock;
 

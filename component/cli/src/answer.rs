@@ -3,12 +3,12 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use optoken_component::authority::{AuthenticateError, Authority, Issued, Preset, Staged};
-use optoken_component::catalog::TokenRecord;
-use optoken_component::commit::CommandError;
-use optoken_component::machine::Principal;
-use optoken_component::ports::{CatalogStore, Clock, Entropy};
-use optoken_component::rotation::Rotation;
+use optoken_core::authority::{AuthenticateError, Authority, Issued, Preset, Staged};
+use optoken_core::catalog::TokenRecord;
+use optoken_core::commit::CommandError;
+use optoken_core::ports::{CatalogStore, Clock, Entropy};
+use optoken_core::rotation::Rotation;
+use optoken_core::transition::Principal;
 use thiserror::Error;
 
 use crate::args::Command;

@@ -4,13 +4,13 @@
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use optoken_component::authority::{AuthenticateError, Issued, Preset, Staged};
-use optoken_component::catalog::{MAX_TOKENS, TokenRecord};
-use optoken_component::commit::CommandError;
-use optoken_component::machine::{Denial, Principal, Refusal};
-use optoken_component::ports::Timestamp;
-use optoken_component::rotation::{Rotation, Timed};
-use optoken_component::token::Secret;
+use optoken_core::authority::{AuthenticateError, Issued, Preset, Staged};
+use optoken_core::catalog::{MAX_TOKENS, TokenRecord};
+use optoken_core::commit::CommandError;
+use optoken_core::ports::Timestamp;
+use optoken_core::rotation::{Rotation, Timed};
+use optoken_core::token::Secret;
+use optoken_core::transition::{Denial, Principal, Refusal};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -244,11 +244,9 @@ impl From<&CommandError> for Error {
 
 #[cfg(test)]
 mod tests {
-    use optoken_component::authority::Authority;
-    use optoken_component::ports::{
-        CatalogStore, Clock, Entropy, EntropyError, Entry, StoreError, SwapOutcome,
-    };
-    use optoken_component::token::TokenHash;
+    use optoken_core::authority::Authority;
+    use optoken_core::ports::{CatalogStore, Clock, Entropy, EntropyError, Entry, StoreError, SwapOutcome};
+    use optoken_core::token::TokenHash;
 
     use super::*;
     use crate::answer::carry_out;

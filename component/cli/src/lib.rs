@@ -29,8 +29,8 @@ use alloc::format;
 use alloc::string::String;
 use core::fmt::Display;
 
-use optoken_component::authority::{AuthenticateError, Authority};
-use optoken_component::commit::CommandError;
+use optoken_core::authority::{AuthenticateError, Authority};
+use optoken_core::commit::CommandError;
 #[cfg(target_arch = "wasm32")]
 use optoken_runtime as _;
 use optoken_wasi::Wasi;

@@ -5,12 +5,12 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
-use optoken_component::authority::{AuthenticateError, Issued, Preset, Staged};
-use optoken_component::catalog::{CatalogError, OPERATOR, TokenRecord};
-use optoken_component::commit::CommandError;
-use optoken_component::machine::{Denial, Principal, Refusal};
-use optoken_component::ports::Timestamp;
-use optoken_component::rotation::{Rotation, Timed};
+use optoken_core::authority::{AuthenticateError, Issued, Preset, Staged};
+use optoken_core::catalog::{CatalogError, OPERATOR, TokenRecord};
+use optoken_core::commit::CommandError;
+use optoken_core::ports::Timestamp;
+use optoken_core::rotation::{Rotation, Timed};
+use optoken_core::transition::{Denial, Principal, Refusal};
 use optoken_wasi::rfc3339;
 use zeroize::Zeroizing;
 

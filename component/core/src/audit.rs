@@ -12,9 +12,9 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha512_256};
 use thiserror::Error;
 
+use crate::json_line::{push_number, push_string};
 use crate::ports::Timestamp;
 use crate::redact::redact;
-use crate::text::{push_number, push_string};
 
 /// How many records the catalog keeps: enough to see the last days of a busy authority, little enough that a
 /// catalog of one token stays below 32 KiB.

@@ -1,7 +1,7 @@
 //! The authority as an embedder sees it: commands and authentication over one set of ports.
 //!
 //! Keeps the catalog it has read, as `wit/authenticator.wit` promises. Everything it decides, it asks of
-//! [`machine`]; everything it changes, of [`commit`].
+//! [`transition`]; everything it changes, of [`commit`].
 
 use alloc::string::String;
 
@@ -9,11 +9,11 @@ use thiserror::Error;
 
 use crate::catalog::{Catalog, CatalogError, TokenRecord};
 use crate::commit::{self, CommandError, Committed};
-use crate::machine::{self, Command, Denial, Principal, Refusal};
 use crate::ports::{CatalogStore, Clock, Entropy, Timestamp};
 use crate::rotation::{DEFAULT_STAGE_SECONDS, Rotation, Timed};
-use crate::strength;
 use crate::token::{Secret, TokenHash};
+use crate::token_strength;
+use crate::transition::{self, Command, Denial, Principal, Refusal};
 
 /// An operator-token authority over the caller's storage, randomness and clock.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
     pub fn authenticate(&mut self, credential: &str) -> Result<Principal, AuthenticateError> {
         let hash = TokenHash::of(credential);
         let (catalog, ports) = self.prepared().map_err(AuthenticateError::Undecided)?;
-        Ok(machine::authenticate(catalog, &hash, || ports.now())?)
+        Ok(transition::authenticate(catalog, &hash, || ports.now())?)
     }
 
     /// The newest audit records, each as its line, from the catalog that is known.
@@ -108,7 +108,7 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         expiry: Option<Timestamp>,
         origin: &str,
     ) -> Result<Preset, CommandError> {
-        strength::check(token)?;
+        token_strength::check(token)?;
         self.preset(name, TokenHash::of(token), expiry, origin)
     }
 

@@ -10,13 +10,13 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use hashbrown::HashTable;
-use optoken_fast::HashIndex;
+use optoken_hot_path::HashIndex;
 use thiserror::Error;
 
 use crate::audit::{BrokenChain, KEPT, Trail};
+use crate::json_line::{Line, push_number, push_string};
 use crate::ports::Timestamp;
 use crate::rotation::{Rotation, Timed};
-use crate::text::{Line, push_number, push_string};
 use crate::token::TokenHash;
 
 /// The format this code writes, and the newest it reads.

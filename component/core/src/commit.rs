@@ -8,10 +8,10 @@ use alloc::string::String;
 use thiserror::Error;
 
 use crate::catalog::{Catalog, CatalogError, TokenRecord};
-use crate::machine::{self, Command, Denial, Verdict};
 use crate::ports::{CatalogStore, Clock, EntropyError, StoreError, SwapOutcome};
-use crate::strength::WeakToken;
 use crate::token::TokenHashError;
+use crate::token_strength::WeakToken;
+use crate::transition::{self, Command, Denial, Verdict};
 
 /// How many times a command is judged before it gives up. Each lost race means that another command was committed,
 /// so this many nodes may change the catalog at the same moment without anybody being turned away.
@@ -84,12 +84,12 @@ pub fn commit<P: CatalogStore + Clock>(
             (Err(error), None) => return Err(error),
         };
         if let Some((_, token)) = &in_doubt
-            && let Some(token) = machine::is_done(&catalog, command, token.as_ref())
+            && let Some(token) = transition::is_done(&catalog, command, token.as_ref())
         {
             let token = token.cloned();
             return Ok(Committed { catalog, token, changed: true });
         }
-        let (next, token) = match machine::apply(catalog, command, origin, ports.now())? {
+        let (next, token) = match transition::apply(catalog, command, origin, ports.now())? {
             Verdict::Change { catalog, token } => (catalog, token),
             Verdict::Nothing(catalog, token) => return Ok(Committed { catalog, token, changed: false }),
         };
@@ -119,9 +119,9 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
-    use crate::machine::Refusal;
     use crate::ports::{Entry, Timestamp};
     use crate::token::TokenHash;
+    use crate::transition::Refusal;
 
     /// What the store does at its next swap.
     #[derive(Clone, Copy)]
@@ -163,7 +163,7 @@ mod tests {
         fn interfere(&mut self) {
             let new = TokenHash::of(&format!("of somebody else {}", self.swaps));
             let command = Command::Recover { new };
-            let Verdict::Change { catalog, .. } = machine::apply(self.catalog(), &command, "", 0).unwrap()
+            let Verdict::Change { catalog, .. } = transition::apply(self.catalog(), &command, "", 0).unwrap()
             else {
                 panic!("nothing")
             };

@@ -7,7 +7,7 @@ use alloc::string::String;
 use core::fmt;
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
-pub use optoken_fast::{TokenHash, TokenHashError};
+pub use optoken_hot_path::{TokenHash, TokenHashError};
 use zeroize::Zeroizing;
 
 use crate::ports::{Entropy, EntropyError};

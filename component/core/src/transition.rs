@@ -9,10 +9,10 @@ use thiserror::Error;
 
 use crate::audit::{Action, Actor, Subject};
 use crate::catalog::{Catalog, CatalogError, Found, MAX_TOKENS, OPERATOR, TokenRecord};
-use crate::name::{self, NameError};
 use crate::ports::Timestamp;
 use crate::rotation::{MAX_OVERLAP_SECONDS, MAX_STAGE_SECONDS, Rotation, Timed};
 use crate::token::TokenHash;
+use crate::token_name::{self, NameError};
 
 /// The latest expiry a token can have, in milliseconds since the epoch: the last whole day that has a four-digit year
 /// in every time zone. What would expire later expires then.
@@ -232,14 +232,14 @@ pub fn apply(
         }
         Command::CreateNamed { credential, name, lifetime, new } => {
             let principal = authenticate(&catalog, &credential, || now)?;
-            name::check(name)?;
+            token_name::check(name)?;
             let expiry = lifetime.map(|seconds| after(now, seconds));
             // Whoever holds a token although there is no operator may make one this way, too (COMPAT 2.5).
             let action = if name == OPERATOR { Action::CreateOperator } else { Action::CreateNamed };
             add(catalog, name, expiry, new, (action, Actor::Token(principal.id)), origin, now)
         }
         Command::Preset { name, expiry, new } => {
-            name::check(name)?;
+            token_name::check(name)?;
             if let Some(there) = catalog.named(name).cloned() {
                 return Ok(Verdict::Nothing(catalog, Some(there)));
             }

@@ -2,7 +2,7 @@
 
 use alloc::string::{String, ToString as _};
 
-use optoken_component::redact::redact;
+use optoken_core::redact::redact;
 use serde::de::DeserializeOwned;
 
 use crate::problem::Problem;

@@ -3,7 +3,7 @@
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use optoken_component::authority::Issued;
+use optoken_core::authority::Issued;
 use optoken_wasi::rfc3339;
 use serde::Serialize;
 

@@ -23,7 +23,7 @@
 //! request without a `Host` header, as HTTP/1.0 allows: wasmtime answers 500 itself.
 //!
 //! Each request is served by an instance of its own (the runtime's default), which reads the catalog from the directory, so
-//! what another process has changed there counts at once. How durable a change is says [`optoken_wasi::store`].
+//! what another process has changed there counts at once. How durable a change is says [`optoken_wasi::file_store`].
 
 #![cfg_attr(target_arch = "wasm32", no_std)]
 
@@ -34,7 +34,7 @@ mod credentials;
 mod issued;
 mod problem;
 mod routes;
-mod wire;
+mod wasi_http;
 
 use alloc::format;
 
@@ -57,15 +57,15 @@ pub struct Http;
 impl wasip2::exports::http::incoming_handler::Guest for Http {
     fn handle(request: IncomingRequest, response: ResponseOutparam) {
         let options = Options::from_environment(&environment::get_environment());
-        let mut request = wire::Incoming::new(request);
+        let mut request = wasi_http::Incoming::new(request);
         let answer = match Wasi::at(DATA) {
             Ok(ports) => routes::answer(&mut request, ports, options),
             Err(why) => {
-                wire::log(&format!("{why}; wasmtime serve wants -Scli beside it"));
+                wasi_http::log(&format!("{why}; wasmtime serve wants -Scli beside it"));
                 routes::refused(&request, Problem::Unavailable)
             }
         };
-        wire::send(&answer, response);
+        wasi_http::send(&answer, response);
     }
 }
 

@@ -6,10 +6,10 @@ use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec;
 
-use optoken_component::authority::AuthenticateError;
-use optoken_component::catalog::{MAX_TOKENS, OPERATOR};
-use optoken_component::commit::CommandError;
-use optoken_component::machine::Denial;
+use optoken_core::authority::AuthenticateError;
+use optoken_core::catalog::{MAX_TOKENS, OPERATOR};
+use optoken_core::commit::CommandError;
+use optoken_core::transition::Denial;
 
 use crate::body::MAX_BODY_BYTES;
 use crate::credentials::Malformed;

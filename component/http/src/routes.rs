@@ -7,11 +7,11 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
-use optoken_component::authority::{AuthenticateError, Authority, Issued};
-use optoken_component::commit::CommandError;
-use optoken_component::machine::Principal;
-use optoken_component::ports::{CatalogStore, Clock, Entropy};
-use optoken_component::redact::redact;
+use optoken_core::authority::{AuthenticateError, Authority, Issued};
+use optoken_core::commit::CommandError;
+use optoken_core::ports::{CatalogStore, Clock, Entropy};
+use optoken_core::redact::redact;
+use optoken_core::transition::Principal;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -227,7 +227,7 @@ mod tests {
     use std::cell::RefCell;
     use std::rc::Rc;
 
-    use optoken_component::ports::{EntropyError, Entry, StoreError, SwapOutcome, Timestamp};
+    use optoken_core::ports::{EntropyError, Entry, StoreError, SwapOutcome, Timestamp};
 
     use super::*;
     use crate::body::MAX_BODY_BYTES;

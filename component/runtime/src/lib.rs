@@ -11,7 +11,7 @@ extern crate alloc;
 use alloc::alloc::{alloc, realloc};
 use core::alloc::Layout;
 
-use optoken_fast::Heap;
+use optoken_hot_path::Heap;
 
 #[global_allocator]
 static HEAP: Heap = Heap::new();

@@ -9,7 +9,7 @@ use wasip2::filesystem::types::{
     Descriptor, DescriptorFlags, DescriptorStat, DescriptorType, ErrorCode, OpenFlags, PathFlags,
 };
 
-use crate::store::{Directory, Failure};
+use crate::file_store::{Directory, Failure};
 
 /// The most entries of a directory that are looked at: many more than a store leaves, and an end to a directory that is
 /// something else.

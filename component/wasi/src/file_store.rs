@@ -61,7 +61,7 @@ use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use optoken_component::ports::{CatalogStore, Entry, StoreError, SwapOutcome};
+use optoken_core::ports::{CatalogStore, Entry, StoreError, SwapOutcome};
 
 /// The longest document that is read, in bytes: about twice the longest that the core writes, which is 10,000 tokens with
 /// the longest names there can be. It keeps a file that is no catalog from filling the memory.
@@ -440,7 +440,7 @@ fn sync(directory: &impl Directory) -> Result<(), StoreError> {
 }
 
 #[cfg(test)]
-mod power_cut;
+mod crash_tests;
 
 #[cfg(test)]
 mod tests {

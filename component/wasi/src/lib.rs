@@ -1,7 +1,7 @@
 //! The ports of the authority over WASI alone, for components that a stock runtime runs as they are: randomness, the
 //! clock, and a store in a directory that the runtime has opened for them.
 //!
-//! [`store`] is the protocol that makes a compare-and-swap of what every file system has, and knows no WASI;
+//! [`file_store`] is the protocol that makes a compare-and-swap of what every file system has, and knows no WASI;
 //! [`directory`] is the one place that knows `wasi:filesystem`.
 
 #![cfg_attr(target_arch = "wasm32", no_std)]
@@ -9,20 +9,20 @@
 extern crate alloc;
 
 pub mod directory;
-pub mod store;
+pub mod file_store;
 mod timestamp;
 
 use alloc::format;
 use alloc::string::String;
 
-use optoken_component::ports::{
+use optoken_core::ports::{
     CatalogStore, Clock, Entropy, EntropyError, Entry, StoreError, SwapOutcome, Timestamp,
 };
 use wasip2::clocks::wall_clock;
 use wasip2::random::random;
 
 use self::directory::Opened;
-use self::store::FileStore;
+use self::file_store::FileStore;
 
 pub use self::timestamp::rfc3339;
 

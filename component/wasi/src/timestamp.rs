@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use optoken_component::ports::Timestamp;
+use optoken_core::ports::Timestamp;
 
 /// The last moment that has a four-digit year.
 const LAST: Timestamp = 253_402_300_799_999;
