@@ -1,4 +1,4 @@
-//! `memory:` — a store that is gone with its process, for tests and for trying things out.
+//! `memory:`: a store that ends with its process, for tests and trials.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -18,7 +18,7 @@ struct State {
 
 impl MemoryStore {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        // A panic cannot leave the state half changed: it is assigned whole.
+        // The state is assigned whole, so a panic cannot leave it half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -44,7 +44,7 @@ impl Store for MemoryStore {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn it_keeps_the_contract_of_the_port() {
+    fn memory_store_passes_conformance() {
         crate::store::conformance::run(&super::MemoryStore::default());
     }
 }

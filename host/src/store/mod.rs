@@ -1,7 +1,7 @@
 //! The port to storage: one document, read whole and replaced whole by compare-and-swap.
 //!
-//! The contract is that of `wit/catalog-store.wit`; an adapter is one file beside this one and knows nothing of
-//! the others. Calls block and are made from threads that may block.
+//! The contract is that of `wit/catalog-store.wit`. An adapter is one file beside this one; it
+//! knows the port and no other adapter. Calls block, and come from threads that may block.
 
 use std::fmt;
 
@@ -19,23 +19,26 @@ pub use sqlite::{OpenError, SqliteStore};
 
 /// Storage for the catalog.
 ///
-/// An implementation must keep two promises: two states of the document never share a version, also not across a
-/// restart, and a [`Swapped`](SwapOutcome::Swapped) change survives a power cut. A document is text of some 200 bytes for
-/// each token, at most a few MiB.
+/// An implementation must keep two promises. Two states of the document never share a version, also
+/// not across a restart. A [`Swapped`](SwapOutcome::Swapped) change survives a power cut. A document
+/// is text of some 200 bytes for each token, at most 6 MiB.
 ///
-/// Calls come from several threads at once: from those that carry out commands, and every
-/// [`POLL_INTERVAL`](crate::authority::POLL_INTERVAL) from one that asks for the [`version`](Self::version). Checking a
-/// token makes none. All of them may block; none is made from a task of an asynchronous runtime by who builds the
-/// authority with `build_async`, so a store with an asynchronous client may keep a `tokio::runtime::Handle` and
-/// `block_on` it.
+/// Calls come from several threads at once: from the threads that execute commands, and every
+/// [`POLL_INTERVAL`](crate::authority::POLL_INTERVAL) from the poller, which reads the
+/// [`version`](Self::version). Checking a token makes no call. All calls may block. An authority
+/// that was built with `build_async` makes none from a task of the runtime, so a store with an
+/// asynchronous client may keep a `tokio::runtime::Handle` and `block_on` it.
 ///
-/// Each call must return within a bounded time, with [`StoreError::Unavailable`] or [`StoreError::UnknownOutcome`] where it
-/// has no answer by then. While one hangs, all commands wait behind it, and once it has hung for longer than
-/// [`max_staleness`](crate::authority::Builder::max_staleness), all tokens are refused. A call that panics takes the
-/// command that made it along, to whoever has asked for that (`build_async` and the commands that are awaited give an error
-/// instead); to who polls, it is a store that is unavailable, and is asked again.
+/// Each call must return within a bounded time, with [`StoreError::Unavailable`] or
+/// [`StoreError::UnknownOutcome`] if the store has not answered by then. While a call hangs, all
+/// commands wait behind it. Once it has hung for longer than
+/// [`max_staleness`](crate::authority::Builder::max_staleness), all tokens are refused.
 ///
-/// With the feature `test-suite`, `store::conformance::run` plays against a store of yours what those here are tested with.
+/// If a call panics, the panic propagates to the caller of the command; async callers get an error.
+/// The poller treats a panic as [`StoreError::Unavailable`] and retries.
+///
+/// With the feature `test-suite`, `store::conformance::run` runs the tests of the built-in stores
+/// against another one.
 ///
 /// ```
 /// use std::fs::{self, File};
@@ -46,7 +49,7 @@ pub use sqlite::{OpenError, SqliteStore};
 /// use optoken::authority::Authority;
 /// use optoken::store::{Entry, Store, StoreError, SwapOutcome, Version};
 ///
-/// /// One file, for one process: its version on the first line, the document behind that.
+/// /// One file, for one process: the version on the first line, then the document.
 /// struct FileStore {
 ///     path: PathBuf,
 ///     swapping: Mutex<()>,
@@ -57,7 +60,7 @@ pub use sqlite::{OpenError, SqliteStore};
 ///         Self { path: path.to_owned(), swapping: Mutex::new(()) }
 ///     }
 ///
-///     /// Where it is written before it is put in place.
+///     /// Writes the document to a draft beside the file.
 ///     fn write(&self, version: u64, document: &str) -> io::Result<PathBuf> {
 ///         let draft = self.path.with_extension("draft");
 ///         let mut file = File::create(&draft)?;
@@ -84,16 +87,16 @@ pub use sqlite::{OpenError, SqliteStore};
 ///     }
 ///
 ///     fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
-///         let _turn = self.swapping.lock().map_err(|_| StoreError::Unavailable("it panicked".into()))?;
+///         let _lock = self.swapping.lock().map_err(|_| StoreError::Unavailable("it panicked".into()))?;
 ///         let found = self.version()?;
 ///         if found.as_ref() != expected {
 ///             return Ok(SwapOutcome::Stale);
 ///         }
-///         // Counting is enough as long as nobody puts an old file back; a random version would survive that, too.
+///         // A counter repeats a version if an old file is restored; a random one does not.
 ///         let version = found.and_then(|version| version.as_str().parse().ok()).map_or(1, |last: u64| last + 1);
 ///         let draft =
 ///             self.write(version, document).map_err(|error| StoreError::Unavailable(error.to_string()))?;
-///         // From here on it may be there although an error came back.
+///         // From here on the write may be durable although an error is returned.
 ///         self.put_in_place(&draft).map_err(|error| StoreError::UnknownOutcome(error.to_string()))?;
 ///         Ok(SwapOutcome::Swapped(Version::from(version.to_string())))
 ///     }
@@ -107,15 +110,16 @@ pub use sqlite::{OpenError, SqliteStore};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Store: Send + Sync + 'static {
-    /// The newest version, cheaper than loading the document; `None` if there never was one.
+    /// Returns the newest version, more cheaply than [`load`](Self::load); `None` if no document was
+    /// ever stored.
     fn version(&self) -> Result<Option<Version>, StoreError> {
         Ok(self.load()?.map(|entry| entry.version))
     }
 
-    /// The newest document; `None` if there never was one.
+    /// Returns the newest document; `None` if none was ever stored.
     fn load(&self) -> Result<Option<Entry>, StoreError>;
 
-    /// Replaces the document if it still has the version `expected`; `None` expects that there is none yet.
+    /// Replaces the document if its version is still `expected`; `None` expects an empty store.
     fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError>;
 }
 
@@ -146,7 +150,7 @@ pub struct Entry {
 }
 
 impl fmt::Debug for Entry {
-    /// Leaves the document out: it holds hashes, which have no business in a log.
+    /// Omits the document: it holds hashes, which do not belong in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { version, document } = self;
         f.debug_struct("Entry").field("version", version).field("bytes", &document.len()).finish()
@@ -162,7 +166,7 @@ pub enum SwapOutcome {
     Stale,
 }
 
-/// Why a store did not answer.
+/// Why a store call failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// Nothing was read or written.

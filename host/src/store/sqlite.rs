@@ -1,7 +1,8 @@
-//! `sqlite:PATH` — a store in one file, for any number of processes on one machine.
+//! `sqlite:PATH`: a store in one file, for any number of processes on one machine.
 //!
-//! One table with at most one row. Write-ahead log with `synchronous=FULL`, so that a committed swap survives a power
-//! cut; versions are random, so that a file put back from a backup never repeats one.
+//! The database has one table with at most one row. The write-ahead log runs with
+//! `synchronous=FULL`, so that a committed swap survives a power cut. Versions are random, so that
+//! a restored file never repeats one.
 
 use std::error::Error;
 use std::fs::{self, File, OpenOptions};
@@ -18,23 +19,23 @@ use thiserror::Error;
 
 use crate::store::{Entry, Store, StoreError, SwapOutcome, Version};
 
-/// Marks the file as ours in its header (`PRAGMA application_id`): "optk".
+/// Marks the file as a token store in its header (`PRAGMA application_id`): "optk".
 const APPLICATION_ID: i32 = 0x6f70_746b;
 
 /// The layout of the tables (`PRAGMA user_version`). The catalog inside has a format number of its own.
 const SCHEMA: i32 = 1;
 
-/// How long a swap waits for another process to finish its own. One takes a few milliseconds.
+/// How long a swap waits for the swap of another process, which takes a few milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to wait before trying again where SQLite does not wait by itself.
+/// Pause between attempts where SQLite does not wait by itself.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
-/// How many pages of 4 KiB the log may hold before it is written back. A catalog of five thousand tokens takes 250 a
-/// change; writing each back after a handful of changes would double what goes to disk.
+/// How many pages of 4 KiB the write-ahead log may hold before a checkpoint. A change of a catalog
+/// of 5,000 tokens takes 250 pages; a checkpoint every few changes would double the disk writes.
 const CHECKPOINT_PAGES: i32 = 4000;
 
-/// The only mode the file may have: hashes of tokens are nobody else's business.
+/// The only mode the file may have: other users must not read token hashes.
 const FILE_MODE: u32 = 0o600;
 
 /// A document in a SQLite database.
@@ -48,23 +49,23 @@ pub struct SqliteStore {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The file system said no.
+    /// The file system returned an error.
     #[error("cannot open the token store {}", path.display())]
     Io {
         /// The database file.
         path: PathBuf,
-        /// What the file system said.
+        /// The error of the file system.
         source: io::Error,
     },
-    /// SQLite said no.
+    /// SQLite returned an error.
     #[error("cannot open the token store {}", path.display())]
     Sqlite {
         /// The database file.
         path: PathBuf,
-        /// What SQLite said.
+        /// The error of SQLite.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The file is no SQLite database, or another program's.
+    /// The file is not a SQLite database, or belongs to another program.
     #[error(
         "{} is not a token store: it was not written by this program; move it away, or choose another with --store",
         path.display()
@@ -88,7 +89,8 @@ pub enum OpenError {
 }
 
 impl SqliteStore {
-    /// Opens the database at `path`, making it with mode 0600 if there is none. Its directory must be there.
+    /// Opens the database at `path`, and creates it with mode 0600 if it does not exist. The
+    /// directory must exist.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         let path = path.as_ref();
         let io = |source| OpenError::Io { path: path.to_owned(), source };
@@ -100,7 +102,7 @@ impl SqliteStore {
         };
         let mut connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
-        // As long as it may be somebody else's, closing it again must not write to it.
+        // The file may still turn out to be foreign: closing it must not write to it.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(sqlite)?;
 
         let pragma =
@@ -115,17 +117,17 @@ impl SqliteStore {
             _ => return Err(OpenError::Foreign { path: path.to_owned() }),
         }
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(sqlite)?;
-        close_to_others(path).map_err(io)?;
+        restrict_mode(path).map_err(io)?;
         switch_to_wal(&connection)
             .and_then(|()| connection.pragma_update(None, "synchronous", "FULL"))
             .and_then(|()| connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES))
-            // What is there already is not written again: a server that then refuses to start leaves no trace.
+            // An existing schema is not written again: a server that then fails to start changes nothing.
             .and_then(|()| if schema == SCHEMA { Ok(()) } else { migrate(&mut connection) })
             .map_err(sqlite)?;
         Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
     }
 
-    /// Nothing was read or written. Says of which file, for there may be several.
+    /// Reports that nothing was read or written, and names the file: a process may open several.
     fn unavailable(&self, error: &rusqlite::Error) -> StoreError {
         let code = error.sqlite_error_code();
         let damaged = matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
@@ -184,7 +186,7 @@ impl Store for SqliteStore {
         }
         .map_err(|error| self.unavailable(&error))?;
         let Some(version) = version else { return Ok(SwapOutcome::Stale) };
-        // Only from here on can the change be on disk although an error came back.
+        // From here on the change may be durable although an error is returned.
         transaction
             .commit()
             .map_err(|error| StoreError::UnknownOutcome(format!("{}: {error}", self.path.display())))?;
@@ -192,8 +194,8 @@ impl Store for SqliteStore {
     }
 }
 
-/// Switches to the write-ahead log. Where several processes do that to a new file at once, SQLite tells all but one of
-/// them at once that it is locked, to keep them from waiting for each other; so the waiting is done here.
+/// Switches to the write-ahead log. If several processes do so on a new file, SQLite returns
+/// "locked" at once to all but one, to avoid a deadlock; so this function waits instead.
 fn switch_to_wal(connection: &Connection) -> rusqlite::Result<()> {
     let deadline = Instant::now() + BUSY_TIMEOUT;
     loop {
@@ -209,7 +211,7 @@ fn switch_to_wal(connection: &Connection) -> rusqlite::Result<()> {
     }
 }
 
-/// Makes the table if there is none; several processes may do this at the same time.
+/// Creates the table if it does not exist. Several processes may do so at the same time.
 fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(
@@ -224,12 +226,12 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// Makes the file if there is none, closed to others, before SQLite makes it with whatever the umask allows.
+/// Creates the file with mode 0600 if it does not exist, before SQLite creates it by the umask.
 fn create_private(path: &Path) -> io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path) {
         Ok(file) => {
             file.sync_all()?;
-            // The name of the new file must survive a power cut as well.
+            // The directory entry must survive a power cut as well.
             let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
         }
@@ -244,9 +246,9 @@ fn create_private(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes from others what rights they have to a file that is ours. The two files that SQLite makes beside it take
-/// its mode.
-fn close_to_others(path: &Path) -> io::Result<()> {
+/// Sets the mode of an existing file to 0600. The two files that SQLite creates beside it inherit
+/// that mode.
+fn restrict_mode(path: &Path) -> io::Result<()> {
     let mode = fs::metadata(path)?.permissions().mode() & 0o777;
     if mode != FILE_MODE {
         tracing::warn!(path = %path.display(), was = format!("{mode:03o}"), "setting the mode of the token store to 600");
@@ -265,13 +267,13 @@ mod tests {
     }
 
     #[test]
-    fn it_keeps_the_contract_of_the_port() {
+    fn sqlite_store_passes_conformance() {
         let directory = tempfile::tempdir().unwrap();
         conformance::run(&SqliteStore::open(directory.path().join("tokens.db")).unwrap());
     }
 
     #[test]
-    fn a_document_is_there_again_after_reopening_and_for_another_connection() {
+    fn document_survives_reopening_and_is_shared() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tokens.db");
         let one = SqliteStore::open(&path).unwrap();
@@ -287,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn its_files_are_closed_to_others() {
+    fn files_have_mode_0600() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tokens.db");
         let store = SqliteStore::open(&path).unwrap();
@@ -302,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn every_commit_is_synced_to_disk() {
+    fn synchronous_mode_is_full() {
         let directory = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(directory.path().join("tokens.db")).unwrap();
         let connection = store.connection();
@@ -312,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_ours_is_refused_and_left_alone() {
+    fn foreign_file_is_refused_unchanged() {
         let directory = tempfile::tempdir().unwrap();
         let text = directory.path().join("notes.txt");
         fs::write(&text, "not a database, but long enough to have a header, if it were one".repeat(20))
@@ -322,30 +324,30 @@ mod tests {
         assert_eq!(fs::read(&text).unwrap(), before);
 
         let other = directory.path().join("other.db");
-        Connection::open(&other).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
+        Connection::open(&other).unwrap().execute_batch("CREATE TABLE foreign (x)").unwrap();
         let before = fs::read(&other).unwrap();
         assert!(matches!(SqliteStore::open(&other).unwrap_err(), OpenError::Foreign { .. }));
         assert_eq!(fs::read(&other).unwrap(), before);
     }
 
     #[test]
-    fn the_log_of_a_file_that_is_not_ours_is_left_alone() {
+    fn foreign_write_ahead_log_is_unchanged() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("theirs.db");
-        let theirs = Connection::open(&path).unwrap();
-        theirs.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).unwrap();
-        theirs.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
-        theirs.execute_batch("CREATE TABLE theirs (x)").unwrap();
-        drop(theirs);
+        let path = directory.path().join("foreign.db");
+        let foreign = Connection::open(&path).unwrap();
+        foreign.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).unwrap();
+        foreign.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+        foreign.execute_batch("CREATE TABLE foreign (x)").unwrap();
+        drop(foreign);
         let files =
-            || ["theirs.db", "theirs.db-wal"].map(|name| fs::read(directory.path().join(name)).unwrap());
+            || ["foreign.db", "foreign.db-wal"].map(|name| fs::read(directory.path().join(name)).unwrap());
         let before = files();
         assert!(matches!(SqliteStore::open(&path).unwrap_err(), OpenError::Foreign { .. }));
         assert_eq!(files(), before);
     }
 
     #[test]
-    fn a_damaged_store_is_named() {
+    fn damaged_store_error_names_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(directory.path().join("tokens.db")).unwrap();
         let damage = "DROP TABLE catalog; CREATE TABLE catalog (version, document); INSERT INTO catalog VALUES (NULL, 1)";
@@ -355,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_layout_is_refused_and_left_alone() {
+    fn newer_schema_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tokens.db");
         drop(SqliteStore::open(&path).unwrap());
@@ -365,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_cannot_be_written_is_said_with_its_path() {
+    fn unwritable_path_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("missing/tokens.db");
         let error = SqliteStore::open(&missing).unwrap_err();
