@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::audit::{AuditLog, AuditLogError, Kept, Recorder};
+use crate::audit::{AuditLog, AuditLogError, AuditWriter, RetainedRecord};
 use crate::observed_store::Measured;
 use crate::observer::{Nobody, Observer};
 use crate::sandbox::{
@@ -106,7 +106,7 @@ struct Inner {
 
 /// Where records go beside the catalog.
 struct Audit {
-    recorder: Recorder,
+    recorder: AuditWriter,
     /// Whether the newest could not be had from the component.
     missed: AtomicBool,
 }
@@ -310,13 +310,13 @@ fn start_recorder(
     observer: Arc<dyn Observer>,
 ) -> Result<Audit, BuildError> {
     let kept = sandbox.audit(published.number, || published.clone())?.map_err(BuildError::Catalog)?;
-    let kept = Kept::read(kept)?;
-    let tried = match log.catch_up(&kept) {
+    let kept = RetainedRecord::read(kept)?;
+    let tried = match log.append_missing(&kept) {
         // As with a change that is made later: a full disk is no reason to refuse all tokens.
         tried @ (Ok(_) | Err(AuditLogError::Append { .. })) => tried,
         Err(error) => return Err(error.into()),
     };
-    let recorder = Recorder::start(log, kept, tried, observer).map_err(BuildError::Thread)?;
+    let recorder = AuditWriter::start(log, kept, tried, observer).map_err(BuildError::Thread)?;
     Ok(Audit { recorder, missed: AtomicBool::new(false) })
 }
 
@@ -664,7 +664,7 @@ impl Inner {
         let Audit { recorder, missed } = self.audit.as_ref()?;
         let newest = self.newest.load(Ordering::Acquire);
         let kept = match self.sandbox.audit(newest, || self.published()) {
-            Ok(Ok(kept)) => Kept::read(kept),
+            Ok(Ok(kept)) => RetainedRecord::read(kept),
             Ok(Err(error)) => Err(AuditLogError::Catalog(error.to_string())),
             Err(trap) => {
                 self.count(&trap);
@@ -673,7 +673,7 @@ impl Inner {
         };
         let was_missed = missed.swap(kept.is_err(), Ordering::Relaxed);
         match kept {
-            Ok(kept) => Some(recorder.hand_over(kept)),
+            Ok(kept) => Some(recorder.submit(kept)),
             Err(error) => {
                 self.observer.not_recorded();
                 // Once, not at every try.

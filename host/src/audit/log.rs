@@ -1,7 +1,8 @@
-//! The audit log: a file to which the records of a catalog are appended, each once and in their order.
+//! The audit log: a file that holds the records of a catalog, each once and in order.
 //!
-//! The catalog is ahead of it: a change is durable there before its record is written here. Whatever the file lacks, after
-//! a crash or a full disk, is made up for from the newest records, which the catalog keeps.
+//! A change is durable in the catalog before its record is appended here. After a crash or a full
+//! disk, the missing records are appended from the newest records, which the catalog retains.
+//! Knows nothing of threads and of the component.
 
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -10,107 +11,107 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::audit::{MAX_LINE_BYTES, Record, hash};
+use crate::audit::{AuditRecord, MAX_LINE_BYTES, hash};
 
-/// The mode of a new log. Somebody may give one to more readers later.
+/// The mode of a new log. The operator may allow more readers later.
 const FILE_MODE: u32 = 0o600;
 
-/// The bits of a mode by which more than some chosen readers get at a log: all may read it, or others write to it.
+/// The mode bits that the log warns about: world-readable, or writable by group or others.
 const TOO_OPEN: u32 = 0o026;
 
-/// An audit log that nobody else writes to.
+/// An audit log, locked against other writers.
 #[derive(Debug)]
 pub(crate) struct AuditLog {
     path: PathBuf,
     file: File,
-    /// Whether it is a file. The end of a device can neither be read, nor cut off, nor synced.
+    /// Whether it is a regular file. A device cannot be read back, truncated or synced.
     regular: bool,
-    /// The last whole record in it, or in the file that was moved away from this path.
-    last: Option<Last>,
-    torn: Option<Torn>,
+    /// The last whole record of the file, or of the file that was moved away from this path.
+    last: Option<Head>,
+    torn: Option<TornWrite>,
 }
 
-/// A record that the catalog keeps, and its line.
+/// A record that the catalog retains, and its line.
 #[derive(Debug)]
-pub(crate) struct Kept {
-    pub(crate) record: Record,
+pub(crate) struct RetainedRecord {
+    pub(crate) record: AuditRecord,
     pub(crate) line: String,
 }
 
-impl Kept {
-    /// All of them, oldest first.
+impl RetainedRecord {
+    /// Parses the lines, oldest first.
     pub(crate) fn read(lines: Vec<String>) -> Result<Vec<Self>, AuditLogError> {
-        let no_record = || AuditLogError::Catalog("the component gives a record that is none".to_owned());
-        let kept = |line: String| Some(Self { record: Record::read(line.as_bytes())?, line });
+        let no_record =
+            || AuditLogError::Catalog("the component returned a line that is not an audit record".to_owned());
+        let kept = |line: String| Some(Self { record: AuditRecord::read(line.as_bytes())?, line });
         lines.into_iter().map(kept).collect::<Option<_>>().ok_or_else(no_record)
     }
 }
 
 #[derive(Debug, Clone)]
-struct Last {
+struct Head {
     sequence: u64,
     hash: String,
 }
 
-/// What stands behind the last whole line.
+/// The bytes after the last whole line.
 #[derive(Debug)]
-struct Torn {
-    /// Where it begins.
+struct TornWrite {
+    /// The offset of the first byte.
     at: u64,
-    /// What is known of it.
+    /// The bytes, without trailing zeros.
     text: Vec<u8>,
 }
 
-/// The audit log cannot be used, or not be brought up to date.
+/// The audit log cannot be used, or cannot be brought up to date.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum AuditLogError {
-    /// It cannot be opened or read.
+    /// The file cannot be opened or read.
     #[error("cannot open the audit log {}: {reason}", path.display())]
     Open {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         reason: io::Error,
     },
-    /// It is something else than a file or a character device.
+    /// The path is neither a regular file nor a character device.
     #[error(
-        "the audit log {} is neither a file nor a character device: what nobody reads in time would hold the records up; \
-         write to a file, and let whoever reads it follow that",
+        "the audit log {} is neither a file nor a character device: a slow reader would block the records; \
+         write to a file, and let the reader follow it",
         path.display()
     )]
     NoFile {
-        /// What stands there.
+        /// The path.
         path: PathBuf,
     },
-    /// Another process has it.
-    #[error("the audit log {} is written by another server; give each server a log of its own", path.display())]
+    /// Another process has locked the file.
+    #[error("the audit log {} is written by another server; give each server its own log", path.display())]
     InUse {
         /// The file.
         path: PathBuf,
     },
-    /// It ends in something else.
-    #[error("{} is not an audit log: its last line is no audit record; choose another file", path.display())]
+    /// The last line is not a record.
+    #[error("{} is not an audit log: its last line is not an audit record; choose another file", path.display())]
     NotALog {
         /// The file.
         path: PathBuf,
     },
-    /// Its last record is not one of this catalog's.
+    /// The last record does not belong to this catalog.
     #[error(
-        "the audit log {} is not that of this catalog: its last record, number {sequence}, is another one there, or not yet \
-         there; was the store replaced, or the file altered? Check it with influxdb3 audit verify, and move it away or \
-         choose another",
+        "the audit log {} does not belong to this catalog: the catalog has another record {sequence}, or none yet; \
+         was the store replaced, or the file altered? Check it with `audit verify`, and move it away or choose another",
         path.display()
     )]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// The number of its last record.
+        /// The sequence of its last record.
         sequence: u64,
     },
-    /// It ends in a part of a line that is not the beginning of a record that the catalog still keeps.
+    /// The file ends in a partial line that is not the beginning of a retained record.
     #[error(
-        "the audit log {} ends in a part of a line that the catalog cannot complete; check it with influxdb3 audit verify, \
+        "the audit log {} ends in a partial line that the catalog cannot complete; check it with `audit verify`, \
          and move it away",
         path.display()
     )]
@@ -118,21 +119,21 @@ pub enum AuditLogError {
         /// The file.
         path: PathBuf,
     },
-    /// The records of the catalog cannot be had.
+    /// The component does not return the records of the catalog.
     #[error("cannot bring the audit log up to date: {0}")]
     Catalog(String),
-    /// They cannot be written. Those that were not are written with the next.
+    /// The records cannot be written. They are written together with the next ones.
     #[error("cannot append to the audit log {}: {reason}", path.display())]
     Append {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         reason: io::Error,
     },
 }
 
 impl AuditLog {
-    /// Opens the log, or makes it with mode 0600, and reads its end.
+    /// Opens the log, creates it with mode 0600 if needed, and reads its end.
     pub(crate) fn open(path: &Path) -> Result<Self, AuditLogError> {
         let failed = |reason| AuditLogError::Open { path: path.to_owned(), reason };
         let mut options = OpenOptions::new();
@@ -146,8 +147,8 @@ impl AuditLog {
         if log.regular {
             if metadata.mode() & TOO_OPEN != 0 {
                 tracing::warn!(
-                    "the audit log {} has mode {:04o}: others can read or write it, and who can write it can replace all of \
-                     it; chmod 0600 or 0640",
+                    "the audit log {} has mode {:04o}: other users can read it, or write and so replace it; \
+                     chmod 0600 or 0640",
                     path.display(),
                     metadata.mode() & 0o7777
                 );
@@ -156,7 +157,7 @@ impl AuditLog {
                 TryLockError::WouldBlock => AuditLogError::InUse { path: path.to_owned() },
                 TryLockError::Error(reason) => failed(reason),
             })?;
-            // The name of a new file must survive a power cut as well.
+            // The directory entry of a new file must survive a power cut as well.
             let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             File::open(directory.unwrap_or(Path::new("."))).and_then(|it| it.sync_all()).map_err(failed)?;
             log.read_end()?;
@@ -166,49 +167,50 @@ impl AuditLog {
 
     fn read_end(&mut self) -> Result<(), AuditLogError> {
         let not_a_log = || AuditLogError::NotALog { path: self.path.clone() };
-        // One whole line, what is torn behind it, and the end of a line before.
+        // One whole line, a torn one after it, and the end of the line before.
         let (begin, end) = tail(&self.file, 2 * MAX_LINE_BYTES + 1)
             .map_err(|reason| AuditLogError::Open { path: self.path.clone(), reason })?;
         let whole = end.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
         let (whole, torn) = end.split_at(whole);
         if let Some((_, line)) = whole.split_last() {
             let line = line.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-            let record = Record::read(line).ok_or_else(not_a_log)?;
-            self.last = Some(Last { sequence: record.sequence, hash: hash(line) });
+            let record = AuditRecord::read(line).ok_or_else(not_a_log)?;
+            self.last = Some(Head { sequence: record.sequence, hash: hash(line) });
         } else if begin > 0 {
             return Err(not_a_log());
         }
         if !torn.is_empty() {
-            // After a power cut, a file may have its length and not yet all of its content.
+            // After a power cut, a file may have its length but not all of its content.
             let text = torn.iter().rposition(|byte| *byte != 0).and_then(|last| torn.get(..=last));
             let at = begin + whole.len() as u64;
-            self.torn = Some(Torn { at, text: text.unwrap_or_default().to_vec() });
+            self.torn = Some(TornWrite { at, text: text.unwrap_or_default().to_vec() });
         }
         Ok(())
     }
 
-    /// Appends those records that are not in the log yet. `kept` are the newest of the catalog, oldest first. Tells how many
-    /// records before them are lost.
+    /// Appends the records that are not in the log yet. `kept` holds the newest records of the
+    /// catalog, oldest first. Returns how many records before them are lost.
     ///
-    /// Returns when they are on disk. After an error the log is as it was, or is made so by the next try.
-    pub(crate) fn catch_up(&mut self, kept: &[Kept]) -> Result<u64, AuditLogError> {
+    /// Returns after the records are on disk. After an error the log is unchanged, or the next
+    /// attempt truncates it to that state.
+    pub(crate) fn append_missing(&mut self, kept: &[RetainedRecord]) -> Result<u64, AuditLogError> {
         if self.regular {
             self.follow_path()?;
         }
-        let new = self.new_of(kept)?;
-        if self.torn.as_ref().is_some_and(|torn| !self.can_complete(&torn.text, new)) {
+        let new = self.unrecorded(kept)?;
+        if self.torn.as_ref().is_some_and(|torn| !self.is_prefix_of_next(&torn.text, new)) {
             return Err(AuditLogError::Damaged { path: self.path.clone() });
         }
         let Some(newest) = new.last() else { return Ok(0) };
         let batch: String = new.iter().flat_map(|kept| [&kept.line, "\n"]).collect();
         self.append(batch.as_bytes())
             .map_err(|reason| AuditLogError::Append { path: self.path.clone(), reason })?;
-        let lost = self.tell_gaps(new);
-        self.last = Some(Last { sequence: newest.record.sequence, hash: hash(newest.line.as_bytes()) });
+        let lost = self.report_gaps(new);
+        self.last = Some(Head { sequence: newest.record.sequence, hash: hash(newest.line.as_bytes()) });
         Ok(lost)
     }
 
-    /// Goes on in a new file, if the one that is open is not at its path any more: that is how logs are rotated.
+    /// Opens a new file if the open one is no longer at its path, as after a log rotation.
     fn follow_path(&mut self) -> Result<(), AuditLogError> {
         let failed = |reason| AuditLogError::Open { path: self.path.clone(), reason };
         let open = self.file.metadata().map_err(failed)?;
@@ -219,30 +221,30 @@ impl AuditLog {
             _ => {}
         }
         let mut log = Self::open(&self.path)?;
-        if let Some(Torn { at, .. }) = self.torn {
+        if let Some(TornWrite { at, .. }) = self.torn {
             self.file.set_len(at).map_err(failed)?;
         }
-        // A file that was deleted holds nothing for anybody: the new one then gets all that the catalog still keeps.
+        // A deleted file cannot be read any more, so the new one gets all retained records.
         if log.last.is_none() && log.torn.is_none() && open.nlink() > 0 {
             log.last.clone_from(&self.last);
         }
-        tracing::info!("the audit log was moved away, and goes on in a new file at {}", self.path.display());
+        tracing::info!("the audit log was moved away and continues in a new file at {}", self.path.display());
         *self = log;
         Ok(())
     }
 
-    /// Which of the kept records are new.
-    fn new_of<'a>(&self, kept: &'a [Kept]) -> Result<&'a [Kept], AuditLogError> {
+    /// Returns the records that the log lacks.
+    fn unrecorded<'a>(&self, kept: &'a [RetainedRecord]) -> Result<&'a [RetainedRecord], AuditLogError> {
         let Some(last) = &self.last else { return Ok(kept) };
         let new = kept.iter().position(|kept| kept.record.sequence > last.sequence).unwrap_or(kept.len());
         let (old, new) = kept.split_at_checked(new).unwrap_or((&[], kept));
         let fits = match (old.last(), new.first()) {
-            (Some(Kept { record, line }), _) => {
+            (Some(RetainedRecord { record, line }), _) => {
                 record.sequence == last.sequence && hash(line.as_bytes()) == last.hash
             }
-            // Records are lost in between.
+            // The records in between are lost.
             (None, Some(oldest)) if oldest.record.sequence - 1 > last.sequence => true,
-            (None, Some(oldest)) => oldest.record.follows(&last.hash),
+            (None, Some(oldest)) => oldest.record.links_to(&last.hash),
             (None, None) => false,
         };
         if fits {
@@ -252,25 +254,25 @@ impl AuditLog {
         }
     }
 
-    /// Whether what stands behind the last whole line is the beginning of what belongs there, so that cutting it off loses
+    /// Whether the torn bytes are the beginning of the next record, so that truncating them loses
     /// nothing.
-    fn can_complete(&self, torn: &[u8], new: &[Kept]) -> bool {
-        let begins = |kept: &Kept| kept.line.as_bytes().starts_with(torn);
+    fn is_prefix_of_next(&self, torn: &[u8], new: &[RetainedRecord]) -> bool {
+        let begins = |kept: &RetainedRecord| kept.line.as_bytes().starts_with(torn);
         let is_gone = |next: u64| new.first().is_some_and(|oldest| oldest.record.sequence > next);
         match self.last.as_ref().map(|last| last.sequence.saturating_add(1)) {
-            // The catalog does not keep it any more: its number is all that it can be known by.
+            // The catalog no longer retains the next record: only its sequence can be compared.
             Some(next) if is_gone(next) => {
                 let head = format!("{SEQUENCE}{next},");
                 torn.starts_with(head.as_bytes()) || head.as_bytes().starts_with(torn)
             }
-            // Behind a whole line there can only be the next one; the first may be any, by now.
+            // After a whole line only the next record fits; an empty log may begin anywhere.
             Some(_) => new.first().is_some_and(begins),
             None => new.iter().any(begins) || number_of(torn).is_some_and(is_gone),
         }
     }
 
-    /// Says which records are lost, and how many they are.
-    fn tell_gaps(&self, new: &[Kept]) -> u64 {
+    /// Logs which records are lost, and returns their number.
+    fn report_gaps(&self, new: &[RetainedRecord]) -> u64 {
         let last = self.last.as_ref().map(|last| last.sequence);
         let before = last.or_else(|| Some(new.first()?.record.sequence - 1));
         let sequences = || new.iter().map(|kept| kept.record.sequence);
@@ -279,8 +281,8 @@ impl AuditLog {
             let missing = (next - before).saturating_sub(1);
             if missing > 0 {
                 tracing::error!(
-                    "the audit log {} lacks the records {} to {}: there were more changes than the catalog keeps records of; \
-                     influxdb3 audit verify names the gap, and does not look behind it",
+                    "the audit log {} lacks the records {} to {}: there were more changes than the catalog retains; \
+                     `audit verify` reports the gap, and does not check beyond it",
                     self.path.display(),
                     before + 1,
                     next - 1
@@ -294,29 +296,29 @@ impl AuditLog {
         if !self.regular {
             return self.file.write_all(batch);
         }
-        if let Some(Torn { at, .. }) = &self.torn {
+        if let Some(TornWrite { at, .. }) = &self.torn {
             self.file.set_len(*at)?;
             self.torn = None;
         }
         let at = self.file.metadata()?.len();
         let written = self.file.write_all(batch).and_then(|()| self.file.sync_data());
         if written.is_err() {
-            self.torn = Some(Torn { at, text: Vec::new() });
+            self.torn = Some(TornWrite { at, text: Vec::new() });
         }
         written
     }
 }
 
-/// How every line begins, up to the number of its record.
+/// The beginning of every line, up to its sequence.
 const SEQUENCE: &str = "{\"sequence\":";
 
-/// The number in the beginning of a line, if that goes so far.
+/// The sequence at the beginning of a line, if the line is long enough.
 fn number_of(line: &[u8]) -> Option<u64> {
     let digits = line.strip_prefix(SEQUENCE.as_bytes())?.split(|byte| *byte == b',').next()?;
     str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// The last bytes of a file, at most so many, and where they begin.
+/// The last bytes of a file, at most this many, and their offset.
 fn tail(mut file: &File, bytes: u64) -> io::Result<(u64, Vec<u8>)> {
     let begin = file.metadata()?.len().saturating_sub(bytes);
     let mut tail = Vec::new();
@@ -331,7 +333,7 @@ mod tests {
 
     use super::*;
 
-    fn records(count: u64) -> Vec<Kept> {
+    fn records(count: u64) -> Vec<RetainedRecord> {
         let mut previous = "null".to_owned();
         let lines = (1..=count)
             .map(|sequence| {
@@ -342,41 +344,41 @@ mod tests {
                 line
             })
             .collect();
-        Kept::read(lines).unwrap()
+        RetainedRecord::read(lines).unwrap()
     }
 
-    fn text(kept: &[Kept]) -> String {
+    fn text(kept: &[RetainedRecord]) -> String {
         kept.iter().map(|kept| kept.line.clone() + "\n").collect()
     }
 
     #[test]
-    fn what_a_failed_append_has_left_behind_does_not_stand_before_the_next() {
+    fn failed_append_is_truncated_before_the_next() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("audit.jsonl");
         let kept = records(3);
         let mut log = AuditLog::open(&path).unwrap();
-        log.catch_up(&kept[..1]).unwrap();
-        // It can be read only; half of a record gets there all the same.
+        log.append_missing(&kept[..1]).unwrap();
+        // The file is read-only; half of a record is written through another handle.
         let writable = std::mem::replace(&mut log.file, File::open(&path).unwrap());
-        assert!(matches!(log.catch_up(&kept[..2]), Err(AuditLogError::Append { .. })));
+        assert!(matches!(log.append_missing(&kept[..2]), Err(AuditLogError::Append { .. })));
         (&writable).write_all(&kept[1].line.as_bytes()[..20]).unwrap();
         log.file = writable;
-        log.catch_up(&kept).unwrap();
-        log.catch_up(&kept).unwrap();
+        log.append_missing(&kept).unwrap();
+        log.append_missing(&kept).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), text(&kept));
     }
 
     #[test]
-    fn a_fragment_is_cut_off_only_where_the_next_record_could_begin_so() {
+    fn fragment_is_truncated_only_if_a_record_prefix() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("audit.jsonl");
         let kept = records(30);
         for (whole, fragment, newest, lost) in [
-            // Of a record that is kept.
+            // Of a retained record.
             (10, r#"{"sequence":11,"at":0,"#, 5, Some(0)),
             (10, r#"{"sequence":12,"#, 5, None),
             (10, r#"{"sequence":11,"at":1"#, 5, None),
-            // Of one that is not any more.
+            // Of a record that is no longer retained.
             (10, r#"{"sequence":11,"at":1"#, 20, Some(10)),
             (10, r#"{"sequence":1"#, 20, Some(10)),
             (10, r#"{"se"#, 20, Some(10)),
@@ -384,7 +386,7 @@ mod tests {
             (10, r#"{"sequence":12,"#, 20, None),
             (10, r#"{"sequence":21,"at":0,"#, 20, None),
             (10, "x", 20, None),
-            // Of the first that there is.
+            // Of the first record.
             (0, r#"{"sequence":1,"at":1"#, 20, Some(0)),
             (0, r#"{"sequence":25,"at":0"#, 20, Some(0)),
             (0, r#"{"sequence":25,"at":1"#, 20, None),
@@ -392,8 +394,8 @@ mod tests {
         ] {
             let begun = text(&kept[..whole]);
             fs::write(&path, begun.clone() + fragment).unwrap();
-            let told = AuditLog::open(&path).unwrap().catch_up(&kept[newest..]).ok();
-            assert_eq!(told, lost, "{whole} whole, {fragment:?}");
+            let appended = AuditLog::open(&path).unwrap().append_missing(&kept[newest..]).ok();
+            assert_eq!(appended, lost, "{whole} whole, {fragment:?}");
             let content = match lost {
                 Some(_) => begun + &text(&kept[newest.max(whole)..]),
                 None => begun + fragment,
@@ -403,33 +405,33 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_moved_or_deleted_is_followed_by_another_at_its_path() {
+    fn moved_or_deleted_file_is_reopened() {
         let directory = tempfile::tempdir().unwrap();
         let (path, moved) = (directory.path().join("audit.jsonl"), directory.path().join("audit.jsonl.1"));
         let kept = records(6);
         let mut log = AuditLog::open(&path).unwrap();
-        log.catch_up(&kept[..2]).unwrap();
+        log.append_missing(&kept[..2]).unwrap();
         fs::rename(&path, &moved).unwrap();
-        log.catch_up(&kept[..2]).unwrap();
-        log.catch_up(&kept[..3]).unwrap();
-        // As logrotate does it where it is told to create.
+        log.append_missing(&kept[..2]).unwrap();
+        log.append_missing(&kept[..3]).unwrap();
+        // As logrotate does with `create`.
         fs::rename(&path, directory.path().join("audit.jsonl.0")).unwrap();
         File::create(&path).unwrap();
-        log.catch_up(&kept[..4]).unwrap();
+        log.append_missing(&kept[..4]).unwrap();
         assert_eq!(fs::read_to_string(&moved).unwrap(), text(&kept[..2]));
         assert_eq!(fs::read_to_string(&path).unwrap(), text(&kept[3..4]));
         fs::remove_file(&path).unwrap();
-        log.catch_up(&kept[1..5]).unwrap();
+        log.append_missing(&kept[1..5]).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), text(&kept[1..5]));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, FILE_MODE);
-        // Somebody has put an older one back.
+        // An older file is restored.
         fs::remove_file(&path).unwrap();
         fs::copy(&moved, &path).unwrap();
-        log.catch_up(&kept).unwrap();
+        log.append_missing(&kept).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), text(&kept));
-        // And one of another catalog.
+        // A file of another catalog.
         fs::rename(&path, &moved).unwrap();
         fs::write(&path, text(&kept[..1]).replace("\"at\":0", "\"at\":1")).unwrap();
-        assert!(matches!(log.catch_up(&kept), Err(AuditLogError::Foreign { sequence: 1, .. })));
+        assert!(matches!(log.append_missing(&kept), Err(AuditLogError::Foreign { sequence: 1, .. })));
     }
 }

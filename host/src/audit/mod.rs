@@ -1,8 +1,9 @@
-//! The record of every change, outside the catalog: what a record says, the file that `log` appends them to, and the
-//! `verify`ing of such a file. The `writer` appends, so that nobody has to wait for a disk that hangs.
+//! The audit record of each change, outside the catalog.
 //!
-//! A record is one line of JSON, made by the component; each but the first names the hash of the line before it
-//! (`wit/tokens.wit`). Lines are written and hashed as they are. Knows nothing of HTTP or options.
+//! A record is one line of JSON, made by the component. Each record but the first names the hash of
+//! the line before it (`wit/tokens.wit`). Lines are written and hashed unchanged. `log` appends
+//! records to a file, on the thread of `writer`, so that a hung disk does not block commands.
+//! `verify` checks such a file. Knows nothing of HTTP or options.
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha512_256};
@@ -15,73 +16,74 @@ pub(crate) mod verify;
 mod writer;
 
 pub use log::AuditLogError;
-pub(crate) use log::{AuditLog, Kept};
-pub(crate) use writer::Recorder;
+pub(crate) use log::{AuditLog, RetainedRecord};
+pub(crate) use writer::AuditWriter;
 
-/// No record is longer, in bytes: a name has at most 128 and an origin at most 256, each of which JSON may write as six.
+/// The longest record, in bytes. A name has at most 128 bytes and an origin 256; JSON may write
+/// each of them as six.
 const MAX_LINE_BYTES: u64 = 16 << 10;
 
 /// One committed change.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Record {
-    /// Counts the changes of a catalog from 1.
+pub(crate) struct AuditRecord {
+    /// Counts the changes of a catalog, from 1.
     pub(crate) sequence: u64,
-    /// When the change was judged.
+    /// When the component decided on the change.
     pub(crate) at: Timestamp,
-    /// What was done.
+    /// The action.
     pub(crate) action: String,
-    /// On whose authority.
+    /// The authority that the change was made on.
     pub(crate) actor: Actor,
-    /// The token it was done to; nothing where it was done to the catalog.
+    /// The changed token; `None` for a change of the catalog itself.
     pub(crate) subject: Option<Subject>,
-    /// Where the request came from.
+    /// The origin of the request.
     pub(crate) origin: String,
-    /// The hash of the record before; nothing in the first.
+    /// The hash of the record before; `None` in the first.
     previous: Option<String>,
 }
 
-/// On whose authority something was done.
+/// The authority that a change was made on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Actor {
-    /// Nobody's yet: the first token of a catalog.
+    /// None: the first token of a catalog.
     Bootstrap,
-    /// That of whoever configured the server.
+    /// The configuration of the server.
     Provision,
-    /// The recovery listener's.
+    /// The recovery listener.
     Recovery,
-    /// The holder's of the token with this number.
+    /// The token with this id.
     Token(u64),
 }
 
-/// The token that a change was made to.
+/// The changed token.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Subject {
-    /// Its number.
+    /// Its id.
     pub(crate) id: u64,
     /// Its name at that time.
     pub(crate) name: String,
 }
 
-impl Record {
-    /// What a line, without its end, says; nothing if it is no record.
+impl AuditRecord {
+    /// Parses a line without its newline; `None` if it is not a record.
     pub(crate) fn read(line: &[u8]) -> Option<Self> {
         let record: Self = serde_json::from_slice(line).ok()?;
         let first = record.sequence == 1;
-        // Neither the last number, so that each has a next.
+        // `u64::MAX` is excluded, so that each sequence has a successor.
         let numbered = (1..u64::MAX).contains(&record.sequence);
         (numbered && first == record.previous.is_none()).then_some(record)
     }
 
-    /// Whether it names this hash as that of the record before it.
-    fn follows(&self, hash: &str) -> bool {
+    /// Whether the record names this hash as the hash of the record before it.
+    fn links_to(&self, hash: &str) -> bool {
         self.previous.as_deref() == Some(hash)
     }
 }
 
-/// The hash of a line without its end: SHA-512/256, as 64 lower-case hexadecimal digits.
+/// The hash of a line without its newline: SHA-512/256, as 64 lower-case hexadecimal digits.
 fn hash(line: &[u8]) -> String {
     base16ct::lower::encode_string(&Sha512_256::digest(line))
 }

@@ -1,8 +1,9 @@
-//! Verifying an audit log: whether each line is a record, and follows from the one before it.
+//! Verifies an audit log: each line is a record, and links to the record before it.
 //!
-//! The chain is made without a secret, so it shows only that the log agrees with itself. Who can write the file can make all of it
-//! anew, or leave records out at its end. For that, the hash of a record must be known from elsewhere, or records that the
-//! server keeps. Reads a log of any length in one pass.
+//! The chain uses no secret key, so it detects accidental and partial edits only. An attacker with
+//! write access can rebuild all of it, or drop records at its end. Detecting that takes the hash of
+//! a record, stored elsewhere, or the records that the server retains. A log of any length is read
+//! in one pass. Knows nothing of files or options.
 
 use std::fmt;
 use std::io::{self, BufRead, Read as _};
@@ -10,66 +11,66 @@ use std::ops::RangeInclusive;
 
 use thiserror::Error;
 
-use crate::audit::{Kept, MAX_LINE_BYTES, Record, hash};
+use crate::audit::{AuditRecord, MAX_LINE_BYTES, RetainedRecord, hash};
 
-/// What is known of a log from elsewhere.
+/// The requirements of the caller, beside an intact chain.
 #[derive(Debug, Default)]
-pub(crate) struct Known {
-    /// Whether it must begin with the first record.
+pub(crate) struct Expectations {
+    /// Whether the log must begin with the first record.
     pub(crate) complete: bool,
-    /// The hash of one of its records.
+    /// The hash of a record that the log must contain.
     pub(crate) head: Option<String>,
-    /// The newest that the server had before the log was read, oldest first.
-    pub(crate) kept: Vec<Kept>,
+    /// The records that the server retained before the log was read, oldest first.
+    pub(crate) kept: Vec<RetainedRecord>,
 }
 
 /// A log whose chain is intact.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Verified {
-    /// The number of its first record; the records before are not in it.
+    /// The sequence of its first record; earlier records are not in the log.
     pub(crate) first: u64,
-    /// The number of its last record.
+    /// The sequence of its last record.
     pub(crate) last: u64,
     /// The hash of its last record.
     pub(crate) head: String,
 }
 
-/// The log is not known to be intact.
+/// Why a log did not pass verification.
 #[derive(Debug, Error)]
 pub(crate) enum VerifyError {
-    /// It cannot be read.
+    /// The log cannot be read.
     #[error("cannot read it")]
     Io(#[from] io::Error),
-    /// It is not.
+    /// The log is not intact.
     #[error(transparent)]
-    Misfit(#[from] Misfit),
+    Violation(#[from] Violation),
 }
 
-/// The first place that does not fit.
+/// The first violation of the chain.
 #[derive(Debug, PartialEq, Eq, Error)]
-#[error("{place}: {what}")]
-pub(crate) struct Misfit {
-    place: Place,
-    what: What,
+#[error("{position}: {kind}")]
+pub(crate) struct Violation {
+    position: Position,
+    kind: ViolationKind,
 }
 
-/// A line, counted from 1, and the number of its record.
+/// A line, counted from 1, and the sequence of its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
+struct Position {
     line: u64,
     sequence: u64,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}, record {}", self.line, self.sequence)
     }
 }
 
-/// What is wrong there.
+/// The kind of a violation.
 #[derive(Debug, PartialEq, Eq, Error)]
-enum What {
-    #[error("there is no record at all")]
+enum ViolationKind {
+    #[error("there is no record")]
     Empty,
     #[error("altered: the line is no audit record")]
     NoRecord,
@@ -83,25 +84,25 @@ enum What {
     AlteredOrNext,
     #[error("altered: by its hash it follows record {before}, by its number it does not")]
     Renumbered { before: u64 },
-    #[error("missing: {} should stand here", Records(.0))]
+    #[error("missing: {} should be here", Records(.0))]
     Missing(RangeInclusive<u64>),
-    #[error("out of order: record {expected} should stand here, and stands in line {line}")]
+    #[error("out of order: record {expected} should be here, and is in line {line}")]
     Moved { expected: u64, line: u64 },
     #[error("out of order: it belongs before line 1")]
     TooLate,
-    #[error("repeated: a record of this number stands in line {0}")]
+    #[error("repeated: the record of this sequence is in line {0}")]
     Repeated(u64),
-    #[error("truncated behind this record, or this record was altered: none has the expected hash")]
+    #[error("truncated after this record, or this record was altered: no record has the expected hash")]
     NoHead,
-    #[error("missing: {} should stand before it", Records(.0))]
+    #[error("missing: {} should precede it", Records(.0))]
     Incomplete(RangeInclusive<u64>),
     #[error(
-        "not as the server has it: this record or one before it was written anew, or the log is that of another catalog"
+        "differs from the server: this record or an earlier one was rewritten, or the log belongs to another catalog"
     )]
     Differs,
-    #[error("truncated behind this record: the server also has {}", Records(.0))]
+    #[error("truncated after this record: the server also has {}", Records(.0))]
     Behind(RangeInclusive<u64>),
-    #[error("the server has only records before it")]
+    #[error("the server has earlier records only")]
     Ahead,
 }
 
@@ -114,9 +115,9 @@ impl fmt::Display for Records<'_> {
     }
 }
 
-/// Verifies a log from its first line to its last, and that it holds what is known of it.
-pub(crate) fn verify(log: impl BufRead, known: &Known) -> Result<Verified, VerifyError> {
-    let head = known.head.as_deref();
+/// Verifies a log from its first line to its last, and against the expectations.
+pub(crate) fn verify(log: impl BufRead, expectations: &Expectations) -> Result<Verified, VerifyError> {
+    let head = expectations.head.as_deref();
     let mut lines = Lines { log, number: 0 };
     let mut first = None;
     let mut before: Option<Line> = None;
@@ -126,160 +127,169 @@ pub(crate) fn verify(log: impl BufRead, known: &Known) -> Result<Verified, Verif
         let line = line.read(expected)?;
         if let Some(before) = &before {
             let first = first.unwrap_or(expected);
-            if let Some(misfit) = lines.compare(first, before, &line, head.filter(|_| !found))? {
-                return Err(misfit.into());
+            if let Some(violation) = lines.compare(first, before, &line, head.filter(|_| !found))? {
+                return Err(violation.into());
             }
         }
         if first.is_none() {
-            known.allows_first(&line)?;
+            expectations.check_first(&line)?;
             first = Some(line.record.sequence);
         }
-        known.compare(&line)?;
+        expectations.compare(&line)?;
         found |= head == Some(&line.hash);
         before = Some(line);
     }
-    let at = |place, what| Err(Misfit { place, what }.into());
+    let at = |position, kind| Err(Violation { position, kind }.into());
     match (first, before) {
         (Some(first), Some(last)) if found => {
-            known.allows_last(&last)?;
+            expectations.check_last(&last)?;
             Ok(Verified { first, last: last.record.sequence, head: last.hash })
         }
-        (_, Some(last)) => at(last.place(), What::NoHead),
-        (_, None) => at(Place { line: 1, sequence: 1 }, What::Empty),
+        (_, Some(last)) => at(last.position(), ViolationKind::NoHead),
+        (_, None) => at(Position { line: 1, sequence: 1 }, ViolationKind::Empty),
     }
 }
 
-impl Known {
-    fn allows_first(&self, first: &Line) -> Result<(), Misfit> {
+impl Expectations {
+    fn check_first(&self, first: &Line) -> Result<(), Violation> {
         let sequence = first.record.sequence;
         let newest = self.kept.last().map(|kept| kept.record.sequence);
         if self.complete && sequence > 1 {
-            Err(first.misfit(What::Incomplete(1..=sequence - 1)))
+            Err(first.violation(ViolationKind::Incomplete(1..=sequence - 1)))
         } else if newest.is_some_and(|newest| newest < sequence) {
-            Err(first.misfit(What::Ahead))
+            Err(first.violation(ViolationKind::Ahead))
         } else {
             Ok(())
         }
     }
 
-    /// Compares a line with the same of the server, if that keeps it.
-    fn compare(&self, line: &Line) -> Result<(), Misfit> {
+    /// Compares a line with the server's record of the same sequence, if it retains one.
+    fn compare(&self, line: &Line) -> Result<(), Violation> {
         let at = self.kept.binary_search_by_key(&line.record.sequence, |kept| kept.record.sequence);
         match at.ok().and_then(|at| self.kept.get(at)) {
-            Some(kept) if hash(kept.line.as_bytes()) != line.hash => Err(line.misfit(What::Differs)),
+            Some(kept) if hash(kept.line.as_bytes()) != line.hash => {
+                Err(line.violation(ViolationKind::Differs))
+            }
             _ => Ok(()),
         }
     }
 
-    fn allows_last(&self, last: &Line) -> Result<(), Misfit> {
+    fn check_last(&self, last: &Line) -> Result<(), Violation> {
         match self.kept.last().map(|kept| kept.record.sequence) {
             Some(newest) if newest > last.record.sequence => {
-                Err(last.misfit(What::Behind(last.record.sequence + 1..=newest)))
+                Err(last.violation(ViolationKind::Behind(last.record.sequence + 1..=newest)))
             }
             _ => Ok(()),
         }
     }
 }
 
-/// A line as it was read, with its end if it has one.
-struct Raw {
+/// A line as it was read, with its newline if there is one.
+struct RawLine {
     number: u64,
     text: Vec<u8>,
 }
 
-/// A line that is a record.
+/// A line that holds a record.
 struct Line {
     number: u64,
     hash: String,
-    record: Record,
+    record: AuditRecord,
 }
 
-impl Raw {
-    fn read(self, expected: u64) -> Result<Line, Misfit> {
-        let misfit = |what| Misfit { place: Place { line: self.number, sequence: expected }, what };
+impl RawLine {
+    fn read(self, expected: u64) -> Result<Line, Violation> {
+        let violation =
+            |kind| Violation { position: Position { line: self.number, sequence: expected }, kind };
         match self.text.split_last() {
             Some((b'\n', text)) => {
-                let record = Record::read(text).ok_or_else(|| misfit(What::NoRecord))?;
+                let record = AuditRecord::read(text).ok_or_else(|| violation(ViolationKind::NoRecord))?;
                 Ok(Line { number: self.number, hash: hash(text), record })
             }
-            _ if self.text.len() as u64 == MAX_LINE_BYTES => Err(misfit(What::NoRecord)),
-            _ => Err(misfit(What::Truncated)),
+            _ if self.text.len() as u64 == MAX_LINE_BYTES => Err(violation(ViolationKind::NoRecord)),
+            _ => Err(violation(ViolationKind::Truncated)),
         }
     }
 }
 
 impl Line {
-    fn place(&self) -> Place {
-        Place { line: self.number, sequence: self.record.sequence }
+    fn position(&self) -> Position {
+        Position { line: self.number, sequence: self.record.sequence }
     }
 
-    fn misfit(&self, what: What) -> Misfit {
-        Misfit { place: self.place(), what }
+    fn violation(&self, kind: ViolationKind) -> Violation {
+        Violation { position: self.position(), kind }
     }
 }
 
 /// The lines of a log.
 struct Lines<R> {
     log: R,
-    /// That of the last line that was read.
+    /// The number of the last line that was read.
     number: u64,
 }
 
 impl<R: BufRead> Lines<R> {
-    fn next(&mut self) -> io::Result<Option<Raw>> {
+    fn next(&mut self) -> io::Result<Option<RawLine>> {
         let mut text = Vec::new();
         self.log.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut text)?;
         self.number += 1;
-        Ok((!text.is_empty()).then_some(Raw { number: self.number, text }))
+        Ok((!text.is_empty()).then_some(RawLine { number: self.number, text }))
     }
 
-    /// What is wrong if `line`, read last, does not follow from the one before it. Lines behind it are looked at to tell
-    /// which of the two is at fault. `head` is a hash that some record from `line` on must have.
+    /// Returns the violation if `line`, read last, does not link to the line before it. Reads on to
+    /// find out which of the two was altered. `head` is a hash that a record from `line` on must
+    /// have.
     fn compare(
         &mut self,
         first: u64,
         before: &Line,
         line: &Line,
         head: Option<&str>,
-    ) -> io::Result<Option<Misfit>> {
+    ) -> io::Result<Option<Violation>> {
         let expected = before.record.sequence + 1;
         let found = line.record.sequence;
-        let misfit = match (found == expected, line.record.follows(&before.hash)) {
+        let violation = match (found == expected, line.record.links_to(&before.hash)) {
             (true, true) => return Ok(None),
-            (false, true) => {
-                Misfit { place: line.place(), what: What::Renumbered { before: before.record.sequence } }
-            }
-            (true, false) => match self.is_whole(line, head)? {
-                Some(true) => Misfit { place: before.place(), what: What::Altered },
-                Some(false) => Misfit { place: line.place(), what: What::Unlinked },
-                None => Misfit { place: before.place(), what: What::AlteredOrNext },
+            (false, true) => Violation {
+                position: line.position(),
+                kind: ViolationKind::Renumbered { before: before.record.sequence },
+            },
+            (true, false) => match self.is_intact(line, head)? {
+                Some(true) => Violation { position: before.position(), kind: ViolationKind::Altered },
+                Some(false) => Violation { position: line.position(), kind: ViolationKind::Unlinked },
+                None => Violation { position: before.position(), kind: ViolationKind::AlteredOrNext },
             },
             (false, false) if found > expected => {
-                let what = match self.line_of(expected)? {
-                    Some(line) => What::Moved { expected, line },
-                    None => What::Missing(expected..=found - 1),
+                let kind = match self.line_of(expected)? {
+                    Some(line) => ViolationKind::Moved { expected, line },
+                    None => ViolationKind::Missing(expected..=found - 1),
                 };
-                Misfit { place: line.place(), what }
+                Violation { position: line.position(), kind }
             }
-            (false, false) if found < first => Misfit { place: line.place(), what: What::TooLate },
-            (false, false) => Misfit { place: line.place(), what: What::Repeated(found - first + 1) },
+            (false, false) if found < first => {
+                Violation { position: line.position(), kind: ViolationKind::TooLate }
+            }
+            (false, false) => {
+                Violation { position: line.position(), kind: ViolationKind::Repeated(found - first + 1) }
+            }
         };
-        Ok(Some(misfit))
+        Ok(Some(violation))
     }
 
-    /// Whether a line is as it was written, if that can be told.
-    fn is_whole(&mut self, line: &Line, head: Option<&str>) -> io::Result<Option<bool>> {
+    /// Whether the next line links to this one; `None` if there is no next record.
+    fn is_intact(&mut self, line: &Line, head: Option<&str>) -> io::Result<Option<bool>> {
         Ok(match self.next()? {
             Some(next) => next
                 .read(line.record.sequence + 1)
                 .ok()
                 .filter(|next| next.record.sequence == line.record.sequence + 1)
-                .map(|next| next.record.follows(&line.hash)),
+                .map(|next| next.record.links_to(&line.hash)),
             None => head.map(|head| line.hash == head),
         })
     }
 
-    /// The number of the first line, of those that follow, that is the record with this number.
+    /// The number of the first following line that holds the record with this sequence.
     fn line_of(&mut self, sequence: u64) -> io::Result<Option<u64>> {
         while let Some(line) = self.next()? {
             if line.read(sequence).is_ok_and(|line| line.record.sequence == sequence) {
@@ -294,12 +304,12 @@ impl<R: BufRead> Lines<R> {
 mod tests {
     use super::*;
 
-    /// The lines of an intact log, each with its end.
+    /// The lines of an intact log, each with its newline.
     fn log(records: u64) -> Vec<String> {
         log_at(records, 17000)
     }
 
-    /// The same, at another time.
+    /// As [`log`], with another time in each record.
     fn log_at(records: u64, at: u64) -> Vec<String> {
         let mut previous = "null".to_owned();
         (1..=records)
@@ -313,27 +323,27 @@ mod tests {
             .collect()
     }
 
-    fn head(hash: &str) -> Known {
-        Known { head: Some(hash.to_owned()), ..Known::default() }
+    fn head(hash: &str) -> Expectations {
+        Expectations { head: Some(hash.to_owned()), ..Expectations::default() }
     }
 
     fn place(log: &[u8], known: Option<&str>) -> Option<u64> {
         match verify(log, &known.map(head).unwrap_or_default()) {
             Ok(_) => None,
-            Err(VerifyError::Misfit(misfit)) => Some(misfit.place.line),
+            Err(VerifyError::Violation(violation)) => Some(violation.position.line),
             Err(VerifyError::Io(error)) => panic!("{error}"),
         }
     }
 
     #[test]
-    fn an_intact_log_is_told_by_its_ends() {
+    fn intact_log_reports_first_last_and_head() {
         let lines = log(12);
         let head = hash(lines[11].trim_end().as_bytes());
         for (skipped, first) in [(0, 1), (1, 2), (11, 12)] {
-            let told = verify(lines[skipped..].concat().as_bytes(), &self::head(&head)).unwrap();
-            assert_eq!(told, Verified { first, last: 12, head: head.clone() });
+            let verified = verify(lines[skipped..].concat().as_bytes(), &self::head(&head)).unwrap();
+            assert_eq!(verified, Verified { first, last: 12, head: head.clone() });
         }
-        // A hash that was noted earlier is still there; one of a record that never was is not.
+        // The hash of an earlier record is found; an unknown hash is not.
         let earlier = hash(lines[3].trim_end().as_bytes());
         assert_eq!(place(lines.concat().as_bytes(), Some(&earlier)), None);
         assert_eq!(place(lines.concat().as_bytes(), Some(&hash(b"never"))), Some(12));
@@ -341,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_is_found_in_its_line() {
+    fn flipped_bit_is_located() {
         let lines = log(12);
         let (whole, head) = (lines.concat().into_bytes(), hash(lines[11].trim_end().as_bytes()));
         let mut flipped = whole.clone();
@@ -350,7 +360,7 @@ mod tests {
             for bit in 0..8 {
                 flipped[at] = whole[at] ^ (1 << bit);
                 assert_eq!(place(&flipped, Some(&head)), Some(line), "bit {bit} of byte {at}");
-                // Without the hash of the last record, an altered one passes, and the one before it cannot be told from it.
+                // Without the expected head, an altered last record passes; one before it is ambiguous.
                 let alone = place(&flipped, None);
                 assert!(alone == Some(line) || line >= 12, "bit {bit} of byte {at}: {alone:?}");
             }
@@ -360,23 +370,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn violations_are_described() {
         type Break = fn(&mut Vec<String>);
         let cases: [(Break, &str); 13] = [
-            (|lines| drop(lines.drain(2..4)), "line 3, record 5: missing: records 3 to 4 should stand here"),
-            (|lines| drop(lines.remove(2)), "line 3, record 4: missing: record 3 should stand here"),
+            (|lines| drop(lines.drain(2..4)), "line 3, record 5: missing: records 3 to 4 should be here"),
+            (|lines| drop(lines.remove(2)), "line 3, record 4: missing: record 3 should be here"),
             (
                 |lines| lines.swap(2, 3),
-                "line 3, record 4: out of order: record 3 should stand here, and stands in line 4",
+                "line 3, record 4: out of order: record 3 should be here, and is in line 4",
             ),
             (|lines| lines.swap(0, 1), "line 2, record 1: out of order: it belongs before line 1"),
             (
                 |lines| lines.insert(5, lines[4].clone()),
-                "line 6, record 5: repeated: a record of this number stands in line 5",
+                "line 6, record 5: repeated: the record of this sequence is in line 5",
             ),
             (
                 |lines| lines.insert(5, lines[1].clone()),
-                "line 6, record 2: repeated: a record of this number stands in line 2",
+                "line 6, record 2: repeated: the record of this sequence is in line 2",
             ),
             (
                 |lines| lines[4] = lines[4].replace("17000", "17001"),
@@ -404,22 +414,25 @@ mod tests {
                 "line 5, record 5: altered: the line is no audit record",
             ),
         ];
-        for (break_it, said) in cases {
+        for (break_it, text) in cases {
             let mut lines = log(12);
             break_it(&mut lines);
-            assert_eq!(verify(lines.concat().as_bytes(), &Known::default()).unwrap_err().to_string(), said);
+            assert_eq!(
+                verify(lines.concat().as_bytes(), &Expectations::default()).unwrap_err().to_string(),
+                text
+            );
         }
         let lines = log(5);
         let head = hash(lines[4].trim_end().as_bytes());
         let cut = verify(lines[..4].concat().as_bytes(), &self::head(&head)).unwrap_err().to_string();
         assert_eq!(
             cut,
-            "line 4, record 4: truncated behind this record, or this record was altered: none has the expected hash"
+            "line 4, record 4: truncated after this record, or this record was altered: no record has the expected hash"
         );
     }
 
     #[test]
-    fn a_log_that_was_written_anew_differs_from_what_the_server_has() {
+    fn rewritten_log_differs_from_server_records() {
         type Break = fn(&mut Vec<String>);
         let cases: [(Break, Option<&str>); 8] = [
             (|_| {}, None),
@@ -428,37 +441,38 @@ mod tests {
             (|lines| drop(lines.drain(..10)), None),
             (
                 |lines| drop(lines.drain(10..)),
-                Some(
-                    "line 10, record 10: truncated behind this record: the server also has records 11 to 12",
-                ),
+                Some("line 10, record 10: truncated after this record: the server also has records 11 to 12"),
             ),
             (
                 |lines| drop(lines.drain(2..)),
-                Some("line 2, record 2: truncated behind this record: the server also has records 3 to 12"),
+                Some("line 2, record 2: truncated after this record: the server also has records 3 to 12"),
             ),
             (
                 |lines| *lines = log(14).split_off(12),
-                Some("line 1, record 13: the server has only records before it"),
+                Some("line 1, record 13: the server has earlier records only"),
             ),
             (
                 |lines| *lines = log_at(12, 17001),
                 Some(
-                    "line 7, record 7: not as the server has it: this record or one before it was written anew, or the log is that of another catalog",
+                    "line 7, record 7: differs from the server: this record or an earlier one was rewritten, or the log belongs to another catalog",
                 ),
             ),
         ];
-        let kept =
-            || Kept::read(log(12)[6..].iter().map(|line| line.trim_end().to_owned()).collect()).unwrap();
-        for (break_it, said) in cases {
+        let kept = || {
+            RetainedRecord::read(log(12)[6..].iter().map(|line| line.trim_end().to_owned()).collect())
+                .unwrap()
+        };
+        for (break_it, text) in cases {
             let mut lines = log(12);
             break_it(&mut lines);
-            let known = Known { kept: kept(), ..Known::default() };
-            let verified = verify(lines.concat().as_bytes(), &known).map_err(|misfit| misfit.to_string());
-            assert_eq!(verified.err().as_deref(), said);
+            let known = Expectations { kept: kept(), ..Expectations::default() };
+            let verified =
+                verify(lines.concat().as_bytes(), &known).map_err(|violation| violation.to_string());
+            assert_eq!(verified.err().as_deref(), text);
         }
-        let complete = Known { complete: true, ..Known::default() };
+        let complete = Expectations { complete: true, ..Expectations::default() };
         verify(log(3).concat().as_bytes(), &complete).unwrap();
         let begun_later = verify(log(3)[1..].concat().as_bytes(), &complete).unwrap_err().to_string();
-        assert_eq!(begun_later, "line 1, record 2: missing: record 1 should stand before it");
+        assert_eq!(begun_later, "line 1, record 2: missing: record 1 should precede it");
     }
 }

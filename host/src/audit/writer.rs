@@ -1,26 +1,28 @@
-//! The thread that appends to the audit log. A command waits for its record, but not for long: a disk that hangs must not
-//! take authentication with it, nor keep the process from ending.
+//! The thread that appends to the audit log.
+//!
+//! A command waits for its record, but only for a limited time. A hung disk must neither block
+//! authentication nor keep the process from exiting. Knows nothing of what a record means.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, mem, thread};
 
-use crate::audit::{AuditLog, AuditLogError, Kept};
+use crate::audit::{AuditLog, AuditLogError, RetainedRecord};
 use crate::observer::Observer;
 
-/// How long a command waits for its record. A disk that writes at all does it in much less; whoever waits for a token should
-/// not have to for longer than a moment, because of a log.
-const APPEND_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a command waits for its record. A working disk takes much less, and a client must not
+/// wait longer because of a log.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long to wait before trying again what has failed.
+/// Pause before the next attempt after a failed one.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How many records wait in memory for a log that cannot be appended to. At some hundred bytes each they are well below a
-/// megabyte; what is more is lost, and counted as that once the log can be written again.
+/// How many records wait in memory for a log that fails. At some hundred bytes each they stay well
+/// below a megabyte. Records beyond that are lost; they are counted once the log can be written.
 const MAX_PENDING: usize = 1024;
 
-/// Appends to an audit log, on a thread of its own. Ends, and gives the log free, when dropped.
-pub(crate) struct Recorder {
+/// Appends to an audit log on its own thread. Drop ends the thread and unlocks the log.
+pub(crate) struct AuditWriter {
     shared: Arc<Shared>,
 }
 
@@ -32,34 +34,34 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// What the log may lack, oldest first.
-    pending: Vec<Kept>,
-    /// How often records were handed over.
-    handed: u64,
-    /// How many of these times have been dealt with, whether that succeeded or not.
-    tried: u64,
-    /// Whether the last try failed.
+    /// Records that the log may lack, oldest first.
+    pending: Vec<RetainedRecord>,
+    /// How many times records were submitted.
+    submitted: u64,
+    /// How many submissions were attempted, with success or not.
+    attempted: u64,
+    /// Whether the last attempt failed.
     failing: bool,
-    /// Whether somebody has waited in vain since.
+    /// Whether a command has timed out since.
     stalled: bool,
     phase: Phase,
 }
 
-/// How far the thread is.
+/// The life cycle of the thread.
 #[derive(Default, PartialEq, Eq)]
 enum Phase {
-    /// It appends what it is handed.
+    /// It appends submitted records.
     #[default]
     Open,
-    /// It tries once more, and ends.
+    /// It makes one more attempt and ends.
     Closing,
     /// It has closed the log.
     Ended,
 }
 
 impl State {
-    /// Adds those that are newer than all that wait.
-    fn add(&mut self, kept: Vec<Kept>) {
+    /// Adds the records that are newer than all pending ones.
+    fn add(&mut self, kept: Vec<RetainedRecord>) {
         let last = self.pending.last().map_or(0, |kept| kept.record.sequence);
         self.pending.extend(kept.into_iter().filter(|kept| kept.record.sequence > last));
         let too_many = self.pending.len().saturating_sub(MAX_PENDING);
@@ -72,19 +74,19 @@ impl State {
     }
 }
 
-impl Recorder {
-    /// Starts with a log to which it was tried to append these records, with this result.
+impl AuditWriter {
+    /// Starts the thread. `attempted` is the result of appending `kept` to `log` before.
     pub(crate) fn start(
         log: AuditLog,
-        kept: Vec<Kept>,
-        tried: Result<u64, AuditLogError>,
+        kept: Vec<RetainedRecord>,
+        attempted: Result<u64, AuditLogError>,
         observer: Arc<dyn Observer>,
     ) -> io::Result<Self> {
-        let failing = tried.is_err();
+        let failing = attempted.is_err();
         let pending = if failing { kept } else { Vec::new() };
         let state = State { pending, failing, ..State::default() };
-        let recorder = Self::start_with(state, observer, log, AuditLog::catch_up)?;
-        recorder.shared.tell(tried, false);
+        let recorder = Self::start_with(state, observer, log, AuditLog::append_missing)?;
+        recorder.shared.report(attempted, false);
         Ok(recorder)
     }
 
@@ -92,7 +94,7 @@ impl Recorder {
         state: State,
         observer: Arc<dyn Observer>,
         log: L,
-        append: impl Fn(&mut L, &[Kept]) -> Result<u64, AuditLogError> + Send + 'static,
+        append: impl Fn(&mut L, &[RetainedRecord]) -> Result<u64, AuditLogError> + Send + 'static,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), observer });
         let recorder = Self { shared: Arc::clone(&shared) };
@@ -106,66 +108,68 @@ impl Recorder {
         Ok(recorder)
     }
 
-    /// Hands over the newest records of the catalog, of which the log may have some. Must be called in the order of the
-    /// changes; what it gives is for [`wait`](Self::wait).
-    pub(crate) fn hand_over(&self, kept: Vec<Kept>) -> u64 {
+    /// Submits the newest records of the catalog, some of which the log may have. Must be called in
+    /// the order of the changes. Returns the argument for [`wait`](Self::wait).
+    pub(crate) fn submit(&self, kept: Vec<RetainedRecord>) -> u64 {
         let mut state = self.shared.state();
         state.add(kept);
-        state.handed += 1;
+        state.submitted += 1;
         self.shared.changed.notify_all();
-        state.handed
+        state.submitted
     }
 
-    /// Waits until it was tried to append what was handed over then, but no longer than [`APPEND_PATIENCE`], and not at all
-    /// while somebody else has just waited in vain.
-    pub(crate) fn wait(&self, handed: u64) {
+    /// Waits for the attempt to append that submission, at most [`APPEND_TIMEOUT`]. Does not wait
+    /// while an earlier wait has timed out and the log has not recovered.
+    pub(crate) fn wait(&self, submitted: u64) {
         let Shared { changed, observer, .. } = &*self.shared;
         let state = self.shared.state();
         let stalled = state.stalled;
-        let patience = if stalled { Duration::ZERO } else { APPEND_PATIENCE };
+        let patience = if stalled { Duration::ZERO } else { APPEND_TIMEOUT };
         let (mut state, waited) = changed
-            .wait_timeout_while(state, patience, |state| state.tried < handed)
+            .wait_timeout_while(state, patience, |state| state.attempted < submitted)
             .unwrap_or_else(PoisonError::into_inner);
         if !waited.timed_out() {
             return;
         }
-        let told = state.behind();
+        let reported = state.behind();
         state.stalled = true;
         drop(state);
         observer.not_recorded();
-        if !told {
-            tracing::error!("the audit log has not taken a record for {APPEND_PATIENCE:?}; {NEVERTHELESS}");
+        if !reported {
+            tracing::error!(
+                "the audit log has not accepted a record for {APPEND_TIMEOUT:?}; {APPEND_FAILED_NOTE}"
+            );
         }
     }
 }
 
-impl Drop for Recorder {
+impl Drop for AuditWriter {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         state.phase = Phase::Closing;
         self.shared.changed.notify_all();
-        // So that who makes another authority with this log finds it free. It may hang.
+        // The next authority on this log must find it unlocked. The append may hang.
         drop(
             self.shared
                 .changed
-                .wait_timeout_while(state, APPEND_PATIENCE, |state| state.phase != Phase::Ended),
+                .wait_timeout_while(state, APPEND_TIMEOUT, |state| state.phase != Phase::Ended),
         );
     }
 }
 
-/// What is said once of a log that cannot be appended to.
-const NEVERTHELESS: &str = "changes are made nevertheless, and their records wait in memory, the newest 64 also in the \
-                            catalog; they are appended as soon as that is possible";
+/// The note that follows the error of a failed append, logged once.
+const APPEND_FAILED_NOTE: &str = "changes are still made; their records wait in memory, the newest 64 also in the \
+                            catalog, and are appended as soon as possible";
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // No step of a change leaves a state that the next could not go on from.
+        // Every step of a change leaves a consistent state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends whatever is handed over until the recorder is dropped.
-    fn run(&self, mut append: impl FnMut(&[Kept]) -> Result<u64, AuditLogError>) {
-        while let Some((kept, handed)) = self.next() {
+    /// Appends submitted records until the writer is dropped.
+    fn run(&self, mut append: impl FnMut(&[RetainedRecord]) -> Result<u64, AuditLogError>) {
+        while let Some((kept, submitted)) = self.next() {
             let recorded = append(&kept);
             let mut state = self.state();
             let was_behind = state.behind();
@@ -176,16 +180,16 @@ impl Shared {
                 state.add(newer);
             }
             drop(state);
-            self.tell(recorded, was_behind);
-            // Afterwards, so that whoever waits finds said what was to be said.
-            self.state().tried = handed;
+            self.report(recorded, was_behind);
+            // Last, so that a waiting command finds the report already logged.
+            self.state().attempted = submitted;
             self.changed.notify_all();
         }
     }
 
-    /// Waits for something to append, or for the time to try it again.
-    fn next(&self) -> Option<(Vec<Kept>, u64)> {
-        let idle = |state: &mut State| state.handed == state.tried && state.phase == Phase::Open;
+    /// Waits for a submission, or for the next attempt.
+    fn next(&self) -> Option<(Vec<RetainedRecord>, u64)> {
+        let idle = |state: &mut State| state.submitted == state.attempted && state.phase == Phase::Open;
         let state = self.state();
         let mut state = if state.failing {
             let waited = self.changed.wait_timeout_while(state, RETRY_INTERVAL, idle);
@@ -193,13 +197,13 @@ impl Shared {
         } else {
             self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner)
         };
-        if state.phase == Phase::Closing && state.handed == state.tried {
+        if state.phase == Phase::Closing && state.submitted == state.attempted {
             return None;
         }
-        Some((mem::take(&mut state.pending), state.handed))
+        Some((mem::take(&mut state.pending), state.submitted))
     }
 
-    fn tell(&self, recorded: Result<u64, AuditLogError>, was_behind: bool) {
+    fn report(&self, recorded: Result<u64, AuditLogError>, was_behind: bool) {
         match recorded {
             Ok(lost) => {
                 if lost > 0 {
@@ -211,9 +215,9 @@ impl Shared {
             }
             Err(error) => {
                 self.observer.not_recorded();
-                // Once, not at every try.
+                // Once, not at every attempt.
                 if !was_behind {
-                    tracing::error!("{error}; {NEVERTHELESS}");
+                    tracing::error!("{error}; {APPEND_FAILED_NOTE}");
                 }
             }
         }
@@ -237,20 +241,20 @@ mod tests {
         }
     }
 
-    fn record(sequence: u64) -> Kept {
+    fn record(sequence: u64) -> RetainedRecord {
         let previous = if sequence == 1 { "null" } else { "\"\"" };
         let line = format!(
             r#"{{"sequence":{sequence},"at":0,"action":"","actor":"recovery","subject":null,"origin":"","previous":{previous}}}"#
         );
-        Kept::read(vec![line]).unwrap().remove(0)
+        RetainedRecord::read(vec![line]).unwrap().remove(0)
     }
 
     #[test]
-    fn a_log_that_hangs_is_waited_for_once_and_then_gets_all_of_it() {
+    fn hung_log_blocks_once_and_gets_all_records() {
         let (go, gone) = mpsc::channel::<()>();
-        let (tell, told) = mpsc::channel();
+        let (report, appended_sequences) = mpsc::channel();
         let failures = Arc::new(Failures::default());
-        let append = move |log: &mut (mpsc::Receiver<()>, mpsc::Sender<u64>), kept: &[Kept]| {
+        let append = move |log: &mut (mpsc::Receiver<()>, mpsc::Sender<u64>), kept: &[RetainedRecord]| {
             let _ = log.0.recv();
             for kept in kept {
                 log.1.send(kept.record.sequence).unwrap();
@@ -258,29 +262,29 @@ mod tests {
             Ok(0)
         };
         let observer: Arc<Failures> = Arc::clone(&failures);
-        let recorder = Recorder::start_with(State::default(), observer, (gone, tell), append).unwrap();
+        let recorder = AuditWriter::start_with(State::default(), observer, (gone, report), append).unwrap();
         let begun = Instant::now();
         for sequence in 1..=200 {
             // The newest two of the catalog.
             let kept = [sequence - 1, sequence].into_iter().filter(|sequence| *sequence > 0);
-            recorder.wait(recorder.hand_over(kept.map(record).collect()));
+            recorder.wait(recorder.submit(kept.map(record).collect()));
         }
         let waited = begun.elapsed();
-        assert!(APPEND_PATIENCE <= waited && waited < 2 * APPEND_PATIENCE, "{waited:?}");
+        assert!(APPEND_TIMEOUT <= waited && waited < 2 * APPEND_TIMEOUT, "{waited:?}");
         assert_eq!(failures.0.load(Ordering::Relaxed), 200);
         drop(go);
-        // The first again, as it had not been told when the second was handed over.
-        let mut appended: Vec<_> = told.iter().take(201).collect();
+        // The first is submitted again with the second, before it was appended.
+        let mut appended: Vec<_> = appended_sequences.iter().take(201).collect();
         appended.dedup();
         assert_eq!(appended, (1..=200).collect::<Vec<_>>());
-        // Once it writes again it is waited for again.
-        recorder.wait(recorder.hand_over(vec![record(201)]));
-        assert_eq!(told.try_iter().last(), Some(201));
+        // After recovery, commands wait again.
+        recorder.wait(recorder.submit(vec![record(201)]));
+        assert_eq!(appended_sequences.try_iter().last(), Some(201));
         assert_eq!(failures.0.load(Ordering::Relaxed), 200);
     }
 
     #[test]
-    fn what_waits_is_bounded_and_the_oldest_goes_first() {
+    fn pending_records_are_bounded_oldest_dropped() {
         let mut state = State::default();
         for sequence in 1..=MAX_PENDING as u64 + 10 {
             state.add(vec![record(sequence)]);
@@ -291,17 +295,17 @@ mod tests {
     }
 
     #[test]
-    fn who_drops_it_does_not_wait_for_ever() {
+    fn drop_times_out() {
         let (_never, comes) = mpsc::channel::<()>();
-        let append = |log: &mut mpsc::Receiver<()>, _: &[Kept]| {
+        let append = |log: &mut mpsc::Receiver<()>, _: &[RetainedRecord]| {
             let _ = log.recv();
             Ok(0)
         };
         let observer = Arc::new(Failures::default());
-        let recorder = Recorder::start_with(State::default(), observer, comes, append).unwrap();
-        recorder.hand_over(vec![record(1)]);
+        let recorder = AuditWriter::start_with(State::default(), observer, comes, append).unwrap();
+        recorder.submit(vec![record(1)]);
         let begun = Instant::now();
         drop(recorder);
-        assert!(begun.elapsed() < 2 * APPEND_PATIENCE);
+        assert!(begun.elapsed() < 2 * APPEND_TIMEOUT);
     }
 }

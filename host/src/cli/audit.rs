@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::audit::verify::{Known, VerifyError, verify};
-use crate::audit::{Actor, Kept, Record};
+use crate::audit::verify::{Expectations, VerifyError, verify};
+use crate::audit::{Actor, AuditRecord, RetainedRecord};
 use crate::cli::connection::Connection;
 use crate::cli::say;
 use crate::secret::redact;
@@ -130,11 +130,13 @@ impl Show {
         for (number, line) in (1..).zip(BufReader::new(records).split(b'\n')) {
             let line = line.with_context(|| format!("cannot read {from}"))?;
             let shown = match self.format {
-                Format::Text => Record::read(&line).map(|record| text(&record)),
-                Format::Json => Record::read(&line).and(String::from_utf8(line).ok()).map(|line| json(&line)),
+                Format::Text => AuditRecord::read(&line).map(|record| text(&record)),
+                Format::Json => {
+                    AuditRecord::read(&line).and(String::from_utf8(line).ok()).map(|line| json(&line))
+                }
             };
             let shown = shown.ok_or_else(|| anyhow!("{from}: line {number} is no audit record"));
-            // What stands before it is worth seeing.
+            // ViolationKind stands before it is worth seeing.
             let shown = shown.or_else(|error| output.flush().context(unwritten).and(Err(error)))?;
             writeln!(output, "{shown}").context(unwritten)?;
         }
@@ -147,11 +149,12 @@ impl Verify {
         let name = self.file.display();
         // Before the log is read: what the server has by then, that must hold.
         let kept = if self.with_server { self.kept()? } else { Vec::new() };
-        let known = Known { complete: self.complete, head: self.expect_head.clone(), kept };
-        let verified = verify(BufReader::new(open(&self.file)?), &known).map_err(|error| match error {
-            VerifyError::Io(error) => anyhow::Error::new(error).context(format!("cannot read {name}")),
-            VerifyError::Misfit(misfit) => anyhow!("{name}: {misfit}"),
-        })?;
+        let expectations = Expectations { complete: self.complete, head: self.expect_head.clone(), kept };
+        let verified =
+            verify(BufReader::new(open(&self.file)?), &expectations).map_err(|error| match error {
+                VerifyError::Io(error) => anyhow::Error::new(error).context(format!("cannot read {name}")),
+                VerifyError::Violation(violation) => anyhow!("{name}: {violation}"),
+            })?;
         let records = verified.last - verified.first + 1;
         if verified.first > 1 {
             say(&format!(
@@ -171,11 +174,11 @@ impl Verify {
     }
 
     /// The newest records of the server.
-    fn kept(&self) -> anyhow::Result<Vec<Kept>> {
+    fn kept(&self) -> anyhow::Result<Vec<RetainedRecord>> {
         let token = self.connection.token(None, false)?;
         let records = self.connection.client(token.is_some())?.audit(token.as_ref())?;
         let lines = str::from_utf8(&records).ok().map(|lines| lines.lines().map(str::to_owned).collect());
-        let kept = lines.and_then(|lines| Kept::read(lines).ok()).filter(|kept| !kept.is_empty());
+        let kept = lines.and_then(|lines| RetainedRecord::read(lines).ok()).filter(|kept| !kept.is_empty());
         kept.context("the answer of the server holds no audit records")
     }
 }
@@ -185,7 +188,7 @@ fn open(file: &Path) -> anyhow::Result<File> {
 }
 
 /// A record as a line for people. Names and origins may hold what a terminal would obey, or a token in the wrong place.
-fn text(record: &Record) -> String {
+fn text(record: &AuditRecord) -> String {
     let actor = match record.actor {
         Actor::Bootstrap => "bootstrap".to_owned(),
         Actor::Provision => "provision".to_owned(),
