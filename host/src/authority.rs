@@ -170,7 +170,7 @@ pub enum BuildError {
     /// The component fails already in reading the catalog.
     #[error(transparent)]
     Trap(#[from] Trap),
-    /// The audit log cannot be used, or is not that of this catalog.
+    /// The audit log cannot be used, or belongs to another catalog.
     #[error(transparent)]
     AuditLog(#[from] AuditLogError),
     /// The machine does not let a thread start.
@@ -678,7 +678,7 @@ impl Inner {
                 self.observer.not_recorded();
                 // Once, not at every try.
                 if !was_missed {
-                    tracing::error!("{error}; changes are made nevertheless");
+                    tracing::error!("{error}; changes are still made");
                 }
                 None
             }
