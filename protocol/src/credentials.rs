@@ -1,0 +1,105 @@
+//! The grammar of the `Authorization` header (`docs/compatibility.md` 3.1 and 3.2).
+//!
+//! Extracts a token and does not check whether it is accepted.
+
+use alloc::string::String;
+
+use base64ct::{Base64, Encoding as _};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::problem::MALFORMED_CREDENTIAL;
+
+/// The paths whose query string may carry the token, and [the parameter](QUERY_PARAMETER) that does
+/// (`docs/compatibility.md` 3.3).
+pub const QUERY_PARAMETER_PATHS: [&str; 2] = ["/query", "/write"];
+
+/// The query parameter that carries the token. It takes precedence over the header.
+pub const QUERY_PARAMETER: &str = "p";
+
+/// The header does not follow the grammar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error(
+    "{MALFORMED_CREDENTIAL}, the request was not in the form of 'Authorization: <auth-scheme> <token>', supported \
+     auth-schemes are Bearer, Token and Basic"
+)]
+pub struct Malformed;
+
+/// Returns the token in the value of an `Authorization` header: a scheme in exactly this case, one
+/// space, the token. The token of the scheme Basic is the password of `user:password` in padded
+/// base64; its user is ignored.
+pub fn parse(header: &[u8]) -> Result<Zeroizing<String>, Malformed> {
+    let is_text = |byte: &u8| matches!(byte, b' '..=b'~' | b'\t');
+    let header = core::str::from_utf8(header).map_err(|_| Malformed)?;
+    let (scheme, token) = header.split_once(' ').ok_or(Malformed)?;
+    if !header.as_bytes().iter().all(is_text) || token.is_empty() || token.contains(' ') {
+        return Err(Malformed);
+    }
+    match scheme {
+        "Bearer" | "Token" => Ok(Zeroizing::new(token.into())),
+        "Basic" => {
+            let decoded = Zeroizing::new(Base64::decode_vec(token).map_err(|_| Malformed)?);
+            let pair = core::str::from_utf8(&decoded).map_err(|_| Malformed)?;
+            match pair.split_once(':') {
+                Some((_, token)) if !token.contains(':') => Ok(Zeroizing::new(token.into())),
+                _ => Err(Malformed),
+            }
+        }
+        _ => Err(Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::borrow::ToOwned as _;
+    use alloc::format;
+
+    use super::*;
+
+    fn parsed(header: &str) -> Result<String, Malformed> {
+        parse(header.as_bytes()).map(|token| token.as_str().to_owned())
+    }
+
+    fn basic(pair: &str) -> String {
+        format!("Basic {}", Base64::encode_string(pair.as_bytes()))
+    }
+
+    #[test]
+    fn three_schemes_carry_a_token() {
+        for header in ["Bearer apiv3_x", "Token apiv3_x", &basic("user:apiv3_x"), &basic(":apiv3_x")] {
+            assert_eq!(parsed(header).as_deref(), Ok("apiv3_x"), "{header}");
+        }
+    }
+
+    #[test]
+    fn other_authorization_headers_are_malformed() {
+        for header in [
+            "",
+            " ",
+            "Bearer",
+            "Bearer ",
+            "Bearer  x",
+            "Bearer x y",
+            "Bearer x ",
+            " Bearer x",
+            "bearer x",
+            "BEARER x",
+            "token x",
+            "Digest x",
+            "x",
+            "Basic",
+            "Basic !",
+            "Basic dTp4Og",
+            &basic("no colon"),
+            &basic("a:b:c"),
+            "Basic dTp4=",
+            "Basic /////w==",
+            "Bearer\tx",
+            "Bearer é",
+            "Bearer x\u{7f}",
+        ] {
+            assert_eq!(parsed(header), Err(Malformed), "{header:?}");
+        }
+        assert_eq!(parse(b"Bearer \xff"), Err(Malformed));
+    }
+}

@@ -1,0 +1,44 @@
+//! The paths of the HTTP API. A server compares them byte for byte, without percent-decoding
+//! (`docs/compatibility.md` 2.1).
+
+/// `GET` lists tokens, `DELETE` deletes one. Every path about tokens begins with it.
+pub const TOKENS: &str = "/api/v3/configure/token";
+
+/// `POST` creates the operator token, `GET` shows it.
+pub const OPERATOR: &str = "/api/v3/configure/token/admin";
+
+/// `POST` replaces the operator token. The recovery listener serves it without a credential.
+pub const REGENERATE: &str = "/api/v3/configure/token/admin/regenerate";
+
+/// `POST` stages a secret for the operator token, `DELETE` cancels it.
+pub const STAGE: &str = "/api/v3/configure/token/admin/regenerate/stage";
+
+/// `POST` makes the staged secret the operator's.
+pub const CONFIRM: &str = "/api/v3/configure/token/admin/regenerate/confirm";
+
+/// `DELETE` revokes the previous operator secret before its deadline.
+pub const OVERLAP: &str = "/api/v3/configure/token/admin/regenerate/overlap";
+
+/// `POST` creates a named admin token.
+pub const NAMED_ADMIN: &str = "/api/v3/configure/token/named_admin";
+
+/// `GET` shows the newest audit records.
+pub const AUDIT: &str = "/api/v3/configure/token/audit";
+
+/// `GET` and `POST` answer the query of [`system_tokens`](crate::system_tokens).
+pub const QUERY_SQL: &str = "/api/v3/query_sql";
+
+/// Any method asks whether the token of a request is accepted (forward authentication).
+pub const VERIFY: &str = "/api/v3/verify";
+
+/// `GET` shows the OpenAPI document.
+pub const OPENAPI: &str = "/api/v3/openapi.json";
+
+/// `GET` and `POST` show the identity of the server.
+pub const PING: &str = "/ping";
+
+/// `GET` shows the metrics.
+pub const METRICS: &str = "/metrics";
+
+/// `GET` answers while the server runs.
+pub const HEALTH: [&str; 2] = ["/health", "/api/v1/health"];

@@ -1,0 +1,14 @@
+//! The form of a token's text. Whether a token is accepted depends on its hash alone
+//! (`docs/compatibility.md` 1.5).
+
+/// The beginning of every token (`docs/compatibility.md` 1.1).
+pub const PREFIX: &str = "apiv3_";
+
+/// How many hexadecimal digits of a token's SHA-512 a listing shows (`docs/compatibility.md` 1.10).
+pub const SHORT_HASH_DIGITS: usize = 9;
+
+/// Returns whether a token may have this character after its prefix: the URL-safe base64 alphabet
+/// (`docs/compatibility.md` 1.2).
+pub const fn is_token_char(character: char) -> bool {
+    character.is_ascii_alphanumeric() || matches!(character, '-' | '_')
+}
