@@ -8,5 +8,5 @@ mod crash_recovery;
 mod fault_proxy;
 mod rotation_faults;
 mod rotation_output_file;
-#[allow(dead_code, reason = "the other tests stand on it, too")]
+#[allow(dead_code, unused_imports, reason = "each test crate uses a part")]
 mod support;

@@ -24,6 +24,7 @@ mod request_forgery;
 mod rotation;
 mod sandbox;
 mod serve;
+#[allow(unused_imports, reason = "each test crate uses a part")]
 mod support;
 mod tls;
 mod verify;

@@ -1,0 +1,194 @@
+//! A running server, and its log.
+
+use std::cell::Cell;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStderr, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::PATIENCE;
+use super::cli::{Cli, read_all, wait};
+use super::http::{CREATE, REGENERATE, get, post};
+use super::secrets::{REDACTED, holds_token};
+
+pub(crate) const RECOVERY: [&str; 2] = ["--admin-token-recovery-http-bind", "127.0.0.1:0"];
+
+impl Cli {
+    /// Starts it as a server.
+    pub(crate) fn start(self) -> Server {
+        self.start_and_read_until(None)
+    }
+
+    /// Starts it as a server and closes the other end of its stderr behind the line that holds `last`.
+    pub(crate) fn start_and_read_until(mut self, last: Option<&'static str>) -> Server {
+        let mut child = self.spawn(Stdio::null(), Stdio::piped());
+        let log = Log::of(child.stderr.take().unwrap(), last);
+        let stdout = child.stdout.take().map(read_all);
+        let (address, redacts) = (SocketAddr::from(([0; 4], 0)), Cell::new(false));
+        let mut server = Server { child, log, stdout, redacts, address };
+        server.address = server.log.address("listening on ");
+        server
+    }
+}
+
+/// A running server; ended, and what it has written looked through for tokens, when dropped.
+pub(crate) struct Server {
+    child: Child,
+    log: Log,
+    stdout: Option<JoinHandle<String>>,
+    redacts: Cell<bool>,
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    /// Where its recovery listener is.
+    pub(crate) fn recovery(&self) -> SocketAddr {
+        self.log.address("token recovery is open on ")
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.text()
+    }
+
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        self.log.wait_for(text);
+    }
+
+    /// It gets a token, or what looks like one, where none belongs and where it is logged; it may take that out of its log.
+    pub(crate) fn gets_misplaced_token(&self) {
+        self.redacts.set(true);
+    }
+
+    /// Makes the operator token.
+    pub(crate) fn create(&self) -> String {
+        post(CREATE).send(self.address).token()
+    }
+
+    /// Replaces the operator token.
+    pub(crate) fn regenerate(&self, token: &str) -> String {
+        post(REGENERATE).bearer(token).send(self.address).token()
+    }
+
+    /// Whether it accepts this token.
+    pub(crate) fn accepts(&self, token: &str) -> bool {
+        let answer = get("/health").bearer(token).send(self.address);
+        match answer.status {
+            200 => true,
+            401 => false,
+            _ => panic!("{answer:?}"),
+        }
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Ends it without a warning.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// The code it ended with, once it has.
+    #[track_caller]
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        let status = wait(&mut self.child);
+        status.unwrap_or_else(|| panic!("it does not end: {}", self.log())).code()
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub(crate) fn stop(mut self) {
+        self.signal(Signal::TERM);
+        assert_eq!(self.exit_code(), Some(0), "{}", self.log());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if !thread::panicking() {
+            self.log.wait_for_end();
+            let log = self.log();
+            assert!(!holds_token(&log), "a token in the log: {log}");
+            assert!(self.redacts.get() || !log.contains(REDACTED), "a token was taken out of the log: {log}");
+            let stdout = self.stdout.take().map(|reader| reader.join().unwrap()).unwrap_or_default();
+            assert!(!holds_token(&stdout), "a token on stdout: {stdout}");
+        }
+    }
+}
+
+/// What a server writes to stderr, collected while it runs.
+struct Log {
+    shared: Arc<(Mutex<Written>, Condvar)>,
+}
+
+#[derive(Default)]
+struct Written {
+    text: String,
+    ended: bool,
+}
+
+impl Log {
+    /// Reads until the end, or until a line that holds `last`.
+    fn of(stderr: ChildStderr, last: Option<&'static str>) -> Self {
+        let shared = Arc::<(Mutex<Written>, Condvar)>::default();
+        let log = Self { shared: Arc::clone(&shared) };
+        thread::spawn(move || {
+            let (written, changed) = &*shared;
+            let mut stderr = Some(BufReader::new(stderr));
+            while let Some(reader) = &mut stderr {
+                let mut line = String::new();
+                let read = reader.read_line(&mut line).unwrap();
+                if read == 0 || last.is_some_and(|last| line.contains(last)) {
+                    // Closed before anybody can see that line.
+                    stderr = None;
+                }
+                let mut written = written.lock().unwrap();
+                written.text += &line;
+                written.ended = stderr.is_none();
+                changed.notify_all();
+            }
+        });
+        log
+    }
+
+    fn text(&self) -> String {
+        self.shared.0.lock().unwrap().text.clone()
+    }
+
+    fn wait_for(&self, text: &str) -> String {
+        let written = self.wait_until(|written| written.ended || written.text.contains(text));
+        assert!(written.contains(text), "the log does not say {text:?}: {written}");
+        written
+    }
+
+    fn wait_for_end(&self) {
+        self.wait_until(|written| written.ended);
+    }
+
+    fn wait_until(&self, condition: impl Fn(&Written) -> bool) -> String {
+        let (written, changed) = &*self.shared;
+        let (written, waited) = changed
+            .wait_timeout_while(written.lock().unwrap(), PATIENCE, |written| !condition(written))
+            .unwrap();
+        assert!(!waited.timed_out(), "this is all that the log says: {}", written.text);
+        written.text.clone()
+    }
+
+    /// The address in the URL that stands behind `text`, in a log of either format.
+    fn address(&self, text: &str) -> SocketAddr {
+        let written = self.wait_for(text);
+        let (_, behind) = written.split_once(text).unwrap();
+        let url = behind.split(['"', ' ', '\n']).next().unwrap();
+        let (_, address) = url.split_once("://").unwrap();
+        address.trim_end_matches(':').parse().unwrap()
+    }
+}
