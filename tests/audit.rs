@@ -18,8 +18,8 @@ use sha2::{Digest as _, Sha512_256};
 
 use crate::memory::Ended;
 use crate::support::{
-    CONFIRM, CREATE, Cli, Machine, NAMED_ADMIN, NOT_AUTHENTICATED, OVERLAP, RECOVERY, REGENERATE, Ran,
-    Request, STAGE, Server, TOKENS, eventually, get, post, request, sha512_hex,
+    CONFIRM, CREATE, Cli, CommandOutput, NAMED_ADMIN, NOT_AUTHENTICATED, OVERLAP, RECOVERY, REGENERATE,
+    Request, STAGE, Server, TOKENS, TestEnv, eventually, get, post, request, sha512_hex,
 };
 
 const AUDIT: &str = "/api/v3/configure/token/audit";
@@ -27,7 +27,7 @@ const AUDIT: &str = "/api/v3/configure/token/audit";
 /// How many records the catalog keeps.
 const KEPT: usize = 64;
 
-impl Machine {
+impl TestEnv {
     fn log(&self) -> PathBuf {
         self.home().join("audit.jsonl")
     }
@@ -36,7 +36,7 @@ impl Machine {
         self.serve_with(args).env("INFLUXDB3_AUDIT_LOG", self.log())
     }
 
-    fn verify(&self, args: &[&str]) -> Ran {
+    fn verify(&self, args: &[&str]) -> CommandOutput {
         self.influxdb3(["audit", "verify"]).arg(self.log()).args(args).run()
     }
 }
@@ -95,29 +95,29 @@ fn metric(server: &Server, token: &str, name: &str) -> u64 {
 }
 
 /// A log of a dozen records, its server stopped.
-fn a_log(machine: &Machine) -> (Vec<String>, String) {
-    let server = machine.audited(&[]).start();
+fn a_log(env: &TestEnv) -> (Vec<String>, String) {
+    let server = env.audited(&[]).start();
     let token = server.create();
     for number in 0..5 {
         create_named(&token, &format!("ci {number}")).send(server.address).token();
         assert_eq!(delete(&token, &format!("ci%20{number}")).send(server.address).status, 200);
     }
     server.stop();
-    let lines = chain(&machine.log());
+    let lines = chain(&env.log());
     assert_eq!(lines.len(), 12);
     (lines, token)
 }
 
 #[test]
 fn every_change_leaves_one_record_before_its_answer_and_a_refused_command_none() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let preset = "apiv3_kM2vQ8xTz0yB3nWfR7uJpA";
-    let file = machine.file("token.json", json!({ "name": "ci", "token": preset }).to_string().as_bytes());
+    let file = env.file("token.json", json!({ "name": "ci", "token": preset }).to_string().as_bytes());
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-    let server = machine.audited(&["--admin-token-file", file.to_str().unwrap()]).args(&RECOVERY).start();
+    let server = env.audited(&["--admin-token-file", file.to_str().unwrap()]).args(&RECOVERY).start();
     let mut told = 0;
     let mut expect = |expected: &[(&str, Value, Value)]| {
-        let lines = chain(&machine.log());
+        let lines = chain(&env.log());
         let new: Vec<_> = lines[told..]
             .iter()
             .map(|line| {
@@ -179,36 +179,35 @@ fn every_change_leaves_one_record_before_its_answer_and_a_refused_command_none()
     secrets.push(post(REGENERATE).send(server.recovery()).token());
     expect(&[("recover", json!("recovery"), admin)]);
 
-    let log = fs::read_to_string(machine.log()).unwrap();
+    let log = fs::read_to_string(env.log()).unwrap();
     for secret in secrets.iter().chain([&staged]) {
         assert!(!log.contains(secret) && !log.contains(&sha512_hex(secret)[..9]), "a secret in {log}");
     }
-    assert_eq!(fs::metadata(machine.log()).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(fs::metadata(env.log()).unwrap().permissions().mode() & 0o7777, 0o600);
 }
 
 #[test]
 fn a_restart_continues_the_chain_and_every_server_of_a_store_writes_all_of_it() {
-    let machine = Machine::new();
-    let (before, token) = a_log(&machine);
-    let server = machine.audited(&[]).start();
-    assert_eq!(chain(&machine.log()), before);
-    let other_log = machine.home().join("other.jsonl");
-    let other = machine.serve(&["--audit-log", other_log.to_str().unwrap()]);
+    let env = TestEnv::new();
+    let (before, token) = a_log(&env);
+    let server = env.audited(&[]).start();
+    assert_eq!(chain(&env.log()), before);
+    let other_log = env.home().join("other.jsonl");
+    let other = env.serve(&["--audit-log", other_log.to_str().unwrap()]);
     assert_eq!(chain(&other_log), before);
     create_named(&token, "x").send(server.address).token();
     create_named(&token, "y").send(other.address).token();
     eventually("both logs have all records", || {
-        let (one, two) =
-            (fs::read_to_string(machine.log()).unwrap(), fs::read_to_string(&other_log).unwrap());
+        let (one, two) = (fs::read_to_string(env.log()).unwrap(), fs::read_to_string(&other_log).unwrap());
         one == two && one.lines().count() == 14
     });
-    assert_eq!(kept(&server, &token), chain(&machine.log()));
+    assert_eq!(kept(&server, &token), chain(&env.log()));
 }
 
 #[test]
 fn what_a_crash_has_kept_from_the_log_is_made_up_for_at_the_next_start() {
-    let machine = Machine::new();
-    let (lines, _) = a_log(&machine);
+    let env = TestEnv::new();
+    let (lines, _) = a_log(&env);
     let whole = lines.join("\n") + "\n";
     let last = whole.len() - lines[11].len() - 1;
     for (left, zeros) in [
@@ -224,20 +223,16 @@ fn what_a_crash_has_kept_from_the_log_is_made_up_for_at_the_next_start() {
         (last, 300),
         (last + 30, 4000),
     ] {
-        fs::write(machine.log(), [&whole.as_bytes()[..left], &vec![0; zeros]].concat()).unwrap();
-        machine.audited(&[]).start().stop();
-        assert_eq!(
-            fs::read_to_string(machine.log()).unwrap(),
-            whole,
-            "{left} bytes and {zeros} zeros were left"
-        );
+        fs::write(env.log(), [&whole.as_bytes()[..left], &vec![0; zeros]].concat()).unwrap();
+        env.audited(&[]).start().stop();
+        assert_eq!(fs::read_to_string(env.log()).unwrap(), whole, "{left} bytes and {zeros} zeros were left");
     }
 }
 
 #[test]
 fn a_server_that_is_killed_in_the_middle_of_changes_lacks_no_record() {
-    let machine = Machine::new();
-    let mut server = machine.audited(&[]).start();
+    let env = TestEnv::new();
+    let mut server = env.audited(&[]).start();
     let token = server.create();
     for round in 0..12 {
         let (address, credential) = (server.address, token.clone());
@@ -254,8 +249,8 @@ fn a_server_that_is_killed_in_the_middle_of_changes_lacks_no_record() {
         thread::sleep(Duration::from_millis(20 + 7 * round));
         server.kill();
         client.join().unwrap();
-        server = machine.audited(&[]).start();
-        let (lines, kept) = (chain(&machine.log()), kept(&server, &token));
+        server = env.audited(&[]).start();
+        let (lines, kept) = (chain(&env.log()), kept(&server, &token));
         assert!(lines.len() > 2, "nothing was changed");
         assert_eq!(lines[lines.len() - kept.len()..], kept);
     }
@@ -263,111 +258,120 @@ fn a_server_that_is_killed_in_the_middle_of_changes_lacks_no_record() {
 
 #[test]
 fn a_log_that_is_not_the_servers_own_is_refused() {
-    let machine = Machine::new();
-    let (lines, _) = a_log(&machine);
+    let env = TestEnv::new();
+    let (lines, _) = a_log(&env);
     let whole = lines.join("\n") + "\n";
-    let foreign = Machine::new();
+    let foreign = TestEnv::new();
     a_log(&foreign);
     let longer = format!("{whole}{}\n", lines[11].replace("\"sequence\":12", "\"sequence\":13"));
     for (content, said) in [
         (
             fs::read_to_string(foreign.log()).unwrap(),
-            "does not belong to this catalog: the catalog has another record 12, ",
+            "is not that of this catalog: its last record, number 12,",
         ),
         (
             whole.replace("\"sequence\":12,\"at\":1", "\"sequence\":12,\"at\":2"),
-            "the catalog has another record 12, or none yet",
+            "its last record, number 12,",
         ),
-        (longer, "the catalog has another record 13, or none yet"),
-        (format!("{whole}{{\"sequence\":13,\"at"), "ends in a partial line that the catalog cannot complete"),
-        (whole[..whole.len() - 40].to_owned() + "x", "ends in a partial line"),
-        ("{\"name\":\"ci\"}\n".to_owned(), "is not an audit log: its last line is not an audit record"),
+        (longer, "its last record, number 13,"),
+        (
+            format!("{whole}{{\"sequence\":13,\"at"),
+            "ends in a part of a line that the catalog cannot complete",
+        ),
+        (whole[..whole.len() - 40].to_owned() + "x", "ends in a part of a line"),
+        ("{\"name\":\"ci\"}\n".to_owned(), "is not an audit log: its last line is no audit record"),
         ("x".repeat(100_000), "is not an audit log"),
     ] {
-        fs::write(machine.log(), &content).unwrap();
-        let (stored, log) = (machine.stored(), machine.log());
+        fs::write(env.log(), &content).unwrap();
+        let (stored_catalog, log) = (env.stored_catalog(), env.log());
         let named = log.to_str().unwrap();
-        machine.audited(&[]).run().assert_failed(1, &["Serve command failed: cannot start: ", named, said]);
-        assert_eq!((fs::read_to_string(log).unwrap(), machine.stored()), (content, stored), "{said}");
+        env.audited(&[]).run().assert_failed(1, &["Serve command failed: cannot start: ", named, said]);
+        assert_eq!(
+            (fs::read_to_string(log).unwrap(), env.stored_catalog()),
+            (content, stored_catalog),
+            "{said}"
+        );
     }
-    fs::remove_file(machine.log()).unwrap();
-    Command::new("mkfifo").arg(machine.log()).status().unwrap();
-    machine.audited(&[]).run().assert_failed(1, &["is neither a file nor a character device"]);
-    fs::remove_file(machine.log()).unwrap();
-    let _socket = UnixListener::bind(machine.log()).unwrap();
-    machine.audited(&[]).run().assert_failed(1, &["cannot open the audit log "]);
-    let nowhere = machine.serve_with(&["--audit-log", "no/such/directory"]).run();
+    fs::remove_file(env.log()).unwrap();
+    Command::new("mkfifo").arg(env.log()).status().unwrap();
+    env.audited(&[]).run().assert_failed(1, &["is neither a file nor a character device"]);
+    fs::remove_file(env.log()).unwrap();
+    let _socket = UnixListener::bind(env.log()).unwrap();
+    env.audited(&[]).run().assert_failed(1, &["cannot open the audit log "]);
+    let nowhere = env.serve_with(&["--audit-log", "no/such/directory"]).run();
     nowhere.assert_failed(1, &["cannot open the audit log no/such/directory: No such file"]);
 }
 
 #[test]
 fn a_log_that_is_open_to_others_is_warned_of() {
-    let machine = Machine::new();
-    machine.audited(&[]).start().stop();
+    let env = TestEnv::new();
+    env.audited(&[]).start().stop();
     for (mode, open) in [(0o600, false), (0o640, false), (0o644, true), (0o620, true), (0o602, true)] {
-        fs::set_permissions(machine.log(), fs::Permissions::from_mode(mode)).unwrap();
-        let server = machine.audited(&[]).start();
+        fs::set_permissions(env.log(), fs::Permissions::from_mode(mode)).unwrap();
+        let server = env.audited(&[]).start();
         let warned = server
             .log()
-            .contains(&format!("WARN the audit log {} has mode 0{mode:o}: ", machine.log().display()));
+            .contains(&format!("WARN the audit log {} has mode 0{mode:o}: ", env.log().display()));
         assert_eq!(warned, open, "{mode:o}: {}", server.log());
     }
 }
 
 #[test]
 fn two_servers_do_not_write_one_log() {
-    let machine = Machine::new();
-    let server = machine.audited(&[]).start();
-    let said = "is written by another server; give each server its own log";
-    machine.audited(&[]).run().assert_failed(1, &[said]);
+    let env = TestEnv::new();
+    let server = env.audited(&[]).start();
+    let said = "is written by another server; give each server a log of its own";
+    env.audited(&[]).run().assert_failed(1, &[said]);
     server.kill();
-    machine.audited(&[]).start().stop();
+    env.audited(&[]).start().stop();
 }
 
 #[test]
 fn records_that_the_catalog_keeps_no_longer_are_named_as_missing() {
-    let machine = Machine::new();
-    let (_, token) = a_log(&machine);
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let (_, token) = a_log(&env);
+    let server = env.serve(&[]);
     for number in 0..KEPT {
         create_named(&token, &format!("unseen {number}")).send(server.address).token();
     }
     server.stop();
     // The record after the last one in the log is still kept, then no longer.
-    let log = fs::read(machine.log()).unwrap();
-    machine.audited(&[]).start().stop();
-    assert_eq!(chain(&machine.log()).len(), 12 + KEPT);
-    fs::write(machine.log(), log).unwrap();
-    let server = machine.serve(&[]);
+    let log = fs::read(env.log()).unwrap();
+    env.audited(&[]).start().stop();
+    assert_eq!(chain(&env.log()).len(), 12 + KEPT);
+    fs::write(env.log(), log).unwrap();
+    let server = env.serve(&[]);
     for number in 0..2 {
         create_named(&token, &format!("one more {number}")).send(server.address).token();
     }
     assert_eq!(kept(&server, &token).len(), KEPT);
     server.stop();
     // Also where the last record is cut, which is then lost as well.
-    let whole = fs::read(machine.log()).unwrap();
-    fs::write(machine.log(), &whole[..whole.len() - 30]).unwrap();
-    let server = machine.audited(&[]).start();
+    let whole = fs::read(env.log()).unwrap();
+    fs::write(env.log(), &whole[..whole.len() - 30]).unwrap();
+    let server = env.audited(&[]).start();
     server.wait_for_log("lacks the records 12 to 14: ");
-    assert_eq!(fs::read_to_string(machine.log()).unwrap().lines().count(), 11 + KEPT);
+    assert_eq!(fs::read_to_string(env.log()).unwrap().lines().count(), 11 + KEPT);
     server.stop();
-    fs::write(machine.log(), whole).unwrap();
-    let server = machine.audited(&[]).start();
-    server.wait_for_log("lacks the records 13 to 14: there were more changes than the catalog retains");
+    fs::write(env.log(), whole).unwrap();
+    let server = env.audited(&[]).start();
+    server.wait_for_log(
+        "lacks the records 13 to 14: there were more changes than the catalog keeps records of",
+    );
     assert_eq!(metric(&server, &token, "optoken_audit_records_lost_total"), 2);
     create_named(&token, "seen").send(server.address).token();
     server.stop();
-    machine.verify(&[]).assert_failed(1, &["line 13, record 15: missing: records 13 to 14 should be here"]);
-    assert_eq!(fs::read_to_string(machine.log()).unwrap().lines().count(), 12 + KEPT + 1);
+    env.verify(&[]).assert_failed(1, &["line 13, record 15: missing: records 13 to 14 should stand here"]);
+    assert_eq!(fs::read_to_string(env.log()).unwrap().lines().count(), 12 + KEPT + 1);
 }
 
 #[test]
 fn records_of_another_server_that_are_missed_between_two_looks_are_counted() {
-    let machine = Machine::new();
-    let (_, token) = a_log(&machine);
-    let server = machine.audited(&[]).start();
-    let other_log = machine.home().join("other.jsonl");
-    let other = machine.serve(&["--audit-log", other_log.to_str().unwrap()]);
+    let env = TestEnv::new();
+    let (_, token) = a_log(&env);
+    let server = env.audited(&[]).start();
+    let other_log = env.home().join("other.jsonl");
+    let other = env.serve(&["--audit-log", other_log.to_str().unwrap()]);
     // It looks at the store no more often than this.
     server.signal(Signal::STOP);
     for number in 0..KEPT + 3 {
@@ -383,8 +387,8 @@ fn records_of_another_server_that_are_missed_between_two_looks_are_counted() {
 
 #[test]
 fn a_log_that_is_moved_away_or_deleted_goes_on_in_a_new_file() {
-    let machine = Machine::new();
-    let server = machine.audited(&[]).start();
+    let env = TestEnv::new();
+    let server = env.audited(&[]).start();
     let token = server.create();
     let change = |numbers: Range<usize>| {
         for number in numbers {
@@ -392,54 +396,56 @@ fn a_log_that_is_moved_away_or_deleted_goes_on_in_a_new_file() {
         }
     };
     change(0..10);
-    let moved = machine.home().join("audit.jsonl.1");
-    fs::rename(machine.log(), &moved).unwrap();
+    let moved = env.home().join("audit.jsonl.1");
+    fs::rename(env.log(), &moved).unwrap();
     // More than the catalog keeps.
     change(10..90);
-    let [before, after] = [&moved, &machine.log()].map(|log| fs::read_to_string(log).unwrap());
+    let [before, after] = [&moved, &env.log()].map(|log| fs::read_to_string(log).unwrap());
     assert_eq!((before.lines().count(), after.lines().count()), (12, 80));
-    assert_eq!(fs::metadata(machine.log()).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(fs::metadata(env.log()).unwrap().permissions().mode() & 0o7777, 0o600);
     fs::write(&moved, before + &after).unwrap();
     chain(&moved);
-    let ran = machine.verify(&[]);
-    assert_eq!((ran.code, ran.stderr.starts_with("note: the log begins at record 13;")), (Some(0), true));
+    let output = env.verify(&[]);
+    assert_eq!(
+        (output.code, output.stderr.starts_with("note: the log begins at record 13;")),
+        (Some(0), true)
+    );
     // What was in a file that is deleted is written once more, as far as it is kept.
-    fs::remove_file(machine.log()).unwrap();
+    fs::remove_file(env.log()).unwrap();
     change(90..91);
-    let lines = fs::read_to_string(machine.log()).unwrap();
+    let lines = fs::read_to_string(env.log()).unwrap();
     assert_eq!(lines.lines().map(str::to_owned).collect::<Vec<_>>(), kept(&server, &token));
-    let said = server.log().matches("the audit log was moved away and continues in a new file").count();
+    let said = server.log().matches("the audit log was moved away, and goes on in a new file").count();
     assert_eq!((said, metric(&server, &token, "optoken_audit_records_lost_total")), (2, 0));
     server.stop();
-    machine.audited(&[]).start().stop();
-    assert_eq!(fs::read_to_string(machine.log()).unwrap(), lines);
+    env.audited(&[]).start().stop();
+    assert_eq!(fs::read_to_string(env.log()).unwrap(), lines);
 }
 
 #[test]
 fn a_log_that_takes_nothing_any_more_holds_up_nobody() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     // A terminal: stopped, nobody takes from it what is written to it.
     let terminal = Command::new("script")
         .args(["-qfc", "tty >terminal; exec sleep 1000", "/dev/null"])
         .env("SHELL", "/bin/sh")
-        .current_dir(machine.home())
+        .current_dir(env.home())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
     let terminal = Ended(terminal);
-    let name = || fs::read_to_string(machine.home().join("terminal")).unwrap_or_default();
+    let name = || fs::read_to_string(env.home().join("terminal")).unwrap_or_default();
     eventually("there is a terminal", || name().ends_with('\n'));
     kill_process(Pid::from_child(&terminal.0), Signal::STOP).unwrap();
-    let mut server =
-        machine.serve(&["--store", "memory:", "--max-staleness", "2", "--audit-log", name().trim()]);
+    let mut server = env.serve(&["--store", "memory:", "--max-staleness", "2", "--audit-log", name().trim()]);
     let token = server.create();
     let begun = Instant::now();
     for number in 0..200 {
         create_named(&token, &number.to_string()).send(server.address).token();
         assert!(server.accepts(&token));
     }
-    server.wait_for_log("ERROR the audit log has not accepted a record for 1s; changes are still made");
+    server.wait_for_log("ERROR the audit log has not taken a record for 1s; changes are made nevertheless");
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     // Longer than a store may be silent.
     thread::sleep(Duration::from_secs(3));
@@ -461,8 +467,8 @@ fn a_log_that_takes_nothing_any_more_holds_up_nobody() {
 
 #[test]
 fn a_change_that_cannot_be_logged_is_made_and_said() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--audit-log", "/dev/full"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--audit-log", "/dev/full"]);
     server.wait_for_log("ERROR cannot append to the audit log /dev/full: No space left on device");
     let token = server.create();
     let token = server.regenerate(&token);
@@ -470,17 +476,17 @@ fn a_change_that_cannot_be_logged_is_made_and_said() {
     thread::sleep(Duration::from_millis(600));
     assert_eq!(server.log().matches("cannot append").count(), 1, "{}", server.log());
     server.stop();
-    let server = machine.audited(&[]).start();
+    let server = env.audited(&[]).start();
     assert!(server.accepts(&token));
-    assert_eq!(chain(&machine.log()).len(), 3);
+    assert_eq!(chain(&env.log()).len(), 3);
 }
 
 #[test]
 fn a_disk_that_was_full_for_a_while_costs_no_record() {
-    let machine = Machine::new();
-    let log = machine.log();
+    let env = TestEnv::new();
+    let log = env.log();
     // Too large a file is then an error, as a full disk is, and no signal.
-    let cli = machine.audited(&["--store", "memory:"]).after("trap '' XFSZ");
+    let cli = env.audited(&["--store", "memory:"]).after("trap '' XFSZ");
     let server = cli.start();
     let address = server.address;
     let token = post(CREATE).send(address).token();
@@ -511,16 +517,16 @@ fn a_disk_that_was_full_for_a_while_costs_no_record() {
 
 #[test]
 fn verify_names_the_first_line_that_does_not_fit() {
-    let machine = Machine::new();
-    let (lines, _) = a_log(&machine);
+    let env = TestEnv::new();
+    let (lines, _) = a_log(&env);
     let (count, head) = (lines.len(), hash(lines.last().unwrap()));
-    let intact = machine.verify(&[]);
+    let intact = env.verify(&[]);
     let said = format!("12 records, chain intact, last sequence 12, head {head}\n");
     assert_eq!((intact.code, intact.stdout, intact.stderr), (Some(0), said.clone(), String::new()));
     let check = |lines: &[String], line: usize, said: &str| {
-        fs::write(machine.log(), lines.concat()).unwrap();
-        let place = format!("{}: line {line}, record ", machine.log().display());
-        machine.verify(&["--expect-head", &head]).assert_failed(1, &[&place, said]);
+        fs::write(env.log(), lines.concat()).unwrap();
+        let place = format!("{}: line {line}, record ", env.log().display());
+        env.verify(&["--expect-head", &head]).assert_failed(1, &[&place, said]);
     };
     let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
     for at in 0..count {
@@ -569,37 +575,37 @@ fn verify_names_the_first_line_that_does_not_fit() {
         }
         check(&changed(&|lines| lines.insert(at, lines[at].clone())), at + 2, "repeated");
         if at + 1 < count {
-            check(&lines[..=at], at + 1, "truncated after this record");
+            check(&lines[..=at], at + 1, "truncated behind this record");
             let line = if at == 0 { 2 } else { at + 1 };
             check(&changed(&|lines| lines.swap(at, at + 1)), line, "out of order");
         }
         match at {
             // What stands first may be the first that there is.
             0 => {
-                fs::write(machine.log(), lines[1..].concat()).unwrap();
-                let ran = machine.verify(&[]);
-                assert_eq!((ran.code, ran.stdout), (Some(0), said.replace("12 records", "11 records")));
-                assert!(ran.stderr.starts_with("note: the log begins at record 2;"), "{}", ran.stderr);
+                fs::write(env.log(), lines[1..].concat()).unwrap();
+                let output = env.verify(&[]);
+                assert_eq!((output.code, output.stdout), (Some(0), said.replace("12 records", "11 records")));
+                assert!(output.stderr.starts_with("note: the log begins at record 2;"), "{}", output.stderr);
             }
             _ if at + 1 == count => check(&lines[..at], at, truncated),
             _ => check(&changed(&|lines| drop(lines.remove(at))), at + 1, "missing: record "),
         }
     }
-    machine.file("audit.jsonl", b"");
-    machine.verify(&[]).assert_failed(1, &["there is no record at all"]);
-    machine.verify(&["--expect-head", "F9"]).assert_failed(2, &["64 lower-case hexadecimal digits"]);
-    fs::remove_file(machine.log()).unwrap();
-    machine.verify(&[]).assert_failed(1, &["Audit command failed: cannot open ", "No such file"]);
+    env.file("audit.jsonl", b"");
+    env.verify(&[]).assert_failed(1, &["there is no record at all"]);
+    env.verify(&["--expect-head", "F9"]).assert_failed(2, &["64 lower-case hexadecimal digits"]);
+    fs::remove_file(env.log()).unwrap();
+    env.verify(&[]).assert_failed(1, &["Audit command failed: cannot open ", "No such file"]);
 }
 
 #[test]
 fn a_log_that_was_written_anew_is_told_by_the_server_alone() {
-    let machine = Machine::new();
-    let (lines, token) = a_log(&machine);
-    let server = machine.audited(&[]).start();
+    let env = TestEnv::new();
+    let (lines, token) = a_log(&env);
+    let server = env.audited(&[]).start();
     let host = format!("http://{}", server.address);
     let verify = |args: &[&str]| {
-        let verify = machine.influxdb3(["audit", "verify", "--host", &host]).arg(machine.log()).args(args);
+        let verify = env.influxdb3(["audit", "verify", "--host", &host]).arg(env.log()).args(args);
         verify.env("INFLUXDB3_AUTH_TOKEN", &token).run()
     };
     let compared = verify(&["--with-server", "--complete"]);
@@ -617,36 +623,36 @@ fn a_log_that_was_written_anew_is_told_by_the_server_alone() {
         previous = json!(hash(&line));
         anew += &(line + "\n");
     }
-    fs::write(machine.log(), &anew).unwrap();
+    fs::write(env.log(), &anew).unwrap();
     assert_eq!(verify(&["--complete"]).code, Some(0));
-    verify(&["--with-server"]).assert_failed(1, &["line 5, record 5: differs from the server: "]);
+    verify(&["--with-server"]).assert_failed(1, &["line 5, record 5: not as the server has it: "]);
     // Or leaves the last ones out, or the first.
-    fs::write(machine.log(), lines[..9].join("\n") + "\n").unwrap();
+    fs::write(env.log(), lines[..9].join("\n") + "\n").unwrap();
     assert_eq!(verify(&["--complete"]).code, Some(0));
     verify(&["--with-server"]).assert_failed(
         1,
-        &["line 9, record 9: truncated after this record: the server also has records 10 to 12"],
+        &["line 9, record 9: truncated behind this record: the server also has records 10 to 12"],
     );
-    fs::write(machine.log(), lines[2..].join("\n") + "\n").unwrap();
+    fs::write(env.log(), lines[2..].join("\n") + "\n").unwrap();
     assert_eq!(verify(&["--with-server"]).code, Some(0));
     verify(&["--complete"])
-        .assert_failed(1, &["line 1, record 3: missing: records 1 to 2 should precede it"]);
+        .assert_failed(1, &["line 1, record 3: missing: records 1 to 2 should stand before it"]);
     server.stop();
     verify(&["--with-server"]).assert_failed(1, &["Audit command failed: ", &host]);
 }
 
 #[test]
 fn show_tells_of_a_server_or_of_a_file() {
-    let machine = Machine::new();
-    let server = machine.audited(&[]).start();
+    let env = TestEnv::new();
+    let server = env.audited(&[]).start();
     get(AUDIT).send(server.address).assert_is(401, NOT_AUTHENTICATED);
     let token = server.create();
     create_named(&token, "a \"name\"").send(server.address).token();
     let host = format!("http://{}", server.address);
     let show =
-        |args: &[&str]| machine.influxdb3(["audit", "show"]).args(args).env("INFLUXDB3_AUTH_TOKEN", &token);
+        |args: &[&str]| env.influxdb3(["audit", "show"]).args(args).env("INFLUXDB3_AUTH_TOKEN", &token);
     let asked = show(&["--host", &host]).run();
-    let log = machine.log();
+    let log = env.log();
     let read = show(&[log.to_str().unwrap()]).run();
     assert_eq!((asked.code, asked.stdout.as_str()), (Some(0), read.stdout.as_str()), "{asked:?}");
     let shown: Vec<&str> = asked.stdout.lines().collect();
@@ -673,9 +679,9 @@ fn show_tells_of_a_server_or_of_a_file() {
 
 #[test]
 fn what_a_terminal_would_obey_is_shown_escaped() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let line = "{\"sequence\":1,\"at\":0,\"action\":\"\\u001b[2J\",\"actor\":\"recovery\",\"subject\":{\"id\":1,\"name\":\"\u{9b}2J\u{202e}\"},\"origin\":\"\u{7f}\\n\",\"previous\":null}\n";
-    let file = machine.file("log", line.as_bytes());
+    let file = env.file("log", line.as_bytes());
     for (format, said) in [
         (
             "text",
@@ -683,7 +689,7 @@ fn what_a_terminal_would_obey_is_shown_escaped() {
         ),
         ("json", &line.replace('\u{9b}', "\\u009b").replace('\u{7f}', "\\u007f")),
     ] {
-        let ran = machine.influxdb3(["audit", "show", "--format", format]).arg(&file).run();
-        assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), said), "{format}");
+        let output = env.influxdb3(["audit", "show", "--format", format]).arg(&file).run();
+        assert_eq!((output.code, output.stdout.as_str()), (Some(0), said), "{format}");
     }
 }

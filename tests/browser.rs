@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{CREATE, Machine, NOT_AUTHENTICATED, RECOVERY, REGENERATE, eventually, post};
+use crate::support::{CREATE, NOT_AUTHENTICATED, RECOVERY, REGENERATE, TestEnv, eventually, post};
 
 /// How long the browser may take for all of it. It starts within seconds where nothing else runs.
 const LIMIT: Duration = Duration::from_mins(3);
@@ -194,7 +194,7 @@ struct Browser(Child);
 
 impl Browser {
     /// Shows a page of the site, whose name leads to where its server is.
-    fn open(machine: &Machine, site: &Site) -> Self {
+    fn open(env: &TestEnv, site: &Site) -> Self {
         let mut command = Command::new("chromium");
         command
             .args([
@@ -204,10 +204,10 @@ impl Browser {
                 "--disable-dev-shm-usage",
                 "--no-first-run",
             ])
-            .arg(format!("--user-data-dir={}", machine.home().join("profile").display()))
+            .arg(format!("--user-data-dir={}", env.home().join("profile").display()))
             .arg(format!("--host-resolver-rules=MAP {SITE} {}", site.address.ip()))
             .arg(format!("http://{SITE}:{}/", site.address.port()))
-            .env("HOME", machine.home())
+            .env("HOME", env.home())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
@@ -229,7 +229,7 @@ impl Drop for Browser {
 
 /// Opens the page of a site, and gives what it has tried and read.
 fn browse(site: &Site, targets: &[String]) -> Vec<Value> {
-    let browsing = Machine::new();
+    let browsing = TestEnv::new();
     let browser = Browser::open(&browsing, site);
     let report = site.report.recv_timeout(LIMIT).expect("the page does not report what it has tried");
     drop(browser);
@@ -248,14 +248,14 @@ fn browse(site: &Site, targets: &[String]) -> Vec<Value> {
 
 #[test]
 fn a_page_in_a_browser_neither_takes_the_operator_token_nor_reads_an_answer() {
-    let (lost, fresh) = (Machine::new(), Machine::new());
+    let (lost, fresh) = (TestEnv::new(), TestEnv::new());
     // Where every refusal is logged.
     let detailed = ["--log-filter", "debug"];
     let recovering = lost.serve(&[RECOVERY, detailed].concat());
     let token = recovering.create();
     let bootstrapping = fresh.serve(&detailed);
     let doors = [(recovering.recovery(), REGENERATE), (bootstrapping.address, CREATE)];
-    let before = (lost.stored(), fresh.stored());
+    let before = (lost.stored_catalog(), fresh.stored_catalog());
 
     let targets: Vec<_> = doors
         .iter()
@@ -267,7 +267,7 @@ fn a_page_in_a_browser_neither_takes_the_operator_token_nor_reads_an_answer() {
     for attempt in &tried {
         assert!(matches!(attempt["read"].as_str(), None | Some("")), "{attempt}");
     }
-    assert_eq!((lost.stored(), fresh.stored()), before);
+    assert_eq!((lost.stored_catalog(), fresh.stored_catalog()), before);
     // They have come to where they were refused: with each of three names, by at least six ways.
     for (server, what) in
         [(&recovering, "token recovery refused"), (&bootstrapping, "creation of the operator token refused")]
@@ -291,12 +291,12 @@ fn a_page_whose_name_leads_to_this_machine_by_now_gets_nothing_but_refusals() {
         // From afar a server has any name.
         (CREATE, &["--admin-token-bootstrap", "any"], not_for_pages, NOT_AUTHENTICATED),
     ] {
-        let machine = Machine::new();
-        let server = machine.serve_with(flags).args(&["--log-filter", "debug"]).start();
+        let env = TestEnv::new();
+        let server = env.serve_with(flags).args(&["--log-filter", "debug"]).start();
         let recovering = path == REGENERATE;
         let token = recovering.then(|| server.create());
         let door = if recovering { server.recovery() } else { server.address };
-        let before = machine.stored();
+        let before = env.stored_catalog();
         // Of the same port, for that belongs to the origin of a page.
         let targets = [format!("http://{SITE}:{}{path}", door.port())];
         let site = Site::open(&format!("127.0.0.2:{}", door.port()), &targets, Some(door));
@@ -312,7 +312,7 @@ fn a_page_whose_name_leads_to_this_machine_by_now_gets_nothing_but_refusals() {
             let refused = [not_by_that_name, not_for_pages, NOT_AUTHENTICATED];
             assert!(read.is_empty() || refused.iter().any(|said| read.starts_with(said)), "{attempt}");
         }
-        assert_eq!(machine.stored(), before);
+        assert_eq!(env.stored_catalog(), before);
         eventually("the log tells of the page", || server.log().matches(" refused: ").count() >= 6);
         assert!(token.iter().all(|token| server.accepts(token)));
         post(path).send(door).token();

@@ -16,7 +16,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
-use crate::support::{Cli, Machine, NOT_AUTHENTICATED, PATIENCE, assert_token_form, get, sha512_hex};
+use crate::support::{Cli, NOT_AUTHENTICATED, TIMEOUT, TestEnv, assert_token_form, get, sha512_hex};
 
 /// A good answer to a request for a new token.
 const ISSUED: &str = r#"{"id":1,"name":"x","token":"apiv3_made-up","hash":"","created_at":"2026-01-01T00:00:00Z","expiry":null}"#;
@@ -33,20 +33,20 @@ fn created() -> String {
 }
 
 /// Something that answers one request, and tells what it was.
-struct StandIn {
+struct FakeServer {
     address: SocketAddr,
     listener: TcpListener,
 }
 
 /// A request as it came: its first line, its fields in lower case, and its body.
 #[derive(Debug)]
-struct Seen {
+struct ReceivedRequest {
     line: String,
     fields: Vec<String>,
     body: String,
 }
 
-impl StandIn {
+impl FakeServer {
     fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         Self { address: listener.local_addr().unwrap(), listener }
@@ -56,7 +56,7 @@ impl StandIn {
         format!("http://{}", self.address)
     }
 
-    fn answer(self, answer: String) -> thread::JoinHandle<Seen> {
+    fn answer(self, answer: String) -> thread::JoinHandle<ReceivedRequest> {
         thread::spawn(move || serve(accept(&self.listener), &answer))
     }
 
@@ -69,12 +69,12 @@ impl StandIn {
 
 fn accept(listener: &TcpListener) -> TcpStream {
     let (stream, _) = listener.accept().unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream
 }
 
 /// Reads a request, and answers it.
-fn serve(stream: impl Read + Write, answer: &str) -> Seen {
+fn serve(stream: impl Read + Write, answer: &str) -> ReceivedRequest {
     let mut stream = BufReader::new(stream);
     let mut head = Vec::new();
     loop {
@@ -92,11 +92,11 @@ fn serve(stream: impl Read + Write, answer: &str) -> Seen {
     stream.read_exact(&mut body).unwrap();
     stream.get_mut().write_all(answer.as_bytes()).unwrap();
     stream.get_mut().flush().unwrap();
-    Seen { line: line.clone(), fields, body: String::from_utf8(body).unwrap() }
+    ReceivedRequest { line: line.clone(), fields, body: String::from_utf8(body).unwrap() }
 }
 
-fn admin(machine: &Machine, args: &[&str]) -> Cli {
-    machine.influxdb3(["create", "token", "--admin"]).args(args)
+fn admin(env: &TestEnv, args: &[&str]) -> Cli {
+    env.influxdb3(["create", "token", "--admin"]).args(args)
 }
 
 fn mode(path: &Path) -> u32 {
@@ -108,8 +108,8 @@ fn files(directory: &Path) -> BTreeSet<String> {
     names.map(|name| name.into_string().unwrap()).collect()
 }
 
-fn pipe(machine: &Machine) -> PathBuf {
-    let path = machine.home().join("pipe");
+fn pipe(env: &TestEnv) -> PathBuf {
+    let path = env.home().join("pipe");
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
     path
 }
@@ -132,14 +132,14 @@ fn every_combination_of_options_sends_the_documented_request() {
         ("--name ci --output-file unused", named, r#"{"token_name":"ci","expiry_secs":null}"#, unused),
         (r#"--name é"\"#, named, r#"{"token_name":"é\"\\","expiry_secs":null}"#, ""),
     ] {
-        let machine = Machine::new();
-        let server = StandIn::new();
+        let env = TestEnv::new();
+        let server = FakeServer::new();
         let args: Vec<_> = args.split_whitespace().collect();
-        let cli = admin(&machine, &args).args(&["-H", &server.url()]).env("INFLUXDB3_AUTH_TOKEN", TOKEN);
+        let cli = admin(&env, &args).args(&["-H", &server.url()]).env("INFLUXDB3_AUTH_TOKEN", TOKEN);
         let server = server.answer(created());
-        let ran = cli.run();
-        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), said), "{args:?}");
-        assert!(ran.stdout.contains("Token: apiv3_made-up\n"), "{args:?}");
+        let output = cli.run();
+        assert_eq!((output.code, output.stderr.as_str()), (Some(0), said), "{args:?}");
+        assert!(output.stdout.contains("Token: apiv3_made-up\n"), "{args:?}");
         let seen = server.join().unwrap();
         assert_eq!((seen.line.as_str(), seen.body.as_str()), (line, body), "{args:?}");
         // Nobody needs a token to create the first one, so it is not sent where it is not asked for.
@@ -147,14 +147,14 @@ fn every_combination_of_options_sends_the_documented_request() {
         assert_eq!(seen.fields.contains(&authorization), line != operator, "{seen:?}");
         let json = seen.fields.contains(&"content-type: application/json".to_owned());
         assert_eq!(json, line == named, "{seen:?}");
-        assert!(files(machine.home()).is_empty(), "{args:?}");
+        assert!(files(env.home()).is_empty(), "{args:?}");
     }
 }
 
 #[test]
 fn options_that_contradict_each_other_do_nothing() {
-    let machine = Machine::new();
-    let server = StandIn::new();
+    let env = TestEnv::new();
+    let server = FakeServer::new();
     let expiries = "a duration is one like 30min, 12h, 10d, 1y";
     for (args, said) in [
         (
@@ -190,25 +190,25 @@ fn options_that_contradict_each_other_do_nothing() {
         ("--name", "a value is required for '--name <NAME>'"),
     ] {
         let args: Vec<_> = args.split_whitespace().collect();
-        let ran = admin(&machine, &args).args(&["--host", &server.url()]).run();
-        ran.assert_failed(2, &[said, "--help"]);
+        let output = admin(&env, &args).args(&["--host", &server.url()]).run();
+        output.assert_failed(2, &[said, "--help"]);
     }
     for args in ["delete token", "delete token --yes", "delete tokens", "show", "show token"] {
-        let ran = machine.influxdb3(args.split_whitespace()).env("INFLUXDB3_HOST_URL", server.url()).run();
-        ran.assert_failed(2, &["Usage: influxdb3"]);
+        let output = env.influxdb3(args.split_whitespace()).env("INFLUXDB3_HOST_URL", server.url()).run();
+        output.assert_failed(2, &["Usage: influxdb3"]);
     }
     assert!(server.is_unvisited());
-    assert!(files(machine.home()).is_empty());
+    assert!(files(env.home()).is_empty());
 }
 
 #[test]
 fn a_named_token_lives_from_its_creation_to_its_deletion() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let operator = server.create();
     let host = format!("http://{}", server.address);
     let run = |args: &[&str]| {
-        let cli = machine.influxdb3(args).env("INFLUXDB3_HOST_URL", &host);
+        let cli = env.influxdb3(args).env("INFLUXDB3_HOST_URL", &host);
         cli.env("INFLUXDB3_AUTH_TOKEN", &operator).run()
     };
     let created = run(&["create", "token", "--admin", "--name", "ci runner"]);
@@ -275,13 +275,13 @@ fn a_named_token_lives_from_its_creation_to_its_deletion() {
         (&["show", "tokens", "--format", "csv"], columns.join(",")),
         (&["show", "tokens", "--format", "jsonl"], r#"{"token_id":0,"#.to_owned()),
     ] {
-        let ran = run(args);
-        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{args:?}");
+        let output = run(args);
+        assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{args:?}");
         // Wherever the columns of the table are wide.
-        let spaces = ran.stdout.split(' ').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
-        assert!(spaces.contains(&header), "{}", ran.stdout);
-        assert!(ran.stdout.ends_with('\n') && !ran.stdout.ends_with("\n\n"), "{:?}", ran.stdout);
-        assert!(!ran.stdout.contains("apiv3_"), "{}", ran.stdout);
+        let spaces = output.stdout.split(' ').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
+        assert!(spaces.contains(&header), "{}", output.stdout);
+        assert!(output.stdout.ends_with('\n') && !output.stdout.ends_with("\n\n"), "{:?}", output.stdout);
+        assert!(!output.stdout.contains("apiv3_"), "{}", output.stdout);
     }
 
     let deleted = run(&["delete", "token", "--token-name", "ci runner", "--yes"]);
@@ -298,19 +298,19 @@ fn a_named_token_lives_from_its_creation_to_its_deletion() {
         ],
     );
     for command in [&["delete", "token", "--token-name", "other", "--yes"][..], &["show", "tokens"]] {
-        let ran = run(&[command, &["--token", "apiv3_wrong"]].concat());
-        ran.assert_failed(1, &["[401 Unauthorized]", "This is not a token of this server, or no longer."]);
+        let output = run(&[command, &["--token", "apiv3_wrong"]].concat());
+        output.assert_failed(1, &["[401 Unauthorized]", "This is not a token of this server, or no longer."]);
     }
 }
 
 #[test]
 fn only_yes_and_y_confirm_a_deletion() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
     let operator = server.create();
     let host = format!("http://{}", server.address);
     let run = |args: &[&str], input: &str| {
-        let cli = machine.influxdb3(args).input(input).args(&["--host", &host]);
+        let cli = env.influxdb3(args).input(input).args(&["--host", &host]);
         cli.env("INFLUXDB3_AUTH_TOKEN", &operator).run()
     };
     let question = "Are you sure you want to delete \"ci\"? Enter 'yes' or 'y' to confirm\n";
@@ -327,12 +327,12 @@ fn only_yes_and_y_confirm_a_deletion() {
         (" YeS \r\n", true),
     ] {
         let token = run(&["create", "token", "--admin", "--name", "ci"], "").token();
-        let ran = run(&["delete", "token", "--token-name", "ci"], answer);
-        assert!(ran.stderr.starts_with(question), "{answer:?}: {}", ran.stderr);
+        let output = run(&["delete", "token", "--token-name", "ci"], answer);
+        assert!(output.stderr.starts_with(question), "{answer:?}: {}", output.stderr);
         if confirms {
-            assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), question), "{answer:?}");
+            assert_eq!((output.code, output.stderr.as_str()), (Some(0), question), "{answer:?}");
         } else {
-            ran.assert_failed(1, &["Delete command failed: Cannot proceed without confirmation\n"]);
+            output.assert_failed(1, &["Delete command failed: Cannot proceed without confirmation\n"]);
             assert!(server.accepts(&token), "{answer:?}");
             assert_eq!(run(&["delete", "token", "--token-name", "ci", "--yes"], "").code, Some(0));
         }
@@ -342,16 +342,16 @@ fn only_yes_and_y_confirm_a_deletion() {
 
 #[test]
 fn the_operator_token_is_not_deleted_and_nobody_is_asked() {
-    let machine = Machine::new();
-    let server = StandIn::new();
+    let env = TestEnv::new();
+    let server = FakeServer::new();
     for yes in [&[][..], &["--yes"]] {
-        let ran = machine
+        let output = env
             .influxdb3(["delete", "token", "--token-name", "_admin", "--host", &server.url()])
             .args(yes)
             .run();
-        ran.assert_failed(1, &[]);
+        output.assert_failed(1, &[]);
         assert_eq!(
-            ran.stderr,
+            output.stderr,
             "Delete command failed: The operator token \"_admin\" is required and cannot be deleted. To regenerate an \
              operator token, use: influxdb3 create token --admin --regenerate --token [TOKEN]\n"
         );
@@ -361,7 +361,7 @@ fn the_operator_token_is_not_deleted_and_nobody_is_asked() {
 
 #[test]
 fn a_deletion_names_its_token_in_the_query() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     for (name, query) in [
         ("ci", "ci"),
         ("two words", "two+words"),
@@ -369,27 +369,27 @@ fn a_deletion_names_its_token_in_the_query() {
         ("é/%", "%C3%A9%2F%25"),
         ("", ""),
     ] {
-        let server = StandIn::new();
+        let server = FakeServer::new();
         // What stands behind the address is not part of it (COMPAT section 4).
         let host = format!("{}/prefix?token_name=other#x", server.url());
         let server = server.answer(http("200 OK", ""));
-        let ran = machine
+        let output = env
             .influxdb3(["delete", "token", "--yes", "--token", TOKEN, "--host", &host, "--token-name", name])
             .run();
-        assert_eq!(ran.stdout, format!("Token \"{name}\" deleted successfully\n"), "{ran:?}");
+        assert_eq!(output.stdout, format!("Token \"{name}\" deleted successfully\n"), "{output:?}");
         let seen = server.join().unwrap();
         assert_eq!(seen.line, format!("DELETE /api/v3/configure/token?token_name={query} HTTP/1.1"));
         assert!(seen.fields.contains(&format!("authorization: bearer {TOKEN}")), "{seen:?}");
         assert_eq!(seen.body, "");
     }
     // A token in the place of the name is not repeated in the question; that is checked for every command.
-    let ran = machine.influxdb3(["delete", "token", "--token-name", TOKEN]).run();
-    ran.assert_failed(1, &["delete \"[token]\"?"]);
+    let output = env.influxdb3(["delete", "token", "--token-name", TOKEN]).run();
+    output.assert_failed(1, &["delete \"[token]\"?"]);
 }
 
 #[test]
 fn the_list_is_asked_for_with_the_documented_query() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     for (args, format) in [
         (&[][..], "pretty"),
         (&["--format", "pretty"], "pretty"),
@@ -405,13 +405,13 @@ fn the_list_is_asked_for_with_the_documented_query() {
             ("", "\n"),
             ("é\u{1b}[2J\u{7}\r\u{9b}x\0\n", "é[2Jx\n"),
         ] {
-            let server = StandIn::new();
-            let cli = machine.influxdb3(["show", "tokens", "--host", &server.url()]);
+            let server = FakeServer::new();
+            let cli = env.influxdb3(["show", "tokens", "--host", &server.url()]);
             let cli = cli.env("INFLUXDB3_AUTH_TOKEN", TOKEN);
             let server = server.answer(http("200 OK", answer));
-            let ran = cli.args(args).run();
+            let output = cli.args(args).run();
             assert_eq!(
-                (ran.code, ran.stdout.as_str(), ran.stderr.as_str()),
+                (output.code, output.stdout.as_str(), output.stderr.as_str()),
                 (Some(0), shown, ""),
                 "{answer:?}"
             );
@@ -425,15 +425,15 @@ fn the_list_is_asked_for_with_the_documented_query() {
             );
         }
     }
-    let server = StandIn::new();
-    let ran = machine.influxdb3(["show", "tokens", "--format", "parquet", "--host", &server.url()]).run();
-    ran.assert_failed(1, &["Show command failed: parquet is binary and cannot be printed", "json"]);
+    let server = FakeServer::new();
+    let output = env.influxdb3(["show", "tokens", "--format", "parquet", "--host", &server.url()]).run();
+    output.assert_failed(1, &["Show command failed: parquet is binary and cannot be printed", "json"]);
     assert!(server.is_unvisited());
 }
 
 #[test]
 fn an_answer_that_no_token_server_gives_is_no_success() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     for (command, answer, said) in [
         ("delete token --token-name x --yes", http("200 OK", "<html>"), "answers, but not as a token server"),
         ("delete token --token-name x --yes", http("204 No Content", ""), "instead of 200 OK"),
@@ -459,14 +459,14 @@ fn an_answer_that_no_token_server_gives_is_no_success() {
         // As a server answers that expects TLS.
         ("show tokens", "\u{15}\u{3}\u{3}\0\u{2}\u{2}\u{16}".to_owned(), "its URL begins with https://"),
     ] {
-        let server = StandIn::new();
-        let cli = machine.influxdb3(command.split_whitespace()).args(&["--host", &server.url()]);
+        let server = FakeServer::new();
+        let cli = env.influxdb3(command.split_whitespace()).args(&["--host", &server.url()]);
         let server = server.answer(answer.clone());
         cli.run().assert_failed(1, &["command failed: ", said]);
         server.join().unwrap();
     }
-    let server = StandIn::new();
-    let cli = machine.influxdb3(["show", "tokens", "--host", &server.url()]);
+    let server = FakeServer::new();
+    let cli = env.influxdb3(["show", "tokens", "--host", &server.url()]);
     let binary = thread::spawn(move || {
         let mut stream = accept(&server.listener);
         serve(&stream, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n");
@@ -478,7 +478,7 @@ fn an_answer_that_no_token_server_gives_is_no_success() {
 
 #[test]
 fn a_token_made_offline_is_written_as_documented() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let now = || u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap();
     let ignored = "warning: the operator token never expires, so --expiry is ignored; it is for a token with a --name\n";
     let year_9999 = 253_370_764_800_000;
@@ -494,28 +494,28 @@ fn a_token_made_offline_is_written_as_documented() {
     ] {
         for format in ["text", "json"] {
             let before = now();
-            let ran = admin(&machine, args)
+            let output = admin(&env, args)
                 .args(&["--offline", "--output-file", "token.json", "--hash-file", "hash.json", "--yes"])
                 // It is not asked for anything.
                 .args(&["--host", "http://127.0.0.1:1", "--format", format])
                 .run();
             let after = now();
             let saved = "Token saved to: token.json\nHash saved to: hash.json\n";
-            let file = fs::read_to_string(machine.home().join("token.json")).unwrap();
+            let file = fs::read_to_string(env.home().join("token.json")).unwrap();
             let content: Value = serde_json::from_str(&file).unwrap();
             let token = content["token"].as_str().unwrap();
             assert_token_form(token);
-            assert_eq!(ran.code, Some(0), "{ran:?}");
+            assert_eq!(output.code, Some(0), "{output:?}");
             if format == "json" {
-                let shown: Value = serde_json::from_str(&ran.stdout).unwrap();
+                let shown: Value = serde_json::from_str(&output.stdout).unwrap();
                 assert_eq!(shown["token"], token);
-                assert_eq!(ran.stderr, format!("{said}{saved}"));
+                assert_eq!(output.stderr, format!("{said}{saved}"));
             } else {
-                assert_eq!(ran.stderr, said);
+                assert_eq!(output.stderr, said);
                 let header = format!("HTTP Requests Header: Authorization: Bearer {token}\n");
                 let block =
                     format!("\nNew token created successfully!\n\nToken: {token}\n{header}\nIMPORTANT: ");
-                assert!(ran.stdout.starts_with(&format!("{saved}{block}")), "{}", ran.stdout);
+                assert!(output.stdout.starts_with(&format!("{saved}{block}")), "{}", output.stdout);
             }
 
             let expiry = content.get("expiry_millis").map(|expiry| expiry.as_u64().unwrap());
@@ -532,25 +532,25 @@ fn a_token_made_offline_is_written_as_documented() {
             assert_eq!(file, format!("{{\n  \"token\": \"{token}\",\n  \"name\": {name}{line}\n}}\n"));
             let hash = sha512_hex(token);
             assert_eq!(
-                fs::read_to_string(machine.home().join("hash.json")).unwrap(),
+                fs::read_to_string(env.home().join("hash.json")).unwrap(),
                 format!("{{\n  \"token_sha512\": \"{hash}\",\n  \"name\": {name}{line}\n}}\n")
             );
-            assert_eq!(mode(&machine.home().join("token.json")), 0o600);
-            assert_eq!(mode(&machine.home().join("hash.json")), 0o644);
-            assert_eq!(files(machine.home()), ["hash.json", "token.json"].map(str::to_owned).into());
+            assert_eq!(mode(&env.home().join("token.json")), 0o600);
+            assert_eq!(mode(&env.home().join("hash.json")), 0o644);
+            assert_eq!(files(env.home()), ["hash.json", "token.json"].map(str::to_owned).into());
         }
     }
     for name in ["", " x", "x\n", "\u{202e}x", "_Admin", &"x".repeat(129)] {
-        let ran = admin(&machine, &["--offline", "--output-file", "refused", "--name", name]).run();
-        ran.assert_failed(1, &["Create command failed: a token name must not "]);
-        assert!(!machine.home().join("refused").exists());
+        let output = admin(&env, &["--offline", "--output-file", "refused", "--name", name]).run();
+        output.assert_failed(1, &["Create command failed: a token name must not "]);
+        assert!(!env.home().join("refused").exists());
     }
 }
 
 #[test]
 fn a_token_file_is_not_replaced_by_accident() {
-    let machine = Machine::new();
-    let (token, hash) = (machine.file("token.json", b"precious"), machine.file("hash.json", b"precious"));
+    let env = TestEnv::new();
+    let (token, hash) = (env.file("token.json", b"precious"), env.file("hash.json", b"precious"));
     let question = |file: &str| {
         format!("{file} exists already, and a server may be using it. Enter 'yes' to replace it\n")
     };
@@ -561,46 +561,47 @@ fn a_token_file_is_not_replaced_by_accident() {
         ("yes\n", &["--hash-file", "hash.json"]),
         ("yes\nno\n", &["--hash-file", "hash.json"]),
     ] {
-        let ran =
-            admin(&machine, &["--offline", "--output-file", "token.json"]).args(args).input(answer).run();
-        ran.assert_failed(1, &[&question("token.json"), "Create command failed: Cannot replace ", "--yes"]);
+        let output =
+            admin(&env, &["--offline", "--output-file", "token.json"]).args(args).input(answer).run();
+        output
+            .assert_failed(1, &[&question("token.json"), "Create command failed: Cannot replace ", "--yes"]);
         assert!(
             fs::read(&token).unwrap() == b"precious" && fs::read(&hash).unwrap() == b"precious",
             "{answer:?}"
         );
     }
-    let ran = admin(&machine, &["--offline", "--output-file", "token.json"]).input("yes\n").run();
-    assert_eq!(ran.stderr, question("token.json"));
+    let output = admin(&env, &["--offline", "--output-file", "token.json"]).input("yes\n").run();
+    assert_eq!(output.stderr, question("token.json"));
     let first = fs::read_to_string(&token).unwrap();
-    assert!(first.contains(&ran.token()));
+    assert!(first.contains(&output.token()));
     fs::set_permissions(&token, fs::Permissions::from_mode(0o666)).unwrap();
-    let ran = admin(&machine, &["--offline", "--output-file", "token.json", "-y"]).run();
-    assert_eq!(ran.stderr, "");
-    assert!(fs::read_to_string(&token).unwrap().contains(&ran.token()));
+    let output = admin(&env, &["--offline", "--output-file", "token.json", "-y"]).run();
+    assert_eq!(output.stderr, "");
+    assert!(fs::read_to_string(&token).unwrap().contains(&output.token()));
     assert_eq!(mode(&token), 0o600);
 
     // A link stays, and what it leads to is replaced.
-    let link = machine.home().join("link.json");
+    let link = env.home().join("link.json");
     symlink("hash.json", &link).unwrap();
-    admin(&machine, &["--offline", "--output-file", "link.json"])
+    admin(&env, &["--offline", "--output-file", "link.json"])
         .run()
         .assert_failed(1, &[&question("hash.json")]);
-    let made = admin(&machine, &["--offline", "--output-file", "link.json", "--yes"]).run().token();
+    let made = admin(&env, &["--offline", "--output-file", "link.json", "--yes"]).run().token();
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     assert!(fs::read_to_string(&hash).unwrap().contains(&made));
-    admin(&machine, &["--offline", "--yes", "--output-file", "hash.json", "--hash-file", "link.json"])
+    admin(&env, &["--offline", "--yes", "--output-file", "hash.json", "--hash-file", "link.json"])
         .run()
         .assert_failed(2, &["are one file"]);
 }
 
 #[test]
 fn what_cannot_be_written_is_left_as_it_was() {
-    let machine = Machine::new();
-    let directory = machine.home().join("directory");
+    let env = TestEnv::new();
+    let directory = env.home().join("directory");
     fs::create_dir(&directory).unwrap();
     // As a device would be, but not one that the machine needs.
-    let pipe = pipe(&machine);
-    machine.file("hash.json", b"precious");
+    let pipe = pipe(&env);
+    env.file("hash.json", b"precious");
     for (file, said) in [
         ("directory", "it is there already and not a regular file"),
         ("pipe", "it is there already and not a regular file"),
@@ -614,27 +615,30 @@ fn what_cannot_be_written_is_left_as_it_was() {
         ("", ""),
         ("..", ""),
     ] {
-        let ran = admin(&machine, &["--offline", "--yes", &format!("--output-file={file}")]).run();
-        assert!(matches!(ran.code, Some(1 | 2)), "{ran:?}");
-        assert!(ran.stdout.is_empty() && ran.stderr.contains(file) && ran.stderr.contains(said), "{ran:?}");
+        let output = admin(&env, &["--offline", "--yes", &format!("--output-file={file}")]).run();
+        assert!(matches!(output.code, Some(1 | 2)), "{output:?}");
+        assert!(
+            output.stdout.is_empty() && output.stderr.contains(file) && output.stderr.contains(said),
+            "{output:?}"
+        );
     }
-    assert_eq!(fs::read(machine.home().join("hash.json")).unwrap(), b"precious");
-    assert_eq!(files(machine.home()), ["directory", "hash.json", "pipe"].map(str::to_owned).into());
+    assert_eq!(fs::read(env.home().join("hash.json")).unwrap(), b"precious");
+    assert_eq!(files(env.home()), ["directory", "hash.json", "pipe"].map(str::to_owned).into());
     assert!(files(&directory).is_empty());
     assert!(fs::metadata(pipe).unwrap().file_type().is_fifo());
 
     // The hash comes second: what has been saved is said.
-    admin(&machine, &["--offline", "--output-file", "token.json", "--hash-file", "nowhere/hash.json"])
+    admin(&env, &["--offline", "--output-file", "token.json", "--hash-file", "nowhere/hash.json"])
         .run()
         .assert_failed(1, &["Token saved to: token.json, but not its hash: cannot write nowhere/hash.json"]);
 }
 
 #[test]
 fn the_file_dotenv_adds_to_the_environment() {
-    let machine = Machine::new();
-    let below = machine.home().join("one/two");
+    let env = TestEnv::new();
+    let below = env.home().join("one/two");
     fs::create_dir_all(&below).unwrap();
-    let url = |token: &str, server: &StandIn| {
+    let url = |token: &str, server: &FakeServer| {
         format!(
             "\u{feff}# comment\n\nexport INFLUXDB3_AUTH_TOKEN='{token}'\nINFLUXDB3_HOST_URL={}\n",
             server.url()
@@ -650,9 +654,9 @@ fn the_file_dotenv_adds_to_the_environment() {
         (".env", None, Some("apiv3_typed"), Some("apiv3_typed")),
         (".env", Some(""), None, None),
     ] {
-        let server = StandIn::new();
-        let path = machine.file(file, url("apiv3_file", &server).as_bytes());
-        let mut cli = machine.influxdb3(["show", "tokens"]).current_dir(&below);
+        let server = FakeServer::new();
+        let path = env.file(file, url("apiv3_file", &server).as_bytes());
+        let mut cli = env.influxdb3(["show", "tokens"]).current_dir(&below);
         if let Some(token) = environment {
             cli = cli.env("INFLUXDB3_AUTH_TOKEN", token);
         }
@@ -660,28 +664,32 @@ fn the_file_dotenv_adds_to_the_environment() {
             cli = cli.args(&["--token", token]);
         }
         let server = server.answer(http("200 OK", "[]"));
-        let ran = cli.run();
-        assert_eq!((ran.code, ran.stderr.contains("an argument")), (Some(0), typed.is_some()), "{file}");
+        let output = cli.run();
+        assert_eq!(
+            (output.code, output.stderr.contains("an argument")),
+            (Some(0), typed.is_some()),
+            "{file}"
+        );
         let fields = server.join().unwrap().fields;
         let authorization = fields.iter().find_map(|field| field.strip_prefix("authorization: bearer "));
         assert_eq!(authorization, sent, "{file}");
         fs::remove_file(path).unwrap();
     }
     // The nearest counts, alone.
-    let (near, far) = (StandIn::new(), StandIn::new());
-    machine.file(".env", url("apiv3_far", &far).as_bytes());
-    machine.file("one/.env", format!("INFLUXDB3_HOST_URL={}", near.url()).as_bytes());
+    let (near, far) = (FakeServer::new(), FakeServer::new());
+    env.file(".env", url("apiv3_far", &far).as_bytes());
+    env.file("one/.env", format!("INFLUXDB3_HOST_URL={}", near.url()).as_bytes());
     // What is no file is no .env.
     fs::create_dir(below.join(".env")).unwrap();
     let near = near.answer(http("200 OK", "[]"));
-    assert_eq!(machine.influxdb3(["show", "tokens"]).current_dir(&below).run().code, Some(0));
+    assert_eq!(env.influxdb3(["show", "tokens"]).current_dir(&below).run().code, Some(0));
     assert!(!near.join().unwrap().fields.iter().any(|field| field.starts_with("authorization")));
 }
 
 #[test]
 fn a_dotenv_that_cannot_be_used_stops_everything_and_is_not_repeated() {
-    let machine = Machine::new();
-    let path = machine.home().join(".env");
+    let env = TestEnv::new();
+    let path = env.home().join(".env");
     for content in [
         &b"secret word"[..],
         b"NAME='secret",
@@ -694,26 +702,26 @@ fn a_dotenv_that_cannot_be_used_stops_everything_and_is_not_repeated() {
         for args in
             ["show tokens", "create token --admin", "serve", "delete token --token-name x -y", "nonsense"]
         {
-            let ran = machine.influxdb3(args.split_whitespace()).run();
-            ran.assert_failed(1, &[&format!("FATAL Error loading config from: {}", path.display())]);
-            assert!(ran.stderr.ends_with("\nAborting\n"), "{ran:?}");
-            assert!(!ran.stderr.contains("secret"), "{ran:?}");
+            let output = env.influxdb3(args.split_whitespace()).run();
+            output.assert_failed(1, &[&format!("FATAL Error loading config from: {}", path.display())]);
+            assert!(output.stderr.ends_with("\nAborting\n"), "{output:?}");
+            assert!(!output.stderr.contains("secret"), "{output:?}");
         }
         for args in ["--help", "--version", "help", "show tokens --help", "create token --admin -h"] {
-            let ran = machine.influxdb3(args.split_whitespace()).run();
-            assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{args}");
-            assert!(ran.stdout.contains("influxdb3"), "{args}");
+            let output = env.influxdb3(args.split_whitespace()).run();
+            assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{args}");
+            assert!(output.stdout.contains("influxdb3"), "{args}");
         }
     }
     fs::remove_file(&path).unwrap();
     symlink(&path, &path).unwrap();
-    let ran = machine.influxdb3(["show", "tokens"]).run();
-    ran.assert_failed(1, &["FATAL Error loading config from: ", "symbolic links", "\nAborting\n"]);
+    let output = env.influxdb3(["show", "tokens"]).run();
+    output.assert_failed(1, &["FATAL Error loading config from: ", "symbolic links", "\nAborting\n"]);
 }
 
 #[test]
 fn the_help_of_every_command_has_examples_and_no_secret() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     for (args, said) in [
         ("--help", "influxdb3 show tokens"),
         ("help", "influxdb3 show tokens"),
@@ -729,17 +737,21 @@ fn the_help_of_every_command_has_examples_and_no_secret() {
         ("audit verify --help", "influxdb3 audit verify audit.jsonl --expect-head"),
         ("serve --help", "influxdb3 create token --admin --regenerate"),
     ] {
-        let cli = machine.influxdb3(args.split_whitespace()).env("INFLUXDB3_AUTH_TOKEN", TOKEN);
-        let ran = cli.run();
-        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{args}");
-        assert!(ran.stdout.contains("Examples:\n") && ran.stdout.contains(said), "{args}: {}", ran.stdout);
-        assert!(!ran.stdout.contains(TOKEN), "{args}");
+        let cli = env.influxdb3(args.split_whitespace()).env("INFLUXDB3_AUTH_TOKEN", TOKEN);
+        let output = cli.run();
+        assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{args}");
+        assert!(
+            output.stdout.contains("Examples:\n") && output.stdout.contains(said),
+            "{args}: {}",
+            output.stdout
+        );
+        assert!(!output.stdout.contains(TOKEN), "{args}");
     }
 }
 
 #[test]
 fn a_token_in_the_clear_is_warned_of() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let warning = "warning: the token crosses the network in the clear";
     for (args, token, warned) in [
         // The answer holds one.
@@ -753,9 +765,9 @@ fn a_token_in_the_clear_is_warned_of() {
     ] {
         // A name that nobody has, behind a proxy that answers for everybody.
         for (host, far) in [("http://token-server.invalid", true), ("", false)] {
-            let server = StandIn::new();
+            let server = FakeServer::new();
             let host = if far { host.to_owned() } else { server.url() };
-            let mut cli = machine.influxdb3(args.split_whitespace()).args(&["--host", &host]);
+            let mut cli = env.influxdb3(args.split_whitespace()).args(&["--host", &host]);
             cli = cli.env("http_proxy", server.url());
             if let Some(token) = token {
                 cli = cli.env("INFLUXDB3_AUTH_TOKEN", token);
@@ -766,9 +778,9 @@ fn a_token_in_the_clear_is_warned_of() {
                 http("200 OK", if args.starts_with("show") { "[]" } else { "" })
             };
             let server = server.answer(answer);
-            let ran = cli.run();
-            assert_eq!(ran.code, Some(0), "{ran:?}");
-            assert_eq!(ran.stderr.contains(warning), far && warned, "{ran:?}");
+            let output = cli.run();
+            assert_eq!(output.code, Some(0), "{output:?}");
+            assert_eq!(output.stderr.contains(warning), far && warned, "{output:?}");
             let to_proxy = server.join().unwrap().line.contains("token-server.invalid");
             assert_eq!(to_proxy, far, "{args}");
         }
@@ -801,12 +813,12 @@ impl Authority {
                 PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
             )
             .unwrap();
-        TlsStandIn { stand_in: StandIn::new(), config: Arc::new(config) }
+        TlsStandIn { stand_in: FakeServer::new(), config: Arc::new(config) }
     }
 }
 
 struct TlsStandIn {
-    stand_in: StandIn,
+    stand_in: FakeServer,
     config: Arc<ServerConfig>,
 }
 
@@ -816,7 +828,7 @@ impl TlsStandIn {
     }
 
     /// Answers one request, if one comes.
-    fn answer(self, answer: String) -> thread::JoinHandle<Option<Seen>> {
+    fn answer(self, answer: String) -> thread::JoinHandle<Option<ReceivedRequest>> {
         thread::spawn(move || {
             let mut stream = accept(&self.stand_in.listener);
             let mut connection = ServerConnection::new(self.config).unwrap();
@@ -845,12 +857,12 @@ const TLS_1_3: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13]
 
 #[test]
 fn a_server_with_a_certificate_of_its_own_is_reached_with_tls_ca() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let (ours, other) = (Authority::new("ours"), Authority::new("other"));
-    machine.file("ca.pem", ours.0.pem().as_bytes());
-    machine.file("ca.der", ours.0.der());
-    machine.file("several", format!("Several:\n{}\nand\n{}", other.0.pem(), ours.0.pem()).as_bytes());
-    machine.file("other.pem", other.0.pem().as_bytes());
+    env.file("ca.pem", ours.0.pem().as_bytes());
+    env.file("ca.der", ours.0.der());
+    env.file("several", format!("Several:\n{}\nand\n{}", other.0.pem(), ours.0.pem()).as_bytes());
+    env.file("other.pem", other.0.pem().as_bytes());
     for (args, environment, system) in [
         (&["--tls-ca", "ca.pem"][..], None, None),
         (&["--tls-ca", "ca.der"], None, None),
@@ -864,7 +876,7 @@ fn a_server_with_a_certificate_of_its_own_is_reached_with_tls_ca() {
         (&["--tls-ca", "ca.pem"], None, Some("nowhere")),
     ] {
         let server = ours.server("127.0.0.1", TLS_1_3);
-        let mut cli = admin(&machine, &["--name", "ci", "--host", &server.url()])
+        let mut cli = admin(&env, &["--name", "ci", "--host", &server.url()])
             .env("INFLUXDB3_AUTH_TOKEN", TOKEN)
             .args(args);
         cli = cli.env("SSL_CERT_FILE", system.unwrap_or("nowhere"));
@@ -872,8 +884,8 @@ fn a_server_with_a_certificate_of_its_own_is_reached_with_tls_ca() {
             cli = cli.env("INFLUXDB3_TLS_CA", path);
         }
         let server = server.answer(created());
-        let ran = cli.run();
-        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{args:?} {system:?}");
+        let output = cli.run();
+        assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{args:?} {system:?}");
         let seen = server.join().unwrap().unwrap();
         assert_eq!(seen.line, "POST /api/v3/configure/token/named_admin HTTP/1.1");
         assert!(seen.fields.contains(&format!("authorization: bearer {TOKEN}")), "{seen:?}");
@@ -882,10 +894,10 @@ fn a_server_with_a_certificate_of_its_own_is_reached_with_tls_ca() {
 
 #[test]
 fn a_server_that_is_not_trusted_is_told_nothing() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let (ours, other) = (Authority::new("ours"), Authority::new("other"));
-    machine.file("ca.pem", ours.0.pem().as_bytes());
-    machine.file("other.pem", other.0.pem().as_bytes());
+    env.file("ca.pem", ours.0.pem().as_bytes());
+    env.file("other.pem", other.0.pem().as_bytes());
     let untrusted = ["is not trusted: invalid peer certificate", "--tls-ca FILE", "INFLUXDB3_TLS_CA"];
     for (name, args, said) in [
         ("127.0.0.1", &[][..], &untrusted[..]),
@@ -897,29 +909,29 @@ fn a_server_that_is_not_trusted_is_told_nothing() {
         ),
     ] {
         let server = ours.server(name, TLS_1_3);
-        let cli = machine.influxdb3(["show", "tokens", "--token", TOKEN, "--host", &server.url()]);
+        let cli = env.influxdb3(["show", "tokens", "--token", TOKEN, "--host", &server.url()]);
         let server = server.answer(http("200 OK", "[]"));
-        let ran = cli.env("SSL_CERT_FILE", "nowhere").args(args).run();
-        ran.assert_failed(1, &["Show command failed: the server at https://127.0.0.1:"]);
-        ran.assert_failed(1, said);
+        let output = cli.env("SSL_CERT_FILE", "nowhere").args(args).run();
+        output.assert_failed(1, &["Show command failed: the server at https://127.0.0.1:"]);
+        output.assert_failed(1, said);
         assert!(server.join().unwrap().is_none(), "{name} {args:?}");
     }
     // Unless somebody wants it so, and then it is said every time.
     for environment in [None, Some("true")] {
         for _ in 0..2 {
             let server = other.server("example.com", TLS_1_3);
-            let mut cli = machine.influxdb3(["show", "tokens", "--host", &server.url()]);
+            let mut cli = env.influxdb3(["show", "tokens", "--host", &server.url()]);
             cli = cli.env("INFLUXDB3_AUTH_TOKEN", TOKEN);
             cli = match environment {
                 None => cli.args(&["--tls-no-verify"]),
                 Some(value) => cli.env("INFLUXDB3_TLS_NO_VERIFY", value),
             };
             let server = server.answer(http("200 OK", "[]"));
-            let ran = cli.run();
-            assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "[]\n"), "{ran:?}");
+            let output = cli.run();
+            assert_eq!((output.code, output.stdout.as_str()), (Some(0), "[]\n"), "{output:?}");
             assert!(
-                ran.stderr.starts_with("warning: --tls-no-verify: the server is not verified"),
-                "{ran:?}"
+                output.stderr.starts_with("warning: --tls-no-verify: the server is not verified"),
+                "{output:?}"
             );
             assert!(server.join().unwrap().is_some());
         }
@@ -928,11 +940,11 @@ fn a_server_that_is_not_trusted_is_told_nothing() {
 
 #[test]
 fn what_speaks_another_protocol_is_told_from_what_is_not_trusted() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let ours = Authority::new("ours");
-    machine.file("ca.pem", ours.0.pem().as_bytes());
+    env.file("ca.pem", ours.0.pem().as_bytes());
     let show = |host: &str| {
-        machine.influxdb3(["show", "tokens", "--tls-ca", "ca.pem", "--token", TOKEN, "--host", host])
+        env.influxdb3(["show", "tokens", "--tls-ca", "ca.pem", "--token", TOKEN, "--host", host])
     };
     // Nothing older than TLS 1.3 (COMPAT section 4).
     let server = ours.server("127.0.0.1", &[&rustls::version::TLS12]);
@@ -942,10 +954,10 @@ fn what_speaks_another_protocol_is_told_from_what_is_not_trusted() {
     assert!(server.join().unwrap().is_none());
 
     // HTTP where TLS is expected: a server, and one that hangs up.
-    let server = machine.serve(&["--store", "memory:"]);
+    let server = env.serve(&["--store", "memory:"]);
     let hint = "If the server speaks plain HTTP, its URL begins with http://.";
     show(&format!("https://{}", server.address)).run().assert_failed(1, &["cannot reach https://", hint]);
-    let silent = StandIn::new();
+    let silent = FakeServer::new();
     let cli = show(&format!("https://{}", silent.address));
     let silent = thread::spawn(move || drop(accept(&silent.listener)));
     cli.run().assert_failed(1, &["cannot reach https://", hint]);
@@ -965,14 +977,14 @@ fn what_speaks_another_protocol_is_told_from_what_is_not_trusted() {
 
 #[test]
 fn certificates_that_cannot_be_used_are_named() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let ours = Authority::new("ours");
-    machine.file("pem.der", ours.0.pem().as_bytes());
-    machine.file("der.pem", ours.0.der());
-    machine.file("empty", b"");
-    machine.file("key.pem", KeyPair::generate().unwrap().serialize_pem().as_bytes());
-    machine.file("garbage.pem", b"-----BEGIN CERTIFICATE-----\n*\n-----END CERTIFICATE-----\n");
-    machine.file("broken.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    env.file("pem.der", ours.0.pem().as_bytes());
+    env.file("der.pem", ours.0.der());
+    env.file("empty", b"");
+    env.file("key.pem", KeyPair::generate().unwrap().serialize_pem().as_bytes());
+    env.file("garbage.pem", b"-----BEGIN CERTIFICATE-----\n*\n-----END CERTIFICATE-----\n");
+    env.file("broken.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
     for (file, said) in [
         ("nowhere", "cannot read nowhere: No such file or directory"),
         (".", "cannot read .: Is a directory"),
@@ -985,19 +997,19 @@ fn certificates_that_cannot_be_used_are_named() {
     ] {
         // As well where they are not needed: who gives them expects something of it.
         for host in ["https://127.0.0.1:1", "http://127.0.0.1:1"] {
-            let ran = machine.influxdb3(["show", "tokens", "--host", host, "--tls-ca", file]).run();
-            ran.assert_failed(1, &["Show command failed: --tls-ca: ", said]);
+            let output = env.influxdb3(["show", "tokens", "--host", host, "--tls-ca", file]).run();
+            output.assert_failed(1, &["Show command failed: --tls-ca: ", said]);
         }
     }
 }
 
 #[test]
 fn the_certificates_of_the_system_are_read_for_tls_only() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     // Whoever opens it waits for somebody who writes.
-    let pipe = pipe(&machine);
-    let server = StandIn::new();
-    let cli = machine.influxdb3(["show", "tokens", "--host", &server.url()]).env("SSL_CERT_FILE", &pipe);
+    let pipe = pipe(&env);
+    let server = FakeServer::new();
+    let cli = env.influxdb3(["show", "tokens", "--host", &server.url()]).env("SSL_CERT_FILE", &pipe);
     let server = server.answer(http("200 OK", "[]"));
     assert_eq!(cli.run().code, Some(0));
     server.join().unwrap();

@@ -17,8 +17,8 @@ use optoken::store::SqliteStore;
 use crate::http2;
 use crate::openapi::{Document, OPENAPI};
 use crate::support::{
-    CREATE, Connection, Machine, NAMED_ADMIN as NAMED, NOT_AUTHENTICATED, RECOVERY, REGENERATE, Request,
-    Response, Server, TOKENS, eventually, get, post, request, sha512_hex,
+    CREATE, Connection, NAMED_ADMIN as NAMED, NOT_AUTHENTICATED, RECOVERY, REGENERATE, Request, Response,
+    Server, TOKENS, TestEnv, eventually, get, post, request, sha512_hex,
 };
 
 const SQL: &str = "/api/v3/query_sql";
@@ -108,8 +108,8 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn the_error_matrix_2_8() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--max-http-request-size", "1000"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--max-http-request-size", "1000"]);
     let old = server.create();
     let token = server.regenerate(&old);
     let server = Described::new(server, &token);
@@ -190,15 +190,15 @@ fn the_error_matrix_2_8() {
 
 #[test]
 fn a_server_without_operator_2_5_2_6_2_8() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let preset =
         "apiv3_Jkalv-IPKqJR2P7QT0n28gFpf1iEwK-eZ7q6hXqyzrJu0kEPB-VE88eGXTTz9GKhwKm38-6qkykKPdhNeduS9g";
     // Taken in by a process of its own, before the server starts.
-    std::fs::DirBuilder::new().create(machine.data_dir()).unwrap();
-    let authority = Authority::builder(SqliteStore::open(machine.store()).unwrap()).build().unwrap();
+    std::fs::DirBuilder::new().create(env.data_dir()).unwrap();
+    let authority = Authority::builder(SqliteStore::open(env.store()).unwrap()).build().unwrap();
     authority.preset_token("preset", &Secret::from(preset.to_owned()), None, "test").unwrap();
     drop(authority);
-    let server = Described::new(machine.serve(&RECOVERY), preset);
+    let server = Described::new(env.serve(&RECOVERY), preset);
     let recovery = server.server.recovery();
     server.walk([
         // DESIGN: 404 instead of 500.
@@ -234,12 +234,12 @@ fn a_server_without_operator_2_5_2_6_2_8() {
 
 #[test]
 fn a_store_that_fails_2_8() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let token = server.create();
     let server = Described::new(server, &token);
     // Nothing can be changed while another program holds the store.
-    let store = rusqlite::Connection::open(machine.store()).unwrap();
+    let store = rusqlite::Connection::open(env.store()).unwrap();
     store.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let said = "tokens are not available at the moment, nothing was changed, try again";
     // DESIGN: another text, which is not for debugging, and another status, by which clients know what to do.
@@ -253,8 +253,8 @@ fn a_store_that_fails_2_8() {
 
 #[test]
 fn the_order_of_evaluation_2_2() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--max-http-request-size", "1000"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--max-http-request-size", "1000"]);
     let token = server.create();
     let server = Described::new(server, &token);
     let large = vec![b' '; 1001];
@@ -325,11 +325,11 @@ fn the_order_of_evaluation_2_2() {
 
 #[test]
 fn paths_are_compared_byte_for_byte_2_1() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let token = server.create();
     let server = Described::new(server, &token);
-    let before = machine.stored();
+    let before = env.stored_catalog();
     for (method, path) in [
         ("GET", "/"),
         ("GET", "/health/"),
@@ -374,7 +374,7 @@ fn paths_are_compared_byte_for_byte_2_1() {
             ("2.1", &*situation, request.bearer(&token), 404, NOT_FOUND),
         ]);
     }
-    assert_eq!(machine.stored(), before);
+    assert_eq!(env.stored_catalog(), before);
     // What is not compared.
     server.walk([
         ("2.1", "query string", get("/health?x=y").bearer(&token), 200, "OK"),
@@ -384,8 +384,8 @@ fn paths_are_compared_byte_for_byte_2_1() {
 
 #[test]
 fn create_and_regenerate_2_3_2_4() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
     let created =
         post(CREATE).header("Content-Type", "text/plain").body(b"{\"name\":\"x\"}").send(server.address);
     let token = created.token();
@@ -418,8 +418,8 @@ fn create_and_regenerate_2_3_2_4() {
 
 #[test]
 fn named_tokens_2_5() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
     let server = Described::new(server, &token);
     let good = |name: &str| format!(r#"{{"token_name":"{name}"}}"#);
@@ -599,8 +599,8 @@ fn named_tokens_2_5() {
 
 #[test]
 fn deleting_2_6() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let token = server.create();
     let server = Described::new(server, &token);
     let ids: Vec<_> =
@@ -664,15 +664,15 @@ fn deleting_2_6() {
     // A token that is taken for its name is neither in the answer nor in the log; that is checked of every log.
     let mistaken = by(&format!("?token_name={token}"));
     let said = "the requested resource was not found: [token]";
-    server.server.gets_misplaced_token();
+    server.server.allow_redaction();
     server.walk([("2.6", "a token for a name", mistaken, 404, said)]);
     server.server.wait_for_log("there is no token named \"[token]\"");
 }
 
 #[test]
 fn listing_2_7() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let first = server.create();
     let operator = server.regenerate(&first);
     let server = Described::new(server, &operator);
@@ -843,8 +843,8 @@ token_id,name,hash,created_at,description,created_by_token_id,updated_at,updated
 
 #[test]
 fn what_needs_no_token_2_9() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
     let server = Described::new(server, &token);
     let identity = format!(
@@ -874,7 +874,7 @@ fn what_needs_no_token_2_9() {
     assert_ne!(answers[0].header("request-id"), answers[1].header("request-id"));
     assert_eq!(answers[0].body, answers[1].body);
 
-    let open = machine.serve(&["--store", "memory:", "--disable-authz", "health,ping"]);
+    let open = env.serve(&["--store", "memory:", "--disable-authz", "health,ping"]);
     let token = open.create();
     let open = Described::new(open, &token);
     open.walk([
@@ -892,10 +892,10 @@ fn what_needs_no_token_2_9() {
 
 #[test]
 fn started_without_auth_2_10() {
-    let machine = Machine::new();
-    let token = machine.serve(&[]).create();
+    let env = TestEnv::new();
+    let token = env.serve(&[]).create();
     let disabled = "endpoint disabled, started without auth";
-    let server = Described::new(machine.serve(&["--without-auth"]), "anything");
+    let server = Described::new(env.serve(&["--without-auth"]), "anything");
     server.walk([
         ("2.10", "no token", get("/health"), 200, "OK"),
         ("2.10", "any token", get("/health").bearer("any"), 200, "OK"),
@@ -931,14 +931,14 @@ fn started_without_auth_2_10() {
     assert_eq!(server.send(&request("OPTIONS", REGENERATE)).header("allow"), Some("OPTIONS"));
 
     // Recovery is not disabled.
-    let server = machine.serve(&[&["--without-auth"], &RECOVERY[..]].concat());
+    let server = env.serve(&[&["--without-auth"], &RECOVERY[..]].concat());
     post(REGENERATE).send(server.recovery()).token();
 }
 
 #[test]
 fn the_grammar_of_credentials_3_1_3_2() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
     let server = Described::new(server, &token);
     let pair = |user: &str| basic(format!("{user}:{token}").as_bytes());
@@ -1000,8 +1000,8 @@ fn the_grammar_of_credentials_3_1_3_2() {
 
 #[test]
 fn the_query_parameter_3_3() {
-    let machine = Machine::new();
-    let server = machine.serve_with(&["--store", "memory:"]).env("LOG_FILTER", "trace").start();
+    let env = TestEnv::new();
+    let server = env.serve_with(&["--store", "memory:"]).env("LOG_FILTER", "trace").start();
     let token = server.create();
     let server = Described::new(server, &token);
     let wrong = "apiv3_wrong";
@@ -1060,10 +1060,10 @@ fn the_query_parameter_3_3() {
 
 #[test]
 fn a_failure_to_authenticate_is_logged_once_3_5() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
-    server.gets_misplaced_token();
+    server.allow_redaction();
     let described = Described::new(server, &token);
     let expired = described.send(&named(r#"{"token_name":"x","expiry_secs":0}"#).bearer(&token)).token();
     let long = format!("/{}", "a".repeat(300));

@@ -27,51 +27,64 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use self::harness::{Case, Host, Lends, Played, Run, Times};
+use self::harness::{Case, CaseResult, Host, HostCapabilities, Run, Times};
 
 #[test]
 fn the_native_core_conforms() {
     if env::var_os("BLESS").is_some() {
         harness::bless(native::play);
     }
-    let host = Host { name: "the native core", lends: Lends::Everything, told: Value::clone };
+    let host =
+        Host { name: "the native core", capabilities: HostCapabilities::Everything, normalize: Value::clone };
     harness::judge(&host, |run| each(run, native::play));
 }
 
 #[test]
 fn the_component_conforms_in_our_sandbox() {
-    let host = Host { name: "our Authority", lends: Lends::StoreForCommands, told: authority::told };
-    let player = authority::Player::new();
-    harness::judge(&host, |run| each(run, |case| player.play(case)));
+    let host = Host {
+        name: "our Authority",
+        capabilities: HostCapabilities::StoreForCommands,
+        normalize: authority::normalize,
+    };
+    let runner = authority::Runner::new();
+    harness::judge(&host, |run| each(run, |case| runner.play(case)));
 }
 
 #[test]
 fn the_component_conforms_in_an_engine_of_ones_own() {
-    let host = Host { name: "an engine of one's own", lends: Lends::Everything, told: Value::clone };
-    let player = rust::Host::new().unwrap();
+    let host = Host {
+        name: "an engine of one's own",
+        capabilities: HostCapabilities::Everything,
+        normalize: Value::clone,
+    };
+    let runner = rust::Host::new().unwrap();
     harness::judge(&host, |run| {
-        each(run, |case| serde_json::from_value(player.play(&case.directory).unwrap()).unwrap())
+        each(run, |case| serde_json::from_value(runner.play(&case.directory).unwrap()).unwrap())
     });
 }
 
 #[test]
 #[ignore = "fetches jco from npm; run by tests/embed/run"]
 fn the_component_conforms_in_node() {
-    let host = Host { name: "Node", lends: Lends::Everything, told: Value::clone };
+    let host = Host { name: "Node", capabilities: HostCapabilities::Everything, normalize: Value::clone };
     harness::judge(&host, |run| embedded("node", run));
 }
 
 #[test]
 #[ignore = "fetches wasmtime from PyPI; run by tests/embed/run"]
 fn the_component_conforms_in_python() {
-    let host = Host { name: "Python", lends: Lends::Everything, told: Value::clone };
+    let host = Host { name: "Python", capabilities: HostCapabilities::Everything, normalize: Value::clone };
     harness::judge(&host, |run| embedded("python", run));
 }
 
 #[test]
 #[ignore = "fetches wasmtime from PyPI; run by tests/embed/run"]
 fn the_same_core_conforms_under_stock_wasmtime() {
-    let host = Host { name: "optoken-cli under stock wasmtime", lends: Lends::Nothing, told: Value::clone };
+    let host = Host {
+        name: "optoken-cli under stock wasmtime",
+        capabilities: HostCapabilities::Nothing,
+        normalize: Value::clone,
+    };
     harness::judge(&host, |run| embedded("wasmtime", run));
 }
 
@@ -80,9 +93,9 @@ fn what_the_contract_does_not_have_is_not_played() {
     for call in IMPOSSIBLE {
         let below = impossible(call);
         let case = Case::read(below.path().join("impossible"));
-        let player = authority::Player::new();
+        let runner = authority::Runner::new();
         assert!(catch_unwind(|| native::play(&case)).is_err(), "native: {call}");
-        assert!(catch_unwind(AssertUnwindSafe(|| player.play(&case))).is_err(), "Authority: {call}");
+        assert!(catch_unwind(AssertUnwindSafe(|| runner.play(&case))).is_err(), "Authority: {call}");
         assert!(rust::Host::new().unwrap().play(&case.directory).is_err(), "an engine of one's own: {call}");
     }
 }
@@ -93,22 +106,22 @@ fn what_the_contract_does_not_have_is_not_played_elsewhere() {
     for (call, host) in
         IMPOSSIBLE.iter().flat_map(|call| ["node", "python", "wasmtime"].map(|host| (call, host)))
     {
-        let played = Command::new(script(host)).arg("cases").arg(impossible(call).path()).output().unwrap();
-        assert!(!played.status.success(), "{host}: {call}");
+        let result = Command::new(script(host)).arg("cases").arg(impossible(call).path()).output().unwrap();
+        assert!(!result.status.success(), "{host}: {call}");
     }
 }
 
 #[test]
 fn the_readme_tells_how_many_cases_and_calls_there_are() {
     let readme = include_str!("../README.md").split_whitespace().collect::<Vec<_>>();
-    let told = readme.windows(5).find_map(|words| match words {
+    let normalize = readme.windows(5).find_map(|words| match words {
         [cases, "cases", "with", calls, last] if last.starts_with("calls") => {
             Some((cases.parse().ok()?, calls.parse().ok()?))
         }
         _ => None,
     });
     let cases = harness::read_cases();
-    assert_eq!(told, Some((cases.len(), harness::count_calls(&cases))));
+    assert_eq!(normalize, Some((cases.len(), harness::count_calls(&cases))));
 }
 
 /// An argument too many, one too few, and a function that there is not.
@@ -132,7 +145,7 @@ fn script(host: &str) -> PathBuf {
 }
 
 /// Lets a host in this process play one case after the other.
-fn each(run: &Run, play: impl Fn(&Case) -> Played) -> Vec<(Played, Times)> {
+fn each(run: &Run, play: impl Fn(&Case) -> CaseResult) -> Vec<(CaseResult, Times)> {
     let timed = |case| {
         let from = SystemTime::now();
         (play(case), Times::since(from))
@@ -141,7 +154,7 @@ fn each(run: &Run, play: impl Fn(&Case) -> Played) -> Vec<(Played, Times)> {
 }
 
 /// Lets a host play cases with its script in `tests/embed`.
-fn embedded(host: &str, run: &Run) -> Vec<(Played, Times)> {
+fn embedded(host: &str, run: &Run) -> Vec<(CaseResult, Times)> {
     // What has to be fetched and compiled first takes no part in any case.
     let none = tempfile::tempdir().unwrap();
     let prepared = Command::new(script(host)).arg("cases").arg(none.path()).status();
@@ -158,16 +171,16 @@ fn embedded(host: &str, run: &Run) -> Vec<(Played, Times)> {
         .spawn()
         .unwrap_or_else(|error| panic!("{host}: {error}"));
     let lines = BufReader::new(playing.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let played: Vec<_> = lines
+    let result: Vec<_> = lines
         .map(|line| {
-            let played: Played =
+            let result: CaseResult =
                 serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
-            let started = played.started.map(|at| SystemTime::UNIX_EPOCH + Duration::from_millis(at));
+            let started = result.started.map(|at| SystemTime::UNIX_EPOCH + Duration::from_millis(at));
             let times = Times::since(started.map_or(began, |started| started.max(began)));
-            (played, times)
+            (result, times)
         })
         .collect();
     let status = playing.wait().unwrap();
-    assert!(status.success(), "{host} gave up after {} of {} cases", played.len(), run.cases.len());
-    played
+    assert!(status.success(), "{host} gave up after {} of {} cases", result.len(), run.cases.len());
+    result
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::{
-    Connection, Machine, NAMED_ADMIN, RECOVERY, REGENERATE, Request, Response, TOKENS, get, post, request,
+    Connection, NAMED_ADMIN, RECOVERY, REGENERATE, Request, Response, TOKENS, TestEnv, get, post, request,
 };
 
 /// How often each of the two tests kills a server.
@@ -22,7 +22,7 @@ const KILLS: usize = 105;
 const LONGEST: u64 = 30_000;
 
 /// What the clients have been told. Secrets by the names of their tokens; `None` where the answer with it never came.
-struct Told {
+struct Acknowledged {
     operator: String,
     keeper: String,
     named: BTreeMap<String, Option<String>>,
@@ -30,7 +30,7 @@ struct Told {
 }
 
 /// How a client's last request ended.
-enum Ended {
+enum LastRequest {
     /// The server was gone between two requests, or before it had one.
     Between,
     /// It was gone before it had answered.
@@ -74,80 +74,87 @@ fn delete(credential: &str, name: &str) -> Request {
 }
 
 /// Creates and deletes named tokens until the server is gone.
-fn work_on_names(address: SocketAddr, told: &mut Told, dice: &mut Dice, round: usize) -> Ended {
+fn work_on_names(
+    address: SocketAddr,
+    acknowledged: &mut Acknowledged,
+    dice: &mut Dice,
+    round: usize,
+) -> LastRequest {
     let mut client = Client::open(address);
     for number in 0.. {
-        let known: Vec<&String> = told.named.keys().collect();
+        let known: Vec<&String> = acknowledged.named.keys().collect();
         if known.len() > 20 || (known.len() > 3 && dice.throw(2) == 0) {
             let name = known[usize::try_from(dice.throw(known.len() as u64)).unwrap()].clone();
-            match client.ask(&delete(&told.keeper, &name)) {
+            match client.ask(&delete(&acknowledged.keeper, &name)) {
                 Some(answer) => {
                     assert_eq!(answer.status, 200, "{answer:?}");
-                    told.named.remove(&name);
-                    told.deleted.insert(name);
+                    acknowledged.named.remove(&name);
+                    acknowledged.deleted.insert(name);
                 }
                 None => {
                     // Gone or not; if not, with the secret that it had.
-                    return if client.0.is_some() { Ended::During } else { Ended::Between };
+                    return if client.0.is_some() { LastRequest::During } else { LastRequest::Between };
                 }
             }
         } else {
             let name = format!("t{round}-{number}");
-            match client.ask(&create(&told.keeper, &name)) {
-                Some(answer) => told.named.insert(name, Some(answer.token())),
-                None if client.0.is_some() => return Ended::During,
-                None => return Ended::Between,
+            match client.ask(&create(&acknowledged.keeper, &name)) {
+                Some(answer) => acknowledged.named.insert(name, Some(answer.token())),
+                None if client.0.is_some() => return LastRequest::During,
+                None => return LastRequest::Between,
             };
         }
     }
-    Ended::Between
+    LastRequest::Between
 }
 
 /// Replaces the operator token until the server is gone; then whether the one that is known may have been replaced.
-fn work_on_operator(address: SocketAddr, mut operator: String) -> (String, Ended) {
+fn work_on_operator(address: SocketAddr, mut operator: String) -> (String, LastRequest) {
     let mut client = Client::open(address);
     loop {
         match client.ask(&post(REGENERATE).bearer(&operator)) {
             Some(answer) => operator = answer.token(),
-            None if client.0.is_some() => return (operator, Ended::During),
-            None => return (operator, Ended::Between),
+            None if client.0.is_some() => return (operator, LastRequest::During),
+            None => return (operator, LastRequest::Between),
         }
     }
 }
 
-fn kill_again_and_again(seed: u64) {
-    let machine = Machine::new();
+fn kill_repeatedly(seed: u64) {
+    let env = TestEnv::new();
     let mut dice = Dice(seed);
-    let server = machine.serve(&RECOVERY);
+    let server = env.serve(&RECOVERY);
     let operator = server.create();
-    let keeper = post_named(server.address, &operator, "keeper");
-    let mut told = Told { operator, keeper, named: BTreeMap::new(), deleted: BTreeSet::new() };
+    let keeper = create_named(server.address, &operator, "keeper");
+    let mut acknowledged =
+        Acknowledged { operator, keeper, named: BTreeMap::new(), deleted: BTreeSet::new() };
     let mut during = 0;
     let mut recovered = 0;
     let mut server = server;
     for round in 0..KILLS {
-        let (address, operator) = (server.address, told.operator.clone());
+        let (address, operator) = (server.address, acknowledged.operator.clone());
         let on_operator = thread::spawn(move || work_on_operator(address, operator));
         let moment = Duration::from_micros(dice.throw(LONGEST));
         let killer = thread::spawn(move || {
             thread::sleep(moment);
             server.kill();
         });
-        let names_ended = work_on_names(address, &mut told, &mut dice, round);
+        let names_ended = work_on_names(address, &mut acknowledged, &mut dice, round);
         let (operator, operator_ended) = on_operator.join().unwrap();
         killer.join().unwrap();
-        told.operator = operator;
-        during +=
-            usize::from(matches!(names_ended, Ended::During) || matches!(operator_ended, Ended::During));
+        acknowledged.operator = operator;
+        during += usize::from(
+            matches!(names_ended, LastRequest::During) || matches!(operator_ended, LastRequest::During),
+        );
 
-        server = machine.serve(&RECOVERY);
+        server = env.serve(&RECOVERY);
         // The token that was shown last, unless the answer that would have shown another one never came.
-        if !server.accepts(&told.operator) {
-            assert!(matches!(operator_ended, Ended::During), "an acknowledged operator token is lost");
-            told.operator = post(REGENERATE).send(server.recovery()).token();
+        if !server.accepts(&acknowledged.operator) {
+            assert!(matches!(operator_ended, LastRequest::During), "an acknowledged operator token is lost");
+            acknowledged.operator = post(REGENERATE).send(server.recovery()).token();
             recovered += 1;
         }
-        hold_to(&server, &mut told, matches!(names_ended, Ended::During));
+        check_acknowledged(&server, &mut acknowledged, matches!(names_ended, LastRequest::During));
     }
     println!(
         "{KILLS} kills, {during} of them during a change, {recovered} lost the answer with the operator token"
@@ -155,14 +162,14 @@ fn kill_again_and_again(seed: u64) {
     assert!(during > KILLS / 4, "{during} of {KILLS} kills came during a change: that shows little");
 }
 
-fn post_named(address: SocketAddr, credential: &str, name: &str) -> String {
+fn create_named(address: SocketAddr, credential: &str, name: &str) -> String {
     create(credential, name).send(address).token()
 }
 
 /// What was told holds, and at most one change about a name is there that was not, or the other way round.
-fn hold_to(server: &crate::support::Server, told: &mut Told, in_doubt: bool) {
-    assert!(server.accepts(&told.keeper));
-    let listed = get(TOKENS).bearer(&told.keeper).send(server.address).json();
+fn check_acknowledged(server: &crate::support::Server, acknowledged: &mut Acknowledged, in_doubt: bool) {
+    assert!(server.accepts(&acknowledged.keeper));
+    let listed = get(TOKENS).bearer(&acknowledged.keeper).send(server.address).json();
     let mut names: BTreeSet<String> = listed["tokens"]
         .as_array()
         .unwrap()
@@ -170,29 +177,31 @@ fn hold_to(server: &crate::support::Server, told: &mut Told, in_doubt: bool) {
         .map(|token| token["name"].as_str().unwrap().to_owned())
         .collect();
     assert!(names.remove("_admin") && names.remove("keeper"));
-    let lost: Vec<String> = told.named.keys().filter(|name| !names.contains(*name)).cloned().collect();
-    let gained: Vec<String> = names.iter().filter(|name| !told.named.contains_key(*name)).cloned().collect();
+    let lost: Vec<String> =
+        acknowledged.named.keys().filter(|name| !names.contains(*name)).cloned().collect();
+    let gained: Vec<String> =
+        names.iter().filter(|name| !acknowledged.named.contains_key(*name)).cloned().collect();
     assert!(lost.len() + gained.len() <= usize::from(in_doubt), "lost {lost:?}, gained {gained:?}");
     for name in lost {
-        let secret = told.named.remove(&name).unwrap();
+        let secret = acknowledged.named.remove(&name).unwrap();
         assert!(!secret.is_some_and(|secret| server.accepts(&secret)), "half a deletion");
-        told.deleted.insert(name);
+        acknowledged.deleted.insert(name);
     }
     for name in gained {
-        assert!(!told.deleted.contains(&name), "{name} was deleted and is there again");
-        told.named.insert(name, None);
+        assert!(!acknowledged.deleted.contains(&name), "{name} was deleted and is there again");
+        acknowledged.named.insert(name, None);
     }
-    for (name, secret) in &told.named {
+    for (name, secret) in &acknowledged.named {
         assert!(secret.as_ref().is_none_or(|secret| server.accepts(secret)), "{name} is not accepted");
     }
 }
 
 #[test]
 fn a_killed_server_keeps_what_it_has_acknowledged() {
-    kill_again_and_again(0x5eed_0001);
+    kill_repeatedly(0x5eed_0001);
 }
 
 #[test]
 fn a_server_that_is_killed_at_other_moments_does_so_too() {
-    kill_again_and_again(0x5eed_0002);
+    kill_repeatedly(0x5eed_0002);
 }

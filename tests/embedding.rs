@@ -25,13 +25,13 @@ use optoken::token::{AuthenticateError, CommandError, IssuedToken, Preset, Princ
 
 /// A store of somebody else's, whose next swap can be held up.
 #[derive(Clone, Default)]
-struct TheirStore {
+struct GatedStore {
     document: Arc<Mutex<Option<Entry>>>,
     /// Met at the beginning and before the end of a swap, if there is one.
     gate: Arc<Mutex<Option<Arc<Barrier>>>>,
 }
 
-impl Store for TheirStore {
+impl Store for GatedStore {
     fn load(&self) -> Result<Option<Entry>, StoreError> {
         Ok(self.document.lock().unwrap().clone())
     }
@@ -42,13 +42,13 @@ impl Store for TheirStore {
             gate.wait();
             gate.wait();
         }
-        let mut stored = self.document.lock().unwrap();
-        if stored.as_ref().map(|entry| &entry.version) != expected {
+        let mut stored_catalog = self.document.lock().unwrap();
+        if stored_catalog.as_ref().map(|entry| &entry.version) != expected {
             return Ok(SwapOutcome::Stale);
         }
         let next = expected.map_or(0, |version| version.as_str().parse::<u64>().unwrap() + 1);
         let version = Version::from(next.to_string());
-        *stored = Some(Entry { version: version.clone(), document: document.to_owned() });
+        *stored_catalog = Some(Entry { version: version.clone(), document: document.to_owned() });
         Ok(SwapOutcome::Swapped(version))
     }
 }
@@ -59,7 +59,7 @@ fn in_tokio<T>(future: impl Future<Output = T>) -> T {
 
 #[test]
 fn an_authority_over_a_store_of_somebody_else_keeps_its_tokens_there() {
-    let store = TheirStore::default();
+    let store = GatedStore::default();
     let authority = Authority::builder(store.clone()).build().unwrap();
     let issued = authority.create_operator("test").unwrap();
     drop(authority);
@@ -236,7 +236,7 @@ fn every_command_can_be_awaited() {
 #[test]
 fn a_command_that_nobody_waits_for_any_more_is_finished() {
     in_tokio(async {
-        let store = TheirStore::default();
+        let store = GatedStore::default();
         let authority = Authority::builder(store.clone()).build_async().await.unwrap();
         let gate = Arc::new(Barrier::new(2));
         *store.gate.lock().unwrap() = Some(Arc::clone(&gate));
@@ -256,7 +256,7 @@ fn a_command_that_nobody_waits_for_any_more_is_finished() {
 #[test]
 fn a_command_that_still_waits_for_its_turn_never_begins_when_nobody_waits_for_it() {
     in_tokio(async {
-        let store = TheirStore::default();
+        let store = GatedStore::default();
         let authority = Authority::builder(store.clone()).build_async().await.unwrap();
         let operator = authority.create_operator("test").await.unwrap().secret;
         let gate = Arc::new(Barrier::new(2));
@@ -287,7 +287,7 @@ fn a_command_that_still_waits_for_its_turn_never_begins_when_nobody_waits_for_it
 #[test]
 fn reading_waits_for_no_command() {
     in_tokio(async {
-        let store = TheirStore::default();
+        let store = GatedStore::default();
         let authority = Authority::builder(store.clone()).build_async().await.unwrap();
         let operator = authority.create_operator("test").await.unwrap().secret;
         let gate = Arc::new(Barrier::new(2));
@@ -492,7 +492,7 @@ fn open(host: &AuthorityPre<Own>, catalog: CatalogStoreCtx) -> (wasmtime::Store<
 #[test]
 fn a_host_with_an_engine_of_its_own_reads_snapshots_and_writes_to_its_store() {
     let host = own_host();
-    let (mut store, writer) = open(&host, CatalogStoreCtx::of_store(Arc::new(TheirStore::default())));
+    let (mut store, writer) = open(&host, CatalogStoreCtx::of_store(Arc::new(GatedStore::default())));
     let issued = writer.optoken_authority_tokens().call_create_operator(&mut store, "test").unwrap();
     let issued = IssuedToken::from(issued.unwrap());
     let seen = store.into_data().catalog.into_seen();

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Cli, Machine, PATIENCE, Server, read_all};
+use crate::support::{Cli, Server, TIMEOUT, TestEnv, read_all};
 
 /// What happens to a request, to its answer, or to who is at either end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,29 +82,29 @@ impl Fault {
 
 /// What is to go wrong.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan {
+pub(crate) struct FaultPlan {
     /// What the first line of the request begins with.
     pub(crate) at: &'static str,
     pub(crate) fault: Fault,
     /// Whether it happens to every such request, or to the first alone.
-    pub(crate) again: bool,
+    pub(crate) repeats: bool,
     /// Which form the fault has where it has two, where a message is cut, or when somebody is killed: any number.
-    pub(crate) chance: usize,
+    pub(crate) random: usize,
 }
 
-impl Plan {
-    fn second_form(&self) -> bool {
-        !self.chance.is_multiple_of(2)
+impl FaultPlan {
+    fn uses_second_form(&self) -> bool {
+        !self.random.is_multiple_of(2)
     }
 
     /// The beginning of a message, or nothing of it.
     fn cut<'a>(&self, message: &'a [u8]) -> &'a [u8] {
-        if self.second_form() { &message[..self.chance % message.len()] } else { &[] }
+        if self.uses_second_form() { &message[..self.random % message.len()] } else { &[] }
     }
 }
 
 /// What has become of a client.
-pub(crate) struct Run {
+pub(crate) struct ClientResult {
     /// None if it was killed.
     pub(crate) code: Option<i32>,
     /// How often something went wrong on the way.
@@ -114,21 +114,21 @@ pub(crate) struct Run {
 }
 
 /// The way, the server at its end and the client at its beginning.
-pub(crate) struct Lossy {
+pub(crate) struct FaultProxy {
     pub(crate) address: SocketAddr,
-    machine: Arc<Machine>,
+    env: Arc<TestEnv>,
     state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
 struct State {
     /// Weak, as the thread that listens keeps the state for ever.
-    machine: Weak<Machine>,
+    env: Weak<TestEnv>,
     server: Option<Server>,
     /// Whether the next one is being started.
     starting: bool,
     client: Option<Child>,
-    plan: Option<Plan>,
+    plan: Option<FaultPlan>,
     /// How often it has gone wrong.
     faults: usize,
     /// How many clients there were.
@@ -147,13 +147,13 @@ const LONGEST: usize = 15_000;
 /// The longest that an answer is late, in milliseconds.
 const LATEST: usize = 400;
 
-impl Lossy {
+impl FaultProxy {
     /// The way to a server on this machine, which is started.
-    pub(crate) fn new(machine: Machine) -> Self {
+    pub(crate) fn new(env: TestEnv) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let machine = Arc::new(machine);
-        let state = State { machine: Arc::downgrade(&machine), ..State::default() };
+        let env = Arc::new(env);
+        let state = State { env: Arc::downgrade(&env), ..State::default() };
         let state = Arc::new(Mutex::new(state));
         let accepted = Arc::clone(&state);
         thread::spawn(move || {
@@ -163,25 +163,25 @@ impl Lossy {
                 thread::spawn(move || drop(carry(&client.unwrap(), &state)));
             }
         });
-        Self { address, machine, state }
+        Self { address, env, state }
     }
 
-    pub(crate) fn machine(&self) -> &Machine {
-        &self.machine
+    pub(crate) fn env(&self) -> &TestEnv {
+        &self.env
     }
 
     /// The server, started if it was killed: a request and its answer, directly.
     pub(crate) fn with_server<T>(&self, ask: impl FnOnce(&Server) -> T) -> T {
         let mut state = not_starting(&self.state);
-        ask(state.server.get_or_insert_with(|| self.machine.serve(&[])))
+        ask(state.server.get_or_insert_with(|| self.env.serve(&[])))
     }
 
     /// Lets a client run until it ends or is killed.
-    pub(crate) fn run(&self, client: Cli, plan: Option<Plan>) -> Run {
+    pub(crate) fn run(&self, client: Cli, plan: Option<FaultPlan>) -> ClientResult {
         self.with_server(|_| ());
         // Before the first request can be carried.
         let mut state = self.state.lock().unwrap();
-        let mut child = client.begin();
+        let mut child = client.spawn_client();
         let output = [read_all(child.stdout.take().unwrap()), read_all(child.stderr.take().unwrap())];
         state.client = Some(child);
         state.plan = plan;
@@ -199,7 +199,7 @@ impl Lossy {
             thread::sleep(Duration::from_millis(3));
         };
         let [stdout, stderr] = output.map(|reader| reader.join().unwrap());
-        Run { code, faults, stdout, stderr }
+        ClientResult { code, faults, stdout, stderr }
     }
 
     /// Lets what was delayed arrive before so many of the next requests have.
@@ -215,7 +215,7 @@ impl Lossy {
     }
 }
 
-impl Drop for Lossy {
+impl Drop for FaultProxy {
     /// The thread that listens keeps the state for ever; what runs is not to.
     fn drop(&mut self) {
         let mut state = not_starting(&self.state);
@@ -249,7 +249,7 @@ fn arrive(address: SocketAddr, requests: Vec<Vec<u8>>) {
 
 /// Carries what a client sends on one connection.
 fn carry(client: &TcpStream, state: &Arc<Mutex<State>>) -> io::Result<()> {
-    client.set_read_timeout(Some(PATIENCE))?;
+    client.set_read_timeout(Some(TIMEOUT))?;
     client.set_nodelay(true)?;
     let mut reader = BufReader::new(client.try_clone()?);
     loop {
@@ -264,14 +264,14 @@ fn carry(client: &TcpStream, state: &Arc<Mutex<State>>) -> io::Result<()> {
                 (&*client).write_all(&answer)?;
             }
             Some(plan) => {
-                Passage { client, state, run, server: address, request: &request }.fail(plan)?;
+                Exchange { client, state, run, server: address, request: &request }.apply(plan)?;
             }
         }
     }
 }
 
 /// Of which client a request is, where it goes, and what goes wrong with it.
-fn arrived(state: &Mutex<State>, request: &[u8]) -> (usize, Option<SocketAddr>, Option<Plan>) {
+fn arrived(state: &Mutex<State>, request: &[u8]) -> (usize, Option<SocketAddr>, Option<FaultPlan>) {
     let mut locked = state.lock().unwrap();
     let address = locked.server.as_ref().map(|server| server.address);
     let due = match &mut locked.release {
@@ -288,8 +288,9 @@ fn arrived(state: &Mutex<State>, request: &[u8]) -> (usize, Option<SocketAddr>, 
     } else {
         Vec::new()
     };
-    let again = locked.faults > 0;
-    let plan = locked.plan.filter(|plan| request.starts_with(plan.at.as_bytes()) && (plan.again || !again));
+    let repeats = locked.faults > 0;
+    let plan =
+        locked.plan.filter(|plan| request.starts_with(plan.at.as_bytes()) && (plan.repeats || !repeats));
     locked.faults += usize::from(plan.is_some());
     let run = locked.run;
     drop(locked);
@@ -300,7 +301,7 @@ fn arrived(state: &Mutex<State>, request: &[u8]) -> (usize, Option<SocketAddr>, 
 }
 
 /// A request on its way.
-struct Passage<'a> {
+struct Exchange<'a> {
     client: &'a TcpStream,
     state: &'a Arc<Mutex<State>>,
     /// Of which client it is.
@@ -309,12 +310,12 @@ struct Passage<'a> {
     request: &'a [u8],
 }
 
-impl Passage<'_> {
+impl Exchange<'_> {
     fn ask(&self) -> io::Result<Vec<u8>> {
         ask(self.server, self.request)
     }
 
-    fn give(&self, answer: &[u8]) -> io::Result<()> {
+    fn respond(&self, answer: &[u8]) -> io::Result<()> {
         let mut client = self.client;
         client.write_all(answer)
     }
@@ -346,15 +347,15 @@ impl Passage<'_> {
         if state.run == self.run
             && let Some(server) = state.server.take()
         {
-            let machine = state.machine.upgrade().filter(|_| restart);
-            state.starting = machine.is_some();
+            let env = state.env.upgrade().filter(|_| restart);
+            state.starting = env.is_some();
             drop(state);
             drop(server);
-            if let Some(machine) = machine {
+            if let Some(env) = env {
                 let state = Arc::clone(self.state);
                 thread::spawn(move || {
                     // If it cannot start, whoever asks next starts it, and says so.
-                    let server = catch_unwind(AssertUnwindSafe(|| machine.serve(&[])));
+                    let server = catch_unwind(AssertUnwindSafe(|| env.serve(&[])));
                     let mut state = state.lock().unwrap();
                     state.server = server.ok();
                     state.starting = false;
@@ -364,7 +365,7 @@ impl Passage<'_> {
         self.close()
     }
 
-    fn fail(&self, plan: Plan) -> io::Result<()> {
+    fn apply(&self, plan: FaultPlan) -> io::Result<()> {
         match plan.fault {
             Fault::LoseRequest => {
                 TcpStream::connect(self.server)?.write_all(plan.cut(self.request))?;
@@ -373,7 +374,7 @@ impl Passage<'_> {
             Fault::SilenceRequest => silence(self.client),
             Fault::LoseAnswer => {
                 let answer = self.ask()?;
-                self.give(plan.cut(&answer))?;
+                self.respond(plan.cut(&answer))?;
                 self.close()
             }
             Fault::SilenceAnswer => {
@@ -386,34 +387,34 @@ impl Passage<'_> {
             }
             Fault::Repeat => {
                 self.delay();
-                self.give(&self.ask()?)
+                self.respond(&self.ask()?)
             }
-            Fault::Duplicate if plan.second_form() => {
+            Fault::Duplicate if plan.uses_second_form() => {
                 self.ask()?;
-                self.give(&self.ask()?)
+                self.respond(&self.ask()?)
             }
             Fault::Duplicate => {
                 let (server, second) = (self.server, self.request.to_vec());
                 let second = thread::spawn(move || ask(server, &second));
                 let first = self.ask()?;
                 let second = second.join().unwrap()?;
-                self.give(if plan.chance.is_multiple_of(4) { &first } else { &second })
+                self.respond(if plan.random.is_multiple_of(4) { &first } else { &second })
             }
             Fault::DelayAnswer => {
                 let answer = self.ask()?;
-                thread::sleep(Duration::from_millis((plan.chance % LATEST) as u64));
-                self.give(&answer)
+                thread::sleep(Duration::from_millis((plan.random % LATEST) as u64));
+                self.respond(&answer)
             }
             Fault::RepeatAnswer => {
                 let answer = self.ask()?;
-                self.give(&[answer.as_slice(), &answer].concat())
+                self.respond(&[answer.as_slice(), &answer].concat())
             }
             Fault::ReplayAnswer => {
                 let answers = self.state.lock().unwrap().answers.clone();
                 if answers.is_empty() {
                     self.close()
                 } else {
-                    self.give(&answers[plan.chance % answers.len()])
+                    self.respond(&answers[plan.random % answers.len()])
                 }
             }
             _ => self.kill(plan),
@@ -421,8 +422,8 @@ impl Passage<'_> {
     }
 
     /// The faults at either end.
-    fn kill(&self, plan: Plan) -> io::Result<()> {
-        let moment = Duration::from_micros((plan.chance % LONGEST) as u64);
+    fn kill(&self, plan: FaultPlan) -> io::Result<()> {
+        let moment = Duration::from_micros((plan.random % LONGEST) as u64);
         match plan.fault {
             Fault::KillClientBefore => self.kill_client(),
             Fault::KillClientDuring => {
@@ -436,20 +437,20 @@ impl Passage<'_> {
                 self.kill_client()
             }
             Fault::KillClientLater => {
-                self.give(&self.ask()?)?;
+                self.respond(&self.ask()?)?;
                 thread::sleep(moment);
                 self.kill_client()
             }
-            Fault::KillServerBefore => self.kill_server(plan.second_form()),
+            Fault::KillServerBefore => self.kill_server(plan.uses_second_form()),
             Fault::KillServerDuring => {
                 let mut connection = TcpStream::connect(self.server)?;
                 connection.write_all(self.request)?;
                 thread::sleep(moment);
-                self.kill_server(plan.second_form())
+                self.kill_server(plan.uses_second_form())
             }
             Fault::KillServerAfter => {
                 self.ask()?;
-                self.kill_server(plan.second_form())
+                self.kill_server(plan.uses_second_form())
             }
             other => unreachable!("{other:?} kills nobody"),
         }
@@ -471,7 +472,7 @@ fn close(client: &TcpStream) -> io::Result<()> {
 pub(crate) fn ask(server: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {
     let mut connection = TcpStream::connect(server)?;
     connection.set_nodelay(true)?;
-    connection.set_read_timeout(Some(PATIENCE))?;
+    connection.set_read_timeout(Some(TIMEOUT))?;
     connection.write_all(request)?;
     read_message(&mut BufReader::new(connection))
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use crate::support::{
-    CREATE, Connection, Machine, PATIENCE, RECOVERY, REGENERATE, Request, eventually, get, post,
+    CREATE, Connection, RECOVERY, REGENERATE, Request, TIMEOUT, TestEnv, eventually, get, post,
 };
 
 const NEWER: &str = r#"{"format":2}"#;
@@ -21,9 +21,9 @@ fn database(path: &Path, statements: &str) {
 
 #[test]
 fn a_data_directory_that_cannot_be_used_is_named() {
-    let machine = Machine::new();
-    let file = machine.file("file", b"precious");
-    let open = machine.home().join("open");
+    let env = TestEnv::new();
+    let file = env.file("file", b"precious");
+    let open = env.home().join("open");
     fs::create_dir(&open).unwrap();
     for (directory, mode, said) in [
         (file.clone(), 0o600, ""),
@@ -37,76 +37,73 @@ fn a_data_directory_that_cannot_be_used_is_named() {
         if directory == open {
             fs::set_permissions(&open, fs::Permissions::from_mode(mode)).unwrap();
         }
-        let ran =
-            machine.influxdb3(["serve", "--http-bind", "127.0.0.1:0", "--data-dir"]).arg(&directory).run();
+        let output =
+            env.influxdb3(["serve", "--http-bind", "127.0.0.1:0", "--data-dir"]).arg(&directory).run();
         let named =
             format!("Serve command failed: cannot use the data directory {}: {said}", directory.display());
-        ran.assert_failed(1, &[&named]);
+        output.assert_failed(1, &[&named]);
     }
     assert_eq!(fs::read(file).unwrap(), b"precious");
     assert_eq!(fs::read_dir(open).unwrap().count(), 0);
 
-    let homeless = machine.influxdb3(["serve", "--http-bind", "127.0.0.1:0"]).without_env("HOME").run();
+    let homeless = env.influxdb3(["serve", "--http-bind", "127.0.0.1:0"]).without_env("HOME").run();
     homeless.assert_failed(1, &["--data-dir", "INFLUXDB3_DATA_DIR"]);
 }
 
 #[test]
 fn a_file_that_is_no_token_store_is_named_and_left_alone() {
-    let machine = Machine::new();
-    let foreign = machine.home().join("foreign.db");
+    let env = TestEnv::new();
+    let foreign = env.home().join("foreign.db");
     database(
         &foreign,
         "CREATE TABLE catalog (id INTEGER, version TEXT, document TEXT); INSERT INTO catalog VALUES (1, 'v', 'd')",
     );
-    let layout = machine.home().join("layout.db");
-    machine.serve(&["--store", &format!("sqlite:{}", layout.display())]).stop();
+    let layout = env.home().join("layout.db");
+    env.serve(&["--store", &format!("sqlite:{}", layout.display())]).stop();
     database(&layout, "PRAGMA user_version = 2");
-    let directory = machine.home().join("directory.db");
+    let directory = env.home().join("directory.db");
     fs::create_dir(&directory).unwrap();
     for (path, said) in [
-        (machine.file("text.db", b"This is a letter, longer than the hundred bytes that the header of a SQLite database takes, and it is precious."), "is not a token store"),
-        (machine.file("short.db", b"short"), "is not a token store"),
+        (env.file("text.db", b"This is a letter, longer than the hundred bytes that the header of a SQLite database takes, and it is precious."), "is not a token store"),
+        (env.file("short.db", b"short"), "is not a token store"),
         (foreign, "is not a token store"),
         (layout, "has layout 2, this version knows layout 1 only; use the newer version"),
         (directory, "it is not a regular file"),
-        (machine.home().join("nowhere/tokens.db"), "No such file or directory"),
+        (env.home().join("nowhere/tokens.db"), "No such file or directory"),
         (PathBuf::from("/dev/null"), "it is not a regular file"),
     ] {
         let before = fs::read(&path).ok();
         let store = format!("sqlite:{}", path.display());
-        let ran = machine.serve_with(&["--store", &store]).run();
-        ran.assert_failed(1, &["Serve command failed: ", &path.display().to_string(), said]);
+        let output = env.serve_with(&["--store", &store]).run();
+        output.assert_failed(1, &["Serve command failed: ", &path.display().to_string(), said]);
         assert!(fs::read(&path).ok() == before, "{} has been written to", path.display());
     }
     // In the data directory, where nobody has chosen it.
-    fs::create_dir(machine.data_dir()).unwrap();
-    fs::write(machine.store(), "precious").unwrap();
-    machine
-        .serve_with(&[])
-        .run()
-        .assert_failed(1, &[&machine.store().display().to_string(), "is not a token store"]);
-    assert_eq!(fs::read(machine.store()).unwrap(), b"precious");
+    fs::create_dir(env.data_dir()).unwrap();
+    fs::write(env.store(), "precious").unwrap();
+    env.serve_with(&[]).run().assert_failed(1, &[&env.store().display().to_string(), "is not a token store"]);
+    assert_eq!(fs::read(env.store()).unwrap(), b"precious");
 }
 
 #[test]
 fn the_empty_database_of_another_program_is_left_alone() {
-    let machine = Machine::new();
-    let path = machine.home().join("empty.db");
+    let env = TestEnv::new();
+    let path = env.home().join("empty.db");
     // That of a GeoPackage: it says whose it is, and has no tables yet.
     database(&path, "PRAGMA application_id = 0x47504B47; PRAGMA user_version = 10300");
     let before = fs::read(&path).unwrap();
-    let ran = machine.serve_with(&["--store", &format!("sqlite:{}", path.display())]).run();
-    ran.assert_failed(1, &[&path.display().to_string(), "is not a token store"]);
+    let output = env.serve_with(&["--store", &format!("sqlite:{}", path.display())]).run();
+    output.assert_failed(1, &[&path.display().to_string(), "is not a token store"]);
     assert!(fs::read(&path).unwrap() == before, "the file has been written to");
 }
 
 #[test]
 fn a_catalog_that_cannot_be_read_is_refused_and_left_alone() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     server.create();
     server.stop();
-    let (version, good) = machine.stored().unwrap();
+    let (version, good) = env.stored_catalog().unwrap();
     for (document, said) in [
         (
             NEWER.to_owned(),
@@ -117,24 +114,24 @@ fn a_catalog_that_cannot_be_read_is_refused_and_left_alone() {
         (good[..good.len() / 2].to_owned(), "the catalog is damaged"),
         (good.replace(r#""next_id":1"#, r#""next_id":0"#), "the catalog is damaged"),
     ] {
-        let store = rusqlite::Connection::open(machine.store()).unwrap();
+        let store = rusqlite::Connection::open(env.store()).unwrap();
         store.execute("UPDATE catalog SET document = ?1", [&document]).unwrap();
         drop(store);
-        let before = fs::read(machine.store()).unwrap();
-        machine.serve_with(&[]).run().assert_failed(1, &["Serve command failed: ", said]);
-        assert_eq!(machine.stored(), Some((version.clone(), document)));
-        assert!(fs::read(machine.store()).unwrap() == before, "the file has been written to");
+        let before = fs::read(env.store()).unwrap();
+        env.serve_with(&[]).run().assert_failed(1, &["Serve command failed: ", said]);
+        assert_eq!(env.stored_catalog(), Some((version.clone(), document)));
+        assert!(fs::read(env.store()).unwrap() == before, "the file has been written to");
     }
 }
 
 #[test]
 fn a_running_server_neither_trusts_nor_rewrites_a_catalog_of_a_newer_format() {
-    let machine = Machine::new();
-    let server = machine.serve(&RECOVERY);
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
     let token = server.create();
     // As when the other server on this store has been upgraded.
     let newer = ("of the newer version".to_owned(), NEWER.to_owned());
-    let store = rusqlite::Connection::open(machine.store()).unwrap();
+    let store = rusqlite::Connection::open(env.store()).unwrap();
     store.execute("UPDATE catalog SET version = ?1, document = ?2", [&newer.0, &newer.1]).unwrap();
     eventually("tokens are no longer checked", || {
         get("/health").bearer(&token).send(server.address).status == 503
@@ -148,13 +145,13 @@ fn a_running_server_neither_trusts_nor_rewrites_a_catalog_of_a_newer_format() {
         assert!(matches!(answer.status, 500 | 503), "{answer:?}");
         assert!(answer.body.contains("nothing was changed"), "{answer:?}");
     }
-    assert_eq!(machine.stored(), Some(newer));
+    assert_eq!(env.stored_catalog(), Some(newer));
     server.wait_for_log("newer version");
 }
 
 #[test]
 fn a_component_that_does_not_fit_is_refused_with_both_worlds_named() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let contract = [
         "optoken:authority/tokens@0.1.0",
         "optoken:authority/catalog-store@0.1.0",
@@ -163,23 +160,23 @@ fn a_component_that_does_not_fit_is_refused_with_both_worlds_named() {
     let worlds =
         ["the component does not fit", "This host runs a world with", "The component has a world with"];
     for (file, said) in [
-        (machine.file("letter.wasm", b"not wasm"), &["this is not a WebAssembly component"][..]),
-        (machine.file("empty.wasm", b""), &["this is not a WebAssembly component"]),
-        (machine.file("module.wasm", b"\0asm\x01\0\0\0"), &["this is not a WebAssembly component"]),
-        (machine.file("component.wasm", b"\0asm\x0d\0\x01\0"), &[&worlds[..], &contract].concat()),
-        (machine.home().join("missing.wasm"), &["No such file or directory"]),
+        (env.file("letter.wasm", b"not wasm"), &["this is not a WebAssembly component"][..]),
+        (env.file("empty.wasm", b""), &["this is not a WebAssembly component"]),
+        (env.file("module.wasm", b"\0asm\x01\0\0\0"), &["this is not a WebAssembly component"]),
+        (env.file("component.wasm", b"\0asm\x0d\0\x01\0"), &[&worlds[..], &contract].concat()),
+        (env.home().join("missing.wasm"), &["No such file or directory"]),
     ] {
-        let ran = machine.serve_with(&["--store", "memory:", "--component"]).arg(&file).run();
-        ran.assert_failed(1, &["Serve command failed: ", &file.display().to_string()]);
-        ran.assert_failed(1, said);
+        let output = env.serve_with(&["--store", "memory:", "--component"]).arg(&file).run();
+        output.assert_failed(1, &["Serve command failed: ", &file.display().to_string()]);
+        output.assert_failed(1, said);
     }
     let fitting = concat!(env!("CARGO_MANIFEST_DIR"), "/../component/prebuilt/optoken.wasm");
-    machine.serve(&["--store", "memory:", "--component", fitting]).create();
+    env.serve(&["--store", "memory:", "--component", fitting]).create();
 }
 
 #[test]
 fn an_address_that_cannot_be_listened_on_is_named() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     for (address, said) in [
@@ -192,7 +189,7 @@ fn an_address_that_cannot_be_listened_on_is_named() {
         ("192.0.2.1:0", ""),
     ] {
         for option in ["--http-bind", "--admin-token-recovery-http-bind"] {
-            let mut cli = machine.influxdb3(["serve", "--store", "memory:"]).args(&[option, address]);
+            let mut cli = env.influxdb3(["serve", "--store", "memory:"]).args(&[option, address]);
             if option != "--http-bind" {
                 cli = cli.args(&["--http-bind", "127.0.0.1:0"]);
             }
@@ -204,7 +201,7 @@ fn an_address_that_cannot_be_listened_on_is_named() {
 
 #[test]
 fn a_command_line_that_makes_no_sense_is_answered_with_exit_code_2() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     for (args, said) in [
         ("", "Usage: influxdb3 <COMMAND>"),
         ("create", "Usage: influxdb3 create <COMMAND>"),
@@ -221,10 +218,9 @@ fn a_command_line_that_makes_no_sense_is_answered_with_exit_code_2() {
         ("serve --store memory:x", "a store is sqlite:PATH or memory:"),
         ("serve --max-staleness 0", "invalid value '0' for '--max-staleness <SECONDS>'"),
     ] {
-        machine.influxdb3(args.split_whitespace()).run().assert_failed(2, &[said]);
+        env.influxdb3(args.split_whitespace()).run().assert_failed(2, &[said]);
     }
-    machine
-        .serve_with(&["--log-filter", "===", "--store", "memory:"])
+    env.serve_with(&["--log-filter", "===", "--store", "memory:"])
         .run()
         .assert_failed(1, &["--log-filter", "==="]);
 }
@@ -232,7 +228,7 @@ fn a_command_line_that_makes_no_sense_is_answered_with_exit_code_2() {
 #[test]
 fn a_token_in_the_wrong_place_is_not_repeated() {
     // That no token is on stderr is checked for every command line; a misplaced one may end up in a log as well.
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let token =
         "apiv3_Jkalv-IPKqJR2P7QT0n28gFpf1iEwK-eZ7q6hXqyzrJu0kEPB-VE88eGXTTz9GKhwKm38-6qkykKPdhNeduS9g";
     for args in [
@@ -251,13 +247,13 @@ fn a_token_in_the_wrong_place_is_not_repeated() {
         format!("serve {token}"),
         format!("serve --store {token}"),
     ] {
-        let ran = machine.influxdb3(args.split_whitespace()).run();
-        assert!(matches!(ran.code, Some(1 | 2)), "{ran:?}");
-        assert_ne!(ran.stderr, "");
+        let output = env.influxdb3(args.split_whitespace()).run();
+        assert!(matches!(output.code, Some(1 | 2)), "{output:?}");
+        assert_ne!(output.stderr, "");
     }
     // Help shows what the environment has set; not this.
     let help =
-        machine.influxdb3(["create", "token", "--admin", "--help"]).env("INFLUXDB3_AUTH_TOKEN", token).run();
+        env.influxdb3(["create", "token", "--admin", "--help"]).env("INFLUXDB3_AUTH_TOKEN", token).run();
     assert_eq!(help.code, Some(0));
     assert!(!help.stdout.contains(token));
 }
@@ -269,7 +265,7 @@ fn stranger(answer: Vec<u8>) -> SocketAddr {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.set_read_timeout(Some(TIMEOUT)).unwrap();
             let head = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
             let head: Vec<_> = head.take_while(|line| !line.is_empty()).collect();
             let answer = String::from_utf8_lossy(&answer).replace("ECHO", &head.join(" "));
@@ -285,7 +281,7 @@ fn http(status: &str, body: &str) -> Vec<u8> {
 
 #[test]
 fn a_host_that_is_no_token_server_is_told_from_one() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     // Nobody listens on that port.
     let unused = SocketAddr::from(([127, 0, 0, 1], 1));
     for (address, said) in [
@@ -301,9 +297,9 @@ fn a_host_that_is_no_token_server_is_told_from_one() {
         (stranger(b"SSH-2.0-OpenSSH_10.0\r\n".to_vec()), &["did not answer"]),
         (stranger(Vec::new()), &["did not answer", "the old token is still in force"]),
     ] {
-        let ran = machine.create_token(address, &["--regenerate", "--yes", "--token", UNKNOWN]).run();
-        ran.assert_failed(1, &["Create command failed: "]);
-        ran.assert_failed(1, said);
+        let output = env.create_token(address, &["--regenerate", "--yes", "--token", UNKNOWN]).run();
+        output.assert_failed(1, &["Create command failed: "]);
+        output.assert_failed(1, said);
     }
     for (host, said) in [
         ("nonsense", "http://127.0.0.1:8181"),
@@ -312,29 +308,29 @@ fn a_host_that_is_no_token_server_is_told_from_one() {
         ("http://", "http://127.0.0.1:8181"),
         ("", "http://127.0.0.1:8181"),
     ] {
-        let ran = machine.influxdb3(["create", "token", "--admin", "--host", host]).run();
-        ran.assert_failed(1, &[host, said]);
+        let output = env.influxdb3(["create", "token", "--admin", "--host", host]).run();
+        output.assert_failed(1, &[host, said]);
     }
-    let ran =
-        machine.influxdb3(["create", "token", "--admin", "--host", "http://me:password@127.0.0.1:1"]).run();
-    ran.assert_failed(1, &["no user name or password"]);
-    assert!(!ran.stderr.contains("password@"), "{ran:?}");
-    let bad_token = machine.create_token(unused, &["--regenerate", "--yes", "--token", "two\nlines"]).run();
+    let output =
+        env.influxdb3(["create", "token", "--admin", "--host", "http://me:password@127.0.0.1:1"]).run();
+    output.assert_failed(1, &["no user name or password"]);
+    assert!(!output.stderr.contains("password@"), "{output:?}");
+    let bad_token = env.create_token(unused, &["--regenerate", "--yes", "--token", "two\nlines"]).run();
     bad_token.assert_failed(1, &["was it copied whole?"]);
 }
 
 #[test]
 fn the_words_of_a_stranger_do_not_control_the_terminal() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let address = stranger(http("500 Internal Server Error", "\u{1b}[2Jcleared\u{7}"));
-    let ran = machine.create_token(address, &[]).run();
-    ran.assert_failed(1, &["server responded with error [500 Internal Server Error]: [2Jcleared"]);
-    assert!(!ran.stderr.contains(['\u{1b}', '\u{7}']), "{ran:?}");
+    let output = env.create_token(address, &[]).run();
+    output.assert_failed(1, &["server responded with error [500 Internal Server Error]: [2Jcleared"]);
+    assert!(!output.stderr.contains(['\u{1b}', '\u{7}']), "{output:?}");
 }
 
 #[test]
 fn an_answer_without_a_token_is_not_shown_as_one() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     for (status, body) in [
         ("201 Created", "<html>"),
         ("201 Created", r#"{"token":1}"#),
@@ -344,36 +340,36 @@ fn an_answer_without_a_token_is_not_shown_as_one() {
         ("200 OK", "hello"),
         ("200 OK", r#"{"token":"apiv3_x"}"#),
     ] {
-        let ran = machine.create_token(stranger(http(status, body)), &[]).run();
-        ran.assert_failed(1, &["Create command failed: ", "answers, but not as a token server"]);
+        let output = env.create_token(stranger(http(status, body)), &[]).run();
+        output.assert_failed(1, &["Create command failed: ", "answers, but not as a token server"]);
     }
 }
 
 #[test]
 fn an_error_that_repeats_the_token_is_not_passed_on() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     // Some servers answer an unknown request with all that was in it.
     for body in ["ECHO", r#"{"error":"ECHO"}"#] {
         let address = stranger(http("500 Internal Server Error", body));
-        let ran = machine.create_token(address, &["--regenerate", "--yes", "--token", UNKNOWN]).run();
-        ran.assert_failed(1, &["Create command failed: ", "500 Internal Server Error"]);
+        let output = env.create_token(address, &["--regenerate", "--yes", "--token", UNKNOWN]).run();
+        output.assert_failed(1, &["Create command failed: ", "500 Internal Server Error"]);
     }
 }
 
 #[test]
 fn a_token_that_cannot_be_shown_is_a_failure() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let ran = machine.create_token(server.address, &[]).stdout(full).run();
-    ran.assert_failed(1, &["the token was created, but cannot be written to standard output"]);
+    let output = env.create_token(server.address, &[]).stdout(full).run();
+    output.assert_failed(1, &["the token was created, but cannot be written to standard output"]);
 }
 
 #[test]
 fn a_body_that_is_too_large_is_refused_and_changes_nothing() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
-    let empty = machine.stored();
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
+    let empty = env.stored_catalog();
     let limit = 64 << 10;
     let with_bodies = |request: &dyn Fn() -> Request, size: usize| {
         let body = vec![b' '; size];
@@ -387,17 +383,17 @@ fn a_body_that_is_too_large_is_refused_and_changes_nothing() {
     // Judged by what the head says: the body is never read.
     let announced = post(CREATE).header("Content-Length", "1000000000000");
     announced.send(server.address).assert_is(413, "max request size (65536 bytes) exceeded");
-    assert_eq!(machine.stored(), empty);
+    assert_eq!(env.stored_catalog(), empty);
 
     let mut token = server.create();
-    let before = machine.stored();
+    let before = env.stored_catalog();
     for request in with_bodies(&|| post(REGENERATE).bearer(&token), limit + 1) {
         request.send(server.address).assert_is(413, "max request size (65536 bytes) exceeded");
     }
     // Who is nobody learns nothing of limits.
     let stranger = post(REGENERATE).bearer(UNKNOWN).header("Content-Length", "1000000000000");
     assert_eq!(stranger.send(server.address).status, 401);
-    assert_eq!(machine.stored(), before);
+    assert_eq!(env.stored_catalog(), before);
     assert!(server.accepts(&token));
     for number in 0..3 {
         let request =
@@ -408,10 +404,10 @@ fn a_body_that_is_too_large_is_refused_and_changes_nothing() {
 
 #[test]
 fn bytes_that_are_no_request_are_refused_and_never_waited_for() {
-    let machine = Machine::new();
-    let server = machine.serve(&RECOVERY);
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
     let token = server.create();
-    let before = machine.stored();
+    let before = env.stored_catalog();
     let long = "x".repeat(64 << 10);
     let many = "X-Many: y\r\n".repeat(200);
     let head = format!("POST {REGENERATE} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n");
@@ -445,17 +441,17 @@ fn bytes_that_are_no_request_are_refused_and_never_waited_for() {
                 );
             }
         }
-        assert_eq!(machine.stored(), before, "{case}");
+        assert_eq!(env.stored_catalog(), before, "{case}");
     }
     assert!(server.accepts(&token));
 }
 
 #[test]
 fn a_body_that_breaks_off_changes_nothing() {
-    let machine = Machine::new();
-    let server = machine.serve(&RECOVERY);
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
     let token = server.create();
-    let before = machine.stored();
+    let before = env.stored_catalog();
     for to in [server.address, server.recovery()] {
         let mut connection = Connection::open(to).unwrap();
         connection.write(&post(REGENERATE).bearer(&token).header("Content-Length", "2").to(to).to_bytes());
@@ -465,6 +461,6 @@ fn a_body_that_breaks_off_changes_nothing() {
             answer.assert_is(400, "Failed to read request body");
         }
     }
-    assert_eq!(machine.stored(), before);
+    assert_eq!(env.stored_catalog(), before);
     assert!(server.accepts(&token));
 }

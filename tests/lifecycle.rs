@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::{
-    CREATE, Connection, Machine, RECOVERY, REGENERATE, Server, eventually, get, post, within,
+    CREATE, Connection, RECOVERY, REGENERATE, Server, TestEnv, eventually, get, post, within,
 };
 
 /// How long another server on the same store may go on with an old token: what `authority::POLL_INTERVAL` promises,
@@ -21,10 +21,10 @@ fn mode(path: &Path) -> u32 {
 
 #[test]
 fn a_regenerated_token_outlives_a_killed_server_and_the_old_one_does_not() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let mut tokens: Vec<String> = Vec::new();
     for round in 0..4 {
-        let server = machine.serve(&[]);
+        let server = env.serve(&[]);
         let new = match tokens.last() {
             None => server.create(),
             Some(old) => server.regenerate(old),
@@ -32,7 +32,7 @@ fn a_regenerated_token_outlives_a_killed_server_and_the_old_one_does_not() {
         tokens.push(new);
         // At the moment when the answer is there.
         server.kill();
-        let server = machine.serve(&[]);
+        let server = env.serve(&[]);
         let (newest, older) = tokens.split_last().unwrap();
         assert!(server.accepts(newest), "round {round}");
         assert!(older.iter().all(|old| !server.accepts(old)), "round {round}");
@@ -42,8 +42,8 @@ fn a_regenerated_token_outlives_a_killed_server_and_the_old_one_does_not() {
 
 #[test]
 fn another_server_on_the_same_store_follows_within_the_bound() {
-    let machine = Machine::new();
-    let (one, two) = (machine.serve(&[]), machine.serve(&[]));
+    let env = TestEnv::new();
+    let (one, two) = (env.serve(&[]), env.serve(&[]));
     let mut token = one.create();
     within(BOUND, "the other server accepts the first token", || two.accepts(&token));
     for (here, there) in [(&one, &two), (&two, &one)] {
@@ -58,9 +58,9 @@ fn another_server_on_the_same_store_follows_within_the_bound() {
 
 #[test]
 fn servers_may_start_at_once_in_a_new_directory() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let servers: Vec<Server> = std::thread::scope(|scope| {
-        let starting: Vec<_> = (0..6).map(|_| scope.spawn(|| machine.serve(&[]))).collect();
+        let starting: Vec<_> = (0..6).map(|_| scope.spawn(|| env.serve(&[]))).collect();
         starting.into_iter().map(|server| server.join().unwrap()).collect()
     });
     let token = servers[0].create();
@@ -71,12 +71,12 @@ fn servers_may_start_at_once_in_a_new_directory() {
 
 #[test]
 fn its_files_are_closed_to_others() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     server.create();
-    assert_eq!(mode(&machine.data_dir()), 0o700);
-    let files: Vec<_> = fs::read_dir(machine.data_dir()).unwrap().map(|file| file.unwrap().path()).collect();
-    assert!(files.contains(&machine.store()), "{files:?}");
+    assert_eq!(mode(&env.data_dir()), 0o700);
+    let files: Vec<_> = fs::read_dir(env.data_dir()).unwrap().map(|file| file.unwrap().path()).collect();
+    assert!(files.contains(&env.store()), "{files:?}");
     for file in files {
         assert_eq!(mode(&file), 0o600, "{}", file.display());
     }
@@ -84,13 +84,13 @@ fn its_files_are_closed_to_others() {
 
 #[test]
 fn no_secret_is_on_the_disk() {
-    let machine = Machine::new();
-    let server = machine.serve(&RECOVERY);
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
     let first = server.create();
     let second = server.regenerate(&first);
     let third = post(REGENERATE).send(server.recovery()).token();
     server.kill();
-    for file in fs::read_dir(machine.data_dir()).unwrap() {
+    for file in fs::read_dir(env.data_dir()).unwrap() {
         let content = fs::read(file.unwrap().path()).unwrap();
         for token in [&first, &second, &third] {
             // Not even without the prefix that they share.
@@ -102,9 +102,9 @@ fn no_secret_is_on_the_disk() {
 
 #[test]
 fn signals_stop_it_in_order() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     for signal in [Signal::TERM, Signal::INT] {
-        let mut server = machine.serve(&RECOVERY);
+        let mut server = env.serve(&RECOVERY);
         // Connections on which nothing happens do not hold it up.
         let mut idle = Connection::open(server.address).unwrap();
         idle.write(&get("/").to_bytes());
@@ -127,21 +127,21 @@ fn begin_create(server: &Server) -> Connection {
 
 #[test]
 fn a_request_under_way_is_finished_before_it_stops() {
-    let machine = Machine::new();
-    let mut server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let mut server = env.serve(&[]);
     let mut connection = begin_create(&server);
     server.signal(Signal::TERM);
     server.wait_for_log("SIGTERM: stopping");
     connection.write(b"{}");
     let token = connection.read().unwrap().token();
     assert_eq!(server.exit_code(), Some(0), "{}", server.log());
-    assert!(machine.serve(&[]).accepts(&token));
+    assert!(env.serve(&[]).accepts(&token));
 }
 
 #[test]
 fn a_second_signal_stops_it_at_once() {
-    let machine = Machine::new();
-    let mut server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let mut server = env.serve(&[]);
     let connection = begin_create(&server);
     server.signal(Signal::TERM);
     server.wait_for_log("SIGTERM: stopping");
@@ -152,32 +152,32 @@ fn a_second_signal_stops_it_at_once() {
 
 #[test]
 fn a_store_in_memory_forgets() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
     server.wait_for_log("memory only");
     let forgotten = server.create();
     server.stop();
-    let server = machine.serve(&["--store", "memory:"]);
+    let server = env.serve(&["--store", "memory:"]);
     assert!(!server.accepts(&forgotten));
     let token = server.create();
     assert!(server.accepts(&token));
-    assert!(!machine.data_dir().exists());
+    assert!(!env.data_dir().exists());
 }
 
 #[test]
 fn it_runs_without_any_option_but_an_address() {
     for (home, variable) in [(".local/share/optoken", None), ("elsewhere/optoken", Some("elsewhere"))] {
-        let machine = Machine::new();
+        let env = TestEnv::new();
         let start = || {
-            let cli = machine.influxdb3(["serve", "--http-bind", "127.0.0.1:0"]);
+            let cli = env.influxdb3(["serve", "--http-bind", "127.0.0.1:0"]);
             match variable {
-                Some(variable) => cli.env("XDG_DATA_HOME", machine.home().join(variable)),
+                Some(variable) => cli.env("XDG_DATA_HOME", env.home().join(variable)),
                 None => cli,
             }
             .start()
         };
         let server = start();
-        let store = machine.home().join(home).join("tokens.db");
+        let store = env.home().join(home).join("tokens.db");
         // It says where it keeps its data, and what to do next.
         server.wait_for_log(&format!("sqlite:{}", store.display()));
         server.wait_for_log(&format!("influxdb3 create token --admin --host http://{}", server.address));
@@ -191,24 +191,23 @@ fn it_runs_without_any_option_but_an_address() {
 
 #[test]
 fn the_environment_says_what_the_options_say() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let start = |args: &[&str]| {
-        machine
-            .influxdb3(["serve"])
+        env.influxdb3(["serve"])
             .args(args)
             .env("INFLUXDB3_HTTP_BIND_ADDR", "127.0.0.1:0")
             .env("INFLUXDB3_ADMIN_TOKEN_RECOVERY_HTTP_BIND_ADDR", "127.0.0.1:0")
-            .env("INFLUXDB3_DATA_DIR", machine.data_dir())
+            .env("INFLUXDB3_DATA_DIR", env.data_dir())
             .start()
     };
     let server = start(&[]);
     server.create();
     let token = post(REGENERATE).send(server.recovery()).token();
     server.stop();
-    assert!(machine.serve(&[]).accepts(&token));
+    assert!(env.serve(&[]).accepts(&token));
 
     // An option beats the variable.
-    let other = machine.home().join("other.db");
+    let other = env.home().join("other.db");
     let server = start(&["--store", &format!("sqlite:{}", other.display())]);
     assert!(!server.accepts(&token));
     assert_eq!(mode(&other), 0o600);
@@ -216,10 +215,10 @@ fn the_environment_says_what_the_options_say() {
 
 #[test]
 fn tokens_are_refused_while_the_store_is_silent_and_accepted_again_when_it_answers() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--max-staleness", "1"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--max-staleness", "1"]);
     let token = server.create();
-    let store = rusqlite::Connection::open(machine.store()).unwrap();
+    let store = rusqlite::Connection::open(env.store()).unwrap();
     let status = || get("/health").bearer(&token).send(server.address).status;
 
     store.execute_batch("ALTER TABLE catalog RENAME TO away").unwrap();
@@ -238,9 +237,9 @@ fn tokens_are_refused_while_the_store_is_silent_and_accepted_again_when_it_answe
 
 #[test]
 fn a_server_whose_log_nobody_reads_answers_as_before() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     // As with `influxdb3 serve 2>&1 | head`, once `head` has seen enough.
-    let server = machine.serve_with(&RECOVERY).start_and_read_until(Some("token recovery is open"));
+    let server = env.serve_with(&RECOVERY).start_and_read_until(Some("token recovery is open"));
     let recovery = server.recovery();
     let old = server.create();
     let new = post(REGENERATE).send(recovery).token();

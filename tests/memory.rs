@@ -11,8 +11,8 @@ use rustix::process::{Pid, geteuid};
 
 use crate::http2;
 use crate::support::{
-    CONFIRM, Connection, Machine, NAMED_ADMIN, RECOVERY, REGENERATE, STAGE, Server, VERIFY, eventually, get,
-    log_as_told, post, request,
+    CONFIRM, Connection, NAMED_ADMIN, RECOVERY, REGENERATE, STAGE, Server, TestEnv, VERIFY, apply_log_filter,
+    eventually, get, post, request,
 };
 
 /// Nobody's user and group id on Debian and most others.
@@ -57,8 +57,8 @@ fn places(process: Pid, text: &str) -> Vec<String> {
 
 #[test]
 fn no_token_stays_in_the_memory_of_a_server() {
-    let machine = Machine::new();
-    let server = machine.serve(&[&RECOVERY, &["--log-filter", "trace"][..]].concat());
+    let env = TestEnv::new();
+    let server = env.serve(&[&RECOVERY, &["--log-filter", "trace"][..]].concat());
     let created = server.create();
     // While a request is under way its token is there, or this would look in the wrong place.
     let mut open = Connection::open(server.address).unwrap();
@@ -110,9 +110,9 @@ fn a_crash_leaves_no_copy_of_the_memory_behind() {
         return;
     }
     // As somebody else, because what is root's looks the same either way.
-    let machine = Machine::new();
-    fs::set_permissions(machine.home(), fs::Permissions::from_mode(0o755)).unwrap();
-    let program = machine.home().join("influxdb3");
+    let env = TestEnv::new();
+    fs::set_permissions(env.home(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = env.home().join("influxdb3");
     fs::copy(env!("CARGO_BIN_EXE_influxdb3"), &program).unwrap();
     let mut server = Command::new("/bin/sh");
     server
@@ -124,7 +124,7 @@ fn a_crash_leaves_no_copy_of_the_memory_behind() {
         .stderr(Stdio::null())
         .uid(NOBODY)
         .gid(NOBODY);
-    log_as_told(&mut server);
+    apply_log_filter(&mut server);
     let server = Ended(server.spawn().unwrap());
     let process = format!("/proc/{}", server.0.id());
     let limit = || {

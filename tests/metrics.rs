@@ -2,7 +2,7 @@
 
 #![allow(clippy::float_cmp, reason = "what was counted is a whole number")]
 
-use crate::support::{CREATE, Machine, RECOVERY, REGENERATE, Server, eventually, get, post};
+use crate::support::{CREATE, RECOVERY, REGENERATE, Server, TestEnv, eventually, get, post};
 
 /// The value of the series that begins so.
 #[track_caller]
@@ -16,8 +16,8 @@ fn value(server: &Server, token: &str, series: &str) -> f64 {
 
 #[test]
 fn requests_authentications_and_rotations_are_counted() {
-    let machine = Machine::new();
-    let server = machine.serve(&RECOVERY);
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
     let first = server.create();
     let token = server.regenerate(&first);
     assert!(!server.accepts(&first));
@@ -58,8 +58,8 @@ fn requests_authentications_and_rotations_are_counted() {
 
 #[test]
 fn the_age_is_that_of_the_newest_secret_and_unknown_without_one() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--disable-authz", "metrics"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--disable-authz", "metrics"]);
     let answer = get("/metrics").send(server.address);
     assert!(answer.body.contains("optoken_operator_token_age_seconds NaN"), "{}", answer.body);
     let token = server.create();
@@ -74,8 +74,8 @@ fn the_age_is_that_of_the_newest_secret_and_unknown_without_one() {
 
 #[test]
 fn a_recovery_is_counted_and_the_door_shown_closed() {
-    let machine = Machine::new();
-    let server = machine.serve(&RECOVERY);
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
     server.create();
     get("/health").send(server.recovery());
     let token = post(REGENERATE).send(server.recovery()).token();

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use crate::support::{
-    CREATE, Machine, NOT_AUTHENTICATED, REGENERATE, Request, Response, Server, get, post, request,
+    CREATE, NOT_AUTHENTICATED, REGENERATE, Request, Response, Server, TestEnv, get, post, request,
 };
 
 pub(crate) const OPENAPI: &str = "/api/v3/openapi.json";
@@ -116,8 +116,8 @@ fn all<'a>(key: &str, value: &'a Value, found: &mut Vec<&'a Value>) {
 
 #[test]
 fn the_document_names_everything_that_is_there() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
     get(OPENAPI).send(server.address).assert_is(401, NOT_AUTHENTICATED);
     let document = Document::of(&server, &token);
@@ -176,12 +176,12 @@ fn the_document_names_everything_that_is_there() {
 
 #[test]
 fn the_document_tells_what_asks_for_a_token() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     for (args, open) in [
         (&[][..], &[CREATE][..]),
         (&["--disable-authz", "health,ping"], &[CREATE, "/health", "/api/v1/health", "/ping"]),
     ] {
-        let server = machine.serve(&[&["--store", "memory:"], args].concat());
+        let server = env.serve(&[&["--store", "memory:"], args].concat());
         let document = Document::of(&server, &server.create());
         for (path, method, operation) in document.operations() {
             let asks = !open.contains(&path) || (path == CREATE && method == "GET");
@@ -199,8 +199,8 @@ fn the_document_tells_what_asks_for_a_token() {
 
 #[test]
 fn the_document_of_a_server_without_authentication_is_another_one() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:", "--without-auth"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:", "--without-auth"]);
     let document = Document::of(&server, "anything");
     for (path, method, operation) in document.operations() {
         let statuses: Vec<_> = operation["responses"].as_object().unwrap().keys().collect();

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::{Value, json};
 
-use crate::support::{Cli, Machine, REGENERATE, get, post, sha512_hex};
+use crate::support::{Cli, REGENERATE, TestEnv, get, post, sha512_hex};
 
 /// The one of COMPAT 1.8.
 const TOKEN: &str =
@@ -14,7 +14,7 @@ const TOKEN: &str =
 /// Of 16 random bytes, as the documentation has them (COMPAT 1.6).
 const OTHER: &str = "apiv3_kM2vQ8xTz0yB3nWfR7uJpA";
 
-impl Machine {
+impl TestEnv {
     fn token_file(&self, content: &str, mode: u32) -> String {
         let path = self.file("token.json", content.as_bytes());
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
@@ -34,28 +34,28 @@ fn a_preset_token_is_accepted_from_the_first_start_on() {
         (json!({ "token": TOKEN, "name": "ci", "description": "ignored" }), "ci"),
         (json!({ "token_sha512": sha512_hex(TOKEN), "name": "_admin", "expiry_millis": null }), "_admin"),
     ] {
-        let machine = Machine::new();
-        let server = machine.serve_preset(&content).start();
+        let env = TestEnv::new();
+        let server = env.serve_preset(&content).start();
         assert!(server.accepts(TOKEN));
         server.wait_for_log(&format!("Loaded admin token from file, name: {name}"));
         server.wait_for_log(&format!("Admin token '{name}' initialized from file"));
         server.stop();
-        let stored = machine.stored();
-        let server = machine.serve_preset(&content).start();
+        let stored_catalog = env.stored_catalog();
+        let server = env.serve_preset(&content).start();
         server.wait_for_log(&format!("Admin token '{name}' already exists, skipping initialization"));
         assert!(server.accepts(TOKEN));
-        assert_eq!(machine.stored(), stored);
+        assert_eq!(env.stored_catalog(), stored_catalog);
     }
 }
 
 #[test]
 fn a_preset_operator_can_be_replaced_and_the_file_does_not_bring_it_back() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let content = json!({ "token": TOKEN, "name": "_admin" });
-    let server = machine.serve_preset(&content).start();
+    let server = env.serve_preset(&content).start();
     let token = server.regenerate(TOKEN);
     server.stop();
-    let server = machine.serve_preset(&content).start();
+    let server = env.serve_preset(&content).start();
     server.wait_for_log("WARN Admin token '_admin' already exists with another secret");
     assert!(server.accepts(&token));
     assert!(!server.accepts(TOKEN));
@@ -63,8 +63,8 @@ fn a_preset_operator_can_be_replaced_and_the_file_does_not_bring_it_back() {
 
 #[test]
 fn a_preset_named_token_does_not_replace_the_operator() {
-    let machine = Machine::new();
-    let server = machine.serve_preset(&json!({ "token": OTHER, "name": "ci" })).start();
+    let env = TestEnv::new();
+    let server = env.serve_preset(&json!({ "token": OTHER, "name": "ci" })).start();
     server.wait_for_log("no operator token yet");
     let answer = post(REGENERATE).bearer(OTHER).send(server.address);
     answer.assert_is(404, "missing admin token, cannot update");
@@ -79,21 +79,21 @@ fn an_expiry_holds_and_is_reported() {
         (1, false, "Admin token '_admin' has expired and is not accepted"),
         (-1, false, "Admin token '_admin' has expired and is not accepted"),
     ] {
-        let machine = Machine::new();
+        let env = TestEnv::new();
         let content = json!({ "token": TOKEN, "name": "_admin", "expiry_millis": expiry });
-        let server = machine.serve_preset(&content).start();
+        let server = env.serve_preset(&content).start();
         assert_eq!(server.accepts(TOKEN), accepted);
         server.wait_for_log(said);
         server.stop();
         let content = json!({ "token": TOKEN, "name": "_admin", "expiry_millis": 5 });
-        let server = machine.serve_preset(&content).start();
+        let server = env.serve_preset(&content).start();
         server.wait_for_log("Admin token '_admin' keeps the expiry that it has, not that of the file");
     }
 }
 
 #[test]
 fn a_file_that_cannot_be_used_keeps_the_server_from_starting() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let good = json!({ "token": TOKEN, "name": "_admin" }).to_string();
     let hash = json!({ "token_sha512": sha512_hex(TOKEN), "name": "_admin" }).to_string();
     let with = |token: &str, name: &str| json!({ "token": token, "name": name }).to_string();
@@ -138,28 +138,28 @@ fn a_file_that_cannot_be_used_keeps_the_server_from_starting() {
         ),
         (&" ".repeat(70_000), 0o600, "it has more than 65536 bytes"),
     ] {
-        let file = machine.token_file(content, mode);
-        let ran = machine.serve_with(&["--admin-token-file", &file]).run();
-        ran.assert_failed(1, &["Serve command failed: Token error: ", said]);
-        assert!(!ran.stderr.contains("12345678"), "it quotes the file: {}", ran.stderr);
+        let file = env.token_file(content, mode);
+        let output = env.serve_with(&["--admin-token-file", &file]).run();
+        output.assert_failed(1, &["Serve command failed: Token error: ", said]);
+        assert!(!output.stderr.contains("12345678"), "it quotes the file: {}", output.stderr);
     }
     for (path, said) in [
-        (machine.home().join("missing.json"), "Failed to read admin token file: No such file or directory"),
-        (machine.home().to_owned(), "it is not a regular file"),
+        (env.home().join("missing.json"), "Failed to read admin token file: No such file or directory"),
+        (env.home().to_owned(), "it is not a regular file"),
     ] {
-        let ran = machine.serve_with(&["--admin-token-file"]).arg(&path).run();
-        ran.assert_failed(1, &["Serve command failed: Token error: ", said]);
+        let output = env.serve_with(&["--admin-token-file"]).arg(&path).run();
+        output.assert_failed(1, &["Serve command failed: Token error: ", said]);
     }
-    let server = machine.serve(&[]);
+    let server = env.serve(&[]);
     assert!(!server.accepts(TOKEN));
     assert_eq!(get("/health").bearer(TOKEN).send(server.address).status, 401);
 }
 
 #[test]
 fn a_file_of_a_hash_may_be_read_by_others() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let content = json!({ "token_sha512": sha512_hex(TOKEN), "name": "_admin" });
-    let file = machine.token_file(&content.to_string(), 0o444);
-    let server = machine.serve(&["--admin-token-file", &file]);
+    let file = env.token_file(&content.to_string(), 0o444);
+    let server = env.serve(&["--admin-token-file", &file]);
     assert!(server.accepts(TOKEN));
 }

@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::net::TcpSocket;
 
 use crate::support::{
-    Connection, Machine, NAMED_ADMIN, Request, Response, TOKENS, VERIFY, eventually, get, post, request,
+    Connection, NAMED_ADMIN, Request, Response, TOKENS, TestEnv, VERIFY, eventually, get, post, request,
 };
 
 /// As every shell has it, and root's.
@@ -35,7 +35,7 @@ const INVALID_TOKEN: &str = r#"Bearer realm="influxdb3", error="invalid_token""#
 const INVALID_REQUEST: &str = r#"Bearer realm="influxdb3", error="invalid_request""#;
 
 /// How to run one of the proxies.
-struct Kind {
+struct ProxyKind {
     name: &'static str,
     /// Its files in `host/proxies`; the first is the one to run with.
     files: &'static [&'static str],
@@ -48,8 +48,8 @@ struct Kind {
 /// The variable that says where Envoy is, which is no package of Debian; `tests/proxies/envoy` fetches it.
 const ENVOY: &str = "OPTOKEN_TEST_ENVOY";
 
-const KINDS: [Kind; 4] = [
-    Kind {
+const KINDS: [ProxyKind; 4] = [
+    ProxyKind {
         name: "nginx",
         files: &["nginx.conf"],
         listens: ("127.0.0.1:8080", |port| format!("127.0.0.1:{port}")),
@@ -68,7 +68,7 @@ const KINDS: [Kind; 4] = [
             command
         },
     },
-    Kind {
+    ProxyKind {
         name: "caddy",
         files: &["Caddyfile"],
         listens: ("http://:8080", |port| format!("http://:{port}")),
@@ -80,7 +80,7 @@ const KINDS: [Kind; 4] = [
             command
         },
     },
-    Kind {
+    ProxyKind {
         name: "haproxy",
         files: &["haproxy.cfg", "haproxy.lua"],
         listens: ("127.0.0.1:8080", |port| format!("127.0.0.1:{port}")),
@@ -91,7 +91,7 @@ const KINDS: [Kind; 4] = [
             command
         },
     },
-    Kind {
+    ProxyKind {
         name: "envoy",
         files: &["envoy.yaml"],
         listens: ("port_value: 8080", |port| format!("port_value: {port}")),
@@ -136,10 +136,10 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn start(kind: &Kind, machine: &Machine, authority: SocketAddr, service: SocketAddr) -> Self {
-        let Kind { name, files, listens: (listens, on_port), command } = kind;
+    fn start(kind: &ProxyKind, env: &TestEnv, authority: SocketAddr, service: SocketAddr) -> Self {
+        let ProxyKind { name, files, listens: (listens, on_port), command } = kind;
         let port = Port::any();
-        let home = machine.home().join(name);
+        let home = env.home().join(name);
         fs::create_dir(&home).unwrap();
         for file in *files {
             let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("proxies").join(file);
@@ -320,13 +320,13 @@ fn upgraded(to: &[&str], connection: &str) -> Request {
 }
 
 /// One proxy of each kind.
-fn proxies(machine: &Machine, authority: SocketAddr, service: SocketAddr) -> Vec<Proxy> {
+fn proxies(env: &TestEnv, authority: SocketAddr, service: SocketAddr) -> Vec<Proxy> {
     let envoy = env::var_os(ENVOY).is_some();
     if !envoy {
         println!("skipped: envoy, as {ENVOY} is not set");
     }
     let here = KINDS.iter().filter(|kind| envoy || kind.name != "envoy");
-    here.map(|kind| Proxy::start(kind, machine, authority, service)).collect()
+    here.map(|kind| Proxy::start(kind, env, authority, service)).collect()
 }
 
 /// Nothing gets to the service, and the client is told that it cannot be done now.
@@ -350,15 +350,15 @@ fn assert_unavailable(proxies: &[Proxy], service: &Service, token: &str) {
 
 #[test]
 fn a_good_token_passes_and_the_service_is_told_whose_it_is() {
-    let machine = Machine::new();
-    let authority = machine.serve(&[]);
+    let env = TestEnv::new();
+    let authority = env.serve(&[]);
     let operator = authority.create();
     let body = json!({ "token_name": NAME }).to_string();
     let create = post(NAMED_ADMIN).bearer(&operator).header("Content-Type", "application/json");
     let named = create.body(body.as_bytes()).send(authority.address).token();
     let service = Service::start();
     let large = vec![b'x'; 200_000];
-    for proxy in proxies(&machine, authority.address, service.address) {
+    for proxy in proxies(&env, authority.address, service.address) {
         for (request, method, target, body) in [
             (get("/"), "GET", "/", &b""[..]),
             (get("/path?p=apiv3_x"), "GET", "/path?p=apiv3_x", b""),
@@ -400,12 +400,12 @@ fn a_good_token_passes_and_the_service_is_told_whose_it_is() {
 
 #[test]
 fn without_a_good_token_nothing_passes_and_the_client_gets_the_challenge() {
-    let machine = Machine::new();
-    let authority = machine.serve(&[]);
+    let env = TestEnv::new();
+    let authority = env.serve(&[]);
     let old = authority.create();
     let token = authority.regenerate(&old);
     let service = Service::start();
-    for proxy in proxies(&machine, authority.address, service.address) {
+    for proxy in proxies(&env, authority.address, service.address) {
         for (request, challenge) in [
             (get("/"), BARE),
             (get("/").bearer("apiv3_unknown"), INVALID_TOKEN),
@@ -453,11 +453,11 @@ fn without_a_good_token_nothing_passes_and_the_client_gets_the_challenge() {
 
 #[test]
 fn a_connection_stays_what_every_request_on_it_is_asked_about() {
-    let machine = Machine::new();
-    let authority = machine.serve(&[]);
+    let env = TestEnv::new();
+    let authority = env.serve(&[]);
     let token = authority.create();
     let service = Service::start();
-    for proxy in proxies(&machine, authority.address, service.address) {
+    for proxy in proxies(&env, authority.address, service.address) {
         let asked = [
             upgraded(&["h2c"], "Upgrade, HTTP2-Settings"),
             upgraded(&["h2c"], "Upgrade"),
@@ -497,11 +497,11 @@ fn a_connection_stays_what_every_request_on_it_is_asked_about() {
 
 #[test]
 fn what_comes_behind_a_body_names_nobody() {
-    let machine = Machine::new();
-    let authority = machine.serve(&[]);
+    let env = TestEnv::new();
+    let authority = env.serve(&[]);
     let token = authority.create();
     let service = Service::start();
-    for proxy in proxies(&machine, authority.address, service.address) {
+    for proxy in proxies(&env, authority.address, service.address) {
         let request = post("/").bearer(&token).header("Trailer", "X-Auth-Token-Id");
         let request = request.chunked_with_trailer(b"{}", "X-Auth-Token-Id: 7");
         assert_eq!(proxy.send(&request).status, 200, "{}", proxy.name);
@@ -515,11 +515,11 @@ fn what_comes_behind_a_body_names_nobody() {
 
 #[test]
 fn a_head_that_the_authority_does_not_read_does_not_pass() {
-    let machine = Machine::new();
-    let authority = machine.serve(&[]);
+    let env = TestEnv::new();
+    let authority = env.serve(&[]);
     let token = authority.create();
     let service = Service::start();
-    for proxy in proxies(&machine, authority.address, service.address) {
+    for proxy in proxies(&env, authority.address, service.address) {
         // Hardly anything but Authorization gets to optoken; Caddy asks with all that its client has sent.
         let many = |request| (0..150).fold(request, |request: Request, _| request.header("X", "x"));
         for request in [
@@ -543,11 +543,11 @@ fn a_head_that_the_authority_does_not_read_does_not_pass() {
 
 #[test]
 fn nothing_passes_while_the_authority_is_gone_or_does_not_answer() {
-    let machine = Machine::new();
-    let authority = machine.serve(&[]);
+    let env = TestEnv::new();
+    let authority = env.serve(&[]);
     let token = authority.create();
     let service = Service::start();
-    let here = proxies(&machine, authority.address, service.address);
+    let here = proxies(&env, authority.address, service.address);
     for proxy in &here {
         assert_eq!(proxy.send(&get("/").bearer(&token)).status, 200, "{}", proxy.name);
     }
@@ -560,7 +560,7 @@ fn nothing_passes_while_the_authority_is_gone_or_does_not_answer() {
     drop(here);
 
     // It takes connections, and that is all.
-    let other = Machine::new();
+    let other = TestEnv::new();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let here = proxies(&other, silent.local_addr().unwrap(), service.address);
     assert_unavailable(&here, &service, &token);
@@ -568,12 +568,12 @@ fn nothing_passes_while_the_authority_is_gone_or_does_not_answer() {
 
 #[test]
 fn nothing_passes_while_the_store_is_silent() {
-    let machine = Machine::new();
-    let authority = machine.serve(&["--max-staleness", "1"]);
+    let env = TestEnv::new();
+    let authority = env.serve(&["--max-staleness", "1"]);
     let token = authority.create();
     let service = Service::start();
-    let here = proxies(&machine, authority.address, service.address);
-    let store = rusqlite::Connection::open(machine.store()).unwrap();
+    let here = proxies(&env, authority.address, service.address);
+    let store = rusqlite::Connection::open(env.store()).unwrap();
     store.execute_batch("ALTER TABLE catalog RENAME TO away").unwrap();
     eventually("tokens cannot be checked", || {
         get(VERIFY).bearer(&token).send(authority.address).status == 503
@@ -598,10 +598,10 @@ fn nothing_passes_while_the_store_is_silent() {
 
 #[test]
 fn without_authentication_everything_passes_and_nobody_can_be_forged() {
-    let machine = Machine::new();
-    let authority = machine.serve(&["--store", "memory:", "--without-auth"]);
+    let env = TestEnv::new();
+    let authority = env.serve(&["--store", "memory:", "--without-auth"]);
     let service = Service::start();
-    for proxy in proxies(&machine, authority.address, service.address) {
+    for proxy in proxies(&env, authority.address, service.address) {
         assert_eq!(proxy.send(&forged(get("/"))).status, 200, "{}", proxy.name);
         let received = service.received();
         let said = received[0].said_by_optoken();
@@ -612,11 +612,11 @@ fn without_authentication_everything_passes_and_nobody_can_be_forged() {
 
 #[test]
 fn a_token_that_is_deleted_does_not_pass_any_more() {
-    let machine = Machine::new();
-    let authority = machine.serve(&[]);
+    let env = TestEnv::new();
+    let authority = env.serve(&[]);
     let operator = authority.create();
     let service = Service::start();
-    for proxy in proxies(&machine, authority.address, service.address) {
+    for proxy in proxies(&env, authority.address, service.address) {
         let create = post(NAMED_ADMIN).bearer(&operator).header("Content-Type", "application/json");
         let token = create.body(br#"{"token_name":"ci"}"#).send(authority.address).token();
         let status = || proxy.send(&get("/").bearer(&token)).status;

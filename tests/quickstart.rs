@@ -4,7 +4,7 @@ use base64ct::{Base64, Encoding as _};
 
 use crate::http2;
 use crate::support::{
-    CREATE, Connection, Machine, NOT_AUTHENTICATED, REGENERATE, assert_token_form, get, post, request,
+    CREATE, Connection, NOT_AUTHENTICATED, REGENERATE, TestEnv, assert_token_form, get, post, request,
     sha512_hex,
 };
 
@@ -19,9 +19,9 @@ const PROMPT: &str = "Are you sure you want to regenerate admin token? Enter 'ye
 
 #[test]
 fn creating_shows_the_token_as_documented_and_works_once() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
-    let created = machine.create_token(server.address, &[]).run();
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
+    let created = env.create_token(server.address, &[]).run();
     let token = created.token();
     // COMPAT 4.1, without colours where it does not go to a terminal.
     assert_eq!(
@@ -39,30 +39,29 @@ fn creating_shows_the_token_as_documented_and_works_once() {
     assert_eq!(created.stderr, "");
     assert!(server.accepts(&token));
 
-    let before = machine.stored();
-    machine
-        .create_token(server.address, &[])
+    let before = env.stored_catalog();
+    env.create_token(server.address, &[])
         .run()
         .assert_failed(1, &["Create command failed: ", "token name already exists, _admin", "--regenerate"]);
-    assert_eq!(machine.stored(), before);
+    assert_eq!(env.stored_catalog(), before);
     assert!(server.accepts(&token));
 }
 
 #[test]
 fn the_json_format_is_one_object_and_nothing_else() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let mut old = None::<String>;
     // Created first, then regenerated twice, once with the question.
     for (args, input) in [("", ""), ("--regenerate --yes", ""), ("--regenerate", "yes\n")] {
         let args: Vec<_> = args.split_whitespace().chain(["--format", "json"]).collect();
-        let mut cli = machine.create_token(server.address, &args).input(input);
+        let mut cli = env.create_token(server.address, &args).input(input);
         if let Some(old) = &old {
             cli = cli.env("INFLUXDB3_AUTH_TOKEN", old);
         }
-        let ran = cli.run();
-        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-        let json: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        let output = cli.run();
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
+        let json: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
         let token = json["token"].as_str().unwrap();
         assert_token_form(token);
         let help = format!(
@@ -77,22 +76,22 @@ fn the_json_format_is_one_object_and_nothing_else() {
 
 #[test]
 fn a_regenerated_token_works_and_the_old_one_is_refused() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let mut seen = vec![server.create()];
     for way in ["--token", "last argument", "environment"] {
         let old = seen.last().unwrap();
-        let cli = machine.create_token(server.address, &["--regenerate", "--yes"]);
+        let cli = env.create_token(server.address, &["--regenerate", "--yes"]);
         let cli = match way {
             "--token" => cli.args(&["--token", old]),
             "last argument" => cli.arg(old),
             _ => cli.env("INFLUXDB3_AUTH_TOKEN", old),
         };
-        let ran = cli.run();
-        let new = ran.token();
+        let output = cli.run();
+        let new = output.token();
         // COMPAT 4.1, but that success is said last: when it is one.
         assert_eq!(
-            ran.stdout,
+            output.stdout,
             format!(
                 "\n\
                  Token: {new}\n\
@@ -106,7 +105,7 @@ fn a_regenerated_token_works_and_the_old_one_is_refused() {
             "{way}"
         );
         let warned = if way == "environment" { "" } else { ARGUMENT };
-        assert_eq!(ran.stderr, format!("{warned}{IN_FORCE}"), "{way}");
+        assert_eq!(output.stderr, format!("{warned}{IN_FORCE}"), "{way}");
         // At once, without waiting for anything.
         assert!(server.accepts(&new), "{way}");
         for old in &seen {
@@ -119,31 +118,29 @@ fn a_regenerated_token_works_and_the_old_one_is_refused() {
 
 #[test]
 fn what_is_typed_beats_the_environment() {
-    let machine = Machine::new();
-    let (server, other) = (machine.serve(&[]), machine.serve(&["--store", "memory:"]));
+    let env = TestEnv::new();
+    let (server, other) = (env.serve(&[]), env.serve(&["--store", "memory:"]));
     let mut token = server.create();
     let wrong = other.create();
     for flag in ["--token", ""] {
         let regenerate = |typed: &str, environment: &str| {
             let args: Vec<_> =
                 ["--regenerate", "--yes", flag, typed].into_iter().filter(|arg| !arg.is_empty()).collect();
-            machine.create_token(server.address, &args).env("INFLUXDB3_AUTH_TOKEN", environment).run()
+            env.create_token(server.address, &args).env("INFLUXDB3_AUTH_TOKEN", environment).run()
         };
-        let before = machine.stored();
+        let before = env.stored_catalog();
         regenerate(&wrong, &token).assert_failed(
             1,
             &["[401 Unauthorized]: the request was not authenticated", "--admin-token-recovery-http-bind"],
         );
-        assert_eq!(machine.stored(), before);
+        assert_eq!(env.stored_catalog(), before);
         token = regenerate(&token, &wrong).token();
     }
 
     // The same for the address.
     let (here, there) = (format!("http://{}", server.address), format!("http://{}", other.address));
     let environment = |host: &str| {
-        machine
-            .influxdb3(["create", "token", "--admin", "--regenerate", "--yes"])
-            .env("INFLUXDB3_HOST_URL", host)
+        env.influxdb3(["create", "token", "--admin", "--regenerate", "--yes"]).env("INFLUXDB3_HOST_URL", host)
     };
     token = environment(&here).args(&["--token", &token]).run().token();
     token = environment(&there).args(&["-H", &here, "--token", &token]).run().token();
@@ -153,24 +150,24 @@ fn what_is_typed_beats_the_environment() {
 
 #[test]
 fn regenerating_without_a_token_tells_how_to_give_one() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     server.create();
-    let before = machine.stored();
+    let before = env.stored_catalog();
     for empty in [None, Some("")] {
-        let mut cli = machine.create_token(server.address, &["--regenerate", "--yes"]);
+        let mut cli = env.create_token(server.address, &["--regenerate", "--yes"]);
         if let Some(empty) = empty {
             cli = cli.env("INFLUXDB3_AUTH_TOKEN", empty);
         }
         cli.run().assert_failed(1, &["the request was not authenticated", "--token", "INFLUXDB3_AUTH_TOKEN"]);
     }
-    assert_eq!(machine.stored(), before);
+    assert_eq!(env.stored_catalog(), before);
 }
 
 #[test]
 fn only_the_whole_word_yes_confirms() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let mut token = server.create();
     for (answer, confirms) in [
         ("", false),
@@ -184,30 +181,30 @@ fn only_the_whole_word_yes_confirms() {
         ("yes\nno\n", true),
         ("\t yes \r\n", true),
     ] {
-        let before = machine.stored();
-        let cli = machine.create_token(server.address, &["--regenerate"]).input(answer);
-        let ran = cli.env("INFLUXDB3_AUTH_TOKEN", &token).run();
-        assert!(ran.stderr.starts_with(PROMPT), "{answer:?}: {}", ran.stderr);
+        let before = env.stored_catalog();
+        let cli = env.create_token(server.address, &["--regenerate"]).input(answer);
+        let output = cli.env("INFLUXDB3_AUTH_TOKEN", &token).run();
+        assert!(output.stderr.starts_with(PROMPT), "{answer:?}: {}", output.stderr);
         if confirms {
-            token = ran.token();
-            assert_eq!(ran.stderr, format!("{PROMPT}{IN_FORCE}"), "{answer:?}");
+            token = output.token();
+            assert_eq!(output.stderr, format!("{PROMPT}{IN_FORCE}"), "{answer:?}");
         } else {
-            ran.assert_failed(1, &["Create command failed: Cannot regenerate token without confirmation"]);
-            assert_eq!(machine.stored(), before, "{answer:?}");
+            output.assert_failed(1, &["Create command failed: Cannot regenerate token without confirmation"]);
+            assert_eq!(env.stored_catalog(), before, "{answer:?}");
         }
         assert!(server.accepts(&token), "{answer:?}");
     }
     for yes in ["--yes", "-y"] {
-        let ran = machine.create_token(server.address, &["--regenerate", yes, &token]).input("no\n").run();
-        token = ran.token();
-        assert_eq!(ran.stderr, format!("{ARGUMENT}{IN_FORCE}"), "{yes}");
+        let output = env.create_token(server.address, &["--regenerate", yes, &token]).input("no\n").run();
+        token = output.token();
+        assert_eq!(output.stderr, format!("{ARGUMENT}{IN_FORCE}"), "{yes}");
     }
 }
 
 #[test]
 fn the_http_api_answers_a_new_token_in_the_documented_form() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let body = |token: &str, created_at: &str| {
         format!(
             r#"{{"id":0,"name":"_admin","token":"{token}","hash":"{}","created_at":"{created_at}","expiry":null}}"#,
@@ -250,7 +247,7 @@ fn the_http_api_answers_a_new_token_in_the_documented_form() {
 
 #[test]
 fn creating_looks_at_nothing_that_comes_with_the_request() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     for (case, request) in [
         ("unknown token", post(CREATE).bearer("apiv3_unknown")),
         ("malformed credential", post(CREATE).authorization("Nonsense")),
@@ -264,7 +261,7 @@ fn creating_looks_at_nothing_that_comes_with_the_request() {
         ),
         ("query", post(&format!("{CREATE}?name=other&token=%ff"))),
     ] {
-        let server = machine.serve(&["--store", "memory:"]);
+        let server = env.serve(&["--store", "memory:"]);
         let created = request.send(server.address);
         assert_eq!(created.status, 201, "{case}: {created:?}");
         assert_eq!(created.json()["name"], "_admin", "{case}");
@@ -275,8 +272,8 @@ fn creating_looks_at_nothing_that_comes_with_the_request() {
 
 #[test]
 fn three_schemes_carry_a_token() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
     let basic = |pair: &str| format!("Basic {}", Base64::encode_string(pair.as_bytes()));
     for (value, status) in [
@@ -308,8 +305,8 @@ fn three_schemes_carry_a_token() {
 
 #[test]
 fn a_refusal_says_how_to_authenticate() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
     server.create();
     for (request, reason) in [
         (get("/health"), ""),
@@ -328,10 +325,10 @@ fn a_refusal_says_how_to_authenticate() {
 
 #[test]
 fn a_malformed_credential_is_told_from_a_wrong_one() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let token = server.create();
-    let before = machine.stored();
+    let before = env.stored_catalog();
     let basic = |pair: &[u8]| format!("Basic {}", Base64::encode_string(pair));
     let pair = format!("u:{token}");
     for value in [
@@ -362,16 +359,16 @@ fn a_malformed_credential_is_told_from_a_wrong_one() {
             );
         }
     }
-    assert_eq!(machine.stored(), before);
+    assert_eq!(env.stored_catalog(), before);
     assert!(server.accepts(&token));
 }
 
 #[test]
 fn what_is_not_served_is_not_found_and_only_told_to_who_is_authenticated() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let token = server.create();
-    let before = machine.stored();
+    let before = env.stored_catalog();
     for (method, path) in [
         ("GET", "/"),
         ("GET", "/nowhere"),
@@ -394,7 +391,7 @@ fn what_is_not_served_is_not_found_and_only_told_to_who_is_authenticated() {
     for method in ["PUT", "DELETE", "PATCH"] {
         request(method, CREATE).send(server.address).assert_is(404, "Not found");
     }
-    assert_eq!(machine.stored(), before);
+    assert_eq!(env.stored_catalog(), before);
     for path in ["/health", "/api/v1/health"] {
         get(path).send(server.address).assert_is(401, NOT_AUTHENTICATED);
         get(path).bearer(&token).send(server.address).assert_is(200, "OK");
@@ -403,8 +400,8 @@ fn what_is_not_served_is_not_found_and_only_told_to_who_is_authenticated() {
 
 #[test]
 fn no_web_page_is_invited() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
     let from_page = |request: crate::support::Request| {
         request
             .header("Origin", "https://example.com")
@@ -425,8 +422,8 @@ fn no_web_page_is_invited() {
 
 #[test]
 fn a_connection_serves_one_request_after_the_other() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
     let mut connection = Connection::open(server.address).unwrap();
     let mut send = |request: crate::support::Request| {
         connection.write(&request.to_bytes());
@@ -442,8 +439,8 @@ fn a_connection_serves_one_request_after_the_other() {
 
 #[test]
 fn http_2_is_spoken_with_who_starts_with_it() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
     let authorization = format!("Bearer {token}");
     let mut connection = Connection::open(server.address).unwrap();
@@ -460,9 +457,9 @@ fn http_2_is_spoken_with_who_starts_with_it() {
 
 #[test]
 fn a_proxy_is_not_told_the_token_of_this_machine() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
-    let mut cli = machine.create_token(server.address, &[]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
+    let mut cli = env.create_token(server.address, &[]);
     for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
         // Nobody listens there.
         cli = cli.env(name, "http://127.0.0.1:1");

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use crate::http2;
 use crate::support::{
-    CREATE, Cli, Connection, Machine, NOT_AUTHENTICATED, PATIENCE, RECOVERY, REGENERATE, Response, at_once,
-    eventually, get, post, request,
+    CREATE, Cli, Connection, NOT_AUTHENTICATED, RECOVERY, REGENERATE, Response, TIMEOUT, TestEnv, eventually,
+    get, post, request, send_concurrently,
 };
 
 const CLOSED: &str = "token recovery is closed: it regenerates the operator token once, and only for a while; the next \
@@ -45,8 +45,8 @@ pub(crate) fn assert_too_late(answer: io::Result<Response>) {
 
 #[test]
 fn there_is_no_recovery_unless_it_is_asked_for() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let token = server.create();
     post(REGENERATE).send(server.address).assert_is(401, NOT_AUTHENTICATED);
     assert!(server.accepts(&token));
@@ -55,22 +55,22 @@ fn there_is_no_recovery_unless_it_is_asked_for() {
 
 #[test]
 fn what_is_said_about_a_door_that_is_not_opened_is_warned_about() {
-    let machine = Machine::new();
-    let server = machine
+    let env = TestEnv::new();
+    let server = env
         .serve_with(&["--admin-token-recovery-insecure-allow-remote"])
         .env("INFLUXDB3_ADMIN_TOKEN_RECOVERY_CODE", "true")
         .start();
     for option in ["insecure-allow-remote", "code"] {
         server.wait_for_log(&format!("--admin-token-recovery-{option} is of no use without"));
     }
-    assert!(!machine.data_dir().join("recovery-code").exists());
+    assert!(!env.data_dir().join("recovery-code").exists());
 }
 
 #[test]
 fn the_flag_without_a_value_means_port_8182() {
     // The main listener takes the port, so that it is not opened for recovery while other tests or people use it.
-    let machine = Machine::new();
-    let ran = machine
+    let env = TestEnv::new();
+    let output = env
         .influxdb3([
             "serve",
             "--store",
@@ -81,8 +81,8 @@ fn the_flag_without_a_value_means_port_8182() {
         ])
         .run();
     // Where something runs there already, that is all there is to see.
-    if !ran.stderr.contains("failed: --http-bind: cannot listen on 127.0.0.1:8182") {
-        ran.assert_failed(
+    if !output.stderr.contains("failed: --http-bind: cannot listen on 127.0.0.1:8182") {
+        output.assert_failed(
             1,
             &["--admin-token-recovery-http-bind: cannot listen on 127.0.0.1:8182", "choose another port"],
         );
@@ -91,8 +91,8 @@ fn the_flag_without_a_value_means_port_8182() {
 
 #[test]
 fn it_regenerates_without_a_credential_and_closes_for_good() {
-    let machine = Machine::new();
-    let server = machine.serve(&RECOVERY);
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
     let recovery = server.recovery();
     let old = server.create();
 
@@ -104,11 +104,11 @@ fn it_regenerates_without_a_credential_and_closes_for_good() {
     let mut begun = Connection::open(recovery).unwrap();
     begun.write(format!("POST {REGENERATE} HTTP/1.1\r\nHost: ").as_bytes());
 
-    let ran = machine.create_token(recovery, &["--regenerate"]).input("yes\n").run();
-    let new = ran.token();
+    let output = env.create_token(recovery, &["--regenerate"]).input("yes\n").run();
+    let new = output.token();
     assert!(!server.accepts(&old));
     assert!(server.accepts(&new));
-    let after = machine.stored();
+    let after = env.stored_catalog();
 
     assert_closes(recovery);
     // What has begun before may still be answered, but not with a token.
@@ -118,14 +118,13 @@ fn it_regenerates_without_a_credential_and_closes_for_good() {
     for mut connection in [used, unused] {
         assert!(connection.read().is_err());
     }
-    machine
-        .create_token(recovery, &["--regenerate", "--yes"])
+    env.create_token(recovery, &["--regenerate", "--yes"])
         .run()
         .assert_failed(1, &["Create command failed: cannot reach", "Connection refused", "influxdb3 serve"]);
     server.wait_for_log("token recovery is closed");
 
     // The main listener goes on, and is as closed as ever to who has no token.
-    assert_eq!(machine.stored(), after);
+    assert_eq!(env.stored_catalog(), after);
     post(REGENERATE).send(server.address).assert_is(401, NOT_AUTHENTICATED);
     let newer = server.regenerate(&new);
     assert!(server.accepts(&newer));
@@ -134,8 +133,8 @@ fn it_regenerates_without_a_credential_and_closes_for_good() {
 
 #[test]
 fn its_answer_is_that_of_the_main_listener() {
-    let machine = Machine::new();
-    let server = machine.serve(&RECOVERY);
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
     let created = post(CREATE).send(server.address);
     // Nothing that comes with the request means anything.
     let recovered =
@@ -150,11 +149,11 @@ fn its_answer_is_that_of_the_main_listener() {
 
 #[test]
 fn nothing_else_is_found_there_and_nothing_else_spends_it() {
-    let machine = Machine::new();
-    let server = machine.serve(&RECOVERY);
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
     let recovery = server.recovery();
     let token = server.create();
-    let before = machine.stored();
+    let before = env.stored_catalog();
     for (method, path) in [
         ("GET", "/"),
         ("GET", "/health"),
@@ -179,7 +178,7 @@ fn nothing_else_is_found_there_and_nothing_else_spends_it() {
         http2::read_data(&mut connection)
     };
     assert_eq!(unannounced(1025), too_large);
-    assert_eq!(machine.stored(), before);
+    assert_eq!(env.stored_catalog(), before);
     assert!(server.accepts(&token));
 
     assert!(unannounced(1024).contains("apiv3_"));
@@ -188,18 +187,17 @@ fn nothing_else_is_found_there_and_nothing_else_spends_it() {
 
 #[test]
 fn without_an_operator_there_is_nothing_to_recover_and_the_door_stays_open() {
-    let machine = Machine::new();
-    let server = machine.serve(&RECOVERY);
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
     let recovery = server.recovery();
-    let empty = machine.stored();
+    let empty = env.stored_catalog();
     for _ in 0..3 {
         post(REGENERATE).send(recovery).assert_is(404, "missing admin token, cannot update");
     }
-    machine
-        .create_token(recovery, &["--regenerate", "--yes"])
+    env.create_token(recovery, &["--regenerate", "--yes"])
         .run()
         .assert_failed(1, &["missing admin token, cannot update", "influxdb3 create token --admin"]);
-    assert_eq!(machine.stored(), empty);
+    assert_eq!(env.stored_catalog(), empty);
 
     let old = server.create();
     let new = post(REGENERATE).send(recovery).token();
@@ -212,12 +210,12 @@ fn without_an_operator_there_is_nothing_to_recover_and_the_door_stays_open() {
 fn of_many_who_try_at_once_one_gets_through() {
     // Several times, because a second winner would need the right moment.
     for _ in 0..5 {
-        let machine = Machine::new();
-        let server = machine.serve(&RECOVERY);
+        let env = TestEnv::new();
+        let server = env.serve(&RECOVERY);
         server.create();
         // More than it has room for: the rest waits in line, and finds the door closed.
         let tries = vec![(server.recovery(), post(REGENERATE)); 24];
-        let (won, lost): (Vec<_>, Vec<_>) = at_once(tries)
+        let (won, lost): (Vec<_>, Vec<_>) = send_concurrently(tries)
             .into_iter()
             .partition(|answer| answer.as_ref().is_ok_and(|answer| answer.status == 201));
         assert_eq!(won.len(), 1, "{won:?}");
@@ -229,14 +227,14 @@ fn of_many_who_try_at_once_one_gets_through() {
 
 #[test]
 fn who_goes_away_without_the_answer_has_spent_it_all_the_same() {
-    let machine = Machine::new();
-    let server = machine.serve(&RECOVERY);
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
     let old = server.create();
-    let before = machine.stored();
+    let before = env.stored_catalog();
     let mut connection = Connection::open(server.recovery()).unwrap();
     connection.write(&post(REGENERATE).to(server.recovery()).to_bytes());
     // Not earlier: who is gone before the door has opened has not been there.
-    eventually("the token is replaced", || machine.stored() != before);
+    eventually("the token is replaced", || env.stored_catalog() != before);
     drop(connection);
     assert_closes(server.recovery());
     assert!(!server.accepts(&old));
@@ -265,8 +263,8 @@ fn connections_that_ask_for_nothing_do_not_keep_others_out() {
         ("HTTP/2 with a request that was taken back", &taken_back),
     ];
     for (case, open) in ways {
-        let machine = Machine::new();
-        let server = machine.serve(&RECOVERY);
+        let env = TestEnv::new();
+        let server = env.serve(&RECOVERY);
         let old = server.create();
         // As many as it has room for.
         let waiting: Vec<_> = (0..8).map(|_| open(server.recovery())).collect();
@@ -283,15 +281,15 @@ fn connections_that_ask_for_nothing_do_not_keep_others_out() {
 const SOON: Duration = Duration::from_secs(10);
 
 /// What a client says first, to the server there.
-type FirstWords<'a> = &'a dyn Fn(SocketAddr) -> Vec<u8>;
+type InitialBytes<'a> = &'a dyn Fn(SocketAddr) -> Vec<u8>;
 
 /// Clients that come again and again, each as soon as it has been sent away, until they are dropped.
-struct Crowd {
+struct ConnectionFlood {
     gone: Arc<AtomicBool>,
     clients: Vec<JoinHandle<()>>,
 }
 
-impl Crowd {
+impl ConnectionFlood {
     /// So many of them, which say something first, and something more ever so often.
     fn come(to: SocketAddr, count: usize, first: &[u8], more: &[u8], pause: Duration) -> Self {
         let gone = Arc::new(AtomicBool::new(false));
@@ -320,7 +318,7 @@ impl Crowd {
     }
 }
 
-impl Drop for Crowd {
+impl Drop for ConnectionFlood {
     fn drop(&mut self) {
         self.gone.store(true, Ordering::Relaxed);
         for client in self.clients.drain(..) {
@@ -341,18 +339,18 @@ fn a_crowd_at_the_door_does_not_keep_the_owner_out() {
     };
     let ask = |to| get("/").to(to).to_bytes();
     let begin = |to| post(REGENERATE).header("Content-Length", "1").to(to).to_bytes();
-    let ways: [(&str, usize, FirstWords, &[u8]); 4] = [
+    let ways: [(&str, usize, InitialBytes, &[u8]); 4] = [
         ("asks for something else, again and again", 8, &ask, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
         ("keeps a body back", 24, &begin, b""),
         ("keeps many bodies back on each connection", 24, &|to| heads("localhost", to), b""),
         ("is turned away many times on each connection", 24, &|to| heads("evil.example", to), b""),
     ];
     for (case, count, first, more) in ways {
-        let machine = Machine::new();
-        let server = machine.serve(&RECOVERY);
+        let env = TestEnv::new();
+        let server = env.serve(&RECOVERY);
         let old = server.create();
         let recovery = server.recovery();
-        let crowd = Crowd::come(recovery, count, &first(recovery), more, pause);
+        let flood = ConnectionFlood::come(recovery, count, &first(recovery), more, pause);
         // Until all of them are there.
         thread::sleep(Duration::from_secs(1));
         let asked = Instant::now();
@@ -360,15 +358,15 @@ fn a_crowd_at_the_door_does_not_keep_the_owner_out() {
         println!("{case}");
         let new = post(REGENERATE).send(recovery).token();
         assert!(asked.elapsed() < SOON, "{case}: {:?}", asked.elapsed());
-        drop(crowd);
+        drop(flood);
         assert!(server.accepts(&new) && !server.accepts(&old), "{case}");
     }
 }
 
 #[test]
 fn there_are_eight_places_and_nobody_keeps_one() {
-    let machine = Machine::new();
-    let server = machine.serve(&RECOVERY);
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
     let mut connections: Vec<_> = (0..9).map(|_| Connection::open(server.recovery()).unwrap()).collect();
     let opened = Instant::now();
     let last = connections.pop().unwrap();
@@ -395,11 +393,11 @@ fn there_are_eight_places_and_nobody_keeps_one() {
 
 #[test]
 fn a_try_that_was_given_up_while_it_waited_for_its_turn_spends_nothing() {
-    let machine = Machine::new();
-    let server = machine.serve(&RECOVERY);
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
     let token = server.create();
-    let before = machine.stored();
-    let store = rusqlite::Connection::open(machine.store()).unwrap();
+    let before = env.stored_catalog();
+    let store = rusqlite::Connection::open(env.store()).unwrap();
     store.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let request = post(REGENERATE).to(server.recovery()).to_bytes();
     let mut first = Connection::open(server.recovery()).unwrap();
@@ -413,17 +411,17 @@ fn a_try_that_was_given_up_while_it_waited_for_its_turn_spends_nothing() {
     assert_eq!(first.read().unwrap().status, 503);
     store.execute_batch("ROLLBACK").unwrap();
     thread::sleep(Duration::from_secs(1));
-    assert_eq!(machine.stored(), before);
+    assert_eq!(env.stored_catalog(), before);
     assert!(server.accepts(&token));
     post(REGENERATE).send(server.recovery()).token();
 }
 
 #[test]
 fn it_opens_again_with_the_next_start() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let mut tokens = Vec::new();
     for round in 0..2 {
-        let server = machine.serve(&RECOVERY);
+        let server = env.serve(&RECOVERY);
         if round == 0 {
             tokens.push(server.create());
         }
@@ -438,19 +436,19 @@ fn it_opens_again_with_the_next_start() {
 
 #[test]
 fn it_is_for_this_machine_only() {
-    let machine = Machine::new();
-    let ran = machine.serve_with(&["--admin-token-recovery-http-bind", "0.0.0.0:0"]).run();
-    ran.assert_failed(
+    let env = TestEnv::new();
+    let output = env.serve_with(&["--admin-token-recovery-http-bind", "0.0.0.0:0"]).run();
+    output.assert_failed(
         1,
         &["Serve command failed: --admin-token-recovery-http-bind: ", "0.0.0.0:0 is not a loopback address"],
     );
-    assert!(!ran.stderr.contains("listening"), "{}", ran.stderr);
+    assert!(!output.stderr.contains("listening"), "{}", output.stderr);
 }
 
 #[test]
 fn another_machine_can_be_let_in_on_purpose() {
-    let machine = Machine::new();
-    let server = machine.serve(&[
+    let env = TestEnv::new();
+    let server = env.serve(&[
         "--admin-token-recovery-http-bind",
         "0.0.0.0:0",
         "--admin-token-recovery-insecure-allow-remote",
@@ -463,22 +461,22 @@ fn another_machine_can_be_let_in_on_purpose() {
     connection
         .write(format!("POST {REGENERATE} HTTP/1.1\r\nHost: 0.0.0.0:{}\r\n\r\n", recovery.port()).as_bytes());
     assert_eq!(connection.read().unwrap().status, 403);
-    machine.create_token(recovery, &["--regenerate", "--yes"]).run().token();
+    env.create_token(recovery, &["--regenerate", "--yes"]).run().token();
     assert_closes(recovery);
 }
 
 #[test]
 fn it_closes_when_its_time_is_over() {
-    let machine = Machine::new();
-    let server = machine
+    let env = TestEnv::new();
+    let server = env
         .serve_with(&RECOVERY)
         .env("INFLUXDB3_ADMIN_TOKEN_RECOVERY_TIMEOUT", "3s")
         .arg("--admin-token-recovery-socket")
-        .arg(machine.home().join("door"))
+        .arg(env.home().join("door"))
         .start();
     let recovery = server.recovery();
     let token = server.create();
-    let before = machine.stored();
+    let before = env.stored_catalog();
     // Begun in time, and finished too late.
     let mut begun = Connection::open(recovery).unwrap();
     let request = post(REGENERATE).header("Content-Length", "1").to(recovery).to_bytes();
@@ -488,25 +486,25 @@ fn it_closes_when_its_time_is_over() {
     begun.write(b"x");
     assert_too_late(begun.read());
     server.wait_for_log("token recovery is closed");
-    assert!(!machine.home().join("door").exists());
-    assert_eq!(machine.stored(), before);
+    assert!(!env.home().join("door").exists());
+    assert_eq!(env.stored_catalog(), before);
     assert!(server.accepts(&token));
     server.stop();
 
     for (timeout, said) in [("0s", "closed before anybody can use it"), ("soon", "a duration is one like")] {
-        let ran = machine.serve_with(&["--admin-token-recovery-timeout", timeout]).run();
-        ran.assert_failed(2, &[said]);
+        let output = env.serve_with(&["--admin-token-recovery-timeout", timeout]).run();
+        output.assert_failed(2, &[said]);
     }
 }
 
 #[test]
 fn a_code_can_be_asked_for() {
-    let machine = Machine::new();
-    let file = machine.data_dir().join("recovery-code");
-    let server = machine.serve(&[RECOVERY[0], RECOVERY[1], "--admin-token-recovery-code"]);
+    let env = TestEnv::new();
+    let file = env.data_dir().join("recovery-code");
+    let server = env.serve(&[RECOVERY[0], RECOVERY[1], "--admin-token-recovery-code"]);
     let recovery = server.recovery();
     let old = server.create();
-    let before = machine.stored();
+    let before = env.stored_catalog();
     let written = fs::read_to_string(&file).unwrap();
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
     let code = written.trim_end();
@@ -517,10 +515,7 @@ fn a_code_can_be_asked_for() {
     let asks = "token recovery asks for the code that the server has written down";
     let without = post(REGENERATE).send(recovery);
     assert!(without.status == 403 && without.body.starts_with(asks), "{without:?}");
-    machine
-        .create_token(recovery, &["--regenerate", "--yes"])
-        .run()
-        .assert_failed(1, &[asks, "--recovery-code"]);
+    env.create_token(recovery, &["--regenerate", "--yes"]).run().assert_failed(1, &[asks, "--recovery-code"]);
     for (headers, left) in [(vec!["wrong"], 4), (vec![""], 3), (vec![code, code], 2)] {
         let request =
             headers.iter().fold(post(REGENERATE), |post, code| post.header("X-Recovery-Code", code));
@@ -531,20 +526,20 @@ fn a_code_can_be_asked_for() {
             ),
         );
     }
-    assert_eq!(machine.stored(), before);
+    assert_eq!(env.stored_catalog(), before);
 
     let visible = "other users of this machine can see a recovery code that is an argument";
-    let ran = machine.create_token(recovery, &["--regenerate", "--yes", "--recovery-code", "wrong"]).run();
-    ran.assert_failed(1, &[visible, "this is not the recovery code"]);
+    let output = env.create_token(recovery, &["--regenerate", "--yes", "--recovery-code", "wrong"]).run();
+    output.assert_failed(1, &[visible, "this is not the recovery code"]);
     server.wait_for_log("--recovery-code -\n");
 
-    let ran = machine
+    let output = env
         .create_token(recovery, &["--regenerate", "--recovery-code", "-"])
         // As somebody types it who has read it off a screen.
         .input(&format!("yes\n{}\n", code.replace('-', "").to_lowercase()))
         .run();
-    assert!(!ran.stderr.contains(visible), "{ran:?}");
-    assert!(server.accepts(&ran.token()));
+    assert!(!output.stderr.contains(visible), "{output:?}");
+    assert!(server.accepts(&output.token()));
     assert!(!server.accepts(&old));
     assert_closes(recovery);
     eventually("the file is removed", || !file.exists());
@@ -552,12 +547,12 @@ fn a_code_can_be_asked_for() {
 
 #[test]
 fn five_wrong_codes_shut_the_door() {
-    let machine = Machine::new();
-    let server = machine.serve(&[RECOVERY[0], RECOVERY[1], "--admin-token-recovery-code"]);
+    let env = TestEnv::new();
+    let server = env.serve(&[RECOVERY[0], RECOVERY[1], "--admin-token-recovery-code"]);
     let recovery = server.recovery();
     let token = server.create();
-    let before = machine.stored();
-    let file = machine.data_dir().join("recovery-code");
+    let before = env.stored_catalog();
+    let file = env.data_dir().join("recovery-code");
     let code = fs::read_to_string(&file).unwrap();
     let wrong = post(REGENERATE).header("X-Recovery-Code", "00-00-00-00-00-00-00-00");
     let right = post(REGENERATE).header("X-Recovery-Code", code.trim_end());
@@ -575,26 +570,25 @@ fn five_wrong_codes_shut_the_door() {
     assert_too_late(begun.read());
     assert_closes(recovery);
     eventually("the file is removed", || !file.exists());
-    assert_eq!(machine.stored(), before);
+    assert_eq!(env.stored_catalog(), before);
     assert!(server.accepts(&token));
 }
 
 #[test]
 fn the_code_goes_where_it_is_told_to() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let told = |file: &Path| {
         let mut args = vec!["--store", "memory:", "--admin-token-recovery-code"];
         args.extend_from_slice(&RECOVERY);
-        machine.serve_with(&args).arg("--admin-token-recovery-code-file").arg(file)
+        env.serve_with(&args).arg("--admin-token-recovery-code-file").arg(file)
     };
-    machine
-        .serve_with(&["--store", "memory:", "--admin-token-recovery-code", RECOVERY[0], RECOVERY[1]])
+    env.serve_with(&["--store", "memory:", "--admin-token-recovery-code", RECOVERY[0], RECOVERY[1]])
         .run()
         .assert_failed(1, &["no data directory", "--admin-token-recovery-code-file"]);
-    told(machine.home()).run().assert_failed(1, &["not a regular file"]);
+    told(env.home()).run().assert_failed(1, &["not a regular file"]);
 
     // What a server has left that was killed is in nobody's way.
-    let file = machine.file("code", b"old\n");
+    let file = env.file("code", b"old\n");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     let server = told(&file).start();
     server.create();
@@ -603,11 +597,11 @@ fn the_code_goes_where_it_is_told_to() {
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
     // That of another server is left alone.
     fs::write(&file, "another\n").unwrap();
-    let ran = machine
+    let output = env
         .create_token(server.recovery(), &["--regenerate", "--yes"])
         .env("INFLUXDB3_RECOVERY_CODE", code.trim_end())
         .run();
-    assert!(server.accepts(&ran.token()));
+    assert!(server.accepts(&output.token()));
     server.wait_for_log("token recovery is closed");
     assert_eq!(fs::read_to_string(&file).unwrap(), "another\n");
 }
@@ -624,14 +618,14 @@ impl Drop for Ended {
 
 #[test]
 fn a_terminal_is_shown_the_code() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     // A terminal of its own for the server, whose output goes to a file.
-    let shown = machine.home().join("shown");
+    let shown = env.home().join("shown");
     let serve = format!(
         "exec {} serve --store memory: --http-bind 127.0.0.1:0 --admin-token-recovery-code \
          --admin-token-recovery-code-file {} {} {}",
         env!("CARGO_BIN_EXE_influxdb3"),
-        machine.home().join("code").display(),
+        env.home().join("code").display(),
         RECOVERY[0],
         RECOVERY[1],
     );
@@ -639,7 +633,7 @@ fn a_terminal_is_shown_the_code() {
         Command::new("script")
             .args(["--quiet", "--flush", "--command", &serve])
             .arg(&shown)
-            .env("HOME", machine.home())
+            .env("HOME", env.home())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -651,33 +645,33 @@ fn a_terminal_is_shown_the_code() {
         text = fs::read_to_string(&shown).unwrap_or_default();
         text.contains("Recovery code: ") && text.ends_with('\n')
     });
-    let code = fs::read_to_string(machine.home().join("code")).unwrap();
+    let code = fs::read_to_string(env.home().join("code")).unwrap();
     assert!(text.contains(&format!("Recovery code: {}\r\n", code.trim_end())), "{text}");
 }
 
 /// A server with a recovery socket at this path.
-fn serve_socket(machine: &Machine, path: &Path, args: &[&str]) -> Cli {
-    machine.serve_with(args).arg("--admin-token-recovery-socket").arg(path)
+fn serve_socket(env: &TestEnv, path: &Path, args: &[&str]) -> Cli {
+    env.serve_with(args).arg("--admin-token-recovery-socket").arg(path)
 }
 
 /// `influxdb3 create token --admin --regenerate` at a socket.
-fn recover_at(machine: &Machine, path: &Path) -> Cli {
+fn recover_at(env: &TestEnv, path: &Path) -> Cli {
     let host = format!("unix:{}", path.display());
-    machine.influxdb3(["create", "token", "--admin", "--regenerate", "--yes", "--host", &host])
+    env.influxdb3(["create", "token", "--admin", "--regenerate", "--yes", "--host", &host])
 }
 
 #[test]
 fn a_socket_recovers_for_its_user_once() {
     for with_address in [false, true] {
-        let machine = Machine::new();
-        let path = machine.home().join("door");
-        let server = serve_socket(&machine, &path, if with_address { &RECOVERY } else { &[] }).start();
+        let env = TestEnv::new();
+        let path = env.home().join("door");
+        let server = serve_socket(&env, &path, if with_address { &RECOVERY } else { &[] }).start();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
         let old = server.create();
-        let before = machine.stored();
+        let before = env.stored_catalog();
         let ask = |request: &str| {
             let mut stream = UnixStream::connect(&path).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.set_read_timeout(Some(TIMEOUT)).unwrap();
             stream.write_all(request.as_bytes()).unwrap();
             let mut answer = String::new();
             // It may end without having read all.
@@ -696,9 +690,9 @@ fn a_socket_recovers_for_its_user_once() {
             let answer = ask(&format!("{}\r\nConnection: close\r\n\r\n", head.replace("PATH", REGENERATE)));
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {answer}");
         }
-        assert_eq!(machine.stored(), before);
+        assert_eq!(env.stored_catalog(), before);
 
-        let new = recover_at(&machine, &path).run().token();
+        let new = recover_at(&env, &path).run().token();
         assert!(!server.accepts(&old));
         assert!(server.accepts(&new));
         server.wait_for_log("token recovery is closed");
@@ -706,7 +700,7 @@ fn a_socket_recovers_for_its_user_once() {
         if with_address {
             assert_closes(server.recovery());
         }
-        recover_at(&machine, &path).run().assert_failed(
+        recover_at(&env, &path).run().assert_failed(
             1,
             &["Create command failed: cannot reach unix:", "--admin-token-recovery-socket"],
         );
@@ -715,44 +709,44 @@ fn a_socket_recovers_for_its_user_once() {
 
 #[test]
 fn a_socket_takes_the_place_of_a_dead_one_only() {
-    let machine = Machine::new();
-    let path = machine.home().join("door");
+    let env = TestEnv::new();
+    let path = env.home().join("door");
     let second = |said: &str| {
-        serve_socket(&Machine::new(), &path, &[])
+        serve_socket(&TestEnv::new(), &path, &[])
             .run()
             .assert_failed(1, &["--admin-token-recovery-socket", said]);
     };
-    let server = serve_socket(&machine, &path, &[]).start();
+    let server = serve_socket(&env, &path, &[]).start();
     second("another server answers at");
     server.kill();
     assert!(path.exists());
-    let server = serve_socket(&machine, &path, &[]).start();
+    let server = serve_socket(&env, &path, &[]).start();
     server.create();
-    recover_at(&machine, &path).run().token();
+    recover_at(&env, &path).run().token();
     server.stop();
 
-    machine.file("door", b"precious");
+    env.file("door", b"precious");
     second("exists and is no socket");
     assert_eq!(fs::read(&path).unwrap(), b"precious");
     fs::remove_file(&path).unwrap();
-    std::os::unix::fs::symlink(machine.home().join("elsewhere"), &path).unwrap();
+    std::os::unix::fs::symlink(env.home().join("elsewhere"), &path).unwrap();
     second("exists and is no socket");
-    assert!(!machine.home().join("elsewhere").exists());
+    assert!(!env.home().join("elsewhere").exists());
     fs::remove_file(&path).unwrap();
 
     // Only root can give anything away.
     if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::chown(machine.home(), Some(65534), None).unwrap();
+        std::os::unix::fs::chown(env.home(), Some(65534), None).unwrap();
         second("belongs to another user (uid 65534), who can replace the socket");
-        std::os::unix::fs::chown(machine.home(), Some(0), None).unwrap();
+        std::os::unix::fs::chown(env.home(), Some(0), None).unwrap();
     } else {
         println!("skipped: only root can give a directory away");
     }
-    fs::set_permissions(machine.home(), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(env.home(), fs::Permissions::from_mode(0o777)).unwrap();
     second("others can write to");
     // As in /tmp.
-    fs::set_permissions(machine.home(), fs::Permissions::from_mode(0o1777)).unwrap();
-    serve_socket(&machine, &path, &[]).start().stop();
+    fs::set_permissions(env.home(), fs::Permissions::from_mode(0o1777)).unwrap();
+    serve_socket(&env, &path, &[]).start().stop();
     assert!(!path.exists());
 }
 
@@ -763,11 +757,11 @@ fn the_kernel_tells_the_socket_of_another_user() {
         println!("skipped: only root can be somebody else");
         return;
     }
-    let machine = Machine::new();
-    let path = machine.home().join("door");
-    let server = serve_socket(&machine, &path, &[]).start();
+    let env = TestEnv::new();
+    let path = env.home().join("door");
+    let server = serve_socket(&env, &path, &[]).start();
     server.create();
-    let before = machine.stored();
+    let before = env.stored_catalog();
     let as_nobody = || {
         let program = format!(
             "my $s = IO::Socket::UNIX->new(Peer => '{}') or do {{ print qq(cannot connect: $!); exit }}; \
@@ -780,28 +774,28 @@ fn the_kernel_tells_the_socket_of_another_user() {
         String::from_utf8(output.stdout).unwrap()
     };
     // He can come near.
-    fs::set_permissions(machine.home(), fs::Permissions::from_mode(0o711)).unwrap();
+    fs::set_permissions(env.home(), fs::Permissions::from_mode(0o711)).unwrap();
     assert_eq!(as_nobody(), "cannot connect: Permission denied");
     // Somebody has opened what was closed.
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
     let answer = as_nobody();
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
     assert!(answer.ends_with("the socket is for root and for the user of the server"), "{answer}");
-    assert_eq!(machine.stored(), before);
-    recover_at(&machine, &path).run().token();
+    assert_eq!(env.stored_catalog(), before);
+    recover_at(&env, &path).run().token();
 }
 
 #[test]
 fn who_may_create_the_operator_token_can_be_told() {
-    let off = Machine::new();
+    let off = TestEnv::new();
     let server = off.serve(&["--admin-token-bootstrap", "off"]);
-    let before = off.stored();
+    let before = off.stored_catalog();
     off.create_token(server.address, &[])
         .run()
         .assert_failed(1, &["[403 Forbidden]", "--admin-token-bootstrap off", "--admin-token-file"]);
-    assert_eq!(off.stored(), before);
+    assert_eq!(off.stored_catalog(), before);
 
-    let any = Machine::new();
+    let any = TestEnv::new();
     let server = any.serve_with(&[]).env("INFLUXDB3_ADMIN_TOKEN_BOOTSTRAP", "any").start();
     server.wait_for_log("whoever reaches this server first can create it");
     let mut connection = Connection::open(server.address).unwrap();
@@ -826,24 +820,22 @@ fn from_elsewhere_the_operator_token_is_not_created() {
         return;
     };
     // Nobody asks from a loopback address there.
-    let there = Machine::new();
+    let there = TestEnv::new();
     let address = SocketAddr::new(ip, 0).to_string();
     let there = there.influxdb3(["serve", "--store", "memory:", "--http-bind", &address]).start();
     there.wait_for_log("none can be created where nobody asks from a loopback address");
     drop(there);
-    let machine = Machine::new();
-    let server =
-        machine.influxdb3(["serve", "--http-bind", "0.0.0.0:0"]).arg("--data-dir").arg(machine.data_dir());
+    let env = TestEnv::new();
+    let server = env.influxdb3(["serve", "--http-bind", "0.0.0.0:0"]).arg("--data-dir").arg(env.data_dir());
     let server = server.start();
-    let before = machine.stored();
+    let before = env.stored_catalog();
     let elsewhere = SocketAddr::new(ip, server.address.port());
-    machine
-        .create_token(elsewhere, &[])
+    env.create_token(elsewhere, &[])
         .run()
         .assert_failed(1, &["on the machine of the server only", "--admin-token-bootstrap any"]);
-    assert_eq!(machine.stored(), before);
+    assert_eq!(env.stored_catalog(), before);
     let here = SocketAddr::from(([127, 0, 0, 1], server.address.port()));
-    let token = machine.create_token(here, &[]).run().token();
+    let token = env.create_token(here, &[]).run().token();
     // Everything else is as open to others as before.
     assert_eq!(get("/health").bearer(&token).send(elsewhere).status, 200);
     post(CREATE).send(elsewhere).assert_is(

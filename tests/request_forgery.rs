@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::http2;
 use crate::support::{
-    CREATE, Connection, Machine, PATIENCE, RECOVERY, REGENERATE, eventually, get, post, remember_tokens,
+    CREATE, Connection, RECOVERY, REGENERATE, TIMEOUT, TestEnv, eventually, get, post, remember_tokens,
 };
 
 /// Who must refuse it.
@@ -308,15 +308,15 @@ fn no_hostile_request_gets_through_and_an_honest_one_still_does() {
 
 /// A server that listens here refuses everything that is to be refused by this.
 fn refuse_all_cases(address: &str, by: By) {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let server =
-        machine.influxdb3(["serve", "--http-bind", address, "--admin-token-recovery-http-bind", address]);
-    let server = server.arg("--data-dir").arg(machine.data_dir()).start();
+        env.influxdb3(["serve", "--http-bind", address, "--admin-token-recovery-http-bind", address]);
+    let server = server.arg("--data-dir").arg(env.data_dir()).start();
     let (to, path, token) = match by {
         Recovery => (server.recovery(), REGENERATE, Some(server.create())),
         Both => (server.address, CREATE, None),
     };
-    let before = machine.stored();
+    let before = env.stored_catalog();
     for &(case, head, body, status, refused_by) in CASES {
         if by == Both && refused_by == Recovery {
             continue;
@@ -334,7 +334,7 @@ fn refuse_all_cases(address: &str, by: By) {
             }
             Err(error) => assert_eq!(status, 400, "{case}: {error}"),
         }
-        assert_eq!(machine.stored(), before, "{case}");
+        assert_eq!(env.stored_catalog(), before, "{case}");
     }
     assert!(token.iter().all(|token| server.accepts(token)));
     let mut connection = Connection::open(to).unwrap();
@@ -351,8 +351,8 @@ struct Proxy {
 
 impl Proxy {
     /// nginx, with nothing said but where to, and this.
-    fn nginx(machine: &Machine, to: SocketAddr, more: &str) -> Self {
-        let socket = machine.home().join("proxy");
+    fn nginx(env: &TestEnv, to: SocketAddr, more: &str) -> Self {
+        let socket = env.home().join("proxy");
         let configuration = format!(
             "daemon off; master_process off; pid nginx.pid; error_log stderr; events {{}}\n\
              http {{ access_log off; client_body_temp_path body; proxy_temp_path proxied; fastcgi_temp_path fastcgi; \
@@ -360,22 +360,22 @@ impl Proxy {
              server {{ listen unix:{}; location / {{ proxy_pass http://{to}; {more} }} }} }}",
             socket.display()
         );
-        let file = machine.file("nginx.conf", configuration.as_bytes());
+        let file = env.file("nginx.conf", configuration.as_bytes());
         let mut command = Command::new("nginx");
-        command.args(["-e", "stderr", "-p"]).arg(machine.home()).arg("-c").arg(file);
+        command.args(["-e", "stderr", "-p"]).arg(env.home()).arg("-c").arg(file);
         Self::start(command, socket)
     }
 
     /// `HAProxy`, likewise.
-    fn haproxy(machine: &Machine, to: SocketAddr, more: &str) -> Self {
-        let socket = machine.home().join("proxy");
+    fn haproxy(env: &TestEnv, to: SocketAddr, more: &str) -> Self {
+        let socket = env.home().join("proxy");
         let configuration = format!(
             "defaults\n mode http\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n\
              frontend near\n bind unix@{}\n default_backend far\nbackend far\n {more}\n server server {to}\n",
             socket.display()
         );
         let mut command = Command::new("haproxy");
-        command.arg("-db").arg("-f").arg(machine.file("haproxy.cfg", configuration.as_bytes()));
+        command.arg("-db").arg("-f").arg(env.file("haproxy.cfg", configuration.as_bytes()));
         Self::start(command, socket)
     }
 
@@ -393,7 +393,7 @@ impl Proxy {
     /// The status of an attempt to create the operator token, by a client that asks for this host.
     fn create(&self, host: &str) -> u16 {
         let mut stream = UnixStream::connect(&self.socket).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let request = format!("POST {CREATE} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
@@ -412,12 +412,12 @@ impl Drop for Proxy {
 
 #[test]
 fn the_clients_of_a_proxy_on_this_machine_do_not_create_the_operator_token() {
-    type Start = fn(&Machine, SocketAddr, &str) -> Proxy;
+    type Start = fn(&TestEnv, SocketAddr, &str) -> Proxy;
     const NGINX: (&str, Start) = ("nginx", Proxy::nginx);
     const HAPROXY: (&str, Start) = ("haproxy", Proxy::haproxy);
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
-    let before = machine.stored();
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
+    let before = env.stored_catalog();
     for ((name, start), more, host) in [
         (NGINX, "", "db.example"),
         (NGINX, "proxy_set_header Host $http_host;", "localhost"),
@@ -427,17 +427,17 @@ fn the_clients_of_a_proxy_on_this_machine_do_not_create_the_operator_token() {
         (HAPROXY, "", "db.example"),
         (HAPROXY, "http-request set-header X-Forwarded-Proto http", "localhost"),
     ] {
-        let near = Machine::new();
+        let near = TestEnv::new();
         let proxy = start(&near, server.address, more);
         assert_eq!(proxy.create(host), 403, "{name} {more} {host}");
-        assert_eq!(machine.stored(), before, "{name} {more} {host}");
+        assert_eq!(env.stored_catalog(), before, "{name} {more} {host}");
     }
     // These two say nothing by which they could be told from a client on this machine. Hence the advice in
     // `--help` and in host/proxies/README.md: create the token first, or start with --admin-token-bootstrap off.
     for ((name, start), more) in [(NGINX, "proxy_http_version 1.1;"), (HAPROXY, "")] {
         for (bootstrap, status) in [("loopback", 201), ("off", 403)] {
-            let (machine, near) = (Machine::new(), Machine::new());
-            let server = machine.serve(&["--admin-token-bootstrap", bootstrap]);
+            let (env, near) = (TestEnv::new(), TestEnv::new());
+            let server = env.serve(&["--admin-token-bootstrap", bootstrap]);
             let created = start(&near, server.address, more).create("localhost");
             assert_eq!(created, status, "{name} {more} {bootstrap}");
         }
@@ -455,13 +455,13 @@ fn ask_in_http2(to: SocketAddr, authority: &str, path: &str, headers: &[(&str, &
 #[test]
 fn http_2_is_judged_alike() {
     for (path, flags) in [(REGENERATE, &RECOVERY[..]), (CREATE, &[])] {
-        let machine = Machine::new();
-        let server = machine.serve(flags);
+        let env = TestEnv::new();
+        let server = env.serve(flags);
         let to = if path == REGENERATE { server.recovery() } else { server.address };
         if path == REGENERATE {
             server.create();
         }
-        let before = machine.stored();
+        let before = env.stored_catalog();
         let own = to.to_string();
         let no_own_name = "the Host header names no address of this listener";
         for (authority, headers, said) in [
@@ -475,7 +475,7 @@ fn http_2_is_judged_alike() {
             let answer = ask_in_http2(to, authority, path, headers);
             assert!(answer.starts_with(said), "{authority} {headers:?}: {answer}");
         }
-        assert_eq!(machine.stored(), before);
+        assert_eq!(env.stored_catalog(), before);
         assert!(ask_in_http2(to, &own, path, &[]).contains("apiv3_"));
     }
 }
@@ -491,8 +491,8 @@ fn honest_names_and_clients_get_through() {
         ("127.0.0.1", Some("User-Agent: curl/8.5.0")),
         ("127.0.0.1", Some("Authorization: Bearer nonsense")),
     ] {
-        let machine = Machine::new();
-        let server = machine.serve(&RECOVERY);
+        let env = TestEnv::new();
+        let server = env.serve(&RECOVERY);
         for (to, path) in [(server.address, CREATE), (server.recovery(), REGENERATE)] {
             let header = header.map(|header| format!("{header}\r\n")).unwrap_or_default();
             let mut connection = Connection::open(to).unwrap();
@@ -506,8 +506,8 @@ fn honest_names_and_clients_get_through() {
 
 #[test]
 fn a_refusal_is_logged_with_its_reason_and_without_what_came_with_it() {
-    let machine = Machine::new();
-    let server = machine.serve(&[&RECOVERY[..], &["--log-filter", "debug"]].concat());
+    let env = TestEnv::new();
+    let server = env.serve(&[&RECOVERY[..], &["--log-filter", "debug"]].concat());
     let token = server.create();
     let hostile = post(REGENERATE).bearer(&token).header("Origin", "https://evil.example");
     hostile

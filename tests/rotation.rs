@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    CONFIRM, CREATE, Machine, NAMED_ADMIN, OVERLAP, RECOVERY, REGENERATE, Request, STAGE, Server, eventually,
+    CONFIRM, CREATE, NAMED_ADMIN, OVERLAP, RECOVERY, REGENERATE, Request, STAGE, Server, TestEnv, eventually,
     get, post, request, sha512_hex,
 };
 
@@ -24,8 +24,8 @@ fn status(server: &Server, token: &str) -> Value {
 
 #[test]
 fn a_rotation_of_stage_and_confirm_locks_nobody_out() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let first = server.create();
     let second = stage(&server, &first);
     // Until it is confirmed, the old one is in force and the new one opens nothing.
@@ -44,9 +44,9 @@ fn a_rotation_of_stage_and_confirm_locks_nobody_out() {
     assert_eq!(confirmed.json()["name"], "_admin");
     assert!(!server.accepts(&first) && server.accepts(&second));
     // Whoever missed the answer asks again.
-    let stored = machine.stored();
+    let stored_catalog = env.stored_catalog();
     assert_eq!(post(CONFIRM).bearer(&second).send(server.address).json(), confirmed.json());
-    assert_eq!(machine.stored(), stored);
+    assert_eq!(env.stored_catalog(), stored_catalog);
     for credential in [&first, "apiv3_nobody"] {
         assert_eq!(post(CONFIRM).bearer(credential).send(server.address).status, 401);
     }
@@ -55,8 +55,8 @@ fn a_rotation_of_stage_and_confirm_locks_nobody_out() {
 
 #[test]
 fn a_secret_that_the_client_has_made_never_crosses_the_wire() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let first = server.create();
     let mine = "apiv3_kM2vQ8xTz0yB3nWfR7uJpA";
     let staged =
@@ -79,14 +79,14 @@ fn a_secret_that_the_client_has_made_never_crosses_the_wire() {
 
 #[test]
 fn a_misspelt_field_does_not_end_the_old_token_at_once() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let first = server.create();
     let misspelt = json!({ "overlap_seconds": 3600, "token_sha_512": "" });
-    let before = machine.stored();
+    let before = env.stored_catalog();
     let refused = with_json(post(STAGE).bearer(&first), &misspelt).send(server.address);
     assert!(refused.status == 400 && refused.body.contains("unknown field"), "{refused:?}");
-    assert_eq!(machine.stored(), before);
+    assert_eq!(env.stored_catalog(), before);
     let second = stage(&server, &first);
     let refused = with_json(post(CONFIRM).bearer(&second), &misspelt).send(server.address);
     assert!(refused.status == 400 && refused.body.contains("unknown field"), "{refused:?}");
@@ -97,8 +97,8 @@ fn a_misspelt_field_does_not_end_the_old_token_at_once() {
 
 #[test]
 fn what_was_staged_ends_when_it_is_given_up_replaced_or_late() {
-    let machine = Machine::new();
-    let server = machine.serve(&RECOVERY);
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
     let mut token = server.create();
     let confirm = |staged: &str| post(CONFIRM).bearer(staged).send(server.address).status;
 
@@ -128,8 +128,8 @@ fn what_was_staged_ends_when_it_is_given_up_replaced_or_late() {
 
 #[test]
 fn an_overlap_keeps_the_old_token_until_its_end_and_lets_it_rotate_nothing() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let first = server.create();
     let overlapping = |path: &str, token: &str, seconds: u64| {
         with_json(post(path).bearer(token), &json!({ "overlap_secs": seconds })).send(server.address)
@@ -170,8 +170,8 @@ fn an_overlap_keeps_the_old_token_until_its_end_and_lets_it_rotate_nothing() {
 
 #[test]
 fn how_the_operator_token_stands_is_told_without_a_secret_and_only_to_who_has_a_token() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     assert_eq!(get(CREATE).send(server.address).status, 401);
     let token = server.create();
     let told = status(&server, &token);

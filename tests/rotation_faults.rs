@@ -15,9 +15,9 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::fault_proxy::{Fault, Lossy, Plan, Run, ask, read_message};
+use crate::fault_proxy::{ClientResult, Fault, FaultPlan, FaultProxy, ask, read_message};
 use crate::support::{
-    CREATE, Cli, Machine, OVERLAP, RECOVERY, REGENERATE, STAGE, Server, TOKENS, assert_token_form,
+    CREATE, Cli, OVERLAP, RECOVERY, REGENERATE, STAGE, Server, TOKENS, TestEnv, assert_token_form,
     eventually, get, holds_token, post, request, sha512_hex,
 };
 
@@ -61,18 +61,18 @@ impl Dice {
 }
 
 /// One command, and what it must not lose.
-struct Job<'a> {
-    way: &'a Lossy,
+struct RotationRun<'a> {
+    proxy: &'a FaultProxy,
     args: Vec<&'static str>,
     old: String,
     overlap: bool,
 }
 
-impl<'a> Job<'a> {
+impl<'a> RotationRun<'a> {
     /// In the file that is rotated in place, or in another one that need not be there before; with the token alone in it,
     /// or as JSON.
-    fn new(way: &'a Lossy, old: &str, in_place: bool, json: bool, overlap: bool) -> Self {
-        let home = way.machine().home();
+    fn new(proxy: &'a FaultProxy, old: &str, in_place: bool, json: bool, overlap: bool) -> Self {
+        let home = proxy.env().home();
         let mut args = if in_place {
             let alone = format!("{old}\n");
             let content = json!({ "name": "_admin", "token": old }).to_string();
@@ -86,23 +86,23 @@ impl<'a> Job<'a> {
         if overlap {
             args.extend(["--overlap", "1h"]);
         }
-        Self { way, args, old: old.to_owned(), overlap }
+        Self { proxy, args, old: old.to_owned(), overlap }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.way.machine().home().join(name)
+        self.proxy.env().home().join(name)
     }
 
     fn command(&self) -> Cli {
-        self.way.machine().create_token(self.way.address, &["--regenerate", "--yes"]).args(&self.args)
+        self.proxy.env().create_token(self.proxy.address, &["--regenerate", "--yes"]).args(&self.args)
     }
 
     /// Runs the command; whether it has said success, and how often something went wrong on the way.
-    fn run(&self, plan: Option<Plan>) -> (Option<i32>, bool, usize) {
+    fn run(&self, plan: Option<FaultPlan>) -> (Option<i32>, bool, usize) {
         // Only who is never answered gives up early; a busy machine is no reason to.
         let silent = plan.is_some_and(|plan| plan.fault.is_silent());
         let cli = if silent { self.command().args(&["--timeout", "1s"]) } else { self.command() };
-        let Run { code, faults, stdout, stderr } = self.way.run(cli, plan);
+        let ClientResult { code, faults, stdout, stderr } = self.proxy.run(cli, plan);
         // Not on stdout either: it is in the file.
         assert!(!holds_token(&stdout) && !holds_token(&stderr), "{stdout}{stderr}");
         if plan.is_none() {
@@ -129,7 +129,7 @@ impl<'a> Job<'a> {
         let held = [Some(self.old.clone()), saved(&self.path("token")), saved(&self.path("token.staged"))];
         let held: BTreeSet<_> = held.into_iter().flatten().collect();
         let look = || {
-            self.way.with_server(|server| {
+            self.proxy.with_server(|server| {
                 let stands = |token: &String| {
                     let accepted = server.accepts(token);
                     (accepted, accepted && can_rotate(server, token))
@@ -159,9 +159,9 @@ impl<'a> Job<'a> {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
         assert_ne!(new, self.old);
         let left = |name: &OsStr| name == "token.staged" || name.to_string_lossy().ends_with(".tmp");
-        let mut files = fs::read_dir(self.way.machine().home()).unwrap();
+        let mut files = fs::read_dir(self.proxy.env().home()).unwrap();
         assert!(!files.any(|file| left(&file.unwrap().file_name())));
-        self.way.with_server(|server| {
+        self.proxy.with_server(|server| {
             assert!(can_rotate(server, &new));
             let status = get(CREATE).bearer(&new).send(server.address).json();
             assert_eq!(status["staged"], Value::Null);
@@ -217,8 +217,8 @@ pub(crate) fn private(path: &Path, content: &str) {
 /// Lets every step meet every fault once; how many runs were disturbed, and how many of them ended before success.
 fn disturb(seed: u64) -> (usize, usize) {
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ (seed + 1));
-    let way = Lossy::new(Machine::new());
-    let mut token = way.with_server(Server::create);
+    let proxy = FaultProxy::new(TestEnv::new());
+    let mut token = proxy.with_server(Server::create);
     let (mut disturbed, mut interrupted) = (0, 0);
     let [stage, confirm, authenticate] = STEPS.map(|_| dice.shuffled(Fault::ALL.to_vec()));
     for (number, faults) in stage.into_iter().zip(confirm).zip(authenticate).enumerate() {
@@ -226,29 +226,30 @@ fn disturb(seed: u64) -> (usize, usize) {
         let mut steps = [stage, confirm, authenticate].into_iter().zip(STEPS).peekable();
         while steps.peek().is_some() {
             let (in_place, json, overlap) = (dice.coin(), dice.coin(), dice.throw(6) == 0);
-            let job = Job::new(&way, &token, in_place, json, overlap);
+            let rotation = RotationRun::new(&proxy, &token, in_place, json, overlap);
             let mut done = false;
             for (fault, at) in steps.by_ref() {
-                let plan = Plan { at, fault, again: dice.throw(3) == 0, chance: dice.throw(usize::MAX >> 1) };
-                way.release_before(dice.throw(3));
-                let (code, said, faults) = job.run(Some(plan));
+                let plan =
+                    FaultPlan { at, fault, repeats: dice.throw(3) == 0, random: dice.throw(usize::MAX >> 1) };
+                proxy.release_before(dice.throw(3));
+                let (code, said, faults) = rotation.run(Some(plan));
                 assert!(faults > 0, "seed {seed}, job {number}: {plan:?} was not met");
                 disturbed += 1;
                 interrupted += usize::from(code != Some(0));
-                job.nobody_is_locked_out();
-                done = said && !job.path("token.staged").exists();
+                rotation.nobody_is_locked_out();
+                done = said && !rotation.path("token.staged").exists();
                 // Once more interrupted, or not.
                 if done || dice.coin() {
                     break;
                 }
             }
-            way.release_before(dice.throw(4));
+            proxy.release_before(dice.throw(4));
             if !done {
-                job.run(None);
+                rotation.run(None);
             }
-            job.nobody_is_locked_out();
-            way.release();
-            token = job.is_finished();
+            rotation.nobody_is_locked_out();
+            proxy.release();
+            token = rotation.is_finished();
         }
     }
     (disturbed, interrupted)
@@ -282,17 +283,17 @@ const CALLS: &str = "openat,write,fchmod,fsync,rename,unlink,sendto,recvfrom";
 /// Kills the command behind each of its system calls in turn, from the first on that has to do with its files, and runs
 /// it again; how often.
 fn kill_at_every_call(in_place: bool, json: bool, overlap: bool) -> usize {
-    let way = Lossy::new(Machine::new());
-    let mut token = way.with_server(Server::create);
-    let log = way.machine().home().join("calls");
-    let strace = |job: &Job, what: &[&str]| {
+    let proxy = FaultProxy::new(TestEnv::new());
+    let mut token = proxy.with_server(Server::create);
+    let log = proxy.env().home().join("calls");
+    let strace = |rotation: &RotationRun, what: &[&str]| {
         let args = [&["-qq", "-o", log.to_str().unwrap()], what].concat();
-        way.run(job.command().under("strace", &args), None)
+        proxy.run(rotation.command().wrapped_in("strace", &args), None)
     };
-    let job = Job::new(&way, &token, in_place, json, overlap);
-    let undisturbed = strace(&job, &["-e", &format!("trace={CALLS}")]);
+    let rotation = RotationRun::new(&proxy, &token, in_place, json, overlap);
+    let undisturbed = strace(&rotation, &["-e", &format!("trace={CALLS}")]);
     assert_eq!(undisturbed.code, Some(0), "is there an strace? {}", undisturbed.stderr);
-    token = job.is_finished();
+    token = rotation.is_finished();
     let calls = fs::read_to_string(&log).unwrap();
     let calls: Vec<_> = calls.lines().map(|line| (line.split('(').next().unwrap(), line)).collect();
     // What comes before reads libraries and compiles the component.
@@ -301,18 +302,18 @@ fn kill_at_every_call(in_place: bool, json: bool, overlap: bool) -> usize {
     for (number, (call, line)) in calls.iter().enumerate().skip(first) {
         // Each has a number of its own.
         let when = calls[..=number].iter().filter(|(name, _)| name == call).count();
-        let job = Job::new(&way, &token, in_place, json, overlap);
-        let killed = strace(&job, &["-e", &format!("inject={call}:signal=SIGKILL:when={when}")]);
-        job.nobody_is_locked_out();
+        let rotation = RotationRun::new(&proxy, &token, in_place, json, overlap);
+        let killed = strace(&rotation, &["-e", &format!("inject={call}:signal=SIGKILL:when={when}")]);
+        rotation.nobody_is_locked_out();
         if killed.code.is_none() {
             kills += 1;
-            job.run(None);
-            job.nobody_is_locked_out();
+            rotation.run(None);
+            rotation.nobody_is_locked_out();
         } else {
             // That one was there by chance.
             assert_eq!(killed.code, Some(0), "{line}: {}", killed.stderr);
         }
-        token = job.is_finished();
+        token = rotation.is_finished();
     }
     kills
 }
@@ -401,39 +402,39 @@ fn a_server_that_cannot_stage_is_asked_in_a_single_call_and_that_is_said() {
         // A recovery listener, although there is a token in the environment. It is closed afterwards.
         ("", vec![(STEPS[0], "404 Not Found", "not found"), replaced], 0, ""),
     ] {
-        let machine = Machine::new();
+        let env = TestEnv::new();
         let server = Scripted::new(script);
         let args: Vec<_> = ["--regenerate", "--yes"].into_iter().chain(args.split_whitespace()).collect();
-        let ran = machine.create_token(server.address, &args).env("INFLUXDB3_AUTH_TOKEN", "apiv3_old").run();
+        let output = env.create_token(server.address, &args).env("INFLUXDB3_AUTH_TOKEN", "apiv3_old").run();
         server.end();
-        assert_eq!(ran.code, Some(code), "{ran:?}");
-        assert!(ran.stderr.contains(said) && (!said.is_empty() || ran.stderr.is_empty()), "{ran:?}");
-        let file = machine.home().join("token");
+        assert_eq!(output.code, Some(code), "{output:?}");
+        assert!(output.stderr.contains(said) && (!said.is_empty() || output.stderr.is_empty()), "{output:?}");
+        let file = env.home().join("token");
         if code == 0 && args.contains(&"token") {
             assert_eq!(
-                (saved(&file).as_deref(), ran.stdout.as_str()),
+                (saved(&file).as_deref(), output.stdout.as_str()),
                 (Some("apiv3_new"), "Token saved to: token\n")
             );
         } else {
             assert_eq!(
-                ran.stdout.contains("Token: apiv3_new\n"),
+                output.stdout.contains("Token: apiv3_new\n"),
                 said != "[403 Forbidden]: no" && args.len() == 2
             );
             // Not of a token that does not authenticate.
-            assert_eq!(ran.stdout.contains("New token created successfully!"), code == 0, "{ran:?}");
+            assert_eq!(output.stdout.contains("New token created successfully!"), code == 0, "{output:?}");
             assert!(!file.exists());
         }
-        assert!(!machine.home().join("token.staged").exists());
+        assert!(!env.home().join("token.staged").exists());
     }
 }
 
 #[test]
 fn a_token_is_taken_from_a_file_or_from_stdin_and_one_in_an_argument_is_warned_of() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
     let host = format!("http://{}", server.address);
-    let path = machine.home().join("token");
+    let path = env.home().join("token");
     let argument = "warning: other users of this machine can see a token that is an argument; give it with --token-file, --token - or INFLUXDB3_AUTH_TOKEN\n";
     let json = format!("{{\"name\": \"_admin\", \"token\": \"{token}\"}}");
     for (content, mode, args, input, said) in [
@@ -454,18 +455,21 @@ fn a_token_is_taken_from_a_file_or_from_stdin_and_one_in_an_argument_is_warned_o
         for command in ["show tokens", "delete token --yes --token-name nobody"] {
             let args: Vec<_> =
                 args.split(' ').map(|arg| if arg == "ARGUMENT" { token.as_str() } else { arg }).collect();
-            let ran = machine
+            let output = env
                 .influxdb3(command.split(' '))
                 .args(&["--host", &host])
                 .args(&args)
                 .env("INFLUXDB3_AUTH_TOKEN", "apiv3_forgotten")
                 .input(&format!("{input}\nmore\n"))
                 .run();
-            let found =
-                if command.starts_with("show") { ran.code == Some(0) } else { ran.stderr.contains("404") };
-            assert!(found, "{args:?}: {ran:?}");
-            let rest = ran.stderr.strip_prefix(said).unwrap();
-            assert!(!rest.contains("warning"), "{args:?}: {ran:?}");
+            let found = if command.starts_with("show") {
+                output.code == Some(0)
+            } else {
+                output.stderr.contains("404")
+            };
+            assert!(found, "{args:?}: {output:?}");
+            let rest = output.stderr.strip_prefix(said).unwrap();
+            assert!(!rest.contains("warning"), "{args:?}: {output:?}");
         }
     }
     for (content, args, said) in [
@@ -477,39 +481,32 @@ fn a_token_is_taken_from_a_file_or_from_stdin_and_one_in_an_argument_is_warned_o
     ] {
         private(&path, content);
         let args: Vec<_> = args.split(' ').collect();
-        machine.influxdb3(["show", "tokens", "--host", &host]).args(&args).run().assert_failed(1, &[said]);
+        env.influxdb3(["show", "tokens", "--host", &host]).args(&args).run().assert_failed(1, &[said]);
     }
     let both = ["show", "tokens", "--token", "-", "--token-file", "token"];
-    machine
-        .influxdb3(both)
-        .run()
-        .assert_failed(2, &["--token-file cannot be used with a token as an argument"]);
+    env.influxdb3(both).run().assert_failed(2, &["--token-file cannot be used with a token as an argument"]);
     for command in ["create token --admin --regenerate", "delete token --token-name x"] {
-        let ran = machine
-            .influxdb3(command.split(' '))
-            .args(&["--host", &host, "--token", "-"])
-            .input(&token)
-            .run();
-        ran.assert_failed(1, &["the token is read from standard input", "add --yes"]);
+        let output =
+            env.influxdb3(command.split(' ')).args(&["--host", &host, "--token", "-"]).input(&token).run();
+        output.assert_failed(1, &["the token is read from standard input", "add --yes"]);
     }
     assert!(server.accepts(&token));
 }
 
 #[test]
 fn what_waits_in_a_file_is_used_only_if_this_user_alone_can_have_put_it_there() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let token = server.create();
-    let staged = machine.home().join("token.staged");
+    let staged = env.home().join("token.staged");
     let planted =
         "apiv3_Jkalv-IPKqJR2P7QT0n28gFpf1iEwK-eZ7q6hXqyzrJu0kEPB-VE88eGXTTz9GKhwKm38-6qkykKPdhNeduS9g";
     let run = |credential: &str| {
-        machine
-            .create_token(server.address, &["--regenerate", "--yes", "--output-file", "token"])
+        env.create_token(server.address, &["--regenerate", "--yes", "--output-file", "token"])
             .env("INFLUXDB3_AUTH_TOKEN", credential)
             .run()
     };
-    let before = machine.stored();
+    let before = env.stored_catalog();
     let waiting = |token: &str, replaces: &str| waiting(&staged, token, replaces);
     waiting(planted, &token);
     for mode in [0o644, 0o620, 0o606] {
@@ -520,7 +517,7 @@ fn what_waits_in_a_file_is_used_only_if_this_user_alone_can_have_put_it_there() 
         );
     }
     fs::remove_file(&staged).unwrap();
-    let elsewhere = machine.home().join("elsewhere");
+    let elsewhere = env.home().join("elsewhere");
     waiting(planted, &token);
     fs::rename(&staged, &elsewhere).unwrap();
     symlink(&elsewhere, &staged).unwrap();
@@ -548,27 +545,27 @@ fn what_waits_in_a_file_is_used_only_if_this_user_alone_can_have_put_it_there() 
         assert_eq!(saved(&staged).as_deref(), Some(planted));
     }
     waiting(planted, &token);
-    assert_eq!(machine.stored(), before);
+    assert_eq!(env.stored_catalog(), before);
     // It is of this user: the rotation that it is of goes on.
     assert_eq!(run(&token).code, Some(0));
     assert!(server.accepts(planted) && !server.accepts(&token));
     assert!(!staged.exists());
 
-    let ran = run("apiv3_wrong");
-    assert!(ran.stderr.contains("it was replaced by the one in token, which is in force"), "{ran:?}");
-    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "Token saved to: token\n"));
-    fs::remove_file(machine.home().join("token")).unwrap();
+    let output = run("apiv3_wrong");
+    assert!(output.stderr.contains("it was replaced by the one in token, which is in force"), "{output:?}");
+    assert_eq!((output.code, output.stdout.as_str()), (Some(0), "Token saved to: token\n"));
+    fs::remove_file(env.home().join("token")).unwrap();
     run("apiv3_wrong").assert_failed(1, &["[401 Unauthorized]", "--admin-token-recovery-http-bind"]);
     assert!(!staged.exists());
 }
 
 #[test]
 fn a_token_that_cannot_be_shown_or_saved_replaces_nothing() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
     let run = |args: &[&str]| {
-        let cli = machine.create_token(server.address, &["--regenerate", "--yes"]).args(args);
+        let cli = env.create_token(server.address, &["--regenerate", "--yes"]).args(args);
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
         cli.env("INFLUXDB3_AUTH_TOKEN", &token).stdout(full).run()
     };
@@ -581,21 +578,22 @@ fn a_token_that_cannot_be_shown_or_saved_replaces_nothing() {
 
 #[test]
 fn the_old_token_stays_until_the_end_of_the_overlap() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
     let old = server.create();
     let run = |token: &str| {
-        let cli = machine.create_token(server.address, &["--regenerate", "--yes", "--overlap", "90min"]);
+        let cli = env.create_token(server.address, &["--regenerate", "--yes", "--overlap", "90min"]);
         cli.env("INFLUXDB3_AUTH_TOKEN", token).run()
     };
-    let ran = run(&old);
-    let new = ran.token();
+    let output = run(&old);
+    let new = output.token();
     let until = get(CREATE).bearer(&new).send(server.address).json()["overlap"]["ends_at"].clone();
     let until = until.as_str().unwrap();
     assert!(
-        ran.stderr
+        output
+            .stderr
             .ends_with(&format!("\nThe new token is in force, and the old one is accepted until {until}.\n")),
-        "{ran:?}"
+        "{output:?}"
     );
     assert!(server.accepts(&old) && server.accepts(&new));
     run(&new).assert_failed(
@@ -609,7 +607,7 @@ fn the_old_token_stays_until_the_end_of_the_overlap() {
 
 #[test]
 fn the_token_is_seen_before_it_takes_over_and_success_is_said_afterwards() {
-    let lose = |at| Plan { at, fault: Fault::LoseRequest, again: true, chance: 0 };
+    let lose = |at| FaultPlan { at, fault: Fault::LoseRequest, repeats: true, random: 0 };
     let success = "New token created successfully!";
     // What is lost, and whether the token is shown, replaces the old one, and is said to.
     for (plan, shown, replaces, said) in [
@@ -619,33 +617,33 @@ fn the_token_is_seen_before_it_takes_over_and_success_is_said_afterwards() {
         (None, true, true, true),
     ] {
         for json in [false, true] {
-            let way = Lossy::new(Machine::new());
-            let old = way.with_server(Server::create);
+            let proxy = FaultProxy::new(TestEnv::new());
+            let old = proxy.with_server(Server::create);
             let format = if json { "json" } else { "text" };
             let args = ["--regenerate", "--yes", "--format", format];
-            let cli = way.machine().create_token(way.address, &args).env("INFLUXDB3_AUTH_TOKEN", &old);
-            let ran = way.run(cli, plan);
-            assert_eq!(ran.code, Some(i32::from(!said)), "{}", ran.stderr);
+            let cli = proxy.env().create_token(proxy.address, &args).env("INFLUXDB3_AUTH_TOKEN", &old);
+            let output = proxy.run(cli, plan);
+            assert_eq!(output.code, Some(i32::from(!said)), "{}", output.stderr);
             let token = match (shown, json) {
                 (false, _) => {
-                    assert_eq!(ran.stdout, "");
+                    assert_eq!(output.stdout, "");
                     None
                 }
                 (true, false) => {
-                    ran.stdout.lines().find_map(|line| line.strip_prefix("Token: ")).map(str::to_owned)
+                    output.stdout.lines().find_map(|line| line.strip_prefix("Token: ")).map(str::to_owned)
                 }
-                (true, true) => {
-                    serde_json::from_str::<Value>(&ran.stdout).unwrap()["token"].as_str().map(str::to_owned)
-                }
+                (true, true) => serde_json::from_str::<Value>(&output.stdout).unwrap()["token"]
+                    .as_str()
+                    .map(str::to_owned),
             };
-            assert_eq!(ran.stdout.contains(success), said && !json, "{}", ran.stdout);
+            assert_eq!(output.stdout.contains(success), said && !json, "{}", output.stdout);
             assert_eq!(
-                ran.stderr.contains("is in force, and the old one is refused"),
+                output.stderr.contains("is in force, and the old one is refused"),
                 said,
                 "{}",
-                ran.stderr
+                output.stderr
             );
-            way.with_server(|server| {
+            proxy.with_server(|server| {
                 assert_eq!(server.accepts(&old), !replaces);
                 assert_eq!(token.is_some_and(|token| server.accepts(&token)), replaces);
             });
@@ -675,77 +673,78 @@ fn round_robin(servers: [SocketAddr; 2]) -> SocketAddr {
 
 #[test]
 fn of_two_servers_on_one_store_the_one_that_hears_later_does_not_stop_a_rotation() {
-    let machine = Machine::new();
-    let servers = [machine.serve(&[]), machine.serve(&[])];
+    let env = TestEnv::new();
+    let servers = [env.serve(&[]), env.serve(&[])];
     let address = round_robin([servers[0].address, servers[1].address]);
-    let file = machine.home().join("token");
+    let file = env.home().join("token");
     private(&file, &servers[0].create());
     for run in 0..10 {
         let old = saved(&file).unwrap();
         let args = ["--regenerate", "--yes", "--token-file", "token"];
-        let ran = if run % 2 == 0 {
-            machine.create_token(address, &args).args(&["--output-file", "token"]).run()
+        let output = if run % 2 == 0 {
+            env.create_token(address, &args).args(&["--output-file", "token"]).run()
         } else {
-            let ran = machine.create_token(address, &args).run();
-            private(&file, &ran.token());
-            ran
+            let output = env.create_token(address, &args).run();
+            private(&file, &output.token());
+            output
         };
-        assert_eq!(ran.code, Some(0), "run {run}: {ran:?}");
+        assert_eq!(output.code, Some(0), "run {run}: {output:?}");
         let new = saved(&file).unwrap();
         for server in &servers {
             eventually("it has heard", || server.accepts(&new) && !server.accepts(&old));
         }
         // Only half of the time both have heard before the next run.
         if run % 4 < 2 {
-            let ran = machine.create_token(address, &args).args(&["--output-file", "token"]).run();
-            assert_eq!(ran.code, Some(0), "run {run}: {ran:?}");
-            let ran = machine.create_token(address, &args).args(&["--output-file", "token"]).run();
-            assert_eq!(ran.code, Some(0), "run {run}: {ran:?}");
+            let output = env.create_token(address, &args).args(&["--output-file", "token"]).run();
+            assert_eq!(output.code, Some(0), "run {run}: {output:?}");
+            let output = env.create_token(address, &args).args(&["--output-file", "token"]).run();
+            assert_eq!(output.code, Some(0), "run {run}: {output:?}");
         }
     }
 }
 
 #[test]
 fn of_many_runs_at_once_each_ends_with_the_token_in_the_file_in_force() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let old = server.create();
     for credential in ["token", "old"] {
-        private(
-            &machine.home().join(credential),
-            &saved(&machine.home().join("token")).unwrap_or(old.clone()),
-        );
+        private(&env.home().join(credential), &saved(&env.home().join("token")).unwrap_or(old.clone()));
         thread::scope(|scope| {
             for _ in 0..6 {
                 scope.spawn(|| {
                     let args =
                         ["--regenerate", "--yes", "--token-file", credential, "--output-file", "token"];
-                    let ran = machine.create_token(server.address, &args).run();
-                    assert_eq!(ran.code, Some(0), "{ran:?}");
+                    let output = env.create_token(server.address, &args).run();
+                    assert_eq!(output.code, Some(0), "{output:?}");
                 });
             }
         });
-        assert!(server.accepts(&saved(&machine.home().join("token")).unwrap()));
+        assert!(server.accepts(&saved(&env.home().join("token")).unwrap()));
         assert!(!server.accepts(&old));
     }
 }
 
 #[test]
 fn a_file_that_a_server_starts_with_stays_one() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let offline = ["--offline", "--output-file", "admin-token.json"];
-    let old = machine.influxdb3(["create", "token", "--admin"]).args(&offline).run().token();
-    let server = machine.serve(&["--admin-token-file", "admin-token.json"]);
+    let old = env.influxdb3(["create", "token", "--admin"]).args(&offline).run().token();
+    let server = env.serve(&["--admin-token-file", "admin-token.json"]);
     let args =
         ["--regenerate", "--yes", "--token-file", "admin-token.json", "--output-file", "admin-token.json"];
-    let ran = machine.create_token(server.address, &args).run();
-    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "Token saved to: admin-token.json\n"), "{ran:?}");
+    let output = env.create_token(server.address, &args).run();
+    assert_eq!(
+        (output.code, output.stdout.as_str()),
+        (Some(0), "Token saved to: admin-token.json\n"),
+        "{output:?}"
+    );
     let json: Value =
-        serde_json::from_slice(&fs::read(machine.home().join("admin-token.json")).unwrap()).unwrap();
+        serde_json::from_slice(&fs::read(env.home().join("admin-token.json")).unwrap()).unwrap();
     let new = json["token"].as_str().unwrap();
     assert_eq!(json["name"], "_admin");
     server.stop();
-    let server = machine.serve(&["--admin-token-file", "admin-token.json"]);
+    let server = env.serve(&["--admin-token-file", "admin-token.json"]);
     server.wait_for_log("already exists, skipping initialization");
     assert!(!server.log().contains("another secret"), "{}", server.log());
     assert!(server.accepts(new) && !server.accepts(&old));
@@ -753,15 +752,15 @@ fn a_file_that_a_server_starts_with_stays_one() {
 
 #[test]
 fn a_recovered_token_is_saved_too_and_ends_what_waits() {
-    let machine = Machine::new();
-    let server = machine.serve(&RECOVERY);
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
     let old = server.create();
-    let staged = machine.home().join("token.staged");
+    let staged = env.home().join("token.staged");
     waiting(&staged, "apiv3_waits", &old);
-    let ran =
-        machine.create_token(server.recovery(), &["--regenerate", "--yes", "--output-file", "token"]).run();
-    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "Token saved to: token\n"), "{ran:?}");
-    let new = saved(&machine.home().join("token")).unwrap();
+    let output =
+        env.create_token(server.recovery(), &["--regenerate", "--yes", "--output-file", "token"]).run();
+    assert_eq!((output.code, output.stdout.as_str()), (Some(0), "Token saved to: token\n"), "{output:?}");
+    let new = saved(&env.home().join("token")).unwrap();
     assert!(server.accepts(&new) && !server.accepts(&old));
     assert!(!staged.exists());
     post(REGENERATE).bearer(&old).send(server.address).assert_is(401, crate::support::NOT_AUTHENTICATED);

@@ -19,7 +19,7 @@ use rustix::time::{ClockId, clock_gettime};
 use wit_component::{ComponentEncoder, StringEncoding};
 use wit_parser::Resolve;
 
-use crate::support::{CREATE, Machine, REGENERATE, Server, get, post, sha512_hex};
+use crate::support::{CREATE, REGENERATE, Server, TestEnv, get, post, sha512_hex};
 
 /// WASI's randomness, as much of it as a component here asks for.
 const WASI_RANDOM: &str = "
@@ -46,11 +46,11 @@ fn world() -> (Resolve, wit_parser::WorldId) {
 /// A component whose exports misbehave as they are told, and else answer that the token is not known or that the command
 /// is forbidden.
 fn component(misbehaviours: &[&str]) -> Vec<u8> {
-    Odd { commanded: misbehaviours, ..Odd::default() }.component()
+    MisbehavingComponent { commanded: misbehaviours, ..MisbehavingComponent::default() }.component()
 }
 
 /// What a component here does other than it should. What is not said answers as it should, with nothing in it.
-struct Odd<'a> {
+struct MisbehavingComponent<'a> {
     /// Where it is handed a text that begins with `!` or `?`.
     commanded: &'a [&'a str],
     /// Where it is asked for the tokens, the status or the audit records.
@@ -65,13 +65,13 @@ struct Odd<'a> {
 /// Success with the empty list, or with nothing, or with the empty name.
 const NOTHING: &str = "(i32.const 3072)";
 
-impl Default for Odd<'_> {
+impl Default for MisbehavingComponent<'_> {
     fn default() -> Self {
         Self { commanded: &[], asked: NOTHING, initialized: NOTHING, started: NOTHING, extra: 0 }
     }
 }
 
-impl Odd<'_> {
+impl MisbehavingComponent<'_> {
     fn component(&self) -> Vec<u8> {
         let extra: Vec<_> = (0..self.extra).map(|number| format!("extra-{number}")).collect();
         let mut encoder = ComponentEncoder::default().module(&self.module(&extra)).unwrap().validate(true);
@@ -278,7 +278,8 @@ fn whatever_an_authentication_does_wrong_lets_nobody_in_and_the_next_one_works()
 #[test]
 fn whatever_it_does_wrong_when_it_is_asked_is_an_error_and_counted_and_the_next_request_works() {
     for (case, misbehaviour) in MISBEHAVIOURS {
-        let component = Odd { asked: misbehaviour, ..Odd::default() }.component();
+        let component =
+            MisbehavingComponent { asked: misbehaviour, ..MisbehavingComponent::default() }.component();
         // The status is asked for already as it starts.
         let authority = within(sandbox::AUTHENTICATE_BUDGET + COMPILING, case, || over(&component));
         assert_eq!(authority.traps(), 1, "{case}");
@@ -296,7 +297,7 @@ const COMPILING: Duration = Duration::from_secs(1);
 
 #[test]
 fn whatever_it_does_wrong_as_it_is_started_or_initialized_refuses_the_start() {
-    let refused = |case: &str, odd: &Odd<'_>| {
+    let refused = |case: &str, odd: &MisbehavingComponent<'_>| {
         let component = odd.component();
         let builder = Authority::builder(MemoryStore::default()).component(&component);
         let built = within(sandbox::COMMAND_BUDGET + COMPILING, case, || builder.build());
@@ -304,10 +305,10 @@ fn whatever_it_does_wrong_as_it_is_started_or_initialized_refuses_the_start() {
         assert!(matches!(error, BuildError::Trap(_)), "{case}: {error}");
     };
     for (number, (case, misbehaviour)) in MISBEHAVIOURS.into_iter().enumerate() {
-        refused(case, &Odd { initialized: misbehaviour, ..Odd::default() });
+        refused(case, &MisbehavingComponent { initialized: misbehaviour, ..MisbehavingComponent::default() });
         // Nobody looks at what a start function leaves.
         if number < DEEDS {
-            refused(case, &Odd { started: misbehaviour, ..Odd::default() });
+            refused(case, &MisbehavingComponent { started: misbehaviour, ..MisbehavingComponent::default() });
         }
     }
 }
@@ -360,8 +361,9 @@ const USUAL_INSTANCES: usize = 3;
 #[test]
 fn a_component_may_have_as_many_core_instances_as_the_limits_allow_and_no_more() {
     let allowed = sandbox::MAX_CORE_INSTANCES as usize - USUAL_INSTANCES;
-    over(&Odd { extra: allowed, ..Odd::default() }.component());
-    let component = Odd { extra: allowed + 1, ..Odd::default() }.component();
+    over(&MisbehavingComponent { extra: allowed, ..MisbehavingComponent::default() }.component());
+    let component =
+        MisbehavingComponent { extra: allowed + 1, ..MisbehavingComponent::default() }.component();
     let error = Authority::builder(MemoryStore::default()).component(&component).build().err().unwrap();
     assert!(format!("{error:?}").contains("core module instances"), "{error:?}");
 }
@@ -369,9 +371,9 @@ fn a_component_may_have_as_many_core_instances_as_the_limits_allow_and_no_more()
 #[test]
 fn whatever_it_does_wrong_in_a_server_is_answered_with_503_and_counted_and_the_next_request_works() {
     let (component, cases) = misbehaving();
-    let machine = Machine::new();
-    let file = machine.file("misbehaving.wasm", &component);
-    let server = machine.serve(&["--component", file.to_str().unwrap(), "--disable-authz", "metrics"]);
+    let env = TestEnv::new();
+    let file = env.file("misbehaving.wasm", &component);
+    let server = env.serve(&["--component", file.to_str().unwrap(), "--disable-authz", "metrics"]);
     are_answered_with_503_and_counted(&server, cases);
 }
 
@@ -382,9 +384,9 @@ fn a_machine_without_address_space_for_a_pool_has_the_same_limits() {
     let wrong = MISBEHAVIOURS.map(|(case, misbehaviour)| (case, misbehaviour.to_owned()));
     let cases: Vec<_> = allowed.into_iter().chain(too_much).chain(wrong).zip('a'..).collect();
     let component = component(&cases.iter().map(|((_, case), _)| case.as_str()).collect::<Vec<_>>());
-    let machine = Machine::new();
-    let file = machine.file("misbehaving.wasm", &component);
-    let cli = machine.serve_with(&["--component", file.to_str().unwrap(), "--disable-authz", "metrics"]);
+    let env = TestEnv::new();
+    let file = env.file("misbehaving.wasm", &component);
+    let cli = env.serve_with(&["--component", file.to_str().unwrap(), "--disable-authz", "metrics"]);
     let server = cli.after(&format!("ulimit -v {}", 4 << 20)).start();
     server.wait_for_log("no instance pool on this machine");
     let mut cases = cases.into_iter().map(|((case, _), letter)| (case, letter));
@@ -396,14 +398,17 @@ fn a_machine_without_address_space_for_a_pool_has_the_same_limits() {
 
     let allowed = sandbox::MAX_CORE_INSTANCES as usize - USUAL_INSTANCES;
     let large = |extra: usize| {
-        let file = machine.file("large.wasm", &Odd { extra, ..Odd::default() }.component());
+        let file = env.file(
+            "large.wasm",
+            &MisbehavingComponent { extra, ..MisbehavingComponent::default() }.component(),
+        );
         let other = ["--store", "memory:", "--component", file.to_str().unwrap()];
-        machine.serve_with(&other).after(&format!("ulimit -v {}", 4 << 20))
+        env.serve_with(&other).after(&format!("ulimit -v {}", 4 << 20))
     };
     large(allowed).start();
-    let ran = large(allowed + 1).run();
-    assert_ne!(ran.code, Some(0));
-    assert!(ran.stderr.contains("instance count too high"), "{ran:?}");
+    let output = large(allowed + 1).run();
+    assert_ne!(output.code, Some(0));
+    assert!(output.stderr.contains("instance count too high"), "{output:?}");
 }
 
 fn are_answered_with_503_and_counted(server: &Server, cases: impl Iterator<Item = (&'static str, char)>) {

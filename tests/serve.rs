@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::http2;
 use crate::recovery::assert_closes;
 use crate::support::{
-    CREATE, Connection, Machine, PATIENCE, RECOVERY, REGENERATE, eventually, get, holds_token, post,
+    CREATE, Connection, RECOVERY, REGENERATE, TIMEOUT, TestEnv, eventually, get, holds_token, post,
 };
 
 /// What clients call soon, though a machine that runs tests is busy.
@@ -27,8 +27,8 @@ const RECOVERY_FILE: &str = "--admin-token-recovery-tcp-listener-file-path";
 
 #[test]
 fn a_token_in_any_output_would_be_noticed() {
-    let machine = Machine::new();
-    let token = machine.serve(&["--store", "memory:"]).create();
+    let env = TestEnv::new();
+    let token = env.serve(&["--store", "memory:"]).create();
     let random = token.strip_prefix("apiv3_").unwrap();
     let bytes = Base64UrlUnpadded::decode_vec(random).unwrap();
     let number = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
@@ -49,7 +49,7 @@ fn a_token_in_any_output_would_be_noticed() {
 
 #[test]
 fn options_that_make_no_sense_are_answered_with_exit_code_2() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let versions = "Valid minimum version strings are tls-1.2 and tls-1.3";
     let authz = "invalid value passed in for --disable-authz, allowed values are health, ping, metrics, ready, pprof, and node_stop";
     let size = "a size is a number of bytes from 1 to 67108864, or such as 64KiB or 10MB";
@@ -78,7 +78,7 @@ fn options_that_make_no_sense_are_answered_with_exit_code_2() {
         (&["--without-auth=maybe"], "invalid value 'maybe' for '--without-auth"),
         (&["--without-auth", "true"], "unexpected argument 'true'"),
     ] {
-        machine.serve_with(args).run().assert_failed(2, &[said]);
+        env.serve_with(args).run().assert_failed(2, &[said]);
     }
     for (variable, value, code) in [
         ("INFLUXDB3_WITHOUT_AUTH", "yes", 2),
@@ -91,16 +91,16 @@ fn options_that_make_no_sense_are_answered_with_exit_code_2() {
         ("INFLUXDB3_NODE_IDENTIFIER_PREFIX", "a b", 2),
         ("LOG_FORMAT", "yaml", 2),
     ] {
-        let ran = machine.serve_with(&[]).env(variable, value).run();
-        ran.assert_failed(code, &[]);
-        assert_ne!(ran.stderr, "");
+        let output = env.serve_with(&[]).env(variable, value).run();
+        output.assert_failed(code, &[]);
+        assert_ne!(output.stderr, "");
     }
-    assert!(!machine.data_dir().exists());
+    assert!(!env.data_dir().exists());
 }
 
 #[test]
 fn options_and_variables_that_make_sense_are_taken() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let without_auth = "WARN server started without auth (`--without-auth` switch), all token creation and regeneration of \
                         admin token endpoints are disabled\n";
     let open = r#"INFO setting up server with authz disabled for paths paths_without_authz=["/health", "/api/v1/health", "/ping"]"#;
@@ -137,7 +137,7 @@ fn options_and_variables_that_make_sense_are_taken() {
         ("--log-format text", &[], "INFO listening", memory),
         ("--log-format full", &[], "INFO listening", memory),
     ] {
-        let mut cli = machine.serve_with(&args.split_whitespace().collect::<Vec<_>>());
+        let mut cli = env.serve_with(&args.split_whitespace().collect::<Vec<_>>());
         for (variable, value) in variables {
             cli = cli.env(variable, value);
         }
@@ -151,7 +151,7 @@ fn options_and_variables_that_make_sense_are_taken() {
 
 #[test]
 fn the_help_tells_of_every_option_and_its_variable() {
-    let help = Machine::new().influxdb3(["serve", "--help"]).without_env("LOG_FILTER").run();
+    let help = TestEnv::new().influxdb3(["serve", "--help"]).without_env("LOG_FILTER").run();
     assert_eq!(help.code, Some(0));
     for (option, variable) in [
         ("--http-bind <ADDR>", "INFLUXDB3_HTTP_BIND_ADDR"),
@@ -190,15 +190,14 @@ fn the_help_tells_of_every_option_and_its_variable() {
 
 #[test]
 fn a_file_tells_where_each_listener_is_for_as_long_as_it_is_there() {
-    let machine = Machine::new();
-    let (main, recovery) = (machine.home().join("main"), machine.home().join("recovery"));
+    let env = TestEnv::new();
+    let (main, recovery) = (env.home().join("main"), env.home().join("recovery"));
     let arguments = [LISTENER_FILE, main.to_str().unwrap(), RECOVERY_FILE, recovery.to_str().unwrap()];
-    let server = machine.serve(&[&RECOVERY[..], &arguments].concat());
+    let server = env.serve(&[&RECOVERY[..], &arguments].concat());
     server.recovery();
     assert_eq!(fs::read_to_string(&main).unwrap(), server.address.to_string());
     assert_eq!(fs::read_to_string(&recovery).unwrap(), server.recovery().to_string());
-    let mut files: Vec<_> =
-        fs::read_dir(machine.home()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    let mut files: Vec<_> = fs::read_dir(env.home()).unwrap().map(|file| file.unwrap().file_name()).collect();
     files.sort();
     assert_eq!(files, ["data", "main", "recovery"]);
 
@@ -210,27 +209,27 @@ fn a_file_tells_where_each_listener_is_for_as_long_as_it_is_there() {
     assert!(!main.exists());
 
     // Without recovery there is nothing to write.
-    let server = machine.serve(&arguments);
+    let server = env.serve(&arguments);
     assert!(main.exists() && !recovery.exists());
     // Who ends like this removes nothing.
     server.kill();
-    machine.serve_with(&arguments).run().assert_failed(1, &[&format!("remove it: rm {}", main.display())]);
+    env.serve_with(&arguments).run().assert_failed(1, &[&format!("remove it: rm {}", main.display())]);
 }
 
 #[test]
 fn variables_say_where_the_listener_files_are() {
-    let machine = Machine::new();
-    let file = |name: &str| machine.home().join(name);
+    let env = TestEnv::new();
+    let file = |name: &str| env.home().join(name);
     for (variable, args) in [
         ("INFLUXDB3_TCP_LISTENER_FILE_PATH", &[][..]),
         ("INFLUXDB3_TCP_LISTINER_FILE_PATH", &[]),
         ("INFLUXDB3_ADMIN_TOKEN_RECOVERY_TCP_LISTENER_FILE_PATH", &RECOVERY),
     ] {
-        let server = machine.serve_with(args).env(variable, file(variable)).start();
+        let server = env.serve_with(args).env(variable, file(variable)).start();
         let address = if args.is_empty() { server.address } else { server.recovery() };
         assert_eq!(fs::read_to_string(file(variable)).unwrap(), address.to_string(), "{variable}");
     }
-    let server = machine
+    let server = env
         .serve_with(&[])
         .env("INFLUXDB3_TCP_LISTENER_FILE_PATH", file("newer"))
         .env("INFLUXDB3_TCP_LISTINER_FILE_PATH", file("older"))
@@ -241,36 +240,36 @@ fn variables_say_where_the_listener_files_are() {
 
 #[test]
 fn a_listener_file_that_exists_is_left_alone() {
-    let machine = Machine::new();
-    let precious = machine.file("precious", b"precious");
-    let dangling = machine.home().join("dangling");
-    std::os::unix::fs::symlink(machine.home().join("nowhere"), &dangling).unwrap();
-    let nowhere = machine.home().join("nowhere/file");
+    let env = TestEnv::new();
+    let precious = env.file("precious", b"precious");
+    let dangling = env.home().join("dangling");
+    std::os::unix::fs::symlink(env.home().join("nowhere"), &dangling).unwrap();
+    let nowhere = env.home().join("nowhere/file");
     for (path, said) in [
         (&precious, "exists, so another server may be running there; if none is, remove it: rm "),
         (&dangling, "exists, so another server may be running there; if none is, remove it: rm "),
         (&nowhere, "No such file or directory"),
     ] {
         for option in [LISTENER_FILE, RECOVERY_FILE] {
-            let other = machine.home().join("other");
-            let cli = machine.serve_with(&RECOVERY).arg(option).arg(path);
+            let other = env.home().join("other");
+            let cli = env.serve_with(&RECOVERY).arg(option).arg(path);
             // Written first where the one for recovery fails.
-            let ran = if option == RECOVERY_FILE { cli.arg(LISTENER_FILE).arg(&other) } else { cli }.run();
+            let output = if option == RECOVERY_FILE { cli.arg(LISTENER_FILE).arg(&other) } else { cli }.run();
             let named = format!("Serve command failed: {option}: ");
-            ran.assert_failed(1, &[&named, &path.display().to_string(), said]);
-            assert!(!ran.stderr.contains("listening"), "{ran:?}");
+            output.assert_failed(1, &[&named, &path.display().to_string(), said]);
+            assert!(!output.stderr.contains("listening"), "{output:?}");
             assert!(!other.exists());
         }
     }
     assert_eq!(fs::read(&precious).unwrap(), b"precious");
-    assert!(!machine.home().join("nowhere").exists());
+    assert!(!env.home().join("nowhere").exists());
 }
 
 #[test]
 fn the_listener_file_of_another_server_is_not_removed() {
-    let machine = Machine::new();
-    let path = machine.home().join("listener");
-    let server = machine.serve(&[LISTENER_FILE, path.to_str().unwrap()]);
+    let env = TestEnv::new();
+    let path = env.home().join("listener");
+    let server = env.serve(&[LISTENER_FILE, path.to_str().unwrap()]);
     // As when somebody makes room for the next server while this one still stops.
     fs::remove_file(&path).unwrap();
     fs::write(&path, "127.0.0.1:1").unwrap();
@@ -280,8 +279,8 @@ fn the_listener_file_of_another_server_is_not_removed() {
 
 #[test]
 fn a_listener_file_is_never_seen_half() {
-    let machine = Machine::new();
-    let path = machine.home().join("listener");
+    let env = TestEnv::new();
+    let path = env.home().join("listener");
     let ended = AtomicBool::new(false);
     let look = |path: &Path| fs::read_to_string(path).ok();
     thread::scope(|scope| {
@@ -295,7 +294,7 @@ fn a_listener_file_is_never_seen_half() {
         });
         let mut written = Vec::new();
         for _ in 0..5 {
-            let server = machine.serve(&["--object-store", "memory", LISTENER_FILE, path.to_str().unwrap()]);
+            let server = env.serve(&["--object-store", "memory", LISTENER_FILE, path.to_str().unwrap()]);
             written.push(server.address.to_string());
             server.stop();
         }
@@ -308,14 +307,14 @@ fn a_listener_file_is_never_seen_half() {
 
 #[test]
 fn every_line_of_a_json_log_is_an_object_and_none_holds_a_secret() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     for filter in ["info", "trace"] {
-        let store = format!("sqlite:{}", machine.home().join(filter).display());
+        let store = format!("sqlite:{}", env.home().join(filter).display());
         let args = ["--log-format", "json", "--log-filter", filter, "--store", &store, "--node-id", "node-1"];
-        let mut server = machine.serve(&[&RECOVERY[..], &args].concat());
+        let mut server = env.serve(&[&RECOVERY[..], &args].concat());
         let recovery = server.recovery();
         if filter == "trace" {
-            server.gets_misplaced_token();
+            server.allow_redaction();
         }
 
         let first = server.create();
@@ -361,18 +360,18 @@ fn every_line_of_a_json_log_is_an_object_and_none_holds_a_secret() {
         assert_eq!(started["node_id"], "node-1");
         assert_eq!(log.contains("malformed path"), filter == "trace", "{log}");
     }
-    let server = machine.serve_with(&[]).env("LOG_FORMAT", "json").start();
+    let server = env.serve_with(&[]).env("LOG_FORMAT", "json").start();
     assert!(server.log().starts_with('{'), "{}", server.log());
 }
 
 #[test]
 fn a_token_in_an_option_is_not_logged() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     for format in ["text", "json"] {
-        let store = format!("sqlite:{}", machine.home().join("apiv3_misplaced").display());
+        let store = format!("sqlite:{}", env.home().join("apiv3_misplaced").display());
         let args = ["--log-format", format, "--store", &store, "--node-id", "apiv3_misplaced"];
-        let server = machine.serve(&args);
-        server.gets_misplaced_token();
+        let server = env.serve(&args);
+        server.allow_redaction();
         assert_eq!(server.log().matches("[token]").count(), 2, "{}", server.log());
         assert!(!server.log().contains("misplaced"), "{}", server.log());
     }
@@ -380,39 +379,37 @@ fn a_token_in_an_option_is_not_logged() {
 
 #[test]
 fn the_service_manager_is_told_when_it_is_ready_and_when_it_stops() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     for args in [&[][..], &RECOVERY] {
-        let path = machine.home().join(format!("notify-{}", args.len()));
+        let path = env.home().join(format!("notify-{}", args.len()));
         let manager = UnixDatagram::bind(&path).unwrap();
-        manager.set_read_timeout(Some(PATIENCE)).unwrap();
+        manager.set_read_timeout(Some(TIMEOUT)).unwrap();
         let told = || {
             let mut message = [0; 100];
             let length = manager.recv(&mut message).unwrap();
             String::from_utf8(message[..length].to_vec()).unwrap()
         };
-        let mut server = machine.serve_with(args).env("NOTIFY_SOCKET", &path).start();
+        let mut server = env.serve_with(args).env("NOTIFY_SOCKET", &path).start();
         assert_eq!(told(), "READY=1\n");
         server.signal(Signal::TERM);
         assert_eq!(told(), "STOPPING=1\n");
         assert_eq!(server.exit_code(), Some(0), "{}", server.log());
     }
     // Nobody is there: that is no reason to stop.
-    let server = machine.serve_with(&[]).env("NOTIFY_SOCKET", machine.home().join("nobody")).start();
+    let server = env.serve_with(&[]).env("NOTIFY_SOCKET", env.home().join("nobody")).start();
     server.wait_for_log("WARN cannot tell the service manager (NOTIFY_SOCKET): No such file or directory");
     server.create();
 }
 
 #[test]
 fn a_server_that_cannot_start_is_not_called_ready() {
-    let machine = Machine::new();
-    let path = machine.home().join("notify");
+    let env = TestEnv::new();
+    let path = env.home().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_nonblocking(true).unwrap();
-    let ran = machine
-        .serve_with(&["--admin-token-recovery-http-bind", "0.0.0.0:0"])
-        .env("NOTIFY_SOCKET", &path)
-        .run();
-    ran.assert_failed(1, &["is not a loopback address"]);
+    let output =
+        env.serve_with(&["--admin-token-recovery-http-bind", "0.0.0.0:0"]).env("NOTIFY_SOCKET", &path).run();
+    output.assert_failed(1, &["is not a loopback address"]);
     assert!(manager.recv(&mut [0; 100]).is_err());
 }
 
@@ -425,12 +422,12 @@ fn bound() -> ([TcpListener; 2], [OwnedFd; 2]) {
 
 #[test]
 fn sockets_that_are_passed_are_taken_over_in_order() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let ([main, recovery], passed) = bound();
     // This one waits since before the server has started.
     let mut early = Connection::open(main.local_addr().unwrap()).unwrap();
     early.write(&post(CREATE).to_bytes());
-    let server = machine.serve_with(&RECOVERY).pass(2, passed).start();
+    let server = env.serve_with(&RECOVERY).pass(2, passed).start();
     assert_eq!(server.address, main.local_addr().unwrap());
     assert_eq!(server.recovery(), recovery.local_addr().unwrap());
     let old = early.read().unwrap().token();
@@ -441,16 +438,16 @@ fn sockets_that_are_passed_are_taken_over_in_order() {
 
     // The service manager still has them, for the next start.
     let passed = [main.try_clone().unwrap().into(), recovery.try_clone().unwrap().into()];
-    let server = machine.serve_with(&RECOVERY).pass(2, passed).start();
+    let server = env.serve_with(&RECOVERY).pass(2, passed).start();
     assert_eq!(server.address, main.local_addr().unwrap());
     assert!(server.accepts(&new));
 }
 
 #[test]
 fn a_socket_for_recovery_is_used_only_where_recovery_is_asked_for() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let ([main, second], passed) = bound();
-    let server = machine.serve_with(&[]).pass(2, passed).start();
+    let server = env.serve_with(&[]).pass(2, passed).start();
     assert_eq!(server.address, main.local_addr().unwrap());
     server.wait_for_log("2 sockets were passed, and 1 of them used: nobody answers on the others");
     assert!(!server.log().contains("recovery is open"), "{}", server.log());
@@ -464,7 +461,7 @@ fn a_socket_for_recovery_is_used_only_where_recovery_is_asked_for() {
 
     // One socket is the main listener; recovery listens where it is told to.
     let ([main, _], passed) = bound();
-    let server = machine.serve_with(&RECOVERY).pass(1, passed).start();
+    let server = env.serve_with(&RECOVERY).pass(1, passed).start();
     assert_eq!(server.address, main.local_addr().unwrap());
     assert_ne!(server.recovery(), server.address);
     post(REGENERATE).send(server.recovery()).token();
@@ -473,7 +470,7 @@ fn a_socket_for_recovery_is_used_only_where_recovery_is_asked_for() {
 
 #[test]
 fn a_socket_that_cannot_be_taken_over_is_refused() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
     let anywhere = || TcpListener::bind("0.0.0.0:0").unwrap().into();
     let datagrams = || UdpSocket::bind("127.0.0.1:0").unwrap().into();
@@ -490,15 +487,15 @@ fn a_socket_that_cannot_be_taken_over_is_refused() {
         (listener().into(), anywhere(), "0.0.0.0:"),
         (listener().into(), anywhere(), "is not a loopback address"),
     ] {
-        let ran = machine.serve_with(&RECOVERY).pass(2, [first, second]).run();
-        ran.assert_failed(1, &["Serve command failed: ", said]);
+        let output = env.serve_with(&RECOVERY).pass(2, [first, second]).run();
+        output.assert_failed(1, &["Serve command failed: ", said]);
     }
 }
 
 #[test]
 fn silent_connections_neither_keep_others_out_nor_stay() {
-    let machine = Machine::new();
-    let server = machine.serve_with(&RECOVERY).after("ulimit -n 64").start();
+    let env = TestEnv::new();
+    let server = env.serve_with(&RECOVERY).after("ulimit -n 64").start();
     server.wait_for_log("no more than 16 connections at a time");
     let old = server.create();
     let recovery = server.recovery();
@@ -518,8 +515,8 @@ fn silent_connections_neither_keep_others_out_nor_stay() {
 
 #[test]
 fn a_server_that_may_open_no_more_files_shows_out_who_is_silent() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let token = server.create();
     let _silent: Vec<_> = (0..40).map(|_| Connection::open(server.address).unwrap()).collect();
     assert!(server.accepts(&token));
@@ -539,8 +536,8 @@ fn a_server_that_may_open_no_more_files_shows_out_who_is_silent() {
 
 #[test]
 fn a_server_may_have_as_many_files_open_as_the_system_allows() {
-    let machine = Machine::new();
-    let server = machine.serve_with(&["--store", "memory:"]).after("ulimit -Sn 100").start();
+    let env = TestEnv::new();
+    let server = env.serve_with(&["--store", "memory:"]).after("ulimit -Sn 100").start();
     let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
     let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
     let [soft, hard, ..] = files.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{files}") };
@@ -551,14 +548,14 @@ fn a_server_may_have_as_many_files_open_as_the_system_allows() {
 #[test]
 fn every_signal_that_ends_a_process_lets_it_clean_up_first() {
     for signal in [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP] {
-        let machine = Machine::new();
-        let door = machine.home().join("door");
-        let server = machine.serve_with(&["--admin-token-recovery-code"]);
+        let env = TestEnv::new();
+        let door = env.home().join("door");
+        let server = env.serve_with(&["--admin-token-recovery-code"]);
         let server = server.arg("--admin-token-recovery-socket").arg(&door);
         // Whoever runs the tests may do so under nohup.
-        let mut server = server.under("env", &["--default-signal=HUP"]).start();
+        let mut server = server.wrapped_in("env", &["--default-signal=HUP"]).start();
         server.wait_for_log("token recovery is open");
-        let code = machine.data_dir().join("recovery-code");
+        let code = env.data_dir().join("recovery-code");
         assert!(door.exists() && code.exists());
         server.signal(signal);
         assert_eq!(server.exit_code(), Some(0), "{signal:?}: {}", server.log());
@@ -569,9 +566,9 @@ fn every_signal_that_ends_a_process_lets_it_clean_up_first() {
 
 #[test]
 fn a_terminal_that_is_closed_does_not_end_what_is_to_outlive_it() {
-    let machine = Machine::new();
+    let env = TestEnv::new();
     // As nohup does it.
-    let server = machine.serve_with(&[]).after("trap '' HUP").start();
+    let server = env.serve_with(&[]).after("trap '' HUP").start();
     server.signal(Signal::HUP);
     let token = server.create();
     assert!(server.accepts(&token));

@@ -24,7 +24,7 @@ use crate::http2;
 use crate::memory::assert_forgotten;
 use crate::recovery::{assert_closes, assert_too_late};
 use crate::support::{
-    CREATE, Cli, Connection, Machine, NOT_AUTHENTICATED, PATIENCE, RECOVERY, REGENERATE, Server,
+    CREATE, Cli, Connection, NOT_AUTHENTICATED, RECOVERY, REGENERATE, Server, TIMEOUT, TestEnv,
     assert_token_form, eventually, get, post,
 };
 
@@ -35,21 +35,21 @@ const SSL_CONNECT_ERROR: i32 = 35;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
 
 /// A machine with the certificate of a server, and that of the authority that has signed it.
-struct Certified {
-    machine: Machine,
+struct TestCertificate {
+    env: TestEnv,
     authority: PathBuf,
     certificate: PathBuf,
     key: PathBuf,
 }
 
-impl Certified {
+impl TestCertificate {
     fn new() -> Self {
         Self::with_names(&["127.0.0.1", "localhost"])
     }
 
     /// With a certificate for these names and addresses.
     fn with_names(names: &[&str]) -> Self {
-        let machine = Machine::new();
+        let env = TestEnv::new();
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         authority.distinguished_name.push(DnType::CommonName, "authority of a test");
@@ -59,13 +59,13 @@ impl Certified {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let issuer = Issuer::from_params(&authority, &authority_key);
         let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
-        let private = machine.file("key.pem", key.serialize_pem().as_bytes());
+        let private = env.file("key.pem", key.serialize_pem().as_bytes());
         fs::set_permissions(&private, fs::Permissions::from_mode(0o600)).unwrap();
         Self {
-            authority: machine.file("authority.pem", signed.pem().as_bytes()),
-            certificate: machine.file("certificate.pem", certificate.pem().as_bytes()),
+            authority: env.file("authority.pem", signed.pem().as_bytes()),
+            certificate: env.file("certificate.pem", certificate.pem().as_bytes()),
             key: private,
-            machine,
+            env,
         }
     }
 
@@ -78,33 +78,33 @@ impl Certified {
     }
 
     fn serve_files(&self, certificate: &Path, key: &Path) -> Cli {
-        self.machine.serve_with(&["--tls-cert"]).arg(certificate).arg("--tls-key").arg(key)
+        self.env.serve_with(&["--tls-cert"]).arg(certificate).arg("--tls-key").arg(key)
     }
 
     /// Asks with the real curl.
-    fn curl(&self, args: &[&str], to: impl Display, path: &str) -> Curled {
-        let ran = Command::new("curl")
+    fn curl(&self, args: &[&str], to: impl Display, path: &str) -> CurlOutput {
+        let output = Command::new("curl")
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())
             // No configuration, and an end in any case.
-            .args(["-q", "--silent", "--show-error", "--max-time", &PATIENCE.as_secs().to_string()])
+            .args(["-q", "--silent", "--show-error", "--max-time", &TIMEOUT.as_secs().to_string()])
             .args(["--write-out", "\n%{http_code} %{http_version}", "--cacert"])
             .arg(&self.authority)
             .args(args)
             .arg(format!("https://{to}{path}"))
             .output()
             .unwrap_or_else(|error| panic!("this test asks with curl, which has to be installed: {error}"));
-        let stdout = String::from_utf8(ran.stdout).unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
         let (body, (status, version)) = stdout
             .rsplit_once('\n')
             .and_then(|(body, last)| Some((body.to_owned(), last.split_once(' ')?)))
             .unwrap();
-        Curled {
-            code: ran.status.code().unwrap(),
+        CurlOutput {
+            code: output.status.code().unwrap(),
             status: status.parse().unwrap(),
             version: version.to_owned(),
             body,
-            stderr: String::from_utf8(ran.stderr).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
         }
     }
 
@@ -131,7 +131,7 @@ fn token_in(body: &str) -> String {
 }
 
 #[derive(Debug)]
-struct Curled {
+struct CurlOutput {
     code: i32,
     status: u16,
     version: String,
@@ -141,17 +141,17 @@ struct Curled {
 }
 
 /// Speaks TLS for what knows none: bytes that are sent into it arrive at a server, and the other way round.
-struct Tunnel {
+struct TlsTunnel {
     entrance: SocketAddr,
     open: mpsc::Receiver<()>,
     _runtime: Runtime,
 }
 
-impl Tunnel {
+impl TlsTunnel {
     /// A way to the server at `to` that speaks `protocol` there (ALPN).
-    fn new(certified: &Certified, to: SocketAddr, protocol: &str) -> Self {
+    fn new(fixture: &TestCertificate, to: SocketAddr, protocol: &str) -> Self {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(&certified.authority).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_file(&fixture.authority).unwrap()).unwrap();
         let mut config =
             ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
                 .with_safe_default_protocol_versions()
@@ -184,7 +184,7 @@ impl Tunnel {
     /// A connection on which TLS has been agreed upon, and nothing sent.
     fn connect(&self) -> Connection {
         let connection = Connection::open(self.entrance).unwrap();
-        self.open.recv_timeout(PATIENCE).unwrap();
+        self.open.recv_timeout(TIMEOUT).unwrap();
         connection
     }
 }
@@ -192,8 +192,8 @@ impl Tunnel {
 #[test]
 fn curl_creates_regenerates_and_recovers_with_both_versions_of_tls() {
     for version in [&["--tlsv1.2", "--tls-max", "1.2"][..], &["--tlsv1.3"]] {
-        let certified = Certified::new();
-        let server = certified.serve(&RECOVERY);
+        let fixture = TestCertificate::new();
+        let server = fixture.serve(&RECOVERY);
         let (main, recovery) = (server.address, server.recovery());
         for said in [
             format!("listening on https://{main}\n"),
@@ -204,14 +204,14 @@ fn curl_creates_regenerates_and_recovers_with_both_versions_of_tls() {
             server.wait_for_log(&said);
         }
 
-        let created = certified.token(version, main, CREATE, None);
-        let regenerated = certified.token(version, main, REGENERATE, Some(&created));
-        let recovered = certified.token(version, recovery, REGENERATE, None);
+        let created = fixture.token(version, main, CREATE, None);
+        let regenerated = fixture.token(version, main, REGENERATE, Some(&created));
+        let recovered = fixture.token(version, recovery, REGENERATE, None);
         assert_closes(recovery);
         for (token, status) in [(&created, 401), (&regenerated, 401), (&recovered, 200)] {
-            assert_eq!(certified.status(main, token), status);
+            assert_eq!(fixture.status(main, token), status);
         }
-        let anonymous = certified.curl(version, main, "/health");
+        let anonymous = fixture.curl(version, main, "/health");
         assert_eq!((anonymous.status, anonymous.body.as_str()), (401, NOT_AUTHENTICATED));
         assert_forgotten(&server, &[&created, &regenerated, &recovered]);
         server.stop();
@@ -220,14 +220,14 @@ fn curl_creates_regenerates_and_recovers_with_both_versions_of_tls() {
 
 #[test]
 fn a_server_answers_to_the_names_in_its_certificate() {
-    let certified = Certified::with_names(&["db.example", "*.wild.example"]);
-    let server = certified.serve(&RECOVERY);
+    let fixture = TestCertificate::with_names(&["db.example", "*.wild.example"]);
+    let server = fixture.serve(&RECOVERY);
     for (to, path) in [(server.address, CREATE), (server.recovery(), REGENERATE)] {
         let ask = |host: &str, args: &[&str]| {
             let host = format!("{host}:{}", to.port());
             let resolve = format!("{host}:127.0.0.1");
             let args = [&["--request", "POST", "--resolve", &resolve], args].concat();
-            certified.curl(&args, host, path)
+            fixture.curl(&args, host, path)
         };
         for host in ["a.wild.example", "evil.example"] {
             let answer = ask(host, &["--insecure"]);
@@ -253,17 +253,17 @@ fn the_commands_that_a_server_tells_of_work() {
         (&["localhost", "db.example"], "0.0.0.0", "https://localhost:PORT"),
         (&[], "0.0.0.0", "http://127.0.0.1:PORT"),
     ] {
-        let certified = Certified::with_names(names);
-        let machine = &certified.machine;
+        let fixture = TestCertificate::with_names(names);
+        let env = &fixture.env;
         let any = format!("{bind}:0");
-        let mut serve = machine.influxdb3(["serve", "--http-bind", &any]);
+        let mut serve = env.influxdb3(["serve", "--http-bind", &any]);
         serve = serve.args(&["--admin-token-recovery-http-bind", &any]);
         serve = serve.args(&["--admin-token-recovery-insecure-allow-remote", "--admin-token-recovery-code"]);
         if !names.is_empty() {
-            serve = serve.arg("--tls-cert").arg(&certified.certificate).arg("--tls-key").arg(&certified.key);
+            serve = serve.arg("--tls-cert").arg(&fixture.certificate).arg("--tls-key").arg(&fixture.key);
         }
-        let server = serve.arg("--data-dir").arg(machine.data_dir()).start();
-        let code = fs::read_to_string(machine.data_dir().join("recovery-code")).unwrap();
+        let server = serve.arg("--data-dir").arg(env.data_dir()).start();
+        let code = fs::read_to_string(env.data_dir().join("recovery-code")).unwrap();
         for (address, said, more) in [
             (server.address, "create it with: influxdb3 ", &[][..]),
             (server.recovery(), "with: influxdb3 create token --admin --regenerate ", &["--yes"]),
@@ -274,8 +274,8 @@ fn the_commands_that_a_server_tells_of_work() {
                 format!("{}{}", said.split_once("influxdb3 ").unwrap().1, command.lines().next().unwrap());
             let host = host.replace("PORT", &address.port().to_string());
             assert!(command.contains(&format!(" --host {host}")), "{before}{said}: {command}");
-            let cli = machine.influxdb3(command.split_whitespace()).args(more);
-            let cli = cli.env("INFLUXDB3_TLS_CA", &certified.authority).input(&code);
+            let cli = env.influxdb3(command.split_whitespace()).args(more);
+            let cli = cli.env("INFLUXDB3_TLS_CA", &fixture.authority).input(&code);
             cli.run().token();
         }
     }
@@ -290,12 +290,12 @@ fn a_client_below_the_minimum_is_refused() {
         (&["--tls-minimum-version", "tls-1.2"], &old, &["--tls-max", "1.2"]),
         (&["--tls-minimum-version", "tls-1.3"], &["--tls-max", "1.2"], &["--tlsv1.3"]),
     ] {
-        let certified = Certified::new();
-        let server = certified.serve(&[&RECOVERY, minimum].concat());
+        let fixture = TestCertificate::new();
+        let server = fixture.serve(&[&RECOVERY, minimum].concat());
         for to in [server.address, server.recovery()] {
-            let answer = certified.curl(refused, to, "/");
+            let answer = fixture.curl(refused, to, "/");
             assert_eq!((answer.code, answer.status), (SSL_CONNECT_ERROR, 0), "{answer:?}");
-            assert_eq!(certified.curl(accepted, to, "/").code, 0);
+            assert_eq!(fixture.curl(accepted, to, "/").code, 0);
         }
         // It was the server that said no.
         server.wait_for_log("TLS handshake failed: peer is incompatible");
@@ -304,42 +304,42 @@ fn a_client_below_the_minimum_is_refused() {
 
 #[test]
 fn the_environment_says_what_the_options_of_tls_say() {
-    let certified = Certified::new();
-    let server = certified
-        .machine
+    let fixture = TestCertificate::new();
+    let server = fixture
+        .env
         .serve_with(&[])
-        .env("INFLUXDB3_TLS_CERT", &certified.certificate)
-        .env("INFLUXDB3_TLS_KEY", &certified.key)
+        .env("INFLUXDB3_TLS_CERT", &fixture.certificate)
+        .env("INFLUXDB3_TLS_KEY", &fixture.key)
         .env("INFLUXDB3_TLS_MINIMUM_VERSION", "tls-1.3")
         .start();
-    assert_eq!(certified.curl(&["--tls-max", "1.2"], server.address, "/").code, SSL_CONNECT_ERROR);
-    certified.token(&[], server.address, CREATE, None);
+    assert_eq!(fixture.curl(&["--tls-max", "1.2"], server.address, "/").code, SSL_CONNECT_ERROR);
+    fixture.token(&[], server.address, CREATE, None);
 }
 
 #[test]
 fn the_version_of_http_is_agreed_upon() {
-    let certified = Certified::new();
-    let server = certified.serve(&RECOVERY);
+    let fixture = TestCertificate::new();
+    let server = fixture.serve(&RECOVERY);
     for (to, status) in [(server.address, 401), (server.recovery(), 404)] {
         for (offered, agreed) in [("--http2", "2"), ("--http1.1", "1.1"), ("--no-alpn", "1.1")] {
-            let answer = certified.curl(&[offered], to, "/");
+            let answer = fixture.curl(&[offered], to, "/");
             assert_eq!((answer.status, answer.version.as_str()), (status, agreed), "{offered}: {answer:?}");
         }
     }
-    let token = certified.token(&["--http2"], server.address, CREATE, None);
-    certified.token(&["--http2"], server.recovery(), REGENERATE, None);
+    let token = fixture.token(&["--http2"], server.address, CREATE, None);
+    fixture.token(&["--http2"], server.recovery(), REGENERATE, None);
     assert_closes(server.recovery());
-    assert_eq!(certified.status(server.address, &token), 401);
+    assert_eq!(fixture.status(server.address, &token), 401);
 }
 
 #[test]
 fn who_speaks_no_tls_gets_no_answer_and_harms_nobody() {
-    let certified = Certified::new();
-    let server = certified.serve(&[&RECOVERY, &["--log-filter", "info"][..]].concat());
+    let fixture = TestCertificate::new();
+    let server = fixture.serve(&[&RECOVERY, &["--log-filter", "info"][..]].concat());
     for to in [server.address, server.recovery()] {
         for bytes in [&post(REGENERATE).to_bytes()[..], &http2::opening(), b"\0", b"\x16\x03\x01\0\x01\0"] {
             let mut stream = TcpStream::connect(to).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.set_read_timeout(Some(TIMEOUT)).unwrap();
             stream.write_all(bytes).unwrap();
             stream.shutdown(std::net::Shutdown::Write).unwrap();
             let mut answer = Vec::new();
@@ -350,8 +350,8 @@ fn who_speaks_no_tls_gets_no_answer_and_harms_nobody() {
             }
         }
     }
-    certified.token(&[], server.address, CREATE, None);
-    certified.token(&[], server.recovery(), REGENERATE, None);
+    fixture.token(&[], server.address, CREATE, None);
+    fixture.token(&[], server.recovery(), REGENERATE, None);
     server.wait_for_log("token recovery is closed");
     // Anybody can do this as often as he likes; each listener mentions it once.
     assert_eq!(server.log().matches("TLS handshake failed: ").count(), 2, "{}", server.log());
@@ -359,8 +359,8 @@ fn who_speaks_no_tls_gets_no_answer_and_harms_nobody() {
 
 #[test]
 fn every_handshake_that_fails_is_a_detail_in_the_log() {
-    let certified = Certified::new();
-    let server = certified.serve(&["--log-filter", "debug"]);
+    let fixture = TestCertificate::new();
+    let server = fixture.serve(&["--log-filter", "debug"]);
     for count in 1..4 {
         drop(TcpStream::connect(server.address).unwrap());
         eventually("it is logged", || server.log().matches("TLS handshake failed: ").count() == count);
@@ -370,11 +370,11 @@ fn every_handshake_that_fails_is_a_detail_in_the_log() {
 
 #[test]
 fn recovery_closes_for_good_over_tls_too() {
-    let certified = Certified::new();
-    let server = certified.serve(&RECOVERY);
+    let fixture = TestCertificate::new();
+    let server = fixture.serve(&RECOVERY);
     let recovery = server.recovery();
-    let old = certified.token(&[], server.address, CREATE, None);
-    let tunnel = Tunnel::new(&certified, recovery, "http/1.1");
+    let old = fixture.token(&[], server.address, CREATE, None);
+    let tunnel = TlsTunnel::new(&fixture, recovery, "http/1.1");
 
     // Connections that are open already: before the handshake, behind it, used, and in the middle of a request.
     let silent = Connection::open(recovery).unwrap();
@@ -385,7 +385,7 @@ fn recovery_closes_for_good_over_tls_too() {
     let mut begun = tunnel.connect();
     begun.write(format!("POST {REGENERATE} HTTP/1.1\r\nHost: ").as_bytes());
 
-    let new = certified.token(&[], recovery, REGENERATE, None);
+    let new = fixture.token(&[], recovery, REGENERATE, None);
     assert_closes(recovery);
     begun.write(format!("{recovery}\r\n\r\n").as_bytes());
     assert_too_late(begun.read());
@@ -393,7 +393,7 @@ fn recovery_closes_for_good_over_tls_too() {
         assert!(connection.read().is_err());
     }
     server.wait_for_log("token recovery is closed");
-    assert_eq!([&old, &new].map(|token| certified.status(server.address, token)), [401, 200]);
+    assert_eq!([&old, &new].map(|token| fixture.status(server.address, token)), [401, 200]);
     server.stop();
 }
 
@@ -407,11 +407,11 @@ fn connections_that_say_nothing_do_not_keep_others_out() {
     };
     for (case, count) in [("silent", 24), ("in the middle of the handshake", 24), ("behind the handshake", 8)]
     {
-        let certified = Certified::new();
-        let server = certified.serve(&RECOVERY);
+        let fixture = TestCertificate::new();
+        let server = fixture.serve(&RECOVERY);
         let recovery = server.recovery();
-        let old = certified.token(&[], server.address, CREATE, None);
-        let tunnel = Tunnel::new(&certified, recovery, "http/1.1");
+        let old = fixture.token(&[], server.address, CREATE, None);
+        let tunnel = TlsTunnel::new(&fixture, recovery, "http/1.1");
         // As many as it has room for, and more.
         let waiting: Vec<_> = (0..count)
             .map(|_| match case {
@@ -422,20 +422,20 @@ fn connections_that_say_nothing_do_not_keep_others_out() {
             .collect();
         // Shown only where the test fails.
         println!("{case}");
-        let new = certified.token(&[], recovery, REGENERATE, None);
-        assert_eq!([&old, &new].map(|token| certified.status(server.address, token)), [401, 200], "{case}");
+        let new = fixture.token(&[], recovery, REGENERATE, None);
+        assert_eq!([&old, &new].map(|token| fixture.status(server.address, token)), [401, 200], "{case}");
         drop(waiting);
     }
 }
 
 #[test]
 fn a_request_under_way_is_finished_before_it_stops() {
-    let certified = Certified::new();
+    let fixture = TestCertificate::new();
     for protocol in ["http/1.1", "h2"] {
-        let store = certified.machine.home().join(format!("{}.db", &protocol[..2]));
+        let store = fixture.env.home().join(format!("{}.db", &protocol[..2]));
         let store = format!("sqlite:{}", store.display());
-        let mut server = certified.serve(&["--store", &store]);
-        let tunnel = Tunnel::new(&certified, server.address, protocol);
+        let mut server = fixture.serve(&["--store", &store]);
+        let tunnel = TlsTunnel::new(&fixture, server.address, protocol);
         // The server has begun to read a request that it cannot finish before its two bytes of body are there.
         let mut connection = tunnel.connect();
         if protocol == "h2" {
@@ -462,26 +462,26 @@ fn a_request_under_way_is_finished_before_it_stops() {
         assert_eq!(server.exit_code(), Some(0), "{}", server.log());
         assert!(answered.elapsed() < HANDSHAKE_LIMIT, "it has waited for a handshake");
         drop(silent);
-        let server = certified.serve(&["--store", &store]);
-        assert_eq!(certified.status(server.address, &token), 200, "{protocol}");
+        let server = fixture.serve(&["--store", &store]);
+        assert_eq!(fixture.status(server.address, &token), 200, "{protocol}");
     }
 }
 
 #[test]
 fn files_that_tls_cannot_work_with_are_named_before_anything_is_opened() {
-    let certified = Certified::new();
-    let other = Certified::new();
-    let machine = &certified.machine;
-    let (certificate, key) = (&certified.certificate, &certified.key);
+    let fixture = TestCertificate::new();
+    let other = TestCertificate::new();
+    let env = &fixture.env;
+    let (certificate, key) = (&fixture.certificate, &fixture.key);
     let text = |path: &Path| fs::read_to_string(path).unwrap();
-    let file = |name, content: &str| machine.file(name, content.as_bytes());
-    let missing = machine.home().join("missing.pem");
+    let file = |name, content: &str| env.file(name, content.as_bytes());
+    let missing = env.home().join("missing.pem");
     let letter = file("letter.pem", "Dear all,\n");
     let empty = file("empty.pem", "");
-    let der = machine.file("der.pem", &CertificateDer::from_pem_file(certificate).unwrap());
+    let der = env.file("der.pem", &CertificateDer::from_pem_file(certificate).unwrap());
     let cut = file("cut.pem", &text(certificate)[..200]);
     let cut_key = file("cut-key.pem", &text(key)[..100]);
-    let reversed = file("reversed.pem", &(text(&certified.authority) + &text(certificate)));
+    let reversed = file("reversed.pem", &(text(&fixture.authority) + &text(certificate)));
     let pem = |name: &str, body: &str| format!("-----BEGIN {name}-----\n{body}\n-----END {name}-----\n");
     let encrypted = file("encrypted.pem", &pem("ENCRYPTED PRIVATE KEY", "AAAA"));
     let legacy = file(
@@ -490,7 +490,7 @@ fn files_that_tls_cannot_work_with_are_named_before_anything_is_opened() {
     );
     let nonsense = file("nonsense.pem", &pem("PRIVATE KEY", "AAAA"));
     let nonsense_certificate = file("nonsense-certificate.pem", &pem("CERTIFICATE", "AAAA"));
-    let home = machine.home().to_owned();
+    let home = env.home().to_owned();
     for (certificate, key, culprit, said) in [
         (&missing, key, &missing, "cannot read the TLS certificate"),
         (&missing, key, &missing, "No such file or directory"),
@@ -515,40 +515,40 @@ fn files_that_tls_cannot_work_with_are_named_before_anything_is_opened() {
         (certificate, &nonsense, &nonsense, "cannot be used; a key is RSA with 2048 bits or more, ECDSA"),
         (&nonsense_certificate, key, &nonsense_certificate, "cannot be used"),
     ] {
-        let ran = certified.serve_files(certificate, key).run();
-        ran.assert_failed(1, &["Serve command failed: ", &culprit.display().to_string(), said]);
-        assert!(!machine.data_dir().exists());
+        let output = fixture.serve_files(certificate, key).run();
+        output.assert_failed(1, &["Serve command failed: ", &culprit.display().to_string(), said]);
+        assert!(!env.data_dir().exists());
     }
     for (option, file) in [("--tls-cert", certificate), ("--tls-key", key)] {
-        let ran = machine.serve_with(&[option]).arg(file).run();
-        ran.assert_failed(
+        let output = env.serve_with(&[option]).arg(file).run();
+        output.assert_failed(
             1,
             &["Serve command failed: tls requires both a cert and a key file to be passed in to work\n"],
         );
-        assert!(!machine.data_dir().exists());
+        assert!(!env.data_dir().exists());
     }
 }
 
 #[test]
 fn a_chain_is_sent_whole_and_one_file_may_hold_it_all() {
-    let certified = Certified::new();
-    let all = [&certified.key, &certified.certificate, &certified.authority]
+    let fixture = TestCertificate::new();
+    let all = [&fixture.key, &fixture.certificate, &fixture.authority]
         .map(|path| fs::read_to_string(path).unwrap());
-    let all = certified.machine.file("all.pem", all.concat().as_bytes());
-    let server = certified.serve_files(&all, &all).start();
-    let verbose = certified.curl(&["--write-out", "%{certs}\n%{http_code} x"], server.address, "/");
+    let all = fixture.env.file("all.pem", all.concat().as_bytes());
+    let server = fixture.serve_files(&all, &all).start();
+    let verbose = fixture.curl(&["--write-out", "%{certs}\n%{http_code} x"], server.address, "/");
     assert_eq!(verbose.body.matches("BEGIN CERTIFICATE").count(), 2, "{verbose:?}");
 }
 
 #[test]
 fn a_key_that_everybody_can_read_is_warned_about() {
-    let certified = Certified::new();
+    let fixture = TestCertificate::new();
     for (mode, warned) in [(0o644, true), (0o604, true), (0o640, false), (0o600, false)] {
-        fs::set_permissions(&certified.key, fs::Permissions::from_mode(mode)).unwrap();
-        let server = certified.serve(&[]);
+        fs::set_permissions(&fixture.key, fs::Permissions::from_mode(mode)).unwrap();
+        let server = fixture.serve(&[]);
         let warning = format!(
             "everybody on this machine can read the TLS key (mode {mode:o}); run: chmod o-r {}",
-            certified.key.display()
+            fixture.key.display()
         );
         assert_eq!(server.log().contains(&warning), warned, "{mode:o}: {}", server.log());
     }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::{
-    Connection, Machine, NAMED_ADMIN, Request, Response, Server, TOKENS, VERIFY, eventually, get, post,
+    Connection, NAMED_ADMIN, Request, Response, Server, TOKENS, TestEnv, VERIFY, eventually, get, post,
     request,
 };
 
@@ -30,8 +30,8 @@ fn create_named(server: &Server, operator: &str, name: &str) -> String {
 
 #[test]
 fn a_good_token_is_named_and_any_other_gets_a_challenge() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let operator = server.create();
     let named = create_named(&server, &operator, "Grüße, 50%");
     let accepted = |id, name| (200, [Some(id), Some(name), None, None]);
@@ -75,8 +75,8 @@ fn a_good_token_is_named_and_any_other_gets_a_challenge() {
 
 #[test]
 fn every_method_is_answered_and_no_body_is_waited_for() {
-    let machine = Machine::new();
-    let server = machine.serve(&[]);
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
     let token = server.create();
     for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND", "X"] {
         // Announced, and never sent.
@@ -109,12 +109,12 @@ fn every_method_is_answered_and_no_body_is_waited_for() {
 
 #[test]
 fn tokens_that_cannot_be_checked_do_not_pass() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--max-staleness", "1"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--max-staleness", "1"]);
     let token = server.create();
     let verify = || get(VERIFY).bearer(&token).send(server.address);
     assert_eq!(told(&verify()).0, 200);
-    let store = rusqlite::Connection::open(machine.store()).unwrap();
+    let store = rusqlite::Connection::open(env.store()).unwrap();
     store.execute_batch("ALTER TABLE catalog RENAME TO away").unwrap();
     eventually("tokens cannot be checked", || verify().status == 503);
     assert_eq!(told(&verify()), (503, [None, None, None, Some("1")]));
@@ -122,8 +122,8 @@ fn tokens_that_cannot_be_checked_do_not_pass() {
 
 #[test]
 fn without_authentication_everything_passes_and_nobody_is_named() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:", "--without-auth"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:", "--without-auth"]);
     for request in [get(VERIFY), get(VERIFY).bearer("apiv3_unknown"), get(VERIFY).authorization("nonsense")] {
         assert_eq!(told(&request.send(server.address)), (200, [None; 4]));
     }
@@ -131,8 +131,8 @@ fn without_authentication_everything_passes_and_nobody_is_named() {
 
 #[test]
 fn the_openapi_document_tells_the_three_answers() {
-    let machine = Machine::new();
-    let server = machine.serve(&["--store", "memory:"]);
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
     let document = get("/api/v3/openapi.json").bearer(&token).send(server.address).json();
     let operations = document["paths"][VERIFY].as_object().unwrap();

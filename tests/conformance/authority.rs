@@ -16,27 +16,27 @@ use optoken::token::{
 use serde_json::{Value, json};
 
 use crate::faults::ScriptedStore;
-use crate::harness::{Answered, Case, Played};
+use crate::harness::{Bindings, Case, CaseResult};
 use crate::native::{number, seconds, text};
 
-pub(crate) struct Player {
+pub(crate) struct Runner {
     store: Arc<ScriptedStore>,
     authority: Authority,
     /// For `provision.initialize`, which the authority calls when it is built, with an origin of its own.
     sandbox: Sandbox,
 }
 
-impl Player {
+impl Runner {
     pub(crate) fn new() -> Self {
         let store = Arc::new(ScriptedStore::default());
         let authority = Authority::builder_shared(Arc::<ScriptedStore>::clone(&store)).build().unwrap();
         Self { store, authority, sandbox: Sandbox::new(BUILT_IN_COMPONENT).unwrap() }
     }
 
-    pub(crate) fn play(&self, case: &Case) -> Played {
+    pub(crate) fn play(&self, case: &Case) -> CaseResult {
         self.store.open(&case.directory).unwrap();
         self.look();
-        let mut answered = Answered::default();
+        let mut answered = Bindings::default();
         let answers = case.calls.iter().enumerate().map(|(at, call)| {
             self.store.begin(&case.directory, at + 1).unwrap();
             let answer = self.answer(&call.function, &answered.arguments(call));
@@ -50,7 +50,7 @@ impl Player {
         });
         let answers = answers.collect();
         assert_eq!(self.authority.traps(), 0, "{}", case.name);
-        Played { case: case.name.clone(), answers, document: self.store.document(), started: None }
+        CaseResult { case: case.name.clone(), answers, document: self.store.document(), started: None }
     }
 
     /// Lets the authority see what is in the store now, without waiting until it looks by itself: every command reads it, also
@@ -138,7 +138,7 @@ impl Player {
 }
 
 /// An answer of the contract, as far as the host's types tell it apart.
-pub(crate) fn told(answer: &Value) -> Value {
+pub(crate) fn normalize(answer: &Value) -> Value {
     let error = &answer["err"];
     if error == "contended" {
         return json!({ "err": { "unavailable": "too many others are changing the catalog at this moment" } });

@@ -85,7 +85,7 @@ impl Faults {
 
 /// What of its faults a host can be given, from least to most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Lends {
+pub(crate) enum HostCapabilities {
     /// It has a store and randomness of its own.
     Nothing,
     /// It is lent a store, and reads it ahead of those who ask.
@@ -128,13 +128,13 @@ impl Case {
     }
 
     /// What a host must be lent to play this.
-    fn needs(&self) -> Lends {
-        let Some(faults) = &self.faults else { return Lends::Nothing };
+    fn needs(&self) -> HostCapabilities {
+        let Some(faults) = &self.faults else { return HostCapabilities::Nothing };
         let of_reading = |call: &usize| READING.contains(&self.calls[call - 1].function.as_str());
         if faults.random.is_some() || faults.calls.keys().any(of_reading) {
-            Lends::Everything
+            HostCapabilities::Everything
         } else {
-            Lends::StoreForCommands
+            HostCapabilities::StoreForCommands
         }
     }
 
@@ -175,7 +175,7 @@ fn large_catalog(Large { tokens }: &Large) -> String {
 /// What a runner tells of a case: its line.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Played {
+pub(crate) struct CaseResult {
     pub(crate) case: String,
     pub(crate) answers: Vec<Value>,
     pub(crate) document: Option<String>,
@@ -186,9 +186,9 @@ pub(crate) struct Played {
 
 /// What calls have answered that have a name, for the arguments of later ones.
 #[derive(Default)]
-pub(crate) struct Answered(BTreeMap<String, Value>);
+pub(crate) struct Bindings(BTreeMap<String, Value>);
 
-impl Answered {
+impl Bindings {
     pub(crate) fn keep(&mut self, call: &Call, answer: &Value) {
         if let Some(name) = &call.name {
             self.0.insert(name.clone(), answer["ok"].clone());
@@ -224,9 +224,9 @@ pub(crate) fn count_calls(cases: &[Case]) -> usize {
 /// A kind of host.
 pub(crate) struct Host {
     pub(crate) name: &'static str,
-    pub(crate) lends: Lends,
+    pub(crate) capabilities: HostCapabilities,
     /// An answer of the contract, as far as this host tells it apart.
-    pub(crate) told: fn(&Value) -> Value,
+    pub(crate) normalize: fn(&Value) -> Value,
 }
 
 /// The cases of one run, each in a directory of this one.
@@ -238,13 +238,13 @@ pub(crate) struct Run {
 /// Lets a runner play all cases, and tells how many there were. It plays the first few before in a run of their own: what is
 /// made at random must be something else in each.
 #[track_caller]
-pub(crate) fn judge(host: &Host, mut play: impl FnMut(&Run) -> Vec<(Played, Times)>) {
-    let (cases, withheld): (Vec<_>, Vec<_>) =
-        read_cases().into_iter().partition(|case| case.needs() <= host.lends);
-    let names: Vec<_> = withheld.iter().map(|case| case.name.as_str()).collect();
+pub(crate) fn judge(host: &Host, mut play: impl FnMut(&Run) -> Vec<(CaseResult, Times)>) {
+    let (cases, skipped): (Vec<_>, Vec<_>) =
+        read_cases().into_iter().partition(|case| case.needs() <= host.capabilities);
+    let names: Vec<_> = skipped.iter().map(|case| case.name.as_str()).collect();
     if !names.is_empty() {
-        let of_those = match host.lends {
-            Lends::Nothing => {
+        let of_those = match host.capabilities {
+            HostCapabilities::Nothing => {
                 "it has a store and randomness of its own, in which nothing goes wrong to order"
             }
             _ => "it reads ahead of those who ask, and takes its randomness from the operating system",
@@ -252,7 +252,7 @@ pub(crate) fn judge(host: &Host, mut play: impl FnMut(&Run) -> Vec<(Played, Time
         println!("{}: NOT PLAYED, {} cases, since {of_those}: {}", host.name, names.len(), names.join(", "));
     }
     let faultless = |case: &&Case| case.faults.is_none();
-    assert!(withheld.iter().find(faultless).is_none(), "without faults, every host must play a case");
+    assert!(skipped.iter().find(faultless).is_none(), "without faults, every host must play a case");
 
     let mut seen = BTreeSet::new();
     let first = 1 + cases.iter().position(makes_secret).unwrap();
@@ -260,8 +260,8 @@ pub(crate) fn judge(host: &Host, mut play: impl FnMut(&Run) -> Vec<(Played, Time
         let below = tempfile::tempdir().unwrap();
         let cases: Vec<_> = cases.iter().map(|case| case.given(below.path())).collect();
         let run = Run { directory: below.path().to_owned(), cases };
-        let played = play(&run);
-        check(host, &run.cases, &played, &mut seen);
+        let result = play(&run);
+        check(host, &run.cases, &result, &mut seen);
     }
     println!(
         "{}: {} cases, {} calls, {} secrets and names that differ",
@@ -277,17 +277,17 @@ fn makes_secret(case: &Case) -> bool {
 }
 
 #[track_caller]
-fn check(host: &Host, cases: &[Case], played: &[(Played, Times)], seen: &mut BTreeSet<String>) {
+fn check(host: &Host, cases: &[Case], result: &[(CaseResult, Times)], seen: &mut BTreeSet<String>) {
     let runner = host.name;
-    let names: Vec<_> = played.iter().map(|(played, _)| &played.case).collect();
+    let names: Vec<_> = result.iter().map(|(result, _)| &result.case).collect();
     let expected: Vec<_> = cases.iter().map(|case| &case.name).collect();
     assert_eq!(names, expected, "{runner} has played other cases");
     let failed: Vec<_> = cases
         .iter()
-        .zip(played)
-        .filter_map(|(case, (played, times))| {
+        .zip(result)
+        .filter_map(|(case, (result, times))| {
             let failure =
-                compare(host, case, played, times).and_then(|()| note_random(case, played, seen)).err()?;
+                compare(host, case, result, times).and_then(|()| note_random(case, result, seen)).err()?;
             Some(format!("{}: {failure}", case.name))
         })
         .collect();
@@ -301,9 +301,9 @@ fn check(host: &Host, cases: &[Case], played: &[(Played, Times)], seen: &mut BTr
 }
 
 /// Takes down what was made at random in a case. Each must be of its form, and have never been there.
-fn note_random(case: &Case, played: &Played, seen: &mut BTreeSet<String>) -> Result<(), String> {
+fn note_random(case: &Case, result: &CaseResult, seen: &mut BTreeSet<String>) -> Result<(), String> {
     let mut made = BTreeSet::new();
-    for (call, answer) in case.calls.iter().zip(&played.answers) {
+    for (call, answer) in case.calls.iter().zip(&result.answers) {
         if let Some(secret) = answer["ok"]["secret"].as_str() {
             if !is_secret(secret) {
                 return Err(format!("{secret:?} is not `apiv3_` and 512 bits in base64"));
@@ -364,17 +364,17 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn compare(host: &Host, case: &Case, played: &Played, times: &Times) -> Result<(), String> {
-    let known = Known::of(case, played);
-    if played.answers.len() != case.calls.len() {
-        return Err(format!("{} answers to {} calls", played.answers.len(), case.calls.len()));
+fn compare(host: &Host, case: &Case, result: &CaseResult, times: &Times) -> Result<(), String> {
+    let known = Known::of(case, result);
+    if result.answers.len() != case.calls.len() {
+        return Err(format!("{} answers to {} calls", result.answers.len(), case.calls.len()));
     }
-    for (number, (call, answer)) in case.calls.iter().zip(&played.answers).enumerate() {
-        known.fits(&(host.told)(&call.answer), answer, times).map_err(|difference| {
+    for (number, (call, answer)) in case.calls.iter().zip(&result.answers).enumerate() {
+        known.fits(&(host.normalize)(&call.answer), answer, times).map_err(|difference| {
             format!("call {}, {}: {difference}\n  in {answer}", number + 1, call.function)
         })?;
     }
-    match (&case.after, &played.document) {
+    match (&case.after, &result.document) {
         (None, None) => Ok(()),
         (Some(after), Some(document)) => {
             known
@@ -412,9 +412,9 @@ fn check_chain(document: &str) -> Result<(), String> {
 struct Known(Vec<(String, String)>);
 
 impl Known {
-    fn of(case: &Case, played: &Played) -> Self {
+    fn of(case: &Case, result: &CaseResult) -> Self {
         let mut known = Vec::new();
-        for (call, answer) in case.calls.iter().zip(&played.answers) {
+        for (call, answer) in case.calls.iter().zip(&result.answers) {
             if let (Some(name), Some(secret)) = (&call.name, answer["ok"]["secret"].as_str()) {
                 known.push((format!("<{name}.secret>"), secret.to_owned()));
                 known.push((format!("<sha512 of {name}.secret>"), sha512(secret)));
@@ -549,15 +549,15 @@ fn differs(expected: &str, actual: &str) -> String {
 }
 
 /// Writes anew what must come back, as this runner has it.
-pub(crate) fn bless(play: impl Fn(&Case) -> Played) {
+pub(crate) fn bless(play: impl Fn(&Case) -> CaseResult) {
     for case in read_cases() {
         let below = tempfile::tempdir().unwrap();
         let mut given = case.given(below.path());
         let from = SystemTime::now();
-        let played = play(&given);
+        let result = play(&given);
         let times = Times::since(from);
-        let known = Known::of(&case, &played);
-        for (call, answer) in given.calls.iter_mut().zip(&played.answers) {
+        let known = Known::of(&case, &result);
+        for (call, answer) in given.calls.iter_mut().zip(&result.answers) {
             call.answer = known.value_template(answer, &times);
         }
         // A line for each call, its answer below.
@@ -577,7 +577,7 @@ pub(crate) fn bless(play: impl Fn(&Case) -> Played) {
             .collect();
         fs::write(case.directory.join("calls.json"), format!("[\n{}\n]\n", calls.join(",\n"))).unwrap();
         let after = case.directory.join("after.jsonl");
-        match played.document {
+        match result.document {
             // What is too large to be kept stays as it is.
             Some(document)
                 if case.directory.join("before.json").exists() && Some(&document) == case.before.as_ref() => {

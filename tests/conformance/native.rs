@@ -14,7 +14,7 @@ use optoken_core::transition::{Denial, Principal, Refusal};
 use serde_json::{Value, json};
 
 use crate::faults::ScriptedStore;
-use crate::harness::{Answered, Case, Played};
+use crate::harness::{Bindings, Case, CaseResult};
 
 /// Everything the core needs.
 struct Ports<'a>(&'a ScriptedStore);
@@ -63,11 +63,11 @@ fn store_error(error: store::StoreError) -> StoreError {
     }
 }
 
-pub(crate) fn play(case: &Case) -> Played {
+pub(crate) fn play(case: &Case) -> CaseResult {
     let store = ScriptedStore::default();
     store.open(&case.directory).unwrap();
     let mut authority = Authority::new(Ports(&store));
-    let mut answered = Answered::default();
+    let mut answered = Bindings::default();
     let answers = case.calls.iter().enumerate().map(|(at, call)| {
         store.begin(&case.directory, at + 1).unwrap();
         let answer = answer(&mut authority, &call.function, &answered.arguments(call));
@@ -76,7 +76,7 @@ pub(crate) fn play(case: &Case) -> Played {
         answer
     });
     let answers = answers.collect();
-    Played { case: case.name.clone(), answers, document: store.document(), started: None }
+    CaseResult { case: case.name.clone(), answers, document: store.document(), started: None }
 }
 
 fn answer(authority: &mut Authority<Ports<'_>>, call: &str, args: &[Value]) -> Value {

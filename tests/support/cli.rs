@@ -11,10 +11,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use super::secrets::{assert_token_form, holds_token, remember_tokens};
-use super::{LOOK_AGAIN, PATIENCE};
+use super::{POLL_INTERVAL, TIMEOUT};
 
 /// Lets a server log at the level that `OPTOKEN_TEST_LOG` says.
-pub(crate) fn log_as_told(command: &mut Command) {
+pub(crate) fn apply_log_filter(command: &mut Command) {
     if let Some(level) = env::var_os("OPTOKEN_TEST_LOG") {
         command.env("LOG_FILTER", level);
     }
@@ -25,7 +25,7 @@ pub(crate) struct Cli {
     pub(super) command: Command,
     pub(super) input: Vec<u8>,
     pub(super) stdout: Stdio,
-    pub(super) passed: Option<[OwnedFd; 2]>,
+    pub(super) listen_fds: Option<[OwnedFd; 2]>,
 }
 
 impl Cli {
@@ -61,14 +61,14 @@ impl Cli {
         self
     }
 
-    /// Lets its stdout go there instead of into [`Ran`].
+    /// Lets its stdout go there instead of into [`CommandOutput`].
     pub(crate) fn stdout(mut self, to: File) -> Self {
         self.stdout = to.into();
         self
     }
 
     /// Lets another program run it, which takes its command line behind these arguments.
-    pub(crate) fn under(mut self, program: &str, args: &[&str]) -> Self {
+    pub(crate) fn wrapped_in(mut self, program: &str, args: &[&str]) -> Self {
         let mut outer = Command::new(program);
         outer.args(args).arg(self.command.get_program()).args(self.command.get_args());
         outer.env_clear().envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -84,7 +84,7 @@ impl Cli {
         // A shell, because only what `exec` starts has the process id that LISTEN_PID must name.
         self = self.in_shell(r#"export LISTEN_PID=$$; exec "$0" "$@" 3<&0 4<&1 </dev/null >/dev/null"#);
         self.command.env("LISTEN_FDS", count.to_string());
-        self.passed = Some(sockets);
+        self.listen_fds = Some(sockets);
         self
     }
 
@@ -95,11 +95,11 @@ impl Cli {
 
     /// Lets a shell run it with this script, which finds it in `"$0" "$@"`.
     pub(crate) fn in_shell(self, script: &str) -> Self {
-        self.under("/bin/sh", &["-c", script])
+        self.wrapped_in("/bin/sh", &["-c", script])
     }
 
     pub(super) fn spawn(&mut self, stdin: Stdio, stdout: Stdio) -> Child {
-        match self.passed.take() {
+        match self.listen_fds.take() {
             Some([first, second]) => self.command.stdin(first).stdout(second),
             None => self.command.stdin(stdin).stdout(stdout),
         };
@@ -107,7 +107,7 @@ impl Cli {
     }
 
     /// Runs it to its end. Whatever it has to say on stderr, a token is not in it.
-    pub(crate) fn run(mut self) -> Ran {
+    pub(crate) fn run(mut self) -> CommandOutput {
         let stdout = std::mem::replace(&mut self.stdout, Stdio::null());
         let mut child = self.spawn(Stdio::piped(), stdout);
         if let Some(mut stdin) = child.stdin.take() {
@@ -117,21 +117,21 @@ impl Cli {
         let stdout = child.stdout.take().map(read_all);
         let stderr = read_all(child.stderr.take().unwrap());
         let status = wait(&mut child);
-        let ran = Ran {
+        let output = CommandOutput {
             command: format!("{:?}", self.command),
             code: status.and_then(|status| status.code()),
             stdout: stdout.map(|reader| reader.join().unwrap()).unwrap_or_default(),
             stderr: stderr.join().unwrap(),
         };
-        assert!(status.is_some(), "it does not end: {ran:?}");
-        remember_tokens(&ran.stdout);
-        assert!(!holds_token(&ran.stderr), "a token on stderr: {ran:?}");
-        ran
+        assert!(status.is_some(), "it does not end: {output:?}");
+        remember_tokens(&output.stdout);
+        assert!(!holds_token(&output.stderr), "a token on stderr: {output:?}");
+        output
     }
 
     /// Starts it and does not wait for its end.
     #[allow(dead_code, reason = "for tests/fault_injection.rs")]
-    pub(crate) fn begin(mut self) -> Child {
+    pub(crate) fn spawn_client(mut self) -> Child {
         self.spawn(Stdio::null(), Stdio::piped())
     }
 }
@@ -146,12 +146,12 @@ pub(crate) fn read_all(mut from: impl io::Read + Send + 'static) -> JoinHandle<S
 
 /// Waits for a process that should end by itself; ends it and gives `None` if it does not.
 pub(super) fn wait(child: &mut Child) -> Option<ExitStatus> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while Instant::now() < deadline {
         if let Some(status) = child.try_wait().unwrap() {
             return Some(status);
         }
-        thread::sleep(LOOK_AGAIN);
+        thread::sleep(POLL_INTERVAL);
     }
     child.kill().unwrap();
     None
@@ -159,7 +159,7 @@ pub(super) fn wait(child: &mut Child) -> Option<ExitStatus> {
 
 /// What a command line has done.
 #[derive(Debug)]
-pub(crate) struct Ran {
+pub(crate) struct CommandOutput {
     /// For the message of a test that fails.
     #[expect(dead_code, reason = "shown by Debug")]
     command: String,
@@ -168,7 +168,7 @@ pub(crate) struct Ran {
     pub(crate) stderr: String,
 }
 
-impl Ran {
+impl CommandOutput {
     /// The token in the text form, found as the official client's own tests find it (COMPAT 4.1).
     pub(crate) fn token(&self) -> String {
         assert_eq!(self.code, Some(0), "{}", self.stderr);

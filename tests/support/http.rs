@@ -8,7 +8,7 @@ use std::thread;
 
 use serde_json::Value;
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use super::secrets::{assert_token_form, holds_known_token, remember_tokens};
 
 pub(crate) const CREATE: &str = "/api/v3/configure/token/admin";
@@ -117,8 +117,8 @@ impl Connection {
     pub(crate) fn open(to: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(to)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
         Ok(Self { stream: BufReader::new(stream) })
     }
 
@@ -141,7 +141,7 @@ impl Connection {
         let mut head = Vec::new();
         loop {
             let mut line = String::new();
-            if patiently(self.stream.read_line(&mut line))? == 0 {
+            if or_panic_on_timeout(self.stream.read_line(&mut line))? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             match line.trim_end() {
@@ -159,7 +159,7 @@ impl Connection {
             Response { status: status.unwrap(), headers: headers.collect(), body: String::new() };
         if let Some(length) = response.header("content-length") {
             let mut body = vec![0; length.parse().unwrap()];
-            patiently(self.stream.read_exact(&mut body))?;
+            or_panic_on_timeout(self.stream.read_exact(&mut body))?;
             response.body = String::from_utf8(body).unwrap();
         }
         let cors = |(name, _): &(String, String)| name.starts_with("access-control-");
@@ -175,13 +175,13 @@ impl Connection {
     /// Reads exactly so many bytes.
     pub(crate) fn read_bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
-        patiently(self.stream.read_exact(&mut bytes)).unwrap();
+        or_panic_on_timeout(self.stream.read_exact(&mut bytes)).unwrap();
         bytes
     }
 }
 
 /// Passes on what a closed connection gives, and fails on a silent one.
-fn patiently<T>(read: io::Result<T>) -> io::Result<T> {
+fn or_panic_on_timeout<T>(read: io::Result<T>) -> io::Result<T> {
     match read {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             panic!("the server neither answers nor closes")
@@ -225,7 +225,7 @@ impl Response {
 
 /// Sends all requests at one moment: each on its own connection, which is open, and has all of the request but its last
 /// byte, before the first last byte leaves.
-pub(crate) fn at_once(requests: Vec<(SocketAddr, Request)>) -> Vec<io::Result<Response>> {
+pub(crate) fn send_concurrently(requests: Vec<(SocketAddr, Request)>) -> Vec<io::Result<Response>> {
     let ready = Arc::new(Barrier::new(requests.len()));
     let begun: Vec<_> = requests
         .into_iter()

@@ -23,24 +23,24 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-pub(crate) use self::cli::{Cli, Ran, log_as_told, read_all};
+pub(crate) use self::cli::{Cli, CommandOutput, apply_log_filter, read_all};
 pub(crate) use self::http::{
     CONFIRM, CREATE, Connection, NAMED_ADMIN, NOT_AUTHENTICATED, OVERLAP, REGENERATE, Request, Response,
-    STAGE, TOKENS, VERIFY, at_once, get, post, request,
+    STAGE, TOKENS, VERIFY, get, post, request, send_concurrently,
 };
 pub(crate) use self::secrets::{assert_token_form, holds_token, remember_tokens, sha512_hex};
 pub(crate) use self::server::{RECOVERY, Server};
 
 /// How long anything may take that should take milliseconds: machines that run tests are busy. Longer than a server
 /// waits for a client.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(45);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(45);
 
 /// How often a condition is looked at that nobody announces.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Waits until `condition` holds.
 pub(crate) fn eventually(what: &str, condition: impl FnMut() -> bool) {
-    within(PATIENCE, what, condition);
+    within(TIMEOUT, what, condition);
 }
 
 /// Waits until `condition` holds, but not longer than `limit`.
@@ -48,16 +48,16 @@ pub(crate) fn within(limit: Duration, what: &str, mut condition: impl FnMut() ->
     let deadline = Instant::now() + limit;
     while !condition() {
         assert!(Instant::now() < deadline, "waited {limit:?} in vain: {what}");
-        thread::sleep(LOOK_AGAIN);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
 /// A machine without past: an empty home directory, and no environment but what a test adds.
-pub(crate) struct Machine {
+pub(crate) struct TestEnv {
     home: TempDir,
 }
 
-impl Machine {
+impl TestEnv {
     pub(crate) fn new() -> Self {
         Self { home: tempfile::tempdir().unwrap() }
     }
@@ -76,9 +76,9 @@ impl Machine {
     }
 
     /// The version and the document of the stored catalog: what must not differ where nothing was changed.
-    pub(crate) fn stored(&self) -> Option<(String, String)> {
+    pub(crate) fn stored_catalog(&self) -> Option<(String, String)> {
         let store = rusqlite::Connection::open(self.store()).unwrap();
-        store.busy_timeout(PATIENCE).unwrap();
+        store.busy_timeout(TIMEOUT).unwrap();
         let mut query = store.prepare("SELECT version, document FROM catalog").unwrap();
         let mut rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         rows.next().transpose().unwrap()
@@ -95,8 +95,8 @@ impl Machine {
     pub(crate) fn influxdb3<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Cli {
         let mut command = Command::new(env!("CARGO_BIN_EXE_influxdb3"));
         command.env_clear().env("HOME", self.home()).current_dir(self.home()).args(args);
-        log_as_told(&mut command);
-        Cli { command, input: Vec::new(), stdout: Stdio::piped(), passed: None }
+        apply_log_filter(&mut command);
+        Cli { command, input: Vec::new(), stdout: Stdio::piped(), listen_fds: None }
     }
 
     /// `influxdb3 serve` in the data directory, on a port that the system picks; not started yet.

@@ -26,29 +26,31 @@ pub(crate) fn assert_token_form(token: &str) {
 /// programs print bytes.
 ///
 /// By how they begin, so that a text is looked through once, however many there are.
-static MADE: LazyLock<Mutex<HashMap<[u8; BEGINNING], BTreeSet<String>>>> = LazyLock::new(Mutex::default);
+static KNOWN_FORMS: LazyLock<Mutex<HashMap<[u8; PREFIX_LEN], BTreeSet<String>>>> =
+    LazyLock::new(Mutex::default);
 
 /// How many bytes of what would give a token away are looked for first. None of it is shorter.
-const BEGINNING: usize = 8;
+const PREFIX_LEN: usize = 8;
 
 /// Remembers the tokens in what a server or a command has answered.
 pub(crate) fn remember_tokens(answer: &str) {
-    for behind in answer.split(TOKEN_PREFIX).skip(1) {
-        let random = behind.split(|next| !is_token_char(next)).next().unwrap();
+    for rest in answer.split(TOKEN_PREFIX).skip(1) {
+        let random = rest.split(|next| !is_token_char(next)).next().unwrap();
         // Shorter ones are made up by tests, and 64 bytes have no other length.
         if let Ok(bytes) = Base64UrlUnpadded::decode_vec(random)
             && bytes.len() == 64
         {
-            let mut made = BTreeSet::new();
+            let mut forms = BTreeSet::new();
             // As bytes, they come in lists; as numbers, one by one.
             let (list, hex) = (format!("{:?}", &bytes[..8]), format!("{:02x?}", &bytes[..8]));
-            made.extend([&list, &hex].map(|list| list.trim_matches(['[', ']']).to_owned()));
-            made.insert(hex.replace(['[', ']', ',', ' '], ""));
-            made.extend(bytes.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()).to_string()));
-            made.extend(in_base64(random));
-            made.insert(random.to_owned());
-            let mut known = MADE.lock().unwrap();
-            for form in made {
+            forms.extend([&list, &hex].map(|list| list.trim_matches(['[', ']']).to_owned()));
+            forms.insert(hex.replace(['[', ']', ',', ' '], ""));
+            forms
+                .extend(bytes.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()).to_string()));
+            forms.extend(in_base64(random));
+            forms.insert(random.to_owned());
+            let mut known = KNOWN_FORMS.lock().unwrap();
+            for form in forms {
                 // But for a number that has very few digits by chance.
                 if let Some(beginning) = form.as_bytes().first_chunk() {
                     known.entry(*beginning).or_default().insert(form);
@@ -72,15 +74,14 @@ fn in_base64(text: &str) -> impl Iterator<Item = String> {
 
 /// Whether a text holds a token, or the beginning of one, or one that was made here, whatever it looks like.
 pub(crate) fn holds_token(text: &str) -> bool {
-    text.split(TOKEN_PREFIX).skip(1).any(|behind| behind.starts_with(is_token_char))
-        || holds_known_token(text)
+    text.split(TOKEN_PREFIX).skip(1).any(|rest| rest.starts_with(is_token_char)) || holds_known_token(text)
 }
 
 /// Whether a text holds a token that was made here, with or without its prefix.
 pub(super) fn holds_known_token(text: &str) -> bool {
-    let made = MADE.lock().unwrap();
-    text.as_bytes().windows(BEGINNING).enumerate().any(|(at, beginning)| {
-        let known = beginning.try_into().ok().and_then(|beginning: [u8; BEGINNING]| made.get(&beginning));
+    let forms = KNOWN_FORMS.lock().unwrap();
+    text.as_bytes().windows(PREFIX_LEN).enumerate().any(|(at, beginning)| {
+        let known = beginning.try_into().ok().and_then(|beginning: [u8; PREFIX_LEN]| forms.get(&beginning));
         known.is_some_and(|known| known.iter().any(|form| text.as_bytes()[at..].starts_with(form.as_bytes())))
     })
 }

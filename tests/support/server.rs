@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use super::cli::{Cli, read_all, wait};
 use super::http::{CREATE, REGENERATE, get, post};
 use super::secrets::{REDACTED, holds_token};
@@ -27,8 +27,8 @@ impl Cli {
         let mut child = self.spawn(Stdio::null(), Stdio::piped());
         let log = Log::of(child.stderr.take().unwrap(), last);
         let stdout = child.stdout.take().map(read_all);
-        let (address, redacts) = (SocketAddr::from(([0; 4], 0)), Cell::new(false));
-        let mut server = Server { child, log, stdout, redacts, address };
+        let (address, redaction_allowed) = (SocketAddr::from(([0; 4], 0)), Cell::new(false));
+        let mut server = Server { child, log, stdout, redaction_allowed, address };
         server.address = server.log.address("listening on ");
         server
     }
@@ -39,7 +39,7 @@ pub(crate) struct Server {
     child: Child,
     log: Log,
     stdout: Option<JoinHandle<String>>,
-    redacts: Cell<bool>,
+    redaction_allowed: Cell<bool>,
     pub(crate) address: SocketAddr,
 }
 
@@ -58,8 +58,8 @@ impl Server {
     }
 
     /// It gets a token, or what looks like one, where none belongs and where it is logged; it may take that out of its log.
-    pub(crate) fn gets_misplaced_token(&self) {
-        self.redacts.set(true);
+    pub(crate) fn allow_redaction(&self) {
+        self.redaction_allowed.set(true);
     }
 
     /// Makes the operator token.
@@ -118,7 +118,10 @@ impl Drop for Server {
             self.log.wait_for_end();
             let log = self.log();
             assert!(!holds_token(&log), "a token in the log: {log}");
-            assert!(self.redacts.get() || !log.contains(REDACTED), "a token was taken out of the log: {log}");
+            assert!(
+                self.redaction_allowed.get() || !log.contains(REDACTED),
+                "a token was taken out of the log: {log}"
+            );
             let stdout = self.stdout.take().map(|reader| reader.join().unwrap()).unwrap_or_default();
             assert!(!holds_token(&stdout), "a token on stdout: {stdout}");
         }
@@ -127,11 +130,11 @@ impl Drop for Server {
 
 /// What a server writes to stderr, collected while it runs.
 struct Log {
-    shared: Arc<(Mutex<Written>, Condvar)>,
+    shared: Arc<(Mutex<LogText>, Condvar)>,
 }
 
 #[derive(Default)]
-struct Written {
+struct LogText {
     text: String,
     ended: bool,
 }
@@ -139,7 +142,7 @@ struct Written {
 impl Log {
     /// Reads until the end, or until a line that holds `last`.
     fn of(stderr: ChildStderr, last: Option<&'static str>) -> Self {
-        let shared = Arc::<(Mutex<Written>, Condvar)>::default();
+        let shared = Arc::<(Mutex<LogText>, Condvar)>::default();
         let log = Self { shared: Arc::clone(&shared) };
         thread::spawn(move || {
             let (written, changed) = &*shared;
@@ -174,10 +177,10 @@ impl Log {
         self.wait_until(|written| written.ended);
     }
 
-    fn wait_until(&self, condition: impl Fn(&Written) -> bool) -> String {
+    fn wait_until(&self, condition: impl Fn(&LogText) -> bool) -> String {
         let (written, changed) = &*self.shared;
         let (written, waited) = changed
-            .wait_timeout_while(written.lock().unwrap(), PATIENCE, |written| !condition(written))
+            .wait_timeout_while(written.lock().unwrap(), TIMEOUT, |written| !condition(written))
             .unwrap();
         assert!(!waited.timed_out(), "this is all that the log says: {}", written.text);
         written.text.clone()
