@@ -267,19 +267,16 @@ fn a_log_that_is_not_the_servers_own_is_refused() {
     for (content, said) in [
         (
             fs::read_to_string(foreign.log()).unwrap(),
-            "is not that of this catalog: its last record, number 12,",
+            "does not belong to this catalog: the catalog has another record 12, ",
         ),
         (
             whole.replace("\"sequence\":12,\"at\":1", "\"sequence\":12,\"at\":2"),
-            "its last record, number 12,",
+            "the catalog has another record 12, or none yet",
         ),
-        (longer, "its last record, number 13,"),
-        (
-            format!("{whole}{{\"sequence\":13,\"at"),
-            "ends in a part of a line that the catalog cannot complete",
-        ),
-        (whole[..whole.len() - 40].to_owned() + "x", "ends in a part of a line"),
-        ("{\"name\":\"ci\"}\n".to_owned(), "is not an audit log: its last line is no audit record"),
+        (longer, "the catalog has another record 13, or none yet"),
+        (format!("{whole}{{\"sequence\":13,\"at"), "ends in a partial line that the catalog cannot complete"),
+        (whole[..whole.len() - 40].to_owned() + "x", "ends in a partial line"),
+        ("{\"name\":\"ci\"}\n".to_owned(), "is not an audit log: its last line is not an audit record"),
         ("x".repeat(100_000), "is not an audit log"),
     ] {
         fs::write(env.log(), &content).unwrap();
@@ -320,7 +317,7 @@ fn a_log_that_is_open_to_others_is_warned_of() {
 fn two_servers_do_not_write_one_log() {
     let env = TestEnv::new();
     let server = env.audited(&[]).start();
-    let said = "is written by another server; give each server a log of its own";
+    let said = "is written by another server; give each server its own log";
     env.audited(&[]).run().assert_failed(1, &[said]);
     server.kill();
     env.audited(&[]).start().stop();
@@ -355,13 +352,11 @@ fn records_that_the_catalog_keeps_no_longer_are_named_as_missing() {
     server.stop();
     fs::write(env.log(), whole).unwrap();
     let server = env.audited(&[]).start();
-    server.wait_for_log(
-        "lacks the records 13 to 14: there were more changes than the catalog keeps records of",
-    );
+    server.wait_for_log("lacks the records 13 to 14: there were more changes than the catalog retains");
     assert_eq!(metric(&server, &token, "optoken_audit_records_lost_total"), 2);
     create_named(&token, "seen").send(server.address).token();
     server.stop();
-    env.verify(&[]).assert_failed(1, &["line 13, record 15: missing: records 13 to 14 should stand here"]);
+    env.verify(&[]).assert_failed(1, &["line 13, record 15: missing: records 13 to 14 should be here"]);
     assert_eq!(fs::read_to_string(env.log()).unwrap().lines().count(), 12 + KEPT + 1);
 }
 
@@ -415,7 +410,7 @@ fn a_log_that_is_moved_away_or_deleted_goes_on_in_a_new_file() {
     change(90..91);
     let lines = fs::read_to_string(env.log()).unwrap();
     assert_eq!(lines.lines().map(str::to_owned).collect::<Vec<_>>(), kept(&server, &token));
-    let said = server.log().matches("the audit log was moved away, and goes on in a new file").count();
+    let said = server.log().matches("the audit log was moved away and continues in a new file").count();
     assert_eq!((said, metric(&server, &token, "optoken_audit_records_lost_total")), (2, 0));
     server.stop();
     env.audited(&[]).start().stop();
@@ -445,7 +440,7 @@ fn a_log_that_takes_nothing_any_more_holds_up_nobody() {
         create_named(&token, &number.to_string()).send(server.address).token();
         assert!(server.accepts(&token));
     }
-    server.wait_for_log("ERROR the audit log has not taken a record for 1s; changes are made nevertheless");
+    server.wait_for_log("ERROR the audit log has not accepted a record for 1s; changes are still made");
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     // Longer than a store may be silent.
     thread::sleep(Duration::from_secs(3));
@@ -575,7 +570,7 @@ fn verify_names_the_first_line_that_does_not_fit() {
         }
         check(&changed(&|lines| lines.insert(at, lines[at].clone())), at + 2, "repeated");
         if at + 1 < count {
-            check(&lines[..=at], at + 1, "truncated behind this record");
+            check(&lines[..=at], at + 1, "truncated after this record");
             let line = if at == 0 { 2 } else { at + 1 };
             check(&changed(&|lines| lines.swap(at, at + 1)), line, "out of order");
         }
@@ -625,18 +620,18 @@ fn a_log_that_was_written_anew_is_told_by_the_server_alone() {
     }
     fs::write(env.log(), &anew).unwrap();
     assert_eq!(verify(&["--complete"]).code, Some(0));
-    verify(&["--with-server"]).assert_failed(1, &["line 5, record 5: not as the server has it: "]);
+    verify(&["--with-server"]).assert_failed(1, &["line 5, record 5: differs from the server: "]);
     // Or leaves the last ones out, or the first.
     fs::write(env.log(), lines[..9].join("\n") + "\n").unwrap();
     assert_eq!(verify(&["--complete"]).code, Some(0));
     verify(&["--with-server"]).assert_failed(
         1,
-        &["line 9, record 9: truncated behind this record: the server also has records 10 to 12"],
+        &["line 9, record 9: truncated after this record: the server also has records 10 to 12"],
     );
     fs::write(env.log(), lines[2..].join("\n") + "\n").unwrap();
     assert_eq!(verify(&["--with-server"]).code, Some(0));
     verify(&["--complete"])
-        .assert_failed(1, &["line 1, record 3: missing: records 1 to 2 should stand before it"]);
+        .assert_failed(1, &["line 1, record 3: missing: records 1 to 2 should precede it"]);
     server.stop();
     verify(&["--with-server"]).assert_failed(1, &["Audit command failed: ", &host]);
 }

@@ -1,7 +1,8 @@
 //! What the sandbox costs: authenticating a token through the component under wasmtime, beside the same code native.
 //!
-//! `cargo bench --bench authenticate` prints criterion's figures and, last, the ratio that the README quotes. The ratio
-//! is the median over many rounds in which both sides take turns, so that whatever else the machine does hits both.
+//! `cargo bench --bench authenticate` prints criterion's figures and, last, the ratio that
+//! docs/benchmarks.md quotes. The ratio is the median over many rounds in which both sides take turns, so
+//! that other load on the machine affects both.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 

@@ -159,10 +159,16 @@ impl Workspace {
                 let root = workspace.read_file(sources, &library, None, &format!("{folder}src"));
                 workspace.libraries.insert(name.replace('-', "_"), root);
             }
-            let named = manifest.lines().filter_map(|line| quoted(line, "path")).map(|path| format!("{folder}{path}"));
+            let named = manifest
+                .lines()
+                .filter_map(|line| quoted(line, "path"))
+                .map(|path| format!("{folder}{path}"));
             let programs: BTreeSet<_> = named.chain([format!("{folder}src/main.rs")]).collect();
             for program in programs {
-                if program.ends_with(".rs") && program.starts_with(&format!("{folder}src/")) && sources.contains_key(&program) {
+                if program.ends_with(".rs")
+                    && program.starts_with(&format!("{folder}src/"))
+                    && sources.contains_key(&program)
+                {
                     workspace.read_file(sources, &program, None, &format!("{folder}src"));
                 }
             }
@@ -205,7 +211,9 @@ impl Workspace {
                 "Self" => Place::Item(module),
                 _ => match self.look_up(module, name, is_last, trail) {
                     Some(place) => place,
-                    None if is_first => self.libraries.get(name).map_or(Place::Elsewhere, |root| Place::Module(*root)),
+                    None if is_first => {
+                        self.libraries.get(name).map_or(Place::Elsewhere, |root| Place::Module(*root))
+                    }
                     None => Place::Item(module),
                 },
             };
@@ -236,7 +244,9 @@ impl Workspace {
     }
 
     fn is_below(&self, module: usize, ancestor: usize) -> bool {
-        self.modules[module].parent.is_some_and(|parent| parent == ancestor || self.is_below(parent, ancestor))
+        self.modules[module]
+            .parent
+            .is_some_and(|parent| parent == ancestor || self.is_below(parent, ancestor))
     }
 
     fn graph(&self) -> Graph {
@@ -259,7 +269,13 @@ impl Workspace {
         };
         let from = self.modules[mention.module].file.clone();
         let is_import = to.as_ref() != Some(&from);
-        is_import.then(|| Import { from, line: mention.line, path: mention.path.join("::"), to, names: trail.names })
+        is_import.then(|| Import {
+            from,
+            line: mention.line,
+            path: mention.path.join("::"),
+            to,
+            names: trail.names,
+        })
     }
 }
 
@@ -298,7 +314,9 @@ impl Reader<'_> {
         let with = |name: &Ident| [prefix, &[name.unraw().to_string()]].concat();
         let (name, path, line) = match tree {
             UseTree::Path(tree) => return self.read_use(&with(&tree.ident), &tree.tree, how),
-            UseTree::Group(group) => return group.items.iter().for_each(|tree| self.read_use(prefix, tree, how)),
+            UseTree::Group(group) => {
+                return group.items.iter().for_each(|tree| self.read_use(prefix, tree, how));
+            }
             UseTree::Glob(glob) => {
                 self.mention(glob.star_token.span.start().line, prefix.to_vec(), How::Glob);
                 return self.here().globs.push(prefix.to_vec());
@@ -306,7 +324,9 @@ impl Reader<'_> {
             UseTree::Name(tree) if tree.ident == "self" => {
                 (prefix.last().cloned().unwrap_or_default(), prefix.to_vec(), tree.ident.span().start().line)
             }
-            UseTree::Name(tree) => (tree.ident.unraw().to_string(), with(&tree.ident), tree.ident.span().start().line),
+            UseTree::Name(tree) => {
+                (tree.ident.unraw().to_string(), with(&tree.ident), tree.ident.span().start().line)
+            }
             UseTree::Rename(tree) if tree.ident == "self" => {
                 (tree.rename.unraw().to_string(), prefix.to_vec(), tree.ident.span().start().line)
             }
@@ -601,21 +621,29 @@ fn describe(circles: &[Vec<&Import>]) -> Vec<String> {
 #[test]
 fn imports_have_no_circle() {
     let graph = Graph::read(&repository());
-    println!("{} files, {} imports of one by another", graph.files.len(), graph.arrows().values().flatten().count());
+    println!(
+        "{} files, {} imports of one by another",
+        graph.files.len(),
+        graph.arrows().values().flatten().count()
+    );
     assert_none(&describe(&graph.circles()), "no file imports itself through others");
 }
 
 #[test]
 fn imports_run_downwards() {
     let graph = Graph::read(&repository());
-    assert_none(&graph.violations(&Layers::parse(LAYERS)), "imports follow the layers of tests/house/layers.rs");
+    assert_none(
+        &graph.violations(&Layers::parse(LAYERS)),
+        "imports follow the layers of tests/house/layers.rs",
+    );
 }
 
 #[test]
 fn layers_name_existing_files() {
     let graph = Graph::read(&repository());
     let layers = Layers::parse(LAYERS);
-    let is_empty = |part: &&str| !graph.files.iter().any(|file| layers.place(file).is_some_and(|at| at.part == *part));
+    let is_empty =
+        |part: &&str| !graph.files.iter().any(|file| layers.place(file).is_some_and(|at| at.part == *part));
     let empty: Vec<_> = LAYERS.split_whitespace().filter(is_empty).map(str::to_owned).collect();
     assert_none(&empty, "every part of the layers has a file");
 }

@@ -22,8 +22,9 @@ static ABSENT: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// The target of a link, in place or as a definition at the start of a line.
-static LINK: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"(?m)\]\(<?([^)>\s]+)>?[^)]*\)|^\s*\[[^\]]+\]:\s+(\S+)").expect("a pattern"));
+static LINK: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?m)\]\(<?([^)>\s]+)>?[^)]*\)|^\s*\[[^\]]+\]:\s+(\S+)").expect("a pattern")
+});
 
 static NUMBER: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\d+(?:\.\d+)*").expect("a pattern"));
 
@@ -75,8 +76,11 @@ impl Document {
 /// What GitHub calls a heading in addresses.
 fn anchor(heading: &str) -> String {
     let text = LINK.replace_all(heading.trim(), "]");
-    let kept = text.chars().filter(|character| character.is_alphanumeric() || matches!(character, ' ' | '-' | '_'));
-    kept.flat_map(char::to_lowercase).map(|character| if character == ' ' { '-' } else { character }).collect()
+    let kept =
+        text.chars().filter(|character| character.is_alphanumeric() || matches!(character, ' ' | '-' | '_'));
+    kept.flat_map(char::to_lowercase)
+        .map(|character| if character == ' ' { '-' } else { character })
+        .collect()
 }
 
 /// A document with blank lines in place of its code blocks, and without code within lines.
@@ -99,7 +103,8 @@ fn documents(sources: &Sources) -> HashMap<&str, Document> {
 /// Every passage of the repository, but for this check and the names of the code.
 fn cited_passages(sources: &Sources) -> impl Iterator<Item = (&str, Passage)> {
     let files = sources.iter().filter(|(path, _)| !path.ends_with("house/references.rs"));
-    let passages = files.flat_map(|(path, text)| passages(path, text).into_iter().map(move |passage| (path, passage)));
+    let passages =
+        files.flat_map(|(path, text)| passages(path, text).into_iter().map(move |passage| (path, passage)));
     passages.filter(|(_, passage)| passage.kind != Kind::Name).map(|(path, passage)| (path.as_str(), passage))
 }
 
@@ -174,7 +179,11 @@ fn absent_documents(sources: &Sources) -> Vec<String> {
     let mut found = Vec::new();
     for (path, passage) in cited_passages(sources) {
         for name in ABSENT.find_iter(&passage.text) {
-            found.push(format!("{path}:{}: {}", passage.line_at(name.start()), name.as_str().replace('\n', " ")));
+            found.push(format!(
+                "{path}:{}: {}",
+                passage.line_at(name.start()),
+                name.as_str().replace('\n', " ")
+            ));
         }
     }
     found
@@ -186,7 +195,8 @@ mod tests {
 
     fn sources(files: &[(&str, &str)]) -> Sources {
         let design = "# Design\n\n## 1. The house\n\n### 1.2 `Store`, and its [port](x.md)\n\n## Notes\n## Notes\n\n```\n## 7 Code\n```\n";
-        let files = files.iter().chain(&[("docs/design.md", design)]);
+        let design = [("docs/design.md", design)];
+        let files = files.iter().chain(&design);
         files.map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect()
     }
 
@@ -220,7 +230,8 @@ mod tests {
     #[test]
     fn absent_documents_are_found() {
         let text = "// COMPAT 2.3, DESIGN section\n// 4; DESIGN.md; the DESIGNER; `NAMES`, NAMES 3.1\nconst NAMES: u8 = 1;\n";
-        let expected = ["a.rs:1: COMPAT 2", "a.rs:1: DESIGN section 4", "a.rs:2: DESIGN.md", "a.rs:2: NAMES 3"];
+        let expected =
+            ["a.rs:1: COMPAT 2", "a.rs:1: DESIGN section 4", "a.rs:2: DESIGN.md", "a.rs:2: NAMES 3"];
         assert_eq!(absent_documents(&sources(&[("a.rs", text)])), expected);
     }
 }

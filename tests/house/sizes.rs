@@ -25,9 +25,9 @@ fn readme_is_short() {
 
 /// `path: lines` for each source file that is too long, the longest first.
 fn long_files(sources: &Sources) -> Vec<String> {
-    let counted = sources.iter().filter(|(path, _)| {
-        is_rust(path) && SOURCES.iter().any(|folder| path.starts_with(folder))
-    });
+    let counted = sources
+        .iter()
+        .filter(|(path, _)| is_rust(path) && SOURCES.iter().any(|folder| path.starts_with(folder)));
     let lengths = counted.map(|(path, text)| (text.lines().count(), path));
     let mut long: Vec<_> = lengths.filter(|(lines, _)| *lines > MAX_LINES).collect();
     long.sort_by(|a, b| b.cmp(a));

@@ -16,7 +16,8 @@ const GENERATED: [&str; 4] = ["target", "node_modules", "__pycache__", "prebuilt
 
 /// Every text file of the repository.
 pub(crate) fn repository() -> Sources {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is a folder of the workspace");
+    let root =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is a folder of the workspace");
     let mut sources = Sources::new();
     read_folder(root, "", &mut sources);
     assert!(sources.contains_key("host/src/lib.rs"), "{} is not the root of the repository", root.display());
@@ -138,7 +139,8 @@ impl<'a> Rust<'a> {
         for token in tokens {
             let range = token.span().byte_range();
             // The parser turns `/// text` into `#[doc = " text"]`, every token of which has the span of the comment.
-            let is_doc = self.text[range.clone()].starts_with("//") || self.text[range.clone()].starts_with("/*");
+            let is_doc =
+                self.text[range.clone()].starts_with("//") || self.text[range.clone()].starts_with("/*");
             match token {
                 _ if is_doc => {}
                 TokenTree::Group(group) => {
@@ -197,8 +199,10 @@ impl<'a> Rust<'a> {
             }
             last = line;
         }
-        let piece = |kind: Kind, range: &Range<usize>, text: String| {
-            Passage { kind, line: self.line_of(range.start), text }
+        let piece = |kind: Kind, range: &Range<usize>, text: String| Passage {
+            kind,
+            line: self.line_of(range.start),
+            text,
         };
         passages.extend(self.literals.iter().map(|range| piece(Kind::Literal, range, self.literal(range))));
         passages.extend(self.names.iter().map(|range| {
@@ -253,7 +257,8 @@ mod tests {
     #[test]
     fn comment_markers_of_scripts_are_removed() {
         let found = passages("run", "#!/bin/sh\n# One\n# two\nthree # four\n");
-        let expected = Passage { kind: Kind::Text, line: 1, text: "/bin/sh\nOne\ntwo\nthree # four".to_owned() };
+        let expected =
+            Passage { kind: Kind::Text, line: 1, text: "/bin/sh\nOne\ntwo\nthree # four".to_owned() };
         assert_eq!(found, [expected]);
         assert_eq!(comment_lines("run", "# One\ntwo\n").len(), 1);
     }

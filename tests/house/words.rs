@@ -44,8 +44,14 @@ const GIVEN: [(&str, &str); 1] = [
 ];
 
 /// Files that hold the banned words themselves, or what others wrote.
-const EXEMPT: [&str; 6] =
-    ["Cargo.lock", "LICENSE-APACHE", "LICENSE-MIT", "package-lock.json", "requirements.txt", "tests/house/words.rs"];
+const EXEMPT: [&str; 6] = [
+    "Cargo.lock",
+    "LICENSE-APACHE",
+    "LICENSE-MIT",
+    "package-lock.json",
+    "requirements.txt",
+    "tests/house/words.rs",
+];
 
 /// The lines around the list for people in CONTRIBUTING.md.
 const EXPLAINED: (&str, &str) = ("<!-- banned words -->", "<!-- end of banned words -->");
@@ -59,8 +65,9 @@ static PATTERN: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// Addresses, which cannot be broken: a link's target in Markdown, and what stands there by itself.
-static ADDRESS: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"\]\([^)]*\)|\]\[[^\]]*\]|^\W*\[[^\]]+\]:.*|https?://\S+").expect("a pattern"));
+static ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"\]\([^)]*\)|\]\[[^\]]*\]|^\W*\[[^\]]+\]:.*|https?://\S+").expect("a pattern")
+});
 
 #[test]
 fn banned_words_appear_nowhere() {
@@ -214,7 +221,10 @@ mod tests {
         let wide = "x".repeat(101);
         assert_eq!(wide_lines("a.md", &format!("{wide}\n")), ["a.md:1: 101 columns"]);
         assert_eq!(wide_lines("a.md", &format!("```\n{wide}\n```\n| {wide} |\n[a](b{wide})\n")), [""; 0]);
-        assert_eq!(wide_lines("a.rs", &format!("const A: &str = \"{wide}\";\n// {wide}\n")), ["a.rs:2: 104 columns"]);
+        assert_eq!(
+            wide_lines("a.rs", &format!("const A: &str = \"{wide}\";\n// {wide}\n")),
+            ["a.rs:2: 104 columns"]
+        );
         assert_eq!(wide_lines("a.toml", &format!("a = \"{wide}\"\n# {wide}\n")), ["a.toml:2: 103 columns"]);
     }
 }
