@@ -1,11 +1,14 @@
 //! The import graph of the workspace, file by file: no circle, and no import that runs upwards.
 //!
-//! An import is a path in the code that leads to another file, whether in a `use`, in an expression, in an attribute or
-//! among the tokens of a macro. A path that leads through a `pub use` is an import of the file that defines the item.
-//! Test modules are not read. Neither `mod child;` nor `pub use child::Item;` is an import by itself: a parent that
-//! declares a child and shows its items does not depend on it until its own code names them.
+//! An import is a path in the code that leads to another file. It stands in a `use`, an expression,
+//! an attribute, or among the tokens of a macro. A path through a `pub use` imports the file that
+//! defines the item. Test modules are not read.
 //!
-//! Names are resolved without a compiler. What a macro generates belongs to the file that calls the macro.
+//! Neither `mod child;` nor `pub use child::Item;` is an import by itself. A parent depends on a
+//! child as soon as its own code names an item of the child.
+//!
+//! Names are resolved without a compiler. Items that a macro generates belong to the file that
+//! calls the macro.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
@@ -16,13 +19,15 @@ use syn::visit::{self, Visit};
 use syn::{Attribute, ImplItem, Item, ItemMod, ItemUse, Macro, Meta, UseTree, Visibility};
 
 use crate::assert_none;
-use crate::sources::{Sources, repository};
+use crate::sources::{Sources, is_rust, repository};
 
 /// The layers, from the ground up (docs/design.md 1). This is the one place that lists them.
 ///
-/// A line is a layer, and each word of it a part: a file without its extension, or a folder. A file may import its own
-/// part and the parts in the lines above. Parts of one layer do not know each other. An empty line begins another
-/// stack: stacks do not know each other either, but all stand on the first.
+/// A line is a layer, and each word of it a part: a file without its extension, or a folder. A file
+/// belongs to the narrowest part that contains it. It may import its own part and the parts in the
+/// lines above. Parts of one layer do not import each other.
+///
+/// An empty line begins another stack. A stack imports no other stack but the first.
 const LAYERS: &str = "
     protocol/src
 
@@ -48,13 +53,12 @@ const LAYERS: &str = "
     host/src/main host/influxdb3/src tests/embed/rust/src
 ";
 
-/// Names that belong to some parts alone. Elsewhere they stand in no path, nor behind a name that is re-exported.
-const CONFINED: [(&str, &str); 8] = [
+/// Names of crates and modules, each with the parts that may import it, directly or re-exported.
+const CONFINED: [(&str, &str); 7] = [
     ("axum", "host/src/http host/src/server"),
-    ("bindings", "host/src/sandbox component/authority/src"),
+    ("bindings", "component/authority/src host/src/sandbox tests/embed/rust/src"),
     ("clap", "host/src/cli"),
     ("hyper_util", "host/src/server"),
-    ("reqwest", "host/src/client"),
     ("rusqlite", "host/src/store/sqlite"),
     ("wasmtime", "host/src/sandbox tests/embed/rust/src"),
     ("wit_bindgen", "component/authority/src component/cli/src component/http/src component/wasi/src"),
@@ -115,8 +119,6 @@ enum How {
     Use,
     /// `pub use`, which other files may follow.
     Reexport,
-    /// `use` of all that a module has.
-    Glob,
     Path,
 }
 
@@ -154,22 +156,15 @@ impl Workspace {
             let Some(folder) = path.strip_suffix("Cargo.toml") else { continue };
             let Some((_, package)) = manifest.split_once("[package]\n") else { continue };
             let name = package.lines().find_map(|line| quoted(line, "name")).expect("a package has a name");
-            let library = format!("{folder}src/lib.rs");
-            if sources.contains_key(&library) {
-                let root = workspace.read_file(sources, &library, None, &format!("{folder}src"));
-                workspace.libraries.insert(name.replace('-', "_"), root);
-            }
-            let named = manifest
-                .lines()
-                .filter_map(|line| quoted(line, "path"))
-                .map(|path| format!("{folder}{path}"));
-            let programs: BTreeSet<_> = named.chain([format!("{folder}src/main.rs")]).collect();
-            for program in programs {
-                if program.ends_with(".rs")
-                    && program.starts_with(&format!("{folder}src/"))
-                    && sources.contains_key(&program)
-                {
-                    workspace.read_file(sources, &program, None, &format!("{folder}src"));
+            let named = manifest.lines().filter_map(|line| quoted(line, "path"));
+            let roots: BTreeSet<_> = named.chain(["src/lib.rs", "src/main.rs"]).collect();
+            for root in roots.into_iter().filter(|root| root.starts_with("src/") && is_rust(root)) {
+                let file = format!("{folder}{root}");
+                if sources.contains_key(&file) {
+                    let module = workspace.read_file(sources, &file, None, &format!("{folder}src"));
+                    if root == "src/lib.rs" {
+                        workspace.libraries.insert(name.replace('-', "_"), module);
+                    }
                 }
             }
         }
@@ -208,7 +203,7 @@ impl Workspace {
                 "crate" => Place::Module(self.root(module)),
                 "self" => place,
                 "super" => Place::Module(self.modules[module].parent.expect("a module above")),
-                "Self" => Place::Item(module),
+                "Self" | "*" => Place::Item(module),
                 _ => match self.look_up(module, name, is_last, trail) {
                     Some(place) => place,
                     None if is_first => {
@@ -221,7 +216,8 @@ impl Workspace {
         place
     }
 
-    /// What a name is in a module. A module and an item may share it: the item stands last in a path.
+    /// Finds what a name means in a module. If a module and an item share it, the item is meant at
+    /// the end of a path, and the module before.
     fn look_up(&self, module: usize, name: &str, is_last: bool, trail: &mut Trail) -> Option<Place> {
         if !trail.visited.insert((module, name.to_owned(), is_last)) {
             return None;
@@ -318,7 +314,7 @@ impl Reader<'_> {
                 return group.items.iter().for_each(|tree| self.read_use(prefix, tree, how));
             }
             UseTree::Glob(glob) => {
-                self.mention(glob.star_token.span.start().line, prefix.to_vec(), How::Glob);
+                self.mention(glob.star_token.span.start().line, [prefix, &["*".to_owned()]].concat(), how);
                 return self.here().globs.push(prefix.to_vec());
             }
             UseTree::Name(tree) if tree.ident == "self" => {
@@ -435,7 +431,9 @@ impl<'a> Visit<'a> for Reader<'_> {
             let child = self.workspace.add_module(&file, Some(parent));
             let mut reader =
                 Reader { sources: self.sources, workspace: self.workspace, module: child, folder, depth: 0 };
-            items.iter().for_each(|item| reader.visit_item(item));
+            for item in items {
+                reader.visit_item(item);
+            }
             child
         } else {
             let files = [format!("{folder}.rs"), format!("{folder}/mod.rs")];
@@ -463,7 +461,7 @@ impl<'a> Visit<'a> for Reader<'_> {
         visit::visit_path(self, path);
     }
 
-    /// `pub(super)` says who may use an item, and uses nothing.
+    /// `pub(super)` limits the use of an item, and is no use itself.
     fn visit_vis_restricted(&mut self, _: &'a syn::VisRestricted) {}
 
     fn visit_macro(&mut self, call: &'a Macro) {

@@ -1,7 +1,7 @@
 //! Checks of the repository itself: layers, words, references and sizes.
 //!
-//! The checks read files and run no program. They know the repository's folders, and nothing of what the code does.
-//! Each lists every violation with its file and line.
+//! The checks read files and run no program. They know the folders of the repository, and not what
+//! the code does. Each lists every violation with its file and line.
 
 // All of this crate is test code; clippy.toml allows the same in the unit tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]

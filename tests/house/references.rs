@@ -8,7 +8,9 @@ use regex::Regex;
 use crate::assert_none;
 use crate::sources::{Kind, Passage, Sources, is_markdown, passages, repository};
 
-/// A document of docs/, with an anchor or section numbers: `docs/design.md#limits`, `docs/compatibility.md 2.3, 2.4`.
+/// A document of docs/, with an anchor or with section numbers.
+///
+/// The forms are `docs/FILE.md#anchor` and `docs/FILE.md 2.3, 2.4 and 3`.
 static CITATION: LazyLock<Regex> = LazyLock::new(|| {
     let number = r"\d+(?:\.\d+)*\b";
     let numbers = format!(r"(?:sections?\s+)?({number}(?:(?:,\s+|\s+and\s+|\s+to\s+|-){number})*)");
@@ -194,10 +196,10 @@ mod tests {
     use super::*;
 
     fn sources(files: &[(&str, &str)]) -> Sources {
-        let design = "# Design\n\n## 1. The house\n\n### 1.2 `Store`, and its [port](x.md)\n\n## Notes\n## Notes\n\n```\n## 7 Code\n```\n";
+        let design = "# Design\n\n## 1. The house\n\n### 1.2 `Store`, and its [port](x.md)\n\n\
+            ## Notes\n## Notes\n\n```\n## 7 Code\n```\n";
         let design = [("docs/design.md", design)];
-        let files = files.iter().chain(&design);
-        files.map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect()
+        files.iter().chain(&design).map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect()
     }
 
     #[test]
@@ -216,8 +218,8 @@ mod tests {
 
     #[test]
     fn links_to_nothing_are_found() {
-        let text = "[a](design.md#12-store-and-its-port) [b](../README.md) [c](#here)\n[d](none.md) [e](https://x.y/z)\n\
-            [f](design.md#none)\n[g]: gone.md\n```\n[h](code.md)\n```\n# Here\n[i](../docs)\n";
+        let text = "[a](design.md#12-store-and-its-port) [b](../README.md) [c](#here)\n\
+            [d](none.md) [e](https://x.y/z)\n[f](design.md#none)\n[g]: gone.md\n```\n[h](code.md)\n```\n# Here\n[i](../docs)\n";
         let expected = [
             "docs/a.md:2: none.md does not exist",
             "docs/a.md:3: design.md#none has no such heading",
@@ -229,7 +231,8 @@ mod tests {
 
     #[test]
     fn absent_documents_are_found() {
-        let text = "// COMPAT 2.3, DESIGN section\n// 4; DESIGN.md; the DESIGNER; `NAMES`, NAMES 3.1\nconst NAMES: u8 = 1;\n";
+        let text = "// COMPAT 2.3, DESIGN section\n// 4; DESIGN.md; the DESIGNER; `NAMES`, NAMES 3.1\n\
+            const NAMES: u8 = 1;\n";
         let expected =
             ["a.rs:1: COMPAT 2", "a.rs:1: DESIGN section 4", "a.rs:2: DESIGN.md", "a.rs:2: NAMES 3"];
         assert_eq!(absent_documents(&sources(&[("a.rs", text)])), expected);

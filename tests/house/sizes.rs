@@ -6,7 +6,7 @@ use crate::sources::{Sources, is_rust, repository};
 /// The most lines of a source file. A longer one is two files.
 const MAX_LINES: usize = 600;
 
-/// The most words of README.md: what a newcomer reads in the first minutes. The rest belongs in docs/.
+/// The most words of README.md, which a newcomer reads first. The rest belongs in docs/.
 const MAX_README_WORDS: usize = 1_200;
 
 /// The folders of the sources that are counted.

@@ -83,7 +83,7 @@ pub(crate) fn passages(path: &str, text: &str) -> Vec<Passage> {
     vec![Passage { kind: Kind::Text, line: 1, text }]
 }
 
-/// Lines that are a comment, or end with one: the line's number, counted from 1, and the whole line.
+/// Returns each line that is a comment or ends with one, with its number, counted from 1.
 pub(crate) fn comment_lines<'a>(path: &str, text: &'a str) -> Vec<(usize, &'a str)> {
     let numbered = text.lines().enumerate().map(|(index, line)| (index + 1, line));
     if is_rust(path) {
@@ -109,8 +109,8 @@ pub(crate) fn has_extension(path: &str, extension: &str) -> bool {
 /// A line of a comment without what marks it as one; any other line as it is.
 fn without_marker(line: &str) -> &str {
     let trimmed = line.trim_start();
-    let marker = ["///", "//!", "//", "/**", "/*", "* ", "*/", "#!", "#"].iter();
-    marker.filter_map(|marker| trimmed.strip_prefix(marker)).next().map_or(line, str::trim_start)
+    let mut markers = ["///", "//!", "//", "/**", "/*", "* ", "*/", "#!", "#"].into_iter();
+    markers.find_map(|marker| trimmed.strip_prefix(marker)).map_or(line, str::trim_start)
 }
 
 /// A Rust file as tokens. What is no token is white space or a comment.
@@ -138,7 +138,7 @@ impl<'a> Rust<'a> {
     fn visit(&mut self, tokens: TokenStream, end: &mut usize) {
         for token in tokens {
             let range = token.span().byte_range();
-            // The parser turns `/// text` into `#[doc = " text"]`, every token of which has the span of the comment.
+            // A doc comment becomes `#[doc = " text"]`, whose tokens have the span of the comment.
             let is_doc =
                 self.text[range.clone()].starts_with("//") || self.text[range.clone()].starts_with("/*");
             match token {
@@ -242,15 +242,17 @@ mod tests {
 
     #[test]
     fn rust_comments_are_found_with_lines() {
-        let text = "//! About.\n//! More.\n\nfn f() {\n    // First\n    // second.\n    g(\"// none\"); // third\n}\n/* fourth */\n";
+        let text = "//! About.\n//! More.\n\nfn f() {\n    // First\n    // second.\n    \
+            g(\"// none\"); // third\n}\n/* fourth */\n";
         let expected = [(1, "About.\nMore."), (5, "First\nsecond.\nthird"), (9, "fourth */")];
         assert_eq!(of_kind(Kind::Comment, text), expected.map(|(line, text)| (line, text.to_owned())));
     }
 
     #[test]
     fn rust_literals_are_found_without_escapes() {
-        let text = "const A: &str = \"one\\ntwo \\\n   three\";\nconst B: &[u8] = br#\"four \\n\"#;\nconst C: char = '\"';\n";
-        let expected = [(1, "one two \n   three"), (2, "four \\n")];
+        let text = "const A: &str = \"one\\ntwo \\\n   three\";\nconst B: &[u8] = br#\"four \\n\"#;\n\
+            const C: char = '\"';\n";
+        let expected = [(1, "one two \n   three"), (3, "four \\n")];
         assert_eq!(of_kind(Kind::Literal, text), expected.map(|(line, text)| (line, text.to_owned())));
     }
 
