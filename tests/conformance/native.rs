@@ -9,8 +9,8 @@ use optoken_core::commit::CommandError;
 use optoken_core::ports::{
     CatalogStore, Clock, Entropy, EntropyError, Entry, StoreError, SwapOutcome, Timestamp,
 };
-use optoken_core::rotation::{Rotation, Timed};
-use optoken_core::transition::{Denial, Principal, Refusal};
+use optoken_core::rotation::{ExpiringHash, Rotation};
+use optoken_core::transition::{AuthError, CommandRejected, Principal};
 use serde_json::{Value, json};
 
 use crate::faults::ScriptedStore;
@@ -91,9 +91,9 @@ fn answer(authority: &mut Authority<Ports<'_>>, call: &str, args: &[Value]) -> V
                 };
                 json!({ "ok": { "id": id, "kind": kind } })
             }
-            Err(AuthenticateError::Refused(Refusal::Unknown)) => json!({ "err": "unknown-token" }),
-            Err(AuthenticateError::Refused(Refusal::Expired { at })) => json!({ "err": { "expired": at } }),
-            Err(AuthenticateError::Undecided(_)) => json!({ "err": "unavailable" }),
+            Err(AuthenticateError::Refused(AuthError::Unknown)) => json!({ "err": "unknown-token" }),
+            Err(AuthenticateError::Refused(AuthError::Expired { at })) => json!({ "err": { "expired": at } }),
+            Err(AuthenticateError::Unavailable(_)) => json!({ "err": "unavailable" }),
         },
         ("tokens.create-operator", [origin]) => result(authority.create_operator(text(origin)), issued),
         ("tokens.create-named", [token, name, lifetime, origin]) => {
@@ -138,10 +138,10 @@ fn answer(authority: &mut Authority<Ports<'_>>, call: &str, args: &[Value]) -> V
         ("recovery.regenerate", [origin]) => result(authority.recover(text(origin)), issued),
         ("provision.initialize", [origin]) => result(authority.initialize(text(origin)), Value::from),
         ("provision.preset-token", [name, token, expiry, origin]) => {
-            result(authority.preset_token(text(name), text(token), seconds(expiry), text(origin)), preset)
+            result(authority.import_token(text(name), text(token), seconds(expiry), text(origin)), preset)
         }
         ("provision.preset-hash", [name, sha512, expiry, origin]) => {
-            result(authority.preset_hash(text(name), text(sha512), seconds(expiry), text(origin)), preset)
+            result(authority.import_hash(text(name), text(sha512), seconds(expiry), text(origin)), preset)
         }
         (call, args) => panic!("there is no {call} of {} arguments", args.len()),
     }
@@ -179,7 +179,7 @@ fn preset(outcome: Preset) -> Value {
     }
 }
 
-fn timed(Timed { hash, until }: Timed) -> Value {
+fn timed(ExpiringHash { hash, until }: ExpiringHash) -> Value {
     json!({ "sha512": hash.to_string(), "until": until })
 }
 
@@ -198,19 +198,19 @@ fn info(token: &TokenRecord) -> Value {
 fn command_error(error: CommandError) -> Value {
     let invalid = |text: String| json!({ "invalid-argument": text });
     match error {
-        CommandError::Denied(denial) => match denial {
-            Denial::Unauthenticated(Refusal::Unknown) => json!("unauthenticated"),
-            Denial::Unauthenticated(Refusal::Expired { at }) => json!({ "expired": at }),
-            Denial::Forbidden => json!("forbidden"),
-            Denial::NotFound(name) => json!({ "not-found": name }),
-            Denial::AlreadyExists(name) => json!({ "already-exists": name }),
-            Denial::OperatorProtected => json!("operator-protected"),
-            Denial::Full => json!({ "full": MAX_TOKENS }),
-            Denial::Overlapping { .. } => json!({ "conflict": denial.to_string() }),
-            Denial::Name(error) => invalid(error.to_string()),
-            Denial::TooLong { .. } | Denial::SecretTaken(_) => invalid(denial.to_string()),
-            Denial::SecretNotNew => json!({ "no-entropy": denial.to_string() }),
-            Denial::Impossible(error) => json!({ "other": error.to_string() }),
+        CommandError::Rejected(denial) => match denial {
+            CommandRejected::Unauthenticated(AuthError::Unknown) => json!("unauthenticated"),
+            CommandRejected::Unauthenticated(AuthError::Expired { at }) => json!({ "expired": at }),
+            CommandRejected::Forbidden => json!("forbidden"),
+            CommandRejected::NotFound(name) => json!({ "not-found": name }),
+            CommandRejected::AlreadyExists(name) => json!({ "already-exists": name }),
+            CommandRejected::OperatorProtected => json!("operator-protected"),
+            CommandRejected::Full => json!({ "full": MAX_TOKENS }),
+            CommandRejected::Overlapping { .. } => json!({ "conflict": denial.to_string() }),
+            CommandRejected::Name(error) => invalid(error.to_string()),
+            CommandRejected::TooLong { .. } | CommandRejected::SecretTaken(_) => invalid(denial.to_string()),
+            CommandRejected::SecretCollision => json!({ "no-entropy": denial.to_string() }),
+            CommandRejected::Invariant(error) => json!({ "other": error.to_string() }),
         },
         CommandError::Catalog(error) => json!({ "unreadable-catalog": error.to_string() }),
         CommandError::Contended => json!("contended"),

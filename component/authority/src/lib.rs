@@ -1,6 +1,7 @@
-//! The component of `wit/world.wit`: translates between the contract and the core.
+//! The component of `wit/world.wit`: converts between the contract and the core.
 //!
-//! The only file that knows wit-bindgen. It decides nothing. Compiled natively it is empty.
+//! The only file that knows the bindings of the contract. It makes no decision. Compiled natively it
+//! is empty.
 
 #![cfg(target_arch = "wasm32")]
 #![no_std]
@@ -11,194 +12,229 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::cell::{RefCell, RefMut};
 
-use optoken_core::authority::{self, AuthenticateError, Issued, Preset, Staged};
-use optoken_core::catalog::{MAX_TOKENS, TokenRecord};
+use optoken_core::audit::{KEPT, MAX_ORIGIN_BYTES};
+use optoken_core::authority::{self, AuthenticateError, Issued, Staged};
+use optoken_core::catalog::{FORMAT, MAX_DOCUMENT_BYTES, MAX_TOKENS, TokenRecord};
 use optoken_core::commit::CommandError;
 use optoken_core::ports::{self, CatalogStore, Clock, Entropy, EntropyError, Timestamp};
-use optoken_core::rotation::{Rotation, Timed};
-use optoken_core::transition::{Denial, Principal, Refusal};
+use optoken_core::rotation::{ExpiringHash, MAX_OVERLAP_SECONDS, MAX_STAGE_SECONDS, Rotation};
+use optoken_core::token_name::MAX_NAME_BYTES;
+use optoken_core::transition::{self, AuthError, CommandRejected};
 use optoken_runtime as _;
-use wasip2::clocks::wall_clock;
 
-use self::exports::optoken::authority::{authenticator, provision, recovery, tokens, types};
-use self::optoken::authority::catalog_store;
+use self::bindings::exports::optoken::authority::{
+    authenticator, component_info, provision, recovery, tokens, types,
+};
+use self::bindings::optoken::authority::catalog_store;
+use self::bindings::wasi::clocks::wall_clock;
+use self::bindings::wasi::random::random;
 
 #[allow(missing_docs, unreachable_pub, unsafe_code, clippy::all, clippy::pedantic)]
 mod bindings {
-    wit_bindgen::generate!({ path: "../../wit", world: "authority" });
+    wit_bindgen::generate!({ path: "../../wit", world: "authority", generate_all });
 }
-use self::bindings::{exports, optoken};
 
-struct Guest;
+/// The contract that this component implements.
+const CONTRACT: &str = "optoken:authority@0.2.0";
+
+/// The digest of the sources, which `component/build` sets.
+const REVISION: Option<&str> = option_env!("OPTOKEN_SOURCES_REVISION");
+
+struct Component;
 
 #[allow(unsafe_code)]
 mod export {
-    use super::{Guest, bindings};
-    bindings::export!(Guest with_types_in bindings);
+    use super::{Component, bindings};
+    bindings::export!(Component with_types_in bindings);
 }
 
-impl authenticator::Guest for Guest {
-    fn prepare() -> Result<(), types::CommandError> {
-        authority().prepare().map_err(Into::into)
+impl component_info::Guest for Component {
+    fn get_info() -> component_info::Info {
+        component_info::Info {
+            contract: CONTRACT.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            revision: REVISION.map(Into::into),
+            catalog_format: FORMAT,
+            limits: component_info::Limits {
+                max_tokens: MAX_TOKENS as u32,
+                max_document_bytes: MAX_DOCUMENT_BYTES as u64,
+                max_audit_records: KEPT as u32,
+                max_name_bytes: MAX_NAME_BYTES as u32,
+                max_origin_bytes: MAX_ORIGIN_BYTES as u32,
+                max_overlap_seconds: MAX_OVERLAP_SECONDS,
+                max_ttl_seconds: MAX_STAGE_SECONDS,
+            },
+        }
+    }
+}
+
+impl authenticator::Guest for Component {
+    fn load() -> Result<(), types::CommandError> {
+        Ok(authority().load()?)
+    }
+
+    fn state() -> Result<Option<authenticator::CatalogState>, types::CommandError> {
+        Ok(authority().state()?.map(|state| authenticator::CatalogState {
+            version: state.version.into(),
+            audit_sequence: state.audit_sequence,
+            audit_head: state.audit_head.map(Into::into),
+        }))
     }
 
     fn authenticate(
         credential: String,
     ) -> Result<authenticator::Principal, authenticator::AuthenticationError> {
-        match authority().authenticate(&credential) {
-            Ok(Principal { id, operator, replaced }) => Ok(authenticator::Principal {
-                id,
-                kind: match (operator, replaced) {
-                    (true, false) => authenticator::TokenKind::Operator,
-                    (true, true) => authenticator::TokenKind::ReplacedOperator,
-                    (false, _) => authenticator::TokenKind::NamedAdmin,
-                },
-            }),
-            Err(AuthenticateError::Refused(Refusal::Unknown)) => {
-                Err(authenticator::AuthenticationError::UnknownToken)
-            }
-            Err(AuthenticateError::Refused(Refusal::Expired { at })) => {
-                Err(authenticator::AuthenticationError::Expired(at))
-            }
-            Err(AuthenticateError::Undecided(_)) => Err(authenticator::AuthenticationError::Unavailable),
-        }
+        let transition::Principal { id, kind } = authority().authenticate(&credential)?;
+        let kind = match kind {
+            transition::TokenKind::Operator => authenticator::TokenKind::Operator,
+            transition::TokenKind::PreviousOperator => authenticator::TokenKind::PreviousOperator,
+            transition::TokenKind::NamedAdmin => authenticator::TokenKind::NamedAdmin,
+        };
+        Ok(authenticator::Principal { id, kind })
+    }
+
+    fn describe(credential: String) -> Result<types::TokenInfo, authenticator::AuthenticationError> {
+        Ok(authority().describe(&credential)?.into())
     }
 }
 
-impl tokens::Guest for Guest {
+impl tokens::Guest for Component {
     fn create_operator(origin: String) -> Result<types::IssuedToken, types::CommandError> {
-        answer(authority().create_operator(&origin))
+        issued(authority().create_operator(&origin))
     }
 
     fn regenerate(
-        credential: String,
-        overlap: u64,
-        origin: String,
+        caller: types::Caller,
+        overlap_seconds: Option<u64>,
     ) -> Result<types::IssuedToken, types::CommandError> {
-        answer(authority().regenerate(&credential, overlap, &origin))
+        issued(authority().regenerate((&caller).into(), overlap_seconds))
     }
 
     fn stage(
-        credential: String,
+        caller: types::Caller,
         sha512: Option<String>,
-        ttl: Option<u64>,
-        origin: String,
+        ttl_seconds: Option<u64>,
     ) -> Result<tokens::StagedSecret, types::CommandError> {
-        let Staged { secret, hash, until } =
-            authority().stage(&credential, sha512.as_deref(), ttl, &origin)?;
+        let Staged { secret, hash, expires_at } =
+            authority().stage((&caller).into(), sha512.as_deref(), ttl_seconds)?;
         let secret = secret.map(|secret| secret.expose().into());
-        Ok(tokens::StagedSecret { secret, sha512: hash.to_string(), expires_at: until })
+        Ok(tokens::StagedSecret { secret, sha512: hash.to_string(), expires_at })
     }
 
     fn confirm(
-        credential: String,
-        overlap: u64,
-        origin: String,
+        caller: types::Caller,
+        overlap_seconds: Option<u64>,
     ) -> Result<types::TokenInfo, types::CommandError> {
-        Ok(authority().confirm(&credential, overlap, &origin)?.into())
+        Ok((&authority().confirm((&caller).into(), overlap_seconds)?).into())
     }
 
-    fn cancel(credential: String, origin: String) -> Result<(), types::CommandError> {
-        Ok(authority().cancel(&credential, &origin)?)
+    fn cancel(caller: types::Caller) -> Result<(), types::CommandError> {
+        Ok(authority().cancel((&caller).into())?)
     }
 
-    fn end_overlap(credential: String, origin: String) -> Result<(), types::CommandError> {
-        Ok(authority().end_overlap(&credential, &origin)?)
+    fn end_overlap(caller: types::Caller) -> Result<(), types::CommandError> {
+        Ok(authority().end_overlap((&caller).into())?)
     }
 
     fn status() -> Result<Option<tokens::OperatorStatus>, types::CommandError> {
         Ok(authority().status()?.map(|(operator, rotation)| tokens::OperatorStatus {
-            info: operator.clone().into(),
+            info: operator.into(),
             rotation: match rotation {
-                Rotation::None => tokens::Rotation::Settled,
+                Rotation::Idle => tokens::Rotation::Idle,
                 Rotation::Staged(staged) => tokens::Rotation::Staged(staged.into()),
-                Rotation::Overlap(replaced) => tokens::Rotation::Overlapping(replaced.into()),
+                Rotation::Overlap(previous) => tokens::Rotation::Overlapping(previous.into()),
             },
         }))
     }
 
     fn create_named(
-        credential: String,
+        caller: types::Caller,
         name: String,
-        lifetime: Option<u64>,
-        origin: String,
+        lifetime_seconds: Option<u64>,
     ) -> Result<types::IssuedToken, types::CommandError> {
-        answer(authority().create_named(&credential, &name, lifetime, &origin))
+        issued(authority().create_named((&caller).into(), &name, lifetime_seconds))
     }
 
-    fn delete(
-        credential: String,
-        name: String,
-        origin: String,
-    ) -> Result<types::TokenInfo, types::CommandError> {
-        Ok(authority().delete(&credential, &name, &origin)?.into())
+    fn delete(caller: types::Caller, name: String) -> Result<types::TokenInfo, types::CommandError> {
+        Ok((&authority().delete((&caller).into(), &name)?).into())
     }
 
-    fn audit() -> Result<Vec<String>, types::CommandError> {
-        Ok(authority().audit()?.to_vec())
+    fn audit(after_sequence: Option<u64>) -> Result<tokens::AuditRecords, types::CommandError> {
+        let mut authority = authority();
+        let records = authority.audit(after_sequence.unwrap_or(0))?;
+        Ok(tokens::AuditRecords {
+            lines: records.lines.to_vec(),
+            retained: records.retained.map(|(oldest, newest)| tokens::AuditRange { oldest, newest }),
+        })
     }
 
-    fn list() -> Result<Vec<types::TokenInfo>, types::CommandError> {
-        Ok(authority().list()?.iter().cloned().map(Into::into).collect())
+    fn list_tokens() -> Result<Vec<types::TokenInfo>, types::CommandError> {
+        Ok(authority().list_tokens()?.iter().map(Into::into).collect())
     }
 }
 
-impl provision::Guest for Guest {
+impl provision::Guest for Component {
     fn initialize(origin: String) -> Result<String, types::CommandError> {
         Ok(authority().initialize(&origin)?)
     }
 
-    fn preset_token(
+    fn import_token(
         name: String,
         token: String,
         expiry: Option<Timestamp>,
         origin: String,
-    ) -> Result<provision::PresetOutcome, types::CommandError> {
-        Ok(authority().preset_token(&name, &token, expiry, &origin)?.into())
+    ) -> Result<provision::ImportOutcome, types::CommandError> {
+        Ok(authority().import_token(&name, &token, expiry, &origin)?.into())
     }
 
-    fn preset_hash(
+    fn import_hash(
         name: String,
         sha512: String,
         expiry: Option<Timestamp>,
         origin: String,
-    ) -> Result<provision::PresetOutcome, types::CommandError> {
-        Ok(authority().preset_hash(&name, &sha512, expiry, &origin)?.into())
+    ) -> Result<provision::ImportOutcome, types::CommandError> {
+        Ok(authority().import_hash(&name, &sha512, expiry, &origin)?.into())
     }
 }
 
-impl recovery::Guest for Guest {
+impl recovery::Guest for Component {
     fn regenerate(origin: String) -> Result<types::IssuedToken, types::CommandError> {
-        answer(authority().recover(&origin))
+        issued(authority().recover(&origin))
     }
 }
 
-fn answer(issued: Result<Issued, CommandError>) -> Result<types::IssuedToken, types::CommandError> {
+fn issued(issued: Result<Issued, CommandError>) -> Result<types::IssuedToken, types::CommandError> {
     let Issued { token, secret } = issued?;
-    Ok(types::IssuedToken { info: token.into(), secret: secret.expose().into() })
+    Ok(types::IssuedToken { info: (&token).into(), secret: secret.expose().into() })
 }
 
-impl From<Preset> for provision::PresetOutcome {
-    fn from(preset: Preset) -> Self {
-        match preset {
-            Preset::Created(token) => Self::Created(token.into()),
-            Preset::Unchanged(token) => Self::Unchanged(token.into()),
-            Preset::Different(token) => Self::Different(token.into()),
+impl<'a> From<&'a types::Caller> for authority::Caller<'a> {
+    fn from(types::Caller { credential, origin }: &'a types::Caller) -> Self {
+        Self { credential, origin }
+    }
+}
+
+impl From<authority::ImportOutcome> for provision::ImportOutcome {
+    fn from(outcome: authority::ImportOutcome) -> Self {
+        match &outcome {
+            authority::ImportOutcome::Created(token) => Self::Created(token.into()),
+            authority::ImportOutcome::Unchanged(token) => Self::Unchanged(token.into()),
+            authority::ImportOutcome::Different(token) => Self::Different(token.into()),
         }
     }
 }
 
-impl From<Timed> for tokens::TimedSecret {
-    fn from(Timed { hash, until }: Timed) -> Self {
-        Self { sha512: hash.to_string(), until }
+impl From<ExpiringHash> for tokens::ExpiringSecret {
+    fn from(ExpiringHash { hash, expires_at }: ExpiringHash) -> Self {
+        Self { sha512: hash.to_string(), expires_at }
     }
 }
 
-impl From<TokenRecord> for types::TokenInfo {
-    fn from(token: TokenRecord) -> Self {
+impl From<&TokenRecord> for types::TokenInfo {
+    fn from(token: &TokenRecord) -> Self {
         Self {
             id: token.id,
-            name: token.name,
+            name: token.name.clone(),
             sha512: token.hash.to_string(),
             created_at: token.created_at,
             updated_at: token.updated_at,
@@ -208,23 +244,33 @@ impl From<TokenRecord> for types::TokenInfo {
     }
 }
 
+impl From<AuthenticateError> for authenticator::AuthenticationError {
+    fn from(error: AuthenticateError) -> Self {
+        match error {
+            AuthenticateError::Refused(AuthError::Unknown) => Self::UnknownToken,
+            AuthenticateError::Refused(AuthError::Expired { at }) => Self::Expired(at),
+            AuthenticateError::Unavailable(_) => Self::Unavailable,
+        }
+    }
+}
+
 impl From<CommandError> for types::CommandError {
     fn from(error: CommandError) -> Self {
         match error {
-            CommandError::Denied(denial) => match denial {
-                Denial::Unauthenticated(Refusal::Unknown) => Self::Unauthenticated,
-                Denial::Unauthenticated(Refusal::Expired { at }) => Self::Expired(at),
-                Denial::Forbidden => Self::Forbidden,
-                Denial::NotFound(name) => Self::NotFound(name),
-                Denial::AlreadyExists(name) => Self::AlreadyExists(name),
-                Denial::OperatorProtected => Self::OperatorProtected,
-                overlapping @ Denial::Overlapping { .. } => Self::Conflict(overlapping.to_string()),
-                too_long @ Denial::TooLong { .. } => Self::InvalidArgument(too_long.to_string()),
-                Denial::Full => Self::Full(u32::try_from(MAX_TOKENS).unwrap_or(u32::MAX)),
-                Denial::Name(error) => Self::InvalidArgument(error.to_string()),
-                taken @ Denial::SecretTaken(_) => Self::InvalidArgument(taken.to_string()),
-                Denial::SecretNotNew => Self::NoEntropy(Denial::SecretNotNew.to_string()),
-                Denial::Impossible(error) => Self::Other(error.to_string()),
+            CommandError::Rejected(rejected) => match rejected {
+                CommandRejected::Unauthenticated(AuthError::Unknown) => Self::Unauthenticated,
+                CommandRejected::Unauthenticated(AuthError::Expired { at }) => Self::Expired(at),
+                CommandRejected::Forbidden => Self::Forbidden,
+                CommandRejected::NotFound(name) => Self::NotFound(name),
+                CommandRejected::AlreadyExists(name) => Self::AlreadyExists(name),
+                CommandRejected::OperatorProtected => Self::OperatorProtected,
+                CommandRejected::Overlapping { .. } => Self::Conflict(rejected.to_string()),
+                CommandRejected::TooLong { .. }
+                | CommandRejected::Name(_)
+                | CommandRejected::SecretTaken(_) => Self::InvalidArgument(rejected.to_string()),
+                CommandRejected::Full => Self::Full(MAX_TOKENS as u32),
+                CommandRejected::SecretCollision => Self::NoEntropy(rejected.to_string()),
+                CommandRejected::Invariant(error) => Self::Other(error.to_string()),
             },
             CommandError::Catalog(error) => Self::UnreadableCatalog(error.to_string()),
             CommandError::Contended => Self::Contended,
@@ -242,7 +288,13 @@ struct Imports;
 
 impl Entropy for Imports {
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), EntropyError> {
-        getrandom::fill(bytes).map_err(|error| EntropyError(error.to_string()))
+        for chunk in bytes.chunks_mut(8) {
+            let random = random::get_random_u64().to_le_bytes();
+            for (byte, random) in chunk.iter_mut().zip(random) {
+                *byte = random;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -255,10 +307,10 @@ impl Clock for Imports {
 
 impl CatalogStore for Imports {
     fn load(&mut self) -> Result<Option<ports::Entry>, ports::StoreError> {
-        use catalog_store::StoreError as Theirs;
+        use catalog_store::StoreError;
         match catalog_store::load() {
             Ok(entry) => Ok(entry.map(|e| ports::Entry { version: e.version, document: e.document })),
-            Err(Theirs::Unavailable(why) | Theirs::UnknownOutcome(why) | Theirs::Other(why)) => {
+            Err(StoreError::Unavailable(why) | StoreError::UnknownOutcome(why) | StoreError::Other(why)) => {
                 Err(ports::StoreError::Unavailable(why))
             }
         }
@@ -269,12 +321,12 @@ impl CatalogStore for Imports {
         expected: Option<&str>,
         document: &str,
     ) -> Result<ports::SwapOutcome, ports::StoreError> {
-        use catalog_store::{StoreError as Theirs, SwapOutcome};
+        use catalog_store::{StoreError, SwapOutcome};
         match catalog_store::swap(expected, document) {
             Ok(SwapOutcome::Swapped(version)) => Ok(ports::SwapOutcome::Swapped(version)),
             Ok(SwapOutcome::Stale) => Ok(ports::SwapOutcome::Stale),
-            Err(Theirs::Unavailable(why)) => Err(ports::StoreError::Unavailable(why)),
-            Err(Theirs::UnknownOutcome(why) | Theirs::Other(why)) => {
+            Err(StoreError::Unavailable(why)) => Err(ports::StoreError::Unavailable(why)),
+            Err(StoreError::UnknownOutcome(why) | StoreError::Other(why)) => {
                 Err(ports::StoreError::UnknownOutcome(why))
             }
         }
@@ -284,15 +336,15 @@ impl CatalogStore for Imports {
 /// State of an instance, which has one thread.
 struct Instance<T>(T);
 
-// SAFETY: wasm32-wasip2 has no threads, so there is nobody to share the state with.
+// SAFETY: wasm32-wasip2 has no threads, so no second thread reaches the state.
 #[allow(unsafe_code)]
 unsafe impl<T> Sync for Instance<T> {}
 
 static AUTHORITY: Instance<RefCell<authority::Authority<Imports>>> =
     Instance(RefCell::new(authority::Authority::new(Imports)));
 
-/// The authority of this instance. A host that calls an export while an import is waiting, which the component model
-/// forbids, ends the instance here.
+/// The authority of this instance. The component model forbids a host to call an export during an
+/// import; such a call traps here.
 fn authority() -> RefMut<'static, authority::Authority<Imports>> {
     AUTHORITY.0.borrow_mut()
 }

@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use optoken_core::authority::{AuthenticateError, Authority, Issued, Preset, Staged};
+use optoken_core::authority::{AuthenticateError, Authority, Caller, ImportOutcome, Issued, Staged};
 use optoken_core::catalog::TokenRecord;
 use optoken_core::commit::CommandError;
 use optoken_core::ports::{CatalogStore, Clock, Entropy};
@@ -24,20 +24,35 @@ pub(crate) enum Answer {
     Confirmed(TokenRecord),
     /// A token that is gone.
     Deleted(TokenRecord),
-    /// What has become of a token that was made elsewhere.
-    Preset(Preset),
+    /// The token that a credential belongs to.
+    Described(TokenRecord),
+    /// The outcome of an import.
+    Import(ImportOutcome),
     /// Whose token it is.
     Principal(Principal),
     /// How the operator token stands, if there is one.
     Status(Option<(TokenRecord, Rotation)>),
     /// All tokens.
     List(Vec<TokenRecord>),
-    /// The newest audit records.
-    Audit(Vec<String>),
+    /// Audit records, and the oldest and newest sequence number that the catalog retains.
+    Audit(Vec<String>, Option<(u64, u64)>),
+    /// The state of the catalog, if there is one.
+    State(Option<State>),
     /// The name of the catalog.
     Name(String),
     /// It is done, and there is no more to tell.
     Done(&'static str),
+}
+
+/// The state of a catalog.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// The version of the document.
+    pub(crate) version: String,
+    /// The sequence number of the newest audit record; 0 if there is none.
+    pub(crate) audit_sequence: u64,
+    /// The hash of the newest audit record.
+    pub(crate) audit_head: Option<String>,
 }
 
 /// Why it came to nothing.
@@ -58,43 +73,51 @@ pub(crate) fn carry_out<P: CatalogStore + Entropy + Clock>(
     token: &str,
     origin: &str,
 ) -> Result<Option<Answer>, Failed> {
+    let caller = Caller { credential: token, origin };
     Ok(Some(match command {
         Command::CreateOperator => Answer::Issued(authority.create_operator(origin)?),
         Command::CreateNamed { name, lifetime } => {
-            Answer::Issued(authority.create_named(token, name, *lifetime, origin)?)
+            Answer::Issued(authority.create_named(caller, name, *lifetime)?)
         }
-        Command::Regenerate { overlap } => Answer::Issued(authority.regenerate(token, *overlap, origin)?),
-        Command::Stage { sha512, ttl } => {
-            Answer::Staged(authority.stage(token, sha512.as_deref(), *ttl, origin)?)
-        }
-        Command::Confirm { overlap } => Answer::Confirmed(authority.confirm(token, *overlap, origin)?),
+        Command::Regenerate { overlap } => Answer::Issued(authority.regenerate(caller, *overlap)?),
+        Command::Stage { sha512, ttl } => Answer::Staged(authority.stage(caller, sha512.as_deref(), *ttl)?),
+        Command::Confirm { overlap } => Answer::Confirmed(authority.confirm(caller, *overlap)?),
         Command::Cancel => {
-            authority.cancel(token, origin)?;
+            authority.cancel(caller)?;
             Answer::Done("No token waits to be confirmed.")
         }
         Command::EndOverlap => {
-            authority.end_overlap(token, origin)?;
+            authority.end_overlap(caller)?;
             Answer::Done("No replaced token is accepted.")
         }
         Command::Authenticate => Answer::Principal(authority.authenticate(token)?),
-        Command::Delete { name } => Answer::Deleted(authority.delete(token, name, origin)?),
+        Command::Describe => Answer::Described(authority.describe(token)?.clone()),
+        Command::Delete { name } => Answer::Deleted(authority.delete(caller, name)?),
         Command::Status => {
             let status = authority.status()?;
             Answer::Status(status.map(|(operator, rotation)| (operator.clone(), rotation)))
         }
-        Command::List => Answer::List(authority.list()?.to_vec()),
-        Command::Audit => Answer::Audit(authority.audit()?.to_vec()),
+        Command::List => Answer::List(authority.list_tokens()?.to_vec()),
+        Command::Audit { after } => {
+            let records = authority.audit(after.unwrap_or(0))?;
+            Answer::Audit(records.lines.to_vec(), records.retained)
+        }
+        Command::State => Answer::State(authority.state()?.map(|state| State {
+            version: state.version.into(),
+            audit_sequence: state.audit_sequence,
+            audit_head: state.audit_head.map(Into::into),
+        })),
         Command::Recover => Answer::Issued(authority.recover(origin)?),
         Command::Initialize => Answer::Name(authority.initialize(origin)?),
         Command::Check => {
-            authority.prepare()?;
+            authority.load()?;
             Answer::Done("The catalog can be read.")
         }
-        Command::Preset { name, expiry, sha512: Some(sha512) } => {
-            Answer::Preset(authority.preset_hash(name, sha512, *expiry, origin)?)
+        Command::Import { name, expiry, sha512: Some(sha512) } => {
+            Answer::Import(authority.import_hash(name, sha512, *expiry, origin)?)
         }
-        Command::Preset { name, expiry, sha512: None } => {
-            Answer::Preset(authority.preset_token(name, token, *expiry, origin)?)
+        Command::Import { name, expiry, sha512: None } => {
+            Answer::Import(authority.import_token(name, token, *expiry, origin)?)
         }
         Command::Help | Command::Version => return Ok(None),
     }))

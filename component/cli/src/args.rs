@@ -33,34 +33,38 @@ pub(crate) enum Command {
     /// Make a named admin token, which is accepted for `lifetime` seconds or for ever.
     CreateNamed { name: String, lifetime: Option<u64> },
     /// Replace the operator token; the old one is accepted for so many seconds more.
-    Regenerate { overlap: u64 },
+    Regenerate { overlap: Option<u64> },
     /// Let a secret wait, for `ttl` seconds: the one with this hash, or a new one.
     Stage { sha512: Option<String>, ttl: Option<u64> },
     /// Let the staged secret take over; the old one is accepted for so many seconds more.
-    Confirm { overlap: u64 },
+    Confirm { overlap: Option<u64> },
     /// Give the staged secret up.
     Cancel,
     /// Accept the replaced secret no longer.
     EndOverlap,
-    /// Tell whose token this is.
+    /// Print number and kind of the token.
     Authenticate,
+    /// Print the record of the token.
+    Describe,
     /// Take a named admin token out.
     Delete { name: String },
     /// Tell how the operator token stands.
     Status,
     /// Tell of all tokens.
     List,
-    /// Show the newest audit records.
-    Audit,
+    /// Print the audit records after this sequence number.
+    Audit { after: Option<u64> },
+    /// Print version, audit sequence and chain head of the catalog.
+    State,
     /// Replace the operator token without a credential.
     Recover,
     /// Give the catalog its name.
     Initialize,
     /// Read the catalog.
     Check,
-    /// Take in a token that was made elsewhere, of which the hash is given or the text comes on standard input. `expiry` is
-    /// in milliseconds since the epoch.
-    Preset { name: String, expiry: Option<u64>, sha512: Option<String> },
+    /// Import a token by its hash, or by its text on standard input. `expiry` is in milliseconds
+    /// since the epoch.
+    Import { name: String, expiry: Option<u64>, sha512: Option<String> },
     /// Tell what can be asked for.
     Help,
     /// Tell which version this is.
@@ -78,12 +82,14 @@ impl Command {
             | Self::Cancel
             | Self::EndOverlap
             | Self::Authenticate
+            | Self::Describe
             | Self::Delete { .. } => true,
-            Self::Preset { sha512, .. } => sha512.is_none(),
+            Self::Import { sha512, .. } => sha512.is_none(),
             Self::CreateOperator
             | Self::Status
             | Self::List
-            | Self::Audit
+            | Self::Audit { .. }
+            | Self::State
             | Self::Recover
             | Self::Initialize
             | Self::Check
@@ -132,8 +138,8 @@ pub(crate) enum Usage {
 }
 
 /// Options with a value.
-const VALUED: [&str; 8] =
-    ["--data", "--origin", "--name", "--lifetime", "--overlap", "--sha512", "--ttl", "--expiry"];
+const VALUED: [&str; 9] =
+    ["--data", "--origin", "--name", "--lifetime", "--overlap", "--sha512", "--ttl", "--expiry", "--after"];
 
 /// What stands on the command line, before anybody knows what it means together.
 #[derive(Default)]
@@ -214,12 +220,13 @@ fn command(mut given: Given) -> Result<Command, Usage> {
             Some(name) => Command::CreateNamed { name, lifetime: given.number("--lifetime")? },
             None => Command::CreateOperator,
         },
-        "regenerate" => Command::Regenerate { overlap: given.number("--overlap")?.unwrap_or(0) },
+        "regenerate" => Command::Regenerate { overlap: given.number("--overlap")? },
         "stage" => Command::Stage { sha512: given.take("--sha512"), ttl: given.number("--ttl")? },
-        "confirm" => Command::Confirm { overlap: given.number("--overlap")?.unwrap_or(0) },
+        "confirm" => Command::Confirm { overlap: given.number("--overlap")? },
         "cancel" => Command::Cancel,
         "end-overlap" => Command::EndOverlap,
         "authenticate" => Command::Authenticate,
+        "describe" => Command::Describe,
         "delete" => {
             let name = words.next().ok_or_else(|| missing("the NAME of a token"))?;
             untold(&name)?;
@@ -227,11 +234,12 @@ fn command(mut given: Given) -> Result<Command, Usage> {
         }
         "status" => Command::Status,
         "list" => Command::List,
-        "audit" => Command::Audit,
+        "audit" => Command::Audit { after: given.number("--after")? },
+        "state" => Command::State,
         "recover" => Command::Recover,
         "initialize" => Command::Initialize,
         "check" => Command::Check,
-        "preset" => Command::Preset {
+        "import" => Command::Import {
             name: given.take("--name").ok_or_else(|| missing("--name NAME"))?,
             expiry: given.number("--expiry")?,
             sha512: given.take("--sha512"),
@@ -294,12 +302,12 @@ mod tests {
             ("create --name --json", Command::CreateNamed { name: "--json".into(), lifetime: None }),
             ("create --name=", Command::CreateNamed { name: String::new(), lifetime: None }),
             ("create --name=a=b", Command::CreateNamed { name: "a=b".into(), lifetime: None }),
-            ("regenerate", Command::Regenerate { overlap: 0 }),
-            ("regenerate --overlap 60", Command::Regenerate { overlap: 60 }),
+            ("regenerate", Command::Regenerate { overlap: None }),
+            ("regenerate --overlap 60", Command::Regenerate { overlap: Some(60) }),
             ("stage", Command::Stage { sha512: None, ttl: None }),
             ("stage --sha512 ab --ttl 5", Command::Stage { sha512: hash(), ttl: Some(5) }),
-            ("confirm", Command::Confirm { overlap: 0 }),
-            ("confirm --overlap 18446744073709551615", Command::Confirm { overlap: u64::MAX }),
+            ("confirm", Command::Confirm { overlap: None }),
+            ("confirm --overlap 18446744073709551615", Command::Confirm { overlap: Some(u64::MAX) }),
             ("cancel", Command::Cancel),
             ("end-overlap", Command::EndOverlap),
             ("authenticate", Command::Authenticate),
@@ -307,14 +315,17 @@ mod tests {
             ("delete -- --ci", Command::Delete { name: "--ci".into() }),
             ("status", Command::Status),
             ("list", Command::List),
-            ("audit", Command::Audit),
+            ("audit", Command::Audit { after: None }),
+            ("audit --after 7", Command::Audit { after: Some(7) }),
+            ("state", Command::State),
+            ("describe", Command::Describe),
             ("recover", Command::Recover),
             ("initialize", Command::Initialize),
             ("check", Command::Check),
-            ("preset --name ci", Command::Preset { name: name(), expiry: None, sha512: None }),
+            ("import --name ci", Command::Import { name: name(), expiry: None, sha512: None }),
             (
                 "preset --sha512 ab --expiry 7 --name ci",
-                Command::Preset { name: name(), expiry: Some(7), sha512: hash() },
+                Command::Import { name: name(), expiry: Some(7), sha512: hash() },
             ),
             ("help", Command::Help),
             ("--help", Command::Help),
@@ -390,7 +401,7 @@ mod tests {
             ("regenerate", true),
             ("delete ci", true),
             ("recover", false),
-            ("preset --name ci", true),
+            ("import --name ci", true),
             ("preset --name ci --sha512 ab", false),
             ("list", false),
         ] {

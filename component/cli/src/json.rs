@@ -4,13 +4,13 @@
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use optoken_core::authority::{AuthenticateError, Issued, Preset, Staged};
+use optoken_core::authority::{AuthenticateError, ImportOutcome, Issued, Staged};
 use optoken_core::catalog::{MAX_TOKENS, TokenRecord};
 use optoken_core::commit::CommandError;
 use optoken_core::ports::Timestamp;
-use optoken_core::rotation::{Rotation, Timed};
+use optoken_core::rotation::{self, ExpiringHash};
 use optoken_core::token::Secret;
-use optoken_core::transition::{Denial, Principal, Refusal};
+use optoken_core::transition::{self, AuthError, CommandRejected};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -39,11 +39,12 @@ enum Value<'a> {
     Issued(IssuedToken<'a>),
     Staged(StagedSecret<'a>),
     Info(TokenInfo<'a>),
-    Preset(PresetOutcome<'a>),
-    Principal(PrincipalOf),
+    Import(Import<'a>),
+    Principal(Principal),
     Status(Option<OperatorStatus<'a>>),
     List(Vec<TokenInfo<'a>>),
-    Audit(&'a [String]),
+    Audit(AuditRecords<'a>),
+    State(Option<CatalogState<'a>>),
     Name(&'a str),
     Nothing(()),
 }
@@ -76,14 +77,14 @@ struct StagedSecret<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum PresetOutcome<'a> {
+enum Import<'a> {
     Created(TokenInfo<'a>),
     Unchanged(TokenInfo<'a>),
     Different(TokenInfo<'a>),
 }
 
 #[derive(Serialize)]
-struct PrincipalOf {
+struct Principal {
     id: u64,
     kind: TokenKind,
 }
@@ -92,28 +93,49 @@ struct PrincipalOf {
 #[serde(rename_all = "kebab-case")]
 enum TokenKind {
     Operator,
-    ReplacedOperator,
+    PreviousOperator,
     NamedAdmin,
 }
 
 #[derive(Serialize)]
 struct OperatorStatus<'a> {
     info: TokenInfo<'a>,
-    rotation: RotationOf,
+    rotation: Rotation,
+}
+
+#[derive(Serialize)]
+struct AuditRecords<'a> {
+    lines: &'a [String],
+    retained: Option<AuditRange>,
+}
+
+#[derive(Serialize)]
+struct AuditRange {
+    oldest: u64,
+    newest: u64,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum RotationOf {
-    Settled,
-    Staged(TimedSecret),
-    Overlapping(TimedSecret),
+struct CatalogState<'a> {
+    version: &'a str,
+    audit_sequence: u64,
+    audit_head: Option<&'a str>,
 }
 
 #[derive(Serialize)]
-struct TimedSecret {
+#[serde(rename_all = "kebab-case")]
+enum Rotation {
+    Idle,
+    Staged(ExpiringSecret),
+    Overlapping(ExpiringSecret),
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct ExpiringSecret {
     sha512: String,
-    until: Timestamp,
+    expires_at: Timestamp,
 }
 
 /// The errors of all commands, whose names agree where they meet.
@@ -146,46 +168,56 @@ impl<'a> From<&'a Answer> for Value<'a> {
             Answer::Issued(Issued { token, secret }) => {
                 Self::Issued(IssuedToken { info: token.into(), secret: secret.expose() })
             }
-            Answer::Staged(Staged { secret, hash, until }) => Self::Staged(StagedSecret {
+            Answer::Staged(Staged { secret, hash, expires_at }) => Self::Staged(StagedSecret {
                 secret: secret.as_ref().map(Secret::expose),
                 sha512: hash.to_string(),
-                expires_at: *until,
+                expires_at: *expires_at,
             }),
-            Answer::Confirmed(token) | Answer::Deleted(token) => Self::Info(token.into()),
-            Answer::Preset(preset) => Self::Preset(match preset {
-                Preset::Created(token) => PresetOutcome::Created(token.into()),
-                Preset::Unchanged(token) => PresetOutcome::Unchanged(token.into()),
-                Preset::Different(token) => PresetOutcome::Different(token.into()),
+            Answer::Confirmed(token) | Answer::Deleted(token) | Answer::Described(token) => {
+                Self::Info(token.into())
+            }
+            Answer::Import(outcome) => Self::Import(match outcome {
+                ImportOutcome::Created(token) => Import::Created(token.into()),
+                ImportOutcome::Unchanged(token) => Import::Unchanged(token.into()),
+                ImportOutcome::Different(token) => Import::Different(token.into()),
             }),
-            Answer::Principal(Principal { id, operator, replaced }) => Self::Principal(PrincipalOf {
+            Answer::Principal(transition::Principal { id, kind }) => Self::Principal(Principal {
                 id: *id,
-                kind: match (operator, replaced) {
-                    (true, false) => TokenKind::Operator,
-                    (true, true) => TokenKind::ReplacedOperator,
-                    (false, _) => TokenKind::NamedAdmin,
+                kind: match kind {
+                    transition::TokenKind::Operator => TokenKind::Operator,
+                    transition::TokenKind::PreviousOperator => TokenKind::PreviousOperator,
+                    transition::TokenKind::NamedAdmin => TokenKind::NamedAdmin,
                 },
             }),
             Answer::Status(status) => {
                 Self::Status(status.as_ref().map(|(operator, rotation)| OperatorStatus {
                     info: operator.into(),
                     rotation: match rotation {
-                        Rotation::None => RotationOf::Settled,
-                        Rotation::Staged(staged) => RotationOf::Staged(staged.into()),
-                        Rotation::Overlap(replaced) => RotationOf::Overlapping(replaced.into()),
+                        rotation::Rotation::Idle => Rotation::Idle,
+                        rotation::Rotation::Staged(staged) => Rotation::Staged(staged.into()),
+                        rotation::Rotation::Overlap(previous) => Rotation::Overlapping(previous.into()),
                     },
                 }))
             }
             Answer::List(tokens) => Self::List(tokens.iter().map(Into::into).collect()),
-            Answer::Audit(lines) => Self::Audit(lines),
+            Answer::Audit(lines, retained) => Self::Audit(AuditRecords {
+                lines,
+                retained: retained.map(|(oldest, newest)| AuditRange { oldest, newest }),
+            }),
+            Answer::State(state) => Self::State(state.as_ref().map(|state| CatalogState {
+                version: &state.version,
+                audit_sequence: state.audit_sequence,
+                audit_head: state.audit_head.as_deref(),
+            })),
             Answer::Name(name) => Self::Name(name),
             Answer::Done(_) => Self::Nothing(()),
         }
     }
 }
 
-impl From<&Timed> for TimedSecret {
-    fn from(Timed { hash, until }: &Timed) -> Self {
-        Self { sha512: hash.to_string(), until: *until }
+impl From<&ExpiringHash> for ExpiringSecret {
+    fn from(ExpiringHash { hash, expires_at }: &ExpiringHash) -> Self {
+        Self { sha512: hash.to_string(), expires_at: *expires_at }
     }
 }
 
@@ -206,9 +238,9 @@ impl<'a> From<&'a TokenRecord> for TokenInfo<'a> {
 impl From<&Failed> for Error {
     fn from(failed: &Failed) -> Self {
         match failed {
-            Failed::Authenticate(AuthenticateError::Refused(Refusal::Unknown)) => Self::UnknownToken,
-            Failed::Authenticate(AuthenticateError::Refused(Refusal::Expired { at })) => Self::Expired(*at),
-            Failed::Authenticate(AuthenticateError::Undecided(_)) => Self::Undecided,
+            Failed::Authenticate(AuthenticateError::Refused(AuthError::Unknown)) => Self::UnknownToken,
+            Failed::Authenticate(AuthenticateError::Refused(AuthError::Expired { at })) => Self::Expired(*at),
+            Failed::Authenticate(AuthenticateError::Unavailable(_)) => Self::Undecided,
             Failed::Command(error) => error.into(),
         }
     }
@@ -217,20 +249,20 @@ impl From<&Failed> for Error {
 impl From<&CommandError> for Error {
     fn from(error: &CommandError) -> Self {
         match error {
-            CommandError::Denied(denial) => match denial {
-                Denial::Unauthenticated(Refusal::Unknown) => Self::Unauthenticated,
-                Denial::Unauthenticated(Refusal::Expired { at }) => Self::Expired(*at),
-                Denial::Forbidden => Self::Forbidden,
-                Denial::NotFound(name) => Self::NotFound(name.clone()),
-                Denial::AlreadyExists(name) => Self::AlreadyExists(name.clone()),
-                Denial::OperatorProtected => Self::OperatorProtected,
-                Denial::Full => Self::Full(MAX_TOKENS),
-                Denial::Overlapping { .. } => Self::Conflict(denial.to_string()),
-                Denial::TooLong { .. } | Denial::Name(_) | Denial::SecretTaken(_) => {
-                    Self::InvalidArgument(denial.to_string())
-                }
-                Denial::SecretNotNew => Self::NoEntropy(denial.to_string()),
-                Denial::Impossible(error) => Self::Other(error.to_string()),
+            CommandError::Rejected(denial) => match denial {
+                CommandRejected::Unauthenticated(AuthError::Unknown) => Self::Unauthenticated,
+                CommandRejected::Unauthenticated(AuthError::Expired { at }) => Self::Expired(*at),
+                CommandRejected::Forbidden => Self::Forbidden,
+                CommandRejected::NotFound(name) => Self::NotFound(name.clone()),
+                CommandRejected::AlreadyExists(name) => Self::AlreadyExists(name.clone()),
+                CommandRejected::OperatorProtected => Self::OperatorProtected,
+                CommandRejected::Full => Self::Full(MAX_TOKENS),
+                CommandRejected::Overlapping { .. } => Self::Conflict(denial.to_string()),
+                CommandRejected::TooLong { .. }
+                | CommandRejected::Name(_)
+                | CommandRejected::SecretTaken(_) => Self::InvalidArgument(denial.to_string()),
+                CommandRejected::SecretCollision => Self::NoEntropy(denial.to_string()),
+                CommandRejected::Invariant(error) => Self::Other(error.to_string()),
             },
             CommandError::Catalog(error) => Self::UnreadableCatalog(error.to_string()),
             CommandError::Contended => Self::Contended,

@@ -91,7 +91,7 @@ fn run() -> Result<(), String> {
 fn unavailable(command: &Command, why: String) -> Failed {
     let error = CommandError::Unavailable(why);
     match command {
-        Command::Authenticate => AuthenticateError::Undecided(error).into(),
+        Command::Authenticate => AuthenticateError::Unavailable(error).into(),
         _ => error.into(),
     }
 }

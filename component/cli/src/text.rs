@@ -5,16 +5,16 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
-use optoken_core::authority::{AuthenticateError, Issued, Preset, Staged};
+use optoken_core::authority::{AuthenticateError, ImportOutcome, Issued, Staged};
 use optoken_core::catalog::{CatalogError, OPERATOR, TokenRecord};
 use optoken_core::commit::CommandError;
 use optoken_core::ports::Timestamp;
-use optoken_core::rotation::{Rotation, Timed};
-use optoken_core::transition::{Denial, Principal, Refusal};
+use optoken_core::rotation::{ExpiringHash, Rotation};
+use optoken_core::transition::{AuthError, CommandRejected, Principal, TokenKind};
 use optoken_wasi::rfc3339;
 use zeroize::Zeroizing;
 
-use crate::answer::{Answer, Failed};
+use crate::answer::{Answer, Failed, State};
 use crate::args::Command;
 
 /// What `--help` tells.
@@ -36,16 +36,19 @@ Commands, those marked * with a token on standard input:
       --overlap SECONDS        and accept the old one for so many seconds more
   cancel *                     give the waiting token up
   end-overlap *                stop accepting the token that was replaced
-  authenticate *               tell whose token it is
+  authenticate *               print number and kind of the token
+  describe *                   print the record of the token
   delete NAME *                take a named admin token out
   status                       tell how the operator token stands
   list                         tell of all tokens; none of their secrets is kept
-  audit                        show the newest records of changes, a line of JSON each
+  audit                        print the newest records of changes, a line of JSON each
+      --after SEQUENCE         those after this sequence number
+  state                        print version, audit sequence and audit head of the catalog
   recover                      replace a lost operator token; whoever may write to the
                                directory may do this
   initialize                   give the catalog its name, a UUID, and tell it
   check                        read the catalog and say whether it is whole
-  preset --name NAME *         take in a token that was made elsewhere
+  import --name NAME *         import a token that was made elsewhere
       --expiry MILLISECONDS    that is refused from then on, counted from 1970
       --sha512 HEX             without the token itself, by its hash
 
@@ -101,8 +104,8 @@ pub(crate) fn answer(answer: &Answer) -> Zeroizing<String> {
             }
             text
         }
-        Answer::Staged(Staged { secret, hash, until }) => {
-            let until = rfc3339(*until);
+        Answer::Staged(Staged { secret, hash, expires_at }) => {
+            let until = rfc3339(*expires_at);
             let mut text = String::with_capacity(1024);
             if let Some(secret) = secret {
                 for part in ["\nToken: ", secret.expose(), "\n"] {
@@ -124,11 +127,13 @@ pub(crate) fn answer(answer: &Answer) -> Zeroizing<String> {
         }
         Answer::Confirmed(token) => format!("The token is now the operator token.\n{}", details(token)),
         Answer::Deleted(token) => format!("The token is refused from now on.\n{}", details(token)),
-        Answer::Preset(Preset::Created(token)) => format!("The token was taken in.\n{}", details(token)),
-        Answer::Preset(Preset::Unchanged(token)) => {
+        Answer::Import(ImportOutcome::Created(token)) => {
+            format!("The token was imported.\n{}", details(token))
+        }
+        Answer::Import(ImportOutcome::Unchanged(token)) => {
             format!("The token is there already.\n{}", details(token))
         }
-        Answer::Preset(Preset::Different(token)) => format!(
+        Answer::Import(ImportOutcome::Different(token)) => format!(
             "There is a token of this name with another secret, which stays; the one given is not accepted.\n{}",
             details(token)
         ),
@@ -138,7 +143,13 @@ pub(crate) fn answer(answer: &Answer) -> Zeroizing<String> {
             format!("{}rotation: {}\n", details(operator), under_way(rotation))
         }
         Answer::List(tokens) => table(tokens),
-        Answer::Audit(lines) => lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect(),
+        Answer::Described(token) => details(token),
+        Answer::State(None) => "There is no catalog.\n".into(),
+        Answer::State(Some(State { version, audit_sequence, audit_head })) => format!(
+            "version: {version}\naudit sequence: {audit_sequence}\naudit head: {}\n",
+            audit_head.as_deref().unwrap_or("none")
+        ),
+        Answer::Audit(lines, _) => lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect(),
         Answer::Name(name) => format!("{name}\n"),
         Answer::Done(what) => format!("{what}\n"),
     })
@@ -148,7 +159,7 @@ pub(crate) fn answer(answer: &Answer) -> Zeroizing<String> {
 pub(crate) fn failure(failed: &Failed, command: &Command, data: &str) -> String {
     let next = match failed {
         Failed::Authenticate(AuthenticateError::Refused(_)) => NEW_TOKEN.into(),
-        Failed::Authenticate(AuthenticateError::Undecided(error)) | Failed::Command(error) => {
+        Failed::Authenticate(AuthenticateError::Unavailable(error)) | Failed::Command(error) => {
             next_step(error, command, data)
         }
     };
@@ -178,13 +189,15 @@ pub(crate) const fn unshown(command: &Command) -> &'static str {
         Command::Delete { .. } => "The change was made: the token is refused.\n",
         Command::Cancel => "The change was made: no token waits to be confirmed.\n",
         Command::EndOverlap => "The change was made: no replaced token is accepted.\n",
-        Command::Initialize | Command::Preset { .. } => {
+        Command::Initialize | Command::Import { .. } => {
             "It was carried out. Running it again is safe, and tells what it came to.\n"
         }
         Command::Authenticate
+        | Command::Describe
         | Command::Status
         | Command::List
-        | Command::Audit
+        | Command::Audit { .. }
+        | Command::State
         | Command::Check
         | Command::Help
         | Command::Version => "",
@@ -211,13 +224,15 @@ const fn in_doubt(command: &Command) -> &'static str {
         }
         Command::Stage { .. } => "Nothing is lost. Run it again: the operator token stays as it is.",
         Command::Delete { .. } => "Run it again. If there is no such token by then, the change was made.",
-        Command::Cancel | Command::EndOverlap | Command::Initialize | Command::Preset { .. } => {
+        Command::Cancel | Command::EndOverlap | Command::Initialize | Command::Import { .. } => {
             "Run it again: it succeeds, whether the change was made or not."
         }
         Command::Authenticate
+        | Command::Describe
         | Command::Status
         | Command::List
-        | Command::Audit
+        | Command::Audit { .. }
+        | Command::State
         | Command::Check
         | Command::Help
         | Command::Version => "",
@@ -226,23 +241,27 @@ const fn in_doubt(command: &Command) -> &'static str {
 
 fn next_step(error: &CommandError, command: &Command, data: &str) -> String {
     match error {
-        CommandError::Denied(denial) => match denial {
-            Denial::Unauthenticated(Refusal::Unknown | Refusal::Expired { .. }) => NEW_TOKEN.into(),
-            Denial::Forbidden => "Present the operator token itself on standard input.".into(),
-            Denial::NotFound(name) if name == OPERATOR => "Make it with: optoken-cli create".into(),
-            Denial::NotFound(_) => "See the names with: optoken-cli list".into(),
-            Denial::AlreadyExists(name) if name == OPERATOR => {
+        CommandError::Rejected(denial) => match denial {
+            CommandRejected::Unauthenticated(AuthError::Unknown | AuthError::Expired { .. }) => {
+                NEW_TOKEN.into()
+            }
+            CommandRejected::Forbidden => "Present the operator token itself on standard input.".into(),
+            CommandRejected::NotFound(name) if name == OPERATOR => "Make it with: optoken-cli create".into(),
+            CommandRejected::NotFound(_) => "See the names with: optoken-cli list".into(),
+            CommandRejected::AlreadyExists(name) if name == OPERATOR => {
                 "Replace it with: optoken-cli regenerate. If it is lost: optoken-cli recover".into()
             }
-            Denial::AlreadyExists(_) => "Take another name, or first: optoken-cli delete NAME".into(),
-            Denial::OperatorProtected => "Replace it with: optoken-cli regenerate".into(),
-            Denial::Full => "Take some out with: optoken-cli delete NAME".into(),
-            Denial::Overlapping { .. } => "End it with: optoken-cli end-overlap".into(),
-            Denial::TooLong { .. }
-            | Denial::Name(_)
-            | Denial::SecretTaken(_)
-            | Denial::SecretNotNew
-            | Denial::Impossible(_) => String::new(),
+            CommandRejected::AlreadyExists(_) => {
+                "Take another name, or first: optoken-cli delete NAME".into()
+            }
+            CommandRejected::OperatorProtected => "Replace it with: optoken-cli regenerate".into(),
+            CommandRejected::Full => "Take some out with: optoken-cli delete NAME".into(),
+            CommandRejected::Overlapping { .. } => "End it with: optoken-cli end-overlap".into(),
+            CommandRejected::TooLong { .. }
+            | CommandRejected::Name(_)
+            | CommandRejected::SecretTaken(_)
+            | CommandRejected::SecretCollision
+            | CommandRejected::Invariant(_) => String::new(),
         },
         CommandError::Catalog(CatalogError::UnknownFormat { .. }) => {
             format!("Use the version of optoken-cli that wrote {data}/catalog. Nothing was changed.")
@@ -259,23 +278,23 @@ fn next_step(error: &CommandError, command: &Command, data: &str) -> String {
 }
 
 fn whose(principal: Principal) -> String {
-    let Principal { id, operator, replaced } = principal;
-    let kind = match (operator, replaced) {
-        (true, false) => "the operator token",
-        (true, true) => "the replaced operator token, which is accepted a while longer",
-        (false, _) => "a named admin token",
+    let Principal { id, kind } = principal;
+    let kind = match kind {
+        TokenKind::Operator => "the operator token",
+        TokenKind::PreviousOperator => "the replaced operator token, which is accepted a while longer",
+        TokenKind::NamedAdmin => "a named admin token",
     };
     format!("This is {kind}, number {id}.\n")
 }
 
 fn under_way(rotation: &Rotation) -> String {
     match rotation {
-        Rotation::None => "nothing under way".into(),
-        Rotation::Staged(Timed { hash, until }) => {
-            format!("a token waits to be confirmed until {}\nsha512 of that: {hash}", rfc3339(*until))
+        Rotation::Idle => "nothing under way".into(),
+        Rotation::Staged(ExpiringHash { hash, expires_at }) => {
+            format!("a token waits to be confirmed until {}\nsha512 of that: {hash}", rfc3339(*expires_at))
         }
-        Rotation::Overlap(Timed { hash, until }) => {
-            format!("the token before is accepted until {}\nsha512 of that: {hash}", rfc3339(*until))
+        Rotation::Overlap(ExpiringHash { hash, expires_at }) => {
+            format!("the token before is accepted until {}\nsha512 of that: {hash}", rfc3339(*expires_at))
         }
     }
 }

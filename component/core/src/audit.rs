@@ -213,6 +213,11 @@ impl Trail {
         }
     }
 
+    /// The sequence number of the newest record; 0 if there is none.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     /// The hash of the newest record.
     pub fn head(&self) -> Option<&RecordHash> {
         self.head.as_ref()

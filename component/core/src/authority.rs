@@ -1,26 +1,36 @@
-//! The authority as an embedder sees it: commands and authentication over one set of ports.
+//! The commands and the authentication of an authority over one set of ports.
 //!
-//! Keeps the catalog it has read, as `wit/authenticator.wit` promises. Everything it decides, it asks of
-//! [`transition`]; everything it changes, of [`commit`].
+//! Keeps the catalog that it has loaded, as `wit/authenticator.wit` specifies. [`transition`] makes
+//! every decision; [`commit`] makes every change.
 
 use alloc::string::String;
 
 use thiserror::Error;
 
 use crate::catalog::{Catalog, CatalogError, TokenRecord};
-use crate::commit::{self, CommandError, Committed};
+use crate::commit::{self, CommandError, Committed, Loaded};
 use crate::ports::{CatalogStore, Clock, Entropy, Timestamp};
-use crate::rotation::{DEFAULT_STAGE_SECONDS, Rotation, Timed};
+use crate::rotation::{DEFAULT_STAGE_SECONDS, ExpiringHash, Rotation};
 use crate::token::{Secret, TokenHash};
 use crate::token_strength;
-use crate::transition::{self, Command, Denial, Principal, Refusal};
+use crate::transition::{self, AuthError, Command, CommandRejected, Principal};
 
-/// An operator-token authority over the caller's storage, randomness and clock.
+/// An operator-token authority over the storage, randomness and clock of a host.
 #[derive(Debug)]
 pub struct Authority<P> {
     ports: P,
-    /// The catalog as last read or committed here; `None` before the first use and after a failed command.
-    catalog: Option<Catalog>,
+    /// The catalog as last loaded or committed here; `None` before the first use and after a failed
+    /// command.
+    loaded: Option<Loaded>,
+}
+
+/// The token that a client presents, and the origin of its request.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'a> {
+    /// The text of the presented token.
+    pub credential: &'a str,
+    /// Where the request comes from. It is recorded and decides nothing.
+    pub origin: &'a str,
 }
 
 /// A new token and its secret, after its hash has become durable.
@@ -28,136 +38,184 @@ pub struct Authority<P> {
 pub struct Issued {
     /// The record as committed.
     pub token: TokenRecord,
-    /// What the hash in the record is of. This is its only showing.
+    /// The secret; the authority keeps no copy.
     pub secret: Secret,
 }
 
-/// A secret that waits to replace that of the operator token.
+/// A secret that waits to replace the secret of the operator token.
 #[derive(Debug)]
 pub struct Staged {
-    /// The secret, if it was made here. This is its only showing.
+    /// The secret, if the authority made it; the authority keeps no copy.
     pub secret: Option<Secret>,
-    /// Its hash.
+    /// The hash of the secret.
     pub hash: TokenHash,
-    /// The first moment at which it can no longer be confirmed.
-    pub until: Timestamp,
+    /// The first moment at which the secret can no longer be confirmed.
+    pub expires_at: Timestamp,
 }
 
-/// What has become of a token that was made elsewhere.
+/// The outcome of an import.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Preset {
-    /// It was taken in.
+pub enum ImportOutcome {
+    /// The token was imported.
     Created(TokenRecord),
-    /// It was there already.
+    /// The token was imported before.
     Unchanged(TokenRecord),
-    /// There is a token of its name with another secret, which stays.
+    /// A token of that name exists with another secret, which stays.
     Different(TokenRecord),
 }
 
-/// Why a token was not accepted. Either way, the request must not pass.
+/// The state of the catalog that an authority holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CatalogState<'a> {
+    /// The version of the document in the store.
+    pub version: &'a str,
+    /// The sequence number of the newest audit record; 0 if there is none.
+    pub audit_sequence: u64,
+    /// The hash of the newest audit record.
+    pub audit_head: Option<&'a str>,
+}
+
+/// Audit records that the catalog retains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditRecords<'a> {
+    /// The requested records in ascending order, each as its line.
+    pub lines: &'a [String],
+    /// The oldest and the newest sequence number that the catalog retains.
+    pub retained: Option<(u64, u64)>,
+}
+
+/// Why a token was not accepted. A host must refuse the request in every case.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AuthenticateError {
-    /// The catalog says no.
+    /// The catalog does not accept the token.
     #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// The catalog could not be read, so nothing is known.
+    Refused(#[from] AuthError),
+    /// The catalog could not be loaded, so the state of the token is unknown.
     #[error(transparent)]
-    Undecided(CommandError),
+    Unavailable(CommandError),
 }
 
 impl<P: CatalogStore + Entropy + Clock> Authority<P> {
-    /// An authority that has not read anything yet.
+    /// An authority that has not loaded anything yet.
     pub const fn new(ports: P) -> Self {
-        Self { ports, catalog: None }
+        Self { ports, loaded: None }
     }
 
-    /// Reads the catalog, unless it is known.
-    pub fn prepare(&mut self) -> Result<(), CommandError> {
-        self.prepared().map(drop)
+    /// Loads the catalog, unless the authority holds one.
+    pub fn load(&mut self) -> Result<(), CommandError> {
+        self.loaded().map(drop)
     }
 
-    /// Tells whose token this is, from the catalog that is known.
+    /// The state of the catalog that the authority holds; `None` if the store is empty.
+    pub fn state(&mut self) -> Result<Option<CatalogState<'_>>, CommandError> {
+        let (Loaded { version, catalog }, _) = self.loaded()?;
+        let audit = catalog.audit();
+        Ok(version.as_deref().map(|version| CatalogState {
+            version,
+            audit_sequence: audit.sequence(),
+            audit_head: audit.head().map(crate::audit::RecordHash::as_str),
+        }))
+    }
+
+    /// The token that a credential belongs to.
     pub fn authenticate(&mut self, credential: &str) -> Result<Principal, AuthenticateError> {
         let hash = TokenHash::of(credential);
-        let (catalog, ports) = self.prepared().map_err(AuthenticateError::Undecided)?;
-        Ok(transition::authenticate(catalog, &hash, || ports.now())?)
+        let (loaded, ports) = self.loaded().map_err(AuthenticateError::Unavailable)?;
+        Ok(transition::authenticate(&loaded.catalog, &hash, || ports.now())?)
     }
 
-    /// The newest audit records, each as its line, from the catalog that is known.
-    pub fn audit(&mut self) -> Result<&[String], CommandError> {
-        Ok(self.prepared()?.0.audit().lines())
+    /// The record of the token that a credential belongs to, by the decision of
+    /// [`authenticate`](Self::authenticate).
+    pub fn describe(&mut self, credential: &str) -> Result<&TokenRecord, AuthenticateError> {
+        let Principal { id, .. } = self.authenticate(credential)?;
+        let catalog = self.catalog().map_err(AuthenticateError::Unavailable)?;
+        Ok(catalog.numbered(id).ok_or(AuthError::Unknown)?)
     }
 
-    /// All tokens, from the catalog that is known.
-    pub fn list(&mut self) -> Result<&[TokenRecord], CommandError> {
-        Ok(self.prepared()?.0.tokens())
+    /// The retained audit records with a higher sequence number than this one; all of them for 0.
+    pub fn audit(&mut self, after_sequence: u64) -> Result<AuditRecords<'_>, CommandError> {
+        let audit = self.catalog()?.audit();
+        let lines = audit.lines();
+        let newest = audit.sequence();
+        // The chain has no gap, so the number of records gives the sequence number of the oldest.
+        let before_oldest = newest.saturating_sub(lines.len() as u64);
+        let skipped = usize::try_from(after_sequence.saturating_sub(before_oldest)).unwrap_or(usize::MAX);
+        Ok(AuditRecords {
+            lines: lines.get(skipped..).unwrap_or_default(),
+            retained: (!lines.is_empty()).then_some((before_oldest.saturating_add(1), newest)),
+        })
     }
 
-    /// The name of the catalog. Gives it one, made of fresh random bytes, if it has none.
+    /// All tokens, in the order of their creation.
+    pub fn list_tokens(&mut self) -> Result<&[TokenRecord], CommandError> {
+        Ok(self.catalog()?.tokens())
+    }
+
+    /// The identifier of the catalog. Stores a new one, made of random bytes, if it has none.
     pub fn initialize(&mut self, origin: &str) -> Result<String, CommandError> {
         let id = random_uuid(&mut self.ports)?;
         self.commit(origin, &Command::Initialize { id: &id })?;
-        Ok(self.catalog.as_ref().and_then(Catalog::id).map_or(id, Into::into))
+        Ok(self.loaded.as_ref().and_then(|loaded| loaded.catalog.id()).map_or(id, Into::into))
     }
 
-    /// Takes in a token that was made elsewhere, unless there is one of its name.
-    pub fn preset_token(
+    /// Imports a token by its text, unless a token of its name exists.
+    pub fn import_token(
         &mut self,
         name: &str,
         token: &str,
         expiry: Option<Timestamp>,
         origin: &str,
-    ) -> Result<Preset, CommandError> {
+    ) -> Result<ImportOutcome, CommandError> {
         token_strength::check(token)?;
-        self.preset(name, TokenHash::of(token), expiry, origin)
+        self.import(name, TokenHash::of(token), expiry, origin)
     }
 
-    /// As [`preset_token`](Self::preset_token), of a token of which only the hash is known here.
-    pub fn preset_hash(
+    /// Imports a token by its hash, unless a token of its name exists.
+    pub fn import_hash(
         &mut self,
         name: &str,
         sha512: &str,
         expiry: Option<Timestamp>,
         origin: &str,
-    ) -> Result<Preset, CommandError> {
-        self.preset(name, sha512.parse()?, expiry, origin)
+    ) -> Result<ImportOutcome, CommandError> {
+        self.import(name, sha512.parse()?, expiry, origin)
     }
 
-    /// Makes the operator token, if there is none.
+    /// Creates the operator token, if there is none.
     pub fn create_operator(&mut self, origin: &str) -> Result<Issued, CommandError> {
         self.issue(origin, &|new| Command::CreateOperator { new })
     }
 
-    /// Makes a named admin token that is accepted for `lifetime` seconds, or for ever.
+    /// Creates a named admin token that is accepted for `lifetime_seconds`, without limit if `None`.
     pub fn create_named(
         &mut self,
-        credential: &str,
+        Caller { credential, origin }: Caller<'_>,
         name: &str,
-        lifetime: Option<u64>,
-        origin: &str,
+        lifetime_seconds: Option<u64>,
     ) -> Result<Issued, CommandError> {
         let credential = TokenHash::of(credential);
-        self.issue(origin, &|new| Command::CreateNamed { credential, name, lifetime, new })
+        self.issue(origin, &|new| Command::CreateNamed { credential, name, lifetime_seconds, new })
     }
 
-    /// Replaces the operator token; `credential` must be the one it replaces, and is accepted for so many seconds more.
+    /// Replaces the secret of the operator token; the credential must be that secret. An overlap of
+    /// `None` is none.
     pub fn regenerate(
         &mut self,
-        credential: &str,
-        overlap: u64,
-        origin: &str,
+        Caller { credential, origin }: Caller<'_>,
+        overlap_seconds: Option<u64>,
     ) -> Result<Issued, CommandError> {
         let credential = TokenHash::of(credential);
-        self.issue(origin, &|new| Command::Regenerate { credential, new, overlap })
+        let overlap_seconds = overlap_seconds.unwrap_or(0);
+        self.issue(origin, &|new| Command::Regenerate { credential, new, overlap_seconds })
     }
 
-    /// Lets a secret wait to replace that of the operator token, for `ttl` seconds: the one with this hash, or a new one.
+    /// Stages a secret that waits to replace the secret of the operator token: the one with this
+    /// hash, or a new one. A `ttl_seconds` of `None` is [`DEFAULT_STAGE_SECONDS`].
     pub fn stage(
         &mut self,
-        credential: &str,
+        Caller { credential, origin }: Caller<'_>,
         sha512: Option<&str>,
-        ttl: Option<u64>,
-        origin: &str,
+        ttl_seconds: Option<u64>,
     ) -> Result<Staged, CommandError> {
         let credential = TokenHash::of(credential);
         let (new, secret) = if let Some(sha512) = sha512 {
@@ -166,84 +224,90 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
             let secret = Secret::mint(&mut self.ports)?;
             (secret.hash(), Some(secret))
         };
-        let ttl = ttl.unwrap_or(DEFAULT_STAGE_SECONDS);
-        self.commit(origin, &Command::Stage { credential, new, ttl })?;
-        match self.catalog.as_ref().map(Catalog::rotation) {
-            Some(Rotation::Staged(Timed { hash, until })) => Ok(Staged { secret, hash, until }),
-            _ => Err(NO_TOKEN),
+        let ttl_seconds = ttl_seconds.unwrap_or(DEFAULT_STAGE_SECONDS);
+        self.commit(origin, &Command::Stage { credential, new, ttl_seconds })?;
+        match self.loaded.as_ref().map(|loaded| loaded.catalog.rotation()) {
+            Some(Rotation::Staged(ExpiringHash { hash, expires_at })) => {
+                Ok(Staged { secret, hash, expires_at })
+            }
+            _ => Err(MISSING_TOKEN),
         }
     }
 
-    /// Lets the staged secret take over, presenting it. The one that it replaces is accepted for so many seconds more.
+    /// Makes the staged secret, which is the credential, the secret of the operator token. An
+    /// overlap of `None` is none.
     pub fn confirm(
         &mut self,
-        credential: &str,
-        overlap: u64,
-        origin: &str,
+        Caller { credential, origin }: Caller<'_>,
+        overlap_seconds: Option<u64>,
     ) -> Result<TokenRecord, CommandError> {
         let credential = TokenHash::of(credential);
-        self.commit(origin, &Command::Confirm { credential, overlap })?.1.ok_or(NO_TOKEN)
+        let overlap_seconds = overlap_seconds.unwrap_or(0);
+        self.commit(origin, &Command::Confirm { credential, overlap_seconds })?.1.ok_or(MISSING_TOKEN)
     }
 
-    /// Gives the staged secret up, if there is one.
-    pub fn cancel(&mut self, credential: &str, origin: &str) -> Result<(), CommandError> {
+    /// Removes the staged secret, if there is one.
+    pub fn cancel(&mut self, Caller { credential, origin }: Caller<'_>) -> Result<(), CommandError> {
         let credential = TokenHash::of(credential);
         self.commit(origin, &Command::Cancel { credential }).map(drop)
     }
 
-    /// Accepts the replaced secret no longer, if one still is.
-    pub fn end_overlap(&mut self, credential: &str, origin: &str) -> Result<(), CommandError> {
+    /// Ends the overlap, if there is one.
+    pub fn end_overlap(&mut self, Caller { credential, origin }: Caller<'_>) -> Result<(), CommandError> {
         let credential = TokenHash::of(credential);
         self.commit(origin, &Command::EndOverlap { credential }).map(drop)
     }
 
-    /// The operator token and what is under way with it, from the catalog that is known; `None` while there is none.
+    /// The operator token and its rotation; `None` if there is no operator token.
     pub fn status(&mut self) -> Result<Option<(&TokenRecord, Rotation)>, CommandError> {
-        let (catalog, ports) = self.prepared()?;
+        let (Loaded { catalog, .. }, ports) = self.loaded()?;
         let rotation = catalog.rotation();
-        let rotation = if rotation.timed().is_some() { rotation.at(ports.now()) } else { rotation };
+        let rotation = if rotation.pending().is_some() { rotation.at(ports.now()) } else { rotation };
         Ok(catalog.operator().map(|operator| (operator, rotation)))
     }
 
-    /// Replaces the operator token without a credential.
+    /// Replaces the secret of the operator token without a credential.
     pub fn recover(&mut self, origin: &str) -> Result<Issued, CommandError> {
         self.issue(origin, &|new| Command::Recover { new })
     }
 
-    /// Takes a named admin token out and gives its record for the last time.
+    /// Deletes a named admin token and returns its last record.
     pub fn delete(
         &mut self,
-        credential: &str,
+        Caller { credential, origin }: Caller<'_>,
         name: &str,
-        origin: &str,
     ) -> Result<TokenRecord, CommandError> {
         let credential = TokenHash::of(credential);
-        self.commit(origin, &Command::Delete { credential, name })?.1.ok_or(NO_TOKEN)
+        self.commit(origin, &Command::Delete { credential, name })?.1.ok_or(MISSING_TOKEN)
     }
 
-    fn prepared(&mut self) -> Result<(&Catalog, &mut P), CommandError> {
-        let catalog = match &mut self.catalog {
-            Some(catalog) => catalog,
-            none => none.insert(commit::load(&mut self.ports)?.1),
+    fn loaded(&mut self) -> Result<(&Loaded, &mut P), CommandError> {
+        let loaded = match &mut self.loaded {
+            Some(loaded) => loaded,
+            none => none.insert(commit::load(&mut self.ports)?),
         };
-        Ok((catalog, &mut self.ports))
+        Ok((loaded, &mut self.ports))
     }
 
-    fn preset(
+    fn catalog(&mut self) -> Result<&Catalog, CommandError> {
+        Ok(&self.loaded()?.0.catalog)
+    }
+
+    fn import(
         &mut self,
         name: &str,
         new: TokenHash,
         expiry: Option<Timestamp>,
         origin: &str,
-    ) -> Result<Preset, CommandError> {
-        let (changed, token) = self.commit(origin, &Command::Preset { name, expiry, new })?;
-        let token = token.ok_or(NO_TOKEN)?;
+    ) -> Result<ImportOutcome, CommandError> {
+        let (changed, token) = self.commit(origin, &Command::Import { name, expiry, new })?;
+        let token = token.ok_or(MISSING_TOKEN)?;
         Ok(if changed {
-            Preset::Created(token)
+            ImportOutcome::Created(token)
         } else if token.hash == new {
-            Preset::Unchanged(token)
+            ImportOutcome::Unchanged(token)
         } else {
-            Preset::Different(token)
+            ImportOutcome::Different(token)
         })
     }
 
@@ -254,7 +318,7 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         command: &dyn Fn(TokenHash) -> Command<'a>,
     ) -> Result<Issued, CommandError> {
         let secret = Secret::mint(&mut self.ports)?;
-        let token = self.commit(origin, &command(secret.hash()))?.1.ok_or(NO_TOKEN)?;
+        let token = self.commit(origin, &command(secret.hash()))?.1.ok_or(MISSING_TOKEN)?;
         Ok(Issued { token, secret })
     }
 
@@ -263,24 +327,26 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         origin: &str,
         command: &Command<'_>,
     ) -> Result<(bool, Option<TokenRecord>), CommandError> {
-        // Whatever goes wrong from here on, the next authentication reads the catalog again.
-        self.catalog = None;
-        let Committed { catalog, token, changed } = commit::commit(&mut self.ports, origin, command)?;
-        self.catalog = Some(catalog);
+        // After any failure from here on, the next authentication loads the catalog again.
+        self.loaded = None;
+        let Committed { version, catalog, token, changed } =
+            commit::commit(&mut self.ports, origin, command)?;
+        self.loaded = Some(Loaded { version, catalog });
         Ok((changed, token))
     }
 }
 
-/// The machine gives every command about a token that token.
-const NO_TOKEN: CommandError =
-    CommandError::Denied(Denial::Impossible(CatalogError::Contradictory("the token has gone missing")));
+/// The transition returns the token of every command that is about one.
+const MISSING_TOKEN: CommandError = CommandError::Rejected(CommandRejected::Invariant(
+    CatalogError::Inconsistent("the token has gone missing"),
+));
 
 /// A random UUID (RFC 9562, version 4).
 fn random_uuid(entropy: &mut impl Entropy) -> Result<String, CommandError> {
     let mut bytes = [0; 16];
     entropy.fill(&mut bytes)?;
     let mut digits = base16ct::lower::encode_string(&bytes);
-    // From the back, so that the places before stay where they are. The version, then the variant.
+    // From the back, so that earlier positions stay valid. The version, then the variant.
     digits.replace_range(16..17, "8");
     digits.replace_range(12..13, "4");
     for dash in [20, 16, 12, 8] {

@@ -1,10 +1,11 @@
-//! The catalog: every token record, and the one document it is stored as.
+//! The catalog: every token record, and the document that stores them.
 //!
-//! The document is JSON Lines: the number of its format, which every format has in its first line; a header; a line for
-//! each token; a line for each audit record that is kept.
+//! The document is JSON Lines: the number of its format, which every format has in its first line;
+//! a header; a line for each token; a line for each retained audit record.
 //!
-//! A [`Catalog`] in memory always holds together: numbers, names and hashes are unique and the audit chain verifies.
-//! Reading checks that once, so nothing else has to. Knows nothing of commands or of where the document lies.
+//! A [`Catalog`] in memory is always consistent: numbers, names and hashes are unique and the audit
+//! chain verifies. Decoding checks that once, so that no other code has to. Knows nothing of
+//! commands or of the store.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -16,31 +17,36 @@ use thiserror::Error;
 use crate::audit::{BrokenChain, KEPT, Trail};
 use crate::json_line::{Line, push_number, push_string};
 use crate::ports::Timestamp;
-use crate::rotation::{Rotation, Timed};
+use crate::rotation::{ExpiringHash, Rotation};
 use crate::token::TokenHash;
 
 /// The format this code writes, and the newest it reads.
 pub const FORMAT: u32 = 1;
 
-/// The name of the operator token, exactly so (COMPAT 6.2).
+/// The largest document that is decoded, in bytes. A full catalog with the longest names stays below
+/// it. The limit bounds the memory of an instance on hosts that cannot.
+pub const MAX_DOCUMENT_BYTES: usize = 6 << 20;
+
+/// The name of the operator token, exactly so (docs/compatibility.md 6.2).
 pub const OPERATOR: &str = "_admin";
 
-/// What is known of one token (COMPAT 1.A, without the fields that are never set).
+/// The record of one token (docs/compatibility.md 1.A, without the fields that are never set).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRecord {
-    /// Counted from 0, never used twice.
+    /// The number of the token, counted from 0 and never used twice.
     pub id: u64,
     /// Unique; [`OPERATOR`] for the operator token.
     pub name: String,
     /// The hash of the secret.
     pub hash: TokenHash,
-    /// When the record was made.
+    /// When the token was created or imported.
     pub created_at: Timestamp,
-    /// When it was last changed, if ever.
+    /// When the token was last changed, if ever.
     pub updated_at: Option<Timestamp>,
-    /// The number of the token that changed it.
+    /// The number of the token that made that change.
     pub updated_by: Option<u64>,
-    /// The first moment at which the token is refused; `None` for never (COMPAT 1.13).
+    /// The first moment at which the token is refused; `None` for never
+    /// (docs/compatibility.md 1.13).
     pub expiry: Option<Timestamp>,
 }
 
@@ -51,40 +57,43 @@ impl TokenRecord {
     }
 }
 
-/// The most tokens a catalog may have. It is read and written whole, and an instance has room for about three times
-/// as many.
+/// The most tokens of a catalog. A catalog is read and written whole, and the memory of an instance
+/// has room for about three times as many.
 pub const MAX_TOKENS: usize = 10_000;
 
-/// Where the index finds the hash of a [`Rotation`], which is at no position.
-const ROTATING: usize = usize::MAX;
+/// The position of the hash of a [`Rotation`] in the index; no token has it.
+const ROTATION_SLOT: usize = usize::MAX;
 
-/// Whose hash this is.
+/// The secret that a hash belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found<'a> {
-    /// That of a token.
+pub enum SecretMatch<'a> {
+    /// The current secret of a token.
     Current(&'a TokenRecord),
-    /// That of the secret that waits to become the operator token's.
-    Staged(&'a Timed),
-    /// That of the secret that was the operator token's before.
-    Replaced(&'a Timed),
+    /// The staged secret of the operator token.
+    Staged(&'a ExpiringHash),
+    /// The previous secret of the operator token.
+    Previous(&'a ExpiringHash),
 }
 
-/// All tokens, in the order they were made, with the record of how they came about.
+/// All tokens, in the order of their creation, with the rotation and the audit records.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
-    /// Names the catalog, for good.
+    /// The identifier; it never changes.
     id: Option<String>,
     next_id: u64,
     tokens: Vec<TokenRecord>,
     rotation: Rotation,
     audit: Trail,
-    /// Positions in `tokens`, and [`ROTATING`].
+    /// Positions in `tokens`, and [`ROTATION_SLOT`].
     by_hash: HashIndex,
 }
 
 impl Catalog {
-    /// Reads a stored document.
+    /// Reads a stored document of at most [`MAX_DOCUMENT_BYTES`].
     pub fn decode(document: &str) -> Result<Self, CatalogError> {
+        if document.len() > MAX_DOCUMENT_BYTES {
+            return Err(CatalogError::TooLarge { bytes: document.len() });
+        }
         let (first, rest) = document.split_once('\n').unwrap_or((document, ""));
         let format = read_format(first).ok_or(CatalogError::Malformed)?;
         if format != u64::from(FORMAT) {
@@ -98,12 +107,12 @@ impl Catalog {
         }
         let audit = Trail::read(header.audit.as_deref(), lines)?;
         let Header { id, next_id, rotation, .. } = header;
-        Self { id, next_id, tokens, rotation, audit, by_hash: HashIndex::default() }.indexed()
+        Self { id, next_id, tokens, rotation, audit, by_hash: HashIndex::default() }.validate_and_index()
     }
 
-    /// Writes the document to store. The same catalog gives the same bytes.
+    /// Writes the document to store. Equal catalogs give equal bytes.
     pub fn encode(&self) -> String {
-        // Moving a large text while it grows takes longer than writing it.
+        // Moving a large text as it grows takes longer than writing it.
         let mut document = String::with_capacity((self.tokens.len() + KEPT) * TYPICAL_LINE);
         document.push_str(BEFORE_FORMAT);
         push_number(&mut document, u64::from(FORMAT));
@@ -126,38 +135,38 @@ impl Catalog {
         document
     }
 
-    /// Makes the index anew, refusing a catalog that contradicts itself.
-    fn indexed(mut self) -> Result<Self, CatalogError> {
+    /// Rebuilds the index; refuses an inconsistent catalog.
+    fn validate_and_index(mut self) -> Result<Self, CatalogError> {
         let tokens = &self.tokens;
         let mut by_hash = HashIndex::with_capacity(tokens.len() + 1);
         let mut by_name = HashTable::with_capacity(tokens.len());
         let mut last_id = None;
         for (position, token) in tokens.iter().enumerate() {
-            // Records stand in the order they were made, so rising numbers are unique numbers.
+            // Records are in the order of their creation, so rising numbers are unique numbers.
             if token.id >= self.next_id || last_id.is_some_and(|last| last >= token.id) {
-                return Err(CatalogError::Contradictory("token numbers repeat or run ahead"));
+                return Err(CatalogError::Inconsistent("token numbers repeat or run ahead"));
             }
             last_id = Some(token.id);
             if !by_hash.insert(token.hash, position) {
-                return Err(CatalogError::Contradictory("two tokens have one hash"));
+                return Err(CatalogError::Inconsistent("two tokens have one hash"));
             }
             let name = token.name.as_str();
             if by_name.find(name_bucket(name), |other| *other == name).is_some() {
-                return Err(CatalogError::Contradictory("two tokens have one name"));
+                return Err(CatalogError::Inconsistent("two tokens have one name"));
             }
             by_name.insert_unique(name_bucket(name), name, |other| name_bucket(other));
         }
         drop(by_name);
-        if let Some(timed) = self.rotation.timed()
-            && !(by_hash.insert(timed.hash, ROTATING) && self.operator().is_some())
+        if let Some(pending) = self.rotation.pending()
+            && !(by_hash.insert(pending.hash, ROTATION_SLOT) && self.operator().is_some())
         {
-            return Err(CatalogError::Contradictory("a rotation that cannot be"));
+            return Err(CatalogError::Inconsistent("a rotation that cannot be"));
         }
         self.by_hash = by_hash;
         Ok(self)
     }
 
-    /// The name of the catalog, once it has one.
+    /// The identifier of the catalog, if it has one.
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
@@ -165,30 +174,30 @@ impl Catalog {
     /// A catalog of these tokens.
     #[cfg(test)]
     pub(crate) fn of(next_id: u64, tokens: Vec<TokenRecord>, audit: Trail) -> Result<Self, CatalogError> {
-        Self { next_id, tokens, audit, ..Self::default() }.indexed()
+        Self { next_id, tokens, audit, ..Self::default() }.validate_and_index()
     }
 
-    /// All records, in the order they were made.
+    /// All records, in the order of their creation.
     pub fn tokens(&self) -> &[TokenRecord] {
         &self.tokens
     }
 
-    /// What is under way with the operator token, or was when its deadline passed.
+    /// The rotation of the operator token, also past its deadline.
     pub fn rotation(&self) -> Rotation {
         self.rotation
     }
 
-    /// The record of every committed change, newest last.
+    /// The audit records, newest last.
     pub fn audit(&self) -> &Trail {
         &self.audit
     }
 
-    /// The number that the next new token gets.
+    /// The number of the next new token.
     pub fn next_id(&self) -> u64 {
         self.next_id
     }
 
-    /// The operator's record, if there is one.
+    /// The record of the operator token, if there is one.
     pub fn operator(&self) -> Option<&TokenRecord> {
         self.named(OPERATOR)
     }
@@ -198,32 +207,39 @@ impl Catalog {
         self.tokens.iter().find(|token| token.name == name)
     }
 
-    /// What has this hash. Finding none costs as much as finding one.
-    pub fn find(&self, hash: &TokenHash) -> Option<Found<'_>> {
+    /// The record with this number. Records are in the order of their numbers.
+    pub fn numbered(&self, id: u64) -> Option<&TokenRecord> {
+        let position = self.tokens.binary_search_by_key(&id, |token| token.id).ok()?;
+        self.tokens.get(position)
+    }
+
+    /// The secret that this hash belongs to. A miss costs as much as a hit.
+    pub fn find(&self, hash: &TokenHash) -> Option<SecretMatch<'_>> {
         match (self.by_hash.find(hash)?, &self.rotation) {
-            (ROTATING, Rotation::Staged(timed)) => Some(Found::Staged(timed)),
-            (ROTATING, Rotation::Overlap(timed)) => Some(Found::Replaced(timed)),
-            (position, _) => self.tokens.get(position).map(Found::Current),
+            (ROTATION_SLOT, Rotation::Staged(staged)) => Some(SecretMatch::Staged(staged)),
+            (ROTATION_SLOT, Rotation::Overlap(previous)) => Some(SecretMatch::Previous(previous)),
+            (position, _) => self.tokens.get(position).map(SecretMatch::Current),
         }
     }
 
-    /// The catalog with a name, and `audit` instead of its trail.
+    /// The catalog with this identifier and these audit records.
     pub(crate) fn with_id(self, id: &str, audit: Trail) -> Self {
         Self { id: Some(id.into()), audit, ..self }
     }
 
-    /// The catalog with one more token, which gets the next number, and `audit` instead of its trail.
+    /// The catalog with one more token, of the next number, and these audit records.
     pub(crate) fn with_new(mut self, token: TokenRecord, audit: Trail) -> Result<Self, CatalogError> {
         self.next_id =
-            self.next_id.checked_add(1).ok_or(CatalogError::Contradictory("no token number is left"))?;
+            self.next_id.checked_add(1).ok_or(CatalogError::Inconsistent("no token number is left"))?;
         if self.named(&token.name).is_some() || !self.by_hash.insert(token.hash, self.tokens.len()) {
-            return Err(CatalogError::Contradictory("the new token is there already"));
+            return Err(CatalogError::Inconsistent("the new token is there already"));
         }
         self.tokens.push(token);
         Ok(Self { audit, ..self })
     }
 
-    /// The catalog with the record of `token`'s number replaced by it, this rotation, and `audit` instead of its trail.
+    /// The catalog with the record of `token`'s number replaced by it, this rotation and these audit
+    /// records.
     pub(crate) fn with_changed(
         mut self,
         token: &TokenRecord,
@@ -233,18 +249,18 @@ impl Catalog {
         for old in self.tokens.iter_mut().filter(|old| old.id == token.id) {
             old.clone_from(token);
         }
-        Self { rotation, audit, ..self }.indexed()
+        Self { rotation, audit, ..self }.validate_and_index()
     }
 
-    /// The catalog with this rotation, and `audit` instead of its trail.
+    /// The catalog with this rotation and these audit records.
     pub(crate) fn with_rotation(self, rotation: Rotation, audit: Trail) -> Result<Self, CatalogError> {
-        Self { rotation, audit, ..self }.indexed()
+        Self { rotation, audit, ..self }.validate_and_index()
     }
 
-    /// The catalog without the token of this number, and `audit` instead of its trail.
+    /// The catalog without the token of this number, with these audit records.
     pub(crate) fn without(mut self, id: u64, audit: Trail) -> Result<Self, CatalogError> {
         self.tokens.retain(|token| token.id != id);
-        Self { audit, ..self }.indexed()
+        Self { audit, ..self }.validate_and_index()
     }
 }
 
@@ -258,35 +274,41 @@ impl PartialEq for Catalog {
 
 impl Eq for Catalog {}
 
-/// The stored document cannot be used.
+/// Why a stored document cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CatalogError {
-    /// Written by a version of this software that knows more, or by something else.
+    /// The document exceeds [`MAX_DOCUMENT_BYTES`].
+    #[error("the catalog document has {bytes} bytes, this version reads at most {MAX_DOCUMENT_BYTES}")]
+    TooLarge {
+        /// The size of the document.
+        bytes: usize,
+    },
+    /// The document has another format: of a newer version of this software, or of another program.
     #[error(
         "the catalog has format {found}, this version reads format {FORMAT} only; a newer version may have written it"
     )]
     UnknownFormat {
-        /// The format number it has.
+        /// The format number of the document.
         found: u64,
     },
-    /// Not the JSON that [`Catalog::encode`] writes. Says no more, so as to quote nothing of what is there.
+    /// The document is not the JSON that [`Catalog::encode`] writes. The text quotes nothing of it.
     #[error("the catalog is damaged: it is malformed")]
     Malformed,
-    /// Well-formed, but its parts do not agree.
+    /// The document is well-formed, but its parts do not agree.
     #[error("the catalog is damaged: {0}")]
-    Contradictory(&'static str),
-    /// Well-formed, but somebody altered its history.
+    Inconsistent(&'static str),
+    /// The document is well-formed, but its audit records were altered.
     #[error("the catalog is damaged: {0}")]
     BrokenChain(#[from] BrokenChain),
 }
 
-/// How the first line begins, up to the number of the format.
+/// The begin of the first line, up to the number of the format.
 const BEFORE_FORMAT: &str = "{\"format\":";
 
-/// About how long a line is, in bytes.
+/// The typical length of a line, in bytes.
 const TYPICAL_LINE: usize = 256;
 
-/// The line of a token is not shorter than this, in bytes.
+/// The length that every line of a token exceeds, in bytes.
 const SHORTEST_LINE: usize = TokenHash::HEX_DIGITS;
 
 fn read_format(line: &str) -> Option<u64> {
@@ -301,10 +323,10 @@ fn read_format(line: &str) -> Option<u64> {
 struct Header {
     id: Option<String>,
     next_id: u64,
-    /// How many lines of tokens follow.
+    /// The number of token lines that follow.
     tokens: usize,
     rotation: Rotation,
-    /// The hash of the last line, which is that of the newest audit record.
+    /// The hash of the last line, which is the newest audit record.
     audit: Option<String>,
 }
 
@@ -316,9 +338,9 @@ impl Header {
         line.literal(",\"tokens\":")?;
         let tokens = line.number()?.try_into().ok()?;
         let id = line.optional(",\"id\":", Line::string)?;
-        let rotation = match line.optional(STAGED, read_timed)? {
-            Some(timed) => Rotation::Staged(timed),
-            None => line.optional(OVERLAP, read_timed)?.map_or(Rotation::None, Rotation::Overlap),
+        let rotation = match line.optional(STAGED, read_expiring)? {
+            Some(staged) => Rotation::Staged(staged),
+            None => line.optional(OVERLAP, read_expiring)?.map_or(Rotation::Idle, Rotation::Overlap),
         };
         let audit = line.optional(",\"audit\":", Line::string)?;
         line.literal("}")?;
@@ -336,16 +358,16 @@ impl Header {
             push_string(document, id);
         }
         let rotation = match &self.rotation {
-            Rotation::None => None,
-            Rotation::Staged(timed) => Some((STAGED, timed)),
-            Rotation::Overlap(timed) => Some((OVERLAP, timed)),
+            Rotation::Idle => None,
+            Rotation::Staged(pending) => Some((STAGED, pending)),
+            Rotation::Overlap(pending) => Some((OVERLAP, pending)),
         };
-        if let Some((key, Timed { hash, until })) = rotation {
+        if let Some((key, ExpiringHash { hash, expires_at })) = rotation {
             document.push_str(key);
             document.push_str("{\"hash\":\"");
             hash.push_to(document);
             document.push_str("\",\"until\":");
-            push_number(document, *until);
+            push_number(document, *expires_at);
             document.push('}');
         }
         if let Some(audit) = &self.audit {
@@ -359,13 +381,13 @@ impl Header {
 const STAGED: &str = ",\"staged\":";
 const OVERLAP: &str = ",\"overlap\":";
 
-fn read_timed(line: &mut Line<'_>) -> Option<Timed> {
+fn read_expiring(line: &mut Line<'_>) -> Option<ExpiringHash> {
     line.literal("{\"hash\":")?;
     let hash = line.hash()?;
     line.literal(",\"until\":")?;
-    let until = line.number()?;
+    let expires_at = line.number()?;
     line.literal("}")?;
-    Some(Timed { hash, until })
+    Some(ExpiringHash { hash, expires_at })
 }
 
 impl TokenRecord {
@@ -411,7 +433,7 @@ impl TokenRecord {
     }
 }
 
-/// FNV-1a. Names are chosen by admins, who have nothing to gain from choosing them so that they collide.
+/// FNV-1a. Admins choose the names and gain nothing from collisions.
 fn name_bucket(name: &str) -> u64 {
     name.bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
@@ -447,13 +469,16 @@ mod tests {
         let again = Catalog::decode(&document).unwrap();
         assert_eq!(again, catalog);
         assert_eq!(again.encode(), document);
-        assert_eq!(again.find(&TokenHash::of("secret of ci")), Some(Found::Current(&again.tokens()[1])));
+        assert_eq!(
+            again.find(&TokenHash::of("secret of ci")),
+            Some(SecretMatch::Current(&again.tokens()[1]))
+        );
         assert_eq!(again.find(&TokenHash::of("secret of nobody")), None);
     }
 
     #[test]
     fn a_rotation_survives_being_stored_and_belongs_to_an_operator() {
-        let timed = |text| Timed { hash: TokenHash::of(text), until: 1_800_000_000_000 };
+        let timed = |text| ExpiringHash { hash: TokenHash::of(text), expires_at: 1_800_000_000_000 };
         for rotation in [Rotation::Staged(timed("x")), Rotation::Overlap(timed("x"))] {
             let catalog = catalog().with_rotation(rotation, Trail::default()).unwrap();
             let document = catalog.encode();

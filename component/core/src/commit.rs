@@ -1,7 +1,8 @@
-//! Makes a change durable: load, judge, swap, and what to do when the swap loses or its outcome is unknown.
+//! Makes a change durable: load, apply, swap. Resolves a lost race and an unknown outcome.
 //!
-//! Authorization and effect are always judged on the very catalog that the swap replaces: a lost race starts over
-//! with the newest one. Knows the ports and the machine, nothing of who is calling.
+//! Authorization and effect are always decided on the very catalog that the swap replaces: a lost
+//! race starts over with the newest one. Knows the ports and the transition function, nothing of the
+//! caller.
 
 use alloc::string::String;
 
@@ -11,30 +12,41 @@ use crate::catalog::{Catalog, CatalogError, TokenRecord};
 use crate::ports::{CatalogStore, Clock, EntropyError, StoreError, SwapOutcome};
 use crate::token::TokenHashError;
 use crate::token_strength::WeakToken;
-use crate::transition::{self, Command, Denial, Verdict};
+use crate::transition::{self, Command, CommandRejected, Evidence, Transition};
 
-/// How many times a command is judged before it gives up. Each lost race means that another command was committed,
-/// so this many nodes may change the catalog at the same moment without anybody being turned away.
+/// How many times a command is applied before it fails. Each lost race means that another command
+/// was committed, so this many nodes may change the catalog at the same moment and all succeed.
 pub const MAX_TRIES: u32 = 32;
 
-/// What a command has come to, after its change has become durable.
+/// A catalog and its version.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The version of its document; `None` if none was ever stored.
+    pub version: Option<String>,
+    /// The catalog.
+    pub catalog: Catalog,
+}
+
+/// The result of a command whose change, if any, is durable.
 #[derive(Debug)]
 pub struct Committed {
-    /// The catalog as it now is.
+    /// The version of the document that holds the catalog; `None` if none was ever stored.
+    pub version: Option<String>,
+    /// The catalog after the command.
     pub catalog: Catalog,
     /// The token that the command was about.
     pub token: Option<TokenRecord>,
-    /// Whether the catalog was changed for it.
+    /// Whether the command changed the catalog.
     pub changed: bool,
 }
 
-/// Why a command was not carried out.
+/// Why a command failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CommandError {
-    /// The machine said no.
+    /// The transition function rejected the command.
     #[error(transparent)]
-    Denied(#[from] Denial),
-    /// The stored catalog cannot be read; it was left as it is.
+    Rejected(#[from] CommandRejected),
+    /// The stored catalog cannot be decoded; it stays as it is.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
     /// The race was lost [`MAX_TRIES`] times; nothing was written.
@@ -43,64 +55,70 @@ pub enum CommandError {
     /// Nothing was written.
     #[error("the store is not available: {0}")]
     Unavailable(String),
-    /// The change may or may not have been made, and the store cannot be asked.
+    /// The change may or may not have been made, and reading it back failed.
     #[error("the store failed in the middle of the change: {0}")]
     UnknownOutcome(String),
-    /// No secret could be made.
+    /// No secret was made.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
-    /// A preset token is none, or a weak one.
+    /// An imported text is no token, or a weak one.
     #[error(transparent)]
     Weak(#[from] WeakToken),
-    /// A preset hash is none.
+    /// An imported text is no hash.
     #[error(transparent)]
     Hash(#[from] TokenHashError),
 }
 
-/// Reads the catalog with its version; an empty catalog without one if none was ever stored.
-pub fn load(store: &mut impl CatalogStore) -> Result<(Option<String>, Catalog), CommandError> {
+/// Loads the catalog with its version; an empty catalog without version if none was ever stored.
+pub fn load(store: &mut impl CatalogStore) -> Result<Loaded, CommandError> {
     match store.load() {
-        Ok(Some(entry)) => Ok((Some(entry.version), Catalog::decode(&entry.document)?)),
-        Ok(None) => Ok((None, Catalog::default())),
+        Ok(Some(entry)) => {
+            Ok(Loaded { version: Some(entry.version), catalog: Catalog::decode(&entry.document)? })
+        }
+        Ok(None) => Ok(Loaded { version: None, catalog: Catalog::default() }),
         Err(StoreError::Unavailable(why) | StoreError::UnknownOutcome(why)) => {
             Err(CommandError::Unavailable(why))
         }
     }
 }
 
-/// Carries a command out, durably.
+/// Executes a command durably.
 pub fn commit<P: CatalogStore + Clock>(
     ports: &mut P,
     origin: &str,
     command: &Command<'_>,
 ) -> Result<Committed, CommandError> {
-    // Set once a swap may have been carried out without our knowing: why, and what it was about.
+    // Set once a swap may have happened without an answer: the reason, and the token of the command.
     let mut in_doubt: Option<(String, Option<TokenRecord>)> = None;
 
     for _ in 0..MAX_TRIES {
-        let (version, catalog) = match (load(ports), &in_doubt) {
+        let Loaded { version, catalog } = match (load(ports), &in_doubt) {
             (Ok(loaded), _) => loaded,
             (Err(_), Some((why, _))) => return Err(CommandError::UnknownOutcome(why.clone())),
             (Err(error), None) => return Err(error),
         };
         if let Some((_, token)) = &in_doubt
-            && let Some(token) = transition::is_done(&catalog, command, token.as_ref())
+            && let Evidence::Applied(token) = transition::was_applied(&catalog, command, token.as_ref())
         {
             let token = token.cloned();
-            return Ok(Committed { catalog, token, changed: true });
+            return Ok(Committed { version, catalog, token, changed: true });
         }
         let (next, token) = match transition::apply(catalog, command, origin, ports.now())? {
-            Verdict::Change { catalog, token } => (catalog, token),
-            Verdict::Nothing(catalog, token) => return Ok(Committed { catalog, token, changed: false }),
+            Transition::Changed { catalog, token } => (catalog, token),
+            Transition::Unchanged(catalog, token) => {
+                return Ok(Committed { version, catalog, token, changed: false });
+            }
         };
         match ports.swap(version.as_deref(), &next.encode()) {
-            Ok(SwapOutcome::Swapped(_)) => return Ok(Committed { catalog: next, token, changed: true }),
+            Ok(SwapOutcome::Swapped(version)) => {
+                return Ok(Committed { version: Some(version), catalog: next, token, changed: true });
+            }
             Ok(SwapOutcome::Stale) => {}
             Err(StoreError::Unavailable(why)) if in_doubt.is_none() => {
                 return Err(CommandError::Unavailable(why));
             }
-            // A swap in doubt may still be carried out later. Only if this one wins, or finds that it has lost
-            // to another version, is that settled; so the answer is sought in the store, not guessed.
+            // A swap in doubt may still happen later. Only a later swap that wins, or that loses to
+            // another version, resolves the doubt. So the answer is read from the store.
             Err(StoreError::Unavailable(why) | StoreError::UnknownOutcome(why)) => {
                 in_doubt = Some((why, token));
             }
@@ -121,7 +139,7 @@ mod tests {
     use super::*;
     use crate::ports::{Entry, Timestamp};
     use crate::token::TokenHash;
-    use crate::transition::Refusal;
+    use crate::transition::AuthError;
 
     /// What the store does at its next swap.
     #[derive(Clone, Copy)]
@@ -163,7 +181,8 @@ mod tests {
         fn interfere(&mut self) {
             let new = TokenHash::of(&format!("of somebody else {}", self.swaps));
             let command = Command::Recover { new };
-            let Verdict::Change { catalog, .. } = transition::apply(self.catalog(), &command, "", 0).unwrap()
+            let Transition::Changed { catalog, .. } =
+                transition::apply(self.catalog(), &command, "", 0).unwrap()
             else {
                 panic!("nothing")
             };
@@ -230,7 +249,7 @@ mod tests {
 
     fn regenerate(ports: &mut Ports, credential: TokenHash) -> Result<Committed, CommandError> {
         let new = ports.fresh();
-        commit(ports, "test", &Command::Regenerate { credential, new, overlap: 0 })
+        commit(ports, "test", &Command::Regenerate { credential, new, overlap_seconds: 0 })
     }
 
     /// A store with an operator token, and the hash of that token.
@@ -262,7 +281,7 @@ mod tests {
         let (mut ports, _) = bootstrapped();
         ports.next_swaps.push_back(Fault::Overtaken);
         let error = regenerate(&mut ports, credential).unwrap_err();
-        assert_eq!(error, CommandError::Denied(Refusal::Unknown.into()));
+        assert_eq!(error, CommandError::Rejected(AuthError::Unknown.into()));
         assert_eq!(ports.swaps, 2, "only the other's change was written");
     }
 
@@ -305,7 +324,7 @@ mod tests {
         let (mut ports, credential) = bootstrapped();
         ports.next_swaps.push_back(Fault::LostThenReplaced);
         let error = regenerate(&mut ports, credential).unwrap_err();
-        assert_eq!(error, CommandError::Denied(Refusal::Unknown.into()));
+        assert_eq!(error, CommandError::Rejected(AuthError::Unknown.into()));
     }
 
     #[test]
@@ -324,7 +343,10 @@ mod tests {
     fn a_source_of_randomness_that_repeats_itself_is_noticed() {
         let (mut ports, _) = bootstrapped();
         ports.secrets -= 1;
-        assert_eq!(recover(&mut ports).unwrap_err(), CommandError::Denied(Denial::SecretNotNew));
+        assert_eq!(
+            recover(&mut ports).unwrap_err(),
+            CommandError::Rejected(CommandRejected::SecretCollision)
+        );
         assert_eq!(ports.swaps, 1);
     }
 
@@ -334,7 +356,7 @@ mod tests {
         {
             let (mut ports, credential) = bootstrapped();
             let new = ports.fresh();
-            let create = Command::CreateNamed { credential, name: "ci", lifetime: None, new };
+            let create = Command::CreateNamed { credential, name: "ci", lifetime_seconds: None, new };
             commit(&mut ports, "test", &create).unwrap();
             ports.next_swaps.push_back(fault);
             let delete = Command::Delete { credential, name: "ci" };

@@ -1,6 +1,7 @@
-//! What the core needs from outside, as traits: randomness, time and one document to compare and swap.
+//! The resources that a host provides, as traits: randomness, time and one document to compare and
+//! swap.
 //!
-//! The guest implements them over the imports of `wit/world.wit`, tests implement them in memory.
+//! A component implements them over its imports, tests implement them in memory.
 
 use alloc::string::String;
 
@@ -15,7 +16,7 @@ pub trait Entropy {
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), EntropyError>;
 }
 
-/// The source had no random bytes to give.
+/// The source of random bytes failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("no randomness: {0}")]
 pub struct EntropyError(pub String);
@@ -35,25 +36,25 @@ pub trait CatalogStore {
     fn swap(&mut self, expected: Option<&str>, document: &str) -> Result<SwapOutcome, StoreError>;
 }
 
-/// The stored document and the opaque name of its state.
+/// The stored document and the opaque version of its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Names this state of the document; only equality means something.
+    /// The version of this state; only equality is meaningful.
     pub version: String,
     /// The catalog as [`Catalog::encode`](crate::catalog::Catalog::encode) wrote it.
     pub document: String,
 }
 
-/// How a swap ended.
+/// The outcome of a swap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SwapOutcome {
     /// Stored, under this version.
     Swapped(String),
-    /// Somebody else was faster; nothing was written.
+    /// The stored version differs from the expected one; nothing was written.
     Stale,
 }
 
-/// Why the store did not answer.
+/// Why the store failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// Nothing was read or written.

@@ -1,54 +1,55 @@
-//! What is under way with the operator token beside its current secret.
+//! The rotation of the operator token: the secret beside its current one.
 //!
-//! At most one of two things, never both: a secret that waits to take over, or one that was replaced and is accepted a
-//! while longer. Either ends by itself at its deadline; the catalog forgets it with the next change of the operator token.
+//! At most one of two exists: a staged secret that waits to be confirmed, or the previous secret
+//! during an overlap. Each ends at its deadline; the catalog drops it with the next change of the
+//! operator token.
 
 use crate::ports::Timestamp;
 use crate::token::TokenHash;
 
-/// How long a staged secret waits to be confirmed, in seconds, unless somebody says otherwise: as long as a person takes
-/// who is called away in between.
+/// How long a staged secret waits to be confirmed by default, in seconds. The value lets an operator
+/// leave the rotation for a while and finish it later.
 pub const DEFAULT_STAGE_SECONDS: u64 = 3600;
 
-/// The longest that a staged secret can wait, in seconds: a week.
+/// The longest wait of a staged secret, in seconds: a week.
 pub const MAX_STAGE_SECONDS: u64 = 7 * 24 * 3600;
 
-/// The longest that a replaced secret can be accepted, in seconds: thirty days.
+/// The longest overlap of two secrets, in seconds: thirty days.
 pub const MAX_OVERLAP_SECONDS: u64 = 30 * 24 * 3600;
 
-/// What is under way.
+/// The rotation of the operator token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Rotation {
-    /// Nothing.
+    /// The operator token has no second secret.
     #[default]
-    None,
-    /// A secret waits to take over. It is accepted for that alone.
-    Staged(Timed),
-    /// The secret before the current one is still accepted.
-    Overlap(Timed),
+    Idle,
+    /// A secret waits to be confirmed. No other command accepts it.
+    Staged(ExpiringHash),
+    /// The previous secret is still accepted.
+    Overlap(ExpiringHash),
 }
 
 impl Rotation {
-    /// The hash that it brings beside the current one.
-    pub const fn timed(&self) -> Option<&Timed> {
+    /// The second hash, with its deadline.
+    pub const fn pending(&self) -> Option<&ExpiringHash> {
         match self {
-            Self::None => None,
-            Self::Staged(timed) | Self::Overlap(timed) => Some(timed),
+            Self::Idle => None,
+            Self::Staged(pending) | Self::Overlap(pending) => Some(pending),
         }
     }
 
-    /// What is left of it at this time.
+    /// The rotation as of this time: idle from the deadline on.
     #[must_use]
     pub fn at(self, now: Timestamp) -> Self {
-        if self.timed().is_some_and(|timed| timed.until <= now) { Self::None } else { self }
+        if self.pending().is_some_and(|pending| pending.expires_at <= now) { Self::Idle } else { self }
     }
 }
 
 /// A hash and its deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timed {
+pub struct ExpiringHash {
     /// The hash.
     pub hash: TokenHash,
-    /// The first moment at which it is as if it never was.
-    pub until: Timestamp,
+    /// The first moment at which the secret is refused.
+    pub expires_at: Timestamp,
 }

@@ -1,7 +1,7 @@
 //! The secret text of a token.
 //!
-//! A [`Secret`] is wiped when dropped and cannot be printed by accident; a [`TokenHash`] is all that is ever stored.
-//! Knows nothing of who holds a token or what it may do.
+//! A [`Secret`] is wiped on drop and its `Debug` output omits it; the catalog stores a [`TokenHash`]
+//! only. Knows nothing of the owner of a token or its permissions.
 
 use alloc::string::String;
 use core::fmt;
@@ -12,24 +12,25 @@ use zeroize::Zeroizing;
 
 use crate::ports::{Entropy, EntropyError};
 
-/// What every token begins with (COMPAT 1.1).
+/// The prefix of every token (docs/compatibility.md 1.1).
 pub const PREFIX: &str = "apiv3_";
 
-/// How many random bytes a minted token carries (COMPAT 1.1): 512 bits.
+/// The random bytes of a minted token (docs/compatibility.md 1.1): 512 bits.
 pub const SECRET_BYTES: usize = 64;
 
-/// How long a minted token is, in characters: the prefix and 64 bytes in unpadded base64 (COMPAT 1.3).
+/// The length of a minted token, in characters: the prefix and 64 bytes in unpadded base64
+/// (docs/compatibility.md 1.3).
 pub const MINTED_LENGTH: usize = PREFIX.len() + (SECRET_BYTES * 8).div_ceil(6);
 
 /// The text of a token: wiped on drop, absent from `Debug`.
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Makes a new token from fresh random bytes.
+    /// Makes a new token from random bytes.
     pub fn mint(entropy: &mut impl Entropy) -> Result<Self, EntropyError> {
         let mut bytes = Zeroizing::new([0; SECRET_BYTES]);
         entropy.fill(bytes.as_mut_slice())?;
-        // The whole capacity at once: a string that grows leaves unwiped copies behind.
+        // The whole capacity at once: a string that grows leaves unwiped copies.
         let mut text = Zeroizing::new(String::with_capacity(MINTED_LENGTH));
         text.push_str(PREFIX);
         let encoded = Zeroizing::new(Base64UrlUnpadded::encode_string(bytes.as_slice()));
@@ -37,12 +38,12 @@ impl Secret {
         Ok(Self(text))
     }
 
-    /// The token text, for the one answer that shows it.
+    /// The token text, for the one response that contains it.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// What the catalog stores instead.
+    /// The hash that the catalog stores.
     pub fn hash(&self) -> TokenHash {
         TokenHash::of(&self.0)
     }
@@ -60,7 +61,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts up, so that every token it makes is another one.
+    /// Counts up, so that every token differs.
     struct Counting(u8);
 
     impl Entropy for Counting {
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minted_token_has_the_form_that_clients_expect() {
+    fn minted_token_has_documented_form() {
         let mut entropy = Counting(7);
         let mut seen = HashSet::new();
         for _ in 0..4 {
@@ -82,20 +83,20 @@ mod tests {
             let encoded = secret.expose().strip_prefix("apiv3_").unwrap();
             assert_eq!(secret.expose().len(), 92);
             assert!(encoded.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'));
-            assert!(encoded.ends_with(['A', 'Q', 'g', 'w']), "{encoded} (COMPAT 1.3)");
+            assert!(encoded.ends_with(['A', 'Q', 'g', 'w']), "{encoded} (docs/compatibility.md 1.3)");
             assert!(seen.insert(secret.expose().to_owned()));
         }
     }
 
     #[test]
-    fn all_random_bytes_are_in_the_token() {
+    fn minted_token_contains_all_random_bytes() {
         let secret = Secret::mint(&mut Counting(0)).unwrap();
         let expected: Vec<u8> = (0..64).collect();
         assert_eq!(Base64UrlUnpadded::decode_vec(&secret.expose()[6..]).unwrap(), expected);
     }
 
     #[test]
-    fn without_randomness_there_is_no_token() {
+    fn mint_without_entropy_fails() {
         struct Dry;
         impl Entropy for Dry {
             fn fill(&mut self, _: &mut [u8]) -> Result<(), EntropyError> {
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_not_in_its_debug_output() {
+    fn secret_debug_output_omits_text() {
         let secret = Secret::mint(&mut Counting(0)).unwrap();
         assert_eq!(format!("{secret:?}"), "Secret(..)");
     }

@@ -9,7 +9,7 @@ use alloc::vec;
 use optoken_core::authority::AuthenticateError;
 use optoken_core::catalog::{MAX_TOKENS, OPERATOR};
 use optoken_core::commit::CommandError;
-use optoken_core::transition::Denial;
+use optoken_core::transition::CommandRejected;
 
 use crate::body::MAX_BODY_BYTES;
 use crate::credentials::Malformed;
@@ -176,7 +176,7 @@ impl From<AuthenticateError> for Problem {
     fn from(error: AuthenticateError) -> Self {
         match error {
             AuthenticateError::Refused(_) => Self::InvalidToken,
-            AuthenticateError::Undecided(_) => Self::Unavailable,
+            AuthenticateError::Unavailable(_) => Self::Unavailable,
         }
     }
 }
@@ -184,20 +184,20 @@ impl From<AuthenticateError> for Problem {
 impl From<CommandError> for Problem {
     fn from(error: CommandError) -> Self {
         match error {
-            CommandError::Denied(denial) => match denial {
-                Denial::Unauthenticated(_) => Self::InvalidToken,
-                Denial::Forbidden => Self::Forbidden,
-                Denial::NotFound(name) if name == OPERATOR => Self::NoOperator,
-                Denial::AlreadyExists(name) => Self::NameTaken(name),
-                Denial::Full => Self::Full,
-                overlapping @ Denial::Overlapping { .. } => Self::Conflict(overlapping.to_string()),
-                Denial::TooLong { .. } | Denial::Name(_) | Denial::SecretTaken(_) => {
-                    Self::Invalid(denial.to_string())
-                }
-                Denial::NotFound(_)
-                | Denial::OperatorProtected
-                | Denial::SecretNotNew
-                | Denial::Impossible(_) => Self::Internal,
+            CommandError::Rejected(denial) => match denial {
+                CommandRejected::Unauthenticated(_) => Self::InvalidToken,
+                CommandRejected::Forbidden => Self::Forbidden,
+                CommandRejected::NotFound(name) if name == OPERATOR => Self::NoOperator,
+                CommandRejected::AlreadyExists(name) => Self::NameTaken(name),
+                CommandRejected::Full => Self::Full,
+                overlapping @ CommandRejected::Overlapping { .. } => Self::Conflict(overlapping.to_string()),
+                CommandRejected::TooLong { .. }
+                | CommandRejected::Name(_)
+                | CommandRejected::SecretTaken(_) => Self::Invalid(denial.to_string()),
+                CommandRejected::NotFound(_)
+                | CommandRejected::OperatorProtected
+                | CommandRejected::SecretCollision
+                | CommandRejected::Invariant(_) => Self::Internal,
             },
             CommandError::Contended | CommandError::Unavailable(_) => Self::Unavailable,
             CommandError::UnknownOutcome(_) => Self::UnknownOutcome,

@@ -7,11 +7,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
-use optoken_core::authority::{AuthenticateError, Authority, Issued};
+use optoken_core::authority::{AuthenticateError, Authority, Caller, Issued};
 use optoken_core::commit::CommandError;
 use optoken_core::ports::{CatalogStore, Clock, Entropy};
 use optoken_core::redact::redact;
-use optoken_core::transition::Principal;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -114,8 +113,8 @@ fn carry_out<P: CatalogStore + Entropy + Clock>(
     let presented = if open { None } else { Some(authenticate(request, authority)?) };
     match (request.method(), request.path(), presented) {
         ("POST", CREATE_PATH, _) => create(request, authority, options),
-        ("POST", REGENERATE_PATH, Some((token, _))) => regenerate(request, authority, &token),
-        (_, VERIFY_PATH, Some((_, principal))) => verify(authority, principal),
+        ("POST", REGENERATE_PATH, Some(token)) => regenerate(request, authority, &token),
+        (_, VERIFY_PATH, Some(token)) => verify(authority, &token),
         ("GET", _, _) if health => {
             let headers = vec![("content-type", TEXT.into())];
             Ok(Answer { status: 200, headers, body: b"OK".to_vec().into() })
@@ -125,19 +124,19 @@ fn carry_out<P: CatalogStore + Entropy + Clock>(
     }
 }
 
-/// Whose token is presented, and the token. Of several headers the first counts.
+/// The presented token, if it is accepted. Of several headers the first counts.
 fn authenticate<P: CatalogStore + Entropy + Clock>(
     request: &impl Request,
     authority: &mut Authority<P>,
-) -> Result<(Zeroizing<String>, Principal), Problem> {
+) -> Result<Zeroizing<String>, Problem> {
     let header = request.header("authorization").map(Zeroizing::new).ok_or(Problem::NoCredential)?;
     let token = credentials::parse(&header)?;
-    let principal = authority.authenticate(&token).inspect_err(|error| {
-        if let AuthenticateError::Undecided(why) = error {
+    authority.authenticate(&token).inspect_err(|error| {
+        if let AuthenticateError::Unavailable(why) = error {
             request.log(&format!("cannot authenticate tokens: {why}"));
         }
     })?;
-    Ok((token, principal))
+    Ok(token)
 }
 
 fn create<P: CatalogStore + Entropy + Clock>(
@@ -170,7 +169,7 @@ fn regenerate<P: CatalogStore + Entropy + Clock>(
 
     // Whoever says nothing of an overlap may send anything, as always (COMPAT 2.4).
     let Regenerate { overlap_secs } = body::json_or_nothing(request)?;
-    let issued = authority.regenerate(token, overlap_secs.unwrap_or(0), ORIGIN);
+    let issued = authority.regenerate(Caller { credential: token, origin: ORIGIN }, overlap_secs);
     shown(request, issued)
 }
 
@@ -188,11 +187,9 @@ fn shown(request: &impl Request, issued: Result<Issued, CommandError>) -> Result
 /// pass. There is never a body, and the one of the request is not read.
 fn verify<P: CatalogStore + Entropy + Clock>(
     authority: &mut Authority<P>,
-    principal: Principal,
+    token: &str,
 ) -> Result<Answer, Problem> {
-    // Of the same catalog that has accepted the token.
-    let tokens = authority.list()?;
-    let token = tokens.iter().find(|token| token.id == principal.id).ok_or(Problem::InvalidToken)?;
+    let token = authority.describe(token)?;
     let headers = vec![
         ("cache-control", "no-store".into()),
         ("x-auth-token-id", token.id.to_string()),
