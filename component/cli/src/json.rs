@@ -277,7 +277,8 @@ impl From<&CommandError> for Error {
 #[cfg(test)]
 mod tests {
     use optoken_core::authority::Authority;
-    use optoken_core::ports::{CatalogStore, Clock, Entropy, EntropyError, Entry, StoreError, SwapOutcome};
+    use optoken_core::ports::StoreError;
+    use optoken_core::testing::MemoryPorts;
     use optoken_core::token::TokenHash;
 
     use super::*;
@@ -285,59 +286,18 @@ mod tests {
     use crate::args;
     use crate::text;
 
-    /// Ports in memory, with a clock that goes on by a second at each look.
-    #[derive(Default)]
-    struct Ports {
-        stored: Option<Entry>,
-        random: u8,
-        seconds: u64,
-        broken: Option<StoreError>,
-        dry: bool,
-    }
-
-    impl CatalogStore for Ports {
-        fn load(&mut self) -> Result<Option<Entry>, StoreError> {
-            match &self.broken {
-                Some(StoreError::Unavailable(_)) => Err(self.broken.clone().unwrap()),
-                _ => Ok(self.stored.clone()),
-            }
-        }
-
-        fn swap(&mut self, expected: Option<&str>, document: &str) -> Result<SwapOutcome, StoreError> {
-            if let Some(StoreError::UnknownOutcome(why)) = &self.broken {
-                return Err(StoreError::UnknownOutcome(why.clone()));
-            }
-            let version = format!("{}x", expected.unwrap_or_default());
-            self.stored = Some(Entry { version: version.clone(), document: document.into() });
-            Ok(SwapOutcome::Swapped(version))
-        }
-    }
-
-    impl Entropy for Ports {
-        fn fill(&mut self, bytes: &mut [u8]) -> Result<(), EntropyError> {
-            if self.dry {
-                return Err(EntropyError("dry".into()));
-            }
-            self.random += 1;
-            bytes.fill(self.random);
-            Ok(())
-        }
-    }
-
-    impl Clock for Ports {
-        fn now(&mut self) -> Timestamp {
-            self.seconds += 1;
-            self.seconds * 1000
-        }
+    /// Ports with a clock that starts at the epoch and advances by a second at each call.
+    fn ticking() -> MemoryPorts {
+        MemoryPorts { tick: 1000, ..MemoryPorts::default() }
     }
 
     /// Plays command lines, each as a run of its own on one store.
-    struct Runs(Ports);
+    struct Runs(MemoryPorts);
 
     impl Runs {
         fn outcome(&mut self, line: &str, token: &str) -> Result<Answer, Failed> {
             let invocation = args::parse(line.split_whitespace().map(String::from)).unwrap();
-            let mut authority = Authority::new(PortsOf(&mut self.0));
+            let mut authority = Authority::new(&mut self.0);
             let outcome = carry_out(&mut authority, &invocation.command, token, &invocation.origin);
             outcome.map(Option::unwrap)
         }
@@ -347,33 +307,9 @@ mod tests {
         }
     }
 
-    struct PortsOf<'a>(&'a mut Ports);
-
-    impl CatalogStore for PortsOf<'_> {
-        fn load(&mut self) -> Result<Option<Entry>, StoreError> {
-            self.0.load()
-        }
-
-        fn swap(&mut self, expected: Option<&str>, document: &str) -> Result<SwapOutcome, StoreError> {
-            self.0.swap(expected, document)
-        }
-    }
-
-    impl Entropy for PortsOf<'_> {
-        fn fill(&mut self, bytes: &mut [u8]) -> Result<(), EntropyError> {
-            self.0.fill(bytes)
-        }
-    }
-
-    impl Clock for PortsOf<'_> {
-        fn now(&mut self) -> Timestamp {
-            self.0.now()
-        }
-    }
-
     /// The secret that is made of the random byte of this number, many times.
     fn secret(random: u8) -> String {
-        let mut ports = Ports { random: random - 1, ..Ports::default() };
+        let mut ports = MemoryPorts { random: random - 1, ..MemoryPorts::default() };
         Secret::mint(&mut ports).unwrap().expose().to_owned()
     }
 
@@ -388,7 +324,7 @@ mod tests {
 
     #[test]
     fn every_answer_has_the_names_of_the_contract() {
-        let mut runs = Runs(Ports::default());
+        let mut runs = Runs(ticking());
         let (one, two, three, four) = (secret(1), secret(2), secret(3), secret(4));
         let made =
             r#""id":0,"name":"_admin" / "created-at":1000,"updated-at":null,"updated-by":null,"expiry":null"#;
@@ -426,7 +362,7 @@ mod tests {
             )
         );
         assert_eq!(runs.line("end-overlap", &two), r#"{"ok":null}"#);
-        let now = runs.0.seconds;
+        let now = runs.0.now / 1000;
         assert_eq!(
             runs.line("stage --ttl 50", &two),
             format!(
@@ -452,11 +388,11 @@ mod tests {
 
     #[test]
     fn every_error_has_the_name_of_the_contract_and_is_told_to_people_with_what_to_do() {
-        let mut runs = Runs(Ports::default());
+        let mut runs = Runs(ticking());
         let (operator, named) = (secret(1), secret(2));
         assert_eq!(runs.line("regenerate", ""), r#"{"err":"unauthenticated"}"#);
         assert_eq!(runs.line("recover", ""), r#"{"err":{"not-found":"_admin"}}"#);
-        let mut runs = Runs(Ports::default());
+        let mut runs = Runs(ticking());
         runs.outcome("create", "").unwrap();
         runs.outcome("create --name ci", &operator).unwrap();
         runs.outcome("create --name old --lifetime 0", &operator).unwrap();
@@ -495,16 +431,16 @@ mod tests {
             runs.line("stage", &operator).starts_with(r#"{"err":{"conflict":"the token that was replaced"#)
         );
         assert!(told(&mut runs, "stage", &operator).contains("optoken-cli end-overlap"));
-        runs.0.dry = true;
-        assert_eq!(runs.line("recover", ""), r#"{"err":{"no-entropy":"no randomness: dry"}}"#);
-        runs.0.dry = false;
+        runs.0.entropy_exhausted = true;
+        assert_eq!(runs.line("recover", ""), r#"{"err":{"no-entropy":"no randomness: exhausted"}}"#);
+        runs.0.entropy_exhausted = false;
         runs.0.random = current - 1;
         assert!(runs.line("recover", "").starts_with(r#"{"err":{"no-entropy":"the new secret is not new"#));
-        runs.0.broken = Some(StoreError::Unavailable("no disk".into()));
+        runs.0.store_error = Some(StoreError::Unavailable("no disk".into()));
         assert_eq!(runs.line("recover", ""), r#"{"err":{"unavailable":"no disk"}}"#);
         assert_eq!(runs.line("authenticate", &operator), r#"{"err":"unavailable"}"#);
         assert!(told(&mut runs, "authenticate", &operator).contains("no disk\nNothing was changed."));
-        runs.0.broken = Some(StoreError::UnknownOutcome("no answer".into()));
+        runs.0.store_error = Some(StoreError::UnknownOutcome("no answer".into()));
         assert_eq!(runs.line("recover", ""), r#"{"err":{"unknown-outcome":"no answer"}}"#);
         let named = "create --name new";
         for (line, next) in [
@@ -517,7 +453,7 @@ mod tests {
         ] {
             assert!(told(&mut runs, line, &operator).contains(next), "{line}");
         }
-        runs.0.broken = None;
+        runs.0.store_error = None;
         runs.0.stored.as_mut().unwrap().document = "damaged".into();
         assert!(runs.line("check", "").starts_with(r#"{"err":{"unreadable-catalog":"#));
         assert!(told(&mut runs, "check", "").contains("the newest file in /data/catalog back from a backup"));
@@ -525,7 +461,7 @@ mod tests {
 
     #[test]
     fn a_new_token_is_told_to_people_as_in_the_readme() {
-        let mut runs = Runs(Ports::default());
+        let mut runs = Runs(ticking());
         let token = secret(1);
         let told = text::answer(&runs.outcome("create", "").unwrap());
         assert_eq!(

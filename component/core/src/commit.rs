@@ -138,6 +138,7 @@ mod tests {
 
     use super::*;
     use crate::ports::{Entry, Timestamp};
+    use crate::testing::MemoryPorts;
     use crate::token::TokenHash;
     use crate::transition::AuthError;
 
@@ -156,85 +157,34 @@ mod tests {
         LostThenReplaced,
     }
 
+    /// A store that fails as it is told.
     #[derive(Default)]
-    struct Ports {
-        stored: Option<Entry>,
-        swaps: u32,
+    struct FaultyPorts {
+        memory: MemoryPorts,
         next_swaps: VecDeque<Fault>,
         loads_until_failure: Option<u32>,
         secrets: u32,
     }
 
-    impl Ports {
-        fn store(&mut self, document: &str) -> SwapOutcome {
-            self.swaps += 1;
-            let version = self.swaps.to_string();
-            self.stored = Some(Entry { version: version.clone(), document: document.into() });
-            SwapOutcome::Swapped(version)
-        }
-
+    impl FaultyPorts {
         fn catalog(&self) -> Catalog {
-            self.stored.as_ref().map_or_else(Catalog::default, |e| Catalog::decode(&e.document).unwrap())
+            let stored = self.memory.stored.as_ref();
+            stored.map_or_else(Catalog::default, |entry| Catalog::decode(&entry.document).unwrap())
         }
 
-        /// Somebody else's change, behind the back of the command under test.
+        /// Commits a change of another client, behind the command under test.
         fn interfere(&mut self) {
-            let new = TokenHash::of(&format!("of somebody else {}", self.swaps));
+            let new = TokenHash::of(&format!("of another client {}", self.memory.swaps));
             let command = Command::Recover { new };
             let Transition::Changed { catalog, .. } =
                 transition::apply(self.catalog(), &command, "", 0).unwrap()
             else {
                 panic!("nothing")
             };
-            self.store(&catalog.encode());
-        }
-    }
-
-    impl CatalogStore for Ports {
-        fn load(&mut self) -> Result<Option<Entry>, StoreError> {
-            match &mut self.loads_until_failure {
-                Some(0) => Err(StoreError::Unavailable("no disk".into())),
-                Some(left) => {
-                    *left -= 1;
-                    Ok(self.stored.clone())
-                }
-                None => Ok(self.stored.clone()),
-            }
+            let version = self.memory.stored.as_ref().map(|entry| entry.version.clone());
+            self.memory.swap(version.as_deref(), &catalog.encode()).unwrap();
         }
 
-        fn swap(&mut self, expected: Option<&str>, document: &str) -> Result<SwapOutcome, StoreError> {
-            let lost = || Err(StoreError::UnknownOutcome("no answer".into()));
-            let fault = self.next_swaps.pop_front();
-            if let Some(Fault::Overtaken) = fault {
-                self.interfere();
-            }
-            if self.stored.as_ref().map(|entry| entry.version.as_str()) != expected {
-                return Ok(SwapOutcome::Stale);
-            }
-            match fault {
-                Some(Fault::Unavailable) => return Err(StoreError::Unavailable("no disk".into())),
-                Some(Fault::WriteLost) => return lost(),
-                _ => {}
-            }
-            let outcome = self.store(document);
-            match fault {
-                Some(Fault::AnswerLost) => lost(),
-                Some(Fault::LostThenReplaced) => {
-                    self.interfere();
-                    lost()
-                }
-                _ => Ok(outcome),
-            }
-        }
-    }
-
-    impl Clock for Ports {
-        fn now(&mut self) -> Timestamp {
-            1_700_000_000_000
-        }
-    }
-
-    impl Ports {
         /// A hash that no token has yet.
         fn fresh(&mut self) -> TokenHash {
             self.secrets += 1;
@@ -242,26 +192,65 @@ mod tests {
         }
     }
 
-    fn recover(ports: &mut Ports) -> Result<(Committed, TokenHash), CommandError> {
+    impl CatalogStore for FaultyPorts {
+        fn load(&mut self) -> Result<Option<Entry>, StoreError> {
+            match &mut self.loads_until_failure {
+                Some(0) => return Err(StoreError::Unavailable("no disk".into())),
+                Some(left) => *left -= 1,
+                None => {}
+            }
+            self.memory.load()
+        }
+
+        fn swap(&mut self, expected: Option<&str>, document: &str) -> Result<SwapOutcome, StoreError> {
+            let lost = || Err(StoreError::UnknownOutcome("no answer".into()));
+            match self.next_swaps.pop_front() {
+                None => self.memory.swap(expected, document),
+                Some(Fault::Overtaken) => {
+                    self.interfere();
+                    self.memory.swap(expected, document)
+                }
+                Some(Fault::Unavailable) => Err(StoreError::Unavailable("no disk".into())),
+                Some(Fault::WriteLost) => lost(),
+                Some(Fault::AnswerLost) => {
+                    self.memory.swap(expected, document)?;
+                    lost()
+                }
+                Some(Fault::LostThenReplaced) => {
+                    self.memory.swap(expected, document)?;
+                    self.interfere();
+                    lost()
+                }
+            }
+        }
+    }
+
+    impl Clock for FaultyPorts {
+        fn now(&mut self) -> Timestamp {
+            1_700_000_000_000
+        }
+    }
+
+    fn recover(ports: &mut FaultyPorts) -> Result<(Committed, TokenHash), CommandError> {
         let new = ports.fresh();
         Ok((commit(ports, "test", &Command::Recover { new })?, new))
     }
 
-    fn regenerate(ports: &mut Ports, credential: TokenHash) -> Result<Committed, CommandError> {
+    fn regenerate(ports: &mut FaultyPorts, credential: TokenHash) -> Result<Committed, CommandError> {
         let new = ports.fresh();
         commit(ports, "test", &Command::Regenerate { credential, new, overlap_seconds: 0 })
     }
 
     /// A store with an operator token, and the hash of that token.
-    fn bootstrapped() -> (Ports, TokenHash) {
-        let mut ports = Ports::default();
+    fn bootstrapped() -> (FaultyPorts, TokenHash) {
+        let mut ports = FaultyPorts::default();
         let new = ports.fresh();
         commit(&mut ports, "test", &Command::CreateOperator { new }).unwrap();
         (ports, new)
     }
 
     /// The new secret is the accepted one, and the history tells of it once.
-    fn assert_committed(ports: &Ports, (committed, new): &(Committed, TokenHash), changes: usize) {
+    fn assert_committed(ports: &FaultyPorts, (committed, new): &(Committed, TokenHash), changes: usize) {
         let catalog = ports.catalog();
         assert_eq!(catalog, committed.catalog);
         assert_eq!(catalog.operator(), committed.token.as_ref());
@@ -282,7 +271,7 @@ mod tests {
         ports.next_swaps.push_back(Fault::Overtaken);
         let error = regenerate(&mut ports, credential).unwrap_err();
         assert_eq!(error, CommandError::Rejected(AuthError::Unknown.into()));
-        assert_eq!(ports.swaps, 2, "only the other's change was written");
+        assert_eq!(ports.memory.swaps, 2, "only the other's change was written");
     }
 
     #[test]
@@ -290,7 +279,7 @@ mod tests {
         let (mut ports, _) = bootstrapped();
         ports.next_swaps.extend([Fault::Overtaken; MAX_TRIES as usize]);
         assert_eq!(recover(&mut ports).unwrap_err(), CommandError::Contended);
-        assert_eq!(ports.swaps, 1 + MAX_TRIES, "only the others' changes were written");
+        assert_eq!(ports.memory.swaps, 1 + MAX_TRIES, "only the others' changes were written");
     }
 
     #[test]
@@ -300,7 +289,7 @@ mod tests {
         assert_eq!(recover(&mut ports).unwrap_err(), CommandError::Unavailable("no disk".into()));
         ports.loads_until_failure = Some(0);
         assert_eq!(recover(&mut ports).unwrap_err(), CommandError::Unavailable("no disk".into()));
-        assert_eq!(ports.swaps, 1);
+        assert_eq!(ports.memory.swaps, 1);
     }
 
     #[test]
@@ -347,7 +336,7 @@ mod tests {
             recover(&mut ports).unwrap_err(),
             CommandError::Rejected(CommandRejected::SecretCollision)
         );
-        assert_eq!(ports.swaps, 1);
+        assert_eq!(ports.memory.swaps, 1);
     }
 
     #[test]
@@ -369,20 +358,21 @@ mod tests {
 
     #[test]
     fn a_name_in_doubt_is_found_again_and_not_given_twice() {
-        let mut ports = Ports::default();
+        let mut ports = FaultyPorts::default();
         ports.next_swaps.push_back(Fault::AnswerLost);
         assert!(commit(&mut ports, "test", &Command::Initialize { id: "one" }).unwrap().changed);
         assert!(!commit(&mut ports, "test", &Command::Initialize { id: "two" }).unwrap().changed);
         assert_eq!(ports.catalog().id(), Some("one"));
-        assert_eq!(ports.swaps, 1);
+        assert_eq!(ports.memory.swaps, 1);
     }
 
     #[test]
     fn an_unreadable_catalog_is_left_as_it_is() {
         let newer = Entry { version: "7".into(), document: r#"{"format":9}"#.into() };
-        let mut ports = Ports { stored: Some(newer.clone()), ..Ports::default() };
+        let mut ports = FaultyPorts::default();
+        ports.memory.stored = Some(newer.clone());
         let error = recover(&mut ports).unwrap_err();
         assert_eq!(error, CommandError::Catalog(CatalogError::UnknownFormat { found: 9 }));
-        assert_eq!((ports.stored, ports.swaps), (Some(newer), 0));
+        assert_eq!((ports.memory.stored, ports.memory.swaps), (Some(newer), 0));
     }
 }

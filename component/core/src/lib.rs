@@ -20,6 +20,8 @@ mod json_line;
 pub mod ports;
 pub mod redact;
 pub mod rotation;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod token;
 pub mod token_name;
 pub mod token_strength;

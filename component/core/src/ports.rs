@@ -16,6 +16,12 @@ pub trait Entropy {
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), EntropyError>;
 }
 
+impl<T: Entropy + ?Sized> Entropy for &mut T {
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), EntropyError> {
+        (**self).fill(bytes)
+    }
+}
+
 /// The source of random bytes failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("no randomness: {0}")]
@@ -27,6 +33,12 @@ pub trait Clock {
     fn now(&mut self) -> Timestamp;
 }
 
+impl<T: Clock + ?Sized> Clock for &mut T {
+    fn now(&mut self) -> Timestamp {
+        (**self).now()
+    }
+}
+
 /// Storage for one document. The contract is that of `wit/catalog-store.wit`.
 pub trait CatalogStore {
     /// Reads the document; `None` if there has never been one.
@@ -34,6 +46,16 @@ pub trait CatalogStore {
 
     /// Replaces the document if it still has the version `expected`, durably.
     fn swap(&mut self, expected: Option<&str>, document: &str) -> Result<SwapOutcome, StoreError>;
+}
+
+impl<T: CatalogStore + ?Sized> CatalogStore for &mut T {
+    fn load(&mut self) -> Result<Option<Entry>, StoreError> {
+        (**self).load()
+    }
+
+    fn swap(&mut self, expected: Option<&str>, document: &str) -> Result<SwapOutcome, StoreError> {
+        (**self).swap(expected, document)
+    }
 }
 
 /// The stored document and the opaque version of its state.
