@@ -1,7 +1,9 @@
 //! The body of the answer that shows a new token (`docs/compatibility.md` 2.3).
 
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt::Write as _;
+use core::mem;
 
 use zeroize::Zeroizing;
 
@@ -32,7 +34,7 @@ const MAX_OVERHEAD_BYTES: usize = 160;
 impl IssuedToken<'_> {
     /// Returns the JSON object, with the fields in the order that clients have always received. It
     /// is wiped when dropped.
-    pub fn to_json(&self) -> Zeroizing<String> {
+    pub fn to_json(&self) -> Zeroizing<Vec<u8>> {
         let Self { id, name, token, hash, created_at, expiry } = *self;
         let texts = name.len() + token.len() + hash.len();
         let mut json = Zeroizing::new(String::with_capacity(MAX_OVERHEAD_BYTES + texts * MAX_ESCAPED_BYTES));
@@ -47,7 +49,7 @@ impl IssuedToken<'_> {
             Some(expiry) => write!(json, r#""{}"}}"#, rfc3339(expiry)),
             None => json.write_str("null}"),
         };
-        json
+        Zeroizing::new(mem::take(&mut *json).into_bytes())
     }
 }
 
@@ -64,14 +66,18 @@ mod tests {
         expiry: None,
     };
 
+    fn text(token: IssuedToken<'_>) -> String {
+        String::from_utf8(token.to_json().to_vec()).unwrap()
+    }
+
     #[test]
     fn an_issued_token_is_one_json_object() {
         assert_eq!(
-            TOKEN.to_json().as_str(),
+            text(TOKEN),
             r#"{"id":0,"name":"_admin","token":"apiv3_x","hash":"0f","created_at":"2026-11-23T17:54:03.229Z","expiry":null}"#
         );
         assert_eq!(
-            IssuedToken { id: 7, name: "a \"b\" \\ é", expiry: Some(0), ..TOKEN }.to_json().as_str(),
+            text(IssuedToken { id: 7, name: "a \"b\" \\ é", expiry: Some(0), ..TOKEN }),
             r#"{"id":7,"name":"a \"b\" \\ é","token":"apiv3_x","hash":"0f","created_at":"2026-11-23T17:54:03.229Z","expiry":"1970-01-01T00:00:00Z"}"#
         );
     }

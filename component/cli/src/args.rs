@@ -275,7 +275,7 @@ impl Given {
 
 /// Refuses what could be a token, so that nobody quotes it or writes it down.
 fn untold(argument: &str) -> Result<(), Usage> {
-    if argument.contains(optoken_core::token::PREFIX) { Err(Usage::Token) } else { Ok(()) }
+    if argument.contains(optoken_protocol::token::PREFIX) { Err(Usage::Token) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use optoken_core::commit::CommandError;
 use optoken_core::ports::Timestamp;
 use optoken_core::rotation::{ExpiringHash, Rotation};
 use optoken_core::transition::{AuthError, CommandRejected, Principal, TokenKind};
-use optoken_wasi::rfc3339;
+use optoken_protocol::timestamp::rfc3339;
 use zeroize::Zeroizing;
 
 use crate::answer::{Answer, Failed, State};

@@ -7,6 +7,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use optoken_protocol::redact::redact;
 #[cfg(test)]
 use serde::Deserialize;
 use sha2::{Digest as _, Sha512_256};
@@ -14,7 +15,6 @@ use thiserror::Error;
 
 use crate::json_line::{push_number, push_string};
 use crate::ports::Timestamp;
-use crate::redact::redact;
 
 /// How many records the catalog keeps: enough to see the last days of a busy authority, little enough that a
 /// catalog of one token stays below 32 KiB.
@@ -379,6 +379,7 @@ mod tests {
         let filler = "x".repeat(MAX_ORIGIN_BYTES);
         for (origin, kept) in [
             ("apiv3_Jk-a_9".into(), "[token]".into()),
+            ("http /apiv3%5FJk-a_9".into(), "http /[token]".into()),
             ("http 127.0.0.1:1 \"apiv3_Jk\"".into(), "http 127.0.0.1:1 \"[token]\"".into()),
             (format!("{}apiv3_Jk", &filler[8..]), format!("{}[token]", &filler[8..])),
             (format!("{}apiv3_Jk", &filler[..]), filler.clone()),

@@ -18,7 +18,6 @@ pub mod catalog;
 pub mod commit;
 mod json_line;
 pub mod ports;
-pub mod redact;
 pub mod rotation;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

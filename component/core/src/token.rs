@@ -8,12 +8,10 @@ use core::fmt;
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 pub use optoken_hot_path::{TokenHash, TokenHashError};
+use optoken_protocol::token::PREFIX;
 use zeroize::Zeroizing;
 
 use crate::ports::{Entropy, EntropyError};
-
-/// The prefix of every token (docs/compatibility.md 1.1).
-pub const PREFIX: &str = "apiv3_";
 
 /// The random bytes of a minted token (docs/compatibility.md 1.1): 512 bits.
 pub const SECRET_BYTES: usize = 64;

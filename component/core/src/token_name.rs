@@ -5,10 +5,10 @@
 
 use alloc::string::String;
 
+use optoken_protocol::token::PREFIX;
 use thiserror::Error;
 
 use crate::catalog::OPERATOR;
-use crate::token::PREFIX;
 
 /// The longest name, in bytes of UTF-8.
 pub const MAX_NAME_BYTES: usize = 128;

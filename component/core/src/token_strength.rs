@@ -3,9 +3,8 @@
 //! A token is hashed once and without salt (COMPAT 1.7), which is safe for random texts only: whoever gets hold of the
 //! hash can try billions of texts a second. Tokens of our own carry 512 random bits; one that is preset is judged here.
 
+use optoken_protocol::token::PREFIX;
 use thiserror::Error;
-
-use crate::token::PREFIX;
 
 /// The least number of bits that a preset token must plausibly carry: what cannot be tried in any time (NIST SP 800-131A
 /// asks for 112 of every key).

@@ -29,22 +29,21 @@
 
 extern crate alloc;
 
-mod body;
-mod credentials;
-mod issued;
 mod problem;
+mod request;
+mod response;
 mod routes;
 mod wasi_http;
 
 use alloc::format;
 
+use optoken_protocol::problem::Problem;
 #[cfg(target_arch = "wasm32")]
 use optoken_runtime as _;
 use optoken_wasi::Wasi;
 use wasip2::cli::environment;
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
-use self::problem::Problem;
 use self::routes::Options;
 
 /// Where the catalog is.
@@ -55,17 +54,17 @@ const DATA: &str = "/data";
 pub struct Http;
 
 impl wasip2::exports::http::incoming_handler::Guest for Http {
-    fn handle(request: IncomingRequest, response: ResponseOutparam) {
+    fn handle(request: IncomingRequest, out: ResponseOutparam) {
         let options = Options::from_environment(&environment::get_environment());
         let mut request = wasi_http::Incoming::new(request);
-        let answer = match Wasi::at(DATA) {
-            Ok(ports) => routes::answer(&mut request, ports, options),
-            Err(why) => {
-                wasi_http::log(&format!("{why}; wasmtime serve wants -Scli beside it"));
-                routes::refused(&request, Problem::Unavailable)
+        let response = match Wasi::at(DATA) {
+            Ok(ports) => routes::respond(&mut request, ports, options),
+            Err(error) => {
+                wasi_http::log(&format!("{error}; wasmtime serve wants -Scli beside it"));
+                routes::reject(&request, Problem::Unavailable)
             }
         };
-        wasi_http::send(&answer, response);
+        wasi_http::send(&response, out);
     }
 }
 

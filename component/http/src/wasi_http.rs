@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
+use optoken_protocol::problem::Problem;
 use wasip2::cli::stderr;
 use wasip2::clocks::monotonic_clock;
 use wasip2::http::types::{
@@ -12,9 +13,8 @@ use wasip2::http::types::{
 use wasip2::io::poll;
 use wasip2::io::streams::StreamError;
 
-use crate::body::{BODY_TIMEOUT_SECONDS, MAX_BODY_BYTES};
-use crate::problem::Problem;
-use crate::routes::{Answer, Request};
+use crate::request::{BODY_TIMEOUT_SECONDS, MAX_BODY_BYTES, Request};
+use crate::response::Response;
 
 /// How many bytes a stream takes at a time (`wasi:io/streams`).
 const CHUNK: usize = 4096;
@@ -62,8 +62,9 @@ impl Request for Incoming {
         self.headers.get(name).into_iter().next()
     }
 
-    fn header_names(&self) -> Vec<String> {
-        self.headers.entries().into_iter().map(|(name, _)| name.to_ascii_lowercase()).collect()
+    fn headers(&self) -> Vec<(String, Vec<u8>)> {
+        let headers = self.headers.entries().into_iter();
+        headers.map(|(name, value)| (name.to_ascii_lowercase(), value)).collect()
     }
 
     fn body(&mut self) -> Result<Vec<u8>, Problem> {
@@ -73,7 +74,7 @@ impl Request for Incoming {
             .and_then(|length| length.parse().ok())
             .is_some_and(|length: u64| length > MAX_BODY_BYTES as u64)
         {
-            return Err(Problem::BodyTooLarge);
+            return Err(Problem::BodyTooLarge(MAX_BODY_BYTES));
         }
         let body = self.request.consume().map_err(|()| Problem::BodyUnreadable)?;
         let stream = body.stream().map_err(|()| Problem::BodyUnreadable)?;
@@ -83,7 +84,7 @@ impl Request for Incoming {
         loop {
             match stream.read(CHUNK as u64) {
                 // Looked for here, so that neither a slow nor an endless body holds out longer.
-                Ok(_) if late.ready() => return Err(Problem::BodyTooSlow),
+                Ok(_) if late.ready() => return Err(Problem::BodyTimeout),
                 Ok(chunk) if chunk.is_empty() => {
                     poll::poll(&[&more, &late]);
                 }
@@ -92,40 +93,40 @@ impl Request for Incoming {
                 Err(StreamError::LastOperationFailed(_)) => return Err(Problem::BodyUnreadable),
             }
             if bytes.len() > MAX_BODY_BYTES {
-                return Err(Problem::BodyTooLarge);
+                return Err(Problem::BodyTooLarge(MAX_BODY_BYTES));
             }
         }
     }
 
-    fn log(&self, what: &str) {
-        log(what);
+    fn log(&self, message: &str) {
+        log(message);
     }
 }
 
 /// Writes a line to standard error, if that is possible.
-pub(crate) fn log(what: &str) {
+pub(crate) fn log(message: &str) {
     let stderr = stderr::get_stderr();
-    for chunk in format!("optoken-http: {what}\n").as_bytes().chunks(CHUNK) {
+    for chunk in format!("optoken-http: {message}\n").as_bytes().chunks(CHUNK) {
         let _ = stderr.blocking_write_and_flush(chunk);
     }
 }
 
 /// Sends an answer. Whatever the answer tells is durable before; if nobody takes it any more, there is nobody to tell.
-pub(crate) fn send(answer: &Answer, out: ResponseOutparam) {
+pub(crate) fn send(response: &Response, out: ResponseOutparam) {
     let headers = Fields::new();
-    for (name, value) in &answer.headers {
+    for (name, value) in &response.headers {
         let _ = headers.append(name, value.as_bytes());
     }
-    if answer.status != 204 {
-        let _ = headers.append("content-length", answer.body.len().to_string().as_bytes());
+    if response.status != 204 {
+        let _ = headers.append("content-length", response.body.len().to_string().as_bytes());
     }
-    let response = OutgoingResponse::new(headers);
-    let _ = response.set_status_code(answer.status);
-    let body = response.body();
-    ResponseOutparam::set(out, Ok(response));
+    let outgoing = OutgoingResponse::new(headers);
+    let _ = outgoing.set_status_code(response.status);
+    let body = outgoing.body();
+    ResponseOutparam::set(out, Ok(outgoing));
     if let Ok(body) = body {
         if let Ok(stream) = body.write() {
-            for chunk in answer.body.chunks(CHUNK) {
+            for chunk in response.body.chunks(CHUNK) {
                 let _ = stream.blocking_write_and_flush(chunk);
             }
         }

@@ -10,7 +10,6 @@ extern crate alloc;
 
 pub mod directory;
 pub mod file_store;
-mod timestamp;
 
 use alloc::format;
 use alloc::string::String;
@@ -23,8 +22,6 @@ use wasip2::random::random;
 
 use self::directory::Opened;
 use self::file_store::FileStore;
-
-pub use self::timestamp::rfc3339;
 
 /// Everything that the core needs from outside, from WASI.
 #[derive(Debug)]

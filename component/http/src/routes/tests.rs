@@ -1,0 +1,260 @@
+use std::cell::RefCell;
+
+use optoken_core::ports::StoreError;
+use optoken_core::testing::MemoryPorts;
+use optoken_protocol::paths::{OPERATOR, REGENERATE, VERIFY};
+
+use super::*;
+use crate::request::MAX_BODY_BYTES;
+
+#[derive(Default)]
+struct FakeRequest {
+    method: &'static str,
+    path: &'static str,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+    log: RefCell<String>,
+}
+
+impl Request for FakeRequest {
+    fn method(&self) -> &str {
+        self.method
+    }
+
+    fn path(&self) -> &str {
+        self.path
+    }
+
+    fn header(&self, name: &str) -> Option<Vec<u8>> {
+        let header = self.headers.iter().find(|(key, _)| *key == name);
+        header.map(|(_, value)| value.clone().into_bytes())
+    }
+
+    fn headers(&self) -> Vec<(String, Vec<u8>)> {
+        self.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into_bytes())).collect()
+    }
+
+    fn body(&mut self) -> Result<Vec<u8>, Problem> {
+        if self.body.len() > MAX_BODY_BYTES {
+            Err(Problem::BodyTooLarge(MAX_BODY_BYTES))
+        } else {
+            Ok(self.body.clone())
+        }
+    }
+
+    fn log(&self, message: &str) {
+        self.log.borrow_mut().push_str(message);
+    }
+}
+
+/// A request with a token, if that is not empty.
+fn request(method: &'static str, path: &'static str, token: &str) -> FakeRequest {
+    let headers = if token.is_empty() { vec![] } else { vec![("authorization", format!("Bearer {token}"))] };
+    FakeRequest { method, path, headers, ..FakeRequest::default() }
+}
+
+fn send(ports: &mut MemoryPorts, mut request: FakeRequest) -> Response {
+    let options = Options { bootstrap: true, open_health: false };
+    respond(&mut request, ports, options)
+}
+
+fn text(response: &Response) -> &str {
+    std::str::from_utf8(&response.body).unwrap()
+}
+
+fn header<'a>(response: &'a Response, name: &str) -> &'a str {
+    response.headers.iter().find(|(key, _)| *key == name).map_or("", |(_, value)| value)
+}
+
+fn empty() -> MemoryPorts {
+    MemoryPorts { now: 1_795_456_443_229, ..MemoryPorts::default() }
+}
+
+/// Ports with an operator token, and that token.
+fn bootstrapped() -> (MemoryPorts, String) {
+    let mut ports = empty();
+    let response = send(&mut ports, request("POST", OPERATOR, ""));
+    assert_eq!(response.status, 201, "{}", text(&response));
+    let token = token_of(&response);
+    (ports, token)
+}
+
+fn token_of(response: &Response) -> String {
+    text(response).split("\"token\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+}
+
+#[test]
+fn operator_token_is_created_once() {
+    let mut ports = empty();
+    let created = send(&mut ports, request("POST", OPERATOR, ""));
+    assert_eq!(created.status, 201);
+    assert_eq!(header(&created, "content-type"), "application/json");
+    assert_eq!(header(&created, "cache-control"), "no-store");
+    assert!(text(&created).starts_with(r#"{"id":0,"name":"_admin","token":"apiv3_"#));
+    assert!(text(&created).ends_with(r#","created_at":"2026-11-23T17:54:03.229Z","expiry":null}"#));
+    let again = send(&mut ports, request("POST", OPERATOR, ""));
+    assert_eq!((again.status, text(&again)), (409, "token name already exists, _admin"));
+}
+
+#[test]
+fn bootstrap_requires_the_option_and_no_browser() {
+    let mut ports = empty();
+    let rejected = respond(&mut request("POST", OPERATOR, ""), &mut ports, Options::default());
+    assert_eq!(rejected.status, 403);
+    assert!(text(&rejected).contains("optoken-cli create"));
+    assert!(text(&rejected).contains("set OPTOKEN_BOOTSTRAP=any in the environment of this server"));
+    for (name, value, status) in [
+        ("origin", "http://localhost", 403),
+        ("sec-fetch-site", "cross-site", 403),
+        ("sec-fetch-mode", "cors", 403),
+        ("sec-fetch-site", "none", 201),
+    ] {
+        let headers = vec![(name, value.to_owned())];
+        let request = FakeRequest { headers, ..request("POST", OPERATOR, "") };
+        assert_eq!(send(&mut ports, request).status, status, "{name}: {value}");
+    }
+}
+
+#[test]
+fn connection_headers_are_left_to_the_runtime() {
+    let rejected = respond(&mut request("POST", OPERATOR, ""), &mut empty(), Options::default());
+    assert_eq!(header(&rejected, "connection"), "");
+    assert_eq!(header(&rejected, "content-type"), "text/plain; charset=utf-8");
+}
+
+#[test]
+fn environment_values_are_exact() {
+    let options = |name: &str, value: &str| Options::from_environment(&[(name.into(), value.into())]);
+    assert_eq!(options("OPTOKEN_BOOTSTRAP", "any"), Options { bootstrap: true, open_health: false });
+    assert_eq!(options("OPTOKEN_DISABLE_AUTHZ", "health"), Options { bootstrap: false, open_health: true });
+    for value in ["", "Any", "1", "loopback", "any "] {
+        assert_eq!(options("OPTOKEN_BOOTSTRAP", value), Options::default(), "{value:?}");
+    }
+}
+
+#[test]
+fn regenerate_revokes_the_presented_token() {
+    let (mut ports, old) = bootstrapped();
+    let response = send(&mut ports, request("POST", REGENERATE, &old));
+    assert_eq!(response.status, 201);
+    let new = token_of(&response);
+    assert_eq!(send(&mut ports, request("GET", VERIFY, &old)).status, 401);
+    assert_eq!(send(&mut ports, request("GET", VERIFY, &new)).status, 200);
+    let again = send(&mut ports, request("POST", REGENERATE, &old));
+    assert_eq!((again.status, text(&again)), (401, r#"{"error": "the request was not authenticated"}"#));
+    assert_eq!(header(&again, "www-authenticate"), r#"Bearer realm="influxdb3", error="invalid_token""#);
+}
+
+#[test]
+fn regenerate_reads_an_overlap_from_json_only() {
+    let request_with = |token: &str, content_type: &str, body: &str| {
+        let mut request = request("POST", REGENERATE, token);
+        request.headers.push(("content-type", content_type.to_owned()));
+        request.body = body.into();
+        request
+    };
+    let (mut ports, first) = bootstrapped();
+    for (content_type, body, status, beginning) in [
+        (
+            "application/json",
+            "{\"overlap_secs\":\"apiv3_secret\"}",
+            400,
+            "serde json error: invalid type: string \"[token]\"",
+        ),
+        ("application/json", "{", 400, "serde json error: EOF while parsing"),
+        ("application/json", "{\"overlap_secs\":2592001}", 400, "at most 2592000 seconds are possible"),
+    ] {
+        let response = send(&mut ports, request_with(&first, content_type, body));
+        assert_eq!(response.status, status);
+        assert!(text(&response).starts_with(beginning), "{}", text(&response));
+    }
+    let mut gzip = request_with(&first, "application/json", "zip");
+    gzip.headers.push(("content-encoding", "gzip".into()));
+    let response = send(&mut ports, gzip);
+    assert_eq!((response.status, text(&response)), (400, "unacceptable content-encoding: gzip"));
+    let large =
+        FakeRequest { body: vec![b' '; MAX_BODY_BYTES + 1], ..request_with(&first, "text/plain", "") };
+    let response = send(&mut ports, large);
+    assert_eq!((response.status, text(&response)), (413, "max request size (65536 bytes) exceeded"));
+    assert_eq!(send(&mut ports, request("GET", VERIFY, &first)).status, 200, "nothing has changed");
+
+    let overlapping = send(&mut ports, request_with(&first, "application/json", "{\"overlap_secs\":60}"));
+    let second = token_of(&overlapping);
+    assert_eq!(send(&mut ports, request("GET", VERIFY, &first)).status, 200);
+    for (content_type, body) in [("text/plain", "{"), ("application/json", "")] {
+        let (mut ports, token) = bootstrapped();
+        assert_eq!(send(&mut ports, request_with(&token, content_type, body)).status, 201);
+    }
+    let replaced = send(&mut ports, request("POST", REGENERATE, &first));
+    assert_eq!(replaced.status, 403);
+    assert_eq!(text(&replaced), r#"{"error": "only the operator token may regenerate the operator token"}"#);
+    assert_eq!(send(&mut ports, request("POST", REGENERATE, &second)).status, 201);
+}
+
+#[test]
+fn forward_auth_has_status_and_headers_alone() {
+    let (mut ports, token) = bootstrapped();
+    for method in ["GET", "POST", "OPTIONS", "HEAD", "PATCH", "QUERY"] {
+        let response = send(&mut ports, request(method, VERIFY, &token));
+        assert_eq!((response.status, text(&response)), (200, ""), "{method}");
+        assert_eq!(header(&response, "x-auth-token-id"), "0");
+        assert_eq!(header(&response, "x-auth-token-name"), "_admin");
+        assert_eq!(header(&response, "cache-control"), "no-store");
+    }
+    let headers = vec![("authorization", "Digest x".to_owned())];
+    let malformed = FakeRequest { headers, ..request("GET", VERIFY, "") };
+    for (request, error) in [
+        (request("GET", VERIFY, ""), ""),
+        (request("GET", VERIFY, "apiv3_other"), r#", error="invalid_token""#),
+        (malformed, r#", error="invalid_request""#),
+    ] {
+        let response = send(&mut ports, request);
+        assert_eq!((response.status, text(&response)), (401, ""));
+        assert_eq!(header(&response, "www-authenticate"), format!(r#"Bearer realm="influxdb3"{error}"#));
+    }
+    ports.store_error = Some(StoreError::Unavailable("no disk".into()));
+    let response = send(&mut ports, request("GET", VERIFY, &token));
+    assert_eq!((response.status, text(&response)), (503, ""));
+    assert_eq!(header(&response, "retry-after"), "1");
+}
+
+#[test]
+fn store_errors_are_logged_and_not_sent() {
+    let (mut ports, token) = bootstrapped();
+    ports.store_error = Some(StoreError::Unavailable("no disk".into()));
+    let mut regenerate = request("POST", REGENERATE, &token);
+    let rejected = respond(&mut regenerate, &mut ports, Options::default());
+    assert_eq!(rejected.status, 503);
+    assert_eq!(text(&rejected), "tokens are not available at the moment, nothing was changed, try again");
+    assert!(regenerate.log.borrow().contains("no disk"));
+    ports.store_error = None;
+    ports.stored.as_mut().unwrap().document = "damaged".into();
+    assert_eq!(send(&mut ports, request("POST", OPERATOR, "")).status, 500);
+}
+
+#[test]
+fn other_paths_are_404() {
+    let (mut ports, token) = bootstrapped();
+    for (method, path, token, status) in [
+        ("GET", "/health", token.as_str(), 200),
+        ("GET", "/api/v1/health", &token, 200),
+        ("GET", "/health", "", 401),
+        ("POST", "/health", &token, 404),
+        ("GET", "/", &token, 404),
+        ("GET", "/", "", 401),
+        ("GET", OPERATOR, "", 401),
+        ("GET", OPERATOR, &token, 404),
+        ("PUT", OPERATOR, "", 404),
+        ("POST", "/api/v3/configure/token/admin/", &token, 404),
+        ("GET", REGENERATE, &token, 404),
+        ("OPTIONS", REGENERATE, "", 204),
+        ("OPTIONS", "/", "", 204),
+    ] {
+        assert_eq!(send(&mut ports, request(method, path, token)).status, status, "{method} {path}");
+    }
+    let options = send(&mut ports, request("OPTIONS", REGENERATE, ""));
+    assert_eq!(header(&options, "allow"), "POST, OPTIONS");
+    let open = Options { bootstrap: false, open_health: true };
+    let healthy = respond(&mut request("GET", "/health", ""), &mut ports, open);
+    assert_eq!((healthy.status, text(&healthy)), (200, "OK"));
+}
