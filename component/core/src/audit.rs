@@ -167,7 +167,8 @@ pub struct RecordHash(String);
 
 impl RecordHash {
     fn of(line: &str) -> Self {
-        Self(base16ct::lower::encode_string(&Sha512_256::digest(line.as_bytes())))
+        let digest: [u8; 32] = Sha512_256::digest(line.as_bytes()).into();
+        Self(const_hex::Buffer::<32>::new().format(&digest).into())
     }
 
     /// The digits.
@@ -397,7 +398,8 @@ mod tests {
             line,
             r#"{"sequence":1,"at":1000,"action":"regenerate","actor":{"token":0},"subject":{"id":0,"name":"_admin"},"origin":"test","previous":null}"#
         );
-        let digest = Sha512_256::digest(line.as_bytes());
-        assert_eq!(trail.head().unwrap().as_str(), base16ct::lower::encode_string(&digest));
+        let digest: [u8; 32] = Sha512_256::digest(line.as_bytes()).into();
+        let digits = digest.map(|byte| format!("{byte:02x}")).concat();
+        assert_eq!(trail.head().unwrap().as_str(), digits);
     }
 }

@@ -3,7 +3,7 @@
 //! Keeps the catalog that it has loaded, as `wit/authenticator.wit` specifies. [`transition`] makes
 //! every decision; [`commit`] makes every change.
 
-use alloc::string::String;
+use alloc::string::{String, ToString as _};
 
 use thiserror::Error;
 
@@ -345,12 +345,5 @@ const MISSING_TOKEN: CommandError = CommandError::Rejected(CommandRejected::Inva
 fn random_uuid(entropy: &mut impl Entropy) -> Result<String, CommandError> {
     let mut bytes = [0; 16];
     entropy.fill(&mut bytes)?;
-    let mut digits = base16ct::lower::encode_string(&bytes);
-    // From the back, so that earlier positions stay valid. The version, then the variant.
-    digits.replace_range(16..17, "8");
-    digits.replace_range(12..13, "4");
-    for dash in [20, 16, 12, 8] {
-        digits.insert(dash, '-');
-    }
-    Ok(digits)
+    Ok(uuid::Builder::from_random_bytes(bytes).into_uuid().to_string())
 }
