@@ -1,4 +1,4 @@
-//! Times the calls of another store. No store of its own: it adds nothing and keeps nothing.
+//! A store that reports its calls to an observer. It adds no storage of its own.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -6,39 +6,39 @@ use std::time::Instant;
 use crate::observer::Observer;
 use crate::store::{Entry, Store, StoreError, SwapOutcome, Version};
 
-/// A store of whose answers an observer is told.
-pub(crate) struct Measured {
+/// A store and the observer of its calls.
+pub(crate) struct ObservedStore {
     store: Arc<dyn Store>,
     observer: Arc<dyn Observer>,
 }
 
-impl Measured {
+impl ObservedStore {
     pub(crate) fn new(store: Arc<dyn Store>, observer: Arc<dyn Observer>) -> Self {
         Self { store, observer }
     }
 
-    fn time<T>(
+    fn observe<T>(
         &self,
         operation: &'static str,
-        ask: impl FnOnce(&dyn Store) -> Result<T, StoreError>,
+        call: impl FnOnce(&dyn Store) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let asked = Instant::now();
-        let answer = ask(&*self.store);
-        self.observer.store_answered(operation, asked.elapsed(), answer.as_ref().map(drop));
-        answer
+        let started = Instant::now();
+        let result = call(&*self.store);
+        self.observer.store_operation_completed(operation, started.elapsed(), result.as_ref().map(drop));
+        result
     }
 }
 
-impl Store for Measured {
+impl Store for ObservedStore {
     fn version(&self) -> Result<Option<Version>, StoreError> {
-        self.time("version", Store::version)
+        self.observe("version", Store::version)
     }
 
     fn load(&self) -> Result<Option<Entry>, StoreError> {
-        self.time("load", Store::load)
+        self.observe("load", Store::load)
     }
 
     fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
-        self.time("swap", |store| store.swap(expected, document))
+        self.observe("swap", |store| store.swap(expected, document))
     }
 }

@@ -1,16 +1,16 @@
-//! Who wants to know what an authority does: for metrics, or for a log of one's own.
+//! Reports the events of an authority, for metrics or logs.
 
 use std::time::Duration;
 
 use crate::store::StoreError;
 use crate::token::{AuthenticateError, CommandError, Principal};
 
-/// Is told what an authority does, when it has done it. Each function does nothing unless it is implemented.
+/// Receives the events of an authority. Each function does nothing by default.
 ///
-/// Called on the thread that asked, before that gets its answer: an implementation must not block, and should take no
-/// longer than it takes to count something. It must not panic: on a thread that asked, the panic goes on to whoever has asked,
-/// although a command may have been carried out; on the one that polls the store, the poll counts as failed. It is never
-/// handed a token.
+/// The authority calls it on the thread of the event, before the caller gets its result. An
+/// implementation must not block and should take no longer than an increment. It must not panic: a
+/// panic on the thread of a caller reaches that caller, although a command may have been executed. A
+/// panic on the polling thread counts as a failed poll. No function receives a token.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -25,8 +25,8 @@ use crate::token::{AuthenticateError, CommandError, Principal};
 /// struct Refused(AtomicU64);
 ///
 /// impl Observer for Refused {
-///     fn authenticated(&self, answer: &Result<Principal, AuthenticateError>) {
-///         if answer.is_err() {
+///     fn authenticated(&self, result: &Result<Principal, AuthenticateError>) {
+///         if result.is_err() {
 ///             self.0.fetch_add(1, Ordering::Relaxed);
 ///         }
 ///     }
@@ -34,43 +34,49 @@ use crate::token::{AuthenticateError, CommandError, Principal};
 ///
 /// let refused = Arc::new(Refused::default());
 /// let authority = Authority::builder(MemoryStore::default()).observer(refused.clone()).build()?;
-/// assert!(authority.authenticate("nobody's").is_err());
+/// assert!(authority.authenticate("unknown").is_err());
 /// assert_eq!(refused.0.load(Ordering::Relaxed), 1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Observer: Send + Sync + 'static {
-    /// A presented token was judged.
-    fn authenticated(&self, answer: &Result<Principal, AuthenticateError>) {
-        let _ = answer;
+    /// A presented token was checked.
+    fn authenticated(&self, result: &Result<Principal, AuthenticateError>) {
+        let _ = result;
     }
 
-    /// A command was carried out, or was not. `command` is the name of the function of
-    /// [`Authority`](crate::authority::Authority); `preset` for both that take a token in.
-    fn commanded(&self, command: &'static str, outcome: Result<(), &CommandError>) {
-        let _ = (command, outcome);
+    /// A command succeeded or failed. `command` is the name of the function of
+    /// [`Authority`](crate::authority::Authority); `preset` for both imports.
+    fn command_completed(&self, command: &'static str, result: Result<(), &CommandError>) {
+        let _ = (command, result);
     }
 
-    /// The store has answered, or has not. `operation` is `version`, `load` or `swap`.
-    fn store_answered(&self, operation: &'static str, took: Duration, outcome: Result<(), &StoreError>) {
-        let _ = (operation, took, outcome);
+    /// A call of the store succeeded or failed. `operation` is `version`, `load` or `swap`.
+    fn store_operation_completed(
+        &self,
+        operation: &'static str,
+        duration: Duration,
+        result: Result<(), &StoreError>,
+    ) {
+        let _ = (operation, duration, result);
     }
 
-    /// The component has failed to answer a call.
+    /// A call of the component trapped.
     fn trapped(&self) {}
 
-    /// Audit records could not be appended to the audit log, or not in time for the command that made them. The catalog keeps
-    /// the newest; it is tried again at least four times a second, and this is called each time that it fails, also by the
-    /// thread that appends.
-    fn not_recorded(&self) {}
+    /// Audit records were not appended to the audit log, or not in time for their command.
+    ///
+    /// The catalog retains the newest records. The authority repeats the attempt at least four times a
+    /// second and calls this for each failure, also on the thread that appends.
+    fn audit_append_failed(&self) {}
 
-    /// So many audit records are not in the audit log and will never be: there were more changes than the catalog keeps records
-    /// of, by others on the same store from one look at it to the next, or while the log could not be written.
-    fn records_lost(&self, count: u64) {
+    /// The audit log lacks so many records for good: the store made more changes than a catalog
+    /// retains, between two polls or while the log could not be written.
+    fn audit_records_lost(&self, count: u64) {
         let _ = count;
     }
 }
 
-/// Where nobody wants to know.
-pub(crate) struct Nobody;
+/// The observer of an authority that has no other.
+pub(crate) struct NoopObserver;
 
-impl Observer for Nobody {}
+impl Observer for NoopObserver {}

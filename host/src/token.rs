@@ -1,16 +1,17 @@
-//! What the authority says of tokens, in the host's own words: the types of `wit/types.wit` and
-//! `wit/authenticator.wit` without the sandbox they came through.
+//! The tokens of an authority, their states and the errors about them: the types of `wit/types.wit`,
+//! `wit/authenticator.wit` and `wit/tokens.wit`, independent of the sandbox.
 
+use std::ops::RangeInclusive;
 use std::time::SystemTime;
 
 use thiserror::Error;
 
 use crate::secret::Secret;
 
-/// Milliseconds since 1970-01-01T00:00:00Z.
+/// A point in time, in milliseconds since 1970-01-01T00:00:00Z.
 pub type Timestamp = u64;
 
-/// The current time; the epoch, where the clock stands before it.
+/// The current time; zero, where the clock is before 1970.
 pub(crate) fn now() -> Timestamp {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
@@ -19,165 +20,234 @@ pub(crate) fn now() -> Timestamp {
 /// The name of the operator token.
 pub const OPERATOR: &str = "_admin";
 
-/// What is known of a token. Its secret cannot be had from it.
+/// The record of a token, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TokenInfo {
-    /// Counted from 0, never used twice in one catalog.
+    /// The number of the token, counted from 0 and never used twice in one catalog.
     pub id: u64,
-    /// `_admin` for the operator token.
+    /// The name of the token; [`OPERATOR`] for the operator token.
     pub name: String,
     /// SHA-512 of the whole token text, as 128 lower-case hexadecimal digits.
     pub sha512: String,
-    /// When the token was made.
+    /// When the token was created or imported.
     pub created_at: Timestamp,
-    /// When it was last changed, if ever.
+    /// When the token was last changed, if ever.
     pub updated_at: Option<Timestamp>,
-    /// The number of the token that changed it.
+    /// The number of the token that made that change.
     pub updated_by: Option<u64>,
-    /// The first moment at which it is refused; `None` for never.
+    /// The first moment at which the token is refused; `None` for never.
     pub expiry: Option<Timestamp>,
 }
 
-/// A token made just now. Its hash is durable; its secret is shown this once.
+/// A token that was just issued. Its hash is durable; the authority keeps no copy of its secret.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct IssuedToken {
-    /// Its record.
+    /// The record of the token.
     pub info: TokenInfo,
-    /// Its text: `apiv3_` and 86 characters.
+    /// The token text: `apiv3_` and 86 characters.
     pub secret: Secret,
 }
 
-/// What has become of a token that was made elsewhere.
+/// The outcome of an import.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Preset {
-    /// It was taken in.
+pub enum ImportOutcome {
+    /// The token was imported.
     Created(TokenInfo),
-    /// It is there already; nothing was changed.
+    /// The token was imported before; nothing was changed.
     Unchanged(TokenInfo),
-    /// There is a token of its name with another secret, which stays; the one that was given is not accepted.
+    /// A token of that name exists with another secret, which stays. The given secret is not accepted.
     Different(TokenInfo),
 }
 
-/// Whose token was presented.
+/// The kind of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenKind {
+    /// The current secret of the operator token. Only this kind may rotate the operator token.
+    Operator,
+    /// The previous secret of the operator token, during an overlap.
+    PreviousOperator,
+    /// Any other token.
+    NamedAdmin,
+}
+
+/// The token that a credential belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Principal {
     /// The number of the token.
     pub id: u64,
-    /// Whether it is the operator token, or a named admin's.
-    pub operator: bool,
-    /// Whether it is the secret that was the operator token's before the current one, and is accepted a while longer.
-    pub replaced: bool,
+    /// The kind of the token.
+    pub kind: TokenKind,
 }
 
-/// A secret that waits to become that of the operator token.
+/// A secret that waits to replace the secret of the operator token.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct StagedSecret {
-    /// Its text, shown this once; `None` where only its hash was given.
+    /// The token text; `None` if the client supplied its hash. The authority keeps no copy.
     pub secret: Option<Secret>,
-    /// SHA-512 of it, as 128 lower-case hexadecimal digits.
+    /// SHA-512 of the token text, as 128 lower-case hexadecimal digits.
     pub sha512: String,
-    /// The first moment at which it can no longer be confirmed.
+    /// The first moment at which the secret can no longer be confirmed.
     pub expires_at: Timestamp,
 }
 
-/// A secret beside the current one of the operator token.
+/// A secret beside the current one of the operator token, with its deadline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct TimedSecret {
-    /// Its SHA-512, as 128 lower-case hexadecimal digits: which secret it is.
+pub struct ExpiringSecret {
+    /// SHA-512 of the token text, as 128 lower-case hexadecimal digits.
     pub sha512: String,
-    /// The first moment at which it is as if it never was.
-    pub until: Timestamp,
+    /// The first moment at which the secret is refused.
+    pub expires_at: Timestamp,
 }
 
-/// What is under way with the operator token beside its current secret.
+/// The rotation of the operator token. At most one secret exists beside the current one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rotation {
-    /// Nothing.
-    Settled,
+    /// The operator token has no second secret.
+    Idle,
     /// This secret waits to be confirmed.
-    Staged(TimedSecret),
-    /// This secret, the one before the current, is still accepted.
-    Overlapping(TimedSecret),
+    Staged(ExpiringSecret),
+    /// This secret, the previous one, is still accepted.
+    Overlapping(ExpiringSecret),
 }
 
-/// The operator token and what is under way with it.
+/// The operator token and its rotation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OperatorStatus {
-    /// Its record.
+    /// The record of the operator token.
     pub info: TokenInfo,
-    /// What is under way.
+    /// The rotation of the operator token.
     pub rotation: Rotation,
 }
 
-/// Why a token was not accepted. Whatever the case, the request must not pass.
+/// The state of a catalog: two states of one catalog are equal if nothing was changed between them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CatalogState {
+    /// The version of the document in the store; only equality is meaningful.
+    pub version: String,
+    /// The sequence number of the newest audit record; 0 if there is none.
+    pub audit_sequence: u64,
+    /// SHA-512/256 of the newest audit record, as 64 lower-case hexadecimal digits.
+    pub audit_head: Option<String>,
+}
+
+/// Audit records of a catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AuditRecords {
+    /// The records in ascending order, each as its line of JSON without the line's end.
+    pub lines: Vec<String>,
+    /// The sequence numbers that the catalog retains; `None` if it has no record.
+    pub retained: Option<RangeInclusive<u64>>,
+}
+
+/// What a component is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ComponentInfo {
+    /// The contract with its version.
+    pub contract: String,
+    /// The version of the implementation.
+    pub version: String,
+    /// The revision of the sources, if the build recorded one.
+    pub revision: Option<String>,
+    /// The format number of the catalogs that the component writes.
+    pub catalog_format: u32,
+    /// The limits that the component enforces.
+    pub limits: ComponentLimits,
+}
+
+/// The limits that a component enforces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ComponentLimits {
+    /// The most tokens that a catalog holds.
+    pub max_tokens: u32,
+    /// The largest document that the component loads, in bytes.
+    pub max_document_bytes: u64,
+    /// The number of the newest audit records that a catalog retains.
+    pub max_audit_records: u32,
+    /// The longest token name, in bytes.
+    pub max_name_bytes: u32,
+    /// The longest origin that is recorded, in bytes; a longer one is cut.
+    pub max_origin_bytes: u32,
+    /// The longest overlap of two operator secrets, in seconds.
+    pub max_overlap_seconds: u64,
+    /// The longest wait of a staged secret, in seconds.
+    pub max_ttl_seconds: u64,
+}
+
+/// Why a token was not accepted. A host must refuse the request in every case.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum AuthenticateError {
-    /// The catalog has no such token.
+    /// The token is not in the catalog.
     #[error("the token is not known")]
     Unknown,
-    /// The token's time is over since then.
+    /// The token expired at this time.
     #[error("the token expired at {0} ms since the epoch")]
     Expired(Timestamp),
-    /// Nothing can be said about the token now. Trying again later may help.
+    /// The state of the token is unknown. A later attempt may succeed.
     #[error("tokens cannot be checked: {0}")]
     Unavailable(String),
 }
 
-/// Why a command was not carried out.
+/// Why a command failed. Every case but `UnknownOutcome` guarantees that nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CommandError {
-    /// The credential is no known token.
+    /// The credential belongs to no token of the catalog.
     #[error("the token is not known")]
     Unauthenticated,
-    /// The credential's time is over since then.
+    /// The credential belongs to a token that expired at this time.
     #[error("the token expired at {0} ms since the epoch")]
     Expired(Timestamp),
-    /// The credential is valid, but its token may not do this.
+    /// The credential is accepted, but its token lacks the permission.
     #[error("only the operator token may do this")]
     Forbidden,
-    /// There is no token of this name.
+    /// No token has this name.
     #[error("there is no token named {0:?}")]
     NotFound(String),
-    /// There is a token of this name already.
+    /// A token of this name exists.
     #[error("there is a token named {0:?} already")]
     AlreadyExists(String),
-    /// The operator token is replaced, never taken out.
+    /// The operator token cannot be deleted, only replaced.
     #[error("the operator token cannot be deleted")]
     OperatorProtected,
-    /// The catalog holds as many tokens as it can, which is this many.
+    /// The catalog holds its maximum number of tokens, which is this number.
     #[error("there are {0} tokens already, more are not possible")]
     Full(u32),
-    /// Something else is under way that excludes this; the text says what and how to end it.
+    /// The state of the rotation excludes this command; the text explains how to end it.
     #[error("{0}")]
     Conflict(String),
-    /// An argument is not allowed; the text says which and why.
+    /// An argument is outside its documented range; the text names the range.
     #[error("{0}")]
     InvalidArgument(String),
-    /// Nothing was changed. Trying again later may help.
+    /// Nothing was changed. A later attempt may succeed.
     #[error("nothing was changed: {0}")]
     Unavailable(String),
     /// The change may or may not have been made; if it was, its token is lost.
     #[error("it is not known whether the change was made: {0}")]
     UnknownOutcome(String),
-    /// Nothing was changed, and trying again will not help: the catalog, the component or the machine is at fault.
+    /// Nothing was changed, and a repetition fails again: the catalog, the component or the machine
+    /// is at fault.
     #[error("nothing was changed: {0}")]
     Internal(String),
 }
 
-/// A moment as RFC 3339 in UTC, with milliseconds where there are any (COMPAT 2.3).
+/// A timestamp as RFC 3339 in UTC, with milliseconds unless they are zero
+/// (docs/compatibility.md 2.3).
 #[cfg(feature = "server")]
 pub fn rfc3339(at: Timestamp) -> String {
     let moment = i64::try_from(at).ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
     let precision = if at.is_multiple_of(1000) { 0 } else { 3 };
-    // What lies beyond the year 9999 is as good as never, and clients can read this.
+    // A time beyond the year 9999 becomes its end, which clients can parse.
     format!("{:.precision$}", moment.unwrap_or(jiff::Timestamp::MAX))
 }
 
@@ -186,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_written_as_clients_read_them() {
+    fn timestamp_has_documented_format() {
         for (at, text) in [
             (0, "1970-01-01T00:00:00Z"),
             (1_744_984_965_331, "2025-04-18T14:02:45.331Z"),

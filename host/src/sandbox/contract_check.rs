@@ -1,8 +1,7 @@
-//! Holds a component against the contract, and names the first thing that is not as it should be.
+//! Compares a component with the contract, and reports the first difference.
 //!
-//! Linking finds out whether the types fit; this looks first, because it also sees names, of parameters, cases and fields,
-//! which no type holds but the contract does, and can say what it has seen. What the contract is, the built-in component
-//! tells.
+//! Linking compares types. This check runs before, because it also compares names of parameters, cases
+//! and fields, and names the item that differs. The built-in component defines the contract.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -12,37 +11,45 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::types::{self, ComponentFunc, ComponentItem, Type};
 
-use crate::sandbox::{BUILT_IN_COMPONENT, CONTRACT, SandboxError};
+use crate::sandbox::error::{CONTRACT, SandboxError};
+
+/// The component that is built in.
+pub const BUILT_IN_COMPONENT: &[u8] = include_bytes!("../../../component/prebuilt/optoken.wasm");
 
 /// The interface that the contract imports, without its version.
 const STORE_INTERFACE: &str = "optoken:authority/catalog-store";
 
-/// The interfaces that the contract exports, in the order in which they are looked at.
-const EXPORTED_INTERFACES: [&str; 5] = [
+/// The interfaces that the contract exports, in the order of the comparison.
+const EXPORTED_INTERFACES: [&str; 6] = [
     "optoken:authority/types",
+    "optoken:authority/component-info",
     "optoken:authority/authenticator",
     "optoken:authority/tokens",
     "optoken:authority/recovery",
     "optoken:authority/provision",
 ];
 
-/// WASI's patch releases are compatible, so any of them will do.
+/// The WASI interfaces that the contract imports. Patch releases of WASI are compatible.
 const WASI_INTERFACES: [&str; 2] = ["wasi:clocks/wall-clock@0.2.", "wasi:random/random@0.2."];
 
-/// How deep a type is told that nobody expects.
-const TOLD_DEPTH: usize = 3;
+/// The depth to which an error prints a type.
+const MAX_TYPE_DEPTH: usize = 3;
 
-/// Compares a component with the contract, item by item in the contract's order.
-pub(crate) fn check(engine: &Engine, component: &Component) -> Result<(), SandboxError> {
+/// Checks that a component fits this host, for hosts that compile it for an engine of their own;
+/// [`Authority`](crate::authority::Authority) does it itself. The error is [`SandboxError::World`], which
+/// names both contracts and the first item that differs.
+///
+/// The first call in a process compiles the built-in component as well, which defines the contract.
+pub fn check(engine: &Engine, component: &Component) -> Result<(), SandboxError> {
     let found = component.component_type();
     let Some(difference) = difference(engine, contract(engine)?, &found) else { return Ok(()) };
-    Err(misfit(engine, component, difference))
+    Err(mismatch_error(engine, component, difference))
 }
 
-/// The error for a component that differs from the contract in this.
-pub(crate) fn misfit(engine: &Engine, component: &Component, difference: String) -> SandboxError {
+/// The error for a component with this difference from the contract.
+pub(crate) fn mismatch_error(engine: &Engine, component: &Component, difference: String) -> SandboxError {
     let component = component.component_type();
-    let (package, version) = ours();
+    let (package, version) = host_contract();
     let names = || component.exports(engine).chain(component.imports(engine)).map(|(name, _)| name);
     let versions: BTreeSet<_> = names()
         .filter_map(|name| name.strip_prefix(package)?.strip_prefix('/')?.split_once('@'))
@@ -57,14 +64,14 @@ pub(crate) fn misfit(engine: &Engine, component: &Component, difference: String)
         _ => format!("{name} (not an interface)"),
     };
     let wasi = WASI_INTERFACES.map(|name| format!("{name}x"));
-    let ours = |interface: &str| format!("{interface}@{version}");
+    let versioned = |interface: &str| format!("{interface}@{version}");
     SandboxError::World {
         contract,
         difference,
         wanted: describe(
             "This host runs",
-            wasi.into_iter().chain([ours(STORE_INTERFACE)]),
-            EXPORTED_INTERFACES.map(ours),
+            wasi.into_iter().chain([versioned(STORE_INTERFACE)]),
+            EXPORTED_INTERFACES.map(versioned),
         ),
         found: describe(
             "The component has",
@@ -74,8 +81,8 @@ pub(crate) fn misfit(engine: &Engine, component: &Component, difference: String)
     }
 }
 
-/// The types of the contract. Compiling what they are read from takes some tens of milliseconds, once in a process that
-/// runs another component than the built-in one.
+/// The types of the contract. Compiling the built-in component takes some tens of milliseconds, once in a
+/// process that runs another one.
 fn contract(engine: &Engine) -> Result<&'static types::Component, SandboxError> {
     static CONTRACT: OnceLock<types::Component> = OnceLock::new();
     if let Some(contract) = CONTRACT.get() {
@@ -86,13 +93,13 @@ fn contract(engine: &Engine) -> Result<&'static types::Component, SandboxError> 
 }
 
 /// Package and version of [`CONTRACT`].
-fn ours() -> (&'static str, &'static str) {
+fn host_contract() -> (&'static str, &'static str) {
     CONTRACT.split_once('@').unwrap_or((CONTRACT, ""))
 }
 
-/// Whether wasmtime takes this version for ours: another patch release, and no prerelease.
+/// Whether wasmtime links this version to the one of the host: a patch release, and no prerelease.
 fn is_compatible(version: &str) -> bool {
-    let track = ours().1.rsplit_once('.').map_or("", |(track, _)| track);
+    let track = host_contract().1.rsplit_once('.').map_or("", |(track, _)| track);
     version
         .strip_prefix(track)
         .and_then(|rest| rest.strip_prefix('.'))
@@ -104,29 +111,29 @@ fn difference(engine: &Engine, expected: &types::Component, found: &types::Compo
         if WASI_INTERFACES.iter().any(|wasi| name.starts_with(wasi)) {
             return None;
         }
-        let not_given = || Some(format!("it imports {name}, which this host does not have"));
+        let not_provided = || Some(format!("it imports {name}, which this host does not have"));
         let (interface, _) = name.split_once('@').unwrap_or((name, ""));
         if interface != STORE_INTERFACE {
-            return not_given();
+            return not_provided();
         }
-        let Some(ours) = interface_of(expected.imports(engine), interface) else { return not_given() };
-        let ComponentItem::ComponentInstance(theirs) = item.ty else { return not_given() };
-        // Of what a component imports, only what it uses is there.
-        theirs.exports(engine).find_map(|(item, theirs)| match (ours.get_export(engine, item), theirs.ty) {
-            (Some(ours), theirs) => differing_items(&format!("{interface}.{item}"), &ours.ty, &theirs),
+        let Some(wanted) = interface_of(expected.imports(engine), interface) else { return not_provided() };
+        let ComponentItem::ComponentInstance(imported) = item.ty else { return not_provided() };
+        // An import holds only the items that the component uses.
+        imported.exports(engine).find_map(|(item, found)| match (wanted.get_export(engine, item), found.ty) {
+            (Some(wanted), found) => differing_items(&format!("{interface}.{item}"), &wanted.ty, &found),
             (None, ComponentItem::Type(_)) => None,
             (None, _) => Some(format!("it imports {interface}.{item}, which this host does not have")),
         })
     });
     let exports = || {
         EXPORTED_INTERFACES.iter().find_map(|interface| {
-            let ours = interface_of(expected.exports(engine), interface)?;
-            let Some(theirs) = interface_of(found.exports(engine), interface) else {
+            let wanted = interface_of(expected.exports(engine), interface)?;
+            let Some(exported) = interface_of(found.exports(engine), interface) else {
                 return Some(format!("it does not export {interface}"));
             };
-            ours.exports(engine).find_map(|(item, ours)| match (theirs.get_export(engine, item), ours.ty) {
-                (Some(theirs), ours) => differing_items(&format!("{interface}.{item}"), &ours, &theirs.ty),
-                // Nobody calls a type; where a function lacks it, that function differs.
+            wanted.exports(engine).find_map(|(item, wanted)| match (exported.get_export(engine, item), wanted.ty) {
+                (Some(found), wanted) => differing_items(&format!("{interface}.{item}"), &wanted, &found.ty),
+                // A missing type shows in the functions that use it.
                 (None, ComponentItem::Type(_)) => None,
                 (None, _) => Some(format!("it does not export {interface}.{item}")),
             })
@@ -136,8 +143,8 @@ fn difference(engine: &Engine, expected: &types::Component, found: &types::Compo
         let mut names = found.imports(engine).chain(found.exports(engine)).map(|(name, _)| name);
         names.find_map(|name| {
             let (interface, version) = name.split_once('@')?;
-            let is_ours = interface == STORE_INTERFACE || EXPORTED_INTERFACES.contains(&interface);
-            (is_ours && !is_compatible(version))
+            let is_of_contract = interface == STORE_INTERFACE || EXPORTED_INTERFACES.contains(&interface);
+            (is_of_contract && !is_compatible(version))
                 .then(|| format!("{interface} is of version {version}; nothing but the version differs"))
         })
     };
@@ -187,25 +194,25 @@ fn differing_functions(at: &str, expected: &ComponentFunc, found: &ComponentFunc
 type Member = (String, Option<Type>);
 
 fn differing_members(at: &str, kind: &str, expected: &[Member], found: &[Member]) -> Option<String> {
-    let told = |(name, ty): &Member| match ty {
-        Some(ty) if kind == "case" => format!("`{name}({})`", told(ty, TOLD_DEPTH)),
-        Some(ty) => format!("`{name}: {}`", told(ty, TOLD_DEPTH)),
+    let member = |(name, ty): &Member| match ty {
+        Some(ty) if kind == "case" => format!("`{name}({})`", type_name(ty, MAX_TYPE_DEPTH)),
+        Some(ty) => format!("`{name}: {}`", type_name(ty, MAX_TYPE_DEPTH)),
         None => format!("`{name}`"),
     };
     (0..expected.len().max(found.len())).find_map(|index| {
         let number = index + 1;
         match (expected.get(index), found.get(index)) {
-            (Some((name, expected)), Some((their_name, found))) if name == their_name => {
+            (Some((name, expected)), Some((found_name, found))) if name == found_name => {
                 differing_payloads(&format!("{at}, {kind} `{name}`"), expected.as_ref(), found.as_ref())
             }
             (Some(expected), Some(found)) => {
-                Some(format!("{at}, {kind} {number}: expected {}, found {}", told(expected), told(found)))
+                Some(format!("{at}, {kind} {number}: expected {}, found {}", member(expected), member(found)))
             }
             (Some(expected), None) => {
-                Some(format!("{at}, {kind} {number}: expected {}, found none", told(expected)))
+                Some(format!("{at}, {kind} {number}: expected {}, found none", member(expected)))
             }
             (None, Some(found)) => {
-                Some(format!("{at}, {kind} {number}: expected none, found {}", told(found)))
+                Some(format!("{at}, {kind} {number}: expected none, found {}", member(found)))
             }
             (None, None) => None,
         }
@@ -217,9 +224,9 @@ fn differing_payloads(at: &str, expected: Option<&Type>, found: Option<&Type>) -
         (None, None) => None,
         (Some(expected), Some(found)) => differing_types(at, expected, found),
         (Some(expected), None) => {
-            Some(format!("{at}: expected {}, found nothing", told(expected, TOLD_DEPTH)))
+            Some(format!("{at}: expected {}, found nothing", type_name(expected, MAX_TYPE_DEPTH)))
         }
-        (None, Some(found)) => Some(format!("{at}: expected nothing, found {}", told(found, TOLD_DEPTH))),
+        (None, Some(found)) => Some(format!("{at}: expected nothing, found {}", type_name(found, MAX_TYPE_DEPTH))),
     }
 }
 
@@ -258,15 +265,15 @@ fn differing_types(at: &str, expected: &Type, found: &Type) -> Option<String> {
         _ => None,
     };
     inside.or_else(|| {
-        Some(format!("{at}: expected {}, found {}", told(expected, TOLD_DEPTH), told(found, TOLD_DEPTH)))
+        Some(format!("{at}: expected {}, found {}", type_name(expected, MAX_TYPE_DEPTH), type_name(found, MAX_TYPE_DEPTH)))
     })
 }
 
-/// A type in the words of WIT; what has members by its kind, for a component does not tell the names of types. Nothing
-/// beyond `depth`, or somebody's type would be told for ever.
-fn told(ty: &Type, depth: usize) -> String {
+/// A type in the syntax of WIT. A component does not hold the names of types, so a type with members is
+/// named by its kind. `depth` bounds the output.
+fn type_name(ty: &Type, depth: usize) -> String {
     let Some(depth) = depth.checked_sub(1) else { return "…".to_owned() };
-    let part = |ty: Option<Type>| ty.map_or_else(|| "_".to_owned(), |ty| told(&ty, depth));
+    let part = |ty: Option<Type>| ty.map_or_else(|| "_".to_owned(), |ty| type_name(&ty, depth));
     match ty {
         Type::Bool => "bool".into(),
         Type::S8 => "s8".into(),
@@ -281,8 +288,8 @@ fn told(ty: &Type, depth: usize) -> String {
         Type::Float64 => "f64".into(),
         Type::Char => "char".into(),
         Type::String => "string".into(),
-        Type::List(list) => format!("list<{}>", told(&list.ty(), depth)),
-        Type::Option(option) => format!("option<{}>", told(&option.ty(), depth)),
+        Type::List(list) => format!("list<{}>", type_name(&list.ty(), depth)),
+        Type::Option(option) => format!("option<{}>", type_name(&option.ty(), depth)),
         Type::Result(result) => format!("result<{}, {}>", part(result.ok()), part(result.err())),
         Type::Record(_) => "a record".into(),
         Type::Variant(_) => "a variant".into(),

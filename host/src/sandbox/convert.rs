@@ -1,33 +1,83 @@
-//! The words of the contract in the host's own, and back: between [`bindings`](super::bindings) and [`token`](crate::token)
-//! or [`store`].
+//! Converts between the types of the contract ([`bindings`](super::bindings)) and the types of the
+//! host ([`token`](crate::token) and [`store`]).
 
-use crate::sandbox::bindings::exports::optoken::authority::{authenticator, provision, tokens, types};
+use crate::sandbox::bindings::exports::optoken::authority::{
+    authenticator, component_info, provision, tokens, types,
+};
 use crate::sandbox::bindings::optoken::authority::catalog_store;
 use crate::secret::Secret;
 use crate::store::{self, StoreError};
 use crate::token::{
-    AuthenticateError, CommandError, IssuedToken, OperatorStatus, Preset, Principal, Rotation, StagedSecret,
-    TimedSecret, TokenInfo,
+    AuditRecords, AuthenticateError, CatalogState, CommandError, ComponentInfo, ComponentLimits, ExpiringSecret,
+    ImportOutcome, IssuedToken, OperatorStatus, Principal, Rotation, StagedSecret, TokenInfo, TokenKind,
 };
 
-impl From<authenticator::Principal> for Principal {
-    fn from(principal: authenticator::Principal) -> Self {
-        use authenticator::TokenKind;
-        Self {
-            id: principal.id,
-            operator: principal.kind != TokenKind::NamedAdmin,
-            replaced: principal.kind == TokenKind::ReplacedOperator,
+impl From<authenticator::TokenKind> for TokenKind {
+    fn from(kind: authenticator::TokenKind) -> Self {
+        match kind {
+            authenticator::TokenKind::Operator => Self::Operator,
+            authenticator::TokenKind::PreviousOperator => Self::PreviousOperator,
+            authenticator::TokenKind::NamedAdmin => Self::NamedAdmin,
         }
+    }
+}
+
+impl From<authenticator::Principal> for Principal {
+    fn from(authenticator::Principal { id, kind }: authenticator::Principal) -> Self {
+        Self { id, kind: kind.into() }
+    }
+}
+
+impl From<authenticator::CatalogState> for CatalogState {
+    fn from(state: authenticator::CatalogState) -> Self {
+        let authenticator::CatalogState { version, audit_sequence, audit_head } = state;
+        Self { version, audit_sequence, audit_head }
+    }
+}
+
+impl From<component_info::Info> for ComponentInfo {
+    fn from(info: component_info::Info) -> Self {
+        let component_info::Info { contract, version, revision, catalog_format, limits } = info;
+        Self { contract, version, revision, catalog_format, limits: limits.into() }
+    }
+}
+
+impl From<component_info::Limits> for ComponentLimits {
+    fn from(limits: component_info::Limits) -> Self {
+        let component_info::Limits {
+            max_tokens,
+            max_document_bytes,
+            max_audit_records,
+            max_name_bytes,
+            max_origin_bytes,
+            max_overlap_seconds,
+            max_ttl_seconds,
+        } = limits;
+        Self {
+            max_tokens,
+            max_document_bytes,
+            max_audit_records,
+            max_name_bytes,
+            max_origin_bytes,
+            max_overlap_seconds,
+            max_ttl_seconds,
+        }
+    }
+}
+
+impl From<tokens::AuditRecords> for AuditRecords {
+    fn from(tokens::AuditRecords { lines, retained }: tokens::AuditRecords) -> Self {
+        Self { lines, retained: retained.map(|tokens::AuditRange { oldest, newest }| oldest..=newest) }
     }
 }
 
 impl From<authenticator::AuthenticationError> for AuthenticateError {
     fn from(error: authenticator::AuthenticationError) -> Self {
-        use authenticator::AuthenticationError as Theirs;
+        use authenticator::AuthenticationError as Contract;
         match error {
-            Theirs::UnknownToken => Self::Unknown,
-            Theirs::Expired(at) => Self::Expired(at),
-            Theirs::Unavailable => Self::Unavailable("the catalog cannot be read".to_owned()),
+            Contract::UnknownToken => Self::Unknown,
+            Contract::Expired(at) => Self::Expired(at),
+            Contract::Unavailable => Self::Unavailable("the catalog cannot be read".to_owned()),
         }
     }
 }
@@ -55,49 +105,49 @@ impl From<tokens::StagedSecret> for StagedSecret {
 impl From<tokens::OperatorStatus> for OperatorStatus {
     fn from(status: tokens::OperatorStatus) -> Self {
         let rotation = match status.rotation {
-            tokens::Rotation::Settled => Rotation::Settled,
+            tokens::Rotation::Idle => Rotation::Idle,
             tokens::Rotation::Staged(staged) => Rotation::Staged(staged.into()),
-            tokens::Rotation::Overlapping(replaced) => Rotation::Overlapping(replaced.into()),
+            tokens::Rotation::Overlapping(previous) => Rotation::Overlapping(previous.into()),
         };
         Self { info: status.info.into(), rotation }
     }
 }
 
-impl From<tokens::TimedSecret> for TimedSecret {
-    fn from(tokens::TimedSecret { sha512, until }: tokens::TimedSecret) -> Self {
-        Self { sha512, until }
+impl From<tokens::ExpiringSecret> for ExpiringSecret {
+    fn from(tokens::ExpiringSecret { sha512, expires_at }: tokens::ExpiringSecret) -> Self {
+        Self { sha512, expires_at }
     }
 }
 
-impl From<provision::PresetOutcome> for Preset {
-    fn from(outcome: provision::PresetOutcome) -> Self {
+impl From<provision::ImportOutcome> for ImportOutcome {
+    fn from(outcome: provision::ImportOutcome) -> Self {
         match outcome {
-            provision::PresetOutcome::Created(info) => Self::Created(info.into()),
-            provision::PresetOutcome::Unchanged(info) => Self::Unchanged(info.into()),
-            provision::PresetOutcome::Different(info) => Self::Different(info.into()),
+            provision::ImportOutcome::Created(info) => Self::Created(info.into()),
+            provision::ImportOutcome::Unchanged(info) => Self::Unchanged(info.into()),
+            provision::ImportOutcome::Different(info) => Self::Different(info.into()),
         }
     }
 }
 
 impl From<types::CommandError> for CommandError {
     fn from(error: types::CommandError) -> Self {
-        use types::CommandError as Theirs;
+        use types::CommandError as Contract;
         match error {
-            Theirs::Unauthenticated => Self::Unauthenticated,
-            Theirs::Expired(at) => Self::Expired(at),
-            Theirs::Forbidden => Self::Forbidden,
-            Theirs::NotFound(name) => Self::NotFound(name),
-            Theirs::AlreadyExists(name) => Self::AlreadyExists(name),
-            Theirs::OperatorProtected => Self::OperatorProtected,
-            Theirs::Full(limit) => Self::Full(limit),
-            Theirs::Conflict(why) => Self::Conflict(why),
-            Theirs::InvalidArgument(why) => Self::InvalidArgument(why),
-            Theirs::Contended => {
+            Contract::Unauthenticated => Self::Unauthenticated,
+            Contract::Expired(at) => Self::Expired(at),
+            Contract::Forbidden => Self::Forbidden,
+            Contract::NotFound(name) => Self::NotFound(name),
+            Contract::AlreadyExists(name) => Self::AlreadyExists(name),
+            Contract::OperatorProtected => Self::OperatorProtected,
+            Contract::Full(limit) => Self::Full(limit),
+            Contract::Conflict(why) => Self::Conflict(why),
+            Contract::InvalidArgument(why) => Self::InvalidArgument(why),
+            Contract::Contended => {
                 Self::Unavailable("too many others are changing the catalog at this moment".to_owned())
             }
-            Theirs::Unavailable(why) => Self::Unavailable(why),
-            Theirs::UnknownOutcome(why) => Self::UnknownOutcome(why),
-            Theirs::UnreadableCatalog(why) | Theirs::NoEntropy(why) | Theirs::Other(why) => {
+            Contract::Unavailable(why) => Self::Unavailable(why),
+            Contract::UnknownOutcome(why) => Self::UnknownOutcome(why),
+            Contract::UnreadableCatalog(why) | Contract::NoEntropy(why) | Contract::Other(why) => {
                 Self::Internal(why)
             }
         }

@@ -1,17 +1,22 @@
-//! What the contract's component needs from its host, as pieces for a host that has an engine and a linker of its own.
+//! The imports of the contract, for a host that has an engine and a linker of its own.
 //!
-//! [`add_to_linker`] gives it the catalog, [`add_wasi_to_linker`] the two interfaces of WASI, for hosts that do not have
-//! them from `wasmtime-wasi` already, and [`store_limits`] bounds its memory. [`Sandbox`](super::Sandbox) is made of
-//! the same pieces.
+//! [`add_to_linker`] adds the catalog store. [`add_wasi_to_linker`] adds the two WASI interfaces, for
+//! hosts that do not use `wasmtime-wasi`. [`store_limits`] bounds the memory of an instance.
+//! [`Authority`](crate::authority::Authority) uses the same functions.
 //!
-//! A host that takes these instead of [`Authority`](crate::authority::Authority) does itself what that does beside: it
-//! bounds the time of a call, drops an instance that has trapped, drops every instance that only reads as soon as the
-//! catalog has changed, here or in another process, and refuses all tokens when its store has been silent for too long.
+//! A host that uses these instead of [`Authority`](crate::authority::Authority) has further duties:
 //!
-//! All of this is synchronous. A store of wasmtime's that must be entered asynchronously refuses these calls: one whose
-//! linker has any function added with an `…_async` method, such as all of `wasmtime_wasi::p2::add_to_linker_async`, or that
-//! yields at an epoch or when it is out of fuel. A host that has such stores gives this component an engine's linker and
-//! stores of their own, and calls it on a thread that may block, as `AsyncAuthority` does.
+//! - It bounds the time of a call.
+//! - It drops an instance that has trapped.
+//! - It drops every instance that only reads when the catalog has changed, here or in another process.
+//! - It refuses all tokens when its store has not answered for too long.
+//!
+//! All functions here are synchronous. A wasmtime store that must be entered asynchronously refuses
+//! them. That is a store whose linker has a function added with an `…_async` method, such as those of
+//! `wasmtime_wasi::p2::add_to_linker_async`, or one that yields at an epoch or out of fuel. A host with
+//! such stores has two ways. It gives this component a linker and stores of its own and calls it on a
+//! thread that may block, as `AsyncAuthority` does. Or, with the feature `async-store`, it adds the
+//! catalog store with `add_to_linker_async`.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -22,9 +27,9 @@
 //! use optoken::sandbox::wasmtime::{Engine, Result, Store, StoreLimits};
 //! use optoken::sandbox::{BUILT_IN_COMPONENT, MAX_HOSTCALL_DATA, check};
 //! use optoken::store::MemoryStore;
-//! use optoken::token::{IssuedToken, Principal};
+//! use optoken::token::{IssuedToken, Principal, TokenKind};
 //!
-//! /// What this host keeps for an instance, among whatever else it keeps.
+//! /// The state of this host for an instance.
 //! struct Tenant {
 //!     name: &'static str,
 //!     catalog: CatalogStoreCtx,
@@ -35,7 +40,7 @@
 //!     // Once: compiling takes some tens of milliseconds.
 //!     let engine = Engine::default();
 //!     let component = Component::new(&engine, BUILT_IN_COMPONENT)?;
-//!     // Says both versions and the first difference, if it is not the built-in one and does not fit.
+//!     // Reports both versions and the first difference of a component that does not fit.
 //!     check(&engine, &component)?;
 //!     let mut linker = Linker::<Tenant>::new(&engine);
 //!     add_to_linker(&mut linker, |tenant| &mut tenant.catalog)?;
@@ -43,10 +48,10 @@
 //!     add_wasi_to_linker(&mut linker)?;
 //!     let authority = AuthorityPre::new(linker.instantiate_pre(&component)?)?;
 //!
-//!     // For each command, and for each state of the catalog that tokens are checked against.
+//!     // One instance for each command, and one for each state of the catalog.
 //!     let tenant = Tenant {
 //!         name: "blue",
-//!         catalog: CatalogStoreCtx::of_store(Arc::new(MemoryStore::default())),
+//!         catalog: CatalogStoreCtx::from_store(Arc::new(MemoryStore::default())),
 //!         limits: store_limits(),
 //!     };
 //!     let mut store = Store::new(&engine, tenant);
@@ -60,11 +65,11 @@
 //!
 //!     let authenticator = instance.optoken_authority_authenticator();
 //!     let principal = authenticator.call_authenticate(&mut store, issued.secret.expose())?;
-//!     assert!(Principal::from(principal.expect("it is accepted")).operator);
+//!     assert_eq!(Principal::from(principal.expect("it is accepted")).kind, TokenKind::Operator);
 //!     assert!(authenticator.call_authenticate(&mut store, "something else")?.is_err());
 //!
 //!     let Tenant { name, catalog, .. } = store.into_data();
-//!     assert!(name == "blue" && catalog.seen().wrote);
+//!     assert!(name == "blue" && catalog.effects().wrote);
 //!     Ok(())
 //! }
 //! ```
@@ -77,67 +82,116 @@ use wasmtime::component::{ComponentType, HasSelf, Linker, Lower};
 use wasmtime::{Result, StoreContextMut, StoreLimits, StoreLimitsBuilder};
 
 use crate::sandbox::bindings::optoken::authority::catalog_store;
-use crate::sandbox::{
+use crate::sandbox::limits::{
     MAX_CORE_INSTANCES, MAX_MEMORIES, MAX_MEMORY, MAX_RANDOM_BYTES, MAX_STORE_CALLS, MAX_TABLE_ELEMENTS,
-    MAX_TABLES, Seen, Snapshot,
+    MAX_TABLES,
 };
 use crate::store::{self, Store, StoreError};
 
-/// The catalog as one instance has it.
+/// One state of the catalog.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Snapshot {
+    /// The store holds no document.
+    #[default]
+    Empty,
+    /// The store holds this document.
+    Stored(store::Entry),
+}
+
+impl Snapshot {
+    /// The version of the document, if there is one.
+    pub fn version(&self) -> Option<&store::Version> {
+        self.entry().map(|entry| &entry.version)
+    }
+
+    /// The document with its version, if there is one.
+    pub fn entry(&self) -> Option<&store::Entry> {
+        match self {
+            Self::Empty => None,
+            Self::Stored(entry) => Some(entry),
+        }
+    }
+}
+
+impl From<Option<store::Entry>> for Snapshot {
+    fn from(entry: Option<store::Entry>) -> Self {
+        entry.map_or(Self::Empty, Self::Stored)
+    }
+}
+
+/// What an instance has read from the store and written to it.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct StoreEffects {
+    /// The newest state that the instance has read or written; `None` if it did neither.
+    pub snapshot: Option<Snapshot>,
+    /// Whether the instance has changed the store, or may have.
+    pub wrote: bool,
+}
+
+/// The catalog of one instance.
 ///
 /// An instance that calls its store more than [`MAX_STORE_CALLS`] times for one command traps.
 pub struct CatalogStoreCtx {
-    source: Source,
-    seen: Seen,
-    /// How often the store was called for the current command.
+    source: CatalogSource,
+    effects: StoreEffects,
+    /// The store calls of the current command.
     calls: u32,
 }
 
 impl fmt::Debug for CatalogStoreCtx {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seen, calls, .. } = self;
-        f.debug_struct("CatalogStoreCtx").field("seen", seen).field("calls", calls).finish_non_exhaustive()
+        let Self { effects, calls, .. } = self;
+        f.debug_struct("CatalogStoreCtx")
+            .field("effects", effects)
+            .field("calls", calls)
+            .finish_non_exhaustive()
     }
 }
 
-enum Source {
+enum CatalogSource {
     Snapshot(Arc<Snapshot>),
     Store(Arc<dyn Store>),
 }
 
 impl CatalogStoreCtx {
-    /// A catalog that can only be read and stays as it is: for an instance that checks tokens, which need not wait for a
-    /// store. An instance that tries to write to it traps.
-    pub fn of_snapshot(snapshot: Arc<Snapshot>) -> Self {
-        Self { source: Source::Snapshot(snapshot), seen: Seen::default(), calls: 0 }
+    /// An immutable catalog, for an instance that checks tokens without waiting for a store. An instance
+    /// that writes to it traps.
+    pub fn from_snapshot(snapshot: Arc<Snapshot>) -> Self {
+        Self::new(CatalogSource::Snapshot(snapshot))
     }
 
-    /// The catalog itself: for an instance that carries out commands. Calls into the instance then block for as long as
-    /// the store does.
-    pub fn of_store(store: Arc<dyn Store>) -> Self {
-        Self { source: Source::Store(store), seen: Seen::default(), calls: 0 }
+    /// The catalog in a store, for an instance that executes commands. Calls into the instance block for
+    /// as long as the store does.
+    pub fn from_store(store: Arc<dyn Store>) -> Self {
+        Self::new(CatalogSource::Store(store))
     }
 
-    /// Another command begins on the same instance, and its calls of the store count from none. Not needed where each
-    /// command has an instance of its own.
+    fn new(source: CatalogSource) -> Self {
+        Self { source, effects: StoreEffects::default(), calls: 0 }
+    }
+
+    /// Starts another command on the same instance: its store calls count from zero. A host that makes an
+    /// instance for each command does not need it.
     pub fn begin_command(&mut self) {
         self.calls = 0;
     }
 
-    /// What the instance has seen of the store; nothing where it has none.
-    pub fn seen(&self) -> &Seen {
-        &self.seen
+    /// The effects of the instance on the store.
+    pub fn effects(&self) -> &StoreEffects {
+        &self.effects
     }
 
-    /// As [`seen`](Self::seen), when the instance is gone.
-    pub fn into_seen(self) -> Seen {
-        self.seen
+    /// The effects of an instance that was dropped.
+    pub fn into_effects(self) -> StoreEffects {
+        self.effects
     }
 }
 
-/// Adds `optoken:authority/catalog-store` to a linker; `get` finds its context in the data of a store.
+/// Adds `optoken:authority/catalog-store` to a linker; `get` returns its context from the data of a
+/// wasmtime store.
 ///
-/// Fails where the linker has that interface already.
+/// Fails if the linker has that interface.
 pub fn add_to_linker<T: 'static>(
     linker: &mut Linker<T>,
     get: fn(&mut T) -> &mut CatalogStoreCtx,
@@ -145,20 +199,20 @@ pub fn add_to_linker<T: 'static>(
     catalog_store::add_to_linker::<T, HasSelf<CatalogStoreCtx>>(linker, get)
 }
 
-/// Adds `wasi:random/random` and `wasi:clocks/wall-clock` to a linker, the only interfaces of WASI that the component
-/// imports, in every version 0.2.x.
+/// Adds `wasi:random/random` and `wasi:clocks/wall-clock` to a linker, the only WASI interfaces that the
+/// component imports, in every version 0.2.x.
 ///
-/// Random bytes come straight from the operating system, at most [`MAX_RANDOM_BYTES`] of them at a time. `wasmtime-wasi`'s
-/// do as well, but it writes every random number that it gives into the log of whoever logs at `trace`, and these become tokens:
-/// a host that takes it keeps that level off for it. What was handed over is freed by wasmtime without being wiped; a program
-/// that minds has a global allocator that wipes, as `influxdb3` has.
+/// Random bytes come from the operating system, at most [`MAX_RANDOM_BYTES`] in one call. `wasmtime-wasi`
+/// uses the operating system as well, but logs every random number at level `trace`, and these numbers
+/// become tokens. A host that uses it keeps that level off. wasmtime frees the data of a call without
+/// wiping it; a program that requires wiping has a global allocator that wipes, as the server has.
 ///
-/// Fails where the linker has one of these interfaces already, in whatever version 0.2.x, and lets nobody add one after
-/// it: of two implementations it would depend on their versions which one makes the tokens. After an error the linker has
-/// some of the functions and is of no use.
+/// Fails if the linker has one of these interfaces in any version 0.2.x, and prevents that one is added
+/// later. Of two implementations, the versions would decide which one makes the tokens. After an error
+/// the linker has some of the functions and is unusable.
 pub fn add_wasi_to_linker<T: 'static>(linker: &mut Linker<T>) -> Result<()> {
-    // A linker gives a component the very version that it asks for, and otherwise the highest there is. So each is
-    // occupied that anybody may have.
+    // A linker resolves the exact version that a component imports, otherwise the highest. So this
+    // occupies each version that another implementation may have.
     for patch in 0..WASI_PATCH_RELEASES {
         let mut random = linker.instance(&format!("wasi:random/random@0.2.{patch}"))?;
         random
@@ -173,7 +227,7 @@ pub fn add_wasi_to_linker<T: 'static>(linker: &mut Linker<T>) -> Result<()> {
     Ok(())
 }
 
-/// Far more than there are: the newest of WASI 0.2 is its twelfth, and work goes on in 0.3.
+/// More than exist: the newest patch release of WASI 0.2 is the twelfth, and work continues in 0.3.
 const WASI_PATCH_RELEASES: u64 = 64;
 
 /// The limits of one instance: [`MAX_MEMORY`], [`MAX_MEMORIES`], [`MAX_CORE_INSTANCES`], [`MAX_TABLES`] and
@@ -191,13 +245,13 @@ pub fn store_limits() -> StoreLimits {
 impl catalog_store::Host for CatalogStoreCtx {
     fn load(&mut self) -> Result<Result<Option<catalog_store::Entry>, catalog_store::StoreError>> {
         let store = match &self.source {
-            Source::Snapshot(snapshot) => return Ok(Ok(snapshot.as_ref().clone().map(Into::into))),
-            Source::Store(store) => store,
+            CatalogSource::Snapshot(snapshot) => return Ok(Ok(snapshot.entry().cloned().map(Into::into))),
+            CatalogSource::Store(store) => store,
         };
-        one_call_more(&mut self.calls)?;
+        count_store_call(&mut self.calls)?;
         Ok(match store.load() {
             Ok(entry) => {
-                self.seen.snapshot = Some(entry.clone());
+                self.effects.snapshot = Some(entry.clone().into());
                 Ok(entry.map(Into::into))
             }
             Err(error) => Err(error.into()),
@@ -209,29 +263,29 @@ impl catalog_store::Host for CatalogStoreCtx {
         expected: Option<String>,
         document: String,
     ) -> Result<Result<catalog_store::SwapOutcome, catalog_store::StoreError>> {
-        let Source::Store(store) = &self.source else {
-            // `authenticator` promises not to; a component that does it all the same has lost its way.
+        let CatalogSource::Store(store) = &self.source else {
+            // The contract forbids it for the functions that read.
             wasmtime::bail!("a reader tried to write")
         };
-        one_call_more(&mut self.calls)?;
+        count_store_call(&mut self.calls)?;
         let expected = expected.map(store::Version::from);
         Ok(match store.swap(expected.as_ref(), &document) {
             Ok(store::SwapOutcome::Swapped(version)) => {
                 let name = version.as_str().to_owned();
                 let entry = store::Entry { version, document };
-                self.seen = Seen { snapshot: Some(Some(entry)), wrote: true };
+                self.effects = StoreEffects { snapshot: Some(Snapshot::Stored(entry)), wrote: true };
                 Ok(catalog_store::SwapOutcome::Swapped(name))
             }
             Ok(store::SwapOutcome::Stale) => Ok(catalog_store::SwapOutcome::Stale),
             Err(error) => {
-                self.seen.wrote |= matches!(error, StoreError::UnknownOutcome(_));
+                self.effects.wrote |= matches!(error, StoreError::UnknownOutcome(_));
                 Err(error.into())
             }
         })
     }
 }
 
-fn one_call_more(calls: &mut u32) -> Result<()> {
+fn count_store_call(calls: &mut u32) -> Result<()> {
     *calls = calls.saturating_add(1);
     wasmtime::ensure!(
         *calls <= MAX_STORE_CALLS,
@@ -253,7 +307,7 @@ fn random_bytes(len: u64) -> Result<Vec<u8>> {
         len <= MAX_RANDOM_BYTES,
         "{len} random bytes were asked for, at most {MAX_RANDOM_BYTES} are given"
     );
-    // Straight from the operating system, as COMPAT 1.1 has it: these bytes become tokens.
+    // From the operating system: these bytes become tokens (docs/compatibility.md 1.1).
     let mut bytes = vec![0; usize::try_from(len)?];
     getrandom::fill(&mut bytes)?;
     Ok(bytes)

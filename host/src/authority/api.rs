@@ -1,0 +1,293 @@
+//! The functions of an authority.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::authority::last_used::LastUsed;
+use crate::authority::poller::StorePoller;
+use crate::authority::snapshot::{COMPONENT_FAILED, Shared};
+use crate::command::{Command, Outcome};
+use crate::sandbox::{ReadInstance, Trap};
+use crate::secret::Secret;
+use crate::token::{
+    AuditRecords, AuthenticateError, CatalogState, CommandError, ComponentInfo, ImportOutcome, IssuedToken,
+    OperatorStatus, Principal, StagedSecret, Timestamp, TokenInfo,
+};
+
+/// An operator-token authority over one store. Clones are the same authority.
+///
+/// All commands block until their change is durable, which takes as long as the store takes; the
+/// commands of one authority run one after the other. Each takes the `origin` of its request for the
+/// audit record; the origin decides nothing.
+///
+/// The drop of the last clone ends the polling thread and unlocks the audit log, so that another
+/// authority can be built on the same log. It waits for a poll in progress, at most for
+/// [`DROP_TIMEOUT`](crate::authority::DROP_TIMEOUT). If the store is slower than that, store and log
+/// are dropped when it returns.
+///
+/// ```
+/// use optoken::authority::Authority;
+/// use optoken::store::MemoryStore;
+/// use optoken::token::{AuthenticateError, TokenKind};
+///
+/// let authority = Authority::builder(MemoryStore::default()).build()?;
+/// let first = authority.create_operator("example")?;
+/// let second = authority.regenerate(&first.secret, 0, "example")?;
+///
+/// assert_eq!(authority.authenticate(first.secret.expose()), Err(AuthenticateError::Unknown));
+/// assert_eq!(authority.authenticate(second.secret.expose())?.kind, TokenKind::Operator);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Authority {
+    pub(super) shared: Arc<Shared>,
+    /// Only the clones hold it, so the thread ends with the last of them.
+    _poller: Arc<StorePoller>,
+}
+
+impl Authority {
+    pub(super) fn new(shared: Arc<Shared>, poller: StorePoller) -> Self {
+        Self { shared, _poller: Arc::new(poller) }
+    }
+
+    /// The token that a credential belongs to.
+    ///
+    /// Answers from memory in about a microsecond, so async code may call it. It waits for no store and no
+    /// command; where as many calls run as the machine has processors, it waits for one of them. A
+    /// component that failed, or a store that has not answered for too long, is
+    /// [`Unavailable`](AuthenticateError::Unavailable), which says nothing about the token.
+    pub fn authenticate(&self, credential: &str) -> Result<Principal, AuthenticateError> {
+        let result = self.check_token(|reader| reader.authenticate(credential));
+        self.shared.observer.authenticated(&result);
+        if let Ok(principal) = result {
+            self.shared.operator.record_use(principal);
+        }
+        result
+    }
+
+    /// The record of the token that a credential belongs to, by the decision of
+    /// [`authenticate`](Self::authenticate). It is no use of the token: neither the observer nor
+    /// [`operator_last_used`](Self::operator_last_used) reports it.
+    pub fn describe(&self, credential: &str) -> Result<TokenInfo, AuthenticateError> {
+        self.check_token(|reader| reader.describe(credential))
+    }
+
+    /// Creates the operator token, if there is none. A client that may call this becomes the operator.
+    pub fn create_operator(&self, origin: &str) -> Result<IssuedToken, CommandError> {
+        self.execute(&Command::CreateOperator, origin)
+    }
+
+    /// Creates a named admin token that is accepted for `lifetime_seconds`, without limit if `None`; 0
+    /// creates an expired token. `credential` may be any accepted token.
+    ///
+    /// `name` is 1 to 128 bytes of visible text without leading or trailing space, and looks neither like
+    /// `_admin` nor like a token. Any other name is an
+    /// [`InvalidArgument`](CommandError::InvalidArgument), a name in use
+    /// [`AlreadyExists`](CommandError::AlreadyExists). A catalog holds 10,000 tokens, then it is
+    /// [`Full`](CommandError::Full).
+    pub fn create_named(
+        &self,
+        credential: &Secret,
+        name: &str,
+        lifetime_seconds: Option<u64>,
+        origin: &str,
+    ) -> Result<IssuedToken, CommandError> {
+        self.execute(&Command::CreateNamed { credential, name, lifetime_seconds }, origin)
+    }
+
+    /// Replaces the secret of the operator token; `credential` must be that secret.
+    ///
+    /// When this returns, the old secret is refused, unless `overlap_seconds` is more than 0: then it is
+    /// accepted for so long. The maximum is 2,592,000 (30 days); more is an
+    /// [`InvalidArgument`](CommandError::InvalidArgument). A staged secret and an earlier overlap end.
+    pub fn regenerate(
+        &self,
+        credential: &Secret,
+        overlap_seconds: u64,
+        origin: &str,
+    ) -> Result<IssuedToken, CommandError> {
+        self.execute(&Command::Regenerate { credential, overlap_seconds }, origin)
+    }
+
+    /// Stages a secret that waits to replace the secret of the operator token, which `credential` must be
+    /// and which stays accepted.
+    ///
+    /// The secret is a new one, or the one with this SHA-512 of 128 lower-case hexadecimal digits. Only
+    /// [`confirm`](Self::confirm) accepts it, for `ttl_seconds`. The default is an hour, 0 expires at
+    /// once, and more than 604,800 (a week) is an [`InvalidArgument`](CommandError::InvalidArgument).
+    /// Repeated, the command replaces the staged secret or sets a new deadline. During an overlap it is a
+    /// [`Conflict`](CommandError::Conflict).
+    pub fn stage(
+        &self,
+        credential: &Secret,
+        sha512: Option<&str>,
+        ttl_seconds: Option<u64>,
+        origin: &str,
+    ) -> Result<StagedSecret, CommandError> {
+        self.execute(&Command::Stage { credential, sha512, ttl_seconds }, origin)
+    }
+
+    /// Makes the staged secret, which `credential` must be, the secret of the operator token.
+    ///
+    /// When this returns, the old secret is refused, or accepted for `overlap_seconds` as in
+    /// [`regenerate`](Self::regenerate). Repeated, it returns the same and changes nothing.
+    pub fn confirm(
+        &self,
+        credential: &Secret,
+        overlap_seconds: u64,
+        origin: &str,
+    ) -> Result<TokenInfo, CommandError> {
+        self.execute(&Command::Confirm { credential, overlap_seconds }, origin)
+    }
+
+    /// Removes the staged secret, if there is one; `credential` must be the operator secret.
+    pub fn cancel(&self, credential: &Secret, origin: &str) -> Result<(), CommandError> {
+        self.execute(&Command::Cancel { credential }, origin)
+    }
+
+    /// Ends the overlap, if there is one; `credential` must be the operator secret.
+    pub fn end_overlap(&self, credential: &Secret, origin: &str) -> Result<(), CommandError> {
+        self.execute(&Command::EndOverlap { credential }, origin)
+    }
+
+    /// Deletes a named admin token. `credential` may be any accepted token. When this returns, the token
+    /// is refused.
+    pub fn delete(&self, credential: &Secret, name: &str, origin: &str) -> Result<TokenInfo, CommandError> {
+        self.execute(&Command::Delete { credential, name }, origin)
+    }
+
+    /// Replaces the secret of the operator token without a credential. A client that may call this becomes
+    /// the operator.
+    pub fn recover(&self, origin: &str) -> Result<IssuedToken, CommandError> {
+        self.execute(&Command::Recover, origin)
+    }
+
+    /// Imports a token by its text, unless a token of its name exists. `expiry` is the first moment at
+    /// which it is refused. `name` is as in [`create_named`](Self::create_named), or
+    /// [`OPERATOR`](crate::token::OPERATOR).
+    ///
+    /// The token must begin with `apiv3_`, be visible ASCII and carry at least 112 bits of plausible
+    /// randomness. Any other text is an [`InvalidArgument`](CommandError::InvalidArgument).
+    pub fn import_token(
+        &self,
+        name: &str,
+        token: &Secret,
+        expiry: Option<Timestamp>,
+        origin: &str,
+    ) -> Result<ImportOutcome, CommandError> {
+        self.execute(&Command::ImportToken { name, token, expiry }, origin)
+    }
+
+    /// Imports a token by its SHA-512, as 128 lower-case hexadecimal digits; otherwise as
+    /// [`import_token`](Self::import_token).
+    pub fn import_hash(
+        &self,
+        name: &str,
+        sha512: &str,
+        expiry: Option<Timestamp>,
+        origin: &str,
+    ) -> Result<ImportOutcome, CommandError> {
+        self.execute(&Command::ImportHash { name, sha512, expiry }, origin)
+    }
+
+    /// The operator token and its rotation; `None` if there is no operator token.
+    pub fn status(&self) -> Result<Option<OperatorStatus>, CommandError> {
+        self.shared.query(ReadInstance::status)
+    }
+
+    /// When this process last accepted the operator token and the previous one.
+    pub fn operator_last_used(&self) -> LastUsed {
+        self.shared.operator.get()
+    }
+
+    /// The retained audit records after this sequence number, at most 64; all of them for `None`.
+    pub fn audit(&self, after_sequence: Option<u64>) -> Result<AuditRecords, CommandError> {
+        self.shared.query(|reader| reader.audit(after_sequence))
+    }
+
+    /// All tokens in the order of their creation, expired ones included.
+    pub fn list_tokens(&self) -> Result<Vec<TokenInfo>, CommandError> {
+        self.shared.query(ReadInstance::list_tokens)
+    }
+
+    /// The name of the token with this number; `None` if no token has it.
+    ///
+    /// Answers from memory in well under a microsecond. The first call after a change of the catalog lists
+    /// all tokens, which takes some milliseconds for ten thousand.
+    pub fn token_name(&self, id: u64) -> Result<Option<Arc<str>>, CommandError> {
+        self.shared.token_name(id, || self.list_tokens())
+    }
+
+    /// The state of the catalog that tokens are checked against; `None` if the store is empty.
+    pub fn catalog_state(&self) -> Result<Option<CatalogState>, CommandError> {
+        self.shared.query(ReadInstance::state)
+    }
+
+    /// What the component is: contract, build, catalog format and limits.
+    pub fn component_info(&self) -> Result<ComponentInfo, CommandError> {
+        self.shared.query(ReadInstance::component_info)
+    }
+
+    /// The identifier of the catalog, a UUID that never changes.
+    pub fn catalog_id(&self) -> &str {
+        &self.shared.catalog_id
+    }
+
+    /// How long ago the store last confirmed that the current snapshot is the newest. Beyond
+    /// [`max_staleness`](crate::authority::Builder::max_staleness) no token is accepted.
+    pub fn staleness(&self) -> Duration {
+        self.shared.staleness()
+    }
+
+    /// The number of calls into the component that trapped since the start.
+    pub fn traps(&self) -> u64 {
+        self.shared.traps.load(Ordering::Relaxed)
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) fn command_permits(&self) -> &Arc<tokio::sync::Semaphore> {
+        &self.shared.command_permits
+    }
+
+    fn check_token<T>(
+        &self,
+        call: impl FnOnce(&mut ReadInstance) -> Result<Result<T, AuthenticateError>, Trap>,
+    ) -> Result<T, AuthenticateError> {
+        let shared = &*self.shared;
+        if shared.staleness() > shared.max_staleness {
+            return Err(AuthenticateError::Unavailable(format!(
+                "the token store has not answered for more than {:?}",
+                shared.max_staleness
+            )));
+        }
+        shared.read(call).unwrap_or_else(|trap| {
+            shared.count_trap(&trap);
+            Err(AuthenticateError::Unavailable(COMPONENT_FAILED.to_owned()))
+        })
+    }
+
+    pub(super) fn execute<T>(&self, command: &Command<'_>, origin: &str) -> Result<T, CommandError>
+    where
+        T: TryFrom<Outcome, Error = CommandError>,
+    {
+        let result = self.shared.execute(command, origin);
+        self.shared.observer.command_completed(command.name(), result.as_ref().map(drop));
+        let outcome = result?;
+        if let Some(success) = command.success() {
+            tracing::info!(token_id = outcome.token_id(), origin, "{success}");
+        }
+        outcome.try_into()
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority")
+            .field("catalog_id", &self.shared.catalog_id)
+            .field("staleness", &self.staleness())
+            .field("traps", &self.traps())
+            .finish_non_exhaustive()
+    }
+}

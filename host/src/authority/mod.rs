@@ -1,0 +1,20 @@
+//! The authority: authentication and the commands that change tokens.
+//!
+//! Answers authentication from the current snapshot of the catalog, in memory. A command goes to the
+//! store, and the authority publishes the state that it read or wrote before the command returns. Knows
+//! the sandbox and the store, nothing of HTTP.
+
+mod api;
+mod builder;
+mod last_used;
+mod poller;
+mod snapshot;
+#[cfg(feature = "test-suite")]
+mod test_suite;
+
+pub use self::api::Authority;
+pub use self::builder::{BuildError, Builder, DEFAULT_MAX_STALENESS, MIN_MAX_STALENESS};
+pub use self::last_used::LastUsed;
+pub use self::poller::{DROP_TIMEOUT, POLL_INTERVAL};
+#[cfg(feature = "async")]
+pub(crate) use self::snapshot::MAX_CONCURRENT_COMMANDS;

@@ -1,0 +1,123 @@
+//! The wasmtime engine: configuration, epoch ticker, and instances with their budget.
+
+use std::thread;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use wasmtime::component::{Component, Linker};
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, StoreLimits, UpdateDeadline,
+};
+
+use crate::sandbox::bindings;
+use crate::sandbox::contract_check;
+use crate::sandbox::error::SandboxError;
+use crate::sandbox::limits::{
+    MAX_CORE_INSTANCES, MAX_HOSTCALL_DATA, MAX_MEMORIES, MAX_MEMORY, MAX_TABLE_ELEMENTS, MAX_TABLES,
+};
+use crate::sandbox::linker::{self, CatalogStoreCtx};
+
+/// The interval of the epoch ticker. A call exceeds its budget by one tick at most.
+const EPOCH_TICK: Duration = Duration::from_millis(10);
+
+/// The host state of an instance.
+pub(crate) struct State {
+    pub(crate) catalog: CatalogStoreCtx,
+    limits: StoreLimits,
+    /// The processor time of the thread at the first tick of the current call.
+    since: Option<Duration>,
+}
+
+/// An engine with room for `instances` at a time.
+///
+/// The pool makes instantiation cheap and bounds all memory in advance. It reserves much address
+/// space, which some machines do not grant (`ulimit -v`). Those allocate instances one by one, with
+/// the limits of the store alone.
+pub(crate) fn engine(instances: u32) -> Result<Engine, SandboxError> {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(instances)
+        .total_core_instances(instances.saturating_mul(MAX_CORE_INSTANCES))
+        .total_memories(instances.saturating_mul(MAX_MEMORIES))
+        .total_tables(instances.saturating_mul(MAX_TABLES))
+        .max_core_instances_per_component(MAX_CORE_INSTANCES)
+        .max_memories_per_component(MAX_MEMORIES)
+        .max_tables_per_component(MAX_TABLES)
+        .max_memory_size(MAX_MEMORY)
+        .table_elements(MAX_TABLE_ELEMENTS);
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        // Every call is synchronous, and cheaper without support for concurrent ones.
+        .concurrency_support(false)
+        .epoch_interruption(true)
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    Engine::new(&config).or_else(|error| {
+        tracing::warn!("no instance pool on this machine, continuing without: {error:#}");
+        config
+            .allocation_strategy(InstanceAllocationStrategy::OnDemand)
+            // The default reserves 4 GiB of address space for each memory to save a comparison. The
+            // machine is short of address space.
+            .memory_reservation(MAX_MEMORY as u64);
+        Engine::new(&config).map_err(SandboxError::Engine)
+    })
+}
+
+/// Increments the epoch of the engine every [`EPOCH_TICK`] until the engine is dropped.
+pub(crate) fn start_ticker(engine: &Engine) -> std::io::Result<()> {
+    let engine = engine.weak();
+    let tick = move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            thread::sleep(EPOCH_TICK);
+        }
+    };
+    thread::Builder::new().name("optoken-epoch".into()).spawn(tick).map(drop)
+}
+
+pub(crate) fn link(
+    engine: &Engine,
+    component: &Component,
+) -> Result<bindings::AuthorityPre<State>, SandboxError> {
+    let mut linker = Linker::<State>::new(engine);
+    linker::add_to_linker(&mut linker, |state| &mut state.catalog)
+        .and_then(|()| linker::add_wasi_to_linker(&mut linker))
+        .map_err(SandboxError::Engine)?;
+    linker
+        .instantiate_pre(component)
+        .and_then(bindings::AuthorityPre::new)
+        // The contract check found most differences before; this reports the rest in the words of
+        // wasmtime.
+        .map_err(|error| contract_check::mismatch_error(engine, component, format!("{error:#}")))
+}
+
+pub(crate) fn instantiate(
+    pre: &bindings::AuthorityPre<State>,
+    catalog: CatalogStoreCtx,
+    budget: Duration,
+) -> wasmtime::Result<(wasmtime::Store<State>, bindings::Authority)> {
+    let state = State { catalog, limits: linker::store_limits(), since: None };
+    let mut store = wasmtime::Store::new(pre.engine(), state);
+    store.limiter(|state| &mut state.limits);
+    store.set_hostcall_fuel(MAX_HOSTCALL_DATA);
+    // Processor time, not wall-clock time: a busy machine or a slow store must not count as a loop.
+    // Reading it is a system call. A call that ends before its first tick, as all should, reads none.
+    store.epoch_deadline_callback(move |mut store| {
+        let now: Duration = clock_gettime(ClockId::ThreadCPUTime).try_into()?;
+        let since = *store.data_mut().since.get_or_insert(now);
+        wasmtime::ensure!(
+            now.saturating_sub(since) <= budget,
+            "it used more than {budget:?} of processor time"
+        );
+        Ok(UpdateDeadline::Continue(1))
+    });
+    start_budget(&mut store);
+    let instance = pre.instantiate(&mut store)?;
+    Ok((store, instance))
+}
+
+/// Starts the budget of a call: its processor time counts from the next tick on.
+pub(crate) fn start_budget(store: &mut wasmtime::Store<State>) {
+    store.data_mut().since = None;
+    store.set_epoch_deadline(1);
+}

@@ -1,0 +1,182 @@
+//! The two kinds of instances and the calls into them.
+
+use std::sync::Arc;
+
+use crate::command::{Command, Outcome};
+use crate::sandbox::bindings;
+use crate::sandbox::bindings::exports::optoken::authority::types;
+use crate::sandbox::engine::{State, instantiate, start_budget};
+use crate::sandbox::error::Trap;
+use crate::sandbox::limits::{AUTHENTICATE_BUDGET, COMMAND_BUDGET};
+use crate::sandbox::linker::{CatalogStoreCtx, Snapshot, StoreEffects};
+use crate::secret::Secret;
+use crate::store::Store;
+use crate::token::{
+    AuditRecords, AuthenticateError, CatalogState, CommandError, ComponentInfo, OperatorStatus, Principal,
+    TokenInfo,
+};
+
+/// The result of a call into the component; a trap if it returned none.
+pub(crate) type CallResult<T> = Result<Result<T, CommandError>, Trap>;
+
+/// An instance for one command.
+pub(crate) struct CommandInstance {
+    store: wasmtime::Store<State>,
+    instance: bindings::Authority,
+}
+
+impl CommandInstance {
+    pub(crate) fn open(
+        pre: &bindings::AuthorityPre<State>,
+        store: Arc<dyn Store>,
+    ) -> wasmtime::Result<Self> {
+        let (store, instance) = instantiate(pre, CatalogStoreCtx::from_store(store), COMMAND_BUDGET)?;
+        Ok(Self { store, instance })
+    }
+
+    /// Executes a command, drops the instance, and returns its effects on the store beside the result.
+    pub(crate) fn execute(mut self, command: &Command<'_>, origin: &str) -> (CallResult<Outcome>, StoreEffects) {
+        let result = self.call(command, origin).map_err(Trap);
+        let result = result.map(|result| result.map_err(CommandError::from));
+        (result, self.store.into_data().catalog.into_effects())
+    }
+
+    fn call(
+        &mut self,
+        command: &Command<'_>,
+        origin: &str,
+    ) -> wasmtime::Result<Result<Outcome, types::CommandError>> {
+        let Self { store, instance } = self;
+        let tokens = instance.optoken_authority_tokens();
+        let provision = instance.optoken_authority_provision();
+        let caller = |credential: &Secret| types::Caller {
+            credential: credential.expose().to_owned(),
+            origin: origin.to_owned(),
+        };
+        Ok(match *command {
+            Command::Initialize => provision.call_initialize(store, origin)?.map(Outcome::CatalogId),
+            Command::CreateOperator => tokens.call_create_operator(store, origin)?.map(issued),
+            Command::CreateNamed { credential, name, lifetime_seconds } => {
+                tokens.call_create_named(store, &caller(credential), name, lifetime_seconds)?.map(issued)
+            }
+            Command::Regenerate { credential, overlap_seconds } => {
+                tokens.call_regenerate(store, &caller(credential), Some(overlap_seconds))?.map(issued)
+            }
+            Command::Stage { credential, sha512, ttl_seconds } => tokens
+                .call_stage(store, &caller(credential), sha512, ttl_seconds)?
+                .map(|staged| Outcome::Staged(staged.into())),
+            Command::Confirm { credential, overlap_seconds } => {
+                tokens.call_confirm(store, &caller(credential), Some(overlap_seconds))?.map(changed)
+            }
+            Command::Cancel { credential } => {
+                tokens.call_cancel(store, &caller(credential))?.map(|()| Outcome::Done)
+            }
+            Command::EndOverlap { credential } => {
+                tokens.call_end_overlap(store, &caller(credential))?.map(|()| Outcome::Done)
+            }
+            Command::Delete { credential, name } => {
+                tokens.call_delete(store, &caller(credential), name)?.map(changed)
+            }
+            Command::Recover => {
+                instance.optoken_authority_recovery().call_regenerate(store, origin)?.map(issued)
+            }
+            Command::ImportToken { name, token, expiry } => provision
+                .call_import_token(store, name, token.expose(), expiry, origin)?
+                .map(|outcome| Outcome::Imported(outcome.into())),
+            Command::ImportHash { name, sha512, expiry } => provision
+                .call_import_hash(store, name, sha512, expiry, origin)?
+                .map(|outcome| Outcome::Imported(outcome.into())),
+        })
+    }
+}
+
+fn issued(issued: types::IssuedToken) -> Outcome {
+    Outcome::Issued(issued.into())
+}
+
+fn changed(info: types::TokenInfo) -> Outcome {
+    Outcome::Changed(info.into())
+}
+
+/// An instance that reads one snapshot.
+pub(crate) struct ReadInstance {
+    /// The number of the snapshot.
+    pub(crate) number: u64,
+    store: wasmtime::Store<State>,
+    instance: bindings::Authority,
+}
+
+impl ReadInstance {
+    pub(crate) fn open(
+        pre: &bindings::AuthorityPre<State>,
+        number: u64,
+        snapshot: Arc<Snapshot>,
+    ) -> Result<Self, Trap> {
+        let catalog = CatalogStoreCtx::from_snapshot(snapshot);
+        let (store, instance) = instantiate(pre, catalog, AUTHENTICATE_BUDGET).map_err(Trap)?;
+        Ok(Self { number, store, instance })
+    }
+
+    /// `authenticator.authenticate`
+    pub(crate) fn authenticate(
+        &mut self,
+        credential: &str,
+    ) -> Result<Result<Principal, AuthenticateError>, Trap> {
+        start_budget(&mut self.store);
+        let authenticator = self.instance.optoken_authority_authenticator();
+        let result = authenticator.call_authenticate(&mut self.store, credential).map_err(Trap)?;
+        Ok(result.map(Principal::from).map_err(AuthenticateError::from))
+    }
+
+    /// `authenticator.describe`
+    pub(crate) fn describe(
+        &mut self,
+        credential: &str,
+    ) -> Result<Result<TokenInfo, AuthenticateError>, Trap> {
+        start_budget(&mut self.store);
+        let authenticator = self.instance.optoken_authority_authenticator();
+        let result = authenticator.call_describe(&mut self.store, credential).map_err(Trap)?;
+        Ok(result.map(TokenInfo::from).map_err(AuthenticateError::from))
+    }
+
+    /// `authenticator.state`
+    pub(crate) fn state(&mut self) -> CallResult<Option<CatalogState>> {
+        self.read(|instance, store| instance.optoken_authority_authenticator().call_state(store))
+            .map(|result| result.map(|state| state.map(Into::into)))
+    }
+
+    /// `tokens.list-tokens`
+    pub(crate) fn list_tokens(&mut self) -> CallResult<Vec<TokenInfo>> {
+        self.read(|instance, store| instance.optoken_authority_tokens().call_list_tokens(store))
+            .map(|result| result.map(|tokens| tokens.into_iter().map(Into::into).collect()))
+    }
+
+    /// `tokens.audit`
+    pub(crate) fn audit(&mut self, after_sequence: Option<u64>) -> CallResult<AuditRecords> {
+        self.read(|instance, store| instance.optoken_authority_tokens().call_audit(store, after_sequence))
+            .map(|result| result.map(Into::into))
+    }
+
+    /// `tokens.status`
+    pub(crate) fn status(&mut self) -> CallResult<Option<OperatorStatus>> {
+        self.read(|instance, store| instance.optoken_authority_tokens().call_status(store))
+            .map(|result| result.map(|status| status.map(Into::into)))
+    }
+
+    /// `component-info.get-info`
+    pub(crate) fn component_info(&mut self) -> CallResult<ComponentInfo> {
+        self.read(|instance, store| instance.optoken_authority_component_info().call_get_info(store).map(Ok))
+            .map(|result| result.map(Into::into))
+    }
+
+    fn read<T>(
+        &mut self,
+        call: impl FnOnce(
+            &bindings::Authority,
+            &mut wasmtime::Store<State>,
+        ) -> wasmtime::Result<Result<T, types::CommandError>>,
+    ) -> CallResult<T> {
+        start_budget(&mut self.store);
+        Ok(call(&self.instance, &mut self.store).map_err(Trap)?.map_err(CommandError::from))
+    }
+}

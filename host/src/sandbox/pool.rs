@@ -1,0 +1,135 @@
+//! A compiled component with its read instances.
+//!
+//! Numbers of snapshots come from the [`Authority`](crate::authority::Authority), which keeps the
+//! sandbox to itself.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
+
+use wasmtime::component::Component;
+
+use crate::command::{Command, Outcome};
+use crate::sandbox::bindings;
+use crate::sandbox::contract_check::{self, BUILT_IN_COMPONENT};
+use crate::sandbox::engine::{State, engine, link, start_ticker};
+use crate::sandbox::error::{SandboxError, Trap};
+use crate::sandbox::instances::{CallResult, CommandInstance, ReadInstance};
+use crate::sandbox::linker::{Snapshot, StoreEffects};
+use crate::store::Store;
+
+/// The room of the instance pool beside the read instances: for command instances, and for read
+/// instances that are being replaced.
+const SPARE_INSTANCES: u32 = 16;
+
+/// A snapshot and its number: a newer one has a higher number.
+#[derive(Debug, Clone)]
+pub(crate) struct VersionedSnapshot {
+    pub(crate) number: u64,
+    pub(crate) snapshot: Arc<Snapshot>,
+}
+
+/// A compiled component with its resources, for one catalog. Compiling takes tens of milliseconds.
+pub(crate) struct Sandbox {
+    pre: bindings::AuthorityPre<State>,
+    /// The read instances: one for each processor, so that as many calls as can run at once do not
+    /// wait for each other.
+    readers: Box<[Mutex<Option<ReadInstance>>]>,
+}
+
+impl Sandbox {
+    /// Compiles a component and checks that it fits this host.
+    pub(crate) fn new(component: &[u8]) -> Result<Self, SandboxError> {
+        let readers = thread::available_parallelism().map_or(1, usize::from);
+        let engine = engine(u32::try_from(readers).unwrap_or(u32::MAX).saturating_add(SPARE_INSTANCES))?;
+        let is_built_in = component == BUILT_IN_COMPONENT;
+        let component = Component::new(&engine, component).map_err(SandboxError::NotAComponent)?;
+        if !is_built_in {
+            contract_check::check(&engine, &component)?;
+        }
+        let pre = link(&engine, &component)?;
+        let readers = (0..readers).map(|_| Mutex::new(None)).collect();
+        start_ticker(&engine).map_err(|error| SandboxError::Engine(error.into()))?;
+        Ok(Self { pre, readers })
+    }
+
+    /// Calls a read instance of the snapshot with number `at_least` or of a newer one. `current`
+    /// returns the newest snapshot, where no instance has it yet.
+    ///
+    /// Never waits for the store. Where all read instances are busy, it waits for one of them.
+    pub(crate) fn read<T>(
+        &self,
+        at_least: u64,
+        current: impl FnOnce() -> VersionedSnapshot,
+        call: impl FnOnce(&mut ReadInstance) -> Result<T, Trap>,
+    ) -> Result<T, Trap> {
+        let mut slot = self.lock_slot()?;
+        if slot.as_ref().is_none_or(|reader| reader.number < at_least) {
+            // Dropped first: the pool has one place for each read instance and a few to spare.
+            *slot = None;
+            let VersionedSnapshot { number, snapshot } = current();
+            *slot = Some(ReadInstance::open(&self.pre, number, snapshot)?);
+        }
+        let reader = slot.as_mut().ok_or_else(no_reader)?;
+        let result = call(reader);
+        if result.is_err() {
+            // An instance that trapped must not be called again.
+            *slot = None;
+        }
+        result
+    }
+
+    /// Executes a command in an instance of its own.
+    pub(crate) fn execute(
+        &self,
+        store: Arc<dyn Store>,
+        command: &Command<'_>,
+        origin: &str,
+    ) -> (CallResult<Outcome>, StoreEffects) {
+        match self.command_instance(store) {
+            Ok(instance) => instance.execute(command, origin),
+            Err(trap) => (Err(trap), StoreEffects::default()),
+        }
+    }
+
+    /// Makes an instance for one command.
+    pub(crate) fn command_instance(&self, store: Arc<dyn Store>) -> Result<CommandInstance, Trap> {
+        CommandInstance::open(&self.pre, store).map_err(Trap)
+    }
+
+    /// Locks a free read instance, or waits for the first.
+    fn lock_slot(&self) -> Result<MutexGuard<'_, Option<ReadInstance>>, Trap> {
+        let free = self.readers.iter().find_map(|slot| match slot.try_lock() {
+            Ok(slot) => Some(slot),
+            Err(TryLockError::Poisoned(poisoned)) => {
+                slot.clear_poison();
+                Some(reset_poisoned(poisoned))
+            }
+            Err(TryLockError::WouldBlock) => None,
+        });
+        match (free, self.readers.first()) {
+            (Some(slot), _) => Ok(slot),
+            (None, Some(first)) => Ok(first.lock().unwrap_or_else(reset_poisoned)),
+            (None, None) => Err(no_reader()),
+        }
+    }
+}
+
+fn no_reader() -> Trap {
+    Trap(wasmtime::Error::msg("there is no reader"))
+}
+
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox").field("readers", &self.readers.len()).finish_non_exhaustive()
+    }
+}
+
+/// The slot of a read instance whose call panicked: that instance must not be called again.
+fn reset_poisoned(
+    poisoned: PoisonError<MutexGuard<'_, Option<ReadInstance>>>,
+) -> MutexGuard<'_, Option<ReadInstance>> {
+    let mut slot = poisoned.into_inner();
+    *slot = None;
+    slot
+}
