@@ -153,6 +153,7 @@ pub mod authority;
 pub mod cli;
 #[cfg(feature = "server")]
 mod client;
+mod command;
 #[cfg(feature = "server")]
 mod http;
 #[cfg(feature = "server")]

@@ -150,7 +150,7 @@ impl Metrics {
 
     /// What was counted, and how the authority stands, in the Prometheus text format 0.0.4.
     pub(crate) fn text(&self, authority: &Authority) -> Result<String, CommandError> {
-        let tokens = authority.list()?;
+        let tokens = authority.list_tokens()?;
         let time = Duration::from_millis(now());
         let operator = tokens.iter().find(|token| token.name == OPERATOR);
         let age = |token: &TokenInfo| {
@@ -195,7 +195,7 @@ impl Observer for Metrics {
         self.authentications.with_label_values(&[outcome]).inc();
     }
 
-    fn commanded(&self, command: &'static str, outcome: Result<(), &CommandError>) {
+    fn command_completed(&self, command: &'static str, outcome: Result<(), &CommandError>) {
         let label = match outcome {
             Ok(()) => "done",
             Err(CommandError::Unavailable(_)) => "unavailable",
@@ -213,7 +213,12 @@ impl Observer for Metrics {
         }
     }
 
-    fn store_answered(&self, operation: &'static str, took: Duration, outcome: Result<(), &StoreError>) {
+    fn store_operation_completed(
+        &self,
+        operation: &'static str,
+        took: Duration,
+        outcome: Result<(), &StoreError>,
+    ) {
         let outcome = match outcome {
             Ok(()) => "answered",
             Err(StoreError::Unavailable(_)) => "unavailable",
@@ -226,11 +231,11 @@ impl Observer for Metrics {
         self.traps.inc();
     }
 
-    fn not_recorded(&self) {
+    fn audit_append_failed(&self) {
         self.not_recorded.inc();
     }
 
-    fn records_lost(&self, count: u64) {
+    fn audit_records_lost(&self, count: u64) {
         self.records_lost.inc_by(count);
     }
 }
@@ -251,15 +256,15 @@ mod tests {
     #[test]
     fn what_was_counted_is_told() {
         let metrics = Metrics::new().unwrap();
-        metrics.authenticated(&Ok(Principal { id: 0, operator: true, replaced: false }));
+        metrics.authenticated(&Ok(Principal { id: 0, kind: TokenKind::Operator }));
         metrics.authenticated(&Err(AuthenticateError::Expired(0)));
         metrics.unauthenticated(true);
-        metrics.commanded("recover", Ok(()));
-        metrics.commanded("regenerate", Err(&CommandError::Forbidden));
+        metrics.command_completed("recover", Ok(()));
+        metrics.command_completed("regenerate", Err(&CommandError::Forbidden));
         metrics.answered("main", "/health", 200);
         metrics.recovery_is_open(true);
         metrics.name_build("1.2.3", "one").unwrap();
-        metrics.store_answered("load", Duration::from_millis(2), Ok(()));
+        metrics.store_operation_completed("load", Duration::from_millis(2), Ok(()));
         let now =
             Now { tokens: 3, operator_age: Some(Duration::from_millis(1500)), staleness: Duration::ZERO };
         let text = metrics.to_text(now).unwrap();

@@ -134,7 +134,7 @@ impl AuditWriter {
         let reported = state.behind();
         state.stalled = true;
         drop(state);
-        observer.not_recorded();
+        observer.audit_append_failed();
         if !reported {
             tracing::error!(
                 "the audit log has not accepted a record for {APPEND_TIMEOUT:?}; {APPEND_FAILED_NOTE}"
@@ -207,14 +207,14 @@ impl Shared {
         match recorded {
             Ok(lost) => {
                 if lost > 0 {
-                    self.observer.records_lost(lost);
+                    self.observer.audit_records_lost(lost);
                 }
                 if was_behind {
                     tracing::info!("the audit log is up to date again");
                 }
             }
             Err(error) => {
-                self.observer.not_recorded();
+                self.observer.audit_append_failed();
                 // Once, not at every attempt.
                 if !was_behind {
                     tracing::error!("{error}; {APPEND_FAILED_NOTE}");
@@ -236,7 +236,7 @@ mod tests {
     struct Failures(AtomicU64);
 
     impl Observer for Failures {
-        fn not_recorded(&self) {
+        fn audit_append_failed(&self) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::audit::{AuditLog, AuditLogError, Kept, Recorder};
+use crate::audit::{AuditLog, AuditLogError, AuditWriter, RetainedRecord};
 use crate::authority::api::Authority;
 use crate::authority::poller::{POLL_INTERVAL, StorePoller};
 use crate::authority::snapshot::{Audit, Parts, Shared};
@@ -135,7 +135,7 @@ impl<'a> Builder<'a> {
         let snapshot =
             VersionedSnapshot { number: 1, snapshot: Arc::new(effects.snapshot.unwrap_or_default()) };
         let audit = match log {
-            Some(log) => Some(start_recorder(log, &sandbox, &snapshot, Arc::clone(&self.observer))?),
+            Some(log) => Some(start_audit_writer(log, &sandbox, &snapshot, Arc::clone(&self.observer))?),
             None => None,
         };
         let shared = Arc::new(Shared::new(Parts {
@@ -173,19 +173,19 @@ impl fmt::Debug for Builder<'_> {
 }
 
 /// Appends the retained records to the log and starts the thread that writes it from then on.
-fn start_recorder(
+fn start_audit_writer(
     mut log: AuditLog,
     sandbox: &Sandbox,
     snapshot: &VersionedSnapshot,
     observer: Arc<dyn Observer>,
 ) -> Result<Audit, BuildError> {
     let records = sandbox.read(snapshot.number, || snapshot.clone(), |reader| reader.audit(None))?;
-    let retained = Kept::read(records.map_err(BuildError::Catalog)?.lines)?;
-    let attempted = match log.catch_up(&retained) {
+    let retained = RetainedRecord::read(records.map_err(BuildError::Catalog)?.lines)?;
+    let attempted = match log.append_missing(&retained) {
         // As with a later change: a full disk is no reason to refuse all tokens.
         attempted @ (Ok(_) | Err(AuditLogError::Append { .. })) => attempted,
         Err(error) => return Err(error.into()),
     };
-    let recorder = Recorder::start(log, retained, attempted, observer).map_err(BuildError::Thread)?;
-    Ok(Audit::new(recorder))
+    let writer = AuditWriter::start(log, retained, attempted, observer).map_err(BuildError::Thread)?;
+    Ok(Audit::new(writer))
 }

@@ -52,10 +52,6 @@ impl OperatorLastUsed {
 
     pub(crate) fn get(&self) -> LastUsed {
         let moment = |at: &AtomicU64| Some(at.load(Ordering::Relaxed)).filter(|at| *at > 0);
-        LastUsed {
-            current: moment(&self.current),
-            previous: moment(&self.previous),
-            since: self.since,
-        }
+        LastUsed { current: moment(&self.current), previous: moment(&self.previous), since: self.since }
     }
 }

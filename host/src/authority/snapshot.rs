@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::audit::{AuditLogError, Kept, Recorder};
+use crate::audit::{AuditLogError, AuditWriter, RetainedRecord};
 use crate::authority::last_used::OperatorLastUsed;
 use crate::command::{Command, Outcome};
 use crate::observer::Observer;
@@ -45,14 +45,14 @@ pub(crate) struct Shared {
 
 /// The audit log beside the catalog.
 pub(crate) struct Audit {
-    pub(crate) recorder: Recorder,
+    pub(crate) writer: AuditWriter,
     /// Whether the last attempt to read the newest records from the component failed.
     last_read_failed: AtomicBool,
 }
 
 impl Audit {
-    pub(crate) fn new(recorder: Recorder) -> Self {
-        Self { recorder, last_read_failed: AtomicBool::new(false) }
+    pub(crate) fn new(writer: AuditWriter) -> Self {
+        Self { writer, last_read_failed: AtomicBool::new(false) }
     }
 }
 
@@ -118,10 +118,7 @@ impl Shared {
     }
 
     /// Calls a read instance of the current snapshot.
-    pub(crate) fn read<T>(
-        &self,
-        call: impl FnOnce(&mut ReadInstance) -> Result<T, Trap>,
-    ) -> Result<T, Trap> {
+    pub(crate) fn read<T>(&self, call: impl FnOnce(&mut ReadInstance) -> Result<T, Trap>) -> Result<T, Trap> {
         let current = self.current.number.load(Ordering::Acquire);
         self.sandbox.read(current, || self.snapshot(), call)
     }
@@ -148,7 +145,7 @@ impl Shared {
         drop(publish_lock);
         // A log that hangs must not delay other commands.
         if let (Some(audit), Some(submitted)) = (&self.audit, submitted) {
-            audit.recorder.wait(submitted);
+            audit.writer.wait(submitted);
         }
         result.unwrap_or_else(|trap| {
             self.count_trap(&trap);
@@ -245,9 +242,9 @@ impl Shared {
 
     /// Submits the retained records to the audit log.
     fn submit_audit_records(&self) -> Option<u64> {
-        let Audit { recorder, last_read_failed } = self.audit.as_ref()?;
+        let Audit { writer, last_read_failed } = self.audit.as_ref()?;
         let retained = match self.read(|reader| reader.audit(None)) {
-            Ok(Ok(records)) => Kept::read(records.lines),
+            Ok(Ok(records)) => RetainedRecord::read(records.lines),
             Ok(Err(error)) => Err(AuditLogError::Catalog(error.to_string())),
             Err(trap) => {
                 self.count_trap(&trap);
@@ -256,12 +253,12 @@ impl Shared {
         };
         let failed_before = last_read_failed.swap(retained.is_err(), Ordering::Relaxed);
         match retained {
-            Ok(retained) => Some(recorder.hand_over(retained)),
+            Ok(retained) => Some(writer.submit(retained)),
             Err(error) => {
                 self.observer.audit_append_failed();
                 // Logged once, not at every attempt.
                 if !failed_before {
-                    tracing::error!("{error}; changes are made nevertheless");
+                    tracing::error!("{error}; changes are still made");
                 }
                 None
             }

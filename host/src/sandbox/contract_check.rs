@@ -131,11 +131,15 @@ fn difference(engine: &Engine, expected: &types::Component, found: &types::Compo
             let Some(exported) = interface_of(found.exports(engine), interface) else {
                 return Some(format!("it does not export {interface}"));
             };
-            wanted.exports(engine).find_map(|(item, wanted)| match (exported.get_export(engine, item), wanted.ty) {
-                (Some(found), wanted) => differing_items(&format!("{interface}.{item}"), &wanted, &found.ty),
-                // A missing type shows in the functions that use it.
-                (None, ComponentItem::Type(_)) => None,
-                (None, _) => Some(format!("it does not export {interface}.{item}")),
+            wanted.exports(engine).find_map(|(item, wanted)| {
+                match (exported.get_export(engine, item), wanted.ty) {
+                    (Some(found), wanted) => {
+                        differing_items(&format!("{interface}.{item}"), &wanted, &found.ty)
+                    }
+                    // A missing type shows in the functions that use it.
+                    (None, ComponentItem::Type(_)) => None,
+                    (None, _) => Some(format!("it does not export {interface}.{item}")),
+                }
             })
         })
     };
@@ -226,7 +230,9 @@ fn differing_payloads(at: &str, expected: Option<&Type>, found: Option<&Type>) -
         (Some(expected), None) => {
             Some(format!("{at}: expected {}, found nothing", type_name(expected, MAX_TYPE_DEPTH)))
         }
-        (None, Some(found)) => Some(format!("{at}: expected nothing, found {}", type_name(found, MAX_TYPE_DEPTH))),
+        (None, Some(found)) => {
+            Some(format!("{at}: expected nothing, found {}", type_name(found, MAX_TYPE_DEPTH)))
+        }
     }
 }
 
@@ -265,7 +271,11 @@ fn differing_types(at: &str, expected: &Type, found: &Type) -> Option<String> {
         _ => None,
     };
     inside.or_else(|| {
-        Some(format!("{at}: expected {}, found {}", type_name(expected, MAX_TYPE_DEPTH), type_name(found, MAX_TYPE_DEPTH)))
+        Some(format!(
+            "{at}: expected {}, found {}",
+            type_name(expected, MAX_TYPE_DEPTH),
+            type_name(found, MAX_TYPE_DEPTH)
+        ))
     })
 }
 

@@ -8,8 +8,9 @@ use crate::sandbox::bindings::optoken::authority::catalog_store;
 use crate::secret::Secret;
 use crate::store::{self, StoreError};
 use crate::token::{
-    AuditRecords, AuthenticateError, CatalogState, CommandError, ComponentInfo, ComponentLimits, ExpiringSecret,
-    ImportOutcome, IssuedToken, OperatorStatus, Principal, Rotation, StagedSecret, TokenInfo, TokenKind,
+    AuditRecords, AuthenticateError, CatalogState, CommandError, ComponentInfo, ComponentLimits,
+    ExpiringSecret, ImportOutcome, IssuedToken, OperatorStatus, Principal, Rotation, StagedSecret, TokenInfo,
+    TokenKind,
 };
 
 impl From<authenticator::TokenKind> for TokenKind {

@@ -26,16 +26,17 @@ pub(crate) struct CommandInstance {
 }
 
 impl CommandInstance {
-    pub(crate) fn open(
-        pre: &bindings::AuthorityPre<State>,
-        store: Arc<dyn Store>,
-    ) -> wasmtime::Result<Self> {
+    pub(crate) fn open(pre: &bindings::AuthorityPre<State>, store: Arc<dyn Store>) -> wasmtime::Result<Self> {
         let (store, instance) = instantiate(pre, CatalogStoreCtx::from_store(store), COMMAND_BUDGET)?;
         Ok(Self { store, instance })
     }
 
     /// Executes a command, drops the instance, and returns its effects on the store beside the result.
-    pub(crate) fn execute(mut self, command: &Command<'_>, origin: &str) -> (CallResult<Outcome>, StoreEffects) {
+    pub(crate) fn execute(
+        mut self,
+        command: &Command<'_>,
+        origin: &str,
+    ) -> (CallResult<Outcome>, StoreEffects) {
         let result = self.call(command, origin).map_err(Trap);
         let result = result.map(|result| result.map_err(CommandError::from));
         (result, self.store.into_data().catalog.into_effects())

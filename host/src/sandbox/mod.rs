@@ -23,9 +23,9 @@ pub use wasmtime;
 
 pub use self::contract_check::{BUILT_IN_COMPONENT, check};
 pub use self::error::{CONTRACT, SandboxError, Trap};
+pub(crate) use self::instances::{CallResult, ReadInstance};
 pub use self::limits::{
     AUTHENTICATE_BUDGET, COMMAND_BUDGET, MAX_CORE_INSTANCES, MAX_HOSTCALL_DATA, MAX_MEMORIES, MAX_MEMORY,
     MAX_RANDOM_BYTES, MAX_STORE_CALLS, MAX_TABLE_ELEMENTS, MAX_TABLES,
 };
-pub(crate) use self::instances::{CallResult, ReadInstance};
 pub(crate) use self::pool::{Sandbox, VersionedSnapshot};

@@ -13,7 +13,7 @@ use crate::authority::Authority;
 use crate::cli::output_file::replace;
 use crate::secret::Secret;
 use crate::store::MemoryStore;
-use crate::token::{OPERATOR, Preset, Timestamp, TokenInfo};
+use crate::token::{ImportOutcome, OPERATOR, Timestamp, TokenInfo};
 
 /// The origin of what is done here, for an audit record that nobody reads.
 const ORIGIN: &str = "offline";
@@ -34,8 +34,10 @@ impl OfflineToken {
         } else {
             // As a server will take it in.
             let name = name.unwrap_or(OPERATOR);
-            let preset = authority()?.preset_hash(name, &issued.info.sha512, expiry(lifetime)?, ORIGIN)?;
-            let Preset::Created(info) = preset else { bail!("an empty catalog holds a token already") };
+            let preset = authority()?.import_hash(name, &issued.info.sha512, expiry(lifetime)?, ORIGIN)?;
+            let ImportOutcome::Created(info) = preset else {
+                bail!("an empty catalog holds a token already")
+            };
             info
         };
         Ok(Self { secret: issued.secret, info })
@@ -43,8 +45,8 @@ impl OfflineToken {
 
     /// A token that was made like this before. One that can be guessed is none.
     pub(crate) fn of(secret: Secret) -> anyhow::Result<Self> {
-        let preset = authority()?.preset_token(OPERATOR, &secret, None, ORIGIN)?;
-        let Preset::Created(info) = preset else { bail!("an empty catalog holds a token already") };
+        let preset = authority()?.import_token(OPERATOR, &secret, None, ORIGIN)?;
+        let ImportOutcome::Created(info) = preset else { bail!("an empty catalog holds a token already") };
         Ok(Self { secret, info })
     }
 

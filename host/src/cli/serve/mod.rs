@@ -252,7 +252,7 @@ impl Serve {
             tracing::info!(paths_without_authz = ?open, "setting up server with authz disabled for paths");
         }
         tracing::info!(node_id = self.node_id, "listening on {}", main.url());
-        let tokens = authority.list().context("cannot list the tokens")?;
+        let tokens = authority.list_tokens().context("cannot list the tokens")?;
         if !tokens.iter().any(|token| token.name == OPERATOR) {
             self.access.tell_how_to_create_one(&main);
         }

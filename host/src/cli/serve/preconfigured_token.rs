@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::authority::Authority;
 use crate::secret::Secret;
-use crate::token::{OPERATOR, Preset, now};
+use crate::token::{ImportOutcome, OPERATOR, now};
 
 /// The largest file that is read, in bytes.
 const MAX_BYTES: usize = 64 << 10;
@@ -40,22 +40,23 @@ pub(crate) fn preset(authority: &Authority, path: &Path) -> anyhow::Result<()> {
     // A time before 1970 is as past as 1970.
     let expiry = expiry_millis.map(|at| u64::try_from(at).unwrap_or(0));
     let preset = match (token.map(Secret::from), token_sha512) {
-        (Some(token), None) => authority.preset_token(&name, &token, expiry, &origin)?,
-        (None, Some(sha512)) => authority.preset_hash(&name, &sha512, expiry, &origin)?,
+        (Some(token), None) => authority.import_token(&name, &token, expiry, &origin)?,
+        (None, Some(sha512)) => authority.import_hash(&name, &sha512, expiry, &origin)?,
         (Some(_), Some(_)) => bail!("it has both \"token\" and \"token_sha512\": leave one of them out"),
         (None, None) => bail!("it has neither \"token\" nor \"token_sha512\""),
     };
     match &preset {
-        Preset::Created(_) => tracing::info!("Admin token '{name}' initialized from file"),
-        Preset::Unchanged(_) => {
+        ImportOutcome::Created(_) => tracing::info!("Admin token '{name}' initialized from file"),
+        ImportOutcome::Unchanged(_) => {
             tracing::info!("Admin token '{name}' already exists, skipping initialization");
         }
-        Preset::Different(_) => tracing::warn!(
+        ImportOutcome::Different(_) => tracing::warn!(
             "Admin token '{name}' already exists with another secret, skipping initialization: the token of the file is \
              not accepted; if it was replaced since, leave --admin-token-file out or bring the file up to date"
         ),
     }
-    let (Preset::Created(token) | Preset::Unchanged(token) | Preset::Different(token)) = preset;
+    let (ImportOutcome::Created(token) | ImportOutcome::Unchanged(token) | ImportOutcome::Different(token)) =
+        preset;
     match token.expiry {
         Some(expiry) if expiry <= now() => {
             tracing::warn!("Admin token '{name}' has expired and is not accepted");

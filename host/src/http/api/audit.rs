@@ -11,7 +11,7 @@ use crate::http::api::Call;
 use crate::http::problem::Problem;
 
 pub(crate) fn newest(call: &Call) -> Result<Response, Problem> {
-    let mut lines = call.served.authority.audit()?;
+    let mut lines = call.served.authority.audit(None)?.lines;
     // Each has an end.
     lines.push(String::new());
     Ok(([(CONTENT_TYPE, JSONL)], lines.join("\n")).into_response())

@@ -16,7 +16,7 @@ use crate::http::api::system_tokens::short_hash;
 use crate::http::api::tokens::{ListedToken, command, with_credential};
 use crate::http::problem::Problem;
 use crate::http::{JSON, body, json_answer};
-use crate::token::{AuthenticateError, Rotation, StagedSecret, TimedSecret, Timestamp, rfc3339};
+use crate::token::{AuthenticateError, ExpiringSecret, Rotation, StagedSecret, Timestamp, rfc3339};
 
 /// How the operator token is to be replaced.
 #[derive(Default, Deserialize, ToSchema)]
@@ -184,13 +184,13 @@ pub(crate) fn status(call: &Call) -> Result<Response, Problem> {
     let used = authority.operator_last_used();
     let moment = |at: Option<Timestamp>| at.map(rfc3339);
     let (staged, overlap) = match status.rotation {
-        Rotation::Settled => (None, None),
-        Rotation::Staged(TimedSecret { sha512, until }) => {
-            (Some(StagedStatus { hash: short_hash(&sha512), expires_at: rfc3339(until) }), None)
+        Rotation::Idle => (None, None),
+        Rotation::Staged(ExpiringSecret { sha512, expires_at }) => {
+            (Some(StagedStatus { hash: short_hash(&sha512), expires_at: rfc3339(expires_at) }), None)
         }
-        Rotation::Overlapping(TimedSecret { sha512, until }) => {
-            let (hash, ends_at) = (short_hash(&sha512), rfc3339(until));
-            (None, Some(OverlapStatus { hash, ends_at, last_used_at: moment(used.replaced) }))
+        Rotation::Overlapping(ExpiringSecret { sha512, expires_at }) => {
+            let (hash, ends_at) = (short_hash(&sha512), rfc3339(expires_at));
+            (None, Some(OverlapStatus { hash, ends_at, last_used_at: moment(used.previous) }))
         }
     };
     json_answer(&OperatorStatus {

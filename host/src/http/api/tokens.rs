@@ -116,7 +116,7 @@ pub(crate) async fn delete(call: Call) -> Result<Response, Problem> {
 }
 
 pub(crate) fn list(call: &Call) -> Result<Response, Problem> {
-    let tokens = call.served.authority.list()?.into_iter().map(Into::into).collect();
+    let tokens = call.served.authority.list_tokens()?.into_iter().map(Into::into).collect();
     crate::http::json_answer(&TokenList { tokens })
 }
 
@@ -132,5 +132,5 @@ pub(crate) async fn command<T: Send + 'static>(
     served: &Served,
     run: impl FnOnce(&Authority) -> Result<T, CommandError> + Send + 'static,
 ) -> Result<T, Problem> {
-    Ok(served.commands.command(run).await?)
+    Ok(served.commands.run(run).await?)
 }

@@ -124,7 +124,8 @@ impl Door {
             return Err(Problem::RecoveryClosed);
         }
         self.check_code(headers, peer)?;
-        let issued = self.authority.recover(&format!("recovery {peer}")).await?;
+        let origin = format!("recovery {peer}");
+        let issued = self.authority.run(move |authority| authority.recover(&origin)).await?;
         self.closed.cancel();
         tracing::info!(token_id = issued.info.id, %peer, "operator token regenerated through token recovery");
         Ok(issued)
