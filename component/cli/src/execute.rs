@@ -1,4 +1,4 @@
-//! Carries commands out, over any ports, and keeps what came back until somebody writes it down.
+//! Executes commands over any ports. Returns their output as values, which `text` and `json` write.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -13,24 +13,24 @@ use thiserror::Error;
 
 use crate::args::Command;
 
-/// What a command came to.
+/// The output of a command.
 #[derive(Debug)]
-pub(crate) enum Answer {
+pub(crate) enum Output {
     /// A new token.
     Issued(Issued),
-    /// A secret that waits.
+    /// A staged secret.
     Staged(Staged),
-    /// A token that has taken over.
+    /// The operator token after the staged secret became its own.
     Confirmed(TokenRecord),
-    /// A token that is gone.
+    /// The record of a deleted token.
     Deleted(TokenRecord),
     /// The token that a credential belongs to.
     Described(TokenRecord),
     /// The outcome of an import.
     Import(ImportOutcome),
-    /// Whose token it is.
+    /// Number and kind of a token.
     Principal(Principal),
-    /// How the operator token stands, if there is one.
+    /// The operator token, if there is one, and its rotation.
     Status(Option<(TokenRecord, Rotation)>),
     /// All tokens.
     List(Vec<TokenRecord>),
@@ -38,9 +38,9 @@ pub(crate) enum Answer {
     Audit(Vec<String>, Option<(u64, u64)>),
     /// The state of the catalog, if there is one.
     State(Option<State>),
-    /// The name of the catalog.
-    Name(String),
-    /// It is done, and there is no more to tell.
+    /// The id of the catalog.
+    CatalogId(String),
+    /// The command has no other output than this text.
     Done(&'static str),
 }
 
@@ -55,69 +55,76 @@ pub(crate) struct State {
     pub(crate) audit_head: Option<String>,
 }
 
-/// Why it came to nothing.
+/// A command failed.
 #[derive(Debug, Error)]
-pub(crate) enum Failed {
-    /// A command was not carried out.
+pub(crate) enum Error {
+    /// The command was not carried out.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// A token was not accepted.
+    /// The token was not accepted.
     #[error(transparent)]
     Authenticate(#[from] AuthenticateError),
 }
 
-/// Carries a command out. `token` is what was presented, where something is. None for what the authority has no part in.
-pub(crate) fn carry_out<P: CatalogStore + Entropy + Clock>(
+/// Executes a command. `token` is the presented token, or empty. Returns `None` for commands that
+/// do not use the authority.
+pub(crate) fn execute<P: CatalogStore + Entropy + Clock>(
     authority: &mut Authority<P>,
     command: &Command,
     token: &str,
     origin: &str,
-) -> Result<Option<Answer>, Failed> {
+) -> Result<Option<Output>, Error> {
     let caller = Caller { credential: token, origin };
     Ok(Some(match command {
-        Command::CreateOperator => Answer::Issued(authority.create_operator(origin)?),
-        Command::CreateNamed { name, lifetime } => {
-            Answer::Issued(authority.create_named(caller, name, *lifetime)?)
+        Command::CreateOperator => Output::Issued(authority.create_operator(origin)?),
+        Command::CreateNamed { name, lifetime_seconds } => {
+            Output::Issued(authority.create_named(caller, name, *lifetime_seconds)?)
         }
-        Command::Regenerate { overlap } => Answer::Issued(authority.regenerate(caller, *overlap)?),
-        Command::Stage { sha512, ttl } => Answer::Staged(authority.stage(caller, sha512.as_deref(), *ttl)?),
-        Command::Confirm { overlap } => Answer::Confirmed(authority.confirm(caller, *overlap)?),
+        Command::Regenerate { overlap_seconds } => {
+            Output::Issued(authority.regenerate(caller, *overlap_seconds)?)
+        }
+        Command::Stage { sha512, ttl_seconds } => {
+            Output::Staged(authority.stage(caller, sha512.as_deref(), *ttl_seconds)?)
+        }
+        Command::Confirm { overlap_seconds } => {
+            Output::Confirmed(authority.confirm(caller, *overlap_seconds)?)
+        }
         Command::Cancel => {
             authority.cancel(caller)?;
-            Answer::Done("No token waits to be confirmed.")
+            Output::Done("No token waits to be confirmed.")
         }
         Command::EndOverlap => {
             authority.end_overlap(caller)?;
-            Answer::Done("No replaced token is accepted.")
+            Output::Done("No replaced token is accepted.")
         }
-        Command::Authenticate => Answer::Principal(authority.authenticate(token)?),
-        Command::Describe => Answer::Described(authority.describe(token)?.clone()),
-        Command::Delete { name } => Answer::Deleted(authority.delete(caller, name)?),
+        Command::Authenticate => Output::Principal(authority.authenticate(token)?),
+        Command::Describe => Output::Described(authority.describe(token)?.clone()),
+        Command::Delete { name } => Output::Deleted(authority.delete(caller, name)?),
         Command::Status => {
             let status = authority.status()?;
-            Answer::Status(status.map(|(operator, rotation)| (operator.clone(), rotation)))
+            Output::Status(status.map(|(operator, rotation)| (operator.clone(), rotation)))
         }
-        Command::List => Answer::List(authority.list_tokens()?.to_vec()),
+        Command::List => Output::List(authority.list_tokens()?.to_vec()),
         Command::Audit { after } => {
             let records = authority.audit(after.unwrap_or(0))?;
-            Answer::Audit(records.lines.to_vec(), records.retained)
+            Output::Audit(records.lines.to_vec(), records.retained)
         }
-        Command::State => Answer::State(authority.state()?.map(|state| State {
+        Command::State => Output::State(authority.state()?.map(|state| State {
             version: state.version.into(),
             audit_sequence: state.audit_sequence,
             audit_head: state.audit_head.map(Into::into),
         })),
-        Command::Recover => Answer::Issued(authority.recover(origin)?),
-        Command::Initialize => Answer::Name(authority.initialize(origin)?),
+        Command::Recover => Output::Issued(authority.recover(origin)?),
+        Command::Initialize => Output::CatalogId(authority.initialize(origin)?),
         Command::Check => {
             authority.load()?;
-            Answer::Done("The catalog can be read.")
+            Output::Done("The catalog can be read.")
         }
         Command::Import { name, expiry, sha512: Some(sha512) } => {
-            Answer::Import(authority.import_hash(name, sha512, *expiry, origin)?)
+            Output::Import(authority.import_hash(name, sha512, *expiry, origin)?)
         }
         Command::Import { name, expiry, sha512: None } => {
-            Answer::Import(authority.import_token(name, token, *expiry, origin)?)
+            Output::Import(authority.import_token(name, token, *expiry, origin)?)
         }
         Command::Help | Command::Version => return Ok(None),
     }))

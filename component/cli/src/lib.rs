@@ -1,4 +1,4 @@
-//! The operator-token authority as a command that any WASI runtime runs as it is, over a directory:
+//! The operator-token authority as a command over a directory, for WASI runtimes:
 //!
 //! ```console
 //! $ mkdir -m 700 data
@@ -6,21 +6,22 @@
 //! $ wasmtime run --dir ./data::/data optoken-cli.wasm regenerate < old-token
 //! ```
 //!
-//! It is the same core as in the component of `wit/world.wit`, and what that asks of its host is here: the store is
-//! [`optoken_wasi::store`], which says how durable it is and what it asks of the file system. A change is durable before it
-//! is answered; of any number of commands that run at once, with one token, exactly one replaces it. Not possible through
-//! WASI are file modes (the catalog holds only hashes of tokens; who may change it is up to the mode of the directory), exit
-//! codes other than 0 and 1, and to know who is calling: whoever may write to the directory is trusted with `create` and
-//! `recover`. `--help` tells the rest.
+//! The core is that of the component of `wit/world.wit`. The store is [`optoken_wasi::file_store`],
+//! which describes its durability and its requirements on the file system. A change is durable
+//! before it is answered. Of concurrent commands with one token, exactly one replaces it.
 //!
-//! `args` is what can be asked for, `answer` what comes of it, `text` and `json` how that is written.
+//! WASI has no file modes, no exit codes other than 0 and 1, and no identity of the caller. A user
+//! with write permission for the directory is trusted with `create` and `recover`. The catalog
+//! holds hashes of tokens only.
+//!
+//! `args` parses the command line, `execute` executes it, `text` and `json` write its output.
 
 #![cfg_attr(target_arch = "wasm32", no_std)]
 
 extern crate alloc;
 
-mod answer;
 mod args;
+mod execute;
 mod json;
 mod stdio;
 mod text;
@@ -37,8 +38,8 @@ use optoken_wasi::Wasi;
 use wasip2::cli::environment;
 use zeroize::Zeroizing;
 
-use self::answer::{Answer, Failed};
 use self::args::{Command, Invocation};
+use self::execute::{Error, Output};
 
 /// The command.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ pub struct Cli;
 
 impl wasip2::exports::cli::run::Guest for Cli {
     fn run() -> Result<(), ()> {
-        run().map_err(|complaint| stdio::complain(&complaint))
+        run().map_err(|text| stdio::write_stderr(&text))
     }
 }
 
@@ -57,55 +58,56 @@ mod export {
     wasip2::cli::command::export!(Cli);
 }
 
-/// Does what the command line asks for. The error is what is complained of; empty if that has been said already.
+/// Executes the command line. The error is the text for standard error, which is empty if standard
+/// output has the error.
 fn run() -> Result<(), String> {
     let arguments = environment::get_arguments().into_iter().skip(1);
     let Invocation { data, origin, json, command } = args::parse(arguments)
-        .map_err(|error| format!("Error: {error}\nSee what is possible with: optoken-cli --help\n"))?;
+        .map_err(|error| format!("Error: {error}\nFor the commands and options: optoken-cli --help\n"))?;
     match command {
-        Command::Help => return told(text::HELP),
-        Command::Version => return told(text::VERSION),
+        Command::Help => return print(text::HELP),
+        Command::Version => return print(text::VERSION),
         _ => {}
     }
-    let token = if command.takes_token() { stdio::token().map_err(error)? } else { Zeroizing::default() };
+    let token =
+        if command.takes_token() { stdio::token().map_err(error_line)? } else { Zeroizing::default() };
     let outcome = match Wasi::at(&data) {
-        Ok(ports) => answer::carry_out(&mut Authority::new(ports), &command, &token, &origin),
-        Err(why) => Err(unavailable(&command, why)),
+        Ok(ports) => execute::execute(&mut Authority::new(ports), &command, &token, &origin),
+        Err(reason) => Err(unavailable(&command, reason)),
     };
-    let outcome = outcome.map(|answer| answer.unwrap_or(Answer::Done("")));
+    let outcome = outcome.map(|output| output.unwrap_or(Output::Done("")));
     match &outcome {
-        Ok(answer) => {
-            let told = if json { told_to_program(&outcome) } else { told(&text::answer(answer)) };
-            told.map_err(|complaint| complaint + text::unshown(&command))
+        Ok(output) => {
+            let printed = if json { print_json(&outcome) } else { print(&text::output(output)) };
+            printed.map_err(|error| error + text::output_failed_hint(&command))
         }
         Err(failed) if json => {
-            told_to_program(&outcome)
-                .map_err(|complaint| complaint + &text::failure(failed, &command, &data))?;
+            print_json(&outcome).map_err(|error| error + &text::failure(failed, &command, &data))?;
             Err(String::new())
         }
         Err(failed) => Err(text::failure(failed, &command, &data)),
     }
 }
 
-/// What a command comes to that cannot reach its catalog.
-fn unavailable(command: &Command, why: String) -> Failed {
-    let error = CommandError::Unavailable(why);
+/// Returns the error of a command that cannot open its directory.
+fn unavailable(command: &Command, reason: String) -> Error {
+    let error = CommandError::Unavailable(reason);
     match command {
-        Command::Authenticate => AuthenticateError::Unavailable(error).into(),
+        Command::Authenticate | Command::Describe => AuthenticateError::Unavailable(error).into(),
         _ => error.into(),
     }
 }
 
-fn told_to_program(outcome: &Result<Answer, Failed>) -> Result<(), String> {
-    let mut line = json::line(outcome).map_err(error)?;
+fn print_json(outcome: &Result<Output, Error>) -> Result<(), String> {
+    let mut line = json::line(outcome).map_err(error_line)?;
     line.push('\n');
-    told(&line)
+    print(&line)
 }
 
-fn told(text: &str) -> Result<(), String> {
-    stdio::write(text).map_err(error)
+fn print(text: &str) -> Result<(), String> {
+    stdio::write(text).map_err(error_line)
 }
 
-fn error(why: impl Display) -> String {
-    format!("Error: {why}\n")
+fn error_line(error: impl Display) -> String {
+    format!("Error: {error}\n")
 }

@@ -1,4 +1,4 @@
-//! Standard input and output, over `wasi:cli`.
+//! Standard input, output and error, over `wasi:cli`.
 
 use alloc::format;
 use alloc::string::String;
@@ -9,16 +9,18 @@ use wasip2::io::error::Error;
 use wasip2::io::streams::{OutputStream, StreamError};
 use zeroize::Zeroizing;
 
-/// The longest token that is read, in bytes: as much as a whole header of HTTP has anywhere, which is where tokens go.
+/// The longest token that is read, in bytes. Tokens are sent in HTTP headers, and no server accepts
+/// a longer one.
 pub(crate) const MAX_TOKEN_BYTES: usize = 64 << 10;
 
-/// How many bytes a stream takes at a time (`wasi:io/streams`).
+/// The most bytes of one read or write (`wasi:io/streams`).
 const CHUNK: usize = 4096;
 
-/// The token on standard input: all of it, without one newline at its end. The error says what to do.
+/// Reads the token from standard input: all of it, without one newline at its end. The error has
+/// the next step.
 pub(crate) fn token() -> Result<Zeroizing<String>, String> {
     let input = stdin::get_stdin();
-    // The whole capacity at once: what grows leaves copies behind.
+    // The whole capacity at once: a vector that grows leaves copies of the token behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_TOKEN_BYTES + CHUNK));
     loop {
         match input.blocking_read(CHUNK as u64) {
@@ -29,7 +31,7 @@ pub(crate) fn token() -> Result<Zeroizing<String>, String> {
             }
         }
         if bytes.len() > MAX_TOKEN_BYTES {
-            return Err(format!("standard input has more than {MAX_TOKEN_BYTES} bytes, which is no token"));
+            return Err(format!("standard input has more than {MAX_TOKEN_BYTES} bytes, which no token has"));
         }
     }
     text(&bytes)
@@ -47,11 +49,11 @@ fn text(bytes: &[u8]) -> Result<Zeroizing<String>, String> {
 /// Writes to standard output.
 pub(crate) fn write(text: &str) -> Result<(), String> {
     write_to(&stdout::get_stdout(), text)
-        .map_err(|why| format!("cannot write the answer to standard output: {why}"))
+        .map_err(|error| format!("cannot write the answer to standard output: {error}"))
 }
 
-/// Writes to standard error, if that is possible.
-pub(crate) fn complain(text: &str) {
+/// Writes to standard error. A failure is ignored: there is no other channel.
+pub(crate) fn write_stderr(text: &str) {
     let _ = write_to(&stderr::get_stderr(), text);
 }
 
@@ -65,7 +67,7 @@ fn write_to(stream: &OutputStream, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// What a runtime says of an error, without where in the runtime that came from.
+/// Returns the first line of the runtime's text. The other lines locate the error in the runtime.
 fn reason(error: &Error) -> String {
     error.to_debug_string().lines().next().unwrap_or_default().into()
 }
@@ -75,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_all_of_it_without_one_newline() {
+    fn token_is_standard_input_without_one_newline() {
         for (bytes, token) in [
             ("apiv3_x", "apiv3_x"),
             ("apiv3_x\n", "apiv3_x"),

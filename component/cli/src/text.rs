@@ -1,4 +1,4 @@
-//! Answers for people, and what to do next where there is none.
+//! Writes outputs for people, and errors with the next step.
 
 use alloc::format;
 use alloc::string::{String, ToString as _};
@@ -14,84 +14,85 @@ use optoken_core::transition::{AuthError, CommandRejected, Principal, TokenKind}
 use optoken_protocol::timestamp::rfc3339;
 use zeroize::Zeroizing;
 
-use crate::answer::{Answer, Failed, State};
 use crate::args::Command;
+use crate::execute::{Error, Output, State};
 
-/// What `--help` tells.
+/// The output of `--help`.
 pub(crate) const HELP: &str = "\
-The operator-token authority over a directory, for any WASI runtime.
+The operator-token authority over a directory, as a command for WASI runtimes.
 
 Usage: wasmtime run --dir DIR::/data optoken-cli.wasm [OPTIONS] COMMAND
 
-Commands, those marked * with a token on standard input:
-  create                       make the operator token, once; it is shown once
-  create --name NAME *         make a named admin token
-      --lifetime SECONDS       that is refused after so many seconds
+Commands; those marked * read a token from standard input:
+  create                       create the operator token, once, and print it
+  create --name NAME *         create a named admin token, and print it
+      --lifetime SECONDS       expire it after this time [default: never]
   regenerate *                 replace the operator token, which is the one presented
-      --overlap SECONDS        and accept the old one for so many seconds more
-  stage *                      let a new token wait to replace the operator token
-      --sha512 HEX             the one with this hash, which somebody else keeps
-      --ttl SECONDS            for so many seconds [default: 3600]
-  confirm *                    let the waiting token, which is the one presented, take over
-      --overlap SECONDS        and accept the old one for so many seconds more
-  cancel *                     give the waiting token up
-  end-overlap *                stop accepting the token that was replaced
+      --overlap SECONDS        accept the previous token for this time [default: 0]
+  stage *                      stage a new token, to replace the operator token later
+      --sha512 HEX             stage the token with this hash, which the caller keeps
+      --ttl SECONDS            expire it after this time [default: 3600]
+  confirm *                    replace the operator token by the staged token, which is
+                               the one presented
+      --overlap SECONDS        accept the previous token for this time [default: 0]
+  cancel *                     cancel the staged token
+  end-overlap *                revoke the previous token
   authenticate *               print number and kind of the token
   describe *                   print the record of the token
-  delete NAME *                take a named admin token out
-  status                       tell how the operator token stands
-  list                         tell of all tokens; none of their secrets is kept
-  audit                        print the newest records of changes, a line of JSON each
-      --after SEQUENCE         those after this sequence number
+  delete NAME *                delete a named admin token
+  status                       print the operator token and its rotation
+  list                         print all tokens, by their hashes
+  audit                        print the newest audit records, one JSON object a line
+      --after SEQUENCE         only records after this sequence number
   state                        print version, audit sequence and audit head of the catalog
-  recover                      replace a lost operator token; whoever may write to the
-                               directory may do this
-  initialize                   give the catalog its name, a UUID, and tell it
-  check                        read the catalog and say whether it is whole
-  import --name NAME *         import a token that was made elsewhere
-      --expiry MILLISECONDS    that is refused from then on, counted from 1970
-      --sha512 HEX             without the token itself, by its hash
+  recover                      replace a lost operator token; write permission for the
+                               directory is the only credential
+  initialize                   give the catalog its id, a UUID, and print it
+  check                        check that the catalog can be read
+  import --name NAME *         import a token that was created elsewhere
+      --expiry MILLISECONDS    expire it at this time, in milliseconds since 1970
+      --sha512 HEX             import its hash; reads no token
 
 Options:
-  --data PATH     the directory with the catalog; one that the runtime has opened, or
-                  one in it [default: /data]
-  --origin TEXT   where this comes from, for the audit record [default: cli]
-  --json          answer one line of JSON: {\"ok\":…} or {\"err\":…}, with the names and
+  --data PATH     the directory with the catalog: one that the runtime has opened, or
+                  a directory below it [default: /data]
+  --origin TEXT   the origin of the command in its audit record [default: cli]
+  --json          print one line of JSON: {\"ok\":…} or {\"err\":…}, with the names and
                   values of the contract in wit/
-  -h, --help      print this
+  -h, --help      print this help
   -V, --version   print the version
 
-The token on standard input is all of it, without one newline at its end. It never is
-an argument, which other users of the machine could see.
+Standard input holds the token and at most one newline. Arguments never hold a token:
+other users of the machine can read them.
 
-Exit status: 0, or 1 if anything went wrong; WASI has no other. What went wrong is on
-standard error; with --json, an error of the contract is on standard output instead.
+Exit status: 0 on success, 1 on any error; WASI has no other. Errors are on standard
+error. With --json, errors of the contract are on standard output instead.
 
-How durable it is: DIR/catalog/N.jsonl is version N of the catalog, and a command that
-has answered has synced it, so a power cut does not undo it. Any number of commands can
-run at once, and each change is made on the newest version or not at all. DIR must be on
-a local file system with hard links. A command that is killed leaves the catalog as it
-was, or changed and whole; what else it leaves is removed by the next change.
+Durability: DIR/catalog/N.jsonl is version N of the catalog. A command syncs its version
+before it answers, so a power cut does not undo it. Commands can run at the same time:
+each changes the newest version, or nothing. DIR must be on a local file system with
+hard links. A command that is killed leaves the old version or the new one; the next
+change removes its temporary files.
 
-What is not possible: WASI sets no file modes, so who may read DIR is up to its own mode
-(chmod 700) and the umask. The catalog holds no token, only SHA-512 hashes of tokens.
+Limits: WASI sets no file modes. The mode of DIR (chmod 700) and the umask decide which
+users can read the catalog. It holds no token, only SHA-512 hashes of tokens.
 ";
 
-/// What `--version` tells.
+/// The output of `--version`.
 pub(crate) const VERSION: &str = concat!("optoken-cli ", env!("CARGO_PKG_VERSION"), "\n");
 
-/// An answer, in full lines.
-pub(crate) fn answer(answer: &Answer) -> Zeroizing<String> {
-    Zeroizing::new(match answer {
-        Answer::Issued(Issued { token, secret }) => {
+/// Returns an output in full lines.
+pub(crate) fn output(output: &Output) -> Zeroizing<String> {
+    Zeroizing::new(match output {
+        Output::Issued(Issued { token, secret }) => {
             let secret = secret.expose();
             let expiry = token.expiry.map(|at| format!("Expires: {}\n", rfc3339(at))).unwrap_or_default();
-            let what = if token.updated_at.is_some() { "regenerated" } else { "created" };
-            // The whole capacity at once: a string that grows leaves copies behind.
+            let change = if token.updated_at.is_some() { "regenerated" } else { "created" };
+            // The whole capacity at once: a string that grows leaves copies of the secret behind.
             let mut text = String::with_capacity(512);
             for part in [
                 "\nNew token ",
-                what,
+                change,
                 " successfully!\n\nToken: ",
                 secret,
                 "\nHTTP Requests Header: Authorization: Bearer ",
@@ -104,8 +105,8 @@ pub(crate) fn answer(answer: &Answer) -> Zeroizing<String> {
             }
             text
         }
-        Answer::Staged(Staged { secret, hash, expires_at }) => {
-            let until = rfc3339(*expires_at);
+        Output::Staged(Staged { secret, hash, expires_at }) => {
+            let expires_at = rfc3339(*expires_at);
             let mut text = String::with_capacity(1024);
             if let Some(secret) = secret {
                 for part in ["\nToken: ", secret.expose(), "\n"] {
@@ -117,80 +118,83 @@ pub(crate) fn answer(answer: &Answer) -> Zeroizing<String> {
                 text.push('\n');
             }
             for part in [
-                "\nIt is not accepted yet. Store it securely, then give it to: optoken-cli confirm\nIt waits until ",
-                &until,
-                "; until then the operator token stays as it is.\n\n",
+                "\nThis token is not accepted yet. Store it securely, then present it to: optoken-cli confirm\nIt expires \
+                 at ",
+                &expires_at,
+                "; until it is confirmed the operator token stays in force.\n\n",
             ] {
                 text.push_str(part);
             }
             text
         }
-        Answer::Confirmed(token) => format!("The token is now the operator token.\n{}", details(token)),
-        Answer::Deleted(token) => format!("The token is refused from now on.\n{}", details(token)),
-        Answer::Import(ImportOutcome::Created(token)) => {
+        Output::Confirmed(token) => format!("The token is now the operator token.\n{}", details(token)),
+        Output::Deleted(token) => format!("The token is refused from now on.\n{}", details(token)),
+        Output::Import(ImportOutcome::Created(token)) => {
             format!("The token was imported.\n{}", details(token))
         }
-        Answer::Import(ImportOutcome::Unchanged(token)) => {
-            format!("The token is there already.\n{}", details(token))
+        Output::Import(ImportOutcome::Unchanged(token)) => {
+            format!("The token exists already.\n{}", details(token))
         }
-        Answer::Import(ImportOutcome::Different(token)) => format!(
-            "There is a token of this name with another secret, which stays; the one given is not accepted.\n{}",
+        Output::Import(ImportOutcome::Different(token)) => format!(
+            "A token of this name exists with another secret, which stays; the imported secret is not accepted.\n{}",
             details(token)
         ),
-        Answer::Principal(principal) => whose(*principal),
-        Answer::Status(None) => "There is no operator token; make it with: optoken-cli create\n".into(),
-        Answer::Status(Some((operator, rotation))) => {
-            format!("{}rotation: {}\n", details(operator), under_way(rotation))
+        Output::Principal(token) => principal(*token),
+        Output::Status(None) => "There is no operator token; create it with: optoken-cli create\n".into(),
+        Output::Status(Some((operator, rotation))) => {
+            format!("{}rotation: {}\n", details(operator), rotation_status(rotation))
         }
-        Answer::List(tokens) => table(tokens),
-        Answer::Described(token) => details(token),
-        Answer::State(None) => "There is no catalog.\n".into(),
-        Answer::State(Some(State { version, audit_sequence, audit_head })) => format!(
+        Output::List(tokens) => table(tokens),
+        Output::Described(token) => details(token),
+        Output::State(None) => "There is no catalog.\n".into(),
+        Output::State(Some(State { version, audit_sequence, audit_head })) => format!(
             "version: {version}\naudit sequence: {audit_sequence}\naudit head: {}\n",
             audit_head.as_deref().unwrap_or("none")
         ),
-        Answer::Audit(lines, _) => lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect(),
-        Answer::Name(name) => format!("{name}\n"),
-        Answer::Done(what) => format!("{what}\n"),
+        Output::Audit(lines, _) => lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect(),
+        Output::CatalogId(id) => format!("{id}\n"),
+        Output::Done(text) => format!("{text}\n"),
     })
 }
 
-/// What went wrong, and what to do about it, in full lines.
-pub(crate) fn failure(failed: &Failed, command: &Command, data: &str) -> String {
-    let next = match failed {
-        Failed::Authenticate(AuthenticateError::Refused(_)) => NEW_TOKEN.into(),
-        Failed::Authenticate(AuthenticateError::Unavailable(error)) | Failed::Command(error) => {
+/// Returns an error and the next step, in full lines.
+pub(crate) fn failure(error: &Error, command: &Command, data: &str) -> String {
+    let next = match error {
+        Error::Authenticate(AuthenticateError::Refused(_)) => NEW_TOKEN.into(),
+        Error::Authenticate(AuthenticateError::Unavailable(error)) | Error::Command(error) => {
             next_step(error, command, data)
         }
     };
     let next = if next.is_empty() { next } else { format!("{next}\n") };
-    format!("Error: {failed}\n{next}")
+    format!("Error: {error}\n{next}")
 }
 
 const NEW_TOKEN: &str =
     "Present an accepted token on standard input. A lost operator token is replaced by: optoken-cli recover";
 
-/// What it means that an answer could not be written, and what to do about it; a line, or nothing where nothing was changed.
-pub(crate) const fn unshown(command: &Command) -> &'static str {
+/// Returns the state after a command whose output could not be written, and the next step, in one
+/// line. It is empty for commands that change nothing.
+pub(crate) const fn output_failed_hint(command: &Command) -> &'static str {
     match command {
         Command::CreateOperator | Command::Regenerate { .. } | Command::Recover => {
-            "The token was made and is lost. Replace it with: optoken-cli recover\n"
+            "The token was created and is lost. Replace it with: optoken-cli recover\n"
         }
         Command::CreateNamed { .. } => {
-            "The token was made and is lost, and its name is taken. First: optoken-cli delete NAME, then create it again\n"
+            "The token was created and is lost, and its name is in use. First: optoken-cli delete NAME, then create it \
+             again\n"
         }
         Command::Stage { .. } => {
-            "The token was staged. Staging again is safe: the operator token stays as it is, and the new one takes the place \
-             of this one.\n"
+            "The token was staged. Staging again is safe: the operator token stays as it is, and the new staged token replaces \
+             this one.\n"
         }
         Command::Confirm { .. } => {
             "The change was made: the token that was presented is the operator token.\n"
         }
         Command::Delete { .. } => "The change was made: the token is refused.\n",
-        Command::Cancel => "The change was made: no token waits to be confirmed.\n",
-        Command::EndOverlap => "The change was made: no replaced token is accepted.\n",
+        Command::Cancel => "The change was made: no token is staged.\n",
+        Command::EndOverlap => "The change was made: no previous token is accepted.\n",
         Command::Initialize | Command::Import { .. } => {
-            "It was carried out. Running it again is safe, and tells what it came to.\n"
+            "The command was carried out. Running it again is safe, and prints the result.\n"
         }
         Command::Authenticate
         | Command::Describe
@@ -204,21 +208,23 @@ pub(crate) const fn unshown(command: &Command) -> &'static str {
     }
 }
 
-/// What to do where nobody knows whether a change was made.
-const fn in_doubt(command: &Command) -> &'static str {
+/// Returns the next step after a change with an unknown outcome.
+const fn unknown_outcome_hint(command: &Command) -> &'static str {
     match command {
         Command::CreateOperator => {
-            "Run it again. If there is an operator token by then, it was made and is lost; then: optoken-cli recover"
+            "Run it again. If there is an operator token by then, it was created and is lost; then: optoken-cli recover"
         }
         Command::CreateNamed { .. } => {
-            "See with: optoken-cli list, whether it was made. If so, it is lost; then: optoken-cli delete NAME, and create it \
-             again."
+            "Check with: optoken-cli list, whether it was created. If so, it is lost; then: optoken-cli delete NAME, and \
+             create it again."
         }
         Command::Regenerate { .. } => {
-            "See with: optoken-cli authenticate, whether the token that was presented still is the operator token. If not, the \
-             change was made and its new token is lost; then: optoken-cli recover"
+            "Check with: optoken-cli authenticate, whether the token that was presented still is the operator token. If not, \
+             the change was made and its new token is lost; then: optoken-cli recover"
         }
-        Command::Recover => "Run it again; whatever it came to, the operator token is replaced then.",
+        Command::Recover => {
+            "Run it again: it replaces the operator token, whether the change was made or not."
+        }
         Command::Confirm { .. } => {
             "Nothing is lost. Run it again with the same token: it succeeds, whether the change was made or not."
         }
@@ -241,21 +247,23 @@ const fn in_doubt(command: &Command) -> &'static str {
 
 fn next_step(error: &CommandError, command: &Command, data: &str) -> String {
     match error {
-        CommandError::Rejected(denial) => match denial {
+        CommandError::Rejected(rejected) => match rejected {
             CommandRejected::Unauthenticated(AuthError::Unknown | AuthError::Expired { .. }) => {
                 NEW_TOKEN.into()
             }
             CommandRejected::Forbidden => "Present the operator token itself on standard input.".into(),
-            CommandRejected::NotFound(name) if name == OPERATOR => "Make it with: optoken-cli create".into(),
-            CommandRejected::NotFound(_) => "See the names with: optoken-cli list".into(),
+            CommandRejected::NotFound(name) if name == OPERATOR => {
+                "Create it with: optoken-cli create".into()
+            }
+            CommandRejected::NotFound(_) => "Print the names with: optoken-cli list".into(),
             CommandRejected::AlreadyExists(name) if name == OPERATOR => {
                 "Replace it with: optoken-cli regenerate. If it is lost: optoken-cli recover".into()
             }
             CommandRejected::AlreadyExists(_) => {
-                "Take another name, or first: optoken-cli delete NAME".into()
+                "Choose another name, or first: optoken-cli delete NAME".into()
             }
             CommandRejected::OperatorProtected => "Replace it with: optoken-cli regenerate".into(),
-            CommandRejected::Full => "Take some out with: optoken-cli delete NAME".into(),
+            CommandRejected::Full => "Delete some with: optoken-cli delete NAME".into(),
             CommandRejected::Overlapping { .. } => "End it with: optoken-cli end-overlap".into(),
             CommandRejected::TooLong { .. }
             | CommandRejected::Name(_)
@@ -272,29 +280,33 @@ fn next_step(error: &CommandError, command: &Command, data: &str) -> String {
         ),
         CommandError::Contended => "Nothing was changed; try again.".into(),
         CommandError::Unavailable(_) => "Nothing was changed.".into(),
-        CommandError::UnknownOutcome(_) => in_doubt(command).into(),
+        CommandError::UnknownOutcome(_) => unknown_outcome_hint(command).into(),
         CommandError::Entropy(_) | CommandError::Weak(_) | CommandError::Hash(_) => String::new(),
     }
 }
 
-fn whose(principal: Principal) -> String {
-    let Principal { id, kind } = principal;
+fn principal(Principal { id, kind }: Principal) -> String {
     let kind = match kind {
         TokenKind::Operator => "the operator token",
-        TokenKind::PreviousOperator => "the replaced operator token, which is accepted a while longer",
+        TokenKind::PreviousOperator => {
+            "the previous operator token, which is accepted until its overlap ends"
+        }
         TokenKind::NamedAdmin => "a named admin token",
     };
     format!("This is {kind}, number {id}.\n")
 }
 
-fn under_way(rotation: &Rotation) -> String {
+fn rotation_status(rotation: &Rotation) -> String {
     match rotation {
-        Rotation::Idle => "nothing under way".into(),
+        Rotation::Idle => "idle".into(),
         Rotation::Staged(ExpiringHash { hash, expires_at }) => {
-            format!("a token waits to be confirmed until {}\nsha512 of that: {hash}", rfc3339(*expires_at))
+            format!("a token is staged until {}\nsha512 of the staged token: {hash}", rfc3339(*expires_at))
         }
         Rotation::Overlap(ExpiringHash { hash, expires_at }) => {
-            format!("the token before is accepted until {}\nsha512 of that: {hash}", rfc3339(*expires_at))
+            format!(
+                "the previous token is accepted until {}\nsha512 of the previous token: {hash}",
+                rfc3339(*expires_at)
+            )
         }
     }
 }
@@ -305,17 +317,17 @@ fn details(token: &TokenRecord) -> String {
         token.id,
         token.name,
         rfc3339(token.created_at),
-        moment(token.updated_at),
-        moment(token.expiry),
+        timestamp_or_never(token.updated_at),
+        timestamp_or_never(token.expiry),
         token.hash
     )
 }
 
-fn moment(at: Option<Timestamp>) -> String {
+fn timestamp_or_never(at: Option<Timestamp>) -> String {
     at.map_or_else(|| "never".into(), rfc3339)
 }
 
-/// One line a token, in columns.
+/// Returns one line a token, in columns.
 fn table(tokens: &[TokenRecord]) -> String {
     const HEAD: [&str; 6] = ["ID", "NAME", "CREATED", "UPDATED", "EXPIRY", "SHA512"];
     let rows: Vec<[String; 6]> = core::iter::once(HEAD.map(Into::into))
@@ -324,8 +336,8 @@ fn table(tokens: &[TokenRecord]) -> String {
                 token.id.to_string(),
                 token.name.clone(),
                 rfc3339(token.created_at),
-                moment(token.updated_at),
-                moment(token.expiry),
+                timestamp_or_never(token.updated_at),
+                timestamp_or_never(token.expiry),
                 token.hash.to_string(),
             ]
         }))
