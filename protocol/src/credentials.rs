@@ -8,14 +8,15 @@ use base64ct::{Base64, Encoding as _};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::problem::MALFORMED_CREDENTIAL;
-
 /// The paths whose query string may carry the token, and [the parameter](QUERY_PARAMETER) that does
 /// (`docs/compatibility.md` 3.3).
 pub const QUERY_PARAMETER_PATHS: [&str; 2] = ["/query", "/write"];
 
 /// The query parameter that carries the token. It takes precedence over the header.
 pub const QUERY_PARAMETER: &str = "p";
+
+/// How the text of [`Malformed`] begins. Clients recognise it by that.
+pub const MALFORMED_CREDENTIAL: &str = "Authorization header was malformed";
 
 /// The header does not follow the grammar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]

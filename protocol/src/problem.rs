@@ -13,13 +13,11 @@ use alloc::string::{String, ToString as _};
 use alloc::vec;
 use alloc::vec::Vec;
 
+pub use crate::credentials::MALFORMED_CREDENTIAL;
 use crate::credentials::Malformed;
 use crate::json::Quoted;
 use crate::media_type::{JSON, TEXT};
 use crate::redact::redact;
-
-/// How the text of [`Problem::MalformedCredential`] begins.
-pub const MALFORMED_CREDENTIAL: &str = "Authorization header was malformed";
 
 /// How the text of [`Problem::AlreadyExists`] begins. A comma, a space and the name follow.
 pub const ALREADY_EXISTS: &str = "token name already exists";
