@@ -11,8 +11,8 @@ use wasip2::filesystem::types::{
 
 use crate::file_store::{Directory, Failure};
 
-/// The most entries of a directory that are looked at: many more than a store leaves, and an end to a directory that is
-/// something else.
+/// The most entries of a directory that are read. A store has far fewer; the limit bounds the cost
+/// of a wrong directory.
 pub const MAX_ENTRIES: usize = 1 << 16;
 
 /// How many bytes are asked for or handed over at a time. Runtimes give what they like of it.
@@ -20,17 +20,18 @@ const CHUNK: usize = 1 << 20;
 
 /// A directory that the runtime has opened, or one in it.
 #[derive(Debug)]
-pub struct Opened {
+pub struct WasiDirectory {
     path: String,
     descriptor: Descriptor,
 }
 
-/// Opens the directory of this path, which is one that the runtime has opened, or lies in one. The error says what to do.
-pub fn open(path: &str) -> Result<Opened, String> {
-    // Where several would do, the one that is nearest to it.
+/// Opens the directory at a path, which the runtime has opened, or which is below one that it has.
+/// The error has the next step.
+pub fn open(path: &str) -> Result<WasiDirectory, String> {
+    // Of several that contain the path, the nearest.
     let nearest = get_directories()
         .into_iter()
-        .filter_map(|(descriptor, opened)| inside(path, &opened).map(|rest| (descriptor, rest)))
+        .filter_map(|(descriptor, opened)| strip_prefix(path, &opened).map(|rest| (descriptor, rest)))
         .min_by_key(|(_, rest)| rest.len());
     let Some((descriptor, rest)) = nearest else {
         return Err(format!(
@@ -43,19 +44,20 @@ pub fn open(path: &str) -> Result<Opened, String> {
         descend(&descriptor, rest)
             .map_err(|code| format!("cannot open the directory {path}: {}; make it first", code.name()))?
     };
-    Ok(Opened { path: path.trim_end_matches('/').into(), descriptor })
+    Ok(WasiDirectory { path: path.trim_end_matches('/').into(), descriptor })
 }
 
-/// Opens a directory in a directory, to read it and to change what is in it.
+/// Opens a directory below another one, to read and to change its entries.
 fn descend(directory: &Descriptor, path: &str) -> Result<Descriptor, ErrorCode> {
     let flags = DescriptorFlags::READ | DescriptorFlags::MUTATE_DIRECTORY;
     directory.open_at(PathFlags::empty(), path, OpenFlags::DIRECTORY, flags)
 }
 
-/// What is left of a path inside a directory; nothing if it is the directory itself.
-fn inside<'a>(path: &'a str, directory: &str) -> Option<&'a str> {
-    let path = normal(path);
-    match normal(directory) {
+/// Returns the path relative to a directory, which is empty for the directory itself; `None` if it
+/// is outside.
+fn strip_prefix<'a>(path: &'a str, directory: &str) -> Option<&'a str> {
+    let path = normalize(path);
+    match normalize(directory) {
         "" => (!path.starts_with('/')).then_some(path),
         "/" => path.strip_prefix('/'),
         directory => match path.strip_prefix(directory)? {
@@ -65,8 +67,8 @@ fn inside<'a>(path: &'a str, directory: &str) -> Option<&'a str> {
     }
 }
 
-/// A path without what means nothing at its ends.
-fn normal(path: &str) -> &str {
+/// Removes a leading `./` and trailing slashes.
+fn normalize(path: &str) -> &str {
     let path = path.strip_prefix("./").unwrap_or(path);
     match path.trim_end_matches('/') {
         "" if path.starts_with('/') => "/",
@@ -75,7 +77,7 @@ fn normal(path: &str) -> &str {
     }
 }
 
-impl Directory for Opened {
+impl Directory for WasiDirectory {
     fn path(&self) -> &str {
         &self.path
     }
@@ -87,7 +89,8 @@ impl Directory for Opened {
             match entries.read_directory_entry() {
                 Ok(Some(entry)) => names.push(entry.name),
                 Ok(None) => return Ok(names),
-                // Removed between two steps of the runtime, or a name that is no text and so none that is looked for.
+                // The entry was removed meanwhile, or its name is not UTF-8, which no file of the
+                // store has.
                 Err(ErrorCode::NoEntry | ErrorCode::IllegalByteSequence) => {}
                 Err(code) => return Err(failure(code)),
             }
@@ -104,7 +107,7 @@ impl Directory for Opened {
     }
 
     fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>, Failure> {
-        // Before it is opened: a pipe has no end while somebody could still write into it, and opening one waits for that.
+        // Before the open: to open a pipe blocks until another process opens its other end.
         let DescriptorStat { type_, size, .. } =
             self.descriptor.stat_at(PathFlags::empty(), name).map_err(failure)?;
         if type_ != DescriptorType::RegularFile {
@@ -115,7 +118,8 @@ impl Directory for Opened {
             .open_at(PathFlags::empty(), name, OpenFlags::empty(), DescriptorFlags::READ)
             .map_err(failure)?;
         let too_long = || Failure::Refused(format!("it has more than {limit} bytes"));
-        // At once: what grows is moved, and wiped wherever it was.
+        // The whole capacity at once: growth would move the content, and the heap would wipe every
+        // copy.
         let mut content = Vec::with_capacity(usize::try_from(size.min(limit)).map_err(|_| too_long())?);
         loop {
             let (bytes, ended) = file.read(CHUNK as u64, content.len() as u64).map_err(failure)?;
@@ -180,7 +184,7 @@ impl Directory for Opened {
     }
 }
 
-/// What a code means for a store: above all, whether it is certain that nothing was done.
+/// Converts an error code. Above all it decides whether the operation certainly had no effect.
 fn failure(code: ErrorCode) -> Failure {
     match code {
         ErrorCode::NoEntry => Failure::Missing,
@@ -200,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_lies_in_a_directory_or_it_does_not() {
+    fn path_is_relative_to_its_directory() {
         for (path, directory, rest) in [
             ("/data", "/data", Some("")),
             ("/data/", "/data", Some("")),
@@ -219,7 +223,7 @@ mod tests {
             ("data", "/", None),
             ("data", "/data", None),
         ] {
-            assert_eq!(inside(path, directory), rest, "{path} in {directory}");
+            assert_eq!(strip_prefix(path, directory), rest, "{path} in {directory}");
         }
     }
 }

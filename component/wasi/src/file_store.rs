@@ -1,61 +1,79 @@
-//! A compare-and-swap of one document, made of what every file system has. Knows no WASI, and nothing of what is stored.
+//! A compare-and-swap of one document, made from the operations of a plain file system. Knows no
+//! WASI, and nothing of the document.
 //!
-//! There are no locks in WASI. What there is: a hard link to a name that exists already fails, whoever tries it how often at
-//! once. So every version of the document is a file of its own, and publishing one is a link:
+//! WASI has no locks. It has hard links: a link to an existing name fails, for any number of
+//! concurrent writers. So every version of the document is a file, and a link publishes it:
 //!
 //! ```text
 //! DATA/catalog/7.jsonl                        version 7, which is the document; never written again
-//! DATA/catalog/8.52a3b1c94d0e6f78.tmp         what somebody wants to make version 8, or has made it and not synced yet
-//! DATA/catalog.52a3b1c94d0e6f78.new/          what somebody wants to make the very first version
+//! DATA/catalog/8.52a3b1c94d0e6f78.tmp         a candidate for version 8, or version 8 before its sync
+//! DATA/catalog.52a3b1c94d0e6f78.new/          a candidate for the very first version
 //! ```
 //!
-//! **A swap** from version N writes a temporary file under a random name that tells its target N+1, syncs it, looks that
-//! N+1 is not there and then that N is, links the temporary file to N+1, and syncs the directory. Then it cleans up: first
-//! all temporary files whose target is N+1 or less, then all versions below N+1, lowest first.
+//! **A swap** from version N has these steps, in this order:
 //!
-//! **A load** lists the directory until the highest version H in it is one that it knew of before it began to list, looks
-//! that H+1 is not there, and reads H. If a temporary file whose target is H was listed, it syncs the directory (and where
-//! H is 1, the one above it) and removes that file. Then it tells of H.
+//! 1. It writes and syncs a temporary file under a random name, which contains the target N+1.
+//! 2. It checks that N+1 does not exist, and then that N exists.
+//! 3. It links the temporary file to N+1, and syncs the directory.
+//! 4. It cleans up: first every temporary file with the target N+1 or less, then every version
+//!    below N+1, lowest first.
 //!
-//! That names are removed is the danger: a slow writer could find the name N+1 free again, and a listing that others
-//! write to meanwhile may miss versions that came and went. Both are kept away by the orders above:
+//! **A load** has these steps, in this order:
 //!
-//! - *N+1 was not there and then N was: then N was the newest version at the first look.* Else N+1 would have been published
-//!   and removed before that look, and versions are removed lowest first, so N before it. This makes a load tell the
-//!   newest version, whatever the listing has missed.
-//! - *A link to N+1 succeeds once at most.* Say that N+1 was published and removed before a second link to it. The writer
-//!   of that looked after it had made its temporary file, and by the above N was the newest then. So whoever removed N+1
-//!   had published N+2 or more after that, listed the directory after that, and has removed the temporary file, which was there
-//!   all the time, before N+1. What is not there cannot be linked.
+//! 1. It lists the directory until the highest version H of a listing is one that it knew before
+//!    that listing began.
+//! 2. It checks that H+1 does not exist, and reads H.
+//! 3. If that listing has a temporary file with the target H, it syncs the directory (and, if H is
+//!    1, its parent) and removes that file.
+//! 4. It returns H.
 //!
-//! So a link that succeeds is the swap, and what a killed writer has left over is removed by the next swap.
+//! Removed names are the danger: a slow writer could find the name N+1 free again. And a listing
+//! during writes may miss versions that appeared and disappeared meanwhile. The orders above
+//! exclude both:
 //!
-//! **The very first version** has no predecessor to look for. It is made in a directory of its own that is renamed to
-//! `catalog`, which fails where there is such a directory with anything in it; and there is always something in it from
-//! then on. So no `catalog` means: there has never been one. It also takes the same calls as every later version, so a file
-//! system that cannot link or sync is found out before there is a catalog on it.
+//! - *If N+1 did not exist and then N existed, N was the newest version at the first check.*
+//!   Otherwise N+1 would have been published and removed before that check, and N before N+1,
+//!   because versions are removed lowest first. So a load returns the newest version, even if its
+//!   listing missed some.
+//! - *A link to N+1 succeeds at most once.* Suppose that N+1 was published and removed before a
+//!   second link to it. The second writer made its checks after it had created its temporary file,
+//!   and at its first check N was the newest version. So the process that removed N+1 published N+2
+//!   or higher after that check, listed the directory after that, and removed the temporary file,
+//!   which existed all the time, before N+1. A missing file cannot be linked.
 //!
-//! **What anybody was told survives a power cut**: a version that a swap has answered `swapped` to, and a version that a load
-//! has told of, whoever published it and whatever became of that process between its link and its sync. The temporary file
-//! is the marker of a version that may not be synced:
+//! So a successful link is the swap. The next swap removes the files of a killed writer.
 //!
-//! - *It is there before the version is, and until the version is synced.* It was linked from; and a temporary file whose
-//!   target is H is removed only by who has not published by it and knows that (a swap that answers `stale`, or that it did
-//!   not link), or who has synced since H was there: the swap itself, a later swap, a load. Where a swap cannot tell
-//!   whether it has published, or could not sync, it leaves the file. In the very first version it lies in the directory
-//!   that is renamed, and is removed after the directory above was synced.
-//! - *A load that has listed none tells of what is synced.* A listing may miss what came during it, so it is asked again
-//!   if it was what told of H. Then the marker of H was there before it began, and who is missing in it was removed before
-//!   it ended, so after a sync. Other temporary files of that target, of swaps that lost, cost a sync too many.
-//! - *Versions above 1 lie in a directory that is synced in the one above it*, because who published version 2 had loaded
-//!   version 1.
+//! **The very first version** has no predecessor to check. It is created in a directory of its own,
+//! which is renamed to `catalog`. The rename fails if a `catalog` with entries exists, and after
+//! the first version it always has entries. So a missing `catalog` means that there was never one.
+//! This takes the same calls as every later version: a file system that cannot link or sync fails
+//! before it holds a catalog.
 //!
-//! Removing a temporary file early can never harm the swap that made it: it cannot link what is not there, and is stale.
-//! Who can read and cannot sync cannot know, so a load fails; who can sync and cannot remove syncs at every load, until the
-//! next swap cleans up.
+//! **A reported version survives a power cut**: a version for which a swap answered `swapped`, and
+//! a version that a load returned, whichever process published it, and even if that process was
+//! killed between its link and its sync. The temporary file marks a version that may be unsynced:
 //!
-//! Asked for is a local file system that keeps the order of changes to one directory, as journaled ones do. A network file
-//! system is not enough where its clients cache names.
+//! - *It exists before the version does, and until the version is synced.* It is the source of the
+//!   link. A temporary file with the target H is removed by two kinds of process only. The first
+//!   has not published by it and knows that: a swap that answers `stale`, or that did not link. The
+//!   second has synced since H existed: the swap itself, a later swap, a load. A swap that cannot
+//!   determine whether it published, or could not sync, leaves the file. For the very first version
+//!   it is in the renamed directory, and is removed after the sync of the parent.
+//! - *A load whose listing has no temporary file returns a synced version.* A listing may miss
+//!   entries that appear during it, so a listing that was the first to show H is repeated. The
+//!   marker of H existed before the repeated listing began; if the listing misses it, it was
+//!   removed before the listing ended, so after a sync. A temporary file of the same target from a
+//!   swap that lost costs a needless sync.
+//! - *Versions above 1 are in a directory whose name is synced in its parent*, because the writer
+//!   of version 2 had loaded version 1.
+//!
+//! An early removal of a temporary file never harms its swap: the swap cannot link a missing file,
+//! and answers `stale`. A process that can read and cannot sync cannot know whether a version is
+//! synced, so its load fails. A process that can sync and cannot remove syncs at every load, until
+//! the next swap cleans up.
+//!
+//! The store requires a local file system that keeps the order of changes to one directory, as
+//! journaled ones do. A network file system is unsuitable if its clients cache names.
 
 use alloc::format;
 use alloc::string::{String, ToString as _};
@@ -63,63 +81,66 @@ use alloc::vec::Vec;
 
 use optoken_core::ports::{CatalogStore, Entry, StoreError, SwapOutcome};
 
-/// The longest document that is read, in bytes: about twice the longest that the core writes, which is 10,000 tokens with
-/// the longest names there can be. It keeps a file that is no catalog from filling the memory.
+/// The longest document that a load reads, in bytes: about twice the longest that the core writes,
+/// which has 10,000 tokens with the longest names. It keeps a file that is no catalog from filling
+/// the memory.
 pub const MAX_DOCUMENT_BYTES: u64 = 16 << 20;
 
-/// How often a load looks for the newest version before it gives up. Each look that fails, but for the first, means that
-/// another version was published meanwhile, which takes that one some syncs and this one none.
-pub const MAX_LOOKS: u32 = 100;
+/// The most attempts of a load to find the newest version. Every failed attempt after the first
+/// means that another version was published meanwhile, which takes its writer several syncs and the
+/// load none.
+pub const MAX_LOAD_ATTEMPTS: u32 = 100;
 
 /// The directory of the versions.
 const CATALOG: &str = "catalog";
 
-/// What a call to the file system came to, other than what was asked for.
+/// A file system operation failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// There is nothing of that name.
+    /// The name does not exist.
     Missing,
-    /// There is something of that name.
+    /// The name exists.
     Exists,
-    /// It was not done; the text says why.
+    /// The operation had no effect; the text has the reason.
     Refused(String),
-    /// Nobody knows whether it was done; the text says why.
+    /// The operation may have had its effect; the text has the reason.
     Unknown(String),
 }
 
-/// A directory. Names are those of what lies in it.
+/// A directory. Names are those of its entries.
 pub trait Directory: Sized {
-    /// How to name it to a person.
+    /// Its path, for messages.
     fn path(&self) -> &str;
 
-    /// Names of what lies in it. What is there from before the call until after it is among them.
+    /// Returns the names of its entries: at least those that exist from before the call until after
+    /// it.
     fn list(&self) -> Result<Vec<String>, Failure>;
 
-    /// Whether there is something of that name. No link is followed.
+    /// Returns whether the name exists. No link is followed.
     fn exists(&self, name: &str) -> Result<bool, Failure>;
 
     /// Reads a file of at most `limit` bytes.
     fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>, Failure>;
 
-    /// Makes a file that was not there, and syncs its content.
+    /// Creates a file, which must not exist, and syncs its content.
     fn create(&self, name: &str, content: &[u8]) -> Result<(), Failure>;
 
-    /// Gives a file another name, which must be free.
+    /// Adds a hard link to a file. The new name must not exist.
     fn link(&self, name: &str, new_name: &str) -> Result<(), Failure>;
 
     /// Removes a file.
     fn remove(&self, name: &str) -> Result<(), Failure>;
 
-    /// Waits until what has become of its names survives a power cut.
+    /// Waits until all changes of its names survive a power cut.
     fn sync(&self) -> Result<(), Failure>;
 
-    /// Makes a directory in it that was not there.
+    /// Creates a directory in it, which must not exist.
     fn create_directory(&self, name: &str) -> Result<(), Failure>;
 
     /// Opens a directory in it.
     fn directory(&self, name: &str) -> Result<Self, Failure>;
 
-    /// Renames a directory in it. The new name must be free, or that of an empty directory.
+    /// Renames a directory in it. The new name must not exist, or must be an empty directory.
     fn rename_directory(&self, name: &str, new_name: &str) -> Result<(), Failure>;
 
     /// Removes an empty directory in it.
@@ -134,12 +155,12 @@ pub struct FileStore<D, R> {
 }
 
 impl<D: Directory, R: FnMut() -> u64> FileStore<D, R> {
-    /// A store in this directory, with random numbers for names that nobody else thinks of.
+    /// Returns a store in this directory. `random` makes the names of temporary files unique.
     pub const fn new(root: D, random: R) -> Self {
         Self { root, random }
     }
 
-    /// The directory of the versions, unless there has never been one.
+    /// Opens the directory of the versions; `None` if there was never one.
     fn catalog(&self) -> Result<Option<D>, StoreError> {
         match self.root.directory(CATALOG) {
             Ok(directory) => Ok(Some(directory)),
@@ -148,29 +169,28 @@ impl<D: Directory, R: FnMut() -> u64> FileStore<D, R> {
         }
     }
 
-    /// A name that nobody else has.
-    fn unique(&mut self, before: &str, after: &str) -> String {
+    fn unique_name(&mut self, before: &str, after: &str) -> String {
         format!("{before}.{:016x}.{after}", (self.random)())
     }
 
     /// Publishes the version after this one.
-    fn succeed(&mut self, version: u64, document: &str) -> Result<SwapOutcome, StoreError> {
+    fn publish_next(&mut self, version: u64, document: &str) -> Result<SwapOutcome, StoreError> {
         let Some(catalog) = self.catalog()? else {
             return Ok(SwapOutcome::Stale);
         };
         let Some(next) = version.checked_add(1) else {
             return Ok(SwapOutcome::Stale);
         };
-        let temporary = self.unique(&next.to_string(), "tmp");
+        let temporary = self.unique_name(&next.to_string(), "tmp");
         let published = publish(&catalog, version, next, &temporary, document);
         match published {
             Ok(true) => {
-                clean(&catalog, next);
-                self.clean_up_beginnings();
+                clean_up(&catalog, next);
+                self.remove_stale_initial_directories();
             }
-            // It marks what may be a version that is not synced.
+            // The file marks a version that may be unsynced.
             Err(StoreError::UnknownOutcome(_)) => {}
-            // Somebody else may have removed it.
+            // Another writer may have removed it.
             Ok(false) | Err(StoreError::Unavailable(_)) => {
                 let _ = catalog.remove(&temporary);
             }
@@ -179,42 +199,42 @@ impl<D: Directory, R: FnMut() -> u64> FileStore<D, R> {
     }
 
     /// Publishes the very first version.
-    fn begin(&mut self, document: &str) -> Result<SwapOutcome, StoreError> {
-        let name = self.unique(CATALOG, "new");
-        let temporary = self.unique("1", "tmp");
-        let made = self.prepare(&name, &temporary, document).and_then(|()| {
+    fn publish_first(&mut self, document: &str) -> Result<SwapOutcome, StoreError> {
+        let name = self.unique_name(CATALOG, "new");
+        let temporary = self.unique_name("1", "tmp");
+        let renamed = self.prepare(&name, &temporary, document).and_then(|()| {
             match self.root.rename_directory(&name, CATALOG) {
-                // It may be carried out yet, so nothing is taken out of it.
-                Err(Failure::Unknown(why)) => Ok(Err(why)),
+                // The rename may still be carried out, so the directory keeps its content.
+                Err(Failure::Unknown(reason)) => Ok(Err(reason)),
                 renamed => renamed.map(Ok).map_err(|failure| ("rename", failure)),
             }
         });
-        match made {
+        match renamed {
             Ok(Ok(())) => {
                 sync(&self.root)?;
-                // It has marked that the name was not synced.
+                // It marked a directory whose name was not synced.
                 if let Ok(catalog) = self.root.directory(CATALOG) {
                     let _ = catalog.remove(&temporary);
                 }
-                self.clean_up_beginnings();
+                self.remove_stale_initial_directories();
                 Ok(SwapOutcome::Swapped(1.to_string()))
             }
-            Ok(Err(why)) => Err(StoreError::UnknownOutcome(format!(
-                "cannot tell whether {}/{CATALOG} was made: {why}",
+            Ok(Err(reason)) => Err(StoreError::UnknownOutcome(format!(
+                "cannot determine whether {}/{CATALOG} was made: {reason}",
                 self.root.path()
             ))),
-            Err((what, failure)) => {
+            Err((operation, failure)) => {
                 discard(&self.root, &name);
-                // Whoever was faster has cleaned up, too, so any step can have failed for that.
+                // A faster writer cleans up, which can make any step fail.
                 if self.root.exists(CATALOG) == Ok(true) {
                     return Ok(SwapOutcome::Stale);
                 }
-                Err(unavailable(what, self.root.path(), &name, failure))
+                Err(unavailable(operation, self.root.path(), &name, failure))
             }
         }
     }
 
-    /// Makes a directory with the very first version in it.
+    /// Creates a directory that contains the very first version.
     fn prepare(&self, name: &str, temporary: &str, document: &str) -> Result<(), (&'static str, Failure)> {
         self.root.create_directory(name).map_err(|failure| ("make", failure))?;
         let directory = self.root.directory(name).map_err(|failure| ("open", failure))?;
@@ -223,8 +243,8 @@ impl<D: Directory, R: FnMut() -> u64> FileStore<D, R> {
         directory.sync().map_err(|failure| ("sync", failure))
     }
 
-    /// Makes a version that somebody has published survive a power cut, and takes the marks away that say it may not.
-    fn settle(&self, catalog: &D, version: u64, markers: &[&String]) -> Result<(), StoreError> {
+    /// Syncs a version that its writer may have left unsynced, and removes its markers.
+    fn sync_unsynced(&self, catalog: &D, version: u64, markers: &[&String]) -> Result<(), StoreError> {
         let sync = |directory: &D| {
             directory.sync().map_err(|failure| {
                 StoreError::Unavailable(format!(
@@ -244,9 +264,9 @@ impl<D: Directory, R: FnMut() -> u64> FileStore<D, R> {
         Ok(())
     }
 
-    /// Removes what writers of a first version have left that came too late or were killed: there is a catalog, so none of
-    /// them can succeed any more.
-    fn clean_up_beginnings(&self) {
+    /// Removes the directories of writers of a first version that lost or were killed. There is a
+    /// catalog, so none of them can succeed any more.
+    fn remove_stale_initial_directories(&self) {
         for name in self.root.list().unwrap_or_default() {
             let middle = name.strip_prefix(CATALOG).and_then(|rest| rest.strip_suffix(".new"));
             if middle.and_then(|middle| middle.strip_prefix('.')).is_some_and(is_random) {
@@ -262,9 +282,9 @@ impl<D: Directory, R: FnMut() -> u64> CatalogStore for FileStore<D, R> {
             return Ok(None);
         };
         let mut found = false;
-        // A version that was there before the listing began, so that its marker was, too.
+        // A version that existed before the listing began, and so did its marker.
         let mut known = 0;
-        for _ in 0..MAX_LOOKS {
+        for _ in 0..MAX_LOAD_ATTEMPTS {
             let names = catalog.list().map_err(|failure| unavailable("list", catalog.path(), "", failure))?;
             let Some(version) = names.iter().filter_map(|name| version_of(name)).max() else {
                 continue;
@@ -278,7 +298,7 @@ impl<D: Directory, R: FnMut() -> u64> CatalogStore for FileStore<D, R> {
             let failed = |failure| unavailable("read", catalog.path(), &name, failure);
             let Some(next) = version.checked_add(1) else {
                 return Err(failed(Failure::Refused(
-                    "there can be no version after this one, so none of ours is called that; remove it"
+                    "there can be no version after this one, so this store has not written it; remove it"
                         .into(),
                 )));
             };
@@ -295,7 +315,7 @@ impl<D: Directory, R: FnMut() -> u64> CatalogStore for FileStore<D, R> {
                 .map_err(|_| failed(Failure::Refused("it is damaged: it is not UTF-8".into())))?;
             let markers: Vec<_> = names.iter().filter(|name| target_of(name) == Some(version)).collect();
             if !markers.is_empty() {
-                self.settle(&catalog, version, &markers)?;
+                self.sync_unsynced(&catalog, version, &markers)?;
             }
             return Ok(Some(Entry { version: version.to_string(), document }));
         }
@@ -312,17 +332,18 @@ impl<D: Directory, R: FnMut() -> u64> CatalogStore for FileStore<D, R> {
 
     fn swap(&mut self, expected: Option<&str>, document: &str) -> Result<SwapOutcome, StoreError> {
         match expected {
-            None => self.begin(document),
+            None => self.publish_first(document),
             Some(version) => match version.parse() {
-                Ok(version) => self.succeed(version, document),
-                // None of ours, so not the newest.
+                Ok(version) => self.publish_next(version, document),
+                // This store has no such version, so it is not the newest.
                 Err(_) => Ok(SwapOutcome::Stale),
             },
         }
     }
 }
 
-/// Whether this was the one to publish the version. The order is what the text above is about.
+/// Returns whether this call published the version. The header of this file gives the reasons for
+/// the order.
 fn publish(
     catalog: &impl Directory,
     version: u64,
@@ -330,10 +351,10 @@ fn publish(
     temporary: &str,
     document: &str,
 ) -> Result<bool, StoreError> {
-    let failed = |what, name: &str| {
+    let failed = |operation, name: &str| {
         let path = catalog.path().to_string();
         let name = name.to_string();
-        move |failure| unavailable(what, &path, &name, failure)
+        move |failure| unavailable(operation, &path, &name, failure)
     };
     let (this_file, next_file) = (file(version), file(next));
     catalog.create(temporary, document.as_bytes()).map_err(failed("write", temporary))?;
@@ -344,17 +365,18 @@ fn publish(
     }
     match catalog.link(temporary, &next_file) {
         Ok(()) => {}
-        // Somebody was faster, or somebody was so much faster that the temporary file is gone.
+        // Another writer published first. If the temporary file is missing, that writer has cleaned
+        // up as well.
         Err(Failure::Exists | Failure::Missing) => return Ok(false),
-        Err(Failure::Unknown(why)) => {
+        Err(Failure::Unknown(reason)) => {
             return Err(StoreError::UnknownOutcome(format!(
-                "cannot tell whether {}/{next_file} was published: {why}",
+                "cannot determine whether {}/{next_file} was published: {reason}",
                 catalog.path()
             )));
         }
-        Err(Failure::Refused(why)) => {
+        Err(Failure::Refused(reason)) => {
             return Err(StoreError::Unavailable(format!(
-                "cannot publish {}/{next_file} by a hard link: {why}; the directory must be on a file system that \
+                "cannot publish {}/{next_file} by a hard link: {reason}; the directory must be on a file system that \
                  has them, and be writable",
                 catalog.path()
             )));
@@ -364,25 +386,26 @@ fn publish(
     Ok(true)
 }
 
-/// Removes what the newest version has made useless, which is synced. If anything goes wrong, the next swap does it.
-fn clean(catalog: &impl Directory, newest: u64) {
+/// Removes the files that the newest, synced version supersedes. After a failure the next swap
+/// removes the rest.
+fn clean_up(catalog: &impl Directory, newest: u64) {
     let Ok(names) = catalog.list() else {
         return;
     };
-    let gone = |name: &str| matches!(catalog.remove(name), Ok(()) | Err(Failure::Missing));
-    // First all of these, or a version that is removed could come back.
+    let remove = |name: &str| matches!(catalog.remove(name), Ok(()) | Err(Failure::Missing));
+    // Temporary files first: a writer could link a remaining one to the name of a removed version.
     let temporaries = names.iter().filter(|name| target_of(name).is_some_and(|target| target <= newest));
-    if temporaries.filter(|name| !gone(name)).count() > 0 {
+    if temporaries.filter(|name| !remove(name)).count() > 0 {
         return;
     }
     let mut versions: Vec<_> =
         names.iter().filter_map(|name| version_of(name)).filter(|version| *version < newest).collect();
-    // None before all that are lower, or a load could take one of those for the newest.
+    // Lowest first: a load could otherwise return a lower version as the newest.
     versions.sort_unstable();
-    let _ = versions.into_iter().all(|version| gone(&file(version)));
+    let _ = versions.into_iter().all(|version| remove(&file(version)));
 }
 
-/// Removes a directory with the files in it, as far as that is possible.
+/// Removes a directory and the files in it, as far as possible.
 fn discard(root: &impl Directory, name: &str) {
     if let Ok(directory) = root.directory(name) {
         for file in directory.list().unwrap_or_default() {
@@ -392,25 +415,26 @@ fn discard(root: &impl Directory, name: &str) {
     }
 }
 
-/// The name of a version's file.
+/// Returns the name of a version's file.
 fn file(version: u64) -> String {
     format!("{version}.jsonl")
 }
 
-/// The version of which this is the file's name.
+/// Returns the version whose file has this name.
 fn version_of(name: &str) -> Option<u64> {
     let version = name.strip_suffix(".jsonl")?.parse().ok().filter(|version| *version > 0)?;
-    // Written in one way only.
+    // A version has exactly one name.
     (file(version) == name).then_some(version)
 }
 
-/// The version that the temporary file of this name is to become.
+/// Returns the target of the temporary file with this name.
 fn target_of(name: &str) -> Option<u64> {
     let (target, random) = name.strip_suffix(".tmp")?.split_once('.')?;
     if is_random(random) { target.parse().ok() } else { None }
 }
 
-/// Whether this is from [`FileStore::unique`], so that nothing is removed that somebody else has put there.
+/// Returns whether [`FileStore::unique_name`] makes such a name. Files of other programs are not
+/// removed.
 fn is_random(text: &str) -> bool {
     text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -419,16 +443,16 @@ fn reason(failure: Failure) -> String {
     match failure {
         Failure::Missing => "it is not there".into(),
         Failure::Exists => "it is there already".into(),
-        Failure::Refused(why) | Failure::Unknown(why) => why,
+        Failure::Refused(reason) | Failure::Unknown(reason) => reason,
     }
 }
 
-fn unavailable(what: &str, path: &str, name: &str, failure: Failure) -> StoreError {
-    let between = if name.is_empty() { "" } else { "/" };
-    StoreError::Unavailable(format!("cannot {what} {path}{between}{name}: {}", reason(failure)))
+fn unavailable(operation: &str, path: &str, name: &str, failure: Failure) -> StoreError {
+    let separator = if name.is_empty() { "" } else { "/" };
+    StoreError::Unavailable(format!("cannot {operation} {path}{separator}{name}: {}", reason(failure)))
 }
 
-/// Syncs what was changed. Where that fails, it may be undone.
+/// Syncs a directory after a change. If that fails, a power cut can undo the change.
 fn sync(directory: &impl Directory) -> Result<(), StoreError> {
     directory.sync().map_err(|failure| {
         StoreError::UnknownOutcome(format!(
@@ -441,6 +465,5 @@ fn sync(directory: &impl Directory) -> Result<(), StoreError> {
 
 #[cfg(test)]
 mod crash_tests;
-
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
-//! The ports of the authority over WASI alone, for components that a stock runtime runs as they are: randomness, the
-//! clock, and a store in a directory that the runtime has opened for them.
+//! The ports of the core over WASI alone, for components that WASI runtimes run without a host of
+//! their own: randomness, the clock, and a store in a directory that the runtime has opened.
 //!
-//! [`file_store`] is the protocol that makes a compare-and-swap of what every file system has, and knows no WASI;
-//! [`directory`] is the one place that knows `wasi:filesystem`.
+//! [`file_store`] makes a compare-and-swap from the operations of a file system, and knows no WASI.
+//! [`directory`] is the only module that knows `wasi:filesystem`.
 
 #![cfg_attr(target_arch = "wasm32", no_std)]
 
@@ -20,18 +20,18 @@ use optoken_core::ports::{
 use wasip2::clocks::wall_clock;
 use wasip2::random::random;
 
-use self::directory::Opened;
+use self::directory::WasiDirectory;
 use self::file_store::FileStore;
 
-/// Everything that the core needs from outside, from WASI.
+/// The ports of the core, over WASI.
 #[derive(Debug)]
 pub struct Wasi {
-    store: FileStore<Opened, fn() -> u64>,
+    store: FileStore<WasiDirectory, fn() -> u64>,
 }
 
 impl Wasi {
-    /// The ports, with the catalog in the directory of this path, which lies in one that the runtime has opened. The error
-    /// says what to do.
+    /// Returns ports with the catalog in the directory at this path, which the runtime has opened,
+    /// or which is below one that it has. The error has the next step.
     pub fn at(path: &str) -> Result<Self, String> {
         let directory = directory::open(path)?;
         Ok(Self { store: FileStore::new(directory, random::get_random_u64) })

@@ -1,5 +1,7 @@
-//! What was told survives a power cut: the store over a disk in memory, of which any process is killed at any step, and which
-//! loses whatever was not synced. Also which steps there are, in which order.
+//! Crash consistency: every version that a process reported survives a power cut.
+//!
+//! The store runs over a disk in memory. Any process can be killed at any step, and a power cut
+//! loses every change that was not synced. A second test fixes the order of the operations.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -9,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 
-/// What a name in a directory stands for: a file with this content, which was synced before it had a name that counts, or the
-/// directory of this number.
+/// The target of a name: a file with this content, which is synced, or the directory with this
+/// number.
 #[derive(Clone)]
 enum Node {
     File(Vec<u8>),
@@ -19,7 +21,8 @@ enum Node {
 
 type Names = BTreeMap<String, Node>;
 
-/// All directories, of which the first is the store's, as each has been since it was synced; last, as it is.
+/// All directories; the first is the root of the store. Each has its states since its last sync,
+/// the current one last.
 #[derive(Clone)]
 struct Disk(Vec<Vec<Names>>);
 
@@ -28,7 +31,7 @@ impl Disk {
         self.0[directory].last().unwrap()
     }
 
-    /// What can be found after a power cut: of each directory a state since it was synced.
+    /// Returns every disk that a power cut can leave: of each directory any state since its sync.
     fn cut(&self) -> Vec<Self> {
         self.0.iter().fold(vec![Self(vec![])], |cuts, states| {
             let with = |cut: &Self, names: &Names| Self([&cut.0[..], &[vec![names.clone()]]].concat());
@@ -37,25 +40,25 @@ impl Disk {
     }
 }
 
-/// What becomes of a process at a step.
+/// A fault of a process at a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
-    /// It is killed, so it takes neither this step nor another one.
+    /// The process is killed: this step and all later ones have no effect.
     Killed,
-    /// It learns nothing of the step, which is not taken.
+    /// The step has no effect, and its result is lost.
     Lost,
-    /// It learns nothing of the step, which is taken.
-    AnswerLost,
+    /// The step has its effect, and its result is lost.
+    ResultLost,
 }
 
-/// Steps that were taken, and at which of them there is a fault.
+/// The steps of a process, and the fault at one of them.
 struct Steps {
     taken: RefCell<Vec<String>>,
     fault: Option<(usize, Fault)>,
-    met: Cell<bool>,
+    reached: Cell<bool>,
 }
 
-/// A directory of the disk, as one process has it.
+/// A directory of the disk, opened by one process.
 struct Handle {
     disk: Rc<RefCell<Disk>>,
     directory: usize,
@@ -66,22 +69,22 @@ struct Handle {
 impl Handle {
     fn step<T>(
         &self,
-        what: &str,
+        operation: &str,
         names: &[&str],
         act: impl FnOnce(&mut Disk) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let names: Vec<_> = iter::once(&*self.path).chain(names.iter().copied()).map(plain).collect();
         let number = self.steps.taken.borrow().len();
-        self.steps.taken.borrow_mut().push(format!("{what} {}", names.join(" ")));
+        self.steps.taken.borrow_mut().push(format!("{operation} {}", names.join(" ")));
         let unknown = || Err(Failure::Unknown("lost".into()));
         match self.steps.fault {
             Some((step, Fault::Killed)) if step <= number => {
-                self.steps.met.set(true);
+                self.steps.reached.set(true);
                 Err(Failure::Refused("killed".into()))
             }
             Some((step, fault)) if step == number => {
-                self.steps.met.set(true);
-                if fault == Fault::AnswerLost {
+                self.steps.reached.set(true);
+                if fault == Fault::ResultLost {
                     let _ = act(&mut self.disk.borrow_mut());
                 }
                 unknown()
@@ -93,11 +96,11 @@ impl Handle {
     /// A step that changes the names in the directory, or fails and changes nothing.
     fn change(
         &self,
-        what: &str,
+        operation: &str,
         names: &[&str],
         act: impl FnOnce(&mut Names) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        self.step(what, names, |disk| {
+        self.step(operation, names, |disk| {
             let mut changed = disk.names(self.directory).clone();
             act(&mut changed)?;
             disk.0[self.directory].push(changed);
@@ -114,7 +117,7 @@ fn add(names: &mut Names, name: &str, node: Node) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A name without what is random in it.
+/// Replaces the random part of a name.
 fn plain(name: &str) -> String {
     name.split('.').map(|part| if is_random(part) { "x" } else { part }).collect::<Vec<_>>().join(".")
 }
@@ -174,7 +177,7 @@ impl Directory for Handle {
     }
 
     fn directory(&self, name: &str) -> Result<Self, Failure> {
-        // No step: it changes nothing, and is not what the order is about.
+        // Not a step: it changes nothing, and its order does not matter.
         let directory = match self.disk.borrow().names(self.directory).get(name) {
             Some(Node::Directory(directory)) => *directory,
             Some(Node::File(_)) => return Err(Failure::Refused("not a directory".into())),
@@ -185,7 +188,7 @@ impl Directory for Handle {
     }
 
     fn rename_directory(&self, name: &str, new_name: &str) -> Result<(), Failure> {
-        // Never onto a directory here, as none is left empty.
+        // Here never onto a directory: none becomes empty.
         self.change("rename", &[name, new_name], |names| {
             let directory = names.get(name).cloned().ok_or(Failure::Missing)?;
             add(names, new_name, directory)?;
@@ -204,7 +207,7 @@ fn random() -> u64 {
     LAST.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A process over a disk: its store, and the steps that it takes.
+/// A process: its store, its disk and its steps.
 struct Process {
     store: FileStore<Handle, fn() -> u64>,
     disk: Rc<RefCell<Disk>>,
@@ -212,16 +215,16 @@ struct Process {
 }
 
 impl Process {
-    /// One on a disk as this one is.
+    /// Returns a process on a copy of this disk.
     fn on(disk: &Disk, fault: Option<(usize, Fault)>) -> Self {
         let disk = Rc::new(RefCell::new(disk.clone()));
-        let steps = Rc::new(Steps { taken: RefCell::default(), fault, met: Cell::new(false) });
+        let steps = Rc::new(Steps { taken: RefCell::default(), fault, reached: Cell::new(false) });
         let root =
             Handle { disk: Rc::clone(&disk), directory: 0, path: ".".into(), steps: Rc::clone(&steps) };
         Self { store: FileStore::new(root, random), disk, steps }
     }
 
-    /// The version that it is told of, 0 for none. Every document is its version.
+    /// Returns the loaded version, or 0 for none. The text of every document is its version.
     fn load(&mut self) -> Result<u64, StoreError> {
         let read = self.store.load()?;
         Ok(read.map_or(0, |entry| {
@@ -244,7 +247,7 @@ impl Process {
     }
 }
 
-/// A disk on which so many versions were published by processes with which nothing was wrong.
+/// A disk with this many versions, published by processes without a fault.
 fn filled(newest: u64) -> Disk {
     (0..newest).fold(Disk(vec![vec![Names::new()]]), |disk, version| {
         let mut process = Process::on(&disk, None);
@@ -254,23 +257,23 @@ fn filled(newest: u64) -> Disk {
     })
 }
 
-/// Every power cut leaves this version or a later one.
-fn lasts(disk: &Disk, version: u64, case: &str) {
+/// Asserts that every power cut leaves this version or a later one.
+fn assert_lasts(disk: &Disk, version: u64, case: &str) {
     for cut in disk.cut() {
         let found = Process::on(&cut, None).load().unwrap_or_else(|error| panic!("{case}: {error}"));
-        assert!(found >= version, "{case}: {version} was told, {found} is left");
+        assert!(found >= version, "{case}: {version} was reported, {found} is left");
     }
 }
 
-/// Each fault at each step that there is, until there are no more steps.
+/// Runs with each fault at each step, until a run ends before its step.
 fn with_each_fault(mut run: impl FnMut((usize, Fault)) -> bool) {
-    for fault in [Fault::Killed, Fault::Lost, Fault::AnswerLost] {
-        assert!((0..50).any(|step| !run((step, fault))), "there is no end of steps");
+    for fault in [Fault::Killed, Fault::Lost, Fault::ResultLost] {
+        assert!((0..50).any(|step| !run((step, fault))), "the steps do not end");
     }
 }
 
 #[test]
-fn what_was_told_survives_whoever_was_killed() {
+fn reported_version_survives_kill_and_power_cut() {
     for newest in [0, 1, 2] {
         let before = filled(newest);
         with_each_fault(|fault| {
@@ -279,35 +282,35 @@ fn what_was_told_survives_whoever_was_killed() {
             let published = writer.disk();
             let case = format!("{newest}, {fault:?}: {outcome:?}");
             match outcome {
-                Ok(SwapOutcome::Swapped(_)) => lasts(&published, newest + 1, &case),
+                Ok(SwapOutcome::Swapped(_)) => assert_lasts(&published, newest + 1, &case),
                 Ok(SwapOutcome::Stale) => panic!("{case}"),
                 Err(StoreError::Unavailable(_)) if fault.1 != Fault::Killed => {
                     assert_eq!(Process::on(&published, None).load(), Ok(newest), "{case}");
                 }
-                Err(_) => lasts(&published, newest, &case),
+                Err(_) => assert_lasts(&published, newest, &case),
             }
             with_each_fault(|fault| {
                 let mut reader = Process::on(&published, Some(fault));
-                let told = reader.load();
-                let case = format!("{case}, then {fault:?}: {told:?}");
+                let loaded = reader.load();
+                let case = format!("{case}, then {fault:?}: {loaded:?}");
                 let read = reader.disk();
-                lasts(&read, told.unwrap_or(newest), &case);
+                assert_lasts(&read, loaded.unwrap_or(newest), &case);
 
                 let mut next = Process::on(&read, None);
-                let told = next.load().unwrap();
-                lasts(&next.disk(), told, &case);
-                assert_eq!(next.swap(told), Ok(SwapOutcome::Swapped((told + 1).to_string())), "{case}");
-                lasts(&next.disk(), told + 1, &case);
+                let loaded = next.load().unwrap();
+                assert_lasts(&next.disk(), loaded, &case);
+                assert_eq!(next.swap(loaded), Ok(SwapOutcome::Swapped((loaded + 1).to_string())), "{case}");
+                assert_lasts(&next.disk(), loaded + 1, &case);
                 assert_eq!(next.store.catalog().unwrap().unwrap().list().unwrap().len(), 1, "{case}");
-                reader.steps.met.get()
+                reader.steps.reached.get()
             });
-            writer.steps.met.get()
+            writer.steps.reached.get()
         });
     }
 }
 
 #[test]
-fn every_step_has_its_place() {
+fn operation_order_is_fixed() {
     let mut process = Process::on(&filled(0), None);
     process.swap(0).unwrap();
     let first = [
@@ -340,7 +343,7 @@ fn every_step_has_its_place() {
     ];
     assert_eq!(process.taken(), later);
 
-    // Whose writer was killed before its last sync.
+    // The writer was killed before its last sync.
     for (newest, step, settled) in [
         (0, 5, &["sync catalog", "sync .", "remove catalog 1.x.tmp"][..]),
         (1, 4, &["sync catalog", "remove catalog 2.x.tmp"]),

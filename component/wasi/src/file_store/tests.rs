@@ -11,17 +11,17 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// A directory of the machine that runs the tests: the real thing, by another way.
+/// A directory of the system that runs the tests, over std.
 #[derive(Clone, Debug)]
-struct Real(PathBuf);
+struct RealDirectory(PathBuf);
 
-impl Real {
+impl RealDirectory {
     fn at(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }
 
-fn done<T>(result: std::io::Result<T>) -> Result<T, Failure> {
+fn converted<T>(result: std::io::Result<T>) -> Result<T, Failure> {
     result.map_err(|error| match error.kind() {
         ErrorKind::NotFound => Failure::Missing,
         ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty => Failure::Exists,
@@ -29,48 +29,48 @@ fn done<T>(result: std::io::Result<T>) -> Result<T, Failure> {
     })
 }
 
-impl Directory for Real {
+impl Directory for RealDirectory {
     fn path(&self) -> &str {
         self.0.to_str().unwrap()
     }
 
     fn list(&self) -> Result<Vec<String>, Failure> {
-        let names = done(fs::read_dir(&self.0))?;
+        let names = converted(fs::read_dir(&self.0))?;
         Ok(names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect())
     }
 
     fn exists(&self, name: &str) -> Result<bool, Failure> {
-        done(self.at(name).try_exists())
+        converted(self.at(name).try_exists())
     }
 
     fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>, Failure> {
-        let content = done(fs::read(self.at(name)))?;
+        let content = converted(fs::read(self.at(name)))?;
         if content.len() as u64 > limit { Err(Failure::Refused("long".into())) } else { Ok(content) }
     }
 
     fn create(&self, name: &str, content: &[u8]) -> Result<(), Failure> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.at(name));
-        done(done(file)?.write_all(content))
+        converted(converted(file)?.write_all(content))
     }
 
     fn link(&self, name: &str, new_name: &str) -> Result<(), Failure> {
-        done(fs::hard_link(self.at(name), self.at(new_name)))
+        converted(fs::hard_link(self.at(name), self.at(new_name)))
     }
 
     fn remove(&self, name: &str) -> Result<(), Failure> {
-        done(fs::remove_file(self.at(name)))
+        converted(fs::remove_file(self.at(name)))
     }
 
     fn sync(&self) -> Result<(), Failure> {
-        done(File::open(&self.0).map(drop))
+        converted(File::open(&self.0).map(drop))
     }
 
     fn create_directory(&self, name: &str) -> Result<(), Failure> {
-        done(fs::create_dir(self.at(name)))
+        converted(fs::create_dir(self.at(name)))
     }
 
     fn directory(&self, name: &str) -> Result<Self, Failure> {
-        if done(fs::symlink_metadata(self.at(name)))?.is_dir() {
+        if converted(fs::symlink_metadata(self.at(name)))?.is_dir() {
             Ok(Self(self.at(name)))
         } else {
             Err(Failure::Refused("not a directory".into()))
@@ -78,59 +78,60 @@ impl Directory for Real {
     }
 
     fn rename_directory(&self, name: &str, new_name: &str) -> Result<(), Failure> {
-        done(fs::rename(self.at(name), self.at(new_name)))
+        converted(fs::rename(self.at(name), self.at(new_name)))
     }
 
     fn remove_directory(&self, name: &str) -> Result<(), Failure> {
-        done(fs::remove_dir(self.at(name)))
+        converted(fs::remove_dir(self.at(name)))
     }
 }
 
-/// Where a writer is held up, while others go on.
+/// An operation before which a process pauses, while others go on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Step {
     List,
     Create,
-    Look,
+    Exists,
     Link,
     Rename,
     Sync,
 }
 
-/// What happens before a step, after so many others of its kind.
-struct Meanwhile<'a> {
+/// An event before a step, after this many others of its kind.
+struct Interleaving<'a> {
     step: Step,
     after: u32,
-    happen: Box<dyn FnOnce() -> Result<(), Failure> + 'a>,
+    event: Box<dyn FnOnce() -> Result<(), Failure> + 'a>,
 }
 
-/// A [`Real`] one that lets something happen, once.
-struct HeldUp<'a> {
-    real: Real,
-    meanwhile: Rc<RefCell<Option<Meanwhile<'a>>>>,
+/// A [`RealDirectory`] with one interleaving.
+struct PausingDirectory<'a> {
+    real: RealDirectory,
+    interleaving: Rc<RefCell<Option<Interleaving<'a>>>>,
 }
 
-impl HeldUp<'_> {
+impl PausingDirectory<'_> {
     fn before(&self, step: Step) -> Result<(), Failure> {
-        let happens = self.meanwhile.borrow_mut().take_if(|meanwhile| {
-            let due = meanwhile.step == step && meanwhile.after == 0;
-            meanwhile.after -= u32::from(meanwhile.step == step && !due);
+        let due = self.interleaving.borrow_mut().take_if(|interleaving| {
+            let due = interleaving.step == step && interleaving.after == 0;
+            interleaving.after -= u32::from(interleaving.step == step && !due);
             due
         });
-        happens.map_or(Ok(()), |meanwhile| (meanwhile.happen)())
+        due.map_or(Ok(()), |interleaving| (interleaving.event)())
     }
 }
 
-/// A store, and what is to happen to it.
-type Held<'a> = (FileStore<HeldUp<'a>, fn() -> u64>, Rc<RefCell<Option<Meanwhile<'a>>>>);
+/// A store, and its interleaving.
+type PausingStore<'a> = (FileStore<PausingDirectory<'a>, fn() -> u64>, Rc<RefCell<Option<Interleaving<'a>>>>);
 
-fn held_up<'a>(path: &Path) -> Held<'a> {
-    let meanwhile = Rc::default();
-    let directory = HeldUp { real: Real(path.into()), meanwhile: Rc::clone(&meanwhile) };
-    (FileStore::new(directory, random), meanwhile)
+fn pausing<'a>(path: &Path) -> PausingStore<'a> {
+    let interleaving = Rc::default();
+    let directory =
+        PausingDirectory { real: RealDirectory(path.into()), interleaving: Rc::clone(&interleaving) };
+    (FileStore::new(directory, random), interleaving)
 }
 
-impl Directory for HeldUp<'_> {
+impl Directory for PausingDirectory<'_> {
     fn path(&self) -> &str {
         self.real.path()
     }
@@ -138,14 +139,14 @@ impl Directory for HeldUp<'_> {
     fn list(&self) -> Result<Vec<String>, Failure> {
         let before = self.real.list()?;
         self.before(Step::List)?;
-        // Of what comes during it, a listing may show what it likes: here versions, not what they were linked from.
+        // A listing may miss any entry that appears during it. This one misses temporary files.
         let mut names = self.real.list()?;
         names.retain(|name| before.contains(name) || !name.contains(".tmp"));
         Ok(names)
     }
 
     fn exists(&self, name: &str) -> Result<bool, Failure> {
-        self.before(Step::Look)?;
+        self.before(Step::Exists)?;
         self.real.exists(name)
     }
 
@@ -177,7 +178,7 @@ impl Directory for HeldUp<'_> {
     }
 
     fn directory(&self, name: &str) -> Result<Self, Failure> {
-        Ok(Self { real: self.real.directory(name)?, meanwhile: Rc::clone(&self.meanwhile) })
+        Ok(Self { real: self.real.directory(name)?, interleaving: Rc::clone(&self.interleaving) })
     }
 
     fn rename_directory(&self, name: &str, new_name: &str) -> Result<(), Failure> {
@@ -195,8 +196,8 @@ fn random() -> u64 {
     LAST.fetch_add(1, Ordering::Relaxed)
 }
 
-fn store(directory: &Path) -> FileStore<Real, fn() -> u64> {
-    FileStore::new(Real(directory.into()), random)
+fn store(directory: &Path) -> FileStore<RealDirectory, fn() -> u64> {
+    FileStore::new(RealDirectory(directory.into()), random)
 }
 
 fn entry(version: &str, document: &str) -> Entry {
@@ -207,14 +208,14 @@ fn swapped(version: &str) -> SwapOutcome {
     SwapOutcome::Swapped(version.into())
 }
 
-/// Publishes versions up to this one.
+/// A directory with versions up to this one.
 fn filled(newest: u64) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     advance(directory.path(), newest);
     directory
 }
 
-/// Publishes so many versions more.
+/// Publishes this many more versions.
 fn advance(directory: &Path, versions: u64) {
     let mut store = store(directory);
     for _ in 0..versions {
@@ -224,13 +225,13 @@ fn advance(directory: &Path, versions: u64) {
 }
 
 fn files(directory: &Path) -> Vec<String> {
-    let mut names = Real(directory.join(CATALOG)).list().unwrap();
+    let mut names = RealDirectory(directory.join(CATALOG)).list().unwrap();
     names.sort();
     names
 }
 
 #[test]
-fn a_document_is_replaced_by_who_has_read_it() {
+fn swap_requires_the_loaded_version() {
     let directory = tempfile::tempdir().unwrap();
     let mut store = store(directory.path());
     assert_eq!(store.load(), Ok(None));
@@ -245,15 +246,15 @@ fn a_document_is_replaced_by_who_has_read_it() {
     }
     assert_eq!(store.load(), Ok(Some(entry("2", "second"))));
     assert_eq!(files(directory.path()), ["2.jsonl"]);
-    assert_eq!(Real(directory.path().into()).list().unwrap(), ["catalog"]);
+    assert_eq!(RealDirectory(directory.path().into()).list().unwrap(), ["catalog"]);
 }
 
 #[test]
-fn of_many_writers_nobody_overwrites_another() {
+fn concurrent_writers_lose_no_update() {
     const WRITERS: u64 = 8;
     const EACH: u64 = 60;
     let directory = tempfile::tempdir().unwrap();
-    // A second reader goes on reading, and must never see an older version than before.
+    // A reader must never load an older version than before.
     let writing = AtomicU64::new(WRITERS);
     thread::scope(|scope| {
         for _ in 0..WRITERS {
@@ -289,81 +290,81 @@ fn of_many_writers_nobody_overwrites_another() {
     let total = (WRITERS * EACH).to_string();
     assert_eq!(store(directory.path()).load(), Ok(Some(entry(&total, &total))));
     assert_eq!(files(directory.path()), [format!("{total}.jsonl")]);
-    assert_eq!(Real(directory.path().into()).list().unwrap(), ["catalog"]);
+    assert_eq!(RealDirectory(directory.path().into()).list().unwrap(), ["catalog"]);
 }
 
 #[test]
-fn a_writer_that_was_held_up_finds_no_name_free_that_others_have_used() {
+fn delayed_writer_cannot_reuse_version() {
     let first = [(Step::Create, 0), (Step::Link, 0), (Step::Sync, 0), (Step::Rename, 0)];
-    let later = [(Step::Create, 0), (Step::Look, 0), (Step::Look, 1), (Step::Link, 0)];
+    let later = [(Step::Create, 0), (Step::Exists, 0), (Step::Exists, 1), (Step::Link, 0)];
     for (newest, steps) in [(0, first), (1, later), (5, later)] {
         for ((step, after), others) in steps.into_iter().flat_map(|step| [1, 2, 3, 7].map(|n| (step, n))) {
             let directory = filled(newest);
             let path = directory.path();
-            let (mut late, meanwhile) = held_up(path);
+            let (mut late, interleaving) = pausing(path);
             let version = late.load().unwrap().map(|entry| entry.version);
-            let happen = Box::new(|| {
+            let event = Box::new(|| {
                 advance(path, others);
                 Ok(())
             });
-            meanwhile.replace(Some(Meanwhile { step, after, happen }));
+            interleaving.replace(Some(Interleaving { step, after, event }));
             let outcome = late.swap(version.as_deref(), "late");
             let case = format!("{newest}, {others} more before {step:?} {after}");
-            assert!(meanwhile.borrow().is_none(), "{case}: nothing happened");
+            assert!(interleaving.borrow().is_none(), "{case}: there was no event");
             assert_eq!(outcome, Ok(SwapOutcome::Stale), "{case}");
             let now = (newest + others).to_string();
             assert_eq!(store(path).load(), Ok(Some(entry(&now, "others"))), "{case}");
             assert_eq!(files(path), [format!("{now}.jsonl")], "{case}");
-            assert_eq!(Real(path.into()).list().unwrap(), ["catalog"], "{case}");
+            assert_eq!(RealDirectory(path.into()).list().unwrap(), ["catalog"], "{case}");
         }
     }
 }
 
 #[test]
-fn what_was_the_newest_when_it_was_listed_is_looked_at_again() {
+fn load_retries_after_an_outdated_listing() {
     let directory = filled(3);
     let path = directory.path();
-    let (mut late, meanwhile) = held_up(path);
-    let happen = Box::new(|| {
+    let (mut late, interleaving) = pausing(path);
+    let event = Box::new(|| {
         advance(path, 2);
         Ok(())
     });
-    meanwhile.replace(Some(Meanwhile { step: Step::Look, after: 0, happen }));
+    interleaving.replace(Some(Interleaving { step: Step::Exists, after: 0, event }));
     assert_eq!(late.load(), Ok(Some(entry("5", "others"))));
-    assert!(meanwhile.borrow().is_none());
+    assert!(interleaving.borrow().is_none());
 }
 
 #[test]
-fn a_version_that_was_not_removed_yet_is_not_taken_for_the_newest() {
+fn load_finds_a_newer_version_that_is_unlisted() {
     let directory = filled(3);
     let path = directory.path();
-    let (mut late, meanwhile) = held_up(path);
-    // The listing has not shown 4, and 3 is still there.
-    let happen = Box::new(|| {
+    let (mut late, interleaving) = pausing(path);
+    // The listing has missed 4, and 3 still exists.
+    let event = Box::new(|| {
         fs::write(path.join("catalog/4.jsonl"), "newer").unwrap();
         Ok(())
     });
-    meanwhile.replace(Some(Meanwhile { step: Step::Look, after: 0, happen }));
+    interleaving.replace(Some(Interleaving { step: Step::Exists, after: 0, event }));
     assert_eq!(late.load(), Ok(Some(entry("4", "newer"))));
 }
 
 #[test]
-fn a_version_that_came_during_the_listing_may_have_a_marker_that_was_not_listed() {
+fn load_relists_a_version_published_during_listing() {
     let directory = filled(1);
     let catalog = directory.path().join(CATALOG);
-    let (mut reader, meanwhile) = held_up(directory.path());
-    let happen = Box::new(|| {
+    let (mut reader, interleaving) = pausing(directory.path());
+    let event = Box::new(|| {
         fs::write(catalog.join("2.0123456789abcdef.tmp"), "unsynced").unwrap();
         fs::hard_link(catalog.join("2.0123456789abcdef.tmp"), catalog.join("2.jsonl")).unwrap();
         Ok(())
     });
-    meanwhile.replace(Some(Meanwhile { step: Step::List, after: 0, happen }));
+    interleaving.replace(Some(Interleaving { step: Step::List, after: 0, event }));
     assert_eq!(reader.load(), Ok(Some(entry("2", "unsynced"))));
-    assert_eq!(files(directory.path()), ["1.jsonl", "2.jsonl"], "it was synced, so nothing marks it");
+    assert_eq!(files(directory.path()), ["1.jsonl", "2.jsonl"], "it is synced, so it has no marker");
 }
 
 #[test]
-fn what_killed_writers_left_is_removed_by_the_next_swap_and_nothing_else() {
+fn swap_removes_leftovers_and_nothing_else() {
     let directory = filled(2);
     let catalog = directory.path().join(CATALOG);
     for name in ["3.0123456789abcdef.tmp", "1.fedcba9876543210.tmp", "1.jsonl"] {
@@ -381,17 +382,17 @@ fn what_killed_writers_left_is_removed_by_the_next_swap_and_nothing_else() {
     let mut expected: Vec<_> = kept.into_iter().chain(["3.jsonl"]).map(String::from).collect();
     expected.sort();
     assert_eq!(files(directory.path()), expected);
-    let mut names = Real(directory.path().into()).list().unwrap();
+    let mut names = RealDirectory(directory.path().into()).list().unwrap();
     names.sort();
     assert_eq!(names, ["catalog", "catalog.old.new"]);
 }
 
 #[test]
-fn what_cannot_be_removed_keeps_what_comes_after_it() {
+fn failed_removal_keeps_later_files() {
     for (first, later) in [
-        // A version with one below it could be taken for the newest once those between are gone.
+        // A load could return this version as the newest, once those above it are removed.
         ("1.jsonl", vec!["1.jsonl", "2.jsonl", "3.jsonl", "4.jsonl"]),
-        // This could become a version again.
+        // A writer could link this file to a removed version again.
         ("2.0123456789abcdef.tmp", vec!["2.0123456789abcdef.tmp", "2.jsonl", "3.jsonl", "4.jsonl"]),
     ] {
         let directory = filled(3);
@@ -407,8 +408,8 @@ fn what_cannot_be_removed_keeps_what_comes_after_it() {
 }
 
 #[test]
-fn what_cannot_be_is_said_and_changes_nothing() {
-    let said = |outcome: Result<Option<Entry>, StoreError>, text: &str| {
+fn damaged_catalog_is_reported_and_unchanged() {
+    let assert_error = |outcome: Result<Option<Entry>, StoreError>, text: &str| {
         let error = outcome.unwrap_err().to_string();
         assert!(error.contains(text), "{error}");
     };
@@ -416,38 +417,38 @@ fn what_cannot_be_is_said_and_changes_nothing() {
     let path = directory.path();
     let only = path.join(CATALOG).join("1.jsonl");
     fs::write(&only, b"\xff").unwrap();
-    said(store(path).load(), "catalog/1.jsonl: it is damaged: it is not UTF-8");
+    assert_error(store(path).load(), "catalog/1.jsonl: it is damaged: it is not UTF-8");
     fs::remove_file(&only).unwrap();
-    said(store(path).load(), "catalog holds no version of the catalog; put its newest");
+    assert_error(store(path).load(), "catalog holds no version of the catalog; put its newest");
     assert!(!path.join("catalog/1.jsonl").exists());
 
     let directory = filled(1);
     let last = directory.path().join(CATALOG).join("18446744073709551615.jsonl");
     fs::write(&last, "others").unwrap();
-    let text = "18446744073709551615.jsonl: there can be no version after this one, so none of ours is called that; remove it";
-    said(store(directory.path()).load(), text);
+    let text = "18446744073709551615.jsonl: there can be no version after this one, so this store has not written it; remove it";
+    assert_error(store(directory.path()).load(), text);
     assert_eq!(store(directory.path()).swap(Some("18446744073709551615"), "new"), Ok(SwapOutcome::Stale));
     assert_eq!(fs::read(&last).unwrap(), b"others");
 
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join(CATALOG), "a file").unwrap();
-    said(store(directory.path()).load(), "catalog: not a directory");
+    assert_error(store(directory.path()).load(), "catalog: not a directory");
     assert_eq!(store(directory.path()).swap(None, "new"), Ok(SwapOutcome::Stale));
     assert_eq!(fs::read(directory.path().join(CATALOG)).unwrap(), b"a file");
 }
 
-fn fails(step: Step, after: u32, failure: Failure) -> Meanwhile<'static> {
-    Meanwhile { step, after, happen: Box::new(|| Err(failure)) }
+fn fails(step: Step, after: u32, failure: Failure) -> Interleaving<'static> {
+    Interleaving { step, after, event: Box::new(|| Err(failure)) }
 }
 
 #[test]
-fn a_failure_says_whether_anything_was_written() {
+fn failure_states_whether_anything_was_written() {
     let (refused, unknown) = (|| Failure::Refused("no".into()), || Failure::Unknown("io".into()));
     for (newest, step, after, failure, certain) in [
         (1, Step::Create, 0, refused(), true),
         (1, Step::Create, 0, unknown(), true),
-        (1, Step::Look, 0, unknown(), true),
-        (1, Step::Look, 1, refused(), true),
+        (1, Step::Exists, 0, unknown(), true),
+        (1, Step::Exists, 1, refused(), true),
         (1, Step::Link, 0, refused(), true),
         (1, Step::Link, 0, unknown(), false),
         (1, Step::Sync, 0, refused(), false),
@@ -460,11 +461,11 @@ fn a_failure_says_whether_anything_was_written() {
     ] {
         let case = format!("{newest} {step:?} {after} {failure:?}");
         let directory = filled(newest);
-        let (mut store, meanwhile) = held_up(directory.path());
-        meanwhile.replace(Some(fails(step, after, failure)));
+        let (mut store, interleaving) = pausing(directory.path());
+        interleaving.replace(Some(fails(step, after, failure)));
         let expected = if newest == 0 { None } else { Some(newest.to_string()) };
         let outcome = store.swap(expected.as_deref(), "new");
-        assert!(meanwhile.borrow().is_none(), "{case}: nothing failed");
+        assert!(interleaving.borrow().is_none(), "{case}: no operation failed");
         let read = store.load().unwrap().map(|entry| entry.document);
         let before = (newest > 0).then(|| "others".to_owned());
         match outcome {
@@ -473,7 +474,8 @@ fn a_failure_says_whether_anything_was_written() {
             Ok(outcome) => panic!("{case}: {outcome:?}"),
         }
         if newest > 0 {
-            // What is in doubt keeps its marker; that it cannot be a version any more shows the next swap.
+            // A version in doubt keeps its marker. The next swap shows that it cannot be published
+            // any more.
             let marked = files(directory.path()).iter().any(|name| name.contains(".tmp"));
             assert!(!marked || step == Step::Link && !certain, "{case}");
             advance(directory.path(), 1);
@@ -483,40 +485,40 @@ fn a_failure_says_whether_anything_was_written() {
 }
 
 #[test]
-fn what_may_not_last_is_not_read_before_it_does() {
+fn load_syncs_unsynced_version() {
     let directory = filled(1);
-    let (mut store, meanwhile) = held_up(directory.path());
+    let (mut store, interleaving) = pausing(directory.path());
     let sync = || fails(Step::Sync, 0, Failure::Refused("no".into()));
-    meanwhile.replace(Some(sync()));
+    interleaving.replace(Some(sync()));
     assert!(matches!(store.swap(Some("1"), "new"), Err(StoreError::UnknownOutcome(_))));
-    meanwhile.replace(Some(sync()));
+    interleaving.replace(Some(sync()));
     assert!(store.load().unwrap_err().to_string().contains("a power cut could undo version 2"));
-    // Nor by anybody else, who can sync it as well.
-    let (mut other, meanwhile) = held_up(directory.path());
-    meanwhile.replace(Some(sync()));
+    // Another process does not return it either, and can sync it.
+    let (mut other, interleaving) = pausing(directory.path());
+    interleaving.replace(Some(sync()));
     assert!(matches!(other.load(), Err(StoreError::Unavailable(_))));
     assert_eq!(other.load(), Ok(Some(entry("2", "new"))));
     assert_eq!(files(directory.path()), ["1.jsonl", "2.jsonl"]);
-    meanwhile.replace(Some(sync()));
+    interleaving.replace(Some(sync()));
     assert_eq!(store.load(), Ok(Some(entry("2", "new"))));
-    assert!(meanwhile.borrow().is_some(), "it was synced already");
+    assert!(interleaving.borrow().is_some(), "it is synced already");
 }
 
 #[test]
-fn a_version_is_not_published_again_while_the_one_after_it_goes() {
+fn version_is_not_republished_during_cleanup() {
     let directory = filled(1);
     let catalog = directory.path().join(CATALOG);
-    let (mut late, meanwhile) = held_up(directory.path());
+    let (mut late, interleaving) = pausing(directory.path());
     assert_eq!(late.load(), Ok(Some(entry("1", "others"))));
     for name in ["2.jsonl", "3.jsonl"] {
         fs::write(catalog.join(name), "others").unwrap();
     }
-    // Who has published 3 had listed the temporary files before this one's was there.
-    let happen = Box::new(|| {
+    // The writer of 3 had listed the temporary files before this one existed.
+    let event = Box::new(|| {
         fs::remove_file(catalog.join("1.jsonl")).unwrap();
         fs::remove_file(catalog.join("2.jsonl")).unwrap();
         Ok(())
     });
-    meanwhile.replace(Some(Meanwhile { step: Step::Look, after: 1, happen }));
+    interleaving.replace(Some(Interleaving { step: Step::Exists, after: 1, event }));
     assert_eq!(late.swap(Some("1"), "late"), Ok(SwapOutcome::Stale));
 }
