@@ -365,7 +365,7 @@ impl Header {
         if let Some((key, ExpiringHash { hash, expires_at })) = rotation {
             document.push_str(key);
             document.push_str("{\"hash\":\"");
-            hash.push_to(document);
+            hash.write_hex(document);
             document.push_str("\",\"until\":");
             push_number(document, *expires_at);
             document.push('}');
@@ -415,7 +415,7 @@ impl TokenRecord {
         document.push_str(",\"name\":");
         push_string(document, &self.name);
         document.push_str(",\"hash\":\"");
-        self.hash.push_to(document);
+        self.hash.write_hex(document);
         document.push_str("\",\"created_at\":");
         push_number(document, self.created_at);
         let rest = [

@@ -1,4 +1,4 @@
-//! The hash of a token: all that is ever stored of it.
+//! The hash of a token, which is stored instead of its text.
 
 use alloc::string::String;
 use core::fmt;
@@ -8,35 +8,39 @@ use sha2::{Digest as _, Sha512};
 use subtle::{Choice, ConstantTimeEq};
 use thiserror::Error;
 
-/// SHA-512 over the whole token text, prefix included (COMPAT 1.7).
+/// SHA-512 over the whole token text, prefix included (docs/compatibility.md 1.7).
 ///
-/// Comparing two hashes takes the same time wherever they differ. Written as 128 lower-case hexadecimal digits.
+/// The time of a comparison does not depend on where two hashes differ. Displayed as 128 lower-case
+/// hexadecimal digits.
 #[derive(Clone, Copy)]
 pub struct TokenHash([u8; TokenHash::BYTES]);
 
 impl TokenHash {
     const BYTES: usize = 64;
 
-    /// How many digits it is written with.
+    /// The number of its hexadecimal digits.
     pub const HEX_DIGITS: usize = Self::BYTES * 2;
 
-    /// A hash to compare with where there is none: nobody knows a text that has it.
-    pub(crate) const NOBODY: Self = Self([0; Self::BYTES]);
+    /// Takes the place of a hash that was not found, so that a miss costs a comparison as well. No
+    /// text with this hash is known.
+    pub(crate) const DUMMY: Self = Self([0; Self::BYTES]);
 
-    /// Hashes a presented text as it stands; no form is asked of it (COMPAT 1.5).
+    /// Hashes a presented text, which may have any form (docs/compatibility.md 1.5).
     pub fn of(text: &str) -> Self {
-        // Used where it stands: moved to where it is finished, it would leave an unwiped copy of the text behind.
+        // Not `finalize`: that moves the hasher, and the move leaves an unwiped copy of the text
+        // behind.
         let mut hasher = Sha512::new();
         hasher.update(text.as_bytes());
         Self(hasher.finalize_reset().into())
     }
 
-    /// Writes its digits.
-    pub fn push_to(&self, text: &mut String) {
+    /// Appends its digits.
+    pub fn write_hex(&self, text: &mut String) {
         text.push_str(const_hex::Buffer::<{ Self::BYTES }>::new().format(&self.0));
     }
 
-    /// The first eight bytes, to find a record by. SHA-512 spreads them evenly and nobody can choose them.
+    /// Returns the first eight bytes, as the hash for a table. SHA-512 spreads them evenly, and an
+    /// attacker cannot choose them.
     pub(crate) fn bucket(&self) -> u64 {
         self.0.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
     }
@@ -44,12 +48,12 @@ impl TokenHash {
 
 impl ConstantTimeEq for TokenHash {
     fn ct_eq(&self, other: &Self) -> Choice {
-        // Every word is looked at, whatever the ones before it, and one comparison judges all: one a byte, as slices
-        // are compared, takes as long as hashing does.
-        let (ours, _) = self.0.as_chunks();
-        let (theirs, _) = other.0.as_chunks();
+        // Every word is read, whatever the words before it, and one comparison decides. A
+        // comparison of each byte, as `subtle` has for slices, takes as long as the hash.
+        let (left, _) = self.0.as_chunks();
+        let (right, _) = other.0.as_chunks();
         let difference = |(a, b): (&[u8; 8], &[u8; 8])| u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b);
-        ours.iter().zip(theirs).map(difference).fold(0, |all, this| all | this).ct_eq(&0)
+        left.iter().zip(right).map(difference).fold(0, |all, this| all | this).ct_eq(&0)
     }
 }
 
@@ -96,8 +100,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hash_is_sha_512_over_the_whole_text() {
-        // COMPAT 1.8
+    fn hash_is_sha_512_of_the_whole_text() {
+        // docs/compatibility.md 1.8
         let hash = TokenHash::of(
             "apiv3_Jkalv-IPKqJR2P7QT0n28gFpf1iEwK-eZ7q6hXqyzrJu0kEPB-VE88eGXTTz9GKhwKm38-6qkykKPdhNeduS9g",
         );
@@ -108,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn hashes_that_differ_anywhere_are_not_equal() {
+    fn hashes_with_one_different_byte_are_unequal() {
         let hash = TokenHash::of("x");
         assert_eq!(hash, TokenHash::of("x"));
         for byte in 0..TokenHash::BYTES {
@@ -119,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn only_128_lower_case_digits_are_a_hash() {
+    fn only_128_lower_case_digits_parse() {
         let good = "0f".repeat(64);
         assert!(good.parse::<TokenHash>().is_ok());
         for bad in [

@@ -1,4 +1,4 @@
-//! The heap of the guest.
+//! The heap of a component.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
@@ -6,24 +6,25 @@ use core::cell::UnsafeCell;
 use dlmalloc::Dlmalloc;
 use zeroize::Zeroize as _;
 
-/// The heap. Every block is wiped when it is given back, so that no token outlives its use in the guest's memory, in
-/// whichever string, buffer or document it stood.
+/// A heap that wipes every freed block, so that no token outlives its use in the memory of the
+/// component, in any string, buffer or document.
 #[derive(Debug)]
 pub struct Heap(UnsafeCell<Dlmalloc>);
 
 impl Heap {
-    /// An empty heap.
+    /// Returns an empty heap.
     pub const fn new() -> Self {
         Self(UnsafeCell::new(Dlmalloc::new()))
     }
 }
 
-// SAFETY: wasm32-wasip2 has no threads, so there is nobody to share the heap with.
+// SAFETY: wasm32-wasip2 has no threads, so no other thread shares the heap.
 #[allow(unsafe_code)]
 unsafe impl Sync for Heap {}
 
-// SAFETY: `alloc` and `dealloc` hand the caller's obligations on to dlmalloc, which upholds the contract. There is
-// one thread and dlmalloc calls nothing back, so its exclusive borrow is never held twice.
+// SAFETY: `alloc` and `dealloc` pass the obligations of the caller on to dlmalloc, which upholds
+// the contract. There is one thread and dlmalloc calls nothing back, so its exclusive borrow is
+// never held twice.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -32,7 +33,7 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller gives back `layout.size()` bytes at `block`, which are its own until `free`.
+        // SAFETY: the caller frees `layout.size()` bytes at `block`, which it owns until `free`.
         let bytes = unsafe { core::slice::from_raw_parts_mut(block, layout.size()) };
         // SAFETY: any bytes are words.
         let (first, words, last) = unsafe { bytes.align_to_mut::<u64>() };
@@ -43,6 +44,6 @@ unsafe impl GlobalAlloc for Heap {
         unsafe { (*self.0.get()).free(block, layout.size(), layout.align()) }
     }
 
-    // `realloc` stays the provided one, which moves and gives back the old block: dlmalloc's own would leave
-    // an unwiped copy where it moves.
+    // `realloc` is the provided one, which allocates, copies and frees: that of dlmalloc leaves an
+    // unwiped copy behind when it moves.
 }

@@ -1,8 +1,8 @@
-//! What every request passes through on its way to an answer: the hash of a token, the index that finds it, and the
+//! The hot path of every authentication: the hash of a token, the index that finds it, and the
 //! heap.
 //!
-//! A crate of its own for one reason: it is compiled for speed, and the rest of the component for size. Knows nothing of
-//! what is found by a hash.
+//! A separate crate for one reason: it is compiled for speed, the rest of a component for size.
+//! Knows nothing of tokens beyond their hashes.
 
 #![cfg_attr(target_arch = "wasm32", no_std)]
 

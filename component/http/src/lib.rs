@@ -1,29 +1,35 @@
-//! The operator-token authority over HTTP, as any runtime serves it that knows `wasi:http`, over a directory:
+//! The operator-token authority over HTTP and a directory, for runtimes that serve `wasi:http`:
 //!
 //! ```console
 //! $ mkdir -m 700 data
 //! $ wasmtime serve -Scli --addr 127.0.0.1:8181 --dir ./data::/data optoken-http.wasm
 //! ```
 //!
-//! Without `--addr` wasmtime listens at 0.0.0.0:8080, for everybody who can reach the machine. WASI sets no file modes: with
-//! the usual umask of 022 the catalog can be read by everybody who may enter the directory, so nobody else should.
+//! Without `--addr`, wasmtime listens at 0.0.0.0:8080, and every client that reaches the machine
+//! can connect. WASI sets no file modes: with the usual umask of 022, every user that may enter the
+//! directory can read the catalog. So only the user of the server may enter it.
 //!
-//! | request | |
+//! | request | effect |
 //! |---|---|
-//! | `POST /api/v3/configure/token/admin` | create the operator token, if that is allowed |
-//! | `POST /api/v3/configure/token/admin/regenerate` | replace it; `{"overlap_secs": n}` as JSON if the old one is to be accepted a while |
+//! | `POST /api/v3/configure/token/admin` | create the operator token, if the environment allows it |
+//! | `POST /api/v3/configure/token/admin/regenerate` | replace it; the JSON `{"overlap_secs": n}` keeps the previous one accepted for that time |
 //! | any method, `/api/v3/verify` | forward authentication: 200, 401 or 503, without a body |
-//! | `GET /health` | for who has a token, or for everybody with `--env OPTOKEN_DISABLE_AUTHZ=health` |
+//! | `GET /health` | requires a token, unless `OPTOKEN_DISABLE_AUTHZ=health` is set |
 //!
-//! Statuses, headers and bodies are those of the server `influxdb3` of this repository. What differs has its reason in
-//! `wasi:http`: it does not tell who is asking, so nobody may create the first operator token by a request (403) unless
-//! `--env OPTOKEN_BOOTSTRAP=any` says that anybody may; `optoken-cli create` on the same directory makes it otherwise. A
-//! connection cannot be closed after an answer, a body is not decompressed, and the audit records say of where a
-//! request came from only `http`. TLS, limits on connections and the time that a head may take are the runtime's affair, and so is a
-//! request without a `Host` header, as HTTP/1.0 allows: wasmtime answers 500 itself.
+//! Statuses, headers and bodies are those of the server in this repository. The differences come
+//! from `wasi:http`:
 //!
-//! Each request is served by an instance of its own (the runtime's default), which reads the catalog from the directory, so
-//! what another process has changed there counts at once. How durable a change is says [`optoken_wasi::file_store`].
+//! - It does not give the address of a client. So a request creates the first operator token only
+//!   if `OPTOKEN_BOOTSTRAP=any` is set, and is answered 403 otherwise; `optoken-cli create` on the
+//!   same directory creates it, too. The origin in audit records is `http`.
+//! - It cannot close a connection after an answer.
+//! - A body is not decompressed.
+//! - TLS, limits on connections and the time for a request head belong to the runtime. So does a
+//!   request without a `Host` header, which HTTP/1.0 allows: wasmtime answers it with 500.
+//!
+//! A runtime serves each request by an instance of its own, which reads the catalog from the
+//! directory. So a change by another process counts at once. [`optoken_wasi::file_store`] describes
+//! the durability of a change.
 
 #![cfg_attr(target_arch = "wasm32", no_std)]
 
@@ -46,7 +52,7 @@ use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
 use self::routes::Options;
 
-/// Where the catalog is.
+/// The directory of the catalog.
 const DATA: &str = "/data";
 
 /// The component.

@@ -1,5 +1,5 @@
-//! A request as a value, and its body within limits of size and time. The checks of a body have the order of the server's
-//! `host/src/http/body.rs`.
+//! A request as a value, and its body within limits of size and time. The checks of a body have the
+//! order of the server's `host/src/http/body.rs`.
 
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
@@ -37,8 +37,8 @@ pub(crate) fn is_sent_by_page(request: &impl Request) -> bool {
     request.headers().iter().any(|(name, value)| browser::is_sent_by_page(name, value))
 }
 
-/// Reads a JSON body. No body, and one that is not announced as JSON, have the meaning of an empty object. Every body is read,
-/// so that the client gets to read the answer.
+/// Reads a JSON body. No body, and one that is not announced as JSON, have the meaning of an empty
+/// object. Every body is read, so that the client gets to read the answer.
 pub(crate) fn json_or_default<T: DeserializeOwned + Default>(
     request: &mut impl Request,
 ) -> Result<T, Problem> {

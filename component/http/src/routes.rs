@@ -1,5 +1,5 @@
-//! The paths that are served, and the order of checks: credential, path, body (`docs/compatibility.md` 2.1 and 2.2). Knows
-//! requests and answers as values, and no WASI.
+//! The paths that are served, and the order of checks: credential, path, body
+//! (`docs/compatibility.md` 2.1 and 2.2). Knows requests and answers as values, and no WASI.
 
 use alloc::borrow::Cow;
 use alloc::format;
@@ -48,7 +48,8 @@ pub(crate) fn respond<P: CatalogStore + Entropy + Clock>(
     ports: P,
     options: Options,
 ) -> Response {
-    // Forward authentication has the method of the proxied request, and any 2xx would let that pass.
+    // Forward authentication has the method of the proxied request, and any 2xx would let that
+    // pass.
     if request.method() == "OPTIONS" && request.path() != paths::VERIFY {
         let allow = methods(request.path());
         let headers = allow.map(|allow| ("allow", allow.into())).into_iter().collect();
@@ -80,7 +81,8 @@ fn dispatch<P: CatalogStore + Entropy + Clock>(
     options: Options,
 ) -> Result<Response, Problem> {
     let health = paths::HEALTH.contains(&request.path());
-    // The header is not read here (`docs/compatibility.md` 2.2, 2.3): for every method but GET, which is an addition (2.9).
+    // The header is not read here (`docs/compatibility.md` 2.2, 2.3): for every method but GET,
+    // which is an addition (2.9).
     let open =
         request.path() == paths::OPERATOR && request.method() != "GET" || health && options.open_health;
     let presented = if open { None } else { Some(authenticate(request, authority)?) };
@@ -168,8 +170,8 @@ fn failed_command(request: &impl Request, error: CommandError) -> Problem {
     problem::of_command(error)
 }
 
-/// Answers forward authentication: a proxy asks for each request, with its `Authorization` header, whether the request may pass.
-/// The answer has no body, and the body of the request is not read.
+/// Answers forward authentication: a proxy asks for each request, with its `Authorization` header,
+/// whether the request may pass. The answer has no body, and the body of the request is not read.
 fn verify<P: CatalogStore + Entropy + Clock>(
     authority: &mut Authority<P>,
     token: &str,

@@ -1,4 +1,5 @@
-//! Requests and answers of `wasi:http`. The only file that knows it.
+//! Requests and answers over `wasi:http`. Beside the exported function in `lib.rs`, the only file
+//! that knows it.
 
 use alloc::format;
 use alloc::string::{String, ToString as _};
@@ -16,12 +17,13 @@ use wasip2::io::streams::StreamError;
 use crate::request::{BODY_TIMEOUT_SECONDS, MAX_BODY_BYTES, Request};
 use crate::response::Response;
 
-/// How many bytes a stream takes at a time (`wasi:io/streams`).
+/// The most bytes of one read or write (`wasi:io/streams`).
 const CHUNK: usize = 4096;
 
-/// A request that a runtime has taken in.
+/// A request from the runtime.
 pub(crate) struct Incoming {
-    /// Before the request in which they are: a runtime may refuse to give that back first.
+    /// Declared, and so dropped, before the request that owns them: a runtime may trap if it is
+    /// dropped first.
     headers: Fields,
     request: IncomingRequest,
     method: String,
@@ -68,7 +70,7 @@ impl Request for Incoming {
     }
 
     fn body(&mut self) -> Result<Vec<u8>, Problem> {
-        // What it is announced to have; then none of it is read.
+        // If the announced length is too large, nothing is read.
         let announced = self.header("content-length").and_then(|length| String::from_utf8(length).ok());
         if announced
             .and_then(|length| length.parse().ok())
@@ -78,15 +80,15 @@ impl Request for Incoming {
         }
         let body = self.request.consume().map_err(|()| Problem::BodyUnreadable)?;
         let stream = body.stream().map_err(|()| Problem::BodyUnreadable)?;
-        let late = monotonic_clock::subscribe_duration(BODY_TIMEOUT_SECONDS * 1_000_000_000);
-        let more = stream.subscribe();
+        let deadline = monotonic_clock::subscribe_duration(BODY_TIMEOUT_SECONDS * 1_000_000_000);
+        let readable = stream.subscribe();
         let mut bytes = Vec::new();
         loop {
             match stream.read(CHUNK as u64) {
-                // Looked for here, so that neither a slow nor an endless body holds out longer.
-                Ok(_) if late.ready() => return Err(Problem::BodyTimeout),
+                // Checked at each chunk, so that neither a slow nor an endless body takes longer.
+                Ok(_) if deadline.ready() => return Err(Problem::BodyTimeout),
                 Ok(chunk) if chunk.is_empty() => {
-                    poll::poll(&[&more, &late]);
+                    poll::poll(&[&readable, &deadline]);
                 }
                 Ok(chunk) => bytes.extend_from_slice(&chunk),
                 Err(StreamError::Closed) => return Ok(bytes),
@@ -103,7 +105,7 @@ impl Request for Incoming {
     }
 }
 
-/// Writes a line to standard error, if that is possible.
+/// Writes a line to standard error. A failure is ignored: there is no other channel.
 pub(crate) fn log(message: &str) {
     let stderr = stderr::get_stderr();
     for chunk in format!("optoken-http: {message}\n").as_bytes().chunks(CHUNK) {
@@ -111,7 +113,8 @@ pub(crate) fn log(message: &str) {
     }
 }
 
-/// Sends an answer. Whatever the answer tells is durable before; if nobody takes it any more, there is nobody to tell.
+/// Sends an answer. The change that it reports is durable already. A failure is ignored: the client
+/// has gone away.
 pub(crate) fn send(response: &Response, out: ResponseOutparam) {
     let headers = Fields::new();
     for (name, value) in &response.headers {

@@ -1,7 +1,7 @@
-//! What a component without a standard library must bring along: a heap, the way for its host to get memory, and what
-//! becomes of a panic.
+//! The runtime of a component without a standard library: a heap, the allocation function of the
+//! canonical ABI, and the panic handler.
 //!
-//! Each artefact of this directory links it, and nothing else may. Compiled natively it is empty.
+//! Every component links this crate, and no native program may. Compiled natively it is empty.
 
 #![cfg(target_arch = "wasm32")]
 #![no_std]
@@ -16,22 +16,25 @@ use optoken_hot_path::Heap;
 #[global_allocator]
 static HEAP: Heap = Heap::new();
 
-/// How a host gets memory for what it hands to the guest; wit-bindgen brings one along only where there is `std`.
+/// Allocates memory of the component for arguments that a host passes. wit-bindgen has this
+/// function only with `std`.
 ///
 /// # Safety
 ///
-/// The component model's ABI: a new block (`old_size` of 0), or one of `old_size` bytes at `old` from an earlier call.
+/// As the canonical ABI specifies: `old_size` is 0, or `old` is a block of `old_size` bytes from an
+/// earlier call.
 #[allow(unsafe_code)]
 #[unsafe(export_name = "cabi_realloc")]
 unsafe extern "C" fn cabi_realloc(old: *mut u8, old_size: usize, align: usize, new_size: usize) -> *mut u8 {
     if new_size == 0 {
         return core::ptr::without_provenance_mut(align);
     }
-    // An alignment that is none, or a size beyond all memory, has no layout and gets no block.
+    // An invalid alignment, or a size beyond the address space, has no layout and gets no block.
     let block = match (Layout::from_size_align(old_size, align), Layout::from_size_align(new_size, align)) {
         // SAFETY: the size is not zero.
         (Ok(_), Ok(layout)) if old_size == 0 => unsafe { alloc(layout) },
-        // SAFETY: by this function's contract `old` is a block of that layout; the new size has one, too.
+        // SAFETY: by this function's contract `old` is a block of that layout; the new size has
+        // one, too.
         (Ok(layout), Ok(_)) => unsafe { realloc(old, layout, new_size) },
         _ => core::ptr::null_mut(),
     };
@@ -41,8 +44,8 @@ unsafe extern "C" fn cabi_realloc(old: *mut u8, old_size: usize, align: usize, n
     block
 }
 
-/// Ends the instance: the host drops it and starts another one. The message is not shown to anybody, since it could
-/// quote what it stumbled over.
+/// Ends the instance; the host drops it and starts another one. The message is dropped, because it
+/// could quote a secret.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     core::arch::wasm32::unreachable()
