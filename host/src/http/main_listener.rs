@@ -20,8 +20,9 @@ use crate::http::problem::Problem;
 use crate::http::{CONFIRM_PATH, CREATE_PATH, OTHER_PATH, Options, TOKENS_PATH, VERIFY_PATH, credentials};
 use crate::metrics::Metrics;
 use crate::secret::{Secret, redact};
-use crate::server::listener::{Peer, Service, Terms};
+use crate::server::connections::{Service, Terms};
 use crate::server::log_throttle::Complaints;
+use crate::server::peer::Peer;
 use crate::token::Principal;
 
 /// The most connections that are open at a time, where the system lets that many be.

@@ -14,8 +14,8 @@ use axum::http::{HeaderMap, Request, Version};
 use thiserror::Error;
 
 use crate::secret::redact;
-use crate::server::listener::Peer;
 use crate::server::log_throttle::Complaints;
+use crate::server::peer::Peer;
 use crate::server::tls::OwnNames;
 
 /// The names that a machine has for itself, as they stand in a URL.

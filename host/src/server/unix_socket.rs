@@ -8,12 +8,16 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use axum::Router;
 use rustix::fs::OFlags;
 use thiserror::Error;
 use tokio::net::{UnixSocket, UnixStream};
 use tokio::time;
+use tokio_util::sync::CancellationToken;
 
-use crate::server::listener::{Accept, Peer};
+use crate::server::connections::Terms;
+use crate::server::peer::{Accept, Peer};
+use crate::server::serve::serve;
 
 /// How many clients may wait to be accepted.
 const BACKLOG: u32 = 16;
@@ -91,6 +95,11 @@ impl UnixListener {
             }
         }
         Err(UnixBindError::Answered(path.to_owned()))
+    }
+
+    /// As [`Listener::serve`](crate::server::listener::Listener::serve).
+    pub(crate) async fn serve(self, router: Router, terms: Terms, stop: CancellationToken) {
+        serve(self, None, router, terms, stop).await;
     }
 
     /// Where it is.

@@ -15,7 +15,7 @@ use crate::http::body;
 use crate::http::main_listener::Served;
 use crate::http::problem::Problem;
 use crate::secret::Secret;
-use crate::server::listener::Peer;
+use crate::server::peer::Peer;
 use crate::token::{CommandError, TokenInfo, rfc3339};
 
 /// What a new named admin token is to be.

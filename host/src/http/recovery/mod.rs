@@ -25,8 +25,9 @@ use crate::http::recovery::code::{RecoveryCode, Verdict};
 use crate::http::request_origin;
 use crate::http::{OTHER_PATH, RECOVERY_CODE_HEADER, REGENERATE_PATH, body};
 use crate::metrics::Metrics;
-use crate::server::listener::{Peer, Service, Terms, Visit};
+use crate::server::connections::{Service, Terms, Visit};
 use crate::server::log_throttle::Complaints;
+use crate::server::peer::Peer;
 use crate::token::IssuedToken;
 
 /// How clients are treated. Every program of the machine can come, and come again, and must not keep the owner out: one place
