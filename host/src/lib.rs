@@ -30,7 +30,7 @@
 //! | `async` | commands that are awaited: `optoken::async_authority` | tokio, its runtime alone |
 //! | `sqlite` | `store::SqliteStore`: a file for any number of processes on one machine | SQLite, built from C |
 //! | `test-suite` | `store::conformance`: what every store must do, for the tests of yours | nothing |
-//! | `server` (default) | `cli`, the HTTP faces, the client and the binary `influxdb3`; has `async` and `sqlite` | axum, clap, reqwest, rustls, … |
+//! | `server` (default) | `cli`, the HTTP faces, the client and the binary `influxdb3`; has `async` and `sqlite` | clap, hyper, reqwest, rustls, … |
 //!
 //! # A complete example
 //!

@@ -3,17 +3,17 @@
 use std::io::Read as _;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::Request;
-use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderValue};
 use flate2::read::GzDecoder;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::HeaderMap;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use serde::de::DeserializeOwned;
 use tokio::time;
 
 use crate::http::problem::Problem;
 use crate::secret::redact;
+use crate::server::serve::Request;
 
 /// The most bytes a body may have that means nothing.
 pub(crate) const MAX_IGNORED_BYTES: usize = 64 << 10;
@@ -22,12 +22,12 @@ pub(crate) const MAX_IGNORED_BYTES: usize = 64 << 10;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads a body that means nothing here, so that the client gets to read the answer; not if it is too large.
-pub(crate) async fn discard(body: Body) -> Result<(), Problem> {
+pub(crate) async fn discard(body: Incoming) -> Result<(), Problem> {
     discard_up_to(body, MAX_IGNORED_BYTES).await
 }
 
 /// As [`discard`], of a body of at most `limit` bytes.
-pub(crate) async fn discard_up_to(body: Body, limit: usize) -> Result<(), Problem> {
+pub(crate) async fn discard_up_to(body: Incoming, limit: usize) -> Result<(), Problem> {
     receive(body, limit, |_| {}).await
 }
 
@@ -61,17 +61,17 @@ pub(crate) async fn optional_json<T: DeserializeOwned + Default>(
     request: Request,
     limit: usize,
 ) -> Result<T, Problem> {
-    if http_body::Body::is_end_stream(request.body()) {
+    if request.body().is_end_stream() {
         return Ok(T::default());
     }
     require_json(request.headers())?;
     json(request, limit).await
 }
 
-async fn receive(body: Body, limit: usize, mut each: impl FnMut(&[u8])) -> Result<(), Problem> {
+async fn receive(body: Incoming, limit: usize, mut each: impl FnMut(&[u8])) -> Result<(), Problem> {
     let too_large = || Problem::BodyTooLarge(limit);
     // What it is announced to have; then none of it is read.
-    if http_body::Body::size_hint(&body).lower() > limit as u64 {
+    if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
     let mut body = Limited::new(body, limit);

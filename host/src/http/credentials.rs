@@ -3,9 +3,9 @@
 //!
 //! Decides only whether there is a token, never whether it is a good one.
 
-use axum::http::header::AUTHORIZATION;
-use axum::http::{HeaderMap, Uri};
 use base64ct::{Base64, Encoding as _};
+use hyper::header::AUTHORIZATION;
+use hyper::{HeaderMap, Uri};
 use serde::Deserialize;
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -65,7 +65,7 @@ fn parse(header: &str) -> Result<Secret, Malformed> {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
+    use hyper::header::HeaderValue;
 
     use super::*;
 

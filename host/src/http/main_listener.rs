@@ -5,24 +5,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{Extension, Request, State};
-use axum::http::header::ALLOW;
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
-use axum::response::{IntoResponse as _, Response};
+use hyper::body::Bytes;
+use hyper::header::{ALLOW, HeaderValue};
+use hyper::{Method, StatusCode, Uri};
 
 use crate::async_authority::AsyncAuthority;
 use crate::authority::Authority;
 use crate::http::api::openapi;
 use crate::http::api::{self, Call, Endpoint};
 use crate::http::problem::Problem;
-use crate::http::{CONFIRM_PATH, CREATE_PATH, OTHER_PATH, Options, TOKENS_PATH, VERIFY_PATH, credentials};
+use crate::http::{
+    CONFIRM_PATH, CREATE_PATH, OTHER_PATH, Options, TOKENS_PATH, VERIFY_PATH, credentials, response,
+};
 use crate::metrics::Metrics;
 use crate::secret::{Secret, redact};
-use crate::server::connections::{Service, Terms};
+use crate::server::connections::{Mode, Terms, Visit};
 use crate::server::log_throttle::Complaints;
 use crate::server::peer::Peer;
+use crate::server::serve::{Request, Response, Service};
 use crate::token::Principal;
 
 /// The most connections that are open at a time, where the system lets that many be.
@@ -34,7 +34,7 @@ pub(crate) fn terms(places: usize) -> Terms {
         places: places.min(MAX_CONNECTIONS),
         grace: Duration::from_secs(1),
         patience: Duration::from_secs(30),
-        service: Service::Lasting,
+        mode: Mode::Lasting,
     }
 }
 
@@ -60,9 +60,9 @@ pub(crate) struct Served {
 }
 
 /// All that the main listener answers.
-pub(crate) fn router(authority: Authority, metrics: Arc<Metrics>, options: Options) -> Router {
+pub(crate) fn service(authority: Authority, metrics: Arc<Metrics>, options: Options) -> Arc<impl Service> {
     let endpoints = api::table(&options);
-    let served = Served {
+    Arc::new(Served {
         document: openapi::document(&endpoints, &options).to_json().ok().map(Bytes::from),
         endpoints,
         // A UUID, unless somebody has written the catalog by hand.
@@ -72,39 +72,34 @@ pub(crate) fn router(authority: Authority, metrics: Arc<Metrics>, options: Optio
         authority,
         options,
         refusals: Complaints::default(),
-    };
-    // Paths are compared here and byte for byte, not by the rules of a router (COMPAT 2.1).
-    Router::new().fallback(answer).with_state(Arc::new(served))
+    })
 }
 
-async fn answer(
-    State(served): State<Arc<Served>>,
-    Extension(peer): Extension<Peer>,
-    request: Request,
-) -> Response {
-    let path = served.counted_as(request.uri().path());
-    let mut answer = judge(Arc::clone(&served), format!("http {peer}"), request)
-        .await
-        .unwrap_or_else(Problem::into_response);
-    if let Some(cluster_uuid) = &served.cluster_uuid {
-        answer.headers_mut().insert(CLUSTER_UUID, cluster_uuid.clone());
+impl Service for Served {
+    async fn call(self: Arc<Self>, request: Request, visit: Visit) -> Response {
+        let path = self.counted_as(request.uri().path());
+        let answer = judge(Arc::clone(&self), visit.peer(), request).await;
+        let mut answer = answer.unwrap_or_else(Problem::into_response);
+        if let Some(cluster_uuid) = &self.cluster_uuid {
+            answer.headers_mut().insert(CLUSTER_UUID, cluster_uuid.clone());
+        }
+        self.metrics.answered("main", path, answer.status().as_u16());
+        answer
     }
-    served.metrics.answered("main", path, answer.status().as_u16());
-    answer
 }
 
 /// The order of COMPAT 2.2, but for the body, of which nothing is read before its sender is known.
-async fn judge(served: Arc<Served>, origin: String, request: Request) -> Result<Response, Problem> {
+async fn judge(served: Arc<Served>, peer: &Peer, request: Request) -> Result<Response, Problem> {
     // Not for a proxy that asks with the method of its client: who lets any 2xx pass would let this pass.
     if request.method() == Method::OPTIONS && request.uri().path() != VERIFY_PATH {
         return Ok(served.options_of(request.uri().path()));
     }
     let verifying = request.uri().path() == VERIFY_PATH;
-    let answer = carry_out(served, origin, request).await;
+    let answer = carry_out(served, peer, request).await;
     answer.map_err(|problem| if verifying { problem.unverified() } else { problem })
 }
 
-async fn carry_out(served: Arc<Served>, origin: String, mut request: Request) -> Result<Response, Problem> {
+async fn carry_out(served: Arc<Served>, peer: &Peer, mut request: Request) -> Result<Response, Problem> {
     if is_disabled(&served.options, request.uri().path()) {
         return Err(Problem::WithoutAuth);
     }
@@ -112,10 +107,12 @@ async fn carry_out(served: Arc<Served>, origin: String, mut request: Request) ->
     let endpoint = served
         .endpoints
         .iter()
+        // Byte for byte, not by the rules of a router (COMPAT 2.1).
         .find(|endpoint| endpoint.answers(request.method(), request.uri().path()))
         // A wrong method is no path either.
         .ok_or(Problem::NoSuchPath("Not found"))?;
-    (endpoint.handler)(Call { served: Arc::clone(&served), credential, origin, principal, request }).await
+    let peer = peer.clone();
+    (endpoint.handler)(Call { served: Arc::clone(&served), credential, peer, principal, request }).await
 }
 
 impl Served {
@@ -137,11 +134,13 @@ impl Served {
             .map(|(method, _)| method);
         let allow: Vec<_> = methods.chain([Method::OPTIONS]).map(|method| method.to_string()).collect();
         let allow = allow.join(", ");
-        if self.endpoints.iter().any(|endpoint| endpoint.path == path) {
-            (StatusCode::NO_CONTENT, [(ALLOW, allow)]).into_response()
-        } else {
-            StatusCode::NO_CONTENT.into_response()
+        let mut answer = response::empty(StatusCode::NO_CONTENT);
+        if self.endpoints.iter().any(|endpoint| endpoint.path == path)
+            && let Ok(allow) = HeaderValue::try_from(allow)
+        {
+            answer.headers_mut().insert(ALLOW, allow);
         }
+        answer
     }
 
     /// Lets only requests with an accepted token pass, and those that need none.

@@ -12,13 +12,9 @@ pub(crate) mod main_listener;
 mod problem;
 pub(crate) mod recovery;
 pub(crate) mod request_origin;
-
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse as _, Response};
-use serde::Serialize;
+mod response;
 
 use crate::http::disable_authz::DisabledAuthz;
-use crate::http::problem::Problem;
 use crate::http::request_origin::Bootstrap;
 
 /// What the command line says about how requests are judged.
@@ -76,10 +72,3 @@ const OTHER_PATH: &str = "other";
 const JSON: &str = "application/json";
 const JSONL: &str = "application/jsonl";
 const TEXT: &str = "text/plain; charset=utf-8";
-
-/// Answers JSON.
-fn json_answer(body: &impl Serialize) -> Result<Response, Problem> {
-    // Nothing that is answered here can fail to be JSON.
-    let json = serde_json::to_vec(body).map_err(|_| Problem::Internal)?;
-    Ok(([(CONTENT_TYPE, JSON)], json).into_response())
-}

@@ -6,16 +6,17 @@
 
 use std::borrow::Cow;
 
-use axum::body::Body;
-use axum::http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use hyper::StatusCode;
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use serde_json::json;
 
 use crate::http::credentials::Malformed;
 use crate::http::request_origin::Refusal;
 use crate::http::{JSON, TEXT};
 use crate::secret::redact;
+use crate::server::serve::Response;
 use crate::token::{AuthenticateError, CommandError, OPERATOR};
 
 /// What a client is told instead of what it asked for.
@@ -231,12 +232,10 @@ impl Problem {
             None => String::new(),
         }
     }
-}
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        // As bytes, to which nobody adds a content type.
-        let mut response = (self.status(), Body::from(self.body())).into_response();
+    pub(crate) fn into_response(self) -> Response {
+        let mut response = Response::new(self.body().into());
+        *response.status_mut() = self.status();
         for (name, value) in self.headers() {
             response.headers_mut().insert(name, HeaderValue::from_static(value));
         }

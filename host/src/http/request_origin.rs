@@ -8,9 +8,9 @@
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use axum::http::header::{HOST, ORIGIN, TRANSFER_ENCODING};
-use axum::http::uri::Authority;
-use axum::http::{HeaderMap, Request, Version};
+use hyper::header::{HOST, ORIGIN, TRANSFER_ENCODING};
+use hyper::http::uri::Authority;
+use hyper::{HeaderMap, Request, Version};
 use thiserror::Error;
 
 use crate::secret::redact;

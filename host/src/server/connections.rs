@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
+use crate::server::peer::Peer;
+
 /// How a listener treats its clients.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms {
@@ -18,15 +20,15 @@ pub(crate) struct Terms {
     /// arrives, and between requests.
     pub(crate) patience: Duration,
     /// What a connection is for.
-    pub(crate) service: Service,
+    pub(crate) mode: Mode,
 }
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Service {
+pub(crate) enum Mode {
     /// Any number of requests. It is not quiet while one of them is under way.
     Lasting,
-    /// One request. It is quiet until the router says otherwise, with [`Visit::begin`].
+    /// One request. It is quiet until the service says otherwise, with [`Visit::begin`].
     Brief,
 }
 
@@ -36,6 +38,7 @@ pub(super) struct Guests(Vec<Weak<Guest>>);
 
 /// An open connection.
 pub(super) struct Guest {
+    pub(super) peer: Peer,
     attention: Mutex<Attention>,
     leave: CancellationToken,
     pub(super) answered: CancellationToken,
@@ -50,7 +53,7 @@ struct Attention {
     leaving: bool,
 }
 
-/// The connection that a request has come on, as its handler finds it among the request's extensions.
+/// The connection that a request has come on.
 #[derive(Clone)]
 pub(crate) struct Visit(pub(super) Arc<Guest>);
 
@@ -59,6 +62,11 @@ pub(crate) struct Visit(pub(super) Arc<Guest>);
 pub(crate) struct Attended(Arc<Guest>);
 
 impl Visit {
+    /// Its other end.
+    pub(crate) fn peer(&self) -> &Peer {
+        &self.0.peer
+    }
+
     /// Says that something is under way from now on. `None` where the connection is being closed: nobody would get to
     /// read the answer.
     pub(crate) fn begin(&self) -> Option<Attended> {
@@ -82,9 +90,10 @@ impl Drop for Attended {
 }
 
 impl Guests {
-    pub(super) fn welcome(&mut self) -> Arc<Guest> {
+    pub(super) fn welcome(&mut self, peer: Peer) -> Arc<Guest> {
         let attention = Attention { requests: 0, since: Instant::now(), leaving: false };
         let guest = Arc::new(Guest {
+            peer,
             attention: Mutex::new(attention),
             leave: CancellationToken::new(),
             answered: CancellationToken::new(),

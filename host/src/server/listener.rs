@@ -5,14 +5,13 @@ use std::net::{self, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use axum::Router;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio_util::sync::CancellationToken;
 
 use crate::server::connections::Terms;
 use crate::server::peer::{Accept, Peer};
-use crate::server::serve::{Handshake, serve};
+use crate::server::serve::{Handshake, Service, serve};
 use crate::server::tls::ServerTls;
 
 /// A socket that is bound and not served yet: clients that connect already wait.
@@ -118,9 +117,9 @@ impl Listener {
     }
 
     /// Serves until `stop`, then closes the socket at once and lets requests under way end within [`GRACE`].
-    pub(crate) async fn serve(self, router: Router, terms: Terms, stop: CancellationToken) {
+    pub(crate) async fn serve(self, service: Arc<impl Service>, terms: Terms, stop: CancellationToken) {
         let tls = self.tls.as_ref().map(|tls| Arc::new(Handshake::new(&tls.config)));
-        serve(self, tls, router, terms, stop).await;
+        serve(self, tls, service, terms, stop).await;
     }
 }
 

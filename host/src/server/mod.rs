@@ -4,6 +4,6 @@ pub(crate) mod connections;
 pub(crate) mod listener;
 pub(crate) mod log_throttle;
 pub(crate) mod peer;
-mod serve;
+pub(crate) mod serve;
 pub(crate) mod tls;
 pub(crate) mod unix_socket;

@@ -4,18 +4,18 @@
 //! connection on which nothing is under way loses its own to the next that comes, or when it has been quiet for too long.
 //! What is under way is never cut off. Knows nothing of what the router does.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::Request;
-use axum::http::StatusCode;
-use axum::middleware::{self, Next};
-use axum::response::IntoResponse as _;
-use axum::{Extension, Router};
+use http_body_util::Full;
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{CONTENT_LENGTH, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use rustix::io::Errno;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -26,7 +26,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::server::connections::{Guest, Guests, Service, Terms, Visit};
+use crate::server::connections::{Guest, Guests, Mode, Terms, Visit};
 use crate::server::log_throttle::Complaints;
 use crate::server::peer::{Accept, Peer};
 
@@ -39,10 +39,22 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How long to wait before trying again to accept a connection, where there are too many.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-pub(super) async fn serve(
+/// A request. Its body is received as it is read.
+pub(crate) type Request = hyper::Request<Incoming>;
+
+/// A response. Its body is complete.
+pub(crate) type Response = hyper::Response<Full<Bytes>>;
+
+/// Answers the requests of a listener.
+pub(crate) trait Service: Send + Sync + 'static {
+    /// Answers a request that has come on this connection. Dropped where the client goes away before that.
+    fn call(self: Arc<Self>, request: Request, visit: Visit) -> impl Future<Output = Response> + Send;
+}
+
+pub(super) async fn serve<S: Service>(
     socket: impl Accept,
     tls: Option<Arc<Handshake>>,
-    router: Router,
+    service: Arc<S>,
     terms: Terms,
     stop: CancellationToken,
 ) {
@@ -63,9 +75,9 @@ pub(super) async fn serve(
                             break place;
                         }
                     };
-                    let guest = guests.welcome();
+                    let guest = guests.welcome(peer);
                     let connection =
-                        serve_client(stream, peer, tls.clone(), guest, router.clone(), terms, stop.clone());
+                        serve_client(stream, tls.clone(), guest, Arc::clone(&service), terms, stop.clone());
                     connections.spawn(async move {
                         connection.await;
                         drop(place);
@@ -127,45 +139,44 @@ impl Handshake {
     }
 }
 
-async fn serve_client(
+async fn serve_client<S: Service>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: Peer,
     tls: Option<Arc<Handshake>>,
     guest: Arc<Guest>,
-    router: Router,
+    service: Arc<S>,
     terms: Terms,
     stop: CancellationToken,
 ) {
     let served = async {
-        let peer = peer.clone();
         let Some(tls) = tls else {
-            return serve_connection(stream, peer, &guest, router, terms.service, stop).await;
+            return serve_connection(stream, &guest, service, terms.mode, stop).await;
         };
         let stream = tokio::select! {
-            stream = tls.complete(stream, &peer) => stream,
+            stream = tls.complete(stream, &guest.peer) => stream,
             // Nothing has been asked for yet.
             () = stop.cancelled() => None,
         };
         if let Some(stream) = stream {
-            serve_connection(stream, peer, &guest, router, terms.service, stop).await;
+            serve_connection(stream, &guest, service, terms.mode, stop).await;
         }
     };
     tokio::select! {
         () = served => {}
         // Nothing is under way on it, nor will anything be.
-        () = guest.shown_out(terms.patience) => tracing::debug!(%peer, "connection closed: it was quiet"),
+        () = guest.shown_out(terms.patience) => {
+            tracing::debug!(peer = %guest.peer, "connection closed: it was quiet");
+        },
     }
 }
 
-async fn serve_connection(
+async fn serve_connection<S: Service>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: Peer,
     guest: &Arc<Guest>,
-    router: Router,
-    service: Service,
+    service: Arc<S>,
+    mode: Mode,
     stop: CancellationToken,
 ) {
-    let brief = service == Service::Brief;
+    let brief = mode == Mode::Brief;
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // Without timers: a connection is shown out by what all of them have in common.
     builder.http1().keep_alive(!brief).max_buf_size(MAX_HEAD_BYTES);
@@ -173,26 +184,11 @@ async fn serve_connection(
     if brief {
         builder.http2().max_concurrent_streams(1);
     }
-    let visit = Visit(Arc::clone(guest));
-    let visited = visit.clone();
-    let attend = middleware::from_fn(move |request: Request, next: Next| {
-        let visit = visited.clone();
-        async move {
-            if brief {
-                let answer = next.run(request).await;
-                visit.0.answered.cancel();
-                return answer;
-            }
-            let Some(attended) = visit.begin() else {
-                return StatusCode::SERVICE_UNAVAILABLE.into_response();
-            };
-            let answer = next.run(request).await;
-            drop(attended);
-            answer
-        }
+    let answer = service_fn(|request| {
+        let (service, visit) = (Arc::clone(&service), Visit(Arc::clone(guest)));
+        async move { Ok::<_, Infallible>(answer(service, request, visit, mode).await) }
     });
-    let router = router.layer(Extension(peer.clone())).layer(Extension(visit)).layer(attend);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let connection = builder.serve_connection(TokioIo::new(stream), answer);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
@@ -215,6 +211,42 @@ async fn serve_connection(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%peer, "connection ended: {error}");
+        tracing::debug!(peer = %guest.peer, "connection ended: {error}");
     }
+}
+
+/// Answers a request, and keeps the connection open meanwhile.
+async fn answer<S: Service>(service: Arc<S>, request: Request, visit: Visit, mode: Mode) -> Response {
+    let method = request.method().clone();
+    let response = if mode == Mode::Brief {
+        let response = service.call(request, visit.clone()).await;
+        visit.0.answered.cancel();
+        response
+    } else if let Some(attended) = visit.begin() {
+        let response = service.call(request, visit).await;
+        drop(attended);
+        response
+    } else {
+        let mut response = Response::default();
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        response
+    };
+    framed(&method, response)
+}
+
+/// States the length of the body, and leaves the body out where the method has none in its response: over HTTP/2, hyper does
+/// neither.
+fn framed(method: &Method, mut response: Response) -> Response {
+    // What follows a success of CONNECT is no body (RFC 9110 section 9.3.6).
+    if *method == Method::CONNECT && response.status().is_success() {
+        *response.body_mut() = Full::default();
+        return response;
+    }
+    if let Some(length) = response.body().size_hint().exact() {
+        response.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
+    if *method == Method::HEAD {
+        *response.body_mut() = Full::default();
+    }
+    response
 }

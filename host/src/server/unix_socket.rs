@@ -6,9 +6,9 @@ use std::fs::{self, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use rustix::fs::OFlags;
 use thiserror::Error;
 use tokio::net::{UnixSocket, UnixStream};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::server::connections::Terms;
 use crate::server::peer::{Accept, Peer};
-use crate::server::serve::serve;
+use crate::server::serve::{Service, serve};
 
 /// How many clients may wait to be accepted.
 const BACKLOG: u32 = 16;
@@ -98,8 +98,8 @@ impl UnixListener {
     }
 
     /// As [`Listener::serve`](crate::server::listener::Listener::serve).
-    pub(crate) async fn serve(self, router: Router, terms: Terms, stop: CancellationToken) {
-        serve(self, None, router, terms, stop).await;
+    pub(crate) async fn serve(self, service: Arc<impl Service>, terms: Terms, stop: CancellationToken) {
+        serve(self, None, service, terms, stop).await;
     }
 
     /// Where it is.

@@ -258,8 +258,8 @@ impl Serve {
         }
         let recovery = recovery.map(|doors| doors.open(&authority, Arc::clone(&metrics), &stop));
         tell_service_manager(NotifyState::Ready);
-        let router = main_listener::router(authority, metrics, options);
-        main.serve(router, terms, stop).await;
+        let service = main_listener::service(authority, metrics, options);
+        main.serve(service, terms, stop).await;
         drop(main_file);
         if let Some(recovery) = recovery {
             recovery.await.context("the recovery listener failed")?;

@@ -215,19 +215,19 @@ impl Doors {
         let Self { address, socket, code, timeout } = self;
         let (code, code_file) = code.unzip();
         let closed = stop.child_token();
-        let router = recovery::router(authority.clone(), Arc::clone(&metrics), code, closed.clone());
+        let service = recovery::service(authority.clone(), Arc::clone(&metrics), code, closed.clone());
         metrics.recovery_is_open(true);
         tokio::spawn(async move {
             let terms = recovery::TERMS;
             let at_address = async {
                 if let Some((listener, file)) = address {
-                    listener.serve(router.clone(), terms, closed.clone()).await;
+                    listener.serve(Arc::clone(&service), terms, closed.clone()).await;
                     drop(file);
                 }
             };
             let at_socket = async {
                 if let Some(socket) = socket {
-                    socket.serve(router.clone(), terms, closed.clone()).await;
+                    socket.serve(Arc::clone(&service), terms, closed.clone()).await;
                 }
             };
             let close_in_time = async {

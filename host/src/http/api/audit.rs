@@ -3,16 +3,14 @@
 //! As lines, not as one JSON document: the line is what is hashed, so the answer is a piece of an audit log, byte for byte,
 //! and can be verified as one.
 
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse as _, Response};
-
-use crate::http::JSONL;
 use crate::http::api::Call;
 use crate::http::problem::Problem;
+use crate::http::{JSONL, response};
+use crate::server::serve::Response;
 
 pub(crate) fn newest(call: &Call) -> Result<Response, Problem> {
     let mut lines = call.served.authority.audit(None)?.lines;
     // Each has an end.
     lines.push(String::new());
-    Ok(([(CONTENT_TYPE, JSONL)], lines.join("\n")).into_response())
+    Ok(response::content(JSONL, lines.join("\n")))
 }

@@ -1,13 +1,11 @@
 //! The answer that shows a new token: the one JSON object of COMPAT 2.3.
 
-use axum::body::Bytes;
-use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::http::JSON;
+use crate::http::problem::Problem;
+use crate::http::response;
+use crate::server::serve::Response;
 use crate::token::{IssuedToken, TokenInfo, rfc3339};
 
 /// Field by field, in the order that clients have always got them.
@@ -31,23 +29,15 @@ pub(crate) struct Body<'a> {
     expiry: Option<String>,
 }
 
-impl IntoResponse for IssuedToken {
-    fn into_response(self) -> Response {
-        let TokenInfo { id, name, sha512, created_at, expiry, .. } = &self.info;
-        let body = Body {
-            id: *id,
-            name,
-            token: self.secret.expose(),
-            hash: sha512,
-            created_at: rfc3339(*created_at),
-            expiry: expiry.map(rfc3339),
-        };
-        match serde_json::to_vec(&body) {
-            Ok(json) => {
-                (StatusCode::CREATED, [(CONTENT_TYPE, JSON), (CACHE_CONTROL, "no-store")], Bytes::from(json))
-                    .into_response()
-            }
-            Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-        }
-    }
+/// Shows a new token.
+pub(crate) fn answer(issued: &IssuedToken) -> Result<Response, Problem> {
+    let TokenInfo { id, name, sha512, created_at, expiry, .. } = &issued.info;
+    response::secret(&Body {
+        id: *id,
+        name,
+        token: issued.secret.expose(),
+        hash: sha512,
+        created_at: rfc3339(*created_at),
+        expiry: expiry.map(rfc3339),
+    })
 }

@@ -4,7 +4,7 @@
 //! What is judged before the path, the same for all, is not here: see `main_listener`.
 
 mod audit;
-mod issued_token;
+pub(crate) mod issued_token;
 pub(crate) mod openapi;
 mod rotation;
 mod service;
@@ -16,10 +16,7 @@ mod verify;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::extract::Request;
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{Method, StatusCode};
-use axum::response::{IntoResponse as _, Response};
+use hyper::{Method, StatusCode};
 use utoipa::ToSchema;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::{Object, RefOr, Required, Schema, Type};
@@ -35,8 +32,10 @@ use crate::http::main_listener::Served;
 use crate::http::problem::Problem;
 use crate::http::{
     AUDIT_PATH, CONFIRM_PATH, CREATE_PATH, JSON, JSONL, NAMED_PATH, OPENAPI_PATH, OVERLAP_PATH, Options,
-    REGENERATE_PATH, SQL_PATH, STAGE_PATH, TEXT, TOKENS_PATH, VERIFY_PATH,
+    REGENERATE_PATH, SQL_PATH, STAGE_PATH, TEXT, TOKENS_PATH, VERIFY_PATH, response,
 };
+use crate::server::peer::Peer;
+use crate::server::serve::{Request, Response};
 use crate::token::Principal;
 
 /// Version 0.0.4 of the text format of Prometheus.
@@ -47,11 +46,18 @@ pub(crate) struct Call {
     pub(crate) served: Arc<Served>,
     /// What was presented; absent where none is needed.
     pub(crate) credential: Option<crate::secret::Secret>,
-    /// Where it came from, for the audit record.
-    pub(crate) origin: String,
+    /// Where it came from.
+    pub(crate) peer: Peer,
     /// Whose it is; absent where nobody has looked.
     pub(crate) principal: Option<Principal>,
     pub(crate) request: Request,
+}
+
+impl Call {
+    /// Where it came from, for the audit record of a command.
+    pub(crate) fn origin(&self) -> String {
+        format!("http {}", self.peer)
+    }
 }
 
 /// Carries out a call.
@@ -388,7 +394,7 @@ fn service_endpoints() -> Vec<Endpoint> {
     let health = |path, name| Endpoint {
         method: Some(Method::GET),
         path,
-        handler: |_| Box::pin(async { Ok("OK".into_response()) }),
+        handler: |_| Box::pin(async { Ok(response::text("OK")) }),
         name,
         summary: "Tell whether the server answers",
         parameters: vec![],
@@ -460,12 +466,12 @@ fn service_endpoints() -> Vec<Endpoint> {
 }
 
 fn metrics(call: &Call) -> Result<Response, Problem> {
-    Ok(([(CONTENT_TYPE, PROMETHEUS)], call.served.metrics.text(&call.served.authority)?).into_response())
+    Ok(response::content(PROMETHEUS, call.served.metrics.text(&call.served.authority)?))
 }
 
 fn openapi(call: &Call) -> Result<Response, Problem> {
     let document = call.served.document.clone().ok_or(Problem::Internal)?;
-    Ok(([(CONTENT_TYPE, JSON)], document).into_response())
+    Ok(response::content(JSON, document))
 }
 
 fn ok(content: Vec<(&'static str, Described)>) -> Success {

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use axum::http::header::{CONNECTION, CONTENT_TYPE};
-use axum::http::{Method, StatusCode};
+use hyper::header::{CONNECTION, CONTENT_TYPE};
+use hyper::{Method, StatusCode};
 use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::security::{

@@ -3,19 +3,17 @@
 //!
 //! A lost answer loses nothing: whoever has staged stages again, whoever has confirmed confirms again.
 
-use axum::body::Bytes;
-use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::response::{IntoResponse as _, Response};
+use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use zeroize::Zeroizing;
 
-use crate::http::api::Call;
 use crate::http::api::system_tokens::short_hash;
 use crate::http::api::tokens::{ListedToken, command, with_credential};
+use crate::http::api::{Call, issued_token};
 use crate::http::problem::Problem;
-use crate::http::{JSON, body, json_answer};
+use crate::http::{body, response};
+use crate::secret::Secret;
+use crate::server::serve::Response;
 use crate::token::{AuthenticateError, ExpiringSecret, Rotation, StagedSecret, Timestamp, rfc3339};
 
 /// How the operator token is to be replaced.
@@ -112,7 +110,7 @@ pub(crate) async fn regenerate(call: Call) -> Result<Response, Problem> {
     };
     let overlap = overlap_secs.unwrap_or(0);
     let issued = command(&served, move |authority| authority.regenerate(&credential, overlap, &origin));
-    Ok(issued.await?.into_response())
+    issued_token::answer(&issued.await?)
 }
 
 pub(crate) async fn stage(call: Call) -> Result<Response, Problem> {
@@ -123,14 +121,11 @@ pub(crate) async fn stage(call: Call) -> Result<Response, Problem> {
         authority.stage(&credential, token_sha512.as_deref(), ttl_secs, &origin)
     });
     let StagedSecret { secret, sha512, expires_at } = staged.await.map_err(repeatable)?;
-    let token = StagedToken {
-        token: secret.as_ref().map(crate::secret::Secret::expose),
+    response::secret(&StagedToken {
+        token: secret.as_ref().map(Secret::expose),
         hash: sha512,
         expires_at: rfc3339(expires_at),
-    };
-    let json = Zeroizing::new(serde_json::to_vec(&token).map_err(|_| Problem::Internal)?);
-    let headers = [(CONTENT_TYPE, JSON), (CACHE_CONTROL, "no-store")];
-    Ok((StatusCode::CREATED, headers, Bytes::copy_from_slice(&json)).into_response())
+    })
 }
 
 /// The credential has not been judged: a staged token is accepted here and nowhere else.
@@ -151,7 +146,7 @@ pub(crate) async fn confirm(call: Call) -> Result<Response, Problem> {
     let overlap = overlap_secs.unwrap_or(0);
     let confirmed = command(&served, move |authority| authority.confirm(&credential, overlap, &origin));
     let token = confirmed.await.map_err(repeatable)?;
-    json_answer(&ListedToken::from(token))
+    response::json(&ListedToken::from(token))
 }
 
 pub(crate) async fn cancel(call: Call) -> Result<Response, Problem> {
@@ -159,7 +154,7 @@ pub(crate) async fn cancel(call: Call) -> Result<Response, Problem> {
     body::discard(request.into_body()).await?;
     let cancelled = command(&served, move |authority| authority.cancel(&credential, &origin));
     cancelled.await.map_err(repeatable)?;
-    Ok(StatusCode::OK.into_response())
+    Ok(response::empty(StatusCode::OK))
 }
 
 pub(crate) async fn end_overlap(call: Call) -> Result<Response, Problem> {
@@ -167,7 +162,7 @@ pub(crate) async fn end_overlap(call: Call) -> Result<Response, Problem> {
     body::discard(request.into_body()).await?;
     let ended = command(&served, move |authority| authority.end_overlap(&credential, &origin));
     ended.await.map_err(repeatable)?;
-    Ok(StatusCode::OK.into_response())
+    Ok(response::empty(StatusCode::OK))
 }
 
 /// A step of a rotation that is done again loses nothing, whatever has become of it the first time.
@@ -193,7 +188,7 @@ pub(crate) fn status(call: &Call) -> Result<Response, Problem> {
             (None, Some(OverlapStatus { hash, ends_at, last_used_at: moment(used.previous) }))
         }
     };
-    json_answer(&OperatorStatus {
+    response::json(&OperatorStatus {
         token: status.info.into(),
         last_used_at: moment(used.current),
         uses_known_since: rfc3339(used.since),

@@ -2,13 +2,14 @@
 
 use std::sync::LazyLock;
 
-use axum::response::{IntoResponse as _, Response};
+use hyper::header::HeaderValue;
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::http::json_answer;
 use crate::http::problem::Problem;
+use crate::http::response;
+use crate::server::serve::Response;
 
 /// The version of InfluxDB 3 Core whose API is spoken here. Clients choose by it what they ask for, so it is not the
 /// version of this program, which is the revision.
@@ -36,13 +37,19 @@ pub(crate) struct Identity {
 }
 
 pub(crate) fn ping() -> Result<Response, Problem> {
-    let body = json_answer(&Identity {
+    let mut response = response::json(&Identity {
         product_name: "optoken",
         version: API_VERSION,
         revision: env!("CARGO_PKG_VERSION"),
         process_id: PROCESS.to_string(),
     })?;
-    let request_id = Uuid::new_v4().to_string();
-    let ids = REQUEST_ID_HEADERS.map(|name| (name, request_id.clone()));
-    Ok(([(VERSION_HEADER, API_VERSION), (BUILD_HEADER, "Core")], ids, body).into_response())
+    // A UUID is ASCII.
+    let request_id = HeaderValue::from_str(&Uuid::new_v4().to_string()).map_err(|_| Problem::Internal)?;
+    let headers = response.headers_mut();
+    headers.insert(VERSION_HEADER, HeaderValue::from_static(API_VERSION));
+    headers.insert(BUILD_HEADER, HeaderValue::from_static("Core"));
+    for name in REQUEST_ID_HEADERS {
+        headers.insert(name, request_id.clone());
+    }
+    Ok(response)
 }

@@ -3,10 +3,8 @@
 //! Clients of InfluxDB 3 list tokens that way. There is no SQL here; whatever else is asked is refused, with the query
 //! that is not.
 
-use axum::extract::Request;
-use axum::http::header::{ACCEPT, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderValue, Method};
-use axum::response::{IntoResponse as _, Response};
+use hyper::header::{ACCEPT, HeaderValue};
+use hyper::{HeaderMap, Method};
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -15,9 +13,10 @@ use utoipa::openapi::{ObjectBuilder, Schema, Type};
 
 use crate::http::api::Call;
 use crate::http::api::system_tokens::{self, Format};
-use crate::http::body;
 use crate::http::problem::Problem;
+use crate::http::{body, response};
 use crate::secret::redact;
+use crate::server::serve::{Request, Response};
 
 /// The database that has the table.
 pub(crate) const DATABASE: &str = "_internal";
@@ -99,7 +98,7 @@ pub(crate) async fn query_sql(call: Call) -> Result<Response, Problem> {
     let hashes = !served.options.without_auth;
     let rows = system_tokens::write(served.authority.list_tokens()?, hashes, format)
         .map_err(|_| Problem::Internal)?;
-    Ok(([(CONTENT_TYPE, format.content_type())], rows).into_response())
+    Ok(response::content(format.content_type(), rows))
 }
 
 fn in_query_string(request: &Request) -> Result<QueryRequest, Problem> {

@@ -2,20 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::extract::Request;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse as _, Response};
+use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::authority::Authority;
-use crate::http::api::Call;
 use crate::http::api::system_tokens::{PERMISSIONS, short_hash};
-use crate::http::body;
+use crate::http::api::{Call, issued_token};
 use crate::http::main_listener::Served;
 use crate::http::problem::Problem;
+use crate::http::{body, response};
 use crate::secret::Secret;
-use crate::server::peer::Peer;
+use crate::server::serve::{Request, Response};
 use crate::token::{CommandError, TokenInfo, rfc3339};
 
 /// What a new named admin token is to be.
@@ -83,16 +81,16 @@ impl From<TokenInfo> for ListedToken {
 }
 
 pub(crate) async fn create_operator(call: Call) -> Result<Response, Problem> {
-    let Call { served, origin, request, .. } = call;
+    let origin = call.origin();
+    let Call { served, peer, request, .. } = call;
     // Before anything is read of who may not even ask.
-    let peer = request.extensions().get::<Peer>().ok_or(Problem::Internal)?;
-    served.options.bootstrap.judge(&request, peer).map_err(|refusal| {
-        refusal.log("creation of the operator token", &request, peer, &served.refusals);
+    served.options.bootstrap.judge(&request, &peer).map_err(|refusal| {
+        refusal.log("creation of the operator token", &request, &peer, &served.refusals);
         Problem::Unwelcome(refusal)
     })?;
     body::discard(request.into_body()).await?;
     let issued = command(&served, move |authority| authority.create_operator(&origin)).await?;
-    Ok(issued.into_response())
+    issued_token::answer(&issued)
 }
 
 pub(crate) async fn create_named(call: Call) -> Result<Response, Problem> {
@@ -102,7 +100,7 @@ pub(crate) async fn create_named(call: Call) -> Result<Response, Problem> {
         body::json(request, served.options.max_request_size).await?;
     let create =
         move |authority: &Authority| authority.create_named(&credential, &token_name, expiry_secs, &origin);
-    Ok(command(&served, create).await?.into_response())
+    issued_token::answer(&command(&served, create).await?)
 }
 
 pub(crate) async fn delete(call: Call) -> Result<Response, Problem> {
@@ -112,17 +110,18 @@ pub(crate) async fn delete(call: Call) -> Result<Response, Problem> {
         serde_urlencoded::from_str(query).map_err(|error| Problem::bad_query(&error))?;
     body::discard(request.into_body()).await?;
     command(&served, move |authority| authority.delete(&credential, &token_name, &origin)).await?;
-    Ok(StatusCode::OK.into_response())
+    Ok(response::empty(StatusCode::OK))
 }
 
 pub(crate) fn list(call: &Call) -> Result<Response, Problem> {
     let tokens = call.served.authority.list_tokens()?.into_iter().map(Into::into).collect();
-    crate::http::json_answer(&TokenList { tokens })
+    response::json(&TokenList { tokens })
 }
 
 /// Takes a call apart that cannot be without a credential: who has none is turned away before.
 pub(crate) fn with_credential(call: Call) -> Result<(Arc<Served>, Secret, String, Request), Problem> {
-    let Call { served, credential, origin, request, .. } = call;
+    let origin = call.origin();
+    let Call { served, credential, request, .. } = call;
     Ok((served, credential.ok_or(Problem::NoCredential)?, origin, request))
 }
 

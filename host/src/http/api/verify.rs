@@ -7,12 +7,13 @@
 
 use std::fmt::Write as _;
 
-use axum::http::StatusCode;
-use axum::http::header::CACHE_CONTROL;
-use axum::response::{IntoResponse as _, Response};
+use hyper::StatusCode;
+use hyper::header::{CACHE_CONTROL, HeaderValue};
 
 use crate::http::api::Call;
 use crate::http::problem::Problem;
+use crate::http::response;
+use crate::server::serve::Response;
 
 /// The id of the token, in decimal.
 pub(crate) const TOKEN_ID_HEADER: &str = "x-auth-token-id";
@@ -21,14 +22,18 @@ pub(crate) const TOKEN_NAME_HEADER: &str = "x-auth-token-name";
 
 /// Lets a request pass that got here. Whose it is stands beside, unless the server was started without authentication.
 pub(crate) fn verify(call: &Call) -> Result<Response, Problem> {
-    let no_store = [(CACHE_CONTROL, "no-store")];
-    let Some(principal) = call.principal else {
-        return Ok((StatusCode::OK, no_store).into_response());
-    };
-    // It may have been deleted since it was accepted.
-    let name = call.served.authority.token_name(principal.id)?.ok_or(Problem::InvalidToken)?;
-    let token = [(TOKEN_ID_HEADER, principal.id.to_string()), (TOKEN_NAME_HEADER, percent_encoded(&name))];
-    Ok((StatusCode::OK, no_store, token).into_response())
+    let mut response = response::empty(StatusCode::OK);
+    let headers = response.headers_mut();
+    if let Some(principal) = call.principal {
+        // It may have been deleted since it was accepted.
+        let name = call.served.authority.token_name(principal.id)?.ok_or(Problem::InvalidToken)?;
+        // What is percent-encoded is ASCII.
+        let name = HeaderValue::from_str(&percent_encoded(&name)).map_err(|_| Problem::Internal)?;
+        headers.insert(TOKEN_ID_HEADER, HeaderValue::from(principal.id));
+        headers.insert(TOKEN_NAME_HEADER, name);
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
 }
 
 /// As a component of a URL: all but the unreserved characters of RFC 3986 section 2.3. A header can carry no other text than

@@ -9,12 +9,8 @@ pub(crate) mod code;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::{Extension, Request, State};
-use axum::http::HeaderMap;
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse as _, Response};
-use axum::routing::post;
+use hyper::header::{ALLOW, HeaderValue};
+use hyper::{HeaderMap, Method};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -22,12 +18,12 @@ use crate::async_authority::AsyncAuthority;
 use crate::authority::Authority;
 use crate::http::problem::Problem;
 use crate::http::recovery::code::{RecoveryCode, Verdict};
-use crate::http::request_origin;
-use crate::http::{OTHER_PATH, RECOVERY_CODE_HEADER, REGENERATE_PATH, body};
+use crate::http::{OTHER_PATH, RECOVERY_CODE_HEADER, REGENERATE_PATH, api, body, request_origin};
 use crate::metrics::Metrics;
-use crate::server::connections::{Service, Terms, Visit};
+use crate::server::connections::{Mode, Terms, Visit};
 use crate::server::log_throttle::Complaints;
 use crate::server::peer::Peer;
+use crate::server::serve::{Request, Response, Service};
 use crate::token::IssuedToken;
 
 /// How clients are treated. Every program of the machine can come, and come again, and must not keep the owner out: one place
@@ -36,91 +32,89 @@ pub(crate) const TERMS: Terms = Terms {
     places: 8,
     grace: Duration::from_millis(250),
     patience: Duration::from_secs(5),
-    service: Service::Brief,
+    mode: Mode::Brief,
 };
 
 /// The most bytes a body may have: it means nothing, and clients send an empty object at most.
 const MAX_BODY_BYTES: usize = 1 << 10;
 
 /// A door that opens once.
-#[derive(Clone)]
 struct Door {
     authority: AsyncAuthority,
+    metrics: Arc<Metrics>,
     /// Asked for where there is one.
-    code: Option<Arc<RecoveryCode>>,
+    code: Option<RecoveryCode>,
     /// Held while it is tried, so that of two who try at once only one gets through.
     turn: Arc<Mutex<()>>,
     closed: CancellationToken,
+    /// Those who may not come in.
+    refusals: Complaints,
 }
 
 /// All that the recovery listener answers. Cancels `closed` after its one success, and after too many wrong codes; once
 /// that is cancelled, by whomever, nobody gets through.
-pub(crate) fn router(
+pub(crate) fn service(
     authority: Authority,
     metrics: Arc<Metrics>,
     code: Option<RecoveryCode>,
     closed: CancellationToken,
-) -> Router {
-    let count = middleware::from_fn(move |request: Request, next: Next| {
-        let metrics = Arc::clone(&metrics);
-        async move {
-            let path = if request.uri().path() == REGENERATE_PATH { REGENERATE_PATH } else { OTHER_PATH };
-            let answer = next.run(request).await;
-            metrics.answered("recovery", path, answer.status().as_u16());
-            answer
-        }
-    });
-    Router::new()
-        .route(REGENERATE_PATH, post(recover))
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(no_such_path)
-        // Before the path: who may not come in is not told either what there is.
-        .layer(middleware::from_fn_with_state(Arc::<Complaints>::default(), admit))
-        .layer(count)
-        .with_state(Door {
-            authority: authority.into_async(),
-            code: code.map(Arc::new),
-            turn: Arc::default(),
-            closed,
-        })
+) -> Arc<impl Service> {
+    Arc::new(Door {
+        authority: authority.into_async(),
+        metrics,
+        code,
+        turn: Arc::default(),
+        closed,
+        refusals: Complaints::default(),
+    })
 }
 
-async fn admit(
-    State(refusals): State<Arc<Complaints>>,
-    Extension(peer): Extension<Peer>,
-    request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
-    request_origin::judge_recovery(&request, &peer).map_err(|refusal| {
-        refusal.log("token recovery", &request, &peer, &refusals);
-        Problem::Unwelcome(refusal)
-    })?;
-    Ok(next.run(request).await)
-}
-
-async fn recover(
-    State(door): State<Door>,
-    Extension(peer): Extension<Peer>,
-    Extension(visit): Extension<Visit>,
-    request: Request,
-) -> Result<IssuedToken, Problem> {
-    let (head, body) = request.into_parts();
-    body::discard_up_to(body, MAX_BODY_BYTES).await?;
-    // Whoever goes away while he waits for his turn has not tried.
-    let turn = Arc::clone(&door.turn).lock_owned().await;
-    let attended = visit.begin().ok_or(Problem::Unavailable)?;
-    // In a task of its own: a client that goes away in the middle must not leave a door that has opened unspent.
-    let opening = tokio::spawn(async move {
-        let opened = door.open(&head.headers, &peer).await;
-        drop((turn, attended));
-        opened
-    });
-    opening.await.map_err(|_| Problem::UnknownOutcome)?
+impl Service for Door {
+    async fn call(self: Arc<Self>, request: Request, visit: Visit) -> Response {
+        let path = if request.uri().path() == REGENERATE_PATH { REGENERATE_PATH } else { OTHER_PATH };
+        let answer = Arc::clone(&self).answer(request, visit).await.unwrap_or_else(Problem::into_response);
+        self.metrics.answered("recovery", path, answer.status().as_u16());
+        answer
+    }
 }
 
 impl Door {
+    async fn answer(self: Arc<Self>, request: Request, visit: Visit) -> Result<Response, Problem> {
+        // Before the path: who may not come in is not told either what there is.
+        request_origin::judge_recovery(&request, visit.peer()).map_err(|refusal| {
+            refusal.log("token recovery", &request, visit.peer(), &self.refusals);
+            Problem::Unwelcome(refusal)
+        })?;
+        // Lower case, unlike on the main listener.
+        let no_such_path = Problem::NoSuchPath("not found");
+        if request.uri().path() != REGENERATE_PATH {
+            return Err(no_such_path);
+        }
+        if request.method() != Method::POST {
+            let mut answer = no_such_path.into_response();
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+            return Ok(answer);
+        }
+        self.recover(request, visit).await
+    }
+
+    async fn recover(self: Arc<Self>, request: Request, visit: Visit) -> Result<Response, Problem> {
+        let (head, body) = request.into_parts();
+        body::discard_up_to(body, MAX_BODY_BYTES).await?;
+        // Whoever goes away while he waits for his turn has not tried.
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let attended = visit.begin().ok_or(Problem::Unavailable)?;
+        // In a task of its own: a client that goes away in the middle must not leave a door that has opened unspent.
+        let opening = tokio::spawn(async move {
+            let opened = self.open(&head.headers, visit.peer()).await;
+            drop((turn, attended));
+            opened
+        });
+        api::issued_token::answer(&opening.await.map_err(|_| Problem::UnknownOutcome)??)
+    }
+
     /// Whoever calls this has the turn.
-    async fn open(self, headers: &HeaderMap, peer: &Peer) -> Result<IssuedToken, Problem> {
+    async fn open(&self, headers: &HeaderMap, peer: &Peer) -> Result<IssuedToken, Problem> {
         if self.closed.is_cancelled() {
             return Err(Problem::RecoveryClosed);
         }
@@ -153,9 +147,4 @@ impl Door {
         }
         Err(Problem::WrongRecoveryCode(left))
     }
-}
-
-async fn no_such_path() -> Response {
-    // Lower case, unlike on the main listener.
-    Problem::NoSuchPath("not found").into_response()
 }
