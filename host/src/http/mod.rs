@@ -4,6 +4,7 @@
 //! goes wrong leaves as a [`problem`]. Paths, texts and order of judgement follow COMPAT sections 2 and 3. What the main
 //! listener serves stands in one table, [`api`].
 
+mod access;
 mod api;
 mod body;
 mod credentials;
@@ -65,6 +66,9 @@ pub(crate) const SQL_PATH: &str = "/api/v3/query_sql";
 
 /// Where a proxy asks the main listener whether a request may pass.
 const VERIFY_PATH: &str = "/api/v3/verify";
+
+/// The name of the catalog, on every answer.
+const CLUSTER_UUID: &str = "cluster-uuid";
 
 /// What the metrics call a path that does not exist.
 const OTHER_PATH: &str = "other";

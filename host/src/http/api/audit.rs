@@ -3,14 +3,32 @@
 //! As lines, not as one JSON document: the line is what is hashed, so the answer is a piece of an audit log, byte for byte,
 //! and can be verified as one.
 
-use crate::http::api::Call;
+use hyper::Method;
+
+use crate::http::api::endpoint::{Call, Described, Endpoint, ok, unreadable_catalog};
 use crate::http::problem::Problem;
-use crate::http::{JSONL, response};
+use crate::http::{AUDIT_PATH, JSONL, response};
 use crate::server::serve::Response;
 
 pub(crate) fn newest(call: &Call) -> Result<Response, Problem> {
-    let mut lines = call.served.authority.audit(None)?.lines;
+    let mut lines = call.state.authority.audit(None)?.lines;
     // Each has an end.
     lines.push(String::new());
     Ok(response::content(JSONL, lines.join("\n")))
+}
+
+/// What the main listener answers about it.
+pub(crate) fn endpoints() -> Vec<Endpoint> {
+    vec![Endpoint {
+        method: Some(Method::GET),
+        path: AUDIT_PATH,
+        handler: |call| Box::pin(async move { newest(&call) }),
+        name: "listAuditRecords",
+        summary: "Show the newest records of the changes to the tokens, at most 64 and the oldest first, a line of JSON each, \
+                  which names the hash of the line before it",
+        parameters: vec![],
+        body: None,
+        success: ok(vec![(JSONL, Described::text())]),
+        problems: unreadable_catalog(),
+    }]
 }

@@ -1,10 +1,12 @@
 //! The answer that shows a new token: the one JSON object of COMPAT 2.3.
 
+use hyper::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::http::api::endpoint::{Described, Success};
 use crate::http::problem::Problem;
-use crate::http::response;
+use crate::http::{JSON, response};
 use crate::server::serve::Response;
 use crate::token::{IssuedToken, TokenInfo, rfc3339};
 
@@ -40,4 +42,13 @@ pub(crate) fn answer(issued: &IssuedToken) -> Result<Response, Problem> {
         created_at: rfc3339(*created_at),
         expiry: expiry.map(rfc3339),
     })
+}
+
+/// A new token, as [`answer`] shows it.
+pub(crate) fn success() -> Success {
+    Success {
+        status: StatusCode::CREATED,
+        headers: vec!["cache-control"],
+        content: vec![(JSON, Described::by::<Body>())],
+    }
 }

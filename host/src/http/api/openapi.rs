@@ -16,12 +16,13 @@ use utoipa::openapi::{
     OpenApiBuilder, Paths, Ref, RefOr, Required, Response, ResponseBuilder, Schema, Type,
 };
 
+use crate::http::access::{asks_for_a_token, refusals};
+use crate::http::api::endpoint::{Call, Described, Endpoint, Success, ok};
 use crate::http::api::service::{BUILD_HEADER, REQUEST_ID_HEADERS, VERSION_HEADER};
 use crate::http::api::verify::{TOKEN_ID_HEADER, TOKEN_NAME_HEADER};
-use crate::http::api::{Endpoint, Success};
-use crate::http::main_listener::{CLUSTER_UUID, asks_for_a_token, refusals};
 use crate::http::problem::Problem;
-use crate::http::{JSON, Options};
+use crate::http::{CLUSTER_UUID, JSON, OPENAPI_PATH, Options, response};
+use crate::server::serve;
 
 const DESCRIPTION: &str = "\
 The token API of InfluxDB 3 Core, and what belongs to it.
@@ -230,36 +231,22 @@ fn http_method(method: &Method) -> Option<HttpMethod> {
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::http::api;
-    use crate::http::request_origin::Bootstrap;
+fn show(call: &Call) -> Result<serve::Response, Problem> {
+    let document = call.state.document.clone().ok_or(Problem::Internal)?;
+    Ok(response::content(JSON, document))
+}
 
-    #[test]
-    fn every_endpoint_is_described_under_a_name_of_its_own() {
-        let options = Options {
-            max_request_size: 1,
-            without_auth: false,
-            disabled_authz: "health".parse().unwrap(),
-            bootstrap: Bootstrap::default(),
-        };
-        let table = api::table(&options);
-        let document = document(&table, &options);
-        let mut names = Vec::new();
-        let mut there = 0;
-        for endpoint in &table {
-            for (method, _) in endpoint.operations() {
-                let method = http_method(&method).unwrap();
-                let operation = document.paths.get_path_operation(endpoint.path, method).unwrap();
-                names.extend(operation.operation_id.clone());
-                there += 1;
-            }
-        }
-        let described = document.paths.paths.values().map(|item| serde_json::to_value(item).unwrap());
-        assert_eq!(described.map(|item| item.as_object().unwrap().len()).sum::<usize>(), there);
-        names.sort();
-        names.dedup();
-        assert_eq!(names.len(), there);
-    }
+/// What the main listener answers about it.
+pub(crate) fn endpoints() -> Vec<Endpoint> {
+    vec![Endpoint {
+        method: Some(Method::GET),
+        path: OPENAPI_PATH,
+        handler: |call| Box::pin(async move { show(&call) }),
+        name: "getOpenapi",
+        summary: "Describe this server in OpenAPI 3.1",
+        parameters: vec![],
+        body: None,
+        success: ok(vec![(JSON, Described::object())]),
+        problems: vec![],
+    }]
 }

@@ -3,15 +3,20 @@
 //!
 //! A lost answer loses nothing: whoever has staged stages again, whoever has confirmed confirms again.
 
-use hyper::StatusCode;
+use hyper::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::http::api::endpoint::{
+    Call, Described, Endpoint, Success, changes, ignored_body, json_body, ok, steps, unreadable_catalog,
+};
+use crate::http::api::issued_token;
 use crate::http::api::system_tokens::short_hash;
-use crate::http::api::tokens::{ListedToken, command, with_credential};
-use crate::http::api::{Call, issued_token};
+use crate::http::api::tokens::ListedToken;
 use crate::http::problem::Problem;
-use crate::http::{body, response};
+use crate::http::{
+    CONFIRM_PATH, CREATE_PATH, JSON, OVERLAP_PATH, Options, REGENERATE_PATH, STAGE_PATH, body, response,
+};
 use crate::secret::Secret;
 use crate::server::serve::Response;
 use crate::token::{AuthenticateError, ExpiringSecret, Rotation, StagedSecret, Timestamp, rfc3339};
@@ -100,26 +105,25 @@ pub(crate) struct OverlapStatus {
 }
 
 pub(crate) async fn regenerate(call: Call) -> Result<Response, Problem> {
-    let (served, credential, origin, request) = with_credential(call)?;
+    let (state, credential, origin, request) = call.with_credential()?;
     // Whoever says nothing of an overlap may send anything, as always (COMPAT 2.4).
     let RegenerateRequest { overlap_secs } = if body::require_json(request.headers()).is_ok() {
-        body::optional_json(request, served.options.max_request_size).await?
+        body::optional_json(request, state.options.max_request_size).await?
     } else {
         body::discard(request.into_body()).await?;
         RegenerateRequest::default()
     };
     let overlap = overlap_secs.unwrap_or(0);
-    let issued = command(&served, move |authority| authority.regenerate(&credential, overlap, &origin));
+    let issued = state.command(move |authority| authority.regenerate(&credential, overlap, &origin));
     issued_token::answer(&issued.await?)
 }
 
 pub(crate) async fn stage(call: Call) -> Result<Response, Problem> {
-    let (served, credential, origin, request) = with_credential(call)?;
+    let (state, credential, origin, request) = call.with_credential()?;
     let StageRequest { token_sha512, ttl_secs } =
-        body::optional_json(request, served.options.max_request_size).await?;
-    let staged = command(&served, move |authority| {
-        authority.stage(&credential, token_sha512.as_deref(), ttl_secs, &origin)
-    });
+        body::optional_json(request, state.options.max_request_size).await?;
+    let staged = state
+        .command(move |authority| authority.stage(&credential, token_sha512.as_deref(), ttl_secs, &origin));
     let StagedSecret { secret, sha512, expires_at } = staged.await.map_err(repeatable)?;
     response::secret(&StagedToken {
         token: secret.as_ref().map(Secret::expose),
@@ -130,37 +134,37 @@ pub(crate) async fn stage(call: Call) -> Result<Response, Problem> {
 
 /// The credential has not been judged: a staged token is accepted here and nowhere else.
 pub(crate) async fn confirm(call: Call) -> Result<Response, Problem> {
-    let (served, credential, origin, request) = with_credential(call)?;
+    let (state, credential, origin, request) = call.with_credential()?;
     // A command costs more than a look into memory, so who cannot succeed does not get so far.
     let staged =
-        served.authority.status()?.is_some_and(|status| matches!(status.rotation, Rotation::Staged(_)));
+        state.authority.status()?.is_some_and(|status| matches!(status.rotation, Rotation::Staged(_)));
     if !staged {
-        match served.authority.authenticate(credential.expose()) {
+        match state.authority.authenticate(credential.expose()) {
             Ok(_) => {}
             Err(AuthenticateError::Unavailable(_)) => return Err(Problem::Unavailable),
             Err(_) => return Err(Problem::InvalidToken),
         }
     }
     let ConfirmRequest { overlap_secs } =
-        body::optional_json(request, served.options.max_request_size).await?;
+        body::optional_json(request, state.options.max_request_size).await?;
     let overlap = overlap_secs.unwrap_or(0);
-    let confirmed = command(&served, move |authority| authority.confirm(&credential, overlap, &origin));
+    let confirmed = state.command(move |authority| authority.confirm(&credential, overlap, &origin));
     let token = confirmed.await.map_err(repeatable)?;
     response::json(&ListedToken::from(token))
 }
 
 pub(crate) async fn cancel(call: Call) -> Result<Response, Problem> {
-    let (served, credential, origin, request) = with_credential(call)?;
+    let (state, credential, origin, request) = call.with_credential()?;
     body::discard(request.into_body()).await?;
-    let cancelled = command(&served, move |authority| authority.cancel(&credential, &origin));
+    let cancelled = state.command(move |authority| authority.cancel(&credential, &origin));
     cancelled.await.map_err(repeatable)?;
     Ok(response::empty(StatusCode::OK))
 }
 
 pub(crate) async fn end_overlap(call: Call) -> Result<Response, Problem> {
-    let (served, credential, origin, request) = with_credential(call)?;
+    let (state, credential, origin, request) = call.with_credential()?;
     body::discard(request.into_body()).await?;
-    let ended = command(&served, move |authority| authority.end_overlap(&credential, &origin));
+    let ended = state.command(move |authority| authority.end_overlap(&credential, &origin));
     ended.await.map_err(repeatable)?;
     Ok(response::empty(StatusCode::OK))
 }
@@ -174,7 +178,7 @@ fn repeatable(problem: Problem) -> Problem {
 }
 
 pub(crate) fn status(call: &Call) -> Result<Response, Problem> {
-    let authority = &call.served.authority;
+    let authority = &call.state.authority;
     let status = authority.status()?.ok_or(Problem::NoOperator)?;
     let used = authority.operator_last_used();
     let moment = |at: Option<Timestamp>| at.map(rfc3339);
@@ -195,4 +199,100 @@ pub(crate) fn status(call: &Call) -> Result<Response, Problem> {
         staged,
         overlap,
     })
+}
+
+/// What the main listener answers about it.
+pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
+    let operator = || vec![Problem::Forbidden, Problem::NoOperator];
+    vec![
+        Endpoint {
+            method: Some(Method::GET),
+            path: CREATE_PATH,
+            handler: |call| Box::pin(async move { status(&call) }),
+            name: "getOperatorToken",
+            summary: "Tell how the operator token and its rotation stand, without any secret",
+            parameters: vec![],
+            body: None,
+            success: ok(vec![(JSON, Described::by::<OperatorStatus>())]),
+            problems: [unreadable_catalog(), vec![Problem::NoOperator]].concat(),
+        },
+        Endpoint {
+            method: Some(Method::POST),
+            path: REGENERATE_PATH,
+            handler: |call| Box::pin(regenerate(call)),
+            name: "regenerateOperatorToken",
+            summary: "Replace the operator token, which must be the one that is presented; ignores a body that is not JSON",
+            parameters: vec![],
+            body: Some(Described::by::<RegenerateRequest>().optional()),
+            success: issued_token::success(),
+            problems: [
+                ignored_body(),
+                json_body(options),
+                changes(),
+                vec![Problem::Forbidden, Problem::NoOperator, Problem::Invalid("…".to_owned())],
+            ]
+            .concat(),
+        },
+        Endpoint {
+            method: Some(Method::POST),
+            path: STAGE_PATH,
+            handler: |call| Box::pin(stage(call)),
+            name: "stageOperatorToken",
+            summary: "Let a token wait to replace the operator token, which is the one that is presented and stays in force",
+            parameters: vec![],
+            body: Some(Described::by::<StageRequest>().optional()),
+            success: Success {
+                status: StatusCode::CREATED,
+                headers: vec!["cache-control"],
+                content: vec![(JSON, Described::by::<StagedToken>())],
+            },
+            problems: [
+                json_body(options),
+                steps(),
+                operator(),
+                vec![Problem::NotJson, Problem::Invalid("…".to_owned()), Problem::Conflict("…".to_owned())],
+            ]
+            .concat(),
+        },
+        Endpoint {
+            method: Some(Method::POST),
+            path: CONFIRM_PATH,
+            handler: |call| Box::pin(confirm(call)),
+            name: "confirmOperatorToken",
+            summary: "Let the staged token, which is the one that is presented, replace the operator token; repeating it \
+                      changes nothing",
+            parameters: vec![],
+            body: Some(Described::by::<ConfirmRequest>().optional()),
+            success: ok(vec![(JSON, Described::by::<ListedToken>())]),
+            problems: [
+                json_body(options),
+                steps(),
+                operator(),
+                vec![Problem::NotJson, Problem::Invalid("…".to_owned())],
+            ]
+            .concat(),
+        },
+        Endpoint {
+            method: Some(Method::DELETE),
+            path: STAGE_PATH,
+            handler: |call| Box::pin(cancel(call)),
+            name: "cancelOperatorToken",
+            summary: "Give the staged token up, if there is one; ignores any body",
+            parameters: vec![],
+            body: None,
+            success: ok(vec![]),
+            problems: [ignored_body(), steps(), operator()].concat(),
+        },
+        Endpoint {
+            method: Some(Method::DELETE),
+            path: OVERLAP_PATH,
+            handler: |call| Box::pin(end_overlap(call)),
+            name: "endOverlap",
+            summary: "Stop accepting the token that was replaced, if it still is; ignores any body",
+            parameters: vec![],
+            body: None,
+            success: ok(vec![]),
+            problems: [ignored_body(), steps(), operator()].concat(),
+        },
+    ]
 }

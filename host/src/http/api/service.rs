@@ -3,17 +3,22 @@
 use std::sync::LazyLock;
 
 use hyper::header::HeaderValue;
+use hyper::{Method, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::http::api::endpoint::{Call, Described, Endpoint, Success, ok, unreadable_catalog};
 use crate::http::problem::Problem;
-use crate::http::response;
+use crate::http::{JSON, TEXT, response};
 use crate::server::serve::Response;
 
 /// The version of InfluxDB 3 Core whose API is spoken here. Clients choose by it what they ask for, so it is not the
 /// version of this program, which is the revision.
 const API_VERSION: &str = "3.10.1";
+
+/// Version 0.0.4 of the text format of Prometheus.
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(crate) const VERSION_HEADER: &str = "x-influxdb-version";
 pub(crate) const BUILD_HEADER: &str = "x-influxdb-build";
@@ -25,7 +30,7 @@ static PROCESS: LazyLock<Uuid> = LazyLock::new(Uuid::new_v4);
 
 /// Who answers.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct Identity {
+struct Identity {
     product_name: &'static str,
     /// The version of InfluxDB 3 Core whose API this is.
     version: &'static str,
@@ -36,7 +41,7 @@ pub(crate) struct Identity {
     process_id: String,
 }
 
-pub(crate) fn ping() -> Result<Response, Problem> {
+fn ping() -> Result<Response, Problem> {
     let mut response = response::json(&Identity {
         product_name: "optoken",
         version: API_VERSION,
@@ -52,4 +57,55 @@ pub(crate) fn ping() -> Result<Response, Problem> {
         headers.insert(name, request_id.clone());
     }
     Ok(response)
+}
+
+fn metrics(call: &Call) -> Result<Response, Problem> {
+    Ok(response::content(PROMETHEUS, call.state.metrics.text(&call.state.authority)?))
+}
+
+/// What the main listener answers about it.
+pub(crate) fn endpoints() -> Vec<Endpoint> {
+    let health = |path, name| Endpoint {
+        method: Some(Method::GET),
+        path,
+        handler: |_| Box::pin(async { Ok(response::text("OK")) }),
+        name,
+        summary: "Tell whether the server answers",
+        parameters: vec![],
+        body: None,
+        success: ok(vec![(TEXT, Described::text())]),
+        problems: vec![],
+    };
+    let ping = |method, name| Endpoint {
+        method: Some(method),
+        path: "/ping",
+        handler: |_| Box::pin(async { ping() }),
+        name,
+        summary: "Tell who answers, and in which version",
+        parameters: vec![],
+        body: None,
+        success: Success {
+            status: StatusCode::OK,
+            headers: [VERSION_HEADER, BUILD_HEADER].into_iter().chain(REQUEST_ID_HEADERS).collect(),
+            content: vec![(JSON, Described::by::<Identity>())],
+        },
+        problems: vec![],
+    };
+    vec![
+        health("/health", "getHealth"),
+        health("/api/v1/health", "getHealthV1"),
+        ping(Method::GET, "getPing"),
+        ping(Method::POST, "postPing"),
+        Endpoint {
+            method: Some(Method::GET),
+            path: "/metrics",
+            handler: |call| Box::pin(async move { metrics(&call) }),
+            name: "getMetrics",
+            summary: "Tell what was counted and timed, in the Prometheus text format",
+            parameters: vec![],
+            body: None,
+            success: ok(vec![(PROMETHEUS, Described::text())]),
+            problems: unreadable_catalog(),
+        },
+    ]
 }

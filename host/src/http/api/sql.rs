@@ -9,24 +9,24 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::SchemaType;
-use utoipa::openapi::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::{ObjectBuilder, Required, Schema, Type};
 
-use crate::http::api::Call;
-use crate::http::api::system_tokens::{self, Format};
+use crate::http::api::endpoint::{Call, Described, Endpoint, json_body, ok, parameter, unreadable_catalog};
+use crate::http::api::system_tokens::{self, Format, Row};
 use crate::http::problem::Problem;
-use crate::http::{body, response};
+use crate::http::{Options, SQL_PATH, body, response};
 use crate::secret::redact;
 use crate::server::serve::{Request, Response};
 
 /// The database that has the table.
-pub(crate) const DATABASE: &str = "_internal";
+const DATABASE: &str = "_internal";
 
 /// The query, as the official client writes it.
 const THE_QUERY: &str = "select * from system.tokens";
 
 /// A query, in the query string or in a body.
 #[derive(Deserialize, ToSchema)]
-pub(crate) struct QueryRequest {
+struct QueryRequest {
     #[serde(rename = "db")]
     #[schema(schema_with = database_schema)]
     database: String,
@@ -38,12 +38,12 @@ pub(crate) struct QueryRequest {
     format: Option<String>,
 }
 
-pub(crate) fn database_schema() -> Schema {
+fn database_schema() -> Schema {
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some([DATABASE])).into()
 }
 
 /// What [`is_the_query`] says.
-pub(crate) fn sql_schema() -> Schema {
+fn sql_schema() -> Schema {
     let (space, some_space) = ("[ \\t\\n\\f\\r]*", "[ \\t\\n\\f\\r]+");
     let word = |word: &str| {
         word.chars().fold(String::new(), |pattern, letter| {
@@ -57,7 +57,7 @@ pub(crate) fn sql_schema() -> Schema {
     ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern)).examples([THE_QUERY]).into()
 }
 
-pub(crate) fn format_schema() -> Schema {
+fn format_schema() -> Schema {
     let names = Format::ALL.map(Format::name);
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names)).into()
 }
@@ -71,14 +71,14 @@ fn format_or_null_schema() -> Schema {
         .into()
 }
 
-pub(crate) async fn query_sql(call: Call) -> Result<Response, Problem> {
-    let Call { served, request, .. } = call;
+async fn query_sql(call: Call) -> Result<Response, Problem> {
+    let Call { state, request, .. } = call;
     let accepted = accepted(request.headers());
     let QueryRequest { database, sql, format } = if request.method() == Method::GET {
         in_query_string(&request)?
     } else {
         // Whatever the content type says, as ever.
-        body::json(request, served.options.max_request_size).await?
+        body::json(request, state.options.max_request_size).await?
     };
     let format = format.as_deref().unwrap_or(accepted);
     let format = Format::named(format).ok_or_else(|| {
@@ -95,8 +95,8 @@ pub(crate) async fn query_sql(call: Call) -> Result<Response, Problem> {
         return Err(Problem::Invalid(format!("unsupported query, the only one here is: {THE_QUERY}")));
     }
     // Only where nobody needs a token may nobody learn anything about tokens either.
-    let hashes = !served.options.without_auth;
-    let rows = system_tokens::write(served.authority.list_tokens()?, hashes, format)
+    let hashes = !state.options.without_auth;
+    let rows = system_tokens::write(state.authority.list_tokens()?, hashes, format)
         .map_err(|_| Problem::Internal)?;
     Ok(response::content(format.content_type(), rows))
 }
@@ -130,6 +130,56 @@ fn is_the_query(sql: &str) -> bool {
         ["select", "*", "from", "system", ".", "tokens"]
             | ["select", "*", "from", "system", ".", "tokens", ";"]
     )
+}
+
+/// What the main listener answers about it.
+pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
+    let rows = || {
+        let described = |format| match format {
+            Format::Json => Described::by::<Row>().array(),
+            Format::Jsonl | Format::Csv | Format::Pretty => Described::text(),
+        };
+        ok(Format::ALL.into_iter().map(|format| (format.content_type(), described(format))).collect())
+    };
+    vec![
+        Endpoint {
+            method: Some(Method::GET),
+            path: SQL_PATH,
+            handler: |call| Box::pin(query_sql(call)),
+            name: "getQuerySql",
+            summary: "List all tokens by the one SQL query that there is",
+            parameters: vec![
+                parameter("db", "The database.", Required::True, database_schema()),
+                parameter("q", "The query.", Required::True, sql_schema()),
+                parameter(
+                    "format",
+                    "The format of the answer. If absent, what the Accept header names if that is one of the types below, \
+                     else json.",
+                    Required::False,
+                    format_schema(),
+                ),
+            ],
+            body: None,
+            success: rows(),
+            problems: [
+                unreadable_catalog(),
+                vec![Problem::BadQuery("…".to_owned()), Problem::Invalid("…".to_owned())],
+            ]
+            .concat(),
+        },
+        Endpoint {
+            method: Some(Method::POST),
+            path: SQL_PATH,
+            handler: |call| Box::pin(query_sql(call)),
+            name: "postQuerySql",
+            summary: "List all tokens by the one SQL query that there is",
+            parameters: vec![],
+            body: Some(Described::by::<QueryRequest>()),
+            success: rows(),
+            problems: [json_body(options), unreadable_catalog(), vec![Problem::Invalid("…".to_owned())]]
+                .concat(),
+        },
+    ]
 }
 
 #[cfg(test)]

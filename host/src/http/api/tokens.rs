@@ -1,20 +1,21 @@
 //! What the main listener does about tokens: create, regenerate, delete, list (COMPAT 2.3 to 2.6).
 
-use std::sync::Arc;
-
-use hyper::StatusCode;
+use hyper::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::Required;
 
 use crate::authority::Authority;
+use crate::http::api::endpoint::{
+    Call, Described, Endpoint, changes, ignored_body, json_body, no_more, ok, parameter, text_schema,
+    unreadable_catalog,
+};
+use crate::http::api::issued_token;
 use crate::http::api::system_tokens::{PERMISSIONS, short_hash};
-use crate::http::api::{Call, issued_token};
-use crate::http::main_listener::Served;
 use crate::http::problem::Problem;
-use crate::http::{body, response};
-use crate::secret::Secret;
-use crate::server::serve::{Request, Response};
-use crate::token::{CommandError, TokenInfo, rfc3339};
+use crate::http::{CREATE_PATH, JSON, NAMED_PATH, Options, TOKENS_PATH, body, response};
+use crate::server::serve::Response;
+use crate::token::{TokenInfo, rfc3339};
 
 /// What a new named admin token is to be.
 #[derive(Deserialize, ToSchema)]
@@ -82,54 +83,113 @@ impl From<TokenInfo> for ListedToken {
 
 pub(crate) async fn create_operator(call: Call) -> Result<Response, Problem> {
     let origin = call.origin();
-    let Call { served, peer, request, .. } = call;
+    let Call { state, peer, request, .. } = call;
     // Before anything is read of who may not even ask.
-    served.options.bootstrap.judge(&request, &peer).map_err(|refusal| {
-        refusal.log("creation of the operator token", &request, &peer, &served.refusals);
+    state.options.bootstrap.judge(&request, &peer).map_err(|refusal| {
+        refusal.log("creation of the operator token", &request, &peer, &state.refusals);
         Problem::Unwelcome(refusal)
     })?;
     body::discard(request.into_body()).await?;
-    let issued = command(&served, move |authority| authority.create_operator(&origin)).await?;
+    let issued = state.command(move |authority| authority.create_operator(&origin)).await?;
     issued_token::answer(&issued)
 }
 
 pub(crate) async fn create_named(call: Call) -> Result<Response, Problem> {
-    let (served, credential, origin, request) = with_credential(call)?;
+    let (state, credential, origin, request) = call.with_credential()?;
     body::require_json(request.headers())?;
     let CreateNamedAdminTokenRequest { token_name, expiry_secs } =
-        body::json(request, served.options.max_request_size).await?;
+        body::json(request, state.options.max_request_size).await?;
     let create =
         move |authority: &Authority| authority.create_named(&credential, &token_name, expiry_secs, &origin);
-    issued_token::answer(&command(&served, create).await?)
+    issued_token::answer(&state.command(create).await?)
 }
 
 pub(crate) async fn delete(call: Call) -> Result<Response, Problem> {
-    let (served, credential, origin, request) = with_credential(call)?;
+    let (state, credential, origin, request) = call.with_credential()?;
     let query = request.uri().query().unwrap_or_default();
     let DeleteRequest { token_name } =
         serde_urlencoded::from_str(query).map_err(|error| Problem::bad_query(&error))?;
     body::discard(request.into_body()).await?;
-    command(&served, move |authority| authority.delete(&credential, &token_name, &origin)).await?;
+    state.command(move |authority| authority.delete(&credential, &token_name, &origin)).await?;
     Ok(response::empty(StatusCode::OK))
 }
 
 pub(crate) fn list(call: &Call) -> Result<Response, Problem> {
-    let tokens = call.served.authority.list_tokens()?.into_iter().map(Into::into).collect();
+    let tokens = call.state.authority.list_tokens()?.into_iter().map(Into::into).collect();
     response::json(&TokenList { tokens })
 }
 
-/// Takes a call apart that cannot be without a credential: who has none is turned away before.
-pub(crate) fn with_credential(call: Call) -> Result<(Arc<Served>, Secret, String, Request), Problem> {
-    let origin = call.origin();
-    let Call { served, credential, request, .. } = call;
-    Ok((served, credential.ok_or(Problem::NoCredential)?, origin, request))
+/// What the main listener answers about it.
+pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
+    vec![
+        Endpoint {
+            method: Some(Method::POST),
+            path: CREATE_PATH,
+            handler: |call| Box::pin(create_operator(call)),
+            name: "createOperatorToken",
+            summary: "Create the operator token, once; needs no token, and ignores any body",
+            parameters: vec![],
+            body: None,
+            success: issued_token::success(),
+            problems: [unwelcome(options), ignored_body(), changes(), no_more()].concat(),
+        },
+        Endpoint {
+            method: Some(Method::POST),
+            path: NAMED_PATH,
+            handler: |call| Box::pin(create_named(call)),
+            name: "createNamedAdminToken",
+            summary: "Create a named admin token",
+            parameters: vec![],
+            body: Some(Described::by::<CreateNamedAdminTokenRequest>()),
+            success: issued_token::success(),
+            problems: [
+                json_body(options),
+                changes(),
+                no_more(),
+                vec![Problem::NotJson, Problem::Invalid("…".to_owned())],
+            ]
+            .concat(),
+        },
+        Endpoint {
+            method: Some(Method::GET),
+            path: TOKENS_PATH,
+            handler: |call| Box::pin(async move { list(&call) }),
+            name: "listTokens",
+            summary: "List all tokens, without their secrets",
+            parameters: vec![],
+            body: None,
+            success: ok(vec![(JSON, Described::by::<TokenList>())]),
+            problems: unreadable_catalog(),
+        },
+        Endpoint {
+            method: Some(Method::DELETE),
+            path: TOKENS_PATH,
+            handler: |call| Box::pin(delete(call)),
+            name: "deleteToken",
+            summary: "Delete a named admin token; ignores any body",
+            parameters: vec![parameter(
+                "token_name",
+                "The name of the token.",
+                Required::True,
+                text_schema(),
+            )],
+            body: None,
+            success: ok(vec![]),
+            problems: [
+                ignored_body(),
+                changes(),
+                vec![
+                    Problem::BadQuery("…".to_owned()),
+                    Problem::OperatorProtected,
+                    Problem::NoSuchToken("…".to_owned()),
+                ],
+            ]
+            .concat(),
+        },
+    ]
 }
 
-/// Carries out a command on a thread that may block. Once begun it is finished and published, also if the client
-/// goes away meanwhile.
-pub(crate) async fn command<T: Send + 'static>(
-    served: &Served,
-    run: impl FnOnce(&Authority) -> Result<T, CommandError> + Send + 'static,
-) -> Result<T, Problem> {
-    Ok(served.commands.run(run).await?)
+/// Who may not create the operator token.
+fn unwelcome(options: &Options) -> Vec<Problem> {
+    options.bootstrap.refusals().iter().copied().map(Problem::Unwelcome).collect()
 }

@@ -10,9 +10,9 @@ use std::fmt::Write as _;
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderValue};
 
-use crate::http::api::Call;
+use crate::http::api::endpoint::{Call, Endpoint, Success};
 use crate::http::problem::Problem;
-use crate::http::response;
+use crate::http::{VERIFY_PATH, response};
 use crate::server::serve::Response;
 
 /// The id of the token, in decimal.
@@ -21,12 +21,12 @@ pub(crate) const TOKEN_ID_HEADER: &str = "x-auth-token-id";
 pub(crate) const TOKEN_NAME_HEADER: &str = "x-auth-token-name";
 
 /// Lets a request pass that got here. Whose it is stands beside, unless the server was started without authentication.
-pub(crate) fn verify(call: &Call) -> Result<Response, Problem> {
+fn verify(call: &Call) -> Result<Response, Problem> {
     let mut response = response::empty(StatusCode::OK);
     let headers = response.headers_mut();
     if let Some(principal) = call.principal {
         // It may have been deleted since it was accepted.
-        let name = call.served.authority.token_name(principal.id)?.ok_or(Problem::InvalidToken)?;
+        let name = call.state.authority.token_name(principal.id)?.ok_or(Problem::InvalidToken)?;
         // What is percent-encoded is ASCII.
         let name = HeaderValue::from_str(&percent_encoded(&name)).map_err(|_| Problem::Internal)?;
         headers.insert(TOKEN_ID_HEADER, HeaderValue::from(principal.id));
@@ -48,6 +48,26 @@ fn percent_encoded(name: &str) -> String {
         }
         encoded
     })
+}
+
+/// What the main listener answers about it.
+pub(crate) fn endpoints() -> Vec<Endpoint> {
+    vec![Endpoint {
+        method: None,
+        path: VERIFY_PATH,
+        handler: |call| Box::pin(async move { verify(&call) }),
+        name: "Verify",
+        summary: "Tell a proxy whether a request with this Authorization header may pass, and whose it is; with any method, and \
+                      with any body, which is not read",
+        parameters: vec![],
+        body: None,
+        success: Success {
+            status: StatusCode::OK,
+            headers: vec!["cache-control", TOKEN_ID_HEADER, TOKEN_NAME_HEADER],
+            content: vec![],
+        },
+        problems: vec![],
+    }]
 }
 
 #[cfg(test)]

@@ -1,0 +1,37 @@
+//! What the handlers of the main listener work with.
+
+use std::sync::Arc;
+
+use hyper::body::Bytes;
+
+use crate::async_authority::AsyncAuthority;
+use crate::authority::Authority;
+use crate::http::Options;
+use crate::http::problem::Problem;
+use crate::metrics::Metrics;
+use crate::server::log_throttle::Complaints;
+use crate::token::CommandError;
+
+/// What all requests have in common.
+pub(crate) struct AppState {
+    pub(crate) authority: Authority,
+    /// The same, for what may block.
+    pub(crate) commands: AsyncAuthority,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) options: Options,
+    /// The OpenAPI document, as JSON.
+    pub(crate) document: Option<Bytes>,
+    /// Those who may not create the operator token.
+    pub(crate) refusals: Complaints,
+}
+
+impl AppState {
+    /// Carries out a command on a thread that may block. Once begun it is finished and published, also if the client
+    /// goes away meanwhile.
+    pub(crate) async fn command<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Authority) -> Result<T, CommandError> + Send + 'static,
+    ) -> Result<T, Problem> {
+        Ok(self.commands.run(run).await?)
+    }
+}
