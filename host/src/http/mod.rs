@@ -7,16 +7,17 @@
 mod access;
 mod api;
 mod body;
+pub(crate) mod bootstrap;
 mod credentials;
 pub(crate) mod disable_authz;
 pub(crate) mod main_listener;
 mod problem;
 pub(crate) mod recovery;
-pub(crate) mod request_origin;
+mod request_origin;
 mod response;
 
+use crate::http::bootstrap::Bootstrap;
 use crate::http::disable_authz::DisabledAuthz;
-use crate::http::request_origin::Bootstrap;
 
 /// What the command line says about how requests are judged.
 #[derive(Debug, Clone)]

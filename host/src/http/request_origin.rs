@@ -6,7 +6,6 @@
 //! of the request. Decides from that head and from where it came, and knows nothing of what is asked for.
 
 use std::net::SocketAddr;
-use std::str::FromStr;
 
 use hyper::header::{HOST, ORIGIN, TRANSFER_ENCODING};
 use hyper::http::uri::Authority;
@@ -74,18 +73,6 @@ pub(crate) enum Refusal {
     Off,
 }
 
-/// Who may create the operator token, while there is none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Bootstrap {
-    /// Whoever is on this machine.
-    #[default]
-    Loopback,
-    /// Whoever reaches the main listener first.
-    Any,
-    /// Nobody. Whoever has a token can create others, the operator's among them (COMPAT 2.5).
-    Off,
-}
-
 /// Whether a request may be heard on the recovery listener, whatever it asks for.
 pub(crate) fn judge_recovery<B>(request: &Request<B>, peer: &Peer) -> Result<(), Refusal> {
     let host = named_host(request)?;
@@ -118,64 +105,6 @@ pub(crate) fn judge_recovery<B>(request: &Request<B>, peer: &Peer) -> Result<(),
     }
 }
 
-impl Bootstrap {
-    /// Whether a request may create the operator token, if there is none.
-    pub(crate) fn judge<B>(self, request: &Request<B>, peer: &Peer) -> Result<(), Refusal> {
-        match self {
-            Self::Off => return Err(Refusal::Off),
-            // From afar, and through proxies, a server has names that it does not know. A browser says of every POST which
-            // page it is from, also where the page has the server's name.
-            Self::Any => {}
-            Self::Loopback => {
-                if !is_this_machine(peer) {
-                    return Err(Refusal::OtherMachine);
-                }
-                not_forwarded(request)?;
-                let (name, _) = split(named_host(request)?);
-                // With any port: it may be that of a tunnel.
-                let own = match peer {
-                    Peer::Tcp { local, tls, .. } => is_own_name(name, *local, tls.as_ref()),
-                    Peer::Unix { .. } => name.eq_ignore_ascii_case("localhost"),
-                };
-                if !own {
-                    return Err(Refusal::StrangeHost);
-                }
-            }
-        }
-        not_from_a_page(request.headers())
-    }
-
-    /// All that [`judge`](Self::judge) can say.
-    pub(crate) fn refusals(self) -> &'static [Refusal] {
-        match self {
-            Self::Loopback => &[
-                Refusal::OtherMachine,
-                Refusal::Forwarded,
-                Refusal::AbsoluteForm,
-                Refusal::NoHost,
-                Refusal::ManyHosts,
-                Refusal::StrangeHost,
-                Refusal::Page,
-            ],
-            Self::Any => &[Refusal::Page],
-            Self::Off => &[Refusal::Off],
-        }
-    }
-}
-
-impl FromStr for Bootstrap {
-    type Err = &'static str;
-
-    fn from_str(who: &str) -> Result<Self, Self::Err> {
-        match who {
-            "loopback" => Ok(Self::Loopback),
-            "any" => Ok(Self::Any),
-            "off" => Ok(Self::Off),
-            _ => Err("it is loopback, any or off"),
-        }
-    }
-}
-
 impl Refusal {
     /// Tells the log who was turned away, and why, as a warning if it is time for one.
     pub(crate) fn log<B>(
@@ -201,7 +130,7 @@ impl Refusal {
 }
 
 /// The one name, with its port, by which the server is asked: in the `Host` header, or in the `:authority` of HTTP/2.
-fn named_host<B>(request: &Request<B>) -> Result<&str, Refusal> {
+pub(crate) fn named_host<B>(request: &Request<B>) -> Result<&str, Refusal> {
     let authority = request.uri().authority().map(Authority::as_str);
     if authority.is_some() && request.version() < Version::HTTP_2 {
         return Err(Refusal::AbsoluteForm);
@@ -217,7 +146,7 @@ fn named_host<B>(request: &Request<B>) -> Result<&str, Refusal> {
 }
 
 /// The name and the port, if there is one, of `NAME[:PORT]`.
-fn split(host: &str) -> (&str, Option<&str>) {
+pub(crate) fn split(host: &str) -> (&str, Option<&str>) {
     let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     match host.rsplit_once(':') {
         Some((name, port)) if is_port(port) => (name, Some(port)),
@@ -228,7 +157,7 @@ fn split(host: &str) -> (&str, Option<&str>) {
 /// Whether this is how this end of a connection is called on this machine, or how it has shown to be called by its
 /// certificate. No other name counts: whoever owns a name can give it any address, but not a page a certificate that is
 /// not its own.
-fn is_own_name(name: &str, local: SocketAddr, certified: Option<&OwnNames>) -> bool {
+pub(crate) fn is_own_name(name: &str, local: SocketAddr, certified: Option<&OwnNames>) -> bool {
     let own = match SocketAddr::new(local.ip().to_canonical(), 0) {
         SocketAddr::V4(address) => address.ip().to_string(),
         SocketAddr::V6(address) => format!("[{}]", address.ip()),
@@ -237,7 +166,7 @@ fn is_own_name(name: &str, local: SocketAddr, certified: Option<&OwnNames>) -> b
     LOOPBACK_NAMES.into_iter().chain([&*own]).chain(certified).any(|own| name.eq_ignore_ascii_case(own))
 }
 
-fn not_from_a_page(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(crate) fn not_from_a_page(headers: &HeaderMap) -> Result<(), Refusal> {
     let is_harmless = |name: &str, value: &[u8]| name == "sec-fetch-site" && value == b"none";
     let fetched = headers.iter().any(|(name, value)| {
         name.as_str().starts_with("sec-fetch-") && !is_harmless(name.as_str(), value.as_bytes())
@@ -246,7 +175,7 @@ fn not_from_a_page(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// Not all proxies say that they are one. Those that say nothing at all pass for whoever runs them.
-fn not_forwarded<B>(request: &Request<B>) -> Result<(), Refusal> {
+pub(crate) fn not_forwarded<B>(request: &Request<B>) -> Result<(), Refusal> {
     let forwarded = request.headers().keys().any(|name| is_of_a_proxy(name.as_str()));
     // As nginx and others speak it to the servers behind them, and hardly a client any more.
     let old = request.version() < Version::HTTP_11;
@@ -264,7 +193,7 @@ fn is_of_a_proxy(header: &str) -> bool {
         || header.ends_with("-client-ip")
 }
 
-fn is_this_machine(peer: &Peer) -> bool {
+pub(crate) fn is_this_machine(peer: &Peer) -> bool {
     match peer {
         Peer::Tcp { remote, .. } => remote.ip().to_canonical().is_loopback(),
         Peer::Unix { .. } => true,
@@ -277,18 +206,47 @@ fn may_use_socket(uid: u32, own: u32) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn tcp(remote: &str, local: &str) -> Peer {
+    /// What browsers and proxies add to a request, and what is said of it.
+    pub(crate) const ADDED_HEADERS: [(&str, &str, Result<(), Refusal>); 25] = [
+        ("origin", "https://evil.example", Err(Refusal::Page)),
+        ("origin", "http://localhost:8182", Err(Refusal::Page)),
+        ("origin", "null", Err(Refusal::Page)),
+        ("origin", "", Err(Refusal::Page)),
+        ("sec-fetch-site", "none", Ok(())),
+        ("sec-fetch-site", "None", Err(Refusal::Page)),
+        ("sec-fetch-site", "same-origin", Err(Refusal::Page)),
+        ("sec-fetch-site", "cross-site", Err(Refusal::Page)),
+        ("sec-fetch-mode", "none", Err(Refusal::Page)),
+        ("sec-fetch-anything", "", Err(Refusal::Page)),
+        ("x-forwarded-for", "127.0.0.1", Err(Refusal::Forwarded)),
+        ("x-real-ip", "127.0.0.1", Err(Refusal::Forwarded)),
+        ("forwarded", "for=127.0.0.1", Err(Refusal::Forwarded)),
+        ("x-forwarded-host", "localhost", Err(Refusal::Forwarded)),
+        ("x-forwarded-anything", "", Err(Refusal::Forwarded)),
+        ("x-original-forwarded-for", "127.0.0.1", Err(Refusal::Forwarded)),
+        ("x-envoy-external-address", "127.0.0.1", Err(Refusal::Forwarded)),
+        ("cf-connecting-ip", "127.0.0.1", Err(Refusal::Forwarded)),
+        ("cf-ray", "0", Err(Refusal::Forwarded)),
+        ("client-ip", "127.0.0.1", Err(Refusal::Forwarded)),
+        ("x-client-ip", "127.0.0.1", Err(Refusal::Forwarded)),
+        ("true-client-ip", "127.0.0.1", Err(Refusal::Forwarded)),
+        ("x-cluster-client-ip", "127.0.0.1", Err(Refusal::Forwarded)),
+        ("accept-language", "de", Ok(())),
+        ("via", "1.1 proxy", Err(Refusal::Forwarded)),
+    ];
+
+    pub(crate) fn tcp(remote: &str, local: &str) -> Peer {
         Peer::Tcp { remote: remote.parse().unwrap(), local: local.parse().unwrap(), tls: None }
     }
 
-    fn here() -> Peer {
+    pub(crate) fn here() -> Peer {
         tcp("127.0.0.1:40000", "127.0.0.1:8182")
     }
 
-    fn request(headers: &[(&str, &str)]) -> Request<()> {
+    pub(crate) fn request(headers: &[(&str, &str)]) -> Request<()> {
         let request = Request::post("/").version(Version::HTTP_11);
         headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)).body(()).unwrap()
     }
@@ -368,38 +326,9 @@ mod tests {
 
     #[test]
     fn what_a_browser_or_a_proxy_adds_is_refused() {
-        for (name, value, judged) in [
-            ("origin", "https://evil.example", Err(Refusal::Page)),
-            ("origin", "http://localhost:8182", Err(Refusal::Page)),
-            ("origin", "null", Err(Refusal::Page)),
-            ("origin", "", Err(Refusal::Page)),
-            ("sec-fetch-site", "none", Ok(())),
-            ("sec-fetch-site", "None", Err(Refusal::Page)),
-            ("sec-fetch-site", "same-origin", Err(Refusal::Page)),
-            ("sec-fetch-site", "cross-site", Err(Refusal::Page)),
-            ("sec-fetch-mode", "none", Err(Refusal::Page)),
-            ("sec-fetch-anything", "", Err(Refusal::Page)),
-            ("x-forwarded-for", "127.0.0.1", Err(Refusal::Forwarded)),
-            ("x-real-ip", "127.0.0.1", Err(Refusal::Forwarded)),
-            ("forwarded", "for=127.0.0.1", Err(Refusal::Forwarded)),
-            ("x-forwarded-host", "localhost", Err(Refusal::Forwarded)),
-            ("x-forwarded-anything", "", Err(Refusal::Forwarded)),
-            ("x-original-forwarded-for", "127.0.0.1", Err(Refusal::Forwarded)),
-            ("x-envoy-external-address", "127.0.0.1", Err(Refusal::Forwarded)),
-            ("cf-connecting-ip", "127.0.0.1", Err(Refusal::Forwarded)),
-            ("cf-ray", "0", Err(Refusal::Forwarded)),
-            ("client-ip", "127.0.0.1", Err(Refusal::Forwarded)),
-            ("x-client-ip", "127.0.0.1", Err(Refusal::Forwarded)),
-            ("true-client-ip", "127.0.0.1", Err(Refusal::Forwarded)),
-            ("x-cluster-client-ip", "127.0.0.1", Err(Refusal::Forwarded)),
-            ("accept-language", "de", Ok(())),
-            ("via", "1.1 proxy", Err(Refusal::Forwarded)),
-        ] {
+        for (name, value, judged) in ADDED_HEADERS {
             let request = request(&[("host", "localhost:8182"), (name, value)]);
             assert_eq!(judge_recovery(&request, &here()), judged, "{name}: {value}");
-            assert_eq!(Bootstrap::Loopback.judge(&request, &here()), judged, "{name}: {value}");
-            let from_a_page = if judged == Err(Refusal::Page) { judged } else { Ok(()) };
-            assert_eq!(Bootstrap::Any.judge(&request, &here()), from_a_page, "{name}: {value}");
         }
         let twice =
             [("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site"), ("host", "localhost:8182")];
@@ -407,8 +336,6 @@ mod tests {
         let mut old = request(&[("host", "localhost:8182")]);
         *old.version_mut() = Version::HTTP_10;
         assert_eq!(judge_recovery(&old, &here()), Err(Refusal::Forwarded));
-        assert_eq!(Bootstrap::Loopback.judge(&old, &here()), Err(Refusal::Forwarded));
-        assert_eq!(Bootstrap::Any.judge(&old, &here()), Ok(()));
         let chunked = request(&[("host", "localhost:8182"), ("transfer-encoding", "chunked")]);
         assert_eq!(judge_recovery(&chunked, &here()), Err(Refusal::TransferEncoding));
     }
@@ -426,43 +353,5 @@ mod tests {
         assert_eq!(judge_recovery(&request(&[("host", "localhost")]), &other), Err(Refusal::OtherUser));
         assert_eq!(judge_recovery(&request(&[("host", "evil.example")]), &own), Err(Refusal::StrangeHost));
         assert_eq!(judge_recovery(&request(&[]), &own), Err(Refusal::NoHost));
-    }
-
-    #[test]
-    fn the_operator_token_is_created_on_this_machine_unless_told_otherwise() {
-        use Bootstrap::{Any, Loopback, Off};
-        let from = |remote: &str, host: &str, bootstrap: Bootstrap| {
-            bootstrap.judge(&request(&[("host", host)]), &tcp(remote, "192.0.2.1:8181"))
-        };
-        for (remote, host, bootstrap, judged) in [
-            ("127.0.0.1:1", "localhost:8181", Loopback, Ok(())),
-            ("127.9.9.9:1", "localhost", Loopback, Ok(())),
-            ("[::1]:1", "[::1]:9999", Loopback, Ok(())),
-            ("[::ffff:127.0.0.1]:1", "192.0.2.1:8181", Loopback, Ok(())),
-            ("127.0.0.1:1", "db.example:8181", Loopback, Err(Refusal::StrangeHost)),
-            ("192.0.2.1:1", "localhost:8181", Loopback, Err(Refusal::OtherMachine)),
-            ("198.51.100.7:1", "192.0.2.1:8181", Loopback, Err(Refusal::OtherMachine)),
-            ("[::ffff:198.51.100.7]:1", "192.0.2.1:8181", Loopback, Err(Refusal::OtherMachine)),
-            ("198.51.100.7:1", "db.example:8181", Any, Ok(())),
-            ("127.0.0.1:1", "localhost:8181", Off, Err(Refusal::Off)),
-        ] {
-            let found = from(remote, host, bootstrap);
-            assert_eq!(found, judged, "{remote} {host} {bootstrap:?}");
-            if let Err(refusal) = found {
-                assert!(bootstrap.refusals().contains(&refusal), "{refusal:?} is not documented");
-            }
-        }
-    }
-
-    #[test]
-    fn who_may_create_it_is_said_in_one_word() {
-        for (word, bootstrap) in
-            [("loopback", Bootstrap::Loopback), ("any", Bootstrap::Any), ("off", Bootstrap::Off)]
-        {
-            assert_eq!(word.parse(), Ok(bootstrap));
-        }
-        for word in ["", "Loopback", "none", "any,off"] {
-            assert!(word.parse::<Bootstrap>().is_err(), "{word:?}");
-        }
     }
 }

@@ -38,7 +38,7 @@ pub(crate) fn table(options: &Options) -> Vec<Endpoint> {
 mod tests {
     use super::*;
     use crate::http::api::openapi::{document, http_method};
-    use crate::http::request_origin::Bootstrap;
+    use crate::http::bootstrap::Bootstrap;
 
     #[test]
     fn every_endpoint_is_described_under_a_name_of_its_own() {

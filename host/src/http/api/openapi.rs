@@ -219,7 +219,7 @@ fn credential_problem() -> RefOr<Schema> {
     ObjectBuilder::new().schema_type(Type::Object).property("error", error).required("error").into()
 }
 
-fn http_method(method: &Method) -> Option<HttpMethod> {
+pub(crate) fn http_method(method: &Method) -> Option<HttpMethod> {
     Some(match *method {
         Method::GET => HttpMethod::Get,
         Method::HEAD => HttpMethod::Head,
