@@ -260,8 +260,6 @@ impl From<AuthenticateError> for Problem {
 
 impl From<CommandError> for Problem {
     fn from(error: CommandError) -> Self {
-        // Somebody may have taken a token for its name.
-        tracing::warn!("cannot carry out a token command: {}", redact(&error.to_string()));
         match error {
             CommandError::Unauthenticated | CommandError::Expired(_) => Self::InvalidToken,
             CommandError::Forbidden => Self::Forbidden,

@@ -10,8 +10,8 @@ use crate::http::problem::Problem;
 use crate::http::{AUDIT_PATH, JSONL, response};
 use crate::server::serve::Response;
 
-pub(crate) fn newest(call: &Call) -> Result<Response, Problem> {
-    let mut lines = call.state.authority.audit(None)?.lines;
+fn newest(call: &Call) -> Result<Response, Problem> {
+    let mut lines = call.state.read(|authority| authority.audit(None))?.lines;
     // Each has an end.
     lines.push(String::new());
     Ok(response::content(JSONL, lines.join("\n")))

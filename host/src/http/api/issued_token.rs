@@ -13,7 +13,7 @@ use crate::token::{IssuedToken, TokenInfo, rfc3339};
 /// Field by field, in the order that clients have always got them.
 #[derive(Serialize, ToSchema)]
 #[schema(as = IssuedToken)]
-pub(crate) struct Body<'a> {
+struct Body<'a> {
     /// Counted from 0, never used twice.
     id: u64,
     /// `_admin` is the operator token's.

@@ -7,6 +7,7 @@ use hyper::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::authority::Authority;
 use crate::http::api::endpoint::{
     Call, Described, Endpoint, Success, changes, ignored_body, json_body, ok, steps, unreadable_catalog,
 };
@@ -19,11 +20,11 @@ use crate::http::{
 };
 use crate::secret::Secret;
 use crate::server::serve::Response;
-use crate::token::{AuthenticateError, ExpiringSecret, Rotation, StagedSecret, Timestamp, rfc3339};
+use crate::token::{ExpiringSecret, Rotation, StagedSecret, Timestamp, rfc3339};
 
 /// How the operator token is to be replaced.
 #[derive(Default, Deserialize, ToSchema)]
-pub(crate) struct RegenerateRequest {
+struct RegenerateRequest {
     /// For how many seconds the replaced token is still accepted; not at all if absent or null. At most 2592000.
     overlap_secs: Option<u64>,
 }
@@ -32,7 +33,7 @@ pub(crate) struct RegenerateRequest {
 /// is an old token that dies at once.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct ConfirmRequest {
+struct ConfirmRequest {
     /// For how many seconds the replaced token is still accepted; not at all if absent or null. At most 2592000.
     overlap_secs: Option<u64>,
 }
@@ -40,7 +41,7 @@ pub(crate) struct ConfirmRequest {
 /// What is to wait for its confirmation. What is not known here is refused, as for the confirmation.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct StageRequest {
+struct StageRequest {
     /// The SHA-512 of a token that the client has made, as 128 lower-case hexadecimal digits. If absent or null, the
     /// server makes one.
     token_sha512: Option<String>,
@@ -50,7 +51,7 @@ pub(crate) struct StageRequest {
 
 /// A token that waits for its confirmation.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct StagedToken<'a> {
+struct StagedToken<'a> {
     /// The token itself, which is shown this once; null where the client has made it.
     #[schema(required, pattern = "^apiv3_[A-Za-z0-9_-]{85}[AQgw]$")]
     token: Option<&'a str>,
@@ -64,7 +65,7 @@ pub(crate) struct StagedToken<'a> {
 
 /// The operator token and what is under way with it.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct OperatorStatus {
+struct OperatorStatus {
     #[serde(flatten)]
     token: ListedToken,
     /// When this server last accepted it; null if not since its start.
@@ -83,7 +84,7 @@ pub(crate) struct OperatorStatus {
 
 /// A token that waits for its confirmation.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct StagedStatus {
+struct StagedStatus {
     /// The first digits of its SHA-512: which token it is.
     hash: String,
     /// The first moment at which it can no longer be confirmed.
@@ -93,7 +94,7 @@ pub(crate) struct StagedStatus {
 
 /// A token that was replaced and is still accepted.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct OverlapStatus {
+struct OverlapStatus {
     /// The first digits of its SHA-512: which token it is.
     hash: String,
     /// The first moment at which it is refused.
@@ -104,7 +105,7 @@ pub(crate) struct OverlapStatus {
     last_used_at: Option<String>,
 }
 
-pub(crate) async fn regenerate(call: Call) -> Result<Response, Problem> {
+async fn regenerate(call: Call) -> Result<Response, Problem> {
     let (state, credential, origin, request) = call.with_credential()?;
     // Whoever says nothing of an overlap may send anything, as always (COMPAT 2.4).
     let RegenerateRequest { overlap_secs } = if body::require_json(request.headers()).is_ok() {
@@ -118,7 +119,7 @@ pub(crate) async fn regenerate(call: Call) -> Result<Response, Problem> {
     issued_token::answer(&issued.await?)
 }
 
-pub(crate) async fn stage(call: Call) -> Result<Response, Problem> {
+async fn stage(call: Call) -> Result<Response, Problem> {
     let (state, credential, origin, request) = call.with_credential()?;
     let StageRequest { token_sha512, ttl_secs } =
         body::optional_json(request, state.options.max_request_size).await?;
@@ -133,17 +134,13 @@ pub(crate) async fn stage(call: Call) -> Result<Response, Problem> {
 }
 
 /// The credential has not been judged: a staged token is accepted here and nowhere else.
-pub(crate) async fn confirm(call: Call) -> Result<Response, Problem> {
+async fn confirm(call: Call) -> Result<Response, Problem> {
     let (state, credential, origin, request) = call.with_credential()?;
     // A command costs more than a look into memory, so who cannot succeed does not get so far.
     let staged =
-        state.authority.status()?.is_some_and(|status| matches!(status.rotation, Rotation::Staged(_)));
+        state.read(Authority::status)?.is_some_and(|status| matches!(status.rotation, Rotation::Staged(_)));
     if !staged {
-        match state.authority.authenticate(credential.expose()) {
-            Ok(_) => {}
-            Err(AuthenticateError::Unavailable(_)) => return Err(Problem::Unavailable),
-            Err(_) => return Err(Problem::InvalidToken),
-        }
+        state.authority.authenticate(credential.expose())?;
     }
     let ConfirmRequest { overlap_secs } =
         body::optional_json(request, state.options.max_request_size).await?;
@@ -153,7 +150,7 @@ pub(crate) async fn confirm(call: Call) -> Result<Response, Problem> {
     response::json(&ListedToken::from(token))
 }
 
-pub(crate) async fn cancel(call: Call) -> Result<Response, Problem> {
+async fn cancel(call: Call) -> Result<Response, Problem> {
     let (state, credential, origin, request) = call.with_credential()?;
     body::discard(request.into_body()).await?;
     let cancelled = state.command(move |authority| authority.cancel(&credential, &origin));
@@ -161,7 +158,7 @@ pub(crate) async fn cancel(call: Call) -> Result<Response, Problem> {
     Ok(response::empty(StatusCode::OK))
 }
 
-pub(crate) async fn end_overlap(call: Call) -> Result<Response, Problem> {
+async fn end_overlap(call: Call) -> Result<Response, Problem> {
     let (state, credential, origin, request) = call.with_credential()?;
     body::discard(request.into_body()).await?;
     let ended = state.command(move |authority| authority.end_overlap(&credential, &origin));
@@ -177,9 +174,9 @@ fn repeatable(problem: Problem) -> Problem {
     }
 }
 
-pub(crate) fn status(call: &Call) -> Result<Response, Problem> {
+fn status(call: &Call) -> Result<Response, Problem> {
     let authority = &call.state.authority;
-    let status = authority.status()?.ok_or(Problem::NoOperator)?;
+    let status = call.state.read(Authority::status)?.ok_or(Problem::NoOperator)?;
     let used = authority.operator_last_used();
     let moment = |at: Option<Timestamp>| at.map(rfc3339);
     let (staged, overlap) = match status.rotation {

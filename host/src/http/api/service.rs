@@ -60,7 +60,8 @@ fn ping() -> Result<Response, Problem> {
 }
 
 fn metrics(call: &Call) -> Result<Response, Problem> {
-    Ok(response::content(PROMETHEUS, call.state.metrics.text(&call.state.authority)?))
+    let text = call.state.read(|authority| call.state.metrics.text(authority))?;
+    Ok(response::content(PROMETHEUS, text))
 }
 
 /// What the main listener answers about it.

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::SchemaType;
 use utoipa::openapi::{ObjectBuilder, Required, Schema, Type};
 
+use crate::authority::Authority;
 use crate::http::api::endpoint::{Call, Described, Endpoint, json_body, ok, parameter, unreadable_catalog};
 use crate::http::api::system_tokens::{self, Format, Row};
 use crate::http::problem::Problem;
@@ -96,7 +97,7 @@ async fn query_sql(call: Call) -> Result<Response, Problem> {
     }
     // Only where nobody needs a token may nobody learn anything about tokens either.
     let hashes = !state.options.without_auth;
-    let rows = system_tokens::write(state.authority.list_tokens()?, hashes, format)
+    let rows = system_tokens::write(state.read(Authority::list_tokens)?, hashes, format)
         .map_err(|_| Problem::Internal)?;
     Ok(response::content(format.content_type(), rows))
 }

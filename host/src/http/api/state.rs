@@ -9,6 +9,7 @@ use crate::authority::Authority;
 use crate::http::Options;
 use crate::http::problem::Problem;
 use crate::metrics::Metrics;
+use crate::secret::redact;
 use crate::server::log_throttle::Complaints;
 use crate::token::CommandError;
 
@@ -32,6 +33,20 @@ impl AppState {
         &self,
         run: impl FnOnce(&Authority) -> Result<T, CommandError> + Send + 'static,
     ) -> Result<T, Problem> {
-        Ok(self.commands.run(run).await?)
+        Ok(self.commands.run(run).await.inspect_err(log_command_error)?)
     }
+
+    /// Reads what is known without the store.
+    pub(crate) fn read<T>(
+        &self,
+        read: impl FnOnce(&Authority) -> Result<T, CommandError>,
+    ) -> Result<T, Problem> {
+        Ok(read(&self.authority).inspect_err(log_command_error)?)
+    }
+}
+
+/// Logs the cause of a failure, which the client does not get.
+pub(crate) fn log_command_error(error: &CommandError) {
+    // Clients send a token where its name is expected.
+    tracing::warn!("cannot carry out a token command: {}", redact(&error.to_string()));
 }

@@ -19,7 +19,7 @@ use crate::token::{TokenInfo, rfc3339};
 
 /// What a new named admin token is to be.
 #[derive(Deserialize, ToSchema)]
-pub(crate) struct CreateNamedAdminTokenRequest {
+struct CreateNamedAdminTokenRequest {
     /// A text that is no token's name yet, of at most 128 bytes. Upper and lower case differ. It holds nothing that cannot
     /// be seen, neither begins nor ends with a space, and does not look like `_admin` without being it.
     #[schema(min_length = 1, max_length = 128)]
@@ -37,7 +37,7 @@ struct DeleteRequest {
 
 /// All tokens, expired ones included, in the order they were made.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct TokenList {
+struct TokenList {
     tokens: Vec<ListedToken>,
 }
 
@@ -81,7 +81,7 @@ impl From<TokenInfo> for ListedToken {
     }
 }
 
-pub(crate) async fn create_operator(call: Call) -> Result<Response, Problem> {
+async fn create_operator(call: Call) -> Result<Response, Problem> {
     let origin = call.origin();
     let Call { state, peer, request, .. } = call;
     // Before anything is read of who may not even ask.
@@ -94,7 +94,7 @@ pub(crate) async fn create_operator(call: Call) -> Result<Response, Problem> {
     issued_token::answer(&issued)
 }
 
-pub(crate) async fn create_named(call: Call) -> Result<Response, Problem> {
+async fn create_named(call: Call) -> Result<Response, Problem> {
     let (state, credential, origin, request) = call.with_credential()?;
     body::require_json(request.headers())?;
     let CreateNamedAdminTokenRequest { token_name, expiry_secs } =
@@ -104,7 +104,7 @@ pub(crate) async fn create_named(call: Call) -> Result<Response, Problem> {
     issued_token::answer(&state.command(create).await?)
 }
 
-pub(crate) async fn delete(call: Call) -> Result<Response, Problem> {
+async fn delete(call: Call) -> Result<Response, Problem> {
     let (state, credential, origin, request) = call.with_credential()?;
     let query = request.uri().query().unwrap_or_default();
     let DeleteRequest { token_name } =
@@ -114,8 +114,8 @@ pub(crate) async fn delete(call: Call) -> Result<Response, Problem> {
     Ok(response::empty(StatusCode::OK))
 }
 
-pub(crate) fn list(call: &Call) -> Result<Response, Problem> {
-    let tokens = call.state.authority.list_tokens()?.into_iter().map(Into::into).collect();
+fn list(call: &Call) -> Result<Response, Problem> {
+    let tokens = call.state.read(Authority::list_tokens)?.into_iter().map(Into::into).collect();
     response::json(&TokenList { tokens })
 }
 

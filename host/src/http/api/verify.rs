@@ -26,7 +26,8 @@ fn verify(call: &Call) -> Result<Response, Problem> {
     let headers = response.headers_mut();
     if let Some(principal) = call.principal {
         // It may have been deleted since it was accepted.
-        let name = call.state.authority.token_name(principal.id)?.ok_or(Problem::InvalidToken)?;
+        let name =
+            call.state.read(|authority| authority.token_name(principal.id))?.ok_or(Problem::InvalidToken)?;
         // What is percent-encoded is ASCII.
         let name = HeaderValue::from_str(&percent_encoded(&name)).map_err(|_| Problem::Internal)?;
         headers.insert(TOKEN_ID_HEADER, HeaderValue::from(principal.id));

@@ -16,9 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::async_authority::AsyncAuthority;
 use crate::authority::Authority;
+use crate::http::api::issued_token;
+use crate::http::api::state::log_command_error;
 use crate::http::problem::Problem;
 use crate::http::recovery::code::{RecoveryCode, Verdict};
-use crate::http::{OTHER_PATH, RECOVERY_CODE_HEADER, REGENERATE_PATH, api, body, request_origin};
+use crate::http::{OTHER_PATH, RECOVERY_CODE_HEADER, REGENERATE_PATH, body, request_origin};
 use crate::metrics::Metrics;
 use crate::server::connections::{Mode, Terms, Visit};
 use crate::server::log_throttle::Complaints;
@@ -110,7 +112,7 @@ impl Door {
             drop((turn, attended));
             opened
         });
-        api::issued_token::answer(&opening.await.map_err(|_| Problem::UnknownOutcome)??)
+        issued_token::answer(&opening.await.map_err(|_| Problem::UnknownOutcome)??)
     }
 
     /// Whoever calls this has the turn.
@@ -119,8 +121,14 @@ impl Door {
             return Err(Problem::RecoveryClosed);
         }
         self.check_code(headers, peer)?;
-        let origin = format!("recovery {peer}");
-        let issued = self.authority.run(move |authority| authority.recover(&origin)).await?;
+        let issued = self
+            .authority
+            .run({
+                let origin = format!("recovery {peer}");
+                move |authority| authority.recover(&origin)
+            })
+            .await
+            .inspect_err(log_command_error)?;
         self.closed.cancel();
         tracing::info!(token_id = issued.info.id, %peer, "operator token regenerated through token recovery");
         Ok(issued)
