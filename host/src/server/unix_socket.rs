@@ -7,12 +7,10 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::fs::OFlags;
 use thiserror::Error;
 use tokio::net::{UnixSocket, UnixStream};
-use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use crate::server::connections::Terms;
@@ -22,20 +20,23 @@ use crate::server::serve::{Service, serve};
 /// How many clients may wait to be accepted.
 const BACKLOG: u32 = 16;
 
-/// How often a place that a dead server has left is tried, where others want it as well.
-const TRIES: u32 = 10;
-
-/// How often, and after how long again, it is tried to be the one that makes room; nobody needs long for it.
-const LOCK_TRIES: u32 = 2000;
-const LOCK_PAUSE: Duration = Duration::from_millis(2);
+/// How often to try to lock a path whose lock others remove meanwhile.
+const LOCK_TRIES: u32 = 10;
 
 /// A socket that is listened on; its file is removed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct UnixListener {
+    file: OwnFile,
     socket: tokio::net::UnixListener,
+    _lock: Lock,
+}
+
+/// A file that this server has made; removed when dropped, while the server has it open still.
+#[derive(Debug)]
+struct OwnFile {
     path: PathBuf,
-    /// Device and number of its file.
-    file: (u64, u64),
+    /// Device and number.
+    identity: (u64, u64),
 }
 
 /// There can be no socket at this path.
@@ -74,27 +75,16 @@ impl UnixListener {
         };
         let metadata = fs::metadata(directory).map_err(system)?;
         judge(directory, &metadata)?;
-        // Whole before it gets its name: whoever finds it there can connect, so nobody takes it for a dead one.
-        let nameless = Nameless::within(directory).map_err(system)?;
-        let socket = UnixSocket::new_stream().and_then(|socket| {
-            socket.bind(&nameless.0)?;
-            // Nobody can connect before it listens, so nobody has by another mode; and nobody but its owner could have put
-            // anything else there.
-            fs::set_permissions(&nameless.0, Permissions::from_mode(0o600))?;
-            socket.listen(BACKLOG)
-        });
-        let socket = socket.map_err(system)?;
-        let file = identity(&fs::symlink_metadata(&nameless.0).map_err(system)?);
-        for _ in 0..TRIES {
-            match fs::hard_link(&nameless.0, path) {
-                Ok(()) => return Ok(Self { socket, path: path.to_owned(), file }),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    remove_dead(path).await?;
-                }
-                Err(error) => return Err(system(error)),
-            }
-        }
-        Err(UnixBindError::Answered(path.to_owned()))
+        let lock = Lock::of(path).map_err(system)?.ok_or_else(|| UnixBindError::Answered(path.to_owned()))?;
+        remove_dead(path).await?;
+        let socket = UnixSocket::new_stream().map_err(system)?;
+        socket.bind(path).map_err(system)?;
+        let made = fs::symlink_metadata(path).map_err(system)?;
+        let file = OwnFile { path: path.to_owned(), identity: identity(&made) };
+        // Nobody can connect before it listens, so nobody has by another mode; and nobody but its owner could have put
+        // anything else there.
+        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(system)?;
+        Ok(Self { file, socket: socket.listen(BACKLOG).map_err(system)?, _lock: lock })
     }
 
     /// As [`Listener::serve`](crate::server::listener::Listener::serve).
@@ -104,23 +94,14 @@ impl UnixListener {
 
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        &self.file.path
     }
 }
 
-/// A file without a name that anybody knows; removed when dropped.
-struct Nameless(PathBuf);
-
-impl Nameless {
-    /// A name in this directory for something that is not there yet. Short, as paths of sockets have to be.
-    fn within(directory: &Path) -> io::Result<Self> {
-        Ok(Self(directory.join(format!(".{:08x}", getrandom::u32()?))))
-    }
-}
-
-impl Drop for Nameless {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+impl OwnFile {
+    /// Whether it is still the one at its path, and not another's for which somebody has made room meanwhile.
+    fn is_there(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
     }
 }
 
@@ -138,11 +119,9 @@ fn judge(directory: &Path, metadata: &Metadata) -> Result<(), UnixBindError> {
     Ok(())
 }
 
-/// Makes room where a dead server has left its socket. What else is there stays.
+/// Makes room where a dead server has left its socket. What else is there stays. Its path is locked.
 async fn remove_dead(path: &Path) -> Result<(), UnixBindError> {
     let system = |source| UnixBindError::System { path: path.to_owned(), source };
-    // What is found dead must be what is removed: another server may be making room as well.
-    let _lock = Lock::beside(path).await.map_err(system)?;
     let found = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         found => found.map_err(system)?,
@@ -159,14 +138,16 @@ async fn remove_dead(path: &Path) -> Result<(), UnixBindError> {
     }
 }
 
-/// Held by one server at a time, for one path, and gone without a trace.
+/// Held by one server at a time, for one path, from before it makes its socket until that is gone.
+#[derive(Debug)]
 struct Lock {
-    path: PathBuf,
-    _file: File,
+    _file: OwnFile,
+    _locked: File,
 }
 
 impl Lock {
-    async fn beside(path: &Path) -> io::Result<Self> {
+    /// `None` where another server has it. What a server that was killed has left is nobody's.
+    fn of(path: &Path) -> io::Result<Option<Self>> {
         let mut name = path.as_os_str().to_owned();
         name.push(".lock");
         let path = PathBuf::from(name);
@@ -174,29 +155,20 @@ impl Lock {
         options.write(true).create(true).truncate(false).mode(0o600);
         options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
         for _ in 0..LOCK_TRIES {
-            let file = options.open(&path)?;
-            match file.try_lock() {
-                Ok(()) => {
-                    // Who had it before has removed it, so it may be another one by now.
-                    let current = fs::symlink_metadata(&path);
-                    if current.is_ok_and(|current| {
-                        file.metadata().is_ok_and(|locked| identity(&locked) == identity(&current))
-                    }) {
-                        return Ok(Self { path, _file: file });
-                    }
-                }
-                Err(TryLockError::WouldBlock) => time::sleep(LOCK_PAUSE).await,
+            let locked = options.open(&path)?;
+            match locked.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(error),
             }
+            // Who had it before has removed it, so it may be another one by now.
+            let file = OwnFile { path: path.clone(), identity: identity(&locked.metadata()?) };
+            if file.is_there() {
+                return Ok(Some(Self { _file: file, _locked: locked }));
+            }
         }
-        Err(io::ErrorKind::ResourceBusy.into())
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // While it is locked still.
-        let _ = fs::remove_file(&self.path);
+        // Servers come and go there.
+        Ok(None)
     }
 }
 
@@ -215,10 +187,9 @@ impl Accept for UnixListener {
     }
 }
 
-impl Drop for UnixListener {
+impl Drop for OwnFile {
     fn drop(&mut self) {
-        // Not that of another server, for which somebody has made room meanwhile.
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.file) {
+        if self.is_there() {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -228,6 +199,7 @@ impl Drop for UnixListener {
 mod tests {
     use std::os::unix::net;
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use tempfile::tempdir;
     use tokio::sync::Barrier;
@@ -266,5 +238,33 @@ mod tests {
             drop(listening);
             assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+    async fn servers_that_start_and_stop_never_share_a_socket() {
+        let directory = tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let live = Arc::new(AtomicU32::new(0));
+        let tasks: Vec<_> = (0..8)
+            .map(|_| {
+                let (path, live) = (path.clone(), Arc::clone(&live));
+                tokio::spawn(async move {
+                    for _ in 0..10_000 {
+                        match UnixListener::bind(&path).await {
+                            Ok(listener) => {
+                                assert_eq!(live.fetch_add(1, Ordering::SeqCst), 0);
+                                assert!(listener.file.is_there());
+                                live.fetch_sub(1, Ordering::SeqCst);
+                            }
+                            Err(error) => assert!(matches!(error, UnixBindError::Answered(_)), "{error:?}"),
+                        }
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

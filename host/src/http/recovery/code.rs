@@ -3,9 +3,9 @@
 //!
 //! Knows nothing of how it is presented.
 
-use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use crate::secret::Secret;
@@ -62,7 +62,9 @@ impl RecoveryCode {
     /// Compares in a time that does not depend on where the two differ, and counts what is wrong.
     pub(crate) fn judge(&self, presented: &[u8]) -> Verdict {
         let wrong_before = self.wrong.load(Ordering::Relaxed);
-        if wrong_before < MAX_WRONG && equal(&digits(presented), &digits(self.code.expose().as_bytes())) {
+        // The length of a code is no secret.
+        let equal = digits(presented).ct_eq(&digits(self.code.expose().as_bytes()));
+        if wrong_before < MAX_WRONG && equal.into() {
             return Verdict::Right;
         }
         let wrong = self.wrong.fetch_add(1, Ordering::Relaxed).saturating_add(1);
@@ -83,12 +85,6 @@ fn digits(code: &[u8]) -> Zeroizing<Vec<u8>> {
         },
     ));
     digits
-}
-
-/// Whether two texts are the same. Their lengths are no secret.
-fn equal(one: &[u8], other: &[u8]) -> bool {
-    let differences = one.iter().zip(other).fold(0, |found, (one, other)| black_box(found | (one ^ other)));
-    one.len() == other.len() && differences == 0
 }
 
 #[cfg(test)]
