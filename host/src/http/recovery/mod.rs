@@ -121,14 +121,9 @@ impl Door {
             return Err(Problem::RecoveryClosed);
         }
         self.check_code(headers, peer)?;
-        let issued = self
-            .authority
-            .run({
-                let origin = format!("recovery {peer}");
-                move |authority| authority.recover(&origin)
-            })
-            .await
-            .inspect_err(log_command_error)?;
+        let origin = format!("recovery {peer}");
+        let issued = self.authority.run(move |authority| authority.recover(&origin)).await;
+        let issued = issued.inspect_err(log_command_error)?;
         self.closed.cancel();
         tracing::info!(token_id = issued.info.id, %peer, "operator token regenerated through token recovery");
         Ok(issued)
