@@ -1,7 +1,7 @@
 //! The component of `wit/world.wit`: converts between the contract and the core.
 //!
-//! The only file that knows the bindings of the contract. It makes no decision. Compiled natively it
-//! is empty.
+//! The only file that knows the bindings of the contract. It makes no decision. Compiled natively
+//! it is empty.
 
 #![cfg(target_arch = "wasm32")]
 #![no_std]
@@ -12,7 +12,7 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::cell::{RefCell, RefMut};
 
-use optoken_core::audit::{KEPT, MAX_ORIGIN_BYTES};
+use optoken_core::audit::{MAX_ORIGIN_BYTES, RETAINED_RECORDS};
 use optoken_core::authority::{self, AuthenticateError, Issued, Staged};
 use optoken_core::catalog::{FORMAT, MAX_DOCUMENT_BYTES, MAX_TOKENS, TokenRecord};
 use optoken_core::commit::CommandError;
@@ -58,7 +58,7 @@ impl component_info::Guest for Component {
             limits: component_info::Limits {
                 max_tokens: MAX_TOKENS as u32,
                 max_document_bytes: MAX_DOCUMENT_BYTES as u64,
-                max_audit_records: KEPT as u32,
+                max_audit_records: RETAINED_RECORDS as u32,
                 max_name_bytes: MAX_NAME_BYTES as u32,
                 max_origin_bytes: MAX_ORIGIN_BYTES as u32,
                 max_overlap_seconds: MAX_OVERLAP_SECONDS,

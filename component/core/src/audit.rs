@@ -1,8 +1,8 @@
-//! The record of every committed change, as a hash chain inside the catalog.
-//!
-//! Each [`Record`] names the hash of the one before it, so that none can be altered, dropped or moved without breaking
-//! every later link. A record is one line of JSON and never read again here: the line is what is hashed, stored and
-//! exported, and the two fields that make the chain stand first and last in it. The catalog keeps the newest [`KEPT`].
+//! The audit records of committed changes, as a hash chain inside the catalog. Each [`AuditRecord`]
+//! contains the hash of the previous one, so a record that is altered, dropped or moved breaks
+//! every later link. A record is one line of JSON: the line is hashed, stored and exported, and
+//! never parsed here. The two fields of the chain are its first and its last. The catalog retains
+//! the newest [`RETAINED_RECORDS`].
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -16,49 +16,50 @@ use thiserror::Error;
 use crate::json_line::{push_number, push_string};
 use crate::ports::Timestamp;
 
-/// How many records the catalog keeps: enough to see the last days of a busy authority, little enough that a
-/// catalog of one token stays below 32 KiB.
-pub const KEPT: usize = 64;
+/// The number of records that the catalog retains: the last days of a busy authority. A catalog of
+/// one token stays below 32 KiB with them.
+pub const RETAINED_RECORDS: usize = 64;
 
-/// The longest origin that is kept, in bytes; a longer one is cut (`wit/tokens.wit`).
+/// The longest origin of a record, in bytes; a longer one is truncated (`wit/types.wit`).
 pub const MAX_ORIGIN_BYTES: usize = 256;
 
-/// What was done.
+/// The kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(test, derive(Deserialize), serde(rename_all = "snake_case"))]
 pub enum Action {
-    /// The catalog was made; it has no token yet.
+    /// The catalog received its id.
     Initialize,
-    /// The operator token was made.
+    /// The operator token was created.
     CreateOperator,
-    /// A named admin token was made.
+    /// A named admin token was created.
     CreateNamed,
-    /// A token that was made elsewhere was taken in.
-    Preset,
-    /// The operator token was replaced by its holder.
+    /// A token was imported. Its name in a record stays `preset`, for the stored chains.
+    #[cfg_attr(test, serde(rename = "preset"))]
+    Import,
+    /// The operator token was replaced, with its own credential.
     Regenerate,
-    /// A secret was staged to replace it.
+    /// A secret was staged for the operator token.
     Stage,
-    /// The staged secret took over.
+    /// The staged secret became the operator's.
     Confirm,
-    /// The staged secret was given up.
+    /// The staged secret was cancelled.
     Cancel,
-    /// The replaced secret is accepted no longer.
+    /// The previous secret was revoked before its deadline.
     EndOverlap,
     /// The operator token was replaced without a credential.
     Recover,
-    /// A named admin token was taken out.
+    /// A named admin token was deleted.
     Delete,
 }
 
 impl Action {
-    /// Its name in a record.
+    /// Returns its name in a record.
     const fn name(self) -> &'static str {
         match self {
             Self::Initialize => "initialize",
             Self::CreateOperator => "create_operator",
             Self::CreateNamed => "create_named",
-            Self::Preset => "preset",
+            Self::Import => "preset",
             Self::Regenerate => "regenerate",
             Self::Stage => "stage",
             Self::Confirm => "confirm",
@@ -70,52 +71,53 @@ impl Action {
     }
 }
 
-/// On whose authority it was done.
+/// The authority for a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(test, derive(Deserialize), serde(rename_all = "snake_case"))]
 pub enum Actor {
-    /// Nobody's yet: the first token of a catalog.
+    /// None: the first token of a catalog needs no credential.
     Bootstrap,
-    /// That of whoever configured the host.
+    /// The configuration of the host.
     Provision,
-    /// The recovery door's.
+    /// The recovery interface.
     Recovery,
-    /// The holder's of the token with this number.
+    /// The credential of the token with this number.
     Token(u64),
 }
 
-/// The token that a change was made to.
+/// The token that a change affects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(Deserialize))]
 pub struct Subject {
     /// Its number.
     pub id: u64,
-    /// Its name, which nothing else remembers after its deletion.
+    /// Its name. After the deletion of the token only the record has it.
     pub name: String,
 }
 
-/// One committed change. The order of the fields is that of the line, of which [`Trail`] knows the ends.
+/// One committed change. The fields have the order of the line, whose ends [`AuditChain`] reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(Deserialize))]
-pub struct Record {
-    /// Counts the changes of a catalog from 1.
+pub struct AuditRecord {
+    /// The number of the change, counted from 1.
     pub sequence: u64,
-    /// When the change was judged.
+    /// The time of the decision.
     pub at: Timestamp,
-    /// What was done.
+    /// The kind of the change.
     pub action: Action,
-    /// On whose authority.
+    /// The authority for the change.
     pub actor: Actor,
-    /// The token it was done to; nothing where it was done to the catalog.
+    /// The affected token; `None` for a change of the catalog itself.
     pub subject: Option<Subject>,
-    /// Where the request came from, as the host told it, without tokens. At most [`MAX_ORIGIN_BYTES`].
+    /// The origin of the request, from the host, with tokens redacted. At most
+    /// [`MAX_ORIGIN_BYTES`].
     pub origin: String,
-    /// The hash of the record before; nothing in the first.
+    /// The hash of the previous record; `None` in the first.
     pub previous: Option<RecordHash>,
 }
 
-impl Record {
-    /// The record as one line of JSON.
+impl AuditRecord {
+    /// Returns the record as one line of JSON.
     fn to_line(&self) -> String {
         let mut line = String::with_capacity(384);
         line.push_str(BEFORE_SEQUENCE);
@@ -160,7 +162,7 @@ impl Record {
     }
 }
 
-/// The hash of a record's line, SHA-512/256, as 64 lower-case hexadecimal digits.
+/// The SHA-512/256 of a record's line, as 64 lower-case hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(Deserialize), serde(transparent))]
 pub struct RecordHash(String);
@@ -171,46 +173,46 @@ impl RecordHash {
         Self(const_hex::Buffer::<32>::new().format(&digest).into())
     }
 
-    /// The digits.
+    /// Returns the digits.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The newest records of a catalog and the hash of the last of them.
+/// The newest records of a catalog, and the hash of the last one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Trail {
+pub struct AuditChain {
     head: Option<RecordHash>,
-    /// The number of the newest record.
+    /// The sequence number of the newest record.
     sequence: u64,
     lines: Vec<String>,
 }
 
-impl Trail {
-    /// Puts a trail together again from its lines, oldest first, and the hash of the last of them. Each must be whole
-    /// and follow from the one before it; what the oldest follows from may be gone.
+impl AuditChain {
+    /// Reads a chain from its lines, oldest first, and the hash of the last one. Every line must be
+    /// intact and link to the previous one. The predecessor of the oldest may be missing.
     pub fn read<'a>(head: Option<&str>, lines: impl Iterator<Item = &'a str>) -> Result<Self, BrokenChain> {
-        let mut trail = Self::default();
+        let mut chain = Self::default();
         for line in lines {
             let sequence = sequence_of(line).unwrap_or_default();
             let broken = BrokenChain { sequence };
-            let follows = match &trail.head {
+            let follows = match &chain.head {
                 Some(previous) => {
-                    trail.sequence.checked_add(1) == Some(sequence) && names(line, previous.as_str())
+                    chain.sequence.checked_add(1) == Some(sequence) && links_to(line, previous.as_str())
                 }
                 None => (sequence == 1) == line.ends_with(FIRST) && sequence > 0,
             };
             if !follows {
                 return Err(broken);
             }
-            trail.sequence = sequence;
-            trail.head = Some(RecordHash::of(line));
-            trail.lines.push(line.into());
+            chain.sequence = sequence;
+            chain.head = Some(RecordHash::of(line));
+            chain.lines.push(line.into());
         }
-        if trail.head().map(RecordHash::as_str) == head {
-            Ok(trail)
+        if chain.head().map(RecordHash::as_str) == head {
+            Ok(chain)
         } else {
-            Err(BrokenChain { sequence: trail.sequence })
+            Err(BrokenChain { sequence: chain.sequence })
         }
     }
 
@@ -224,12 +226,13 @@ impl Trail {
         self.head.as_ref()
     }
 
-    /// The kept records, oldest first, each as its line.
+    /// The retained records, oldest first, each as its line.
     pub fn lines(&self) -> &[String] {
         &self.lines
     }
 
-    /// Adds the record of a change, chained to the newest one, and lets the oldest go if there are too many.
+    /// Returns the chain with the record of one more change. It drops the oldest record beyond
+    /// [`RETAINED_RECORDS`].
     #[must_use]
     pub fn with(
         &self,
@@ -240,55 +243,56 @@ impl Trail {
         origin: &str,
     ) -> Self {
         let sequence = self.sequence.saturating_add(1);
-        // Before it is cut: what is left of a token would be no token any more.
-        let origin = cut(&redact(origin), MAX_ORIGIN_BYTES).into();
-        let record = Record { sequence, at, action, actor, subject, origin, previous: self.head.clone() };
+        // Redacted before it is truncated: a part of a token does not look like one.
+        let origin = truncate(&redact(origin), MAX_ORIGIN_BYTES).into();
+        let record =
+            AuditRecord { sequence, at, action, actor, subject, origin, previous: self.head.clone() };
         let line = record.to_line();
-        let surplus = (self.lines.len() + 1).saturating_sub(KEPT);
+        let surplus = (self.lines.len() + 1).saturating_sub(RETAINED_RECORDS);
         let head = Some(RecordHash::of(&line));
         Self { head, sequence, lines: self.lines.iter().skip(surplus).cloned().chain([line]).collect() }
     }
 
-    /// The kept records, oldest first.
+    /// The retained records, oldest first.
     #[cfg(test)]
-    pub(crate) fn records(&self) -> Vec<Record> {
+    pub(crate) fn records(&self) -> Vec<AuditRecord> {
         self.lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
-/// How the line of a record begins, up to its number.
+/// The begin of a line, up to its sequence number.
 const BEFORE_SEQUENCE: &str = "{\"sequence\":";
 
-/// How it ends, around the hash of the one before it.
+/// The end of a line, around the hash of the previous record.
 const BEFORE_PREVIOUS: &str = ",\"previous\":\"";
 const AFTER_PREVIOUS: &str = "\"}";
 
-/// How the line of a catalog's first record ends.
+/// The end of the line of a catalog's first record.
 const FIRST: &str = ",\"previous\":null}";
 
-/// Whether a line ends with this hash of the one before it. A quote inside an earlier field is escaped, so no origin can
-/// look like that field.
-fn names(line: &str, previous: &str) -> bool {
+/// Returns whether a line ends with this hash of the previous record. Quotes inside earlier fields
+/// are escaped, so no origin can look like that field.
+fn links_to(line: &str, previous: &str) -> bool {
     line.strip_suffix(AFTER_PREVIOUS)
         .and_then(|line| line.strip_suffix(previous))
         .is_some_and(|line| line.ends_with(BEFORE_PREVIOUS))
 }
 
-/// The number that a line begins with.
+/// Returns the sequence number at the begin of a line.
 fn sequence_of(line: &str) -> Option<u64> {
     line.strip_prefix(BEFORE_SEQUENCE)?.split_once(',')?.0.parse().ok()
 }
 
-/// A record does not follow from the one before it.
+/// A record does not link to the previous one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the audit chain is broken at record {sequence}")]
 pub struct BrokenChain {
-    /// The first record that does not fit.
+    /// The sequence number of the first such record.
     pub sequence: u64,
 }
 
-/// The longest beginning of `text` that has at most `bytes` bytes and ends between two characters.
-fn cut(text: &str, bytes: usize) -> &str {
+/// Returns the longest prefix of `text` of whole characters, in at most `bytes` bytes.
+fn truncate(text: &str, bytes: usize) -> &str {
     text.get(..text.floor_char_boundary(bytes)).unwrap_or(text)
 }
 
@@ -296,35 +300,35 @@ fn cut(text: &str, bytes: usize) -> &str {
 mod tests {
     use super::*;
 
-    fn trail(changes: u64) -> Trail {
-        (0..changes).fold(Trail::default(), |trail, n| {
+    fn chain(changes: u64) -> AuditChain {
+        (0..changes).fold(AuditChain::default(), |chain, n| {
             let subject = Subject { id: 0, name: "_admin".into() };
-            trail.with(1000 + n, Action::Regenerate, Actor::Token(0), Some(subject), "test")
+            chain.with(1000 + n, Action::Regenerate, Actor::Token(0), Some(subject), "test")
         })
     }
 
-    fn read(head: Option<&RecordHash>, lines: &[String]) -> Result<Trail, BrokenChain> {
-        Trail::read(head.map(RecordHash::as_str), lines.iter().map(String::as_str))
+    fn read(head: Option<&RecordHash>, lines: &[String]) -> Result<AuditChain, BrokenChain> {
+        AuditChain::read(head.map(RecordHash::as_str), lines.iter().map(String::as_str))
     }
 
     #[test]
-    fn a_trail_is_read_as_it_was_and_keeps_only_the_newest() {
-        for changes in [0, 1, 5, KEPT as u64, KEPT as u64 + 10] {
-            let trail = trail(changes);
-            assert_eq!(trail.lines().len() as u64, changes.min(KEPT as u64));
-            let first = trail.records().first().map(|record| record.sequence);
-            assert_eq!(first, (changes > 0).then_some(changes.saturating_sub(KEPT as u64) + 1));
-            assert_eq!(read(trail.head(), trail.lines()).as_ref(), Ok(&trail));
+    fn chain_reads_back_and_retains_the_newest() {
+        for changes in [0, 1, 5, RETAINED_RECORDS as u64, RETAINED_RECORDS as u64 + 10] {
+            let chain = chain(changes);
+            assert_eq!(chain.lines().len() as u64, changes.min(RETAINED_RECORDS as u64));
+            let first = chain.records().first().map(|record| record.sequence);
+            assert_eq!(first, (changes > 0).then_some(changes.saturating_sub(RETAINED_RECORDS as u64) + 1));
+            assert_eq!(read(chain.head(), chain.lines()).as_ref(), Ok(&chain));
         }
     }
 
     #[test]
-    fn a_changed_dropped_or_moved_record_breaks_the_chain_at_its_place() {
+    fn altered_dropped_or_moved_record_breaks_the_chain() {
         let break_it = |how: fn(&mut Vec<String>)| {
-            let trail = trail(5);
-            let mut lines = trail.lines().to_vec();
+            let chain = chain(5);
+            let mut lines = chain.lines().to_vec();
             how(&mut lines);
-            read(trail.head(), &lines).map(drop)
+            read(chain.head(), &lines).map(drop)
         };
         let alter = |line: &mut String| *line = line.replace("test", "rest");
         let broken_at = |sequence| Err(BrokenChain { sequence });
@@ -332,7 +336,7 @@ mod tests {
         assert_eq!(break_it(|lines| lines[2] = lines[2].replace("test", "rest")), broken_at(4));
         assert_eq!(break_it(|lines| lines[4] = lines[4].replace("test", "rest")), broken_at(5));
         assert_eq!(break_it(|lines| drop(lines.remove(2))), broken_at(4));
-        assert_eq!(break_it(|lines| drop(lines.remove(0))), Ok(()), "the oldest may have been let go");
+        assert_eq!(break_it(|lines| drop(lines.remove(0))), Ok(()), "the oldest may have been dropped");
         assert_eq!(break_it(|lines| drop(lines.pop())), broken_at(4));
         assert_eq!(break_it(|lines| lines.swap(2, 3)), broken_at(4));
         assert_eq!(break_it(|lines| lines[2] = lines[1].clone()), broken_at(2));
@@ -346,37 +350,38 @@ mod tests {
             break_it(|lines| lines.iter_mut().for_each(|line| *line = line.replace("test", "rest"))),
             broken_at(2)
         );
-        let mut one = trail(1).lines().to_vec();
+        let mut one = chain(1).lines().to_vec();
         alter(&mut one[0]);
-        assert_eq!(read(trail(1).head(), &one).map(drop), broken_at(1));
-        assert_eq!(read(None, trail(1).lines()).map(drop), broken_at(1));
-        assert_eq!(read(trail(1).head(), &[]).map(drop), broken_at(0));
+        assert_eq!(read(chain(1).head(), &one).map(drop), broken_at(1));
+        assert_eq!(read(None, chain(1).lines()).map(drop), broken_at(1));
+        assert_eq!(read(chain(1).head(), &[]).map(drop), broken_at(0));
     }
 
     #[test]
-    fn an_origin_cannot_pretend_to_be_a_link() {
-        let honest = trail(2);
+    fn origin_cannot_forge_a_link() {
+        let honest = chain(2);
         let head = honest.head().unwrap().as_str();
         let origin = format!("x\",\"previous\":\"{head}\"}}");
-        let trail = honest.with(1, Action::Recover, Actor::Recovery, None, &origin);
-        assert_eq!(trail.records()[2].origin, origin);
-        let forged = trail.lines()[2].replace(&format!(",\"previous\":\"{head}\"}}"), FIRST);
-        assert_ne!(forged, trail.lines()[2]);
+        let chain = honest.with(1, Action::Recover, Actor::Recovery, None, &origin);
+        assert_eq!(chain.records()[2].origin, origin);
+        let forged = chain.lines()[2].replace(&format!(",\"previous\":\"{head}\"}}"), FIRST);
+        assert_ne!(forged, chain.lines()[2]);
         let lines = [honest.lines(), &[forged]].concat();
-        assert_eq!(read(trail.head(), &lines).map(drop), Err(BrokenChain { sequence: 3 }));
+        assert_eq!(read(chain.head(), &lines).map(drop), Err(BrokenChain { sequence: 3 }));
     }
 
     #[test]
-    fn a_long_origin_is_cut_between_characters() {
+    fn long_origin_is_truncated_between_characters() {
         let origin = "é".repeat(MAX_ORIGIN_BYTES);
-        let trail = Trail::default().with(0, Action::Recover, Actor::Recovery, None, &format!("x{origin}"));
-        let kept = &trail.records()[0].origin;
+        let chain =
+            AuditChain::default().with(0, Action::Recover, Actor::Recovery, None, &format!("x{origin}"));
+        let kept = &chain.records()[0].origin;
         assert_eq!(kept.len(), MAX_ORIGIN_BYTES - 1);
         assert!(kept.ends_with('é'));
     }
 
     #[test]
-    fn a_token_in_an_origin_is_not_written_down() {
+    fn token_in_an_origin_is_redacted() {
         let filler = "x".repeat(MAX_ORIGIN_BYTES);
         for (origin, kept) in [
             ("apiv3_Jk-a_9".into(), "[token]".into()),
@@ -385,21 +390,21 @@ mod tests {
             (format!("{}apiv3_Jk", &filler[8..]), format!("{}[token]", &filler[8..])),
             (format!("{}apiv3_Jk", &filler[..]), filler.clone()),
         ] {
-            let trail = Trail::default().with(0, Action::Recover, Actor::Recovery, None, &origin);
-            assert_eq!(trail.records()[0].origin, kept);
+            let chain = AuditChain::default().with(0, Action::Recover, Actor::Recovery, None, &origin);
+            assert_eq!(chain.records()[0].origin, kept);
         }
     }
 
     #[test]
-    fn a_record_is_hashed_as_the_text_it_is_stored_as() {
-        let trail = trail(1);
-        let line = &trail.lines()[0];
+    fn record_hash_is_that_of_the_stored_line() {
+        let chain = chain(1);
+        let line = &chain.lines()[0];
         assert_eq!(
             line,
             r#"{"sequence":1,"at":1000,"action":"regenerate","actor":{"token":0},"subject":{"id":0,"name":"_admin"},"origin":"test","previous":null}"#
         );
         let digest: [u8; 32] = Sha512_256::digest(line.as_bytes()).into();
         let digits = digest.map(|byte| format!("{byte:02x}")).concat();
-        assert_eq!(trail.head().unwrap().as_str(), digits);
+        assert_eq!(chain.head().unwrap().as_str(), digits);
     }
 }

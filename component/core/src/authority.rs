@@ -186,7 +186,8 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         self.issue(origin, &|new| Command::CreateOperator { new })
     }
 
-    /// Creates a named admin token that is accepted for `lifetime_seconds`, without limit if `None`.
+    /// Creates a named admin token that is accepted for `lifetime_seconds`, without limit if
+    /// `None`.
     pub fn create_named(
         &mut self,
         Caller { credential, origin }: Caller<'_>,

@@ -14,8 +14,8 @@ use hashbrown::HashTable;
 use optoken_hot_path::HashIndex;
 use thiserror::Error;
 
-use crate::audit::{BrokenChain, KEPT, Trail};
-use crate::json_line::{Line, push_number, push_string};
+use crate::audit::{AuditChain, BrokenChain, RETAINED_RECORDS};
+use crate::json_line::{LineReader, push_number, push_string};
 use crate::ports::Timestamp;
 use crate::rotation::{ExpiringHash, Rotation};
 use crate::token::TokenHash;
@@ -23,8 +23,8 @@ use crate::token::TokenHash;
 /// The format this code writes, and the newest it reads.
 pub const FORMAT: u32 = 1;
 
-/// The largest document that is decoded, in bytes. A full catalog with the longest names stays below
-/// it. The limit bounds the memory of an instance on hosts that cannot.
+/// The largest document that is decoded, in bytes. A full catalog with the longest names stays
+/// below it. The limit bounds the memory of an instance on hosts that cannot.
 pub const MAX_DOCUMENT_BYTES: usize = 6 << 20;
 
 /// The name of the operator token, exactly so (docs/compatibility.md 6.2).
@@ -83,7 +83,7 @@ pub struct Catalog {
     next_id: u64,
     tokens: Vec<TokenRecord>,
     rotation: Rotation,
-    audit: Trail,
+    audit: AuditChain,
     /// Positions in `tokens`, and [`ROTATION_SLOT`].
     by_hash: HashIndex,
 }
@@ -105,7 +105,7 @@ impl Catalog {
         for _ in 0..header.tokens {
             tokens.push(lines.next().and_then(TokenRecord::read).ok_or(CatalogError::Malformed)?);
         }
-        let audit = Trail::read(header.audit.as_deref(), lines)?;
+        let audit = AuditChain::read(header.audit.as_deref(), lines)?;
         let Header { id, next_id, rotation, .. } = header;
         Self { id, next_id, tokens, rotation, audit, by_hash: HashIndex::default() }.validate_and_index()
     }
@@ -113,7 +113,7 @@ impl Catalog {
     /// Writes the document to store. Equal catalogs give equal bytes.
     pub fn encode(&self) -> String {
         // Moving a large text as it grows takes longer than writing it.
-        let mut document = String::with_capacity((self.tokens.len() + KEPT) * TYPICAL_LINE);
+        let mut document = String::with_capacity((self.tokens.len() + RETAINED_RECORDS) * TYPICAL_LINE);
         document.push_str(BEFORE_FORMAT);
         push_number(&mut document, u64::from(FORMAT));
         document.push_str("}\n");
@@ -173,7 +173,11 @@ impl Catalog {
 
     /// A catalog of these tokens.
     #[cfg(test)]
-    pub(crate) fn of(next_id: u64, tokens: Vec<TokenRecord>, audit: Trail) -> Result<Self, CatalogError> {
+    pub(crate) fn of(
+        next_id: u64,
+        tokens: Vec<TokenRecord>,
+        audit: AuditChain,
+    ) -> Result<Self, CatalogError> {
         Self { next_id, tokens, audit, ..Self::default() }.validate_and_index()
     }
 
@@ -188,7 +192,7 @@ impl Catalog {
     }
 
     /// The audit records, newest last.
-    pub fn audit(&self) -> &Trail {
+    pub fn audit(&self) -> &AuditChain {
         &self.audit
     }
 
@@ -223,12 +227,12 @@ impl Catalog {
     }
 
     /// The catalog with this identifier and these audit records.
-    pub(crate) fn with_id(self, id: &str, audit: Trail) -> Self {
+    pub(crate) fn with_id(self, id: &str, audit: AuditChain) -> Self {
         Self { id: Some(id.into()), audit, ..self }
     }
 
     /// The catalog with one more token, of the next number, and these audit records.
-    pub(crate) fn with_new(mut self, token: TokenRecord, audit: Trail) -> Result<Self, CatalogError> {
+    pub(crate) fn with_new(mut self, token: TokenRecord, audit: AuditChain) -> Result<Self, CatalogError> {
         self.next_id =
             self.next_id.checked_add(1).ok_or(CatalogError::Inconsistent("no token number is left"))?;
         if self.named(&token.name).is_some() || !self.by_hash.insert(token.hash, self.tokens.len()) {
@@ -238,13 +242,13 @@ impl Catalog {
         Ok(Self { audit, ..self })
     }
 
-    /// The catalog with the record of `token`'s number replaced by it, this rotation and these audit
-    /// records.
+    /// The catalog with the record of `token`'s number replaced by it, this rotation and these
+    /// audit records.
     pub(crate) fn with_changed(
         mut self,
         token: &TokenRecord,
         rotation: Rotation,
-        audit: Trail,
+        audit: AuditChain,
     ) -> Result<Self, CatalogError> {
         for old in self.tokens.iter_mut().filter(|old| old.id == token.id) {
             old.clone_from(token);
@@ -253,12 +257,12 @@ impl Catalog {
     }
 
     /// The catalog with this rotation and these audit records.
-    pub(crate) fn with_rotation(self, rotation: Rotation, audit: Trail) -> Result<Self, CatalogError> {
+    pub(crate) fn with_rotation(self, rotation: Rotation, audit: AuditChain) -> Result<Self, CatalogError> {
         Self { rotation, audit, ..self }.validate_and_index()
     }
 
     /// The catalog without the token of this number, with these audit records.
-    pub(crate) fn without(mut self, id: u64, audit: Trail) -> Result<Self, CatalogError> {
+    pub(crate) fn without(mut self, id: u64, audit: AuditChain) -> Result<Self, CatalogError> {
         self.tokens.retain(|token| token.id != id);
         Self { audit, ..self }.validate_and_index()
     }
@@ -312,7 +316,7 @@ const TYPICAL_LINE: usize = 256;
 const SHORTEST_LINE: usize = TokenHash::HEX_DIGITS;
 
 fn read_format(line: &str) -> Option<u64> {
-    let mut line = Line::new(line);
+    let mut line = LineReader::new(line);
     line.literal(BEFORE_FORMAT)?;
     let format = line.number()?;
     line.literal("}")?;
@@ -332,17 +336,17 @@ struct Header {
 
 impl Header {
     fn read(line: &str) -> Option<Self> {
-        let mut line = Line::new(line);
+        let mut line = LineReader::new(line);
         line.literal("{\"next_id\":")?;
         let next_id = line.number()?;
         line.literal(",\"tokens\":")?;
         let tokens = line.number()?.try_into().ok()?;
-        let id = line.optional(",\"id\":", Line::string)?;
+        let id = line.optional(",\"id\":", LineReader::string)?;
         let rotation = match line.optional(STAGED, read_expiring)? {
             Some(staged) => Rotation::Staged(staged),
             None => line.optional(OVERLAP, read_expiring)?.map_or(Rotation::Idle, Rotation::Overlap),
         };
-        let audit = line.optional(",\"audit\":", Line::string)?;
+        let audit = line.optional(",\"audit\":", LineReader::string)?;
         line.literal("}")?;
         line.end()?;
         Some(Self { id, next_id, tokens, rotation, audit })
@@ -381,7 +385,7 @@ impl Header {
 const STAGED: &str = ",\"staged\":";
 const OVERLAP: &str = ",\"overlap\":";
 
-fn read_expiring(line: &mut Line<'_>) -> Option<ExpiringHash> {
+fn read_expiring(line: &mut LineReader<'_>) -> Option<ExpiringHash> {
     line.literal("{\"hash\":")?;
     let hash = line.hash()?;
     line.literal(",\"until\":")?;
@@ -392,7 +396,7 @@ fn read_expiring(line: &mut Line<'_>) -> Option<ExpiringHash> {
 
 impl TokenRecord {
     fn read(line: &str) -> Option<Self> {
-        let mut line = Line::new(line);
+        let mut line = LineReader::new(line);
         line.literal("{\"id\":")?;
         let id = line.number()?;
         line.literal(",\"name\":")?;
@@ -401,9 +405,9 @@ impl TokenRecord {
         let hash = line.hash()?;
         line.literal(",\"created_at\":")?;
         let created_at = line.number()?;
-        let updated_at = line.optional(",\"updated_at\":", Line::number)?;
-        let updated_by = line.optional(",\"updated_by\":", Line::number)?;
-        let expiry = line.optional(",\"expiry\":", Line::number)?;
+        let updated_at = line.optional(",\"updated_at\":", LineReader::number)?;
+        let updated_by = line.optional(",\"updated_by\":", LineReader::number)?;
+        let expiry = line.optional(",\"expiry\":", LineReader::number)?;
         line.literal("}")?;
         line.end()?;
         Some(Self { id, name, hash, created_at, updated_at, updated_by, expiry })
@@ -457,13 +461,13 @@ mod tests {
     }
 
     fn catalog() -> Catalog {
-        let trail = Trail::default().with(1, Action::CreateOperator, Actor::Bootstrap, None, "test");
-        let catalog = Catalog::default().with_new(record(0, OPERATOR), trail.clone()).unwrap();
-        catalog.with_new(record(1, "ci"), trail).unwrap()
+        let chain = AuditChain::default().with(1, Action::CreateOperator, Actor::Bootstrap, None, "test");
+        let catalog = Catalog::default().with_new(record(0, OPERATOR), chain.clone()).unwrap();
+        catalog.with_new(record(1, "ci"), chain).unwrap()
     }
 
     #[test]
-    fn a_catalog_survives_being_stored() {
+    fn catalog_decodes_as_encoded() {
         let catalog = catalog();
         let document = catalog.encode();
         let again = Catalog::decode(&document).unwrap();
@@ -473,34 +477,35 @@ mod tests {
             again.find(&TokenHash::of("secret of ci")),
             Some(SecretMatch::Current(&again.tokens()[1]))
         );
-        assert_eq!(again.find(&TokenHash::of("secret of nobody")), None);
+        assert_eq!(again.find(&TokenHash::of("secret of no token")), None);
     }
 
     #[test]
-    fn a_rotation_survives_being_stored_and_belongs_to_an_operator() {
-        let timed = |text| ExpiringHash { hash: TokenHash::of(text), expires_at: 1_800_000_000_000 };
-        for rotation in [Rotation::Staged(timed("x")), Rotation::Overlap(timed("x"))] {
-            let catalog = catalog().with_rotation(rotation, Trail::default()).unwrap();
+    fn rotation_decodes_as_encoded_and_requires_an_operator() {
+        let expiring = |text| ExpiringHash { hash: TokenHash::of(text), expires_at: 1_800_000_000_000 };
+        for rotation in [Rotation::Staged(expiring("x")), Rotation::Overlap(expiring("x"))] {
+            let catalog = catalog().with_rotation(rotation, AuditChain::default()).unwrap();
             let document = catalog.encode();
             let again = Catalog::decode(&document).unwrap();
             assert_eq!((again.rotation(), again.encode()), (rotation, document.clone()));
-            let bad = document.replace("_admin", "_nobody");
+            let bad = document.replace("_admin", "_other");
             assert_ne!(bad, document);
             assert!(Catalog::decode(&bad).is_err());
         }
-        let taken = Rotation::Staged(timed("secret of ci"));
-        assert!(catalog().with_rotation(taken, Trail::default()).is_err());
+        let in_use = Rotation::Staged(expiring("secret of ci"));
+        assert!(catalog().with_rotation(in_use, AuditChain::default()).is_err());
     }
 
     #[test]
-    fn the_stored_form_is_fixed() {
-        // A change of this text is a change of the format: raise FORMAT and keep reading the old one.
+    fn stored_form_is_fixed() {
+        // A change of this text is a change of the format: raise FORMAT and keep reading the old
+        // one.
         let hash = TokenHash::of("secret of _admin");
-        let trail = Trail::default().with(5, Action::Initialize, Actor::Provision, None, "here");
+        let chain = AuditChain::default().with(5, Action::Initialize, Actor::Provision, None, "here");
         let subject = Subject { id: 0, name: OPERATOR.into() };
-        let trail = trail.with(6, Action::CreateOperator, Actor::Bootstrap, Some(subject), "here");
+        let chain = chain.with(6, Action::CreateOperator, Actor::Bootstrap, Some(subject), "here");
         let catalog =
-            Catalog::default().with_id("a name", trail.clone()).with_new(record(0, OPERATOR), trail).unwrap();
+            Catalog::default().with_id("a name", chain.clone()).with_new(record(0, OPERATOR), chain).unwrap();
         let [first, second] = catalog.audit().lines() else { panic!("not two records") };
         let head = catalog.audit().head().unwrap().as_str();
         assert_eq!(
@@ -517,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_refused_whatever_is_in_it() {
+    fn newer_format_is_rejected() {
         for newer in ["{\"format\":2}", "{\"format\":2}\n", "{\"format\":2}\nanything"] {
             assert_eq!(
                 Catalog::decode(newer).unwrap_err(),
@@ -528,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_that_contradicts_itself_is_refused() {
+    fn damaged_documents_are_rejected() {
         let good = catalog().encode();
         let hash = |name: &str| TokenHash::of(&format!("secret of {name}")).to_string();
         for (case, bad) in [
@@ -559,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn the_error_of_a_damaged_document_quotes_nothing_of_it() {
+    fn error_of_a_damaged_document_quotes_nothing() {
         let hash = TokenHash::of("secret of ci").to_string();
         let bad = catalog().encode().replace(&hash, "apiv3_secret");
         let error = Catalog::decode(&bad).unwrap_err();

@@ -1,8 +1,8 @@
 //! Makes a change durable: load, apply, swap. Resolves a lost race and an unknown outcome.
 //!
 //! Authorization and effect are always decided on the very catalog that the swap replaces: a lost
-//! race starts over with the newest one. Knows the ports and the transition function, nothing of the
-//! caller.
+//! race starts over with the newest one. Knows the ports and the transition function, nothing of
+//! the caller.
 
 use alloc::string::String;
 
@@ -88,7 +88,8 @@ pub fn commit<P: CatalogStore + Clock>(
     origin: &str,
     command: &Command<'_>,
 ) -> Result<Committed, CommandError> {
-    // Set once a swap may have happened without an answer: the reason, and the token of the command.
+    // Set once a swap may have happened without an answer: the reason, and the token of the
+    // command.
     let mut in_doubt: Option<(String, Option<TokenRecord>)> = None;
 
     for _ in 0..MAX_TRIES {
@@ -132,8 +133,7 @@ pub fn commit<P: CatalogStore + Clock>(
 
 #[cfg(test)]
 mod tests {
-    // What happens on a store that answers as it should is tested where it matters, in `authority` and through the
-    // built component; here are the stores that do not.
+    // The stores that fail. The conformance suite covers stores that do not.
     use std::collections::VecDeque;
 
     use super::*;
@@ -142,22 +142,23 @@ mod tests {
     use crate::token::TokenHash;
     use crate::transition::AuthError;
 
-    /// What the store does at its next swap.
+    /// A fault of the store at its next swap.
     #[derive(Clone, Copy)]
     enum Fault {
         /// Another command is committed first.
-        Overtaken,
-        /// Nothing is written.
+        LostRace,
+        /// Nothing is written, and the store reports that.
         Unavailable,
-        /// Written, but the answer is lost.
+        /// The document is written, and the answer is lost.
         AnswerLost,
-        /// Not written, and the answer is lost.
+        /// Nothing is written, and the answer is lost.
         WriteLost,
-        /// Written and then overtaken by somebody who regenerated with the token that is being replaced.
+        /// The document is written, the answer is lost, and another client then regenerates with
+        /// the same token.
         LostThenReplaced,
     }
 
-    /// A store that fails as it is told.
+    /// A store with scripted faults.
     #[derive(Default)]
     struct FaultyPorts {
         memory: MemoryPorts,
@@ -206,7 +207,7 @@ mod tests {
             let lost = || Err(StoreError::UnknownOutcome("no answer".into()));
             match self.next_swaps.pop_front() {
                 None => self.memory.swap(expected, document),
-                Some(Fault::Overtaken) => {
+                Some(Fault::LostRace) => {
                     self.interfere();
                     self.memory.swap(expected, document)
                 }
@@ -249,7 +250,7 @@ mod tests {
         (ports, new)
     }
 
-    /// The new secret is the accepted one, and the history tells of it once.
+    /// Asserts that the new secret is the accepted one, and has one audit record.
     fn assert_committed(ports: &FaultyPorts, (committed, new): &(Committed, TokenHash), changes: usize) {
         let catalog = ports.catalog();
         assert_eq!(catalog, committed.catalog);
@@ -260,30 +261,30 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_race_is_judged_again_on_the_newest_catalog() {
+    fn lost_race_is_decided_again_on_the_newest_catalog() {
         let (mut ports, credential) = bootstrapped();
-        ports.next_swaps.extend([Fault::Overtaken; 3]);
+        ports.next_swaps.extend([Fault::LostRace; 3]);
         let committed = recover(&mut ports).unwrap();
         assert_committed(&ports, &committed, 5);
 
-        // The same race, but what it was judged on is no longer true: the credential has been replaced.
+        // The same race, which replaces the credential of the command.
         let (mut ports, _) = bootstrapped();
-        ports.next_swaps.push_back(Fault::Overtaken);
+        ports.next_swaps.push_back(Fault::LostRace);
         let error = regenerate(&mut ports, credential).unwrap_err();
         assert_eq!(error, CommandError::Rejected(AuthError::Unknown.into()));
-        assert_eq!(ports.memory.swaps, 2, "only the other's change was written");
+        assert_eq!(ports.memory.swaps, 2, "only the change of the other client was written");
     }
 
     #[test]
-    fn a_race_that_is_always_lost_ends_without_a_change() {
+    fn race_that_is_always_lost_is_contended() {
         let (mut ports, _) = bootstrapped();
-        ports.next_swaps.extend([Fault::Overtaken; MAX_TRIES as usize]);
+        ports.next_swaps.extend([Fault::LostRace; MAX_TRIES as usize]);
         assert_eq!(recover(&mut ports).unwrap_err(), CommandError::Contended);
-        assert_eq!(ports.memory.swaps, 1 + MAX_TRIES, "only the others' changes were written");
+        assert_eq!(ports.memory.swaps, 1 + MAX_TRIES, "only the changes of the other clients were written");
     }
 
     #[test]
-    fn an_unavailable_store_is_reported_and_nothing_is_written() {
+    fn unavailable_store_is_reported_and_unchanged() {
         let (mut ports, _) = bootstrapped();
         ports.next_swaps.push_back(Fault::Unavailable);
         assert_eq!(recover(&mut ports).unwrap_err(), CommandError::Unavailable("no disk".into()));
@@ -293,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_swap_whose_answer_is_lost_is_found_in_the_store() {
+    fn swap_with_a_lost_answer_is_found() {
         let (mut ports, _) = bootstrapped();
         ports.next_swaps.push_back(Fault::AnswerLost);
         let committed = recover(&mut ports).unwrap();
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_swap_that_was_lost_altogether_is_made_again() {
+    fn lost_swap_is_repeated() {
         let (mut ports, _) = bootstrapped();
         ports.next_swaps.extend([Fault::WriteLost, Fault::Unavailable, Fault::WriteLost]);
         let committed = recover(&mut ports).unwrap();
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_was_replaced_before_it_was_shown_is_never_shown() {
+    fn secret_replaced_before_its_answer_is_not_returned() {
         let (mut ports, credential) = bootstrapped();
         ports.next_swaps.push_back(Fault::LostThenReplaced);
         let error = regenerate(&mut ports, credential).unwrap_err();
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_doubt_that_cannot_be_settled_is_said() {
+    fn unresolved_outcome_is_reported() {
         let (mut ports, _) = bootstrapped();
         ports.next_swaps.push_back(Fault::AnswerLost);
         ports.loads_until_failure = Some(1);
@@ -329,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_of_randomness_that_repeats_itself_is_noticed() {
+    fn repeating_entropy_is_a_secret_collision() {
         let (mut ports, _) = bootstrapped();
         ports.secrets -= 1;
         assert_eq!(
@@ -340,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deletion_in_doubt_is_settled_by_the_number_of_the_token() {
+    fn unknown_deletion_is_resolved_by_token_number() {
         for (fault, changes) in [(Fault::AnswerLost, 3), (Fault::WriteLost, 3), (Fault::LostThenReplaced, 4)]
         {
             let (mut ports, credential) = bootstrapped();
@@ -357,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_in_doubt_is_found_again_and_not_given_twice() {
+    fn catalog_id_is_given_once_despite_unknown_outcome() {
         let mut ports = FaultyPorts::default();
         ports.next_swaps.push_back(Fault::AnswerLost);
         assert!(commit(&mut ports, "test", &Command::Initialize { id: "one" }).unwrap().changed);
@@ -367,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_catalog_is_left_as_it_is() {
+    fn unreadable_catalog_is_unchanged() {
         let newer = Entry { version: "7".into(), document: r#"{"format":9}"#.into() };
         let mut ports = FaultyPorts::default();
         ports.memory.stored = Some(newer.clone());

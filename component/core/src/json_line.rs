@@ -1,35 +1,34 @@
-//! The lines that a catalog is stored as: JSON, in exactly one form.
-//!
-//! What is written here is JSON that any tool reads; what is read here is only what is written here, key for key and
-//! without a space. So a catalog has one text, whatever is not that text is damaged, and neither a parser nor its messages
-//! have to fit into the component: a general one took a fifth of it, and most of the time of a command. Knows the forms of
-//! values, nothing of what they mean.
+//! Reads and writes the lines of a stored catalog: JSON in exactly one form. Any tool reads the
+//! JSON that is written here. The reader accepts that text only, key for key and without white
+//! space. So a catalog has one text, and every other text is damaged. A general parser would take a
+//! fifth of the component, and most of the time of a command. Knows the forms of values, and
+//! nothing of their meaning.
 
 use alloc::string::String;
 use core::fmt::Write as _;
 
 use crate::token::TokenHash;
 
-/// Reads a line from its beginning on. Each step gives `None` where the text is not as expected, and what was read before
-/// is of no use then.
+/// Reads a line from its begin. Every method returns `None` if the text differs; the results before
+/// are then invalid.
 #[derive(Debug)]
-pub(crate) struct Line<'a> {
+pub(crate) struct LineReader<'a> {
     rest: &'a str,
 }
 
-impl<'a> Line<'a> {
+impl<'a> LineReader<'a> {
     pub(crate) const fn new(line: &'a str) -> Self {
         Self { rest: line }
     }
 
-    /// Exactly this.
+    /// Reads this text.
     pub(crate) fn literal(&mut self, literal: &str) -> Option<()> {
         self.rest = self.rest.strip_prefix(literal)?;
         Some(())
     }
 
-    /// What `value` reads, if this stands before it.
-    #[expect(clippy::option_option, reason = "what is absent is not what cannot be read")]
+    /// Reads `value`, if this text precedes it.
+    #[expect(clippy::option_option, reason = "an absent value is no error")]
     pub(crate) fn optional<T>(
         &mut self,
         literal: &str,
@@ -41,7 +40,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// A whole number, as it is written: without sign and leading zeros.
+    /// Reads a whole number without sign and leading zeros.
     pub(crate) fn number(&mut self) -> Option<u64> {
         let digits = self.rest.bytes().take_while(u8::is_ascii_digit).count();
         let (number, rest) = self.rest.split_at_checked(digits)?;
@@ -52,8 +51,8 @@ impl<'a> Line<'a> {
         number.parse().ok()
     }
 
-    /// A string, as [`push_string`] writes it. There is no other escape than those of a quote and a backslash: whatever
-    /// else could need one is in no value that is read again.
+    /// Reads a string of [`push_string`]. It accepts the escapes of quote and backslash only: no
+    /// value that is read contains a control character.
     pub(crate) fn string(&mut self) -> Option<String> {
         self.literal("\"")?;
         let mut string = String::new();
@@ -72,7 +71,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// A hash of a token, as a string.
+    /// Reads the hash of a token, which is a string.
     pub(crate) fn hash(&mut self) -> Option<TokenHash> {
         self.literal("\"")?;
         let (digits, rest) = self.rest.split_at_checked(TokenHash::HEX_DIGITS)?;
@@ -81,19 +80,19 @@ impl<'a> Line<'a> {
         digits.parse().ok()
     }
 
-    /// Nothing more.
+    /// Reads the end of the line.
     pub(crate) fn end(self) -> Option<()> {
         self.rest.is_empty().then_some(())
     }
 }
 
-/// Writes a whole number.
+/// Appends a whole number.
 pub(crate) fn push_number(text: &mut String, number: u64) {
     // Writing to a string cannot fail.
     let _ = write!(text, "{number}");
 }
 
-/// Writes a JSON string.
+/// Appends a JSON string.
 pub(crate) fn push_string(text: &mut String, string: &str) {
     text.push('"');
     for character in string.chars() {
@@ -116,13 +115,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strings_are_read_as_they_were_written_and_are_json() {
+    fn strings_read_back_and_are_json() {
         for string in ["", "ci", "a \"quoted\" \\ name", "\\", "\"", "Zürich 東京 🗝", "\\u0041"] {
             let mut text = String::new();
             push_string(&mut text, string);
             assert_eq!(serde_json::from_str::<String>(&text).unwrap(), string);
             text.push('x');
-            let mut line = Line::new(&text);
+            let mut line = LineReader::new(&text);
             assert_eq!(line.string().as_deref(), Some(string));
             assert_eq!(line.rest, "x");
         }
@@ -132,26 +131,26 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_otherwise_is_not_read() {
+    fn other_forms_of_json_are_rejected() {
         for bad in ["", "ci", "\"", "\"ci", "\"\\", "\"\\n\"", "\"\\u0041\"", "\"\n\"", " \"ci\"", "\"\\é\""]
         {
-            assert_eq!(Line::new(bad).string(), None, "{bad:?}");
+            assert_eq!(LineReader::new(bad).string(), None, "{bad:?}");
         }
         for bad in ["", "-1", "+1", "01", "00", "18446744073709551616", "x", " 1"] {
-            assert_eq!(Line::new(bad).number(), None, "{bad:?}");
+            assert_eq!(LineReader::new(bad).number(), None, "{bad:?}");
         }
         for (good, number) in [("0", 0), ("10,", 10), ("18446744073709551615", u64::MAX)] {
-            assert_eq!(Line::new(good).number(), Some(number));
+            assert_eq!(LineReader::new(good).number(), Some(number));
         }
         let hash = TokenHash::of("x").to_string();
-        assert!(Line::new(&format!("\"{hash}\"")).hash().is_some());
+        assert!(LineReader::new(&format!("\"{hash}\"")).hash().is_some());
         for bad in [
             hash.clone(),
             format!("\"{}\"", &hash[1..]),
             format!("\"{hash}"),
             format!("\"{}\"", hash.to_uppercase()),
         ] {
-            assert!(Line::new(&bad).hash().is_none(), "{bad}");
+            assert!(LineReader::new(&bad).hash().is_none(), "{bad}");
         }
     }
 }

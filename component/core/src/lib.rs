@@ -1,12 +1,10 @@
-//! The operator-token authority: token hashing, the catalog of tokens and the state machine that changes it.
-//!
-//! Compiled for wasm this crate has no standard library and is the core of three components: the one of `wit/world.wit`
-//! (`authority`), and two that a stock runtime runs as they are (`cli` and `http`). Compiled natively it is an ordinary Rust
-//! library, so that unit tests and benchmarks run the very same code.
-//!
-//! The crate does no I/O: randomness, time and storage are handed to it through [`ports`]. Read it from
-//! [`transition`], which says what every command does, outwards to [`commit`], which makes it durable, and
-//! [`authority`], which an embedder calls. It does not know that there is a component at all.
+//! The operator-token authority: the catalog of tokens and the state machine that changes it.
+//! Compiled for wasm, this crate has no standard library. It is the core of three components: the
+//! one of `wit/world.wit` (`authority`), and two that WASI runtimes run directly (`cli` and
+//! `http`). Compiled natively, it is an ordinary Rust library for unit tests and benchmarks. The
+//! crate does no I/O: [`ports`] provide randomness, time and storage. Read it from the inside:
+//! [`transition`] defines the effect of every command, [`commit`] makes it durable, and a component
+//! calls [`authority`]. The crate does not know that it is part of a component.
 
 #![cfg_attr(target_arch = "wasm32", no_std)]
 

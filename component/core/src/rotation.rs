@@ -7,8 +7,8 @@
 use crate::ports::Timestamp;
 use crate::token::TokenHash;
 
-/// How long a staged secret waits to be confirmed by default, in seconds. The value lets an operator
-/// leave the rotation for a while and finish it later.
+/// How long a staged secret waits to be confirmed by default, in seconds. The value lets an
+/// operator leave the rotation for a while and finish it later.
 pub const DEFAULT_STAGE_SECONDS: u64 = 3600;
 
 /// The longest wait of a staged secret, in seconds: a week.

@@ -11,9 +11,10 @@ pub struct MemoryPorts {
     pub stored: Option<Entry>,
     /// How many swaps have stored a document. It names the version.
     pub swaps: u32,
-    /// The error of the store: `Unavailable` fails every call, `UnknownOutcome` fails swaps, which write nothing.
+    /// The error of the store: `Unavailable` fails every call, `UnknownOutcome` fails swaps, which
+    /// write nothing.
     pub store_error: Option<StoreError>,
-    /// The byte that the last call for random bytes repeated. The next call repeats the next one.
+    /// The byte that filled the last request for random bytes. The next request gets the next one.
     pub random: u8,
     /// Whether there are no random bytes.
     pub entropy_exhausted: bool,

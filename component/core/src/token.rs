@@ -1,7 +1,7 @@
 //! The secret text of a token.
 //!
-//! A [`Secret`] is wiped on drop and its `Debug` output omits it; the catalog stores a [`TokenHash`]
-//! only. Knows nothing of the owner of a token or its permissions.
+//! A [`Secret`] is wiped on drop and its `Debug` output omits it; the catalog stores a
+//! [`TokenHash`] only. Knows nothing of the owner of a token or its permissions.
 
 use alloc::string::String;
 use core::fmt;

@@ -1,7 +1,6 @@
-//! Which names a token may have.
-//!
-//! COMPAT 2.5 takes any text. Here a name is something that people can read aloud and find again in a list, and none
-//! looks like that of the operator token without being it.
+//! The rules for the names of tokens. InfluxDB 3 accepts any text (docs/compatibility.md 2.5). Here
+//! an operator can read a name and find it in a list, and no name looks like that of the operator
+//! token.
 
 use alloc::string::String;
 
@@ -13,30 +12,31 @@ use crate::catalog::OPERATOR;
 /// The longest name, in bytes of UTF-8.
 pub const MAX_NAME_BYTES: usize = 128;
 
-/// Why a text is no name for a token.
+/// Why a text is not a valid name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NameError {
-    /// There is nothing to find the token by.
+    /// The name is empty.
     #[error("a token name must not be empty")]
     Empty,
-    /// Longer than [`MAX_NAME_BYTES`].
+    /// The name exceeds [`MAX_NAME_BYTES`].
     #[error("a token name must not be longer than {MAX_NAME_BYTES} bytes")]
     TooLong,
-    /// Two names that look the same could be two tokens.
-    #[error("a token name must not hold control characters or characters that nobody sees")]
+    /// The name has an invisible character, so two names could look the same.
+    #[error("a token name must not contain control characters or invisible characters")]
     Invisible,
-    /// Nobody sees where it begins or ends.
+    /// The begin or the end of the name is invisible.
     #[error("a token name must not begin or end with a space")]
-    OuterSpace,
-    /// Somebody could take the token for the operator's.
+    LeadingOrTrailingSpace,
+    /// An operator could mistake the token for the operator token.
     #[error("a token name must not look like {OPERATOR}, the name of the operator token")]
     LooksLikeOperator,
-    /// Names are kept and shown as they are, and somebody may give a token where its name is asked for.
+    /// The name looks like a token. Names are stored and printed, and a client may send a token as
+    /// a name by mistake.
     #[error("a token name must not look like a token")]
     LooksLikeToken,
 }
 
-/// Checks a name. The operator's own is a good one.
+/// Checks a name. That of the operator token is valid.
 pub fn check(name: &str) -> Result<(), NameError> {
     if name.is_empty() {
         Err(NameError::Empty)
@@ -45,7 +45,7 @@ pub fn check(name: &str) -> Result<(), NameError> {
     } else if name.chars().any(is_invisible) {
         Err(NameError::Invisible)
     } else if name.chars().next().is_some_and(is_space) || name.chars().next_back().is_some_and(is_space) {
-        Err(NameError::OuterSpace)
+        Err(NameError::LeadingOrTrailingSpace)
     } else if name != OPERATOR && skeleton(name) == OPERATOR {
         Err(NameError::LooksLikeOperator)
     } else if name.contains(PREFIX) {
@@ -55,8 +55,9 @@ pub fn check(name: &str) -> Result<(), NameError> {
     }
 }
 
-/// Control and format characters, and those that are left blank (Unicode's `Default_Ignorable_Code_Point`, blocks
-/// rather than single characters), and the private use areas, where every font shows something else.
+/// Returns whether a character is a control or format character, is displayed as nothing, or is for
+/// private use. The second are the blocks of Unicode's `Default_Ignorable_Code_Point`; the third
+/// differ between fonts.
 fn is_invisible(character: char) -> bool {
     character.is_control()
         || matches!(character,
@@ -67,7 +68,7 @@ fn is_invisible(character: char) -> bool {
             | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..)
 }
 
-/// Unicode's `White_Space`, without the control characters.
+/// Returns whether a character is in Unicode's `White_Space`, without the control characters.
 fn is_space(character: char) -> bool {
     matches!(
         character,
@@ -75,8 +76,9 @@ fn is_space(character: char) -> bool {
     )
 }
 
-/// What a name looks like, as far as it could look like [`OPERATOR`]: each character that resembles one of its six
-/// replaced by that one (after Unicode's `confusables.txt`, UTS #39), accents and spaces left out.
+/// Returns the skeleton of a name, for the comparison with [`OPERATOR`]. A character that resembles
+/// one of its six is replaced by that one (after Unicode's `confusables.txt`, UTS #39). Accents and
+/// spaces are dropped.
 fn skeleton(name: &str) -> String {
     let mut skeleton = String::with_capacity(name.len());
     for character in name.chars() {
@@ -125,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_visible_text_of_bounded_length() {
+    fn name_is_visible_text_of_bounded_length() {
         let longest = "x".repeat(MAX_NAME_BYTES);
         for (name, expected) in [
             ("ci", Ok(())),
@@ -143,9 +145,9 @@ mod tests {
             ("\u{202e}ic", Err(NameError::Invisible)),
             ("\u{feff}ci", Err(NameError::Invisible)),
             ("ci\u{e0041}", Err(NameError::Invisible)),
-            (" ci", Err(NameError::OuterSpace)),
-            ("ci\u{a0}", Err(NameError::OuterSpace)),
-            ("apiv3 ", Err(NameError::OuterSpace)),
+            (" ci", Err(NameError::LeadingOrTrailingSpace)),
+            ("ci\u{a0}", Err(NameError::LeadingOrTrailingSpace)),
+            ("apiv3 ", Err(NameError::LeadingOrTrailingSpace)),
             ("apiv3", Ok(())),
             ("apiv3_x", Err(NameError::LooksLikeToken)),
             ("my apiv3_", Err(NameError::LooksLikeToken)),
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_the_operators_name_looks_like_it() {
+    fn names_that_look_like_the_operators_are_rejected() {
         for name in ["_admin", "admin", "_admins", "x_admin", "administrator", "__admin", "_adm1nistrator"] {
             assert_eq!(check(name), Ok(()), "{name:?}");
         }

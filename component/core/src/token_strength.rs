@@ -1,39 +1,37 @@
-//! Whether a token that somebody else made can be guessed.
-//!
-//! A token is hashed once and without salt (COMPAT 1.7), which is safe for random texts only: whoever gets hold of the
-//! hash can try billions of texts a second. Tokens of our own carry 512 random bits; one that is preset is judged here.
+//! Rejects imported tokens that an attacker could guess. A token is hashed once and without salt
+//! (docs/compatibility.md 1.7), which is safe for random texts only: an attacker with the hash can
+//! try billions of texts a second. A minted token has 512 random bits; this module estimates those
+//! of an imported one.
 
 use optoken_protocol::token::PREFIX;
 use thiserror::Error;
 
-/// The least number of bits that a preset token must plausibly carry: what cannot be tried in any time (NIST SP 800-131A
-/// asks for 112 of every key).
+/// The fewest plausible random bits of an imported token (NIST SP 800-131A requires 112 of every
+/// key).
 pub const MIN_BITS: u32 = 112;
 
-/// Why a text is not taken for a token.
+/// Why a text is rejected as a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum WeakToken {
-    /// Not ours, by its form (COMPAT 1.5).
+    /// The text has not the prefix of a token (docs/compatibility.md 1.5).
     #[error("Invalid token format: must start with '{PREFIX}'")]
     Prefix,
-    /// No HTTP header can carry it, or a copy went wrong.
+    /// The text has a character that an HTTP header cannot carry; probably a copy went wrong.
     #[error("a token holds visible ASCII characters only")]
     Characters,
-    /// It can be guessed.
+    /// The text has too few random bits.
     #[error(
-        "the token is too weak: at most {bits} bits are random, {MIN_BITS} are asked for; make one with: influxdb3 create \
-         token --admin --offline --output-file FILE"
+        "the token is too weak: at most {bits} bits are random, {MIN_BITS} are asked for; encode at least 16 random bytes \
+         in base64 or hexadecimal"
     )]
     Guessable {
-        /// How many bits it carries at most, plausibly.
+        /// The most random bits that it plausibly has.
         bits: u32,
     },
 }
 
-/// Judges the text of a token that was made elsewhere.
-///
-/// The judgement is an upper bound on what such a text can plausibly carry. It finds what is short, typed, repeated or
-/// counted; that random looking text was published somewhere, it cannot know.
+/// Checks the text of an imported token. The estimate is an upper bound. It detects short, typed,
+/// repeated and counted texts, and cannot detect a random text that was published.
 pub fn check(token: &str) -> Result<(), WeakToken> {
     let random = token.strip_prefix(PREFIX).ok_or(WeakToken::Prefix)?.as_bytes();
     if !random.iter().all(u8::is_ascii_graphic) {
@@ -43,16 +41,17 @@ pub fn check(token: &str) -> Result<(), WeakToken> {
     if bits < MIN_BITS { Err(WeakToken::Guessable { bits }) } else { Ok(()) }
 }
 
-/// Characters that could not be foretold from the ones before them, times what such a character carries.
+/// Returns the number of unpredictable characters, times the bits of one.
 fn bits(text: &[u8]) -> u32 {
-    let unforeseen = (0..text.len()).filter(|at| !is_foreseeable(text, *at)).count();
+    let unpredictable = (0..text.len()).filter(|at| !is_predictable(text, *at)).count();
     let hundredths =
-        u32::try_from(unforeseen).unwrap_or(u32::MAX).saturating_mul(hundredths_a_character(text));
+        u32::try_from(unpredictable).unwrap_or(u32::MAX).saturating_mul(hundredths_per_character(text));
     hundredths / 100
 }
 
-/// Whether the character repeats the one before, goes on counting, or goes on repeating something earlier.
-fn is_foreseeable(text: &[u8], at: usize) -> bool {
+/// Returns whether a character repeats the previous one, continues a count, or continues a
+/// repetition.
+fn is_predictable(text: &[u8], at: usize) -> bool {
     let (before, from_here) = text.split_at_checked(at).unwrap_or((text, &[]));
     let Some(here) = from_here.first() else { return false };
     let counts = |step: i16| match before {
@@ -62,7 +61,8 @@ fn is_foreseeable(text: &[u8], at: usize) -> bool {
         }
         _ => false,
     };
-    // Three characters that stood together before are no chance in a text of this length.
+    // In a text of this length, three characters in the order of an earlier place are no
+    // coincidence.
     let repeats = || {
         let with_it = text.get(at.wrapping_sub(2)..=at);
         with_it.is_some_and(|end| before.windows(3).any(|earlier| earlier.eq_ignore_ascii_case(end)))
@@ -70,8 +70,9 @@ fn is_foreseeable(text: &[u8], at: usize) -> bool {
     before.last() == Some(here) || counts(1) || counts(-1) || repeats()
 }
 
-/// What one character carries at most, in hundredths of a bit: the logarithm of how many it was chosen from.
-fn hundredths_a_character(text: &[u8]) -> u32 {
+/// Returns the most bits of one character, in hundredths: the logarithm of the size of its
+/// alphabet.
+fn hundredths_per_character(text: &[u8]) -> u32 {
     let any = |class: fn(&u8) -> bool| text.iter().any(class);
     let (lower, upper, digit) =
         (any(u8::is_ascii_lowercase), any(u8::is_ascii_uppercase), any(u8::is_ascii_digit));
@@ -81,7 +82,8 @@ fn hundredths_a_character(text: &[u8]) -> u32 {
         (true, false, true) | (false, true, true) if !letters_beyond_hex => 400,
         (true, false, true) | (false, true, true) => 517,
         (true, true, _) => 600,
-        // Letters of one case alone are words; a letter of written English carries little (Shannon 1951: 1 to 1.5 bits).
+        // Letters of one case alone are words, and a letter of written English has 1 to 1.5 bits
+        // (Shannon 1951).
         (true, false, false) | (false, true, false) => 200,
     }
 }
@@ -90,16 +92,16 @@ fn hundredths_a_character(text: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    fn judge(random: &str) -> Result<(), WeakToken> {
+    fn check_random(random: &str) -> Result<(), WeakToken> {
         check(&format!("{PREFIX}{random}"))
     }
 
     #[test]
-    fn random_tokens_of_the_documented_kinds_are_good_enough() {
+    fn random_tokens_of_documented_kinds_are_accepted() {
         for random in [
-            // COMPAT 1.8
+            // docs/compatibility.md 1.8
             "Jkalv-IPKqJR2P7QT0n28gFpf1iEwK-eZ7q6hXqyzrJu0kEPB-VE88eGXTTz9GKhwKm38-6qkykKPdhNeduS9g",
-            // COMPAT 1.6: 16 random bytes, in base64 and in hexadecimal.
+            // docs/compatibility.md 1.6: 16 random bytes, in base64 and in hexadecimal.
             "kM2vQ8xTz0yB3nWfR7uJpA",
             "kM2vQ8xTz0yB3nWfR7uJpA==",
             "9f86d081e04b3c57a2d6c8b15e730f4a",
@@ -107,12 +109,12 @@ mod tests {
             "7c9e6679-7425-40de-944b-e07fc1f90ae7",
             "k3j9x0qz7m2w5v8b1n4c6p0lr",
         ] {
-            assert_eq!(judge(random), Ok(()), "{random}");
+            assert_eq!(check_random(random), Ok(()), "{random}");
         }
     }
 
     #[test]
-    fn what_can_be_guessed_is_not() {
+    fn guessable_tokens_are_rejected() {
         for random in [
             "",
             "x",
@@ -131,15 +133,15 @@ mod tests {
             "3141592653589793238462643383279",
         ] {
             assert!(
-                matches!(judge(random), Err(WeakToken::Guessable { .. })),
+                matches!(check_random(random), Err(WeakToken::Guessable { .. })),
                 "{random}: {:?}",
-                judge(random)
+                check_random(random)
             );
         }
     }
 
     #[test]
-    fn what_is_no_token_is_refused() {
+    fn texts_without_the_form_are_rejected() {
         assert_eq!(check("Jkalv-IPKqJR2P7QT0n28gFpf1iEwK-eZ7q6hXqyzrJu0kEPB"), Err(WeakToken::Prefix));
         assert_eq!(check("APIV3_9f86d081e04b3c57a2d6c8b15e730f4a"), Err(WeakToken::Prefix));
         for random in [
@@ -147,7 +149,7 @@ mod tests {
             "9f86d081e04b3c57a2d6c8b15e730f4a\n",
             "é9f86d081e04b3c57a2d6c8b15e730f4a",
         ] {
-            assert_eq!(judge(random), Err(WeakToken::Characters), "{random:?}");
+            assert_eq!(check_random(random), Err(WeakToken::Characters), "{random:?}");
         }
     }
 }

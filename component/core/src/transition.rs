@@ -1,4 +1,4 @@
-//! The state machine: the effect of each command on a catalog, and who may issue it.
+//! The state machine: the effect of each command on a catalog, and the credential that it requires.
 //!
 //! Pure functions without I/O: the same code runs in production, in unit tests and under a model
 //! checker. Randomness is drawn and texts are hashed before a [`Command`] exists, so nothing here
@@ -319,8 +319,8 @@ pub fn was_applied<'a>(
         Command::EndOverlap { .. } => {
             (!matches!(catalog.rotation(), Rotation::Overlap(_)), catalog.operator())
         }
-        // A deletion by another client is the same. The number tells the token from a later one of
-        // this name.
+        // A deletion by another client is the same. The number distinguishes the token from a later
+        // one of this name.
         Command::Delete { .. } => (token.is_none_or(|token| catalog.numbered(token.id).is_none()), token),
     };
     if applied { Evidence::Applied(token) } else { Evidence::Missing }
@@ -347,7 +347,7 @@ fn import(
         }
     }
     let expiry = expiry.map(|at| at.min(MAX_EXPIRY));
-    add(catalog, name, expiry, new, (Action::Preset, Actor::Provision), origin, now)
+    add(catalog, name, expiry, new, (Action::Import, Actor::Provision), origin, now)
 }
 
 /// Stages a secret.

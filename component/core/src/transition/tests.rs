@@ -1,5 +1,5 @@
 use super::*;
-use crate::audit::Trail;
+use crate::audit::AuditChain;
 
 const NOW: Timestamp = 1_700_000_000_000;
 
@@ -7,7 +7,7 @@ fn hash(text: &str) -> TokenHash {
     TokenHash::of(text)
 }
 
-/// The catalog after a command, and the token it was about.
+/// Returns the catalog after a command, and the affected token.
 fn change(
     catalog: &Catalog,
     command: &Command<'_>,
@@ -40,23 +40,23 @@ fn with_admin(catalog: &Catalog, expiry: Option<Timestamp>) -> Catalog {
     catalog.clone().with_new(admin, catalog.audit().clone()).unwrap()
 }
 
-fn who(catalog: &Catalog, text: &str) -> Result<Principal, AuthError> {
+fn authenticated(catalog: &Catalog, text: &str) -> Result<Principal, AuthError> {
     authenticate(catalog, &hash(text), || NOW)
 }
 
 #[test]
-fn the_first_token_is_number_0_and_named_admin() {
+fn first_token_is_number_0_and_the_operator() {
     let (catalog, token) =
         change(&Catalog::default(), &Command::CreateOperator { new: hash("first") }, "test", NOW).unwrap();
     assert_eq!((token.id, token.name.as_str(), token.expiry), (0, "_admin", None));
     assert_eq!((token.created_at, token.updated_at, token.updated_by), (NOW, None, None));
-    assert_eq!(who(&catalog, "first"), Ok(Principal { id: 0, kind: TokenKind::Operator }));
-    let denial = change(&catalog, &Command::CreateOperator { new: hash("second") }, "test", NOW);
-    assert_eq!(denial.unwrap_err(), CommandRejected::AlreadyExists("_admin".into()));
+    assert_eq!(authenticated(&catalog, "first"), Ok(Principal { id: 0, kind: TokenKind::Operator }));
+    let result = change(&catalog, &Command::CreateOperator { new: hash("second") }, "test", NOW);
+    assert_eq!(result.unwrap_err(), CommandRejected::AlreadyExists("_admin".into()));
 }
 
 #[test]
-fn regenerating_replaces_the_secret_and_keeps_the_rest() {
+fn regenerate_replaces_the_secret_alone() {
     let before = catalog();
     for (command, actor) in [
         (
@@ -73,9 +73,9 @@ fn regenerating_replaces_the_secret_and_keeps_the_rest() {
             ..before.operator().unwrap().clone()
         };
         assert_eq!(token, expected);
-        assert_eq!(who(&after, "first"), Err(AuthError::Unknown));
-        assert_eq!(who(&after, "second"), Ok(Principal { id: 0, kind: TokenKind::Operator }));
-        assert_eq!(who(&after, "ci"), Ok(Principal { id: 1, kind: TokenKind::NamedAdmin }));
+        assert_eq!(authenticated(&after, "first"), Err(AuthError::Unknown));
+        assert_eq!(authenticated(&after, "second"), Ok(Principal { id: 0, kind: TokenKind::Operator }));
+        assert_eq!(authenticated(&after, "ci"), Ok(Principal { id: 1, kind: TokenKind::NamedAdmin }));
         let [.., newest] = &after.audit().records()[..] else { panic!("no record") };
         assert_eq!((newest.sequence, newest.actor, newest.origin.as_str()), (2, actor, "here"));
         assert_eq!(Catalog::decode(&after.encode()).as_ref(), Ok(&after));
@@ -83,7 +83,7 @@ fn regenerating_replaces_the_secret_and_keeps_the_rest() {
 }
 
 #[test]
-fn only_the_operator_token_regenerates() {
+fn regenerate_requires_the_operator_token() {
     let catalog = catalog();
     let regenerate = |text| {
         change(
@@ -101,41 +101,41 @@ fn only_the_operator_token_regenerates() {
 }
 
 #[test]
-fn without_an_operator_there_is_nothing_to_recover() {
-    let denial = change(&Catalog::default(), &Command::Recover { new: hash("x") }, "test", NOW);
-    assert_eq!(denial.unwrap_err(), CommandRejected::NotFound("_admin".into()));
+fn recover_without_an_operator_is_not_found() {
+    let result = change(&Catalog::default(), &Command::Recover { new: hash("x") }, "test", NOW);
+    assert_eq!(result.unwrap_err(), CommandRejected::NotFound("_admin".into()));
     let orphan = with_admin(&Catalog::default(), None);
     for command in [
         Command::Recover { new: hash("x") },
         Command::Regenerate { credential: hash("ci"), new: hash("x"), overlap_seconds: 0 },
         Command::Stage { credential: hash("ci"), new: hash("x"), ttl_seconds: 60 },
     ] {
-        let denial = change(&orphan, &command, "test", NOW);
-        assert_eq!(denial.unwrap_err(), CommandRejected::NotFound("_admin".into()), "{command:?}");
+        let result = change(&orphan, &command, "test", NOW);
+        assert_eq!(result.unwrap_err(), CommandRejected::NotFound("_admin".into()), "{command:?}");
     }
 }
 
 #[test]
-fn a_token_is_refused_from_its_expiry_on() {
+fn token_is_refused_from_its_expiry_on() {
     for (expiry, expected) in [
         (NOW - 1, Err(AuthError::Expired { at: NOW - 1 })),
         (NOW, Err(AuthError::Expired { at: NOW })),
         (NOW + 1, Ok(Principal { id: 0, kind: TokenKind::NamedAdmin })),
     ] {
-        assert_eq!(who(&with_admin(&Catalog::default(), Some(expiry)), "ci"), expected);
+        assert_eq!(authenticated(&with_admin(&Catalog::default(), Some(expiry)), "ci"), expected);
     }
 }
 
 #[test]
-fn the_clock_is_not_asked_about_a_token_without_expiry() {
-    let asked = || -> Timestamp { panic!("asked") };
-    assert!(authenticate(&catalog(), &hash("first"), asked).is_ok());
-    assert!(authenticate(&catalog(), &hash("nobody"), asked).is_err());
+fn clock_is_not_read_for_tokens_without_expiry() {
+    let clock = || -> Timestamp { panic!("the clock was read") };
+    assert!(authenticate(&catalog(), &hash("first"), clock).is_ok());
+    assert!(authenticate(&catalog(), &hash("unknown"), clock).is_err());
 }
 
 #[test]
-fn an_audit_trail_starts_with_the_first_token() {
-    assert_eq!(Catalog::default().audit(), &Trail::default());
+fn audit_chain_starts_with_the_first_token() {
+    assert_eq!(Catalog::default().audit(), &AuditChain::default());
     let (catalog, _) =
         change(&Catalog::default(), &Command::CreateOperator { new: hash("first") }, "here", NOW).unwrap();
     let [record] = &catalog.audit().records()[..] else { panic!("not one record") };
@@ -149,63 +149,63 @@ fn create_named(credential: &str, name: &'static str, lifetime_seconds: Option<u
 }
 
 #[test]
-fn any_accepted_token_makes_named_ones_and_takes_them_out() {
+fn accepted_token_creates_and_deletes_named_tokens() {
     let catalog = catalog();
     for credential in ["first", "ci"] {
         let (with, token) = change(&catalog, &create_named(credential, "new", None), "here", NOW).unwrap();
         assert_eq!((token.id, token.name.as_str(), token.expiry), (2, "new", None));
-        assert_eq!(who(&with, "new"), Ok(Principal { id: 2, kind: TokenKind::NamedAdmin }));
+        assert_eq!(authenticated(&with, "new"), Ok(Principal { id: 2, kind: TokenKind::NamedAdmin }));
         let delete = Command::Delete { credential: hash(credential), name: "new" };
-        let (without, gone) = change(&with, &delete, "here", NOW).unwrap();
-        assert_eq!(gone, token);
-        assert_eq!(who(&without, "new"), Err(AuthError::Unknown));
-        assert_eq!(who(&without, "first"), Ok(Principal { id: 0, kind: TokenKind::Operator }));
+        let (without, deleted_token) = change(&with, &delete, "here", NOW).unwrap();
+        assert_eq!(deleted_token, token);
+        assert_eq!(authenticated(&without, "new"), Err(AuthError::Unknown));
+        assert_eq!(authenticated(&without, "first"), Ok(Principal { id: 0, kind: TokenKind::Operator }));
         // The name is free again, the number is not.
         let (again, token) = change(&without, &create_named("ci", "new", None), "here", NOW).unwrap();
         assert_eq!((token.id, again.tokens().len()), (3, 3));
         let [.., created, deleted, newest] = &again.audit().records()[..] else { panic!("too few records") };
         assert_eq!(created.action, Action::CreateNamed);
-        assert_eq!((deleted.action, &deleted.subject), (Action::Delete, &Some(subject(&gone))));
+        assert_eq!((deleted.action, &deleted.subject), (Action::Delete, &Some(subject(&deleted_token))));
         assert_eq!(newest.actor, Actor::Token(1));
         assert_eq!(Catalog::decode(&again.encode()), Ok(again));
     }
 }
 
 #[test]
-fn a_token_may_take_itself_out() {
+fn token_may_delete_itself() {
     let delete = Command::Delete { credential: hash("ci"), name: "ci" };
     let (without, _) = change(&catalog(), &delete, "here", NOW).unwrap();
-    assert_eq!(who(&without, "ci"), Err(AuthError::Unknown));
+    assert_eq!(authenticated(&without, "ci"), Err(AuthError::Unknown));
 }
 
 #[test]
-fn what_is_denied_is_denied_for_its_reason() {
+fn rejections_have_the_right_reason() {
     let catalog = catalog();
     let named = |credential, name| apply(catalog.clone(), &create_named(credential, name, None), "test", NOW);
     let delete = |credential, name| {
         apply(catalog.clone(), &Command::Delete { credential: hash(credential), name }, "test", NOW)
     };
-    for (verdict, expected) in [
-        (named("nobody", "new"), AuthError::Unknown.into()),
-        // Whose name it is, only who is accepted learns.
-        (named("nobody", "ci"), AuthError::Unknown.into()),
+    for (result, expected) in [
+        (named("unknown", "new"), AuthError::Unknown.into()),
+        // Only an accepted credential reveals which names exist.
+        (named("unknown", "ci"), AuthError::Unknown.into()),
         (named("first", "ci"), CommandRejected::AlreadyExists("ci".into())),
         (named("first", "_admin"), CommandRejected::AlreadyExists("_admin".into())),
         (named("first", ""), NameError::Empty.into()),
         (named("first", "_Admin"), NameError::LooksLikeOperator.into()),
-        (delete("nobody", "ci"), AuthError::Unknown.into()),
-        (delete("nobody", "_admin"), AuthError::Unknown.into()),
+        (delete("unknown", "ci"), AuthError::Unknown.into()),
+        (delete("unknown", "_admin"), AuthError::Unknown.into()),
         (delete("first", "_admin"), CommandRejected::OperatorProtected),
         (delete("ci", "_admin"), CommandRejected::OperatorProtected),
         (delete("first", "CI"), CommandRejected::NotFound("CI".into())),
         (delete("first", ""), CommandRejected::NotFound(String::new())),
     ] {
-        assert_eq!(verdict, Err(expected));
+        assert_eq!(result, Err(expected));
     }
 }
 
 #[test]
-fn a_lifetime_that_no_clock_can_hold_ends_with_the_last_year() {
+fn lifetime_saturates_at_the_last_expiry() {
     for (lifetime, expiry) in [
         (None, None),
         (Some(0), Some(NOW)),
@@ -216,13 +216,13 @@ fn a_lifetime_that_no_clock_can_hold_ends_with_the_last_year() {
         let (catalog, token) =
             change(&catalog(), &create_named("first", "new", lifetime), "test", NOW).unwrap();
         assert_eq!(token.expiry, expiry);
-        assert_eq!(who(&catalog, "new").is_ok(), lifetime != Some(0));
+        assert_eq!(authenticated(&catalog, "new").is_ok(), lifetime != Some(0));
     }
 }
 
 #[test]
-fn a_full_catalog_takes_no_more_and_still_lets_go() {
-    let audit = Trail::default();
+fn full_catalog_rejects_creation_and_allows_deletion() {
+    let audit = AuditChain::default();
     let first = catalog();
     let full = (2..MAX_TOKENS as u64).fold(first.tokens().to_vec(), |mut tokens, id| {
         let name = format!("t{id}");
@@ -230,8 +230,8 @@ fn a_full_catalog_takes_no_more_and_still_lets_go() {
         tokens
     });
     let full = Catalog::of(MAX_TOKENS as u64, full, audit).unwrap();
-    let denial = apply(full.clone(), &create_named("first", "one more", None), "test", NOW);
-    assert_eq!(denial, Err(CommandRejected::Full));
+    let result = apply(full.clone(), &create_named("first", "one more", None), "test", NOW);
+    assert_eq!(result, Err(CommandRejected::Full));
     let delete = Command::Delete { credential: hash("first"), name: "t77" };
     let (less, _) = change(&full, &delete, "test", NOW).unwrap();
     assert!(change(&less, &create_named("first", "one more", None), "test", NOW).is_ok());
@@ -241,8 +241,8 @@ fn a_full_catalog_takes_no_more_and_still_lets_go() {
 }
 
 #[test]
-fn a_preset_token_is_taken_in_once_and_changes_nothing_that_is_there() {
-    let preset = |catalog: &Catalog, name, text| {
+fn import_adds_a_token_once_and_changes_none() {
+    let import = |catalog: &Catalog, name, text| {
         apply(
             catalog.clone(),
             &Command::Import { name, expiry: Some(u64::MAX), new: hash(text) },
@@ -250,26 +250,26 @@ fn a_preset_token_is_taken_in_once_and_changes_nothing_that_is_there() {
             NOW,
         )
     };
-    let Ok(Transition::Changed { catalog, token: Some(token) }) = preset(&Catalog::default(), "_admin", "p")
+    let Ok(Transition::Changed { catalog, token: Some(token) }) = import(&Catalog::default(), "_admin", "p")
     else {
-        panic!("not taken in")
+        panic!("not imported")
     };
     assert_eq!((token.id, token.expiry), (0, Some(MAX_EXPIRY)));
-    assert_eq!(who(&catalog, "p"), Ok(Principal { id: 0, kind: TokenKind::Operator }));
+    assert_eq!(authenticated(&catalog, "p"), Ok(Principal { id: 0, kind: TokenKind::Operator }));
     let record = &catalog.audit().records()[0];
-    assert_eq!((record.action, record.actor), (Action::Preset, Actor::Provision));
+    assert_eq!((record.action, record.actor), (Action::Import, Actor::Provision));
     for text in ["p", "another"] {
         assert_eq!(
-            preset(&catalog, "_admin", text),
+            import(&catalog, "_admin", text),
             Ok(Transition::Unchanged(catalog.clone(), Some(token.clone())))
         );
     }
-    assert_eq!(preset(&catalog, "ci", "p"), Err(CommandRejected::SecretTaken("_admin".into())));
-    assert_eq!(preset(&catalog, "_ADMIN", "q"), Err(NameError::LooksLikeOperator.into()));
+    assert_eq!(import(&catalog, "ci", "p"), Err(CommandRejected::SecretTaken("_admin".into())));
+    assert_eq!(import(&catalog, "_ADMIN", "q"), Err(NameError::LooksLikeOperator.into()));
 }
 
 #[test]
-fn a_catalog_is_named_once() {
+fn catalog_id_is_given_once() {
     let name = |catalog: &Catalog, id| apply(catalog.clone(), &Command::Initialize { id }, "test", NOW);
     let Ok(Transition::Changed { catalog, token: None }) = name(&catalog(), "one") else {
         panic!("not named")
@@ -279,7 +279,7 @@ fn a_catalog_is_named_once() {
 }
 
 #[test]
-fn whoever_holds_a_token_may_make_a_missing_operator() {
+fn named_admin_may_create_a_missing_operator() {
     let orphan = with_admin(&Catalog::default(), None);
     let (catalog, token) = change(&orphan, &create_named("ci", "_admin", None), "test", NOW).unwrap();
     assert!(token.is_operator());
@@ -296,11 +296,11 @@ fn confirming(credential: &str) -> Command<'static> {
 }
 
 #[test]
-fn a_staged_secret_is_accepted_for_its_confirmation_and_nothing_else() {
+fn staged_secret_is_accepted_by_confirm_alone() {
     let (staged, token) = change(&catalog(), &stage("first", "second"), "here", NOW).unwrap();
     assert_eq!(token.hash, hash("first"));
-    assert_eq!(who(&staged, "second"), Err(AuthError::Unknown));
-    assert!(who(&staged, "first").is_ok());
+    assert_eq!(authenticated(&staged, "second"), Err(AuthError::Unknown));
+    assert!(authenticated(&staged, "first").is_ok());
     for command in [
         create_named("second", "new", None),
         stage("second", "third"),
@@ -308,22 +308,22 @@ fn a_staged_secret_is_accepted_for_its_confirmation_and_nothing_else() {
         Command::Cancel { credential: hash("second") },
         Command::Delete { credential: hash("second"), name: "ci" },
     ] {
-        let denial = apply(staged.clone(), &command, "test", NOW);
-        assert_eq!(denial, Err(AuthError::Unknown.into()), "{command:?}");
+        let result = apply(staged.clone(), &command, "test", NOW);
+        assert_eq!(result, Err(AuthError::Unknown.into()), "{command:?}");
     }
     let (confirmed, token) = change(&staged, &confirming("second"), "here", NOW + 1).unwrap();
     assert_eq!((token.hash, token.updated_at, token.id), (hash("second"), Some(NOW + 1), 0));
-    assert_eq!(who(&confirmed, "first"), Err(AuthError::Unknown));
-    assert_eq!(who(&confirmed, "second"), Ok(Principal { id: 0, kind: TokenKind::Operator }));
+    assert_eq!(authenticated(&confirmed, "first"), Err(AuthError::Unknown));
+    assert_eq!(authenticated(&confirmed, "second"), Ok(Principal { id: 0, kind: TokenKind::Operator }));
     assert_eq!(confirmed.rotation(), Rotation::Idle);
-    // Asked again by whoever did not get the answer.
+    // A client that lost the answer repeats the command.
     let again = apply(confirmed.clone(), &confirming("second"), "here", NOW + 9_999_999);
     assert_eq!(again, Ok(Transition::Unchanged(confirmed.clone(), Some(token))));
     assert_eq!(apply(confirmed, &confirming("first"), "here", NOW), Err(AuthError::Unknown.into()));
 }
 
 #[test]
-fn a_staged_secret_has_a_deadline_and_can_be_staged_again() {
+fn staged_secret_expires_and_can_be_staged_again() {
     let (staged, _) = change(&catalog(), &stage("first", "second"), "here", NOW).unwrap();
     let until = NOW + 60_000;
     assert!(change(&staged, &confirming("second"), "here", until - 1).is_ok());
@@ -334,9 +334,9 @@ fn a_staged_secret_has_a_deadline_and_can_be_staged_again() {
     let (other, _) = change(&staged, &stage("first", "third"), "here", NOW).unwrap();
     assert_eq!(apply(other.clone(), &confirming("second"), "here", NOW), Err(AuthError::Unknown.into()));
     assert!(change(&other, &confirming("third"), "here", NOW).is_ok());
-    for taken in ["first", "ci"] {
-        let denial = apply(staged.clone(), &stage("first", taken), "here", NOW).unwrap_err();
-        assert!(matches!(denial, CommandRejected::SecretTaken(_)), "{denial:?}");
+    for in_use in ["first", "ci"] {
+        let result = apply(staged.clone(), &stage("first", in_use), "here", NOW).unwrap_err();
+        assert!(matches!(result, CommandRejected::SecretTaken(_)), "{result:?}");
     }
     let long =
         Command::Stage { credential: hash("first"), new: hash("x"), ttl_seconds: MAX_STAGE_SECONDS + 1 };
@@ -344,7 +344,7 @@ fn a_staged_secret_has_a_deadline_and_can_be_staged_again() {
 }
 
 #[test]
-fn a_staged_secret_can_be_given_up_and_ends_with_a_plain_change() {
+fn staged_secret_ends_by_cancel_or_replacement() {
     let (staged, _) = change(&catalog(), &stage("first", "second"), "here", NOW).unwrap();
     for command in [
         Command::Cancel { credential: hash("first") },
@@ -357,12 +357,12 @@ fn a_staged_secret_can_be_given_up_and_ends_with_a_plain_change() {
     }
     let nothing = apply(catalog(), &Command::Cancel { credential: hash("first") }, "here", NOW).unwrap();
     assert!(matches!(nothing, Transition::Unchanged(..)));
-    let denial = apply(staged, &Command::Cancel { credential: hash("ci") }, "here", NOW);
-    assert_eq!(denial, Err(CommandRejected::Forbidden));
+    let result = apply(staged, &Command::Cancel { credential: hash("ci") }, "here", NOW);
+    assert_eq!(result, Err(CommandRejected::Forbidden));
 }
 
 #[test]
-fn a_replaced_secret_is_accepted_until_the_end_of_the_overlap_but_rotates_nothing() {
+fn previous_secret_is_accepted_during_overlap_and_rotates_nothing() {
     let regenerate =
         Command::Regenerate { credential: hash("first"), new: hash("second"), overlap_seconds: 60 };
     let (direct, _) = change(&catalog(), &regenerate, "here", NOW).unwrap();
@@ -374,7 +374,7 @@ fn a_replaced_secret_is_accepted_until_the_end_of_the_overlap_but_rotates_nothin
         let at = |moment| authenticate(&catalog, &hash("first"), || moment);
         assert_eq!(at(until - 1), Ok(Principal { id: 0, kind: TokenKind::PreviousOperator }));
         assert_eq!(at(until), Err(AuthError::Expired { at: until }));
-        assert!(who(&catalog, "second").is_ok());
+        assert!(authenticated(&catalog, "second").is_ok());
         for command in [
             Command::Regenerate { credential: hash("first"), new: hash("third"), overlap_seconds: 0 },
             stage("first", "third"),
@@ -388,9 +388,9 @@ fn a_replaced_secret_is_accepted_until_the_end_of_the_overlap_but_rotates_nothin
                 "{command:?}"
             );
         }
-        // Never one staged and one overlapping.
-        let denial = apply(catalog.clone(), &stage("second", "third"), "here", until - 1);
-        assert_eq!(denial, Err(CommandRejected::Overlapping { until }));
+        // A staged and a previous secret never exist together.
+        let result = apply(catalog.clone(), &stage("second", "third"), "here", until - 1);
+        assert_eq!(result, Err(CommandRejected::Overlapping { until }));
         assert!(change(&catalog, &stage("second", "third"), "here", until).is_ok());
         for command in [
             Command::EndOverlap { credential: hash("second") },
@@ -398,11 +398,11 @@ fn a_replaced_secret_is_accepted_until_the_end_of_the_overlap_but_rotates_nothin
             Command::Regenerate { credential: hash("second"), new: hash("third"), overlap_seconds: 0 },
         ] {
             let (after, _) = change(&catalog, &command, "here", NOW).unwrap();
-            assert_eq!(who(&after, "first"), Err(AuthError::Unknown), "{command:?}");
+            assert_eq!(authenticated(&after, "first"), Err(AuthError::Unknown), "{command:?}");
         }
     }
     let long = MAX_OVERLAP_SECONDS + 1;
     let regenerate = Command::Regenerate { credential: hash("first"), new: hash("x"), overlap_seconds: long };
-    let denial = apply(catalog(), &regenerate, "here", NOW);
-    assert_eq!(denial, Err(CommandRejected::TooLong { limit: MAX_OVERLAP_SECONDS }));
+    let result = apply(catalog(), &regenerate, "here", NOW);
+    assert_eq!(result, Err(CommandRejected::TooLong { limit: MAX_OVERLAP_SECONDS }));
 }
