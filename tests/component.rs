@@ -127,6 +127,28 @@ fn its_contract_is_the_one_that_is_written_down() {
 }
 
 #[test]
+fn components_name_their_origin_in_custom_sections() {
+    let manifest = fs::read_to_string(root().join("component/prebuilt/manifest.toml")).unwrap();
+    let sources = manifest.lines().find_map(|line| line.strip_prefix("sources-sha256 = ")).unwrap();
+    for (name, package) in [("optoken", "authority"), (STOCK[0], "cli"), (STOCK[1], "http")] {
+        let cargo = fs::read_to_string(root().join("component").join(package).join("Cargo.toml")).unwrap();
+        let description = cargo.lines().find_map(|line| line.strip_prefix("description = ")).unwrap();
+        let payload = wasm_metadata::Payload::from_binary(&shipped(name)).unwrap();
+        let metadata = payload.metadata();
+        let text = |section: Option<String>| section.unwrap_or_default();
+        assert_eq!(text(metadata.version.as_ref().map(ToString::to_string)), env!("CARGO_PKG_VERSION"));
+        assert_eq!(text(metadata.licenses.as_ref().map(ToString::to_string)), env!("CARGO_PKG_LICENSE"));
+        assert_eq!(text(metadata.source.as_ref().map(ToString::to_string)), env!("CARGO_PKG_REPOSITORY"));
+        assert_eq!(text(metadata.homepage.as_ref().map(ToString::to_string)), env!("CARGO_PKG_REPOSITORY"));
+        let described = text(metadata.description.as_ref().map(ToString::to_string));
+        assert_eq!(format!("{described:?}"), description, "{name}");
+        let revision = text(metadata.revision.as_ref().map(ToString::to_string));
+        let digest = revision.strip_prefix("sha256:").unwrap();
+        assert_eq!(format!("{digest:?}"), sources, "{name}");
+    }
+}
+
+#[test]
 fn it_is_small() {
     let size = optoken::sandbox::BUILT_IN_COMPONENT.len();
     assert!(size <= MAX_SIZE, "{size} bytes");
