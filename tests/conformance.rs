@@ -34,8 +34,12 @@ fn the_native_core_conforms() {
     if env::var_os("BLESS").is_some() {
         harness::bless(native::play);
     }
-    let host =
-        Host { name: "the native core", capabilities: HostCapabilities::Everything, normalize: Value::clone };
+    let host = Host {
+        name: "the native core",
+        capabilities: HostCapabilities::Everything,
+        runs_component: false,
+        normalize: Value::clone,
+    };
     harness::judge(&host, |run| each(run, native::play));
 }
 
@@ -44,6 +48,7 @@ fn the_component_conforms_in_our_sandbox() {
     let host = Host {
         name: "our Authority",
         capabilities: HostCapabilities::StoreForCommands,
+        runs_component: true,
         normalize: authority::normalize,
     };
     let runner = authority::Runner::new();
@@ -55,6 +60,7 @@ fn the_component_conforms_in_an_engine_of_ones_own() {
     let host = Host {
         name: "an engine of one's own",
         capabilities: HostCapabilities::Everything,
+        runs_component: true,
         normalize: Value::clone,
     };
     let runner = rust::Host::new().unwrap();
@@ -66,14 +72,24 @@ fn the_component_conforms_in_an_engine_of_ones_own() {
 #[test]
 #[ignore = "fetches jco from npm; run by tests/embed/run"]
 fn the_component_conforms_in_node() {
-    let host = Host { name: "Node", capabilities: HostCapabilities::Everything, normalize: Value::clone };
+    let host = Host {
+        name: "Node",
+        capabilities: HostCapabilities::Everything,
+        runs_component: true,
+        normalize: Value::clone,
+    };
     harness::judge(&host, |run| embedded("node", run));
 }
 
 #[test]
 #[ignore = "fetches wasmtime from PyPI; run by tests/embed/run"]
 fn the_component_conforms_in_python() {
-    let host = Host { name: "Python", capabilities: HostCapabilities::Everything, normalize: Value::clone };
+    let host = Host {
+        name: "Python",
+        capabilities: HostCapabilities::Everything,
+        runs_component: true,
+        normalize: Value::clone,
+    };
     harness::judge(&host, |run| embedded("python", run));
 }
 
@@ -83,6 +99,7 @@ fn the_same_core_conforms_under_stock_wasmtime() {
     let host = Host {
         name: "optoken-cli under stock wasmtime",
         capabilities: HostCapabilities::Nothing,
+        runs_component: false,
         normalize: Value::clone,
     };
     harness::judge(&host, |run| embedded("wasmtime", run));

@@ -7,30 +7,27 @@
 use std::sync::Arc;
 
 use optoken::authority::Authority;
-use optoken::sandbox::{BUILT_IN_COMPONENT, Sandbox};
 use optoken::secret::Secret;
-use optoken::store::Store;
 use optoken::token::{
-    AuthenticateError, CommandError, IssuedToken, Preset, Principal, Rotation, TimedSecret, TokenInfo,
+    AuthenticateError, CommandError, ExpiringSecret, ImportOutcome, IssuedToken, Principal, Rotation,
+    TokenInfo, TokenKind,
 };
 use serde_json::{Value, json};
 
 use crate::faults::ScriptedStore;
 use crate::harness::{Bindings, Case, CaseResult};
-use crate::native::{number, seconds, text};
+use crate::native::{caller_fields, seconds, text};
 
 pub(crate) struct Runner {
     store: Arc<ScriptedStore>,
     authority: Authority,
-    /// For `provision.initialize`, which the authority calls when it is built, with an origin of its own.
-    sandbox: Sandbox,
 }
 
 impl Runner {
     pub(crate) fn new() -> Self {
         let store = Arc::new(ScriptedStore::default());
         let authority = Authority::builder_shared(Arc::<ScriptedStore>::clone(&store)).build().unwrap();
-        Self { store, authority, sandbox: Sandbox::new(BUILT_IN_COMPONENT).unwrap() }
+        Self { store, authority }
     }
 
     pub(crate) fn play(&self, case: &Case) -> CaseResult {
@@ -63,74 +60,113 @@ impl Runner {
         let authority = &self.authority;
         let secret = |argument: &Value| Secret::from(text(argument).to_owned());
         match (call, args) {
-            ("authenticator.prepare", []) => result(authority.list(), |_| Value::Null),
+            ("authenticator.load", []) => result(authority.list_tokens(), |_| Value::Null),
+            ("authenticator.state", []) => result(authority.catalog_state(), |state| {
+                state.map_or(Value::Null, |state| {
+                    json!({
+                        "version": state.version,
+                        "audit-sequence": state.audit_sequence,
+                        "audit-head": state.audit_head,
+                    })
+                })
+            }),
+            ("authenticator.describe", [token]) => match authority.describe(text(token)) {
+                Ok(token) => json!({ "ok": info(&token) }),
+                Err(error) => json!({ "err": authenticate_error(error) }),
+            },
+            ("component-info.get-info", []) => {
+                let info = authority.component_info().unwrap();
+                let limits = info.limits;
+                // It returns no result.
+                json!({
+                    "ok": {
+                        "contract": info.contract,
+                        "version": info.version,
+                        "revision": info.revision,
+                        "catalog-format": info.catalog_format,
+                        "limits": {
+                            "max-tokens": limits.max_tokens,
+                            "max-document-bytes": limits.max_document_bytes,
+                            "max-audit-records": limits.max_audit_records,
+                            "max-name-bytes": limits.max_name_bytes,
+                            "max-origin-bytes": limits.max_origin_bytes,
+                            "max-overlap-seconds": limits.max_overlap_seconds,
+                            "max-ttl-seconds": limits.max_ttl_seconds,
+                        },
+                    },
+                })
+            }
             ("authenticator.authenticate", [token]) => match authority.authenticate(text(token)) {
-                Ok(Principal { id, operator, replaced, .. }) => {
-                    let kind = match (operator, replaced) {
-                        (true, false) => "operator",
-                        (true, true) => "replaced-operator",
-                        (false, false) => "named-admin",
-                        (false, true) => panic!("only the operator token is replaced"),
+                Ok(Principal { id, kind, .. }) => {
+                    let kind = match kind {
+                        TokenKind::Operator => "operator",
+                        TokenKind::PreviousOperator => "previous-operator",
+                        TokenKind::NamedAdmin => "named-admin",
                     };
                     json!({ "ok": { "id": id, "kind": kind } })
                 }
-                Err(AuthenticateError::Unknown) => json!({ "err": "unknown-token" }),
-                Err(AuthenticateError::Expired(at)) => json!({ "err": { "expired": at } }),
-                Err(AuthenticateError::Unavailable(_)) => json!({ "err": "unavailable" }),
-                Err(unknown) => panic!("{unknown:?} is none of the contract's"),
+                Err(error) => json!({ "err": authenticate_error(error) }),
             },
             ("tokens.create-operator", [origin]) => result(authority.create_operator(text(origin)), issued),
-            ("tokens.create-named", [token, name, lifetime, origin]) => {
-                let lifetime = seconds(lifetime);
-                result(authority.create_named(&secret(token), text(name), lifetime, text(origin)), issued)
+            ("tokens.create-named", [by, name, lifetime]) => {
+                let (token, origin) = caller(by);
+                result(authority.create_named(&token, text(name), seconds(lifetime), origin), issued)
             }
-            ("tokens.regenerate", [token, overlap, origin]) => {
-                result(authority.regenerate(&secret(token), number(overlap), text(origin)), issued)
+            ("tokens.regenerate", [by, overlap]) => {
+                let (token, origin) = caller(by);
+                result(authority.regenerate(&token, seconds(overlap).unwrap_or(0), origin), issued)
             }
-            ("tokens.stage", [token, sha512, ttl, origin]) => {
-                let staged = authority.stage(&secret(token), sha512.as_str(), seconds(ttl), text(origin));
-                result(staged, |staged| {
+            ("tokens.stage", [by, sha512, ttl]) => {
+                let (token, origin) = caller(by);
+                result(authority.stage(&token, sha512.as_str(), seconds(ttl), origin), |staged| {
                     let secret = staged.secret.as_ref().map(Secret::expose);
                     json!({ "secret": secret, "sha512": staged.sha512, "expires-at": staged.expires_at })
                 })
             }
-            ("tokens.confirm", [token, overlap, origin]) => {
-                result(authority.confirm(&secret(token), number(overlap), text(origin)), |token| info(&token))
+            ("tokens.confirm", [by, overlap]) => {
+                let (token, origin) = caller(by);
+                result(authority.confirm(&token, seconds(overlap).unwrap_or(0), origin), |token| info(&token))
             }
-            ("tokens.cancel", [token, origin]) => {
-                result(authority.cancel(&secret(token), text(origin)), |()| Value::Null)
+            ("tokens.cancel", [by]) => {
+                let (token, origin) = caller(by);
+                result(authority.cancel(&token, origin), |()| Value::Null)
             }
-            ("tokens.end-overlap", [token, origin]) => {
-                result(authority.end_overlap(&secret(token), text(origin)), |()| Value::Null)
+            ("tokens.end-overlap", [by]) => {
+                let (token, origin) = caller(by);
+                result(authority.end_overlap(&token, origin), |()| Value::Null)
             }
             ("tokens.status", []) => result(authority.status(), |status| {
                 status.map_or(Value::Null, |status| {
                     let rotation = match &status.rotation {
-                        Rotation::Settled => json!("settled"),
-                        Rotation::Staged(staged) => json!({ "staged": timed(staged) }),
-                        Rotation::Overlapping(replaced) => json!({ "overlapping": timed(replaced) }),
+                        Rotation::Idle => json!("idle"),
+                        Rotation::Staged(staged) => json!({ "staged": expiring(staged) }),
+                        Rotation::Overlapping(previous) => json!({ "overlapping": expiring(previous) }),
                     };
                     json!({ "info": info(&status.info), "rotation": rotation })
                 })
             }),
-            ("tokens.delete", [token, name, origin]) => {
-                result(authority.delete(&secret(token), text(name), text(origin)), |token| info(&token))
+            ("tokens.delete", [by, name]) => {
+                let (token, origin) = caller(by);
+                result(authority.delete(&token, text(name), origin), |token| info(&token))
             }
-            ("tokens.audit", []) => result(authority.audit(), Value::from),
-            ("tokens.list", []) => result(authority.list(), |tokens| tokens.iter().map(info).collect()),
+            ("tokens.audit", [after]) => result(authority.audit(seconds(after)), |records| {
+                let retained = records
+                    .retained
+                    .map(|retained| json!({ "oldest": retained.start(), "newest": retained.end() }));
+                json!({ "lines": records.lines, "retained": retained })
+            }),
+            ("tokens.list-tokens", []) => {
+                result(authority.list_tokens(), |tokens| tokens.iter().map(info).collect())
+            }
             ("recovery.regenerate", [origin]) => result(authority.recover(text(origin)), issued),
-            ("provision.initialize", [origin]) => {
-                let store: Arc<dyn Store> = Arc::<ScriptedStore>::clone(&self.store);
-                let mut writer = self.sandbox.writer(store).unwrap();
-                result(writer.initialize(text(origin)).unwrap(), Value::from)
-            }
-            ("provision.preset-token", [name, token, expiry, origin]) => {
+            ("provision.initialize", [origin]) => result(authority.initialize(text(origin)), Value::from),
+            ("provision.import-token", [name, token, expiry, origin]) => {
                 let expiry = seconds(expiry);
-                result(authority.preset_token(text(name), &secret(token), expiry, text(origin)), preset)
+                result(authority.import_token(text(name), &secret(token), expiry, text(origin)), imported)
             }
-            ("provision.preset-hash", [name, sha512, expiry, origin]) => {
+            ("provision.import-hash", [name, sha512, expiry, origin]) => {
                 let expiry = seconds(expiry);
-                result(authority.preset_hash(text(name), text(sha512), expiry, text(origin)), preset)
+                result(authority.import_hash(text(name), text(sha512), expiry, text(origin)), imported)
             }
             (call, args) => panic!("there is no {call} of {} arguments", args.len()),
         }
@@ -147,6 +183,15 @@ pub(crate) fn normalize(answer: &Value) -> Value {
     internal.map_or_else(|| answer.clone(), |why| json!({ "err": { "internal": why } }))
 }
 
+fn authenticate_error(error: AuthenticateError) -> Value {
+    match error {
+        AuthenticateError::Unknown => json!("unknown-token"),
+        AuthenticateError::Expired(at) => json!({ "expired": at }),
+        AuthenticateError::Unavailable(_) => json!("unavailable"),
+        unknown => panic!("{unknown:?} is none of the contract's"),
+    }
+}
+
 fn result<T>(result: Result<T, CommandError>, value: impl FnOnce(T) -> Value) -> Value {
     match result {
         Ok(ok) => json!({ "ok": value(ok) }),
@@ -154,20 +199,25 @@ fn result<T>(result: Result<T, CommandError>, value: impl FnOnce(T) -> Value) ->
     }
 }
 
+fn caller(argument: &Value) -> (Secret, &str) {
+    let (credential, origin) = caller_fields(argument);
+    (Secret::from(credential.to_owned()), origin)
+}
+
 fn issued(IssuedToken { info: token, secret, .. }: IssuedToken) -> Value {
     json!({ "info": info(&token), "secret": secret.expose() })
 }
 
-fn preset(outcome: Preset) -> Value {
+fn imported(outcome: ImportOutcome) -> Value {
     match outcome {
-        Preset::Created(token) => json!({ "created": info(&token) }),
-        Preset::Unchanged(token) => json!({ "unchanged": info(&token) }),
-        Preset::Different(token) => json!({ "different": info(&token) }),
+        ImportOutcome::Created(token) => json!({ "created": info(&token) }),
+        ImportOutcome::Unchanged(token) => json!({ "unchanged": info(&token) }),
+        ImportOutcome::Different(token) => json!({ "different": info(&token) }),
     }
 }
 
-fn timed(TimedSecret { sha512, until, .. }: &TimedSecret) -> Value {
-    json!({ "sha512": sha512, "until": until })
+fn expiring(ExpiringSecret { sha512, expires_at, .. }: &ExpiringSecret) -> Value {
+    json!({ "sha512": sha512, "expires-at": expires_at })
 }
 
 fn info(token: &TokenInfo) -> Value {

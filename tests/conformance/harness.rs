@@ -18,8 +18,15 @@ const TOLERANCE: Duration = Duration::from_millis(2);
 const LONGEST: u64 = 31 * 24 * 60 * 60;
 
 /// The functions that read the catalog and never change it.
-const READING: [&str; 5] =
-    ["authenticator.prepare", "authenticator.authenticate", "tokens.list", "tokens.audit", "tokens.status"];
+const READING: [&str; 7] = [
+    "authenticator.load",
+    "authenticator.state",
+    "authenticator.authenticate",
+    "authenticator.describe",
+    "tokens.list-tokens",
+    "tokens.audit",
+    "tokens.status",
+];
 
 /// Where the cases are.
 fn cases_dir() -> PathBuf {
@@ -54,8 +61,13 @@ pub(crate) struct Call {
 /// `before.json`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Large {
-    tokens: usize,
+enum Large {
+    /// A catalog of so many named admins.
+    #[serde(rename = "tokens")]
+    Tokens(usize),
+    /// A text of so many bytes, which is no catalog.
+    #[serde(rename = "bytes")]
+    Bytes(usize),
 }
 
 /// `faults.json`.
@@ -138,6 +150,11 @@ impl Case {
         }
     }
 
+    /// Whether a call asks for the description of a component of the contract.
+    fn needs_component(&self) -> bool {
+        self.calls.iter().any(|call| call.function.starts_with("component-info."))
+    }
+
     /// Whether every secret that is made in it must be another one.
     fn is_random(&self) -> bool {
         self.faults.as_ref().is_none_or(|faults| faults.random.is_none())
@@ -163,7 +180,11 @@ fn parse<'a, T: Deserialize<'a>>(case: &str, text: &'a str) -> T {
 }
 
 /// A catalog of so many named admins. The secret of the one called `N` is `token N`.
-fn large_catalog(Large { tokens }: &Large) -> String {
+fn large_catalog(large: &Large) -> String {
+    let tokens = match large {
+        Large::Tokens(tokens) => tokens,
+        Large::Bytes(bytes) => return "x".repeat(*bytes),
+    };
     let mut document = format!("{{\"format\":1}}\n{{\"next_id\":{tokens},\"tokens\":{tokens}}}\n");
     for id in 0..*tokens {
         let hash = sha512(&format!("token {id}"));
@@ -197,14 +218,18 @@ impl Bindings {
 
     /// The arguments of a call, with `<NAME.FIELD>` replaced.
     pub(crate) fn arguments(&self, call: &Call) -> Vec<Value> {
-        let replaced = |argument: &Value| {
+        fn replace(bindings: &BTreeMap<String, Value>, argument: &Value) -> Value {
+            if let Value::Object(fields) = argument {
+                let fields = fields.iter().map(|(name, field)| (name.clone(), replace(bindings, field)));
+                return fields.collect();
+            }
             let reference = argument.as_str().and_then(|text| text.strip_prefix('<')?.strip_suffix('>'));
             let Some((name, field)) = reference.and_then(|reference| reference.split_once('.')) else {
                 return argument.clone();
             };
-            self.0[name][field].clone()
-        };
-        call.args.iter().map(replaced).collect()
+            bindings[name][field].clone()
+        }
+        call.args.iter().map(|argument| replace(&self.0, argument)).collect()
     }
 }
 
@@ -225,6 +250,8 @@ pub(crate) fn count_calls(cases: &[Case]) -> usize {
 pub(crate) struct Host {
     pub(crate) name: &'static str,
     pub(crate) capabilities: HostCapabilities,
+    /// Whether it runs a component of the contract.
+    pub(crate) runs_component: bool,
     /// An answer of the contract, as far as this host tells it apart.
     pub(crate) normalize: fn(&Value) -> Value,
 }
@@ -239,8 +266,18 @@ pub(crate) struct Run {
 /// made at random must be something else in each.
 #[track_caller]
 pub(crate) fn judge(host: &Host, mut play: impl FnMut(&Run) -> Vec<(CaseResult, Times)>) {
+    let (described, cases): (Vec<_>, Vec<_>) =
+        read_cases().into_iter().partition(|case| case.needs_component() && !host.runs_component);
+    if !described.is_empty() {
+        let names: Vec<_> = described.iter().map(|case| case.name.as_str()).collect();
+        println!(
+            "{}: NOT PLAYED, since it runs no component of the contract: {}",
+            host.name,
+            names.join(", ")
+        );
+    }
     let (cases, skipped): (Vec<_>, Vec<_>) =
-        read_cases().into_iter().partition(|case| case.needs() <= host.capabilities);
+        cases.into_iter().partition(|case| case.needs() <= host.capabilities);
     let names: Vec<_> = skipped.iter().map(|case| case.name.as_str()).collect();
     if !names.is_empty() {
         let of_those = match host.capabilities {
@@ -374,6 +411,7 @@ fn compare(host: &Host, case: &Case, result: &CaseResult, times: &Times) -> Resu
             format!("call {}, {}: {difference}\n  in {answer}", number + 1, call.function)
         })?;
     }
+    check_heads(case, result)?;
     match (&case.after, &result.document) {
         (None, None) => Ok(()),
         (Some(after), Some(document)) => {
@@ -384,6 +422,23 @@ fn compare(host: &Host, case: &Case, result: &CaseResult, times: &Times) -> Resu
         }
         (after, document) => Err(format!("the document should be {after:?} and is {document:?}")),
     }
+}
+
+/// Every state names the hash of an audit record that the case has returned or stored.
+fn check_heads(case: &Case, result: &CaseResult) -> Result<(), String> {
+    let returned = result.answers.iter().filter_map(|answer| answer["ok"]["lines"].as_array());
+    let returned = returned.flatten().filter_map(Value::as_str);
+    let stored = result.document.iter().flat_map(|document| document.lines());
+    let hashes: BTreeSet<_> = returned.chain(stored).map(|line| hex(&Sha512_256::digest(line))).collect();
+    for (call, answer) in case.calls.iter().zip(&result.answers) {
+        if call.function == "authenticator.state"
+            && let Some(head) = answer["ok"]["audit-head"].as_str()
+            && !hashes.contains(head)
+        {
+            return Err(format!("no audit record has the hash {head}"));
+        }
+    }
+    Ok(())
 }
 
 /// Every audit record names the hash of the line before it, and the header that of the last.
@@ -418,6 +473,12 @@ impl Known {
             if let (Some(name), Some(secret)) = (&call.name, answer["ok"]["secret"].as_str()) {
                 known.push((format!("<{name}.secret>"), secret.to_owned()));
                 known.push((format!("<sha512 of {name}.secret>"), sha512(secret)));
+            }
+            // Of states that the case distinguishes, each has a version of its own.
+            if let (Some(name), Some(version)) = (&call.name, answer["ok"]["version"].as_str())
+                && known.iter().all(|(other, known)| known != version || !other.ends_with(".version>"))
+            {
+                known.push((format!("<{name}.version>"), version.to_owned()));
             }
             if let ("provision.initialize", Some(id)) = (call.function.as_str(), answer["ok"].as_str())
                 && is_uuid(id)
@@ -469,6 +530,12 @@ impl Known {
     /// Takes what stands for a placeholder off the front of a text.
     fn value_fits<'a>(&self, placeholder: &str, text: &'a str, times: &Times) -> Result<&'a str, String> {
         let inside = &placeholder[1..placeholder.len() - 1];
+        if inside == "revision" {
+            let revision = text.strip_prefix("sha256:").filter(|digest| digest.len() >= 64);
+            let fits =
+                revision.is_some_and(|digest| digest[..64].bytes().all(|byte| byte.is_ascii_hexdigit()));
+            return if fits { Ok(&text["sha256:".len() + 64..]) } else { Err(differs(placeholder, text)) };
+        }
         if matches!(inside, "previous" | "head") {
             let fits = text.len() >= 64 && text[..64].bytes().all(|byte| byte.is_ascii_hexdigit());
             return if fits { Ok(&text[64..]) } else { Err(differs(placeholder, text)) };
@@ -487,8 +554,9 @@ impl Known {
 
     /// The text with placeholders in it.
     fn template(&self, text: &str, times: &Times) -> String {
-        let mut template =
-            self.0.iter().fold(text.to_owned(), |text, (name, value)| text.replace(value, name));
+        // A version may be a digit, which stands in other texts as well.
+        let known = self.0.iter().filter(|(name, _)| !name.ends_with(".version>"));
+        let mut template = known.fold(text.to_owned(), |text, (name, value)| text.replace(value, name));
         for (field, placeholder) in [(r#""previous":""#, "<previous>"), (r#","audit":""#, "<head>")] {
             let parts: Vec<_> = template.split(field).map(str::to_owned).collect();
             let others = parts[1..].iter().map(|part| format!("{field}{placeholder}{}", &part[64..]));
@@ -519,7 +587,23 @@ impl Known {
             Value::String(text) => self.template(text, times).into(),
             Value::Array(items) => items.iter().map(|item| self.value_template(item, times)).collect(),
             Value::Object(fields) => {
-                fields.iter().map(|(name, field)| (name.clone(), self.value_template(field, times))).collect()
+                let template = |(name, field): (&String, &Value)| {
+                    let field = match (name.as_str(), field) {
+                        ("version", Value::String(version)) => {
+                            let known = |(name, value): &&(String, String)| {
+                                value == version && name.ends_with(".version>")
+                            };
+                            self.0
+                                .iter()
+                                .find(known)
+                                .map_or_else(|| field.clone(), |(name, _)| name.as_str().into())
+                        }
+                        ("audit-head", Value::String(_)) => "<head>".into(),
+                        _ => self.value_template(field, times),
+                    };
+                    (name.clone(), field)
+                };
+                fields.iter().map(template).collect()
             }
             value => value.clone(),
         }
@@ -550,7 +634,8 @@ fn differs(expected: &str, actual: &str) -> String {
 
 /// Writes anew what must come back, as this runner has it.
 pub(crate) fn bless(play: impl Fn(&Case) -> CaseResult) {
-    for case in read_cases() {
+    // The core alone cannot describe a component.
+    for case in read_cases().into_iter().filter(|case| !case.needs_component()) {
         let below = tempfile::tempdir().unwrap();
         let mut given = case.given(below.path());
         let from = SystemTime::now();

@@ -3,14 +3,14 @@
 use std::time::SystemTime;
 
 use optoken::store::{self, Store as _};
-use optoken_core::authority::{AuthenticateError, Authority, Issued, Preset, Staged};
+use optoken_core::authority::{AuthenticateError, Authority, Caller, ImportOutcome, Issued, Staged};
 use optoken_core::catalog::{MAX_TOKENS, TokenRecord};
 use optoken_core::commit::CommandError;
 use optoken_core::ports::{
     CatalogStore, Clock, Entropy, EntropyError, Entry, StoreError, SwapOutcome, Timestamp,
 };
 use optoken_core::rotation::{ExpiringHash, Rotation};
-use optoken_core::transition::{AuthError, CommandRejected, Principal};
+use optoken_core::transition::{AuthError, CommandRejected, Principal, TokenKind};
 use serde_json::{Value, json};
 
 use crate::faults::ScriptedStore;
@@ -81,67 +81,80 @@ pub(crate) fn play(case: &Case) -> CaseResult {
 
 fn answer(authority: &mut Authority<Ports<'_>>, call: &str, args: &[Value]) -> Value {
     match (call, args) {
-        ("authenticator.prepare", []) => result(authority.prepare(), |()| Value::Null),
+        ("authenticator.load", []) => result(authority.load(), |()| Value::Null),
+        ("authenticator.state", []) => result(authority.state(), |state| {
+            state.map_or(Value::Null, |state| {
+                json!({
+                    "version": state.version,
+                    "audit-sequence": state.audit_sequence,
+                    "audit-head": state.audit_head,
+                })
+            })
+        }),
+        ("authenticator.describe", [token]) => match authority.describe(text(token)) {
+            Ok(token) => json!({ "ok": info(token) }),
+            Err(error) => json!({ "err": authenticate_error(&error) }),
+        },
         ("authenticator.authenticate", [token]) => match authority.authenticate(text(token)) {
-            Ok(Principal { id, operator, replaced }) => {
-                let kind = match (operator, replaced) {
-                    (true, false) => "operator",
-                    (true, true) => "replaced-operator",
-                    (false, _) => "named-admin",
+            Ok(Principal { id, kind }) => {
+                let kind = match kind {
+                    TokenKind::Operator => "operator",
+                    TokenKind::PreviousOperator => "previous-operator",
+                    TokenKind::NamedAdmin => "named-admin",
                 };
                 json!({ "ok": { "id": id, "kind": kind } })
             }
-            Err(AuthenticateError::Refused(AuthError::Unknown)) => json!({ "err": "unknown-token" }),
-            Err(AuthenticateError::Refused(AuthError::Expired { at })) => json!({ "err": { "expired": at } }),
-            Err(AuthenticateError::Unavailable(_)) => json!({ "err": "unavailable" }),
+            Err(error) => json!({ "err": authenticate_error(&error) }),
         },
         ("tokens.create-operator", [origin]) => result(authority.create_operator(text(origin)), issued),
-        ("tokens.create-named", [token, name, lifetime, origin]) => {
-            let created = authority.create_named(text(token), text(name), seconds(lifetime), text(origin));
+        ("tokens.create-named", [by, name, lifetime]) => {
+            let created = authority.create_named(caller(by), text(name), seconds(lifetime));
             result(created, issued)
         }
-        ("tokens.regenerate", [token, overlap, origin]) => {
-            result(authority.regenerate(text(token), number(overlap), text(origin)), issued)
+        ("tokens.regenerate", [by, overlap]) => {
+            result(authority.regenerate(caller(by), seconds(overlap)), issued)
         }
-        ("tokens.stage", [token, sha512, ttl, origin]) => {
-            let staged = authority.stage(text(token), sha512.as_str(), seconds(ttl), text(origin));
-            result(staged, |Staged { secret, hash, until }| {
+        ("tokens.stage", [by, sha512, ttl]) => {
+            let staged = authority.stage(caller(by), sha512.as_str(), seconds(ttl));
+            result(staged, |Staged { secret, hash, expires_at }| {
                 let secret = secret.map(|secret| secret.expose().to_owned());
-                json!({ "secret": secret, "sha512": hash.to_string(), "expires-at": until })
+                json!({ "secret": secret, "sha512": hash.to_string(), "expires-at": expires_at })
             })
         }
-        ("tokens.confirm", [token, overlap, origin]) => {
-            result(authority.confirm(text(token), number(overlap), text(origin)), |token| info(&token))
+        ("tokens.confirm", [by, overlap]) => {
+            result(authority.confirm(caller(by), seconds(overlap)), |token| info(&token))
         }
-        ("tokens.cancel", [token, origin]) => {
-            result(authority.cancel(text(token), text(origin)), |()| Value::Null)
-        }
-        ("tokens.end-overlap", [token, origin]) => {
-            result(authority.end_overlap(text(token), text(origin)), |()| Value::Null)
-        }
+        ("tokens.cancel", [by]) => result(authority.cancel(caller(by)), |()| Value::Null),
+        ("tokens.end-overlap", [by]) => result(authority.end_overlap(caller(by)), |()| Value::Null),
         ("tokens.status", []) => result(authority.status(), |status| match status {
             None => Value::Null,
             Some((operator, rotation)) => json!({
                 "info": info(operator),
                 "rotation": match rotation {
-                    Rotation::None => json!("settled"),
-                    Rotation::Staged(staged) => json!({ "staged": timed(staged) }),
-                    Rotation::Overlap(replaced) => json!({ "overlapping": timed(replaced) }),
+                    Rotation::Idle => json!("idle"),
+                    Rotation::Staged(staged) => json!({ "staged": expiring(staged) }),
+                    Rotation::Overlap(previous) => json!({ "overlapping": expiring(previous) }),
                 },
             }),
         }),
-        ("tokens.delete", [token, name, origin]) => {
-            result(authority.delete(text(token), text(name), text(origin)), |token| info(&token))
+        ("tokens.delete", [by, name]) => {
+            result(authority.delete(caller(by), text(name)), |token| info(&token))
         }
-        ("tokens.audit", []) => result(authority.audit(), |lines| json!(lines)),
-        ("tokens.list", []) => result(authority.list(), |tokens| tokens.iter().map(info).collect()),
+        ("tokens.audit", [after]) => result(authority.audit(seconds(after).unwrap_or(0)), |records| {
+            let retained =
+                records.retained.map(|(oldest, newest)| json!({ "oldest": oldest, "newest": newest }));
+            json!({ "lines": records.lines, "retained": retained })
+        }),
+        ("tokens.list-tokens", []) => {
+            result(authority.list_tokens(), |tokens| tokens.iter().map(info).collect())
+        }
         ("recovery.regenerate", [origin]) => result(authority.recover(text(origin)), issued),
         ("provision.initialize", [origin]) => result(authority.initialize(text(origin)), Value::from),
-        ("provision.preset-token", [name, token, expiry, origin]) => {
-            result(authority.import_token(text(name), text(token), seconds(expiry), text(origin)), preset)
+        ("provision.import-token", [name, token, expiry, origin]) => {
+            result(authority.import_token(text(name), text(token), seconds(expiry), text(origin)), imported)
         }
-        ("provision.preset-hash", [name, sha512, expiry, origin]) => {
-            result(authority.import_hash(text(name), text(sha512), seconds(expiry), text(origin)), preset)
+        ("provision.import-hash", [name, sha512, expiry, origin]) => {
+            result(authority.import_hash(text(name), text(sha512), seconds(expiry), text(origin)), imported)
         }
         (call, args) => panic!("there is no {call} of {} arguments", args.len()),
     }
@@ -160,6 +173,26 @@ pub(crate) fn seconds(argument: &Value) -> Option<u64> {
     (!argument.is_null()).then(|| number(argument))
 }
 
+/// The fields of a record `caller`, and no other.
+pub(crate) fn caller_fields(argument: &Value) -> (&str, &str) {
+    let fields = argument.as_object().filter(|fields| fields.len() == 2);
+    let field = |name| fields.and_then(|fields| fields.get(name)).unwrap_or_else(|| panic!("no {name}"));
+    (text(field("credential")), text(field("origin")))
+}
+
+fn caller(argument: &Value) -> Caller<'_> {
+    let (credential, origin) = caller_fields(argument);
+    Caller { credential, origin }
+}
+
+fn authenticate_error(error: &AuthenticateError) -> Value {
+    match error {
+        AuthenticateError::Refused(AuthError::Unknown) => json!("unknown-token"),
+        AuthenticateError::Refused(AuthError::Expired { at }) => json!({ "expired": at }),
+        AuthenticateError::Unavailable(_) => json!("unavailable"),
+    }
+}
+
 fn result<T>(result: Result<T, CommandError>, value: impl FnOnce(T) -> Value) -> Value {
     match result {
         Ok(ok) => json!({ "ok": value(ok) }),
@@ -171,16 +204,16 @@ fn issued(Issued { token, secret }: Issued) -> Value {
     json!({ "info": info(&token), "secret": secret.expose() })
 }
 
-fn preset(outcome: Preset) -> Value {
+fn imported(outcome: ImportOutcome) -> Value {
     match outcome {
-        Preset::Created(token) => json!({ "created": info(&token) }),
-        Preset::Unchanged(token) => json!({ "unchanged": info(&token) }),
-        Preset::Different(token) => json!({ "different": info(&token) }),
+        ImportOutcome::Created(token) => json!({ "created": info(&token) }),
+        ImportOutcome::Unchanged(token) => json!({ "unchanged": info(&token) }),
+        ImportOutcome::Different(token) => json!({ "different": info(&token) }),
     }
 }
 
-fn timed(ExpiringHash { hash, until }: ExpiringHash) -> Value {
-    json!({ "sha512": hash.to_string(), "until": until })
+fn expiring(ExpiringHash { hash, expires_at }: ExpiringHash) -> Value {
+    json!({ "sha512": hash.to_string(), "expires-at": expires_at })
 }
 
 fn info(token: &TokenRecord) -> Value {
