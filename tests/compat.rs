@@ -196,7 +196,7 @@ fn a_server_without_operator_2_5_2_6_2_8() {
     // Taken in by a process of its own, before the server starts.
     std::fs::DirBuilder::new().create(env.data_dir()).unwrap();
     let authority = Authority::builder(SqliteStore::open(env.store()).unwrap()).build().unwrap();
-    authority.preset_token("preset", &Secret::from(preset.to_owned()), None, "test").unwrap();
+    authority.import_token("preset", &Secret::from(preset.to_owned()), None, "test").unwrap();
     drop(authority);
     let server = Described::new(env.serve(&RECOVERY), preset);
     let recovery = server.server.recovery();

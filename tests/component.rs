@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+use optoken::authority::Authority;
+use optoken::sandbox::CONTRACT;
+use optoken::store::MemoryStore;
 use sha2::{Digest as _, Sha256};
 use wit_component::{DecodedWasm, OutputToString, WitPrinter};
 use wit_parser::{WorldItem, WorldKey};
@@ -121,9 +124,65 @@ fn its_contract_is_the_one_that_is_written_down() {
     let exports = names(&resolve, resolve.worlds[world].exports.iter());
     assert_eq!(
         exports,
-        ["types", "authenticator", "tokens", "recovery", "provision"]
-            .map(|name| format!("optoken:authority/{name}@0.1.0"))
+        ["types", "component-info", "authenticator", "tokens", "recovery", "provision"]
+            .map(|name| format!("optoken:authority/{name}@0.2.0"))
     );
+}
+
+/// The custom sections that registries read as OCI annotations, in a component after its code.
+#[test]
+fn components_carry_their_metadata() {
+    let manifest = fs::read_to_string(root().join("component/prebuilt/manifest.toml")).unwrap();
+    let sources = manifest.lines().find_map(|line| line.strip_prefix("sources-sha256 = ")).unwrap();
+    let revision = format!("sha256:{}", sources.trim_matches('"'));
+    for (name, package) in [("optoken", "authority"), (STOCK[0], "cli"), (STOCK[1], "http")] {
+        let package = fs::read_to_string(root().join(format!("component/{package}/Cargo.toml"))).unwrap();
+        let description = package.lines().find_map(|line| line.strip_prefix("description = ")).unwrap();
+        let sections = custom_sections(&shipped(name));
+        for (section, expected) in [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("description", description.trim_matches('"')),
+            ("licenses", env!("CARGO_PKG_LICENSE")),
+            ("source", env!("CARGO_PKG_REPOSITORY")),
+            ("homepage", env!("CARGO_PKG_REPOSITORY")),
+            ("revision", revision.as_str()),
+        ] {
+            let values: Vec<_> = sections
+                .iter()
+                .filter(|(name, _)| name == section)
+                .map(|(_, value)| value.as_str())
+                .collect();
+            assert_eq!(values, [expected], "{section} of {name}");
+        }
+    }
+    let info = Authority::builder(MemoryStore::default()).build().unwrap().component_info().unwrap();
+    assert_eq!((info.version.as_str(), info.revision), (env!("CARGO_PKG_VERSION"), Some(revision)));
+    assert_eq!(info.contract, CONTRACT);
+}
+
+/// The custom sections of a component, nested modules left out.
+fn custom_sections(component: &[u8]) -> Vec<(String, String)> {
+    let mut sections = Vec::new();
+    let mut rest = &component[8..];
+    while let [id, behind @ ..] = rest {
+        let (size, behind) = leb128(behind);
+        let (section, behind) = behind.split_at(size);
+        if *id == 0 {
+            let (length, section) = leb128(section);
+            let (name, value) = section.split_at(length);
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            sections.push((text(name), text(value)));
+        }
+        rest = behind;
+    }
+    sections
+}
+
+/// An unsigned number at the begin of these bytes, and the rest.
+fn leb128(bytes: &[u8]) -> (usize, &[u8]) {
+    let end = bytes.iter().position(|byte| byte & 0x80 == 0).unwrap();
+    let (number, rest) = bytes.split_at(end + 1);
+    (number.iter().rev().fold(0, |number, byte| number << 7 | usize::from(byte & 0x7f)), rest)
 }
 
 #[test]

@@ -11,9 +11,10 @@ use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use optoken::async_authority::{AsyncAuthority, MAX_COMMANDS};
+use optoken::async_authority::{AsyncAuthority, MAX_CONCURRENT_COMMANDS};
 use optoken::authority::{self, Authority, BuildError};
 use optoken::observer::Observer;
+use optoken::sandbox::bindings::exports::optoken::authority::types::Caller;
 use optoken::sandbox::bindings::{Authority as Instance, AuthorityPre};
 use optoken::sandbox::linker::{CatalogStoreCtx, add_to_linker, add_wasi_to_linker, store_limits};
 use optoken::sandbox::wasmtime::component::{Component, Linker};
@@ -21,7 +22,7 @@ use optoken::sandbox::wasmtime::{self, Engine, StoreLimits};
 use optoken::sandbox::{self, BUILT_IN_COMPONENT};
 use optoken::secret::Secret;
 use optoken::store::{Entry, MemoryStore, Store, StoreError, SwapOutcome, Version};
-use optoken::token::{AuthenticateError, CommandError, IssuedToken, Preset, Principal};
+use optoken::token::{AuthenticateError, CommandError, ImportOutcome, IssuedToken, Principal, TokenKind};
 
 /// A store of somebody else's, whose next swap can be held up.
 #[derive(Clone, Default)]
@@ -64,7 +65,7 @@ fn an_authority_over_a_store_of_somebody_else_keeps_its_tokens_there() {
     let issued = authority.create_operator("test").unwrap();
     drop(authority);
     let again = Authority::builder(store).build().unwrap();
-    assert!(again.authenticate(issued.secret.expose()).unwrap().operator);
+    assert_eq!(again.authenticate(issued.secret.expose()).unwrap().kind, TokenKind::Operator);
 }
 
 /// Panics where it is next asked for its version, as often as it is told to.
@@ -115,7 +116,7 @@ fn a_store_that_panics_once_is_asked_again() {
 struct PanickingObserver(AtomicBool);
 
 impl Observer for PanickingObserver {
-    fn store_answered(&self, operation: &'static str, _: Duration, _: Result<(), &StoreError>) {
+    fn store_operation_completed(&self, operation: &'static str, _: Duration, _: Result<(), &StoreError>) {
         let panics = operation == "version" && !self.0.swap(true, Ordering::Relaxed);
         assert!(!panics, "an observer that panics on purpose");
     }
@@ -205,31 +206,45 @@ fn every_command_can_be_awaited() {
     in_tokio(async {
         let authority: AsyncAuthority =
             Authority::builder(MemoryStore::default()).build_async().await.unwrap();
-        assert!(authority.status().await.unwrap().is_none());
-        let first = authority.create_operator("test").await.unwrap();
-        let operator = authority.regenerate(&first.secret, 60, "test").await.unwrap();
-        authority.end_overlap(&operator.secret, "test").await.unwrap();
-        let staged = authority.stage(&operator.secret, None, None, "test").await.unwrap();
-        authority.cancel(&operator.secret, "test").await.unwrap();
-        let given_up = authority.confirm(&staged.secret.unwrap(), 0, "test").await;
-        assert_eq!(given_up, Err(CommandError::Unauthenticated));
-        let staged = authority.stage(&operator.secret, None, Some(60), "test").await.unwrap();
-        let operator = staged.secret.unwrap();
-        assert_eq!(authority.confirm(&operator, 0, "test").await.unwrap().name, "_admin");
-        let named = authority.create_named(&operator, "ci", Some(60), "test").await.unwrap();
-        let made_elsewhere = Secret::from(named.secret.expose().replace("apiv3_", "apiv3_Elsewhere"));
-        let preset = authority.preset_token("elsewhere", &made_elsewhere, None, "test").await.unwrap();
-        assert!(matches!(preset, Preset::Created(_)));
-        let preset = authority.preset_hash("hash", &"0".repeat(128), None, "test").await.unwrap();
-        assert!(matches!(preset, Preset::Created(_)));
-        assert_eq!(authority.delete(&operator, "hash", "test").await.unwrap().name, "hash");
-        let listed: Vec<_> = authority.list().await.unwrap().into_iter().map(|token| token.name).collect();
+        assert!(authority.read(Authority::status).await.unwrap().is_none());
+        let first = authority.run(|authority| authority.create_operator("test")).await.unwrap().secret;
+        let presented = first.clone();
+        let operator = authority.run(move |authority| authority.regenerate(&presented, 60, "test")).await;
+        let presented = operator.unwrap().secret;
+        let staged = authority.run(move |authority| {
+            authority.end_overlap(&presented, "test")?;
+            let staged = authority.stage(&presented, None, None, "test")?.secret.unwrap();
+            authority.cancel(&presented, "test")?;
+            assert_eq!(authority.confirm(&staged, 0, "test"), Err(CommandError::Unauthenticated));
+            authority.stage(&presented, None, Some(60), "test")
+        });
+        let operator = staged.await.unwrap().secret.unwrap();
+        let presented = operator.clone();
+        let confirmed = authority.run(move |authority| authority.confirm(&presented, 0, "test")).await;
+        assert_eq!(confirmed.unwrap().name, "_admin");
+        let presented = operator.clone();
+        let named =
+            authority.run(move |authority| authority.create_named(&presented, "ci", Some(60), "test"));
+        let made_elsewhere =
+            Secret::from(named.await.unwrap().secret.expose().replace("apiv3_", "apiv3_Elsewhere"));
+        let token = made_elsewhere.clone();
+        let import =
+            authority.run(move |authority| authority.import_token("elsewhere", &token, None, "test"));
+        assert!(matches!(import.await.unwrap(), ImportOutcome::Created(_)));
+        let hash = "0".repeat(128);
+        let import = authority.run(move |authority| authority.import_hash("hash", &hash, None, "test"));
+        assert!(matches!(import.await.unwrap(), ImportOutcome::Created(_)));
+        let presented = operator.clone();
+        let deleted = authority.run(move |authority| authority.delete(&presented, "hash", "test")).await;
+        assert_eq!(deleted.unwrap().name, "hash");
+        let listed = authority.read(Authority::list_tokens).await.unwrap();
+        let listed: Vec<_> = listed.into_iter().map(|token| token.name).collect();
         assert_eq!(listed, ["_admin", "ci", "elsewhere"]);
-        let recovered = authority.recover("test").await.unwrap();
-        assert!(!authority.audit().await.unwrap().is_empty());
-        let accepted = |secret: &Secret| authority.blocking().authenticate(secret.expose()).is_ok();
+        let recovered = authority.run(|authority| authority.recover("test")).await.unwrap();
+        assert!(!authority.read(|authority| authority.audit(None)).await.unwrap().lines.is_empty());
+        let accepted = |secret: &Secret| authority.authority().authenticate(secret.expose()).is_ok();
         assert!(accepted(&recovered.secret) && accepted(&made_elsewhere));
-        assert!(!accepted(&operator) && !accepted(&first.secret));
+        assert!(!accepted(&operator) && !accepted(&first));
     });
 }
 
@@ -241,15 +256,16 @@ fn a_command_that_nobody_waits_for_any_more_is_finished() {
         let gate = Arc::new(Barrier::new(2));
         *store.gate.lock().unwrap() = Some(Arc::clone(&gate));
         {
-            let mut begun = pin!(authority.create_operator("dropped"));
+            let mut begun = pin!(authority.run(|authority| authority.create_operator("dropped")));
             assert!(begun.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
             gate.wait();
         }
         gate.wait();
         // It waits for its turn behind the one that was dropped.
-        let second = authority.create_operator("second").await.unwrap_err();
+        let second = authority.run(|authority| authority.create_operator("second")).await.unwrap_err();
         assert_eq!(second, CommandError::AlreadyExists("_admin".into()));
-        assert!(authority.audit().await.unwrap().last().unwrap().contains("dropped"));
+        let audit = authority.read(|authority| authority.audit(None)).await.unwrap();
+        assert!(audit.lines.last().unwrap().contains("dropped"));
     });
 }
 
@@ -258,14 +274,15 @@ fn a_command_that_still_waits_for_its_turn_never_begins_when_nobody_waits_for_it
     in_tokio(async {
         let store = GatedStore::default();
         let authority = Authority::builder(store.clone()).build_async().await.unwrap();
-        let operator = authority.create_operator("test").await.unwrap().secret;
+        let operator = authority.run(|authority| authority.create_operator("test")).await.unwrap().secret;
         let gate = Arc::new(Barrier::new(2));
         *store.gate.lock().unwrap() = Some(Arc::clone(&gate));
-        let names: Vec<_> = (0..=MAX_COMMANDS).map(|number| format!("number {number}")).collect();
-        let mut commands: Vec<_> = names
-            .iter()
-            .map(|name| Box::pin(authority.create_named(&operator, name, None, "test")))
-            .collect();
+        let names: Vec<_> = (0..=MAX_CONCURRENT_COMMANDS).map(|number| format!("number {number}")).collect();
+        let create = |name: String| {
+            let operator = operator.clone();
+            authority.run(move |authority| authority.create_named(&operator, &name, None, "test"))
+        };
+        let mut commands: Vec<_> = names.iter().map(|name| Box::pin(create(name.clone()))).collect();
         for command in &mut commands {
             assert!(command.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         }
@@ -273,14 +290,20 @@ fn a_command_that_still_waits_for_its_turn_never_begins_when_nobody_waits_for_it
         gate.wait();
         gate.wait();
         // Behind all that have begun.
-        authority.create_named(&operator, "last", None, "test").await.unwrap();
-        let made = || authority.blocking().list().unwrap().len();
+        create("last".to_owned()).await.unwrap();
+        let made = || authority.authority().list_tokens().unwrap().len();
         // The operator token, those that had a turn, and the last.
-        while made() < MAX_COMMANDS + 2 {
+        while made() < MAX_CONCURRENT_COMMANDS + 2 {
             tokio::task::yield_now().await;
         }
-        let made: Vec<_> = authority.list().await.unwrap().into_iter().map(|token| token.name).collect();
-        assert!(!made.contains(&names[MAX_COMMANDS]), "{made:?}");
+        let made: Vec<_> = authority
+            .read(Authority::list_tokens)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|token| token.name)
+            .collect();
+        assert!(!made.contains(&names[MAX_CONCURRENT_COMMANDS]), "{made:?}");
     });
 }
 
@@ -289,24 +312,28 @@ fn reading_waits_for_no_command() {
     in_tokio(async {
         let store = GatedStore::default();
         let authority = Authority::builder(store.clone()).build_async().await.unwrap();
-        let operator = authority.create_operator("test").await.unwrap().secret;
+        let operator = authority.run(|authority| authority.create_operator("test")).await.unwrap().secret;
         let gate = Arc::new(Barrier::new(2));
         *store.gate.lock().unwrap() = Some(Arc::clone(&gate));
         // Of another face of the same authority: they take their turns together.
-        let other = authority.blocking().clone().into_async();
+        let other = authority.authority().clone().into_async();
         let begin = |name: usize| {
             let (authority, operator) = (other.clone(), operator.clone());
             let name = format!("number {name}");
-            Box::pin(async move { authority.create_named(&operator, &name, None, "test").await })
+            Box::pin(async move {
+                authority.run(move |authority| authority.create_named(&operator, &name, None, "test")).await
+            })
         };
-        let mut commands: Vec<_> = (0..MAX_COMMANDS).map(begin).collect();
+        let mut commands: Vec<_> = (0..MAX_CONCURRENT_COMMANDS).map(begin).collect();
         let poll = |command: &mut _| Future::poll(Pin::new(command), &mut Context::from_waker(Waker::noop()));
         assert!(commands.iter_mut().all(|command| poll(command).is_pending()));
         gate.wait();
-        assert_eq!(authority.list().await.unwrap().len(), 1);
-        assert!(authority.status().await.unwrap().is_some());
-        assert!(!authority.audit().await.unwrap().is_empty());
-        let mut one_more = Box::pin(authority.create_named(&operator, "one more", None, "test"));
+        assert_eq!(authority.read(Authority::list_tokens).await.unwrap().len(), 1);
+        assert!(authority.read(Authority::status).await.unwrap().is_some());
+        assert!(!authority.read(|authority| authority.audit(None)).await.unwrap().lines.is_empty());
+        let mut one_more = Box::pin(
+            authority.run(move |authority| authority.create_named(&operator, "one more", None, "test")),
+        );
         assert!(one_more.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         drop(one_more);
         gate.wait();
@@ -348,11 +375,11 @@ fn a_store_may_wait_for_an_asynchronous_client() {
     in_tokio(async {
         let store = Remote { there: MemoryStore::default(), runtime: tokio::runtime::Handle::current() };
         let authority = Authority::builder(store).build_async().await.unwrap();
-        let operator = authority.create_operator("test").await.unwrap().secret;
-        assert!(authority.blocking().authenticate(operator.expose()).is_ok());
-        authority.list().await.unwrap();
-        authority.recover("test").await.unwrap();
-        assert!(authority.blocking().authenticate(operator.expose()).is_err());
+        let operator = authority.run(|authority| authority.create_operator("test")).await.unwrap().secret;
+        assert!(authority.authority().authenticate(operator.expose()).is_ok());
+        authority.read(Authority::list_tokens).await.unwrap();
+        authority.run(|authority| authority.recover("test")).await.unwrap();
+        assert!(authority.authority().authenticate(operator.expose()).is_err());
     });
 }
 
@@ -380,7 +407,7 @@ fn documented_limits_match_constants() {
         ),
         ("POLL_INTERVAL", milliseconds(authority::POLL_INTERVAL)),
         ("DEFAULT_MAX_STALENESS", seconds(authority::DEFAULT_MAX_STALENESS)),
-        ("async_authority::MAX_COMMANDS", format!("{MAX_COMMANDS} |")),
+        ("async_authority::MAX_CONCURRENT_COMMANDS", format!("{MAX_CONCURRENT_COMMANDS} |")),
     ] {
         for page in pages {
             let documented = page
@@ -398,9 +425,9 @@ fn what_it_is_made_of_is_shown_without_a_secret_and_within_bounds() {
     assert!(shown.contains("max_staleness: 500ms"), "{shown}");
     assert_eq!(authority::MIN_MAX_STALENESS, 2 * authority::POLL_INTERVAL);
     let authority = in_tokio(builder.build_async()).unwrap();
-    let issued = authority.blocking().create_operator("test").unwrap();
+    let issued = authority.authority().create_operator("test").unwrap();
     let shown = format!("{authority:?} {issued:?}");
-    assert!(shown.contains(authority.blocking().catalog_id()), "{shown}");
+    assert!(shown.contains(authority.authority().catalog_id()), "{shown}");
     assert!(!shown.contains(issued.secret.expose()), "{shown}");
 }
 
@@ -426,11 +453,16 @@ impl Observer for Counts {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn commanded(&self, command: &'static str, outcome: Result<(), &CommandError>) {
+    fn command_completed(&self, command: &'static str, outcome: Result<(), &CommandError>) {
         self.commands.lock().unwrap().push((command, outcome.is_ok()));
     }
 
-    fn store_answered(&self, operation: &'static str, _: Duration, outcome: Result<(), &StoreError>) {
+    fn store_operation_completed(
+        &self,
+        operation: &'static str,
+        _: Duration,
+        outcome: Result<(), &StoreError>,
+    ) {
         if operation == "swap" && outcome.is_ok() {
             self.swaps.fetch_add(1, Ordering::Relaxed);
         }
@@ -470,17 +502,18 @@ fn own_host() -> AuthorityPre<Own> {
 #[test]
 fn an_instance_may_call_its_store_so_often_for_each_command() {
     let host = own_host();
-    let (mut store, writer) = open(&host, CatalogStoreCtx::of_store(Arc::new(MemoryStore::default())));
+    let (mut store, writer) = open(&host, CatalogStoreCtx::from_store(Arc::new(MemoryStore::default())));
     let tokens = writer.optoken_authority_tokens();
     let issued = tokens.call_create_operator(&mut store, "test").unwrap().unwrap();
+    let caller = Caller { credential: issued.secret, origin: "test".to_owned() };
     // Each loads once.
     for _ in 0..2 {
         store.data_mut().catalog.begin_command();
         for _ in 0..sandbox::MAX_STORE_CALLS {
-            tokens.call_cancel(&mut store, &issued.secret, "test").unwrap().unwrap();
+            tokens.call_cancel(&mut store, &caller).unwrap().unwrap();
         }
     }
-    let trap = tokens.call_cancel(&mut store, &issued.secret, "test").unwrap_err();
+    let trap = tokens.call_cancel(&mut store, &caller).unwrap_err();
     assert!(format!("{trap:#}").contains("it called the store more than 64 times"), "{trap:#}");
 }
 
@@ -494,23 +527,23 @@ fn open(host: &AuthorityPre<Own>, catalog: CatalogStoreCtx) -> (wasmtime::Store<
 #[test]
 fn a_host_with_an_engine_of_its_own_reads_snapshots_and_writes_to_its_store() {
     let host = own_host();
-    let (mut store, writer) = open(&host, CatalogStoreCtx::of_store(Arc::new(GatedStore::default())));
+    let (mut store, writer) = open(&host, CatalogStoreCtx::from_store(Arc::new(GatedStore::default())));
     let issued = writer.optoken_authority_tokens().call_create_operator(&mut store, "test").unwrap();
     let issued = IssuedToken::from(issued.unwrap());
-    let seen = store.into_data().catalog.into_seen();
-    assert!(seen.wrote);
+    let effects = store.into_data().catalog.into_effects();
+    assert!(effects.wrote);
 
-    let snapshot = Arc::new(seen.snapshot.unwrap());
-    let (mut store, reader) = open(&host, CatalogStoreCtx::of_snapshot(snapshot));
+    let snapshot = Arc::new(effects.snapshot.unwrap());
+    let (mut store, reader) = open(&host, CatalogStoreCtx::from_snapshot(snapshot));
     let authenticator = reader.optoken_authority_authenticator();
     let principal = authenticator.call_authenticate(&mut store, issued.secret.expose()).unwrap().unwrap();
-    assert!(Principal::from(principal).operator);
+    assert_eq!(Principal::from(principal).kind, TokenKind::Operator);
     let refused = authenticator.call_authenticate(&mut store, "x").unwrap().unwrap_err();
     assert_eq!(AuthenticateError::from(refused), AuthenticateError::Unknown);
-    let trap =
-        reader.optoken_authority_tokens().call_regenerate(&mut store, issued.secret.expose(), 0, "test");
+    let caller = Caller { credential: issued.secret.expose().to_owned(), origin: "test".to_owned() };
+    let trap = reader.optoken_authority_tokens().call_regenerate(&mut store, &caller, None);
     assert!(format!("{:#}", trap.unwrap_err()).contains("a reader tried to write"));
-    assert!(!store.data().catalog.seen().wrote);
+    assert!(!store.data().catalog.effects().wrote);
 }
 
 #[test]
@@ -548,7 +581,7 @@ fn of_two_implementations_of_wasi_none_gets_its_way_silently() {
     add_wasi_to_linker(&mut linker).unwrap();
     let component = Component::new(&engine, BUILT_IN_COMPONENT).unwrap();
     let host = AuthorityPre::new(linker.instantiate_pre(&component).unwrap()).unwrap();
-    let (mut store, writer) = open(&host, CatalogStoreCtx::of_store(Arc::new(MemoryStore::default())));
+    let (mut store, writer) = open(&host, CatalogStoreCtx::from_store(Arc::new(MemoryStore::default())));
     let issued = writer.optoken_authority_tokens().call_create_operator(&mut store, "test").unwrap().unwrap();
     assert!(!issued.secret.contains("AAAAAAAA"), "the other one made it");
 }
@@ -561,6 +594,6 @@ fn a_host_with_an_engine_of_its_own_is_told_what_does_not_fit() {
     let empty = Component::new(&engine, b"\0asm\x0d\0\x01\0").unwrap();
     let said = sandbox::check(&engine, &empty).unwrap_err().to_string();
     let both =
-        "this host speaks optoken:authority@0.1.0, the component was built for no optoken:authority at all";
+        "this host speaks optoken:authority@0.2.0, the component was built for no optoken:authority at all";
     assert!(said.contains(both), "{said}");
 }

@@ -14,16 +14,17 @@ use std::{iter, thread};
 use optoken::authority::{Authority, BuildError};
 use optoken::sandbox::{self, BUILT_IN_COMPONENT};
 use optoken::store::{Entry, MemoryStore, Store, StoreError, SwapOutcome, Version};
-use optoken::token::{AuthenticateError, CommandError};
+use optoken::token::{AuthenticateError, CommandError, TokenKind};
 use rustix::time::{ClockId, clock_gettime};
 use wit_component::{ComponentEncoder, StringEncoding};
 use wit_parser::Resolve;
 
 use crate::support::{CREATE, REGENERATE, Server, TestEnv, get, post, sha512_hex};
 
-/// WASI's randomness, as much of it as a component here asks for.
+/// The function of WASI's randomness that a misbehaving component imports. It is of another release than the import of
+/// the contract, which declares another function.
 const WASI_RANDOM: &str = "
-    package wasi:random@0.2.0;
+    package wasi:random@0.2.1;
     interface random { get-random-bytes: func(len: u64) -> list<u8>; }
 ";
 
@@ -36,7 +37,7 @@ fn world() -> (Resolve, wit_parser::WorldId) {
         .push_str(
             "test.wit",
             "package optoken:test;
-             world misbehaving { include optoken:authority/authority@0.1.0; import wasi:random/random@0.2.0; }",
+             world misbehaving { include optoken:authority/authority@0.2.0; import wasi:random/random@0.2.1; }",
         )
         .unwrap();
     let world = resolve.select_world(&[package], Some("misbehaving")).unwrap();
@@ -96,9 +97,9 @@ impl MisbehavingComponent<'_> {
         let module = format!(
             r#"(module
                 {imports}
-                (import "wasi:random/random@0.2.0" "get-random-bytes" (func $random (param i64 i32)))
-                (import "optoken:authority/catalog-store@0.1.0" "load" (func $load (param i32)))
-                (import "optoken:authority/catalog-store@0.1.0" "swap"
+                (import "wasi:random/random@0.2.1" "get-random-bytes" (func $random (param i64 i32)))
+                (import "optoken:authority/catalog-store@0.2.0" "load" (func $load (param i32)))
+                (import "optoken:authority/catalog-store@0.2.0" "swap"
                     (func $swap (param i32 i32 i32 i32 i32 i32)))
                 (memory (export "memory") 1)
                 (table $elements 0 funcref)
@@ -118,15 +119,18 @@ impl MisbehavingComponent<'_> {
                     (local $which i32)
                     (local.set $which (i32.load8_u offset=1 (local.get $text))) {cases}
                     unreachable)
-                (func (export "optoken:authority/authenticator@0.1.0#prepare") (result i32) (i32.const 3072))
+                (func (export "optoken:authority/authenticator@0.2.0#load") (result i32) (i32.const 3072))
+                (func (export "optoken:authority/component-info@0.2.0#get-info") (result i32) (i32.const 3072))
                 ;; An error of case 0: `unknown-token`. Success with the token 0, a case 0: `operator`.
-                (func (export "optoken:authority/authenticator@0.1.0#authenticate") (param i32 i32) (result i32)
+                (func $authenticate (param i32 i32) (result i32)
                     (if (call $begins (local.get 0) (local.get 1) (i32.const 33))
                         (then (return (call $misbehave (local.get 0)))))
                     (if (call $begins (local.get 0) (local.get 1) (i32.const 63)) (then (return (i32.const 3072))))
                     (i32.store8 (i32.const 1024) (i32.const 1))
                     (i32.store8 (i32.const 1032) (i32.const 0))
                     (i32.const 1024))
+                (export "optoken:authority/authenticator@0.2.0#authenticate" (func $authenticate))
+                (export "optoken:authority/authenticator@0.2.0#describe" (func $authenticate))
                 ;; An error of case 2: `forbidden`.
                 (func $command (param i32 i32) (result i32)
                     (if (i32.or
@@ -136,31 +140,32 @@ impl MisbehavingComponent<'_> {
                     (i32.store8 (i32.const 1024) (i32.const 1))
                     (i32.store8 (i32.const 1032) (i32.const 2))
                     (i32.const 1024))
-                (export "optoken:authority/tokens@0.1.0#create-operator" (func $command))
-                (export "optoken:authority/recovery@0.1.0#regenerate" (func $command))
-                (func $rotate (param i32 i32 i64 i32 i32) (result i32) (call $command (local.get 0) (local.get 1)))
-                (export "optoken:authority/tokens@0.1.0#regenerate" (func $rotate))
-                (export "optoken:authority/tokens@0.1.0#confirm" (func $rotate))
-                (func (export "optoken:authority/tokens@0.1.0#stage")
-                    (param i32 i32 i32 i32 i32 i32 i64 i32 i32) (result i32)
+                (export "optoken:authority/tokens@0.2.0#create-operator" (func $command))
+                (export "optoken:authority/recovery@0.2.0#regenerate" (func $command))
+                (func $rotate (param i32 i32 i32 i32 i32 i64) (result i32) (call $command (local.get 0) (local.get 1)))
+                (export "optoken:authority/tokens@0.2.0#regenerate" (func $rotate))
+                (export "optoken:authority/tokens@0.2.0#confirm" (func $rotate))
+                (func (export "optoken:authority/tokens@0.2.0#stage")
+                    (param i32 i32 i32 i32 i32 i32 i32 i32 i64) (result i32)
                     (call $command (local.get 0) (local.get 1)))
                 (func $end (param i32 i32 i32 i32) (result i32) (call $command (local.get 0) (local.get 1)))
-                (export "optoken:authority/tokens@0.1.0#cancel" (func $end))
-                (export "optoken:authority/tokens@0.1.0#end-overlap" (func $end))
-                (func (export "optoken:authority/tokens@0.1.0#create-named")
-                    (param i32 i32 i32 i32 i32 i64 i32 i32) (result i32)
+                (export "optoken:authority/tokens@0.2.0#cancel" (func $end))
+                (export "optoken:authority/tokens@0.2.0#end-overlap" (func $end))
+                (func (export "optoken:authority/tokens@0.2.0#create-named")
+                    (param i32 i32 i32 i32 i32 i32 i32 i64) (result i32)
                     (call $command (local.get 0) (local.get 1)))
-                (func (export "optoken:authority/tokens@0.1.0#delete") (param i32 i32 i32 i32 i32 i32) (result i32)
+                (func (export "optoken:authority/tokens@0.2.0#delete") (param i32 i32 i32 i32 i32 i32) (result i32)
                     (call $command (local.get 0) (local.get 1)))
-                (func $preset (param i32 i32 i32 i32 i32 i64 i32 i32) (result i32)
+                (func $import (param i32 i32 i32 i32 i32 i64 i32 i32) (result i32)
                     (call $command (local.get 0) (local.get 1)))
-                (export "optoken:authority/provision@0.1.0#preset-token" (func $preset))
-                (export "optoken:authority/provision@0.1.0#preset-hash" (func $preset))
+                (export "optoken:authority/provision@0.2.0#import-token" (func $import))
+                (export "optoken:authority/provision@0.2.0#import-hash" (func $import))
                 (func $asked (result i32) (block (result i32) {asked}))
-                (export "optoken:authority/tokens@0.1.0#list" (func $asked))
-                (export "optoken:authority/tokens@0.1.0#audit" (func $asked))
-                (export "optoken:authority/tokens@0.1.0#status" (func $asked))
-                (func (export "optoken:authority/provision@0.1.0#initialize") (param i32 i32) (result i32)
+                (export "optoken:authority/tokens@0.2.0#list-tokens" (func $asked))
+                (export "optoken:authority/authenticator@0.2.0#state" (func $asked))
+                (func (export "optoken:authority/tokens@0.2.0#audit") (param i32 i64) (result i32) (call $asked))
+                (export "optoken:authority/tokens@0.2.0#status" (func $asked))
+                (func (export "optoken:authority/provision@0.2.0#initialize") (param i32 i32) (result i32)
                     (block (result i32) {initialized}))
                 (func $start (drop (block (result i32) {started})))
                 (start $start)
@@ -284,10 +289,11 @@ fn whatever_it_does_wrong_when_it_is_asked_is_an_error_and_counted_and_the_next_
         let authority = within(sandbox::AUTHENTICATE_BUDGET + COMPILING, case, || over(&component));
         assert_eq!(authority.traps(), 1, "{case}");
         let budget = sandbox::AUTHENTICATE_BUDGET;
-        assert_eq!(within(budget, case, || authority.list().unwrap_err()), failed(), "{case}");
+        assert_eq!(within(budget, case, || authority.list_tokens().unwrap_err()), failed(), "{case}");
         assert_eq!(within(budget, case, || authority.status().unwrap_err()), failed(), "{case}");
-        assert_eq!(within(budget, case, || authority.audit().unwrap_err()), failed(), "{case}");
-        assert_eq!(authority.traps(), 4, "{case}");
+        assert_eq!(within(budget, case, || authority.audit(None).unwrap_err()), failed(), "{case}");
+        assert_eq!(within(budget, case, || authority.catalog_state().unwrap_err()), failed(), "{case}");
+        assert_eq!(authority.traps(), 5, "{case}");
         assert_eq!(authority.authenticate("other"), Err(AuthenticateError::Unknown), "{case}");
     }
 }
@@ -505,13 +511,13 @@ fn a_catalog_of_ten_thousand_tokens_is_within_the_limits() {
     let store = MemoryStore::default();
     store.swap(None, &document).unwrap();
     let authority = Authority::builder(store).build().unwrap();
-    assert!(!authority.authenticate("secret of 9999").unwrap().operator);
+    assert_eq!(authority.authenticate("secret of 9999").unwrap().kind, TokenKind::NamedAdmin);
     let issued = authority.regenerate(&"secret of 0".to_owned().into(), 0, "test").unwrap();
-    assert!(authority.authenticate(issued.secret.expose()).unwrap().operator);
+    assert_eq!(authority.authenticate(issued.secret.expose()).unwrap().kind, TokenKind::Operator);
     assert_eq!(authority.authenticate("secret of 0"), Err(AuthenticateError::Unknown));
     assert!(authority.authenticate("secret of 1").is_ok());
 
-    let listed = authority.list().unwrap();
+    let listed = authority.list_tokens().unwrap();
     assert_eq!((listed.len(), listed[9999].id), (10_000, 9999));
     let credential = "secret of 1".to_owned().into();
     let one_more = || authority.create_named(&credential, "one more", None, "test").map(drop);

@@ -117,8 +117,9 @@
 //!
 //! # In asynchronous programs
 //!
-//! [`authenticate`](authority::Authority::authenticate) may be called anywhere. Commands block; with the feature `async`,
-//! `Authority::builder(…).build_async().await` gives an `AsyncAuthority` that has each of them to be awaited.
+//! Async code may call [`authenticate`](authority::Authority::authenticate). Commands block. With the
+//! feature `async`, `Authority::builder(…).build_async().await` returns an `AsyncAuthority`, which runs
+//! them on threads that may block.
 //!
 //! # With an engine of one's own
 //!
@@ -139,7 +140,7 @@
 //! | core instances, memories, tables, elements of a table | 8, 2, 8, 4096 | [`MAX_CORE_INSTANCES`](sandbox::MAX_CORE_INSTANCES), [`MAX_MEMORIES`](sandbox::MAX_MEMORIES), [`MAX_TABLES`](sandbox::MAX_TABLES), [`MAX_TABLE_ELEMENTS`](sandbox::MAX_TABLE_ELEMENTS) |
 //! | until a change by another process counts here | 250 ms and one read | [`POLL_INTERVAL`](authority::POLL_INTERVAL) |
 //! | until a silent store makes all tokens refused | 10 s | [`DEFAULT_MAX_STALENESS`](authority::DEFAULT_MAX_STALENESS) |
-//! | commands that block a thread at a time, with `async` | 4 | `async_authority::MAX_COMMANDS` |
+//! | commands that block a thread at a time, with `async` | 4 | `async_authority::MAX_CONCURRENT_COMMANDS` |
 //! | tokens in a catalog; audit records that it keeps | 10,000; 64 | the component's |
 //! | a token's name; the origin of a request | 128 bytes; 256 bytes, cut | the component's |
 

@@ -252,6 +252,7 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, Metric
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::token::TokenKind;
 
     #[test]
     fn what_was_counted_is_told() {

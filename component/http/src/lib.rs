@@ -66,7 +66,7 @@ impl wasip2::exports::http::incoming_handler::Guest for Http {
         let response = match Wasi::at(DATA) {
             Ok(ports) => routes::respond(&mut request, ports, options),
             Err(error) => {
-                wasi_http::log(&format!("{error}; wasmtime serve wants -Scli beside it"));
+                wasi_http::log(&format!("{error}; the runtime must provide wasi:cli as well"));
                 routes::reject(&request, Problem::Unavailable)
             }
         };

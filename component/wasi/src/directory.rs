@@ -35,7 +35,7 @@ pub fn open(path: &str) -> Result<WasiDirectory, String> {
         .min_by_key(|(_, rest)| rest.len());
     let Some((descriptor, rest)) = nearest else {
         return Err(format!(
-            "there is no directory {path} here; give the runtime one, as in: wasmtime run --dir DIR::{path}"
+            "there is no directory {path} here: the runtime must open one for the component under this name"
         ));
     };
     let descriptor = if rest.is_empty() {

@@ -106,7 +106,7 @@ pub use sqlite::{OpenError, SqliteStore};
 /// # let path = &directory.path().join("catalog");
 /// let issued = Authority::builder(FileStore::new(path)).build()?.create_operator("example")?;
 /// let after_a_restart = Authority::builder(FileStore::new(path)).build()?;
-/// assert!(after_a_restart.authenticate(issued.secret.expose())?.operator);
+/// assert!(after_a_restart.authenticate(issued.secret.expose())?.kind == optoken::token::TokenKind::Operator);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Store: Send + Sync + 'static {

@@ -1,25 +1,20 @@
 //! How fast the component is in the sandbox of `optoken`, as the server runs it, as one line of JSON.
 
 use std::io::{self, Write as _};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use optoken::authority::Authority;
 use optoken::sandbox::wasmtime::Result;
-use optoken::sandbox::{BUILT_IN_COMPONENT, Sandbox};
-use optoken::store::{MemoryStore, Store};
+use optoken::store::MemoryStore;
 use serde_json::json;
 
 const DURATION: Duration = Duration::from_secs(2);
 
 pub(crate) fn run() -> Result<()> {
     let started = Instant::now();
-    let sandbox = Sandbox::new(BUILT_IN_COMPONENT)?;
-    let loaded = started.elapsed();
-    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-    let instantiate = measure(|| Ok(sandbox.writer(Arc::clone(&store)).map(drop)?))?;
-
     let authority = Authority::builder(MemoryStore::default()).build()?;
+    let loaded = started.elapsed();
+    let instantiate = measure(|| Ok(authority.instantiate()?))?;
     let secret = authority.create_operator("bench")?.secret;
     let authenticate = measure(|| Ok(authority.authenticate(secret.expose()).map(drop)?))?;
     let result = json!({

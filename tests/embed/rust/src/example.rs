@@ -3,12 +3,12 @@
 //! What a host with an engine of its own has to do beside, `optoken::sandbox::linker` lists. Of that, this leaves two things
 //! out: it bounds the memory of an instance, but not the time of a call (`Config::epoch_interruption` and
 //! `Store::set_epoch_deadline` do); and it checks tokens with the instance that carries out commands, which waits for the
-//! store, where a server has others that only read, on `CatalogStoreCtx::of_snapshot`.
+//! store, where a server has others that only read, on `CatalogStoreCtx::from_snapshot`.
 
 use std::sync::Arc;
 
 use optoken::sandbox::bindings::AuthorityPre;
-use optoken::sandbox::bindings::exports::optoken::authority::types::CommandError;
+use optoken::sandbox::bindings::exports::optoken::authority::types::{Caller, CommandError};
 use optoken::sandbox::linker::{CatalogStoreCtx, add_to_linker, add_wasi_to_linker, store_limits};
 use optoken::sandbox::wasmtime::component::{Component, Linker};
 use optoken::sandbox::wasmtime::error::Context as _;
@@ -27,7 +27,7 @@ struct Tenant {
 impl Tenant {
     fn new(store: &Arc<MemoryStore>) -> Self {
         let store = Arc::<MemoryStore>::clone(store);
-        Self { catalog: CatalogStoreCtx::of_store(store), limits: store_limits() }
+        Self { catalog: CatalogStoreCtx::from_store(store), limits: store_limits() }
     }
 }
 
@@ -63,7 +63,8 @@ pub(crate) fn run() -> Result<()> {
     println!("its secret is accepted");
 
     // Replace it. Without an overlap the old secret is dead before the new one is shown.
-    let second = tokens.call_regenerate(&mut store, &first.secret, 0, ORIGIN)??;
+    let caller = Caller { credential: first.secret.clone(), origin: ORIGIN.to_owned() };
+    let second = tokens.call_regenerate(&mut store, &caller, None)??;
     ensure!(authenticator.call_authenticate(&mut store, &second.secret)?.is_ok(), "the new one is refused");
     ensure!(authenticator.call_authenticate(&mut store, &first.secret)?.is_err(), "the old one is accepted");
     println!("regenerated: the new secret is accepted, the old one refused");
