@@ -240,31 +240,3 @@ pub enum CommandError {
     #[error("nothing was changed: {0}")]
     Internal(String),
 }
-
-/// A timestamp as RFC 3339 in UTC, with milliseconds unless they are zero
-/// (docs/compatibility.md 2.3).
-#[cfg(feature = "server")]
-pub fn rfc3339(at: Timestamp) -> String {
-    let moment = i64::try_from(at).ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
-    let precision = if at.is_multiple_of(1000) { 0 } else { 3 };
-    // A time beyond the year 9999 becomes its end, which clients can parse.
-    format!("{:.precision$}", moment.unwrap_or(jiff::Timestamp::MAX))
-}
-
-#[cfg(all(test, feature = "server"))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn timestamp_has_documented_format() {
-        for (at, text) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (1_744_984_965_331, "2025-04-18T14:02:45.331Z"),
-            (1_744_984_965_330, "2025-04-18T14:02:45.330Z"),
-            (1_744_984_965_000, "2025-04-18T14:02:45Z"),
-        ] {
-            assert_eq!(rfc3339(at), text);
-        }
-        assert!(rfc3339(u64::MAX).starts_with("9999-12-3"));
-    }
-}

@@ -55,7 +55,7 @@ const LAYERS: &str = "
 
 /// Names of crates and modules, each with the parts that may import it, directly or re-exported.
 const CONFINED: [(&str, &str); 7] = [
-    ("axum", "host/src/http host/src/server"),
+    ("hyper", "host/src/http host/src/server"),
     ("bindings", "component/authority/src host/src/sandbox tests/embed/rust/src"),
     ("clap", "host/src/cli"),
     ("hyper_util", "host/src/server"),

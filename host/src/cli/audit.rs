@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
+use optoken_protocol::redact::redact;
+use optoken_protocol::timestamp::rfc3339;
 
 use crate::audit::verify::{Expectations, VerifyError, verify};
 use crate::audit::{Actor, AuditRecord, RetainedRecord};
 use crate::cli::connection::Connection;
 use crate::cli::say;
-use crate::secret::redact;
-use crate::token::rfc3339;
 
 /// Show and verify the records of all changes to the tokens.
 ///

@@ -4,10 +4,10 @@ use std::io::{self, Write as _};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
+use optoken_protocol::redact::redact;
 
 use crate::cli::connection::Connection;
 use crate::cli::prompt::ask;
-use crate::secret::redact;
 use crate::token::OPERATOR;
 
 /// Delete a resource.

@@ -10,8 +10,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-
-use crate::secret::redact;
+use optoken_protocol::redact::redact;
 
 mod audit;
 mod connection;

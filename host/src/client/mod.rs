@@ -9,6 +9,9 @@ use std::error::Error;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use optoken_protocol::headers::RECOVERY_CODE;
+use optoken_protocol::paths;
+use optoken_protocol::token::{PREFIX, is_token_char};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
@@ -18,11 +21,7 @@ use sha2::{Digest as _, Sha512};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::http::{
-    AUDIT_PATH, CONFIRM_PATH, CREATE_PATH, NAMED_PATH, OVERLAP_PATH, RECOVERY_CODE_HEADER, REGENERATE_PATH,
-    SQL_PATH, STAGE_PATH, TOKENS_PATH,
-};
-use crate::secret::{Secret, TOKEN_PREFIX, is_token_char};
+use crate::secret::Secret;
 use tls::Failure;
 pub(crate) use tls::{Trust, TrustError};
 
@@ -185,7 +184,7 @@ impl Client {
 
     /// Makes the operator token.
     pub(crate) fn create_operator(&self) -> Result<Secret, ClientError> {
-        let request = self.http.post(self.url(CREATE_PATH));
+        let request = self.http.post(self.url(paths::OPERATOR));
         self.issue(Operation::Create, request, None)
     }
 
@@ -195,11 +194,11 @@ impl Client {
         credential: Option<&Secret>,
         recovery_code: Option<&Secret>,
     ) -> Result<Secret, ClientError> {
-        let mut request = self.http.post(self.url(REGENERATE_PATH));
+        let mut request = self.http.post(self.url(paths::REGENERATE));
         if let Some(code) = recovery_code {
             let mut header = HeaderValue::from_str(code.expose()).map_err(|_| ClientError::RecoveryCode)?;
             header.set_sensitive(true);
-            request = request.header(RECOVERY_CODE_HEADER, header);
+            request = request.header(RECOVERY_CODE, header);
         }
         self.issue(Operation::Regenerate, request, credential)
     }
@@ -207,7 +206,7 @@ impl Client {
     /// Lets the token with this SHA-512 wait to replace the operator token. Sent again, it means the same.
     pub(crate) fn stage(&self, credential: &Secret, sha512: &str) -> Result<(), ClientError> {
         let body = json!({ "token_sha512": sha512 });
-        let request = json_body(self.http.post(self.url(STAGE_PATH)), &body);
+        let request = json_body(self.http.post(self.url(paths::STAGE)), &body);
         self.send(Operation::Stage, request, Some(credential), StatusCode::CREATED).map(drop)
     }
 
@@ -215,7 +214,7 @@ impl Client {
     /// it has done so already.
     pub(crate) fn confirm(&self, staged: &Secret, overlap: u64) -> Result<(), ClientError> {
         let body = json!({ "overlap_secs": overlap });
-        let request = json_body(self.http.post(self.url(CONFIRM_PATH)), &body);
+        let request = json_body(self.http.post(self.url(paths::CONFIRM)), &body);
         let body = self.send(Operation::Confirm, request, Some(staged), StatusCode::OK)?;
         let Listed { hash } = self.parse(&body)?;
         self.judge(&hash, staged)
@@ -223,7 +222,7 @@ impl Client {
 
     /// Asks a server that cannot stage whether the token is accepted, without any effect.
     pub(crate) fn authenticate(&self, token: &Secret) -> Result<(), ClientError> {
-        let request = self.http.get(self.url(TOKENS_PATH));
+        let request = self.http.get(self.url(paths::TOKENS));
         match self.send(Operation::Authenticate, request, Some(token), StatusCode::OK) {
             // A token is judged before its path is (COMPAT 2.2), which other servers do not have.
             Ok(_) | Err(ClientError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(()),
@@ -233,14 +232,14 @@ impl Client {
 
     /// How the operator token stands, which any token that is accepted may ask.
     pub(crate) fn operator(&self, token: &Secret) -> Result<Operator, ClientError> {
-        let request = self.http.get(self.url(CREATE_PATH));
+        let request = self.http.get(self.url(paths::OPERATOR));
         let body = self.send(Operation::Operator, request, Some(token), StatusCode::OK)?;
         self.parse(&body)
     }
 
     /// The same, where the token must be the operator's.
     pub(crate) fn authenticate_operator(&self, token: &Secret) -> Result<Operator, ClientError> {
-        let request = self.http.get(self.url(CREATE_PATH));
+        let request = self.http.get(self.url(paths::OPERATOR));
         let body = self.send(Operation::Authenticate, request, Some(token), StatusCode::OK)?;
         let operator: Operator = self.parse(&body)?;
         self.judge(&operator.hash, token)?;
@@ -255,13 +254,13 @@ impl Client {
         lifetime: Option<u64>,
     ) -> Result<Secret, ClientError> {
         let body = json!({ "token_name": name, "expiry_secs": lifetime });
-        let request = json_body(self.http.post(self.url(NAMED_PATH)), &body);
+        let request = json_body(self.http.post(self.url(paths::NAMED_ADMIN)), &body);
         self.issue(Operation::CreateNamed, request, credential)
     }
 
     /// Takes a named admin token out.
     pub(crate) fn delete(&self, credential: Option<&Secret>, name: &str) -> Result<(), ClientError> {
-        let mut url = self.url(TOKENS_PATH);
+        let mut url = self.url(paths::TOKENS);
         url.query_pairs_mut().append_pair("token_name", name);
         let request = self.http.request(Method::DELETE, url);
         let body = self.send(Operation::Delete, request, credential, StatusCode::OK)?;
@@ -277,7 +276,7 @@ impl Client {
     /// the answer may come from anybody and goes to a terminal.
     pub(crate) fn list(&self, credential: Option<&Secret>, format: &str) -> Result<String, ClientError> {
         let body = json!({ "db": "_internal", "q": "select * from system.tokens", "format": format });
-        let request = json_body(self.http.post(self.url(SQL_PATH)), &body);
+        let request = json_body(self.http.post(self.url(paths::QUERY_SQL)), &body);
         let body = self.send(Operation::List, request, credential, StatusCode::OK)?;
         let text =
             str::from_utf8(&body).map_err(|_| self.stranger("what it shows is not text".to_owned()))?;
@@ -286,7 +285,7 @@ impl Client {
 
     /// The newest audit records, a line each, as the server has sent them: to print them is not safe.
     pub(crate) fn audit(&self, credential: Option<&Secret>) -> Result<Zeroizing<Vec<u8>>, ClientError> {
-        self.send(Operation::List, self.http.get(self.url(AUDIT_PATH)), credential, StatusCode::OK)
+        self.send(Operation::List, self.http.get(self.url(paths::AUDIT)), credential, StatusCode::OK)
     }
 
     fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
@@ -326,7 +325,7 @@ impl Client {
         let body = self.send(operation, request, credential, StatusCode::CREATED)?;
         let issued: Issued = self.parse(&body)?;
         let token = Secret::from(issued.token);
-        let random = token.expose().strip_prefix(TOKEN_PREFIX).unwrap_or_default();
+        let random = token.expose().strip_prefix(PREFIX).unwrap_or_default();
         if random.is_empty() || !random.chars().all(is_token_char) {
             Err(self.stranger("what it calls a token is none".to_owned()))
         } else {
@@ -456,7 +455,7 @@ impl Client {
             ),
             StatusCode::CONFLICT if operation == Operation::Stage => format!(
                 "\nWait until then, or end it with the operator token: DELETE {}",
-                self.url(OVERLAP_PATH)
+                self.url(paths::OVERLAP)
             ),
             StatusCode::CONFLICT if operator || message == "token name already exists, _admin" => "\nTo replace the operator token, run:\n  \
                  influxdb3 create token --admin --regenerate --token OPERATOR_TOKEN"

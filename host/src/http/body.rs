@@ -8,11 +8,12 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::HeaderMap;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use optoken_protocol::media_type::is_json;
+use optoken_protocol::problem::Problem;
+use optoken_protocol::redact::redact;
 use serde::de::DeserializeOwned;
 use tokio::time;
 
-use crate::http::problem::Problem;
-use crate::secret::redact;
 use crate::server::serve::Request;
 
 /// The most bytes a body may have that means nothing.
@@ -34,7 +35,7 @@ pub(crate) async fn discard_up_to(body: Incoming, limit: usize) -> Result<(), Pr
 /// Refuses a body that is not announced as JSON, before anything else about it is judged.
 pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    if content_type.is_some_and(is_json) { Ok(()) } else { Err(Problem::NotJson) }
+    if content_type.is_some_and(is_json) { Ok(()) } else { Err(Problem::UnsupportedMediaType) }
 }
 
 /// Reads a body of JSON, which may be compressed. No more than `limit` bytes, neither before nor after decompression.
@@ -44,7 +45,7 @@ pub(crate) async fn json<T: DeserializeOwned>(request: Request, limit: usize) ->
         None | Some(b"identity") => false,
         Some(b"gzip") => true,
         Some(other) => {
-            return Err(Problem::UnknownEncoding(redact(&String::from_utf8_lossy(other)).into_owned()));
+            return Err(Problem::UnsupportedEncoding(redact(&String::from_utf8_lossy(other)).into_owned()));
         }
     };
     let mut bytes = Vec::new();
@@ -53,7 +54,8 @@ pub(crate) async fn json<T: DeserializeOwned>(request: Request, limit: usize) ->
         bytes = unzip(&bytes, limit)?;
     }
     // The text repeats parts of what was sent.
-    serde_json::from_slice(&bytes).map_err(|error| Problem::BadJson(redact(&error.to_string()).into_owned()))
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Problem::InvalidJson(redact(&error.to_string()).into_owned()))
 }
 
 /// Reads a body of JSON as [`json`] does, or none, which means what is left out of it.
@@ -86,58 +88,13 @@ async fn receive(body: Incoming, limit: usize, mut each: impl FnMut(&[u8])) -> R
         }
         Ok(())
     };
-    time::timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(Problem::BodyTooSlow))
+    time::timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(Problem::BodyTimeout))
 }
 
 fn unzip(zipped: &[u8], limit: usize) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
     // One more than there may be tells too many from just enough.
     let read = GzDecoder::new(zipped).take(limit as u64 + 1).read_to_end(&mut bytes);
-    let length = read.map_err(|error| Problem::BadGzip(error.to_string()))?;
+    let length = read.map_err(|error| Problem::InvalidGzip(error.to_string()))?;
     if length > limit { Err(Problem::BodyTooLarge(limit)) } else { Ok(bytes) }
-}
-
-/// Whether this is a media type of JSON: `application/json`, or `application/` and a suffix `+json` (COMPAT 2.5).
-fn is_json(content_type: &str) -> bool {
-    let mut parts = content_type.split(';').map(str::trim);
-    let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
-    let subtype = essence.strip_prefix("application/").unwrap_or_default();
-    let json = subtype == "json" || subtype.strip_suffix("+json").is_some_and(is_name);
-    let is_parameter = |part: &str| part.split_once('=').is_some_and(|(name, _)| is_name(name));
-    json && parts.all(|part| part.is_empty() || is_parameter(part))
-}
-
-/// A restricted name of RFC 6838, section 4.2.
-fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "!#$&-^_.+".contains(c))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_media_type_of_json_is_recognized() {
-        for (content_type, json) in [
-            ("application/json", true),
-            ("Application/JSON", true),
-            ("application/json; charset=utf-8", true),
-            ("application/json;charset=\"utf-8\"", true),
-            ("application/vnd.x+json", true),
-            ("application/vnd.x+json; a=b; c=d", true),
-            ("", false),
-            ("json", false),
-            ("application/", false),
-            ("application/+json", false),
-            ("application/jsonl", false),
-            ("application/json charset=utf-8", false),
-            ("application/json; charset", false),
-            ("application/v nd+json", false),
-            ("text/json", false),
-            ("text/plain", false),
-            ("application/x-www-form-urlencoded", false),
-        ] {
-            assert_eq!(is_json(content_type), json, "{content_type:?}");
-        }
-    }
 }

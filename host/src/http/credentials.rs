@@ -3,27 +3,17 @@
 //!
 //! Decides only whether there is a token, never whether it is a good one.
 
-use base64ct::{Base64, Encoding as _};
 use hyper::header::AUTHORIZATION;
 use hyper::{HeaderMap, Uri};
+use optoken_protocol::credentials::{Malformed, QUERY_PARAMETER_PATHS, parse};
 use serde::Deserialize;
-use thiserror::Error;
-use zeroize::Zeroizing;
 
 use crate::secret::Secret;
-
-/// The header has not the one form that is accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error(
-    "Authorization header was malformed, the request was not in the form of 'Authorization: <auth-scheme> <token>', \
-     supported auth-schemes are Bearer, Token and Basic"
-)]
-pub(crate) struct Malformed;
 
 /// Takes the credential out of the headers, so that nothing further on can log it or pass it on. `None` if there is
 /// none. Of several headers the first counts.
 pub(crate) fn take(headers: &mut HeaderMap) -> Result<Option<Secret>, Malformed> {
-    headers.remove(AUTHORIZATION).map(|value| parse(value.to_str().map_err(|_| Malformed)?)).transpose()
+    Ok(headers.remove(AUTHORIZATION).map(|value| parse(value.as_bytes())).transpose()?.map(Secret::from))
 }
 
 /// The token in the query string, where there is one: `p`, on two paths only. It may be empty. Given twice, it counts as
@@ -35,32 +25,11 @@ pub(crate) fn in_query(uri: &Uri) -> Option<Secret> {
         p: Option<String>,
     }
 
-    if !matches!(uri.path(), "/query" | "/write") {
+    if !QUERY_PARAMETER_PATHS.contains(&uri.path()) {
         return None;
     }
     let query: Query = serde_urlencoded::from_str(uri.query()?).ok()?;
     query.p.map(Secret::from)
-}
-
-/// `<scheme> <token>`: one space, scheme in exactly this case. Basic is base64 of `user:token`, padded; the user is
-/// ignored and holds no colon.
-fn parse(header: &str) -> Result<Secret, Malformed> {
-    let (scheme, token) = header.split_once(' ').ok_or(Malformed)?;
-    if token.is_empty() || token.contains(' ') {
-        return Err(Malformed);
-    }
-    match scheme {
-        "Bearer" | "Token" => Ok(token.to_owned().into()),
-        "Basic" => {
-            let decoded = Zeroizing::new(Base64::decode_vec(token).map_err(|_| Malformed)?);
-            let pair = std::str::from_utf8(&decoded).map_err(|_| Malformed)?;
-            match pair.split_once(':') {
-                Some((_, token)) if !token.contains(':') => Ok(token.to_owned().into()),
-                _ => Err(Malformed),
-            }
-        }
-        _ => Err(Malformed),
-    }
 }
 
 #[cfg(test)]
@@ -68,50 +37,6 @@ mod tests {
     use hyper::header::HeaderValue;
 
     use super::*;
-
-    fn taken(header: &str) -> Result<String, Malformed> {
-        parse(header).map(|secret| secret.expose().to_owned())
-    }
-
-    fn basic(pair: &str) -> String {
-        format!("Basic {}", Base64::encode_string(pair.as_bytes()))
-    }
-
-    #[test]
-    fn three_schemes_carry_a_token() {
-        for header in ["Bearer apiv3_x", "Token apiv3_x", &basic("user:apiv3_x"), &basic(":apiv3_x")] {
-            assert_eq!(taken(header).as_deref(), Ok("apiv3_x"), "{header}");
-        }
-    }
-
-    #[test]
-    fn nothing_else_does() {
-        for header in [
-            "",
-            " ",
-            "Bearer",
-            "Bearer ",
-            "Bearer  x",
-            "Bearer x y",
-            "Bearer x ",
-            " Bearer x",
-            "bearer x",
-            "BEARER x",
-            "token x",
-            "Digest x",
-            "x",
-            "Basic",
-            "Basic !",
-            "Basic dTp4Og",
-            &basic("no colon"),
-            &basic("a:b:c"),
-            "Basic dTp4=",
-            "Basic /////w==",
-            "Bearer\tx",
-        ] {
-            assert_eq!(taken(header), Err(Malformed), "{header:?}");
-        }
-    }
 
     #[test]
     fn a_token_can_stand_in_the_query_string_of_two_paths() {

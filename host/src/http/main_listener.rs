@@ -8,16 +8,19 @@ use std::time::Duration;
 use hyper::body::Bytes;
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, StatusCode, Uri};
+use optoken_protocol::headers::CLUSTER_UUID;
+use optoken_protocol::paths;
+use optoken_protocol::problem::Problem;
+use optoken_protocol::redact::sanitize;
 
 use crate::authority::Authority;
 use crate::http::access::{is_confirmation, is_disabled, is_open};
 use crate::http::api::endpoint::{Call, Endpoint};
 use crate::http::api::state::AppState;
 use crate::http::api::{self, openapi};
-use crate::http::problem::Problem;
-use crate::http::{CLUSTER_UUID, OTHER_PATH, Options, VERIFY_PATH, credentials, response};
+use crate::http::{OTHER_PATH, Options, credentials, problem, response};
 use crate::metrics::Metrics;
-use crate::secret::{Secret, redact};
+use crate::secret::Secret;
 use crate::server::connections::{Mode, Terms, Visit};
 use crate::server::log_throttle::Complaints;
 use crate::server::peer::Peer;
@@ -69,7 +72,7 @@ impl Service for MainListener {
     async fn call(self: Arc<Self>, request: Request, visit: Visit) -> Response {
         let path = self.counted_as(request.uri().path());
         let answer = self.judge(visit.peer(), request).await;
-        let mut answer = answer.unwrap_or_else(Problem::into_response);
+        let mut answer = answer.unwrap_or_else(|problem| problem::response(&problem));
         if let Some(cluster_uuid) = &self.cluster_uuid {
             answer.headers_mut().insert(CLUSTER_UUID, cluster_uuid.clone());
         }
@@ -82,17 +85,17 @@ impl MainListener {
     /// The order of COMPAT 2.2, but for the body, of which nothing is read before its sender is known.
     async fn judge(&self, peer: &Peer, request: Request) -> Result<Response, Problem> {
         // Not for a proxy that asks with the method of its client: who lets any 2xx pass would let this pass.
-        if request.method() == Method::OPTIONS && request.uri().path() != VERIFY_PATH {
+        if request.method() == Method::OPTIONS && request.uri().path() != paths::VERIFY {
             return Ok(self.options_of(request.uri().path()));
         }
-        let verifying = request.uri().path() == VERIFY_PATH;
+        let verifying = request.uri().path() == paths::VERIFY;
         let answer = self.carry_out(peer, request).await;
-        answer.map_err(|problem| if verifying { problem.unverified() } else { problem })
+        answer.map_err(|problem| if verifying { problem.for_forward_auth() } else { problem })
     }
 
     async fn carry_out(&self, peer: &Peer, mut request: Request) -> Result<Response, Problem> {
         if is_disabled(&self.state.options, request.uri().path()) {
-            return Err(Problem::WithoutAuth);
+            return Err(Problem::AuthDisabled);
         }
         let (credential, principal) = authenticate(&self.state, &mut request)?;
         let endpoint = self
@@ -101,7 +104,7 @@ impl MainListener {
             // Byte for byte, not by the rules of a router (COMPAT 2.1).
             .find(|endpoint| endpoint.answers(request.method(), request.uri().path()))
             // A wrong method is no path either.
-            .ok_or(Problem::NoSuchPath("Not found"))?;
+            .ok_or(Problem::PathNotFound)?;
         let (state, peer) = (Arc::clone(&self.state), peer.clone());
         (endpoint.handler)(Call { state, credential, peer, principal, request }).await
     }
@@ -158,7 +161,7 @@ fn authenticate(
         Ok(credential) if state.options.without_auth => Ok((credential, None)),
         Ok(None) => {
             state.metrics.unauthenticated(false);
-            Err(("there is none".to_owned(), Problem::NoCredential))
+            Err(("there is none".to_owned(), Problem::MissingCredential))
         }
         Ok(Some(credential)) if confirmation => Ok((Some(credential), None)),
         Ok(Some(credential)) => match state.authority.authenticate(credential.expose()) {
@@ -174,7 +177,5 @@ fn authenticate(
 
 /// The path of a request, without its query string, which may hold a token.
 fn loggable(uri: &Uri) -> String {
-    let mut path = redact(uri.path()).into_owned();
-    path.truncate(path.floor_char_boundary(LOGGED_PATH_BYTES));
-    path.escape_debug().to_string()
+    sanitize(uri.path(), LOGGED_PATH_BYTES)
 }

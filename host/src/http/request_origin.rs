@@ -7,12 +7,14 @@
 
 use std::net::SocketAddr;
 
-use hyper::header::{HOST, ORIGIN, TRANSFER_ENCODING};
+use hyper::header::{HOST, TRANSFER_ENCODING};
 use hyper::http::uri::Authority;
 use hyper::{HeaderMap, Request, Version};
+use optoken_protocol::browser::is_sent_by_page;
+use optoken_protocol::problem::{Problem, SENT_BY_PAGE};
+use optoken_protocol::redact::sanitize;
 use thiserror::Error;
 
-use crate::secret::redact;
 use crate::server::log_throttle::Complaints;
 use crate::server::peer::Peer;
 use crate::server::tls::OwnNames;
@@ -45,7 +47,7 @@ pub(crate) enum Refusal {
     #[error("the request names a whole URL, as requests to a proxy do")]
     AbsoluteForm,
     /// A page in a browser has sent it.
-    #[error("web pages may not ask for this: there is an Origin or Sec-Fetch header")]
+    #[error("{SENT_BY_PAGE}")]
     Page,
     /// It has a body of no stated length.
     #[error("this request needs no body, and may have none with Transfer-Encoding")]
@@ -105,6 +107,12 @@ pub(crate) fn judge_recovery<B>(request: &Request<B>, peer: &Peer) -> Result<(),
     }
 }
 
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self::Forbidden(refusal.to_string().into())
+    }
+}
+
 impl Refusal {
     /// Tells the log who was turned away, and why, as a warning if it is time for one.
     pub(crate) fn log<B>(
@@ -116,11 +124,7 @@ impl Refusal {
     ) {
         let host = request.headers().get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
         // It comes from outside, and may be anything.
-        let host = host.map(|host| {
-            let mut host = redact(&host).into_owned();
-            host.truncate(host.floor_char_boundary(LOGGED_HOST_BYTES));
-            host.escape_debug().to_string()
-        });
+        let host = host.map(|host| sanitize(&host, LOGGED_HOST_BYTES));
         if complaints.may_warn() {
             tracing::warn!(%peer, host, "{what} refused: {self}");
         } else {
@@ -167,11 +171,10 @@ pub(crate) fn is_own_name(name: &str, local: SocketAddr, certified: Option<&OwnN
 }
 
 pub(crate) fn not_from_a_page(headers: &HeaderMap) -> Result<(), Refusal> {
-    let is_harmless = |name: &str, value: &[u8]| name == "sec-fetch-site" && value == b"none";
-    let fetched = headers.iter().any(|(name, value)| {
-        name.as_str().starts_with("sec-fetch-") && !is_harmless(name.as_str(), value.as_bytes())
-    });
-    if fetched || headers.contains_key(ORIGIN) { Err(Refusal::Page) } else { Ok(()) }
+    if headers.iter().any(|(name, value)| is_sent_by_page(name.as_str(), value.as_bytes())) {
+        return Err(Refusal::Page);
+    }
+    Ok(())
 }
 
 /// Not all proxies say that they are one. Those that say nothing at all pass for whoever runs them.

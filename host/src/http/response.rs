@@ -3,11 +3,11 @@
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use optoken_protocol::media_type::{JSON, TEXT};
+use optoken_protocol::problem::Problem;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::http::problem::Problem;
-use crate::http::{JSON, TEXT};
 use crate::server::serve::Response;
 
 /// Without a body.
@@ -36,10 +36,9 @@ pub(crate) fn json(body: &impl Serialize) -> Result<Response, Problem> {
 }
 
 /// The answer to a request that has made a token: JSON with its secret, which is wiped once it is sent.
-pub(crate) fn secret(body: &impl Serialize) -> Result<Response, Problem> {
-    let json = Zeroizing::new(serde_json::to_vec(body).map_err(|_| Problem::Internal)?);
+pub(crate) fn secret(json: Zeroizing<Vec<u8>>) -> Response {
     let mut response = content(JSON, Bytes::from_owner(json));
     *response.status_mut() = StatusCode::CREATED;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    response
 }

@@ -6,9 +6,8 @@ use std::panic::{self, PanicHookInfo};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use optoken_protocol::redact::redact;
 use tracing_subscriber::EnvFilter;
-
-use crate::secret::redact;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logging")]
@@ -107,7 +106,7 @@ mod tests {
             return;
         }
         // Another process, because the hook is that of all threads.
-        let test = "cli::log::tests::a_panic_is_logged_without_the_token_in_its_message";
+        let test = "cli::serve::logging::tests::a_panic_is_logged_without_the_token_in_its_message";
         let child = Command::new(env::current_exe().unwrap())
             .args(["--exact", "--nocapture", test])
             .env(PANICS, "1")

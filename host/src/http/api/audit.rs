@@ -4,10 +4,12 @@
 //! and can be verified as one.
 
 use hyper::Method;
+use optoken_protocol::media_type::JSONL;
+use optoken_protocol::paths;
+use optoken_protocol::problem::Problem;
 
 use crate::http::api::endpoint::{Call, Described, Endpoint, ok, unreadable_catalog};
-use crate::http::problem::Problem;
-use crate::http::{AUDIT_PATH, JSONL, response};
+use crate::http::response;
 use crate::server::serve::Response;
 
 fn newest(call: &Call) -> Result<Response, Problem> {
@@ -21,7 +23,7 @@ fn newest(call: &Call) -> Result<Response, Problem> {
 pub(crate) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: Some(Method::GET),
-        path: AUDIT_PATH,
+        path: paths::AUDIT,
         handler: |call| Box::pin(async move { newest(&call) }),
         name: "listAuditRecords",
         summary: "Show the newest records of the changes to the tokens, at most 64 and the oldest first, a line of JSON each, \

@@ -4,14 +4,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use hyper::{Method, StatusCode};
+use optoken_protocol::problem::Problem;
 use utoipa::ToSchema;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::{Object, RefOr, Required, Schema, Type};
 
-use crate::http::Options;
 use crate::http::api::state::AppState;
 use crate::http::body::MAX_IGNORED_BYTES;
-use crate::http::problem::Problem;
+use crate::http::{Options, problem};
 use crate::secret::Secret;
 use crate::server::peer::Peer;
 use crate::server::serve::{Request, Response};
@@ -39,7 +39,7 @@ impl Call {
     pub(crate) fn with_credential(self) -> Result<(Arc<AppState>, Secret, String, Request), Problem> {
         let origin = self.origin();
         let Self { state, credential, request, .. } = self;
-        Ok((state, credential.ok_or(Problem::NoCredential)?, origin, request))
+        Ok((state, credential.ok_or(Problem::MissingCredential)?, origin, request))
     }
 }
 
@@ -151,34 +151,34 @@ pub(crate) fn text_schema() -> Schema {
 /// Why there can be no other token.
 pub(crate) fn no_more() -> Vec<Problem> {
     // As many as the built-in component holds.
-    vec![Problem::NameTaken("…".to_owned()), Problem::Full(10_000)]
+    vec![Problem::AlreadyExists("…".to_owned()), Problem::Full(10_000)]
 }
 
 /// What can be wrong with a body that means nothing.
 pub(crate) fn ignored_body() -> Vec<Problem> {
-    vec![Problem::BodyTooLarge(MAX_IGNORED_BYTES), Problem::BodyUnreadable, Problem::BodyTooSlow]
+    vec![Problem::BodyTooLarge(MAX_IGNORED_BYTES), Problem::BodyUnreadable, Problem::BodyTimeout]
 }
 
 /// What can be wrong with a body of JSON.
 pub(crate) fn json_body(options: &Options) -> Vec<Problem> {
     vec![
-        Problem::UnknownEncoding("…".to_owned()),
+        Problem::UnsupportedEncoding("…".to_owned()),
         Problem::BodyTooLarge(options.max_request_size),
         Problem::BodyUnreadable,
-        Problem::BodyTooSlow,
-        Problem::BadGzip("…".to_owned()),
-        Problem::BadJson("…".to_owned()),
+        Problem::BodyTimeout,
+        Problem::InvalidGzip("…".to_owned()),
+        Problem::InvalidJson("…".to_owned()),
     ]
 }
 
 /// What can become of a change, whatever it is.
 pub(crate) fn changes() -> Vec<Problem> {
-    vec![Problem::Unavailable, Problem::UnknownOutcome, Problem::Internal]
+    vec![Problem::Unavailable, problem::unknown_outcome(), Problem::Internal]
 }
 
 /// What can become of a step of a rotation.
 pub(crate) fn steps() -> Vec<Problem> {
-    vec![Problem::Unavailable, Problem::UnknownButRepeatable, Problem::Internal]
+    vec![Problem::Unavailable, Problem::UnknownOutcomeRetryable, Problem::Internal]
 }
 
 pub(crate) fn unreadable_catalog() -> Vec<Problem> {

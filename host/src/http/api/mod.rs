@@ -21,8 +21,8 @@ use crate::http::api::endpoint::Endpoint;
 /// The whole table.
 pub(crate) fn table(options: &Options) -> Vec<Endpoint> {
     [
-        tokens::endpoints(options),
         rotation::endpoints(options),
+        tokens::endpoints(options),
         audit::endpoints(),
         sql::endpoints(options),
         verify::endpoints(),

@@ -6,6 +6,10 @@ use std::collections::BTreeMap;
 
 use hyper::header::{CONNECTION, CONTENT_TYPE};
 use hyper::{Method, StatusCode};
+use optoken_protocol::headers::{CLUSTER_UUID, TOKEN_ID, TOKEN_NAME};
+use optoken_protocol::media_type::JSON;
+use optoken_protocol::paths;
+use optoken_protocol::problem::Problem;
 use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::security::{
@@ -19,9 +23,7 @@ use utoipa::openapi::{
 use crate::http::access::{asks_for_a_token, refusals};
 use crate::http::api::endpoint::{Call, Described, Endpoint, Success, ok};
 use crate::http::api::service::{BUILD_HEADER, REQUEST_ID_HEADERS, VERSION_HEADER};
-use crate::http::api::verify::{TOKEN_ID_HEADER, TOKEN_NAME_HEADER};
-use crate::http::problem::Problem;
-use crate::http::{CLUSTER_UUID, JSON, OPENAPI_PATH, Options, response};
+use crate::http::{Options, problem, response};
 use crate::server::serve;
 
 const DESCRIPTION: &str = "\
@@ -114,12 +116,12 @@ fn security_schemes() -> [(&'static str, SecurityScheme); 3] {
 fn operation(endpoint: &Endpoint, name: String, options: &Options) -> Operation {
     let method = endpoint.method.as_ref().unwrap_or(&Method::GET);
     let refusals = refusals(options, method, endpoint.path);
-    let reached = !refusals.iter().any(|problem| matches!(problem, Problem::WithoutAuth));
+    let reached = !refusals.iter().any(|problem| matches!(problem, Problem::AuthDisabled));
     let handled = if reached { endpoint.problems.as_slice() } else { &[] };
 
     let mut problems: BTreeMap<StatusCode, Vec<&Problem>> = BTreeMap::new();
     for problem in refusals.iter().chain(handled) {
-        problems.entry(problem.status()).or_default().push(problem);
+        problems.entry(problem::status(problem)).or_default().push(problem);
     }
 
     let mut operation = OperationBuilder::new()
@@ -169,7 +171,7 @@ fn refused(problems: &[&Problem]) -> Response {
         response = response.content(content_type, content);
     }
     let headers: Vec<_> = problems.iter().flat_map(|problem| problem.headers()).collect();
-    let names: Vec<_> = headers.iter().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<_> = headers.iter().map(|(name, _)| *name).collect();
     with_headers(response, &names)
 }
 
@@ -191,8 +193,8 @@ fn header(name: &str) -> Header {
         "allow" => "The methods that there are instead.",
         "cache-control" => "The answer must not be kept.",
         CLUSTER_UUID => "The name of the catalog.",
-        TOKEN_ID_HEADER => "The id of the token, in decimal; absent if the server asks for none.",
-        TOKEN_NAME_HEADER => {
+        TOKEN_ID => "The id of the token, in decimal; absent if the server asks for none.",
+        TOKEN_NAME => {
             "The name of the token, percent-encoded as in a URL (RFC 3986): all bytes of its UTF-8 but ASCII letters, \
              digits, `-`, `.`, `_` and `~`. Absent if the server asks for none."
         }
@@ -240,7 +242,7 @@ fn show(call: &Call) -> Result<serve::Response, Problem> {
 pub(crate) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: Some(Method::GET),
-        path: OPENAPI_PATH,
+        path: paths::OPENAPI,
         handler: |call| Box::pin(async move { show(&call) }),
         name: "getOpenapi",
         summary: "Describe this server in OpenAPI 3.1",

@@ -4,8 +4,13 @@
 //! A lost answer loses nothing: whoever has staged stages again, whoever has confirmed confirms again.
 
 use hyper::{Method, StatusCode};
+use optoken_protocol::media_type::JSON;
+use optoken_protocol::paths;
+use optoken_protocol::problem::Problem;
+use optoken_protocol::timestamp::rfc3339;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use zeroize::Zeroizing;
 
 use crate::authority::Authority;
 use crate::http::api::endpoint::{
@@ -14,13 +19,10 @@ use crate::http::api::endpoint::{
 use crate::http::api::issued_token;
 use crate::http::api::system_tokens::short_hash;
 use crate::http::api::tokens::ListedToken;
-use crate::http::problem::Problem;
-use crate::http::{
-    CONFIRM_PATH, CREATE_PATH, JSON, OVERLAP_PATH, Options, REGENERATE_PATH, STAGE_PATH, body, response,
-};
+use crate::http::{Options, body, response};
 use crate::secret::Secret;
 use crate::server::serve::Response;
-use crate::token::{ExpiringSecret, Rotation, StagedSecret, Timestamp, rfc3339};
+use crate::token::{ExpiringSecret, Rotation, StagedSecret, Timestamp};
 
 /// How the operator token is to be replaced.
 #[derive(Default, Deserialize, ToSchema)]
@@ -48,6 +50,9 @@ struct StageRequest {
     /// How many seconds it can be confirmed; 3600 if absent or null. At most 604800.
     ttl_secs: Option<u64>,
 }
+
+/// More than the JSON of a staged token has.
+const MAX_STAGED_BYTES: usize = 512;
 
 /// A token that waits for its confirmation.
 #[derive(Serialize, ToSchema)]
@@ -116,7 +121,7 @@ async fn regenerate(call: Call) -> Result<Response, Problem> {
     };
     let overlap = overlap_secs.unwrap_or(0);
     let issued = state.command(move |authority| authority.regenerate(&credential, overlap, &origin));
-    issued_token::answer(&issued.await?)
+    Ok(issued_token::answer(&issued.await?))
 }
 
 async fn stage(call: Call) -> Result<Response, Problem> {
@@ -126,11 +131,15 @@ async fn stage(call: Call) -> Result<Response, Problem> {
     let staged = state
         .command(move |authority| authority.stage(&credential, token_sha512.as_deref(), ttl_secs, &origin));
     let StagedSecret { secret, sha512, expires_at } = staged.await.map_err(repeatable)?;
-    response::secret(&StagedToken {
+    let token = StagedToken {
         token: secret.as_ref().map(Secret::expose),
         hash: sha512,
         expires_at: rfc3339(expires_at),
-    })
+    };
+    // It never grows, which would leave a copy behind.
+    let mut json = Zeroizing::new(Vec::with_capacity(MAX_STAGED_BYTES));
+    serde_json::to_writer(&mut *json, &token).map_err(|_| Problem::Internal)?;
+    Ok(response::secret(json))
 }
 
 /// The credential has not been judged: a staged token is accepted here and nowhere else.
@@ -169,7 +178,7 @@ async fn end_overlap(call: Call) -> Result<Response, Problem> {
 /// A step of a rotation that is done again loses nothing, whatever has become of it the first time.
 fn repeatable(problem: Problem) -> Problem {
     match problem {
-        Problem::UnknownOutcome => Problem::UnknownButRepeatable,
+        Problem::UnknownOutcome(_) => Problem::UnknownOutcomeRetryable,
         problem => problem,
     }
 }
@@ -200,11 +209,11 @@ fn status(call: &Call) -> Result<Response, Problem> {
 
 /// What the main listener answers about it.
 pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
-    let operator = || vec![Problem::Forbidden, Problem::NoOperator];
+    let operator = || vec![Problem::InsufficientScope, Problem::NoOperator];
     vec![
         Endpoint {
             method: Some(Method::GET),
-            path: CREATE_PATH,
+            path: paths::OPERATOR,
             handler: |call| Box::pin(async move { status(&call) }),
             name: "getOperatorToken",
             summary: "Tell how the operator token and its rotation stand, without any secret",
@@ -215,7 +224,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         },
         Endpoint {
             method: Some(Method::POST),
-            path: REGENERATE_PATH,
+            path: paths::REGENERATE,
             handler: |call| Box::pin(regenerate(call)),
             name: "regenerateOperatorToken",
             summary: "Replace the operator token, which must be the one that is presented; ignores a body that is not JSON",
@@ -226,13 +235,17 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
                 ignored_body(),
                 json_body(options),
                 changes(),
-                vec![Problem::Forbidden, Problem::NoOperator, Problem::Invalid("…".to_owned())],
+                vec![
+                    Problem::InsufficientScope,
+                    Problem::NoOperator,
+                    Problem::InvalidArgument("…".to_owned()),
+                ],
             ]
             .concat(),
         },
         Endpoint {
             method: Some(Method::POST),
-            path: STAGE_PATH,
+            path: paths::STAGE,
             handler: |call| Box::pin(stage(call)),
             name: "stageOperatorToken",
             summary: "Let a token wait to replace the operator token, which is the one that is presented and stays in force",
@@ -247,13 +260,17 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
                 json_body(options),
                 steps(),
                 operator(),
-                vec![Problem::NotJson, Problem::Invalid("…".to_owned()), Problem::Conflict("…".to_owned())],
+                vec![
+                    Problem::UnsupportedMediaType,
+                    Problem::InvalidArgument("…".to_owned()),
+                    Problem::Conflict("…".to_owned()),
+                ],
             ]
             .concat(),
         },
         Endpoint {
             method: Some(Method::POST),
-            path: CONFIRM_PATH,
+            path: paths::CONFIRM,
             handler: |call| Box::pin(confirm(call)),
             name: "confirmOperatorToken",
             summary: "Let the staged token, which is the one that is presented, replace the operator token; repeating it \
@@ -265,13 +282,13 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
                 json_body(options),
                 steps(),
                 operator(),
-                vec![Problem::NotJson, Problem::Invalid("…".to_owned())],
+                vec![Problem::UnsupportedMediaType, Problem::InvalidArgument("…".to_owned())],
             ]
             .concat(),
         },
         Endpoint {
             method: Some(Method::DELETE),
-            path: STAGE_PATH,
+            path: paths::STAGE,
             handler: |call| Box::pin(cancel(call)),
             name: "cancelOperatorToken",
             summary: "Give the staged token up, if there is one; ignores any body",
@@ -282,7 +299,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         },
         Endpoint {
             method: Some(Method::DELETE),
-            path: OVERLAP_PATH,
+            path: paths::OVERLAP,
             handler: |call| Box::pin(end_overlap(call)),
             name: "endOverlap",
             summary: "Stop accepting the token that was replaced, if it still is; ignores any body",

@@ -4,13 +4,15 @@ use std::sync::LazyLock;
 
 use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
+use optoken_protocol::media_type::{JSON, TEXT};
+use optoken_protocol::paths;
+use optoken_protocol::problem::Problem;
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::http::api::endpoint::{Call, Described, Endpoint, Success, ok, unreadable_catalog};
-use crate::http::problem::Problem;
-use crate::http::{JSON, TEXT, response};
+use crate::http::response;
 use crate::server::serve::Response;
 
 /// The version of InfluxDB 3 Core whose API is spoken here. Clients choose by it what they ask for, so it is not the
@@ -79,7 +81,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     };
     let ping = |method, name| Endpoint {
         method: Some(method),
-        path: "/ping",
+        path: paths::PING,
         handler: |_| Box::pin(async { ping() }),
         name,
         summary: "Tell who answers, and in which version",
@@ -92,14 +94,15 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         },
         problems: vec![],
     };
+    let [healthy, healthy_v1] = paths::HEALTH;
     vec![
-        health("/health", "getHealth"),
-        health("/api/v1/health", "getHealthV1"),
+        health(healthy, "getHealth"),
+        health(healthy_v1, "getHealthV1"),
         ping(Method::GET, "getPing"),
         ping(Method::POST, "postPing"),
         Endpoint {
             method: Some(Method::GET),
-            path: "/metrics",
+            path: paths::METRICS,
             handler: |call| Box::pin(async move { metrics(&call) }),
             name: "getMetrics",
             summary: "Tell what was counted and timed, in the Prometheus text format",

@@ -5,6 +5,10 @@
 
 use hyper::header::{ACCEPT, HeaderValue};
 use hyper::{HeaderMap, Method};
+use optoken_protocol::paths;
+use optoken_protocol::problem::Problem;
+use optoken_protocol::redact::redact;
+use optoken_protocol::system_tokens::{DATABASE, QUERY};
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -14,16 +18,8 @@ use utoipa::openapi::{ObjectBuilder, Required, Schema, Type};
 use crate::authority::Authority;
 use crate::http::api::endpoint::{Call, Described, Endpoint, json_body, ok, parameter, unreadable_catalog};
 use crate::http::api::system_tokens::{self, Format, Row};
-use crate::http::problem::Problem;
-use crate::http::{Options, SQL_PATH, body, response};
-use crate::secret::redact;
+use crate::http::{Options, body, problem, response};
 use crate::server::serve::{Request, Response};
-
-/// The database that has the table.
-const DATABASE: &str = "_internal";
-
-/// The query, as the official client writes it.
-const THE_QUERY: &str = "select * from system.tokens";
 
 /// A query, in the query string or in a body.
 #[derive(Deserialize, ToSchema)]
@@ -55,7 +51,7 @@ fn sql_schema() -> Schema {
     let pattern = format!(
         r"^{space}{select}{space}\*{space}{from}{some_space}{system}{space}\.{space}{tokens}{space}(;{space})?$"
     );
-    ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern)).examples([THE_QUERY]).into()
+    ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern)).examples([QUERY]).into()
 }
 
 fn format_schema() -> Schema {
@@ -84,16 +80,19 @@ async fn query_sql(call: Call) -> Result<Response, Problem> {
     let format = format.as_deref().unwrap_or(accepted);
     let format = Format::named(format).ok_or_else(|| {
         let supported = Format::ALL.map(Format::name).join(", ");
-        Problem::Invalid(format!("unsupported format {:?}, supported are: {supported}", redact(format)))
+        Problem::InvalidArgument(format!(
+            "unsupported format {:?}, supported are: {supported}",
+            redact(format)
+        ))
     })?;
     if database != DATABASE {
-        return Err(Problem::Invalid(format!(
+        return Err(Problem::InvalidArgument(format!(
             "unknown database {:?}, the only one here is {DATABASE}",
             redact(&database)
         )));
     }
     if !is_the_query(&sql) {
-        return Err(Problem::Invalid(format!("unsupported query, the only one here is: {THE_QUERY}")));
+        return Err(Problem::InvalidArgument(format!("unsupported query, the only one here is: {QUERY}")));
     }
     // Only where nobody needs a token may nobody learn anything about tokens either.
     let hashes = !state.options.without_auth;
@@ -104,8 +103,9 @@ async fn query_sql(call: Call) -> Result<Response, Problem> {
 
 fn in_query_string(request: &Request) -> Result<QueryRequest, Problem> {
     let query = request.uri().query();
-    let query = query.ok_or_else(|| Problem::Invalid("missing query parameters 'db' and 'q'".to_owned()))?;
-    serde_urlencoded::from_str(query).map_err(|error| Problem::bad_query(&error))
+    let query =
+        query.ok_or_else(|| Problem::InvalidArgument("missing query parameters 'db' and 'q'".to_owned()))?;
+    serde_urlencoded::from_str(query).map_err(|error| problem::invalid_query(&error))
 }
 
 /// The format that is meant where none is named. A list of types, as browsers send it, means the default.
@@ -119,7 +119,7 @@ fn accepted(headers: &HeaderMap) -> &'static str {
     }
 }
 
-/// Whether this is [`THE_QUERY`], in upper or lower case, with white space where SQL lets it be.
+/// Whether this is [`QUERY`], in upper or lower case, with white space where SQL lets it be.
 fn is_the_query(sql: &str) -> bool {
     let mut sql = sql.to_ascii_lowercase();
     for symbol in ["*", ".", ";"] {
@@ -145,7 +145,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
     vec![
         Endpoint {
             method: Some(Method::GET),
-            path: SQL_PATH,
+            path: paths::QUERY_SQL,
             handler: |call| Box::pin(query_sql(call)),
             name: "getQuerySql",
             summary: "List all tokens by the one SQL query that there is",
@@ -164,21 +164,25 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             success: rows(),
             problems: [
                 unreadable_catalog(),
-                vec![Problem::BadQuery("…".to_owned()), Problem::Invalid("…".to_owned())],
+                vec![Problem::InvalidQuery("…".to_owned()), Problem::InvalidArgument("…".to_owned())],
             ]
             .concat(),
         },
         Endpoint {
             method: Some(Method::POST),
-            path: SQL_PATH,
+            path: paths::QUERY_SQL,
             handler: |call| Box::pin(query_sql(call)),
             name: "postQuerySql",
             summary: "List all tokens by the one SQL query that there is",
             parameters: vec![],
             body: Some(Described::by::<QueryRequest>()),
             success: rows(),
-            problems: [json_body(options), unreadable_catalog(), vec![Problem::Invalid("…".to_owned())]]
-                .concat(),
+            problems: [
+                json_body(options),
+                unreadable_catalog(),
+                vec![Problem::InvalidArgument("…".to_owned())],
+            ]
+            .concat(),
         },
     ]
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use hyper::body::Bytes;
+use optoken_protocol::problem::Problem;
+use optoken_protocol::redact::redact;
 
 use crate::async_authority::AsyncAuthority;
 use crate::authority::Authority;
 use crate::http::Options;
-use crate::http::problem::Problem;
 use crate::metrics::Metrics;
-use crate::secret::redact;
 use crate::server::log_throttle::Complaints;
 use crate::token::CommandError;
 

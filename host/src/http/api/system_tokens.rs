@@ -3,17 +3,17 @@
 //! Knows nothing of HTTP but the names of the formats. What they look like in detail is how Apache Arrow writes them.
 
 use comfy_table::Table;
+use optoken_protocol::media_type::{JSON, JSONL, TEXT};
+use optoken_protocol::timestamp::rfc3339;
+use optoken_protocol::token::SHORT_HASH_DIGITS;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::token::{Timestamp, TokenInfo, rfc3339};
+use crate::token::{Timestamp, TokenInfo};
 
 /// What every token may do: everything.
 pub(crate) const PERMISSIONS: &str = "*:*:*";
-
-/// How much of a hash is shown. Enough to tell tokens apart, too little to look for one offline.
-const SHOWN_HASH_DIGITS: usize = 9;
 
 /// The lines that Arrow draws around a table.
 const ARROW_PRESET: &str = "||--+-++|    ++++++";
@@ -52,10 +52,10 @@ impl Format {
 
     pub(crate) const fn content_type(self) -> &'static str {
         match self {
-            Self::Json => crate::http::JSON,
-            Self::Jsonl => crate::http::JSONL,
+            Self::Json => JSON,
+            Self::Jsonl => JSONL,
             Self::Csv => "text/csv",
-            Self::Pretty => crate::http::TEXT,
+            Self::Pretty => TEXT,
         }
     }
 }
@@ -109,7 +109,7 @@ const HASH: &str = "hash";
 
 /// What is shown of the hash of a token.
 pub(crate) fn short_hash(sha512: &str) -> String {
-    sha512.chars().take(SHOWN_HASH_DIGITS).collect()
+    sha512.chars().take(SHORT_HASH_DIGITS).collect()
 }
 
 /// Writes all tokens. Without their hashes, there is no such column either.
@@ -219,7 +219,7 @@ mod tests {
                     r#"[{"token_id":0,"name":"_admin","hash":"012345678","created_at":"2025-04-18T14:02:45.331","updated_at":"2025-04-18T14:02:46","updated_by_token_id":0,"permissions":"*:*:*"},"#,
                     r#"{"token_id":1,"name":"a, \"b\" – Zürich 東京","hash":"112345678","created_at":"2025-04-18T14:02:45.332","permissions":"*:*:*"},"#,
                     r#"{"token_id":2,"name":"two\nlines","hash":"212345678","created_at":"2025-04-18T14:02:45.333","expiry":"2025-04-18T14:02:45.339","permissions":"*:*:*"},"#,
-                    r#"{"token_id":3,"name":"late","hash":"312345678","created_at":"2025-04-18T14:02:45.334","expiry":"9999-12-30T22:00:00.999","permissions":"*:*:*"}]"#,
+                    r#"{"token_id":3,"name":"late","hash":"312345678","created_at":"2025-04-18T14:02:45.334","expiry":"9999-12-31T23:59:59.999","permissions":"*:*:*"}]"#,
                 ),
             ),
             (
@@ -232,7 +232,7 @@ mod tests {
                     "\n",
                     r#"{"token_id":2,"name":"two\nlines","created_at":"2025-04-18T14:02:45.333","expiry":"2025-04-18T14:02:45.339","permissions":"*:*:*"}"#,
                     "\n",
-                    r#"{"token_id":3,"name":"late","created_at":"2025-04-18T14:02:45.334","expiry":"9999-12-30T22:00:00.999","permissions":"*:*:*"}"#,
+                    r#"{"token_id":3,"name":"late","created_at":"2025-04-18T14:02:45.334","expiry":"9999-12-31T23:59:59.999","permissions":"*:*:*"}"#,
                     "\n",
                 ),
             ),
@@ -245,7 +245,7 @@ token_id,name,hash,created_at,description,created_by_token_id,updated_at,updated
 1,\"a, \"\"b\"\" – Zürich 東京\",112345678,2025-04-18T14:02:45.332,,,,,,*:*:*
 2,\"two
 lines\",212345678,2025-04-18T14:02:45.333,,,,,2025-04-18T14:02:45.339,*:*:*
-3,late,312345678,2025-04-18T14:02:45.334,,,,,9999-12-30T22:00:00.999,*:*:*
+3,late,312345678,2025-04-18T14:02:45.334,,,,,9999-12-31T23:59:59.999,*:*:*
 ",
             ),
             (
@@ -257,7 +257,7 @@ token_id,name,created_at,description,created_by_token_id,updated_at,updated_by_t
 1,\"a, \"\"b\"\" – Zürich 東京\",2025-04-18T14:02:45.332,,,,,,*:*:*
 2,\"two
 lines\",2025-04-18T14:02:45.333,,,,,2025-04-18T14:02:45.339,*:*:*
-3,late,2025-04-18T14:02:45.334,,,,,9999-12-30T22:00:00.999,*:*:*
+3,late,2025-04-18T14:02:45.334,,,,,9999-12-31T23:59:59.999,*:*:*
 ",
             ),
             (
@@ -270,7 +270,7 @@ lines\",2025-04-18T14:02:45.333,,,,,2025-04-18T14:02:45.339,*:*:*
 | 1        | a, "b" – Zürich 東京 | 112345678 | 2025-04-18T14:02:45.332 |             |                     |                     |                     |                         | *:*:*       |
 | 2        | two                  | 212345678 | 2025-04-18T14:02:45.333 |             |                     |                     |                     | 2025-04-18T14:02:45.339 | *:*:*       |
 |          | lines                |           |                         |             |                     |                     |                     |                         |             |
-| 3        | late                 | 312345678 | 2025-04-18T14:02:45.334 |             |                     |                     |                     | 9999-12-30T22:00:00.999 | *:*:*       |
+| 3        | late                 | 312345678 | 2025-04-18T14:02:45.334 |             |                     |                     |                     | 9999-12-31T23:59:59.999 | *:*:*       |
 +----------+----------------------+-----------+-------------------------+-------------+---------------------+---------------------+---------------------+-------------------------+-------------+"#,
             ),
         ] {

@@ -1,6 +1,10 @@
 //! What the main listener does about tokens: create, regenerate, delete, list (COMPAT 2.3 to 2.6).
 
 use hyper::{Method, StatusCode};
+use optoken_protocol::media_type::JSON;
+use optoken_protocol::paths;
+use optoken_protocol::problem::Problem;
+use optoken_protocol::timestamp::rfc3339;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa::openapi::Required;
@@ -12,10 +16,9 @@ use crate::http::api::endpoint::{
 };
 use crate::http::api::issued_token;
 use crate::http::api::system_tokens::{PERMISSIONS, short_hash};
-use crate::http::problem::Problem;
-use crate::http::{CREATE_PATH, JSON, NAMED_PATH, Options, TOKENS_PATH, body, response};
+use crate::http::{Options, body, problem, response};
 use crate::server::serve::Response;
-use crate::token::{TokenInfo, rfc3339};
+use crate::token::TokenInfo;
 
 /// What a new named admin token is to be.
 #[derive(Deserialize, ToSchema)]
@@ -85,13 +88,12 @@ async fn create_operator(call: Call) -> Result<Response, Problem> {
     let origin = call.origin();
     let Call { state, peer, request, .. } = call;
     // Before anything is read of who may not even ask.
-    state.options.bootstrap.judge(&request, &peer).map_err(|refusal| {
+    state.options.bootstrap.judge(&request, &peer).inspect_err(|refusal| {
         refusal.log("creation of the operator token", &request, &peer, &state.refusals);
-        Problem::Unwelcome(refusal)
     })?;
     body::discard(request.into_body()).await?;
     let issued = state.command(move |authority| authority.create_operator(&origin)).await?;
-    issued_token::answer(&issued)
+    Ok(issued_token::answer(&issued))
 }
 
 async fn create_named(call: Call) -> Result<Response, Problem> {
@@ -101,14 +103,14 @@ async fn create_named(call: Call) -> Result<Response, Problem> {
         body::json(request, state.options.max_request_size).await?;
     let create =
         move |authority: &Authority| authority.create_named(&credential, &token_name, expiry_secs, &origin);
-    issued_token::answer(&state.command(create).await?)
+    Ok(issued_token::answer(&state.command(create).await?))
 }
 
 async fn delete(call: Call) -> Result<Response, Problem> {
     let (state, credential, origin, request) = call.with_credential()?;
     let query = request.uri().query().unwrap_or_default();
     let DeleteRequest { token_name } =
-        serde_urlencoded::from_str(query).map_err(|error| Problem::bad_query(&error))?;
+        serde_urlencoded::from_str(query).map_err(|error| problem::invalid_query(&error))?;
     body::discard(request.into_body()).await?;
     state.command(move |authority| authority.delete(&credential, &token_name, &origin)).await?;
     Ok(response::empty(StatusCode::OK))
@@ -124,7 +126,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
     vec![
         Endpoint {
             method: Some(Method::POST),
-            path: CREATE_PATH,
+            path: paths::OPERATOR,
             handler: |call| Box::pin(create_operator(call)),
             name: "createOperatorToken",
             summary: "Create the operator token, once; needs no token, and ignores any body",
@@ -135,7 +137,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         },
         Endpoint {
             method: Some(Method::POST),
-            path: NAMED_PATH,
+            path: paths::NAMED_ADMIN,
             handler: |call| Box::pin(create_named(call)),
             name: "createNamedAdminToken",
             summary: "Create a named admin token",
@@ -146,13 +148,13 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
                 json_body(options),
                 changes(),
                 no_more(),
-                vec![Problem::NotJson, Problem::Invalid("…".to_owned())],
+                vec![Problem::UnsupportedMediaType, Problem::InvalidArgument("…".to_owned())],
             ]
             .concat(),
         },
         Endpoint {
             method: Some(Method::GET),
-            path: TOKENS_PATH,
+            path: paths::TOKENS,
             handler: |call| Box::pin(async move { list(&call) }),
             name: "listTokens",
             summary: "List all tokens, without their secrets",
@@ -163,7 +165,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         },
         Endpoint {
             method: Some(Method::DELETE),
-            path: TOKENS_PATH,
+            path: paths::TOKENS,
             handler: |call| Box::pin(delete(call)),
             name: "deleteToken",
             summary: "Delete a named admin token; ignores any body",
@@ -179,9 +181,9 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
                 ignored_body(),
                 changes(),
                 vec![
-                    Problem::BadQuery("…".to_owned()),
+                    Problem::InvalidQuery("…".to_owned()),
                     Problem::OperatorProtected,
-                    Problem::NoSuchToken("…".to_owned()),
+                    Problem::TokenNotFound("…".to_owned()),
                 ],
             ]
             .concat(),
@@ -191,5 +193,5 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
 
 /// Who may not create the operator token.
 fn unwelcome(options: &Options) -> Vec<Problem> {
-    options.bootstrap.refusals().iter().copied().map(Problem::Unwelcome).collect()
+    options.bootstrap.refusals().iter().copied().map(Problem::from).collect()
 }

@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::{HeaderMap, Method};
+use optoken_protocol::headers::RECOVERY_CODE;
+use optoken_protocol::paths;
+use optoken_protocol::problem::Problem;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -18,9 +21,8 @@ use crate::async_authority::AsyncAuthority;
 use crate::authority::Authority;
 use crate::http::api::issued_token;
 use crate::http::api::state::log_command_error;
-use crate::http::problem::Problem;
 use crate::http::recovery::code::{RecoveryCode, Verdict};
-use crate::http::{OTHER_PATH, RECOVERY_CODE_HEADER, REGENERATE_PATH, body, request_origin};
+use crate::http::{OTHER_PATH, body, problem, request_origin};
 use crate::metrics::Metrics;
 use crate::server::connections::{Mode, Terms, Visit};
 use crate::server::log_throttle::Complaints;
@@ -73,8 +75,11 @@ pub(crate) fn service(
 
 impl Service for Door {
     async fn call(self: Arc<Self>, request: Request, visit: Visit) -> Response {
-        let path = if request.uri().path() == REGENERATE_PATH { REGENERATE_PATH } else { OTHER_PATH };
-        let answer = Arc::clone(&self).answer(request, visit).await.unwrap_or_else(Problem::into_response);
+        let path = if request.uri().path() == paths::REGENERATE { paths::REGENERATE } else { OTHER_PATH };
+        let answer = Arc::clone(&self)
+            .answer(request, visit)
+            .await
+            .unwrap_or_else(|problem| problem::response(&problem));
         self.metrics.answered("recovery", path, answer.status().as_u16());
         answer
     }
@@ -83,17 +88,16 @@ impl Service for Door {
 impl Door {
     async fn answer(self: Arc<Self>, request: Request, visit: Visit) -> Result<Response, Problem> {
         // Before the path: who may not come in is not told either what there is.
-        request_origin::judge_recovery(&request, visit.peer()).map_err(|refusal| {
+        request_origin::judge_recovery(&request, visit.peer()).inspect_err(|refusal| {
             refusal.log("token recovery", &request, visit.peer(), &self.refusals);
-            Problem::Unwelcome(refusal)
         })?;
         // Lower case, unlike on the main listener.
-        let no_such_path = Problem::NoSuchPath("not found");
-        if request.uri().path() != REGENERATE_PATH {
+        let no_such_path = Problem::RecoveryPathNotFound;
+        if request.uri().path() != paths::REGENERATE {
             return Err(no_such_path);
         }
         if request.method() != Method::POST {
-            let mut answer = no_such_path.into_response();
+            let mut answer = problem::response(&no_such_path);
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
             return Ok(answer);
         }
@@ -112,7 +116,7 @@ impl Door {
             drop((turn, attended));
             opened
         });
-        issued_token::answer(&opening.await.map_err(|_| Problem::UnknownOutcome)??)
+        Ok(issued_token::answer(&opening.await.map_err(|_| problem::unknown_outcome())??))
     }
 
     /// Whoever calls this has the turn.
@@ -133,9 +137,9 @@ impl Door {
         let Some(code) = &self.code else {
             return Ok(());
         };
-        let mut presented = headers.get_all(RECOVERY_CODE_HEADER).iter();
+        let mut presented = headers.get_all(RECOVERY_CODE).iter();
         let verdict = match (presented.next(), presented.next()) {
-            (None, _) => return Err(Problem::NoRecoveryCode),
+            (None, _) => return Err(Problem::MissingRecoveryCode),
             (Some(presented), None) => code.judge(presented.as_bytes()),
             // Not several tries in one.
             (Some(_), Some(_)) => code.judge(b""),
