@@ -278,7 +278,7 @@ fn a_rotation_into_a_file_locks_nobody_out_whatever_fails() {
 }
 
 /// The system calls by which a run changes what is outside of it, or hears of it.
-const CALLS: &str = "openat,write,fchmod,fsync,rename,unlink,sendto,recvfrom";
+const CALLS: &str = "openat,write,fchmod,fsync,renameat,unlink,sendto,recvfrom";
 
 /// Kills the command behind each of its system calls in turn, from the first on that has to do with its files, and runs
 /// it again; how often.

@@ -175,7 +175,7 @@ fn a_file_that_cannot_be_replaced_costs_nobody_the_token() {
     let before = env.stored_catalog();
     let run = |old: &str, what: &str| failing(rotation(&env, &server, old, "token"), what);
     // Whatever stands in the way does so before the server hears of anything.
-    for what in ["rename:error=EBUSY:when=2", "rename:error=EBUSY:when=1", "fsync:error=ENOSPC:when=1"] {
+    for what in ["renameat:error=EBUSY:when=2", "renameat:error=EBUSY:when=1", "fsync:error=ENOSPC:when=1"] {
         run(&old, what).assert_failed(1, &["cannot write token"]);
         assert_eq!((saved(&file).as_ref(), env.stored_catalog()), (Some(&old), before.clone()), "{what}");
         assert!(!staged.exists(), "{what}");
@@ -183,14 +183,14 @@ fn a_file_that_cannot_be_replaced_costs_nobody_the_token() {
     }
     // What comes in between leaves the token where it can be found, and says where.
     let said = ["the new token is in force, and the old one is not", "the new one is in token.staged"];
-    let output = run(&old, "rename:error=EBUSY:when=3");
+    let output = run(&old, "renameat:error=EBUSY:when=3");
     output.assert_failed(1, &said);
     assert!(!server.accepts(&old) && server.accepts(&saved(&staged).unwrap()));
     let output = rotation(&env, &server, &old, "token").run();
     old = assert_rotated(&env, &server, &output, "token", &[&old]);
 
     // As long as a bind mount is in the way, nothing is begun, nor finished.
-    run(&old, "rename:error=EBUSY:when=2+").assert_failed(1, &["nothing was asked of the server"]);
+    run(&old, "renameat:error=EBUSY:when=2+").assert_failed(1, &["nothing was asked of the server"]);
     assert!(server.accepts(&old));
 
     // That what waited is still there is said, and harms nobody.
@@ -211,7 +211,7 @@ fn a_recovery_that_could_not_be_saved_is_not_spent() {
         || env.create_token(server.recovery(), &["--regenerate", "--yes", "--output-file", "token"]);
     failing(recover(), "fsync:error=ENOSPC:when=1").assert_failed(1, &["nothing was asked of the server"]);
     private(&env.home().join("token"), "apiv3_lost");
-    failing(recover(), "rename:error=EBUSY:when=1").assert_failed(1, &["nothing was asked of the server"]);
+    failing(recover(), "renameat:error=EBUSY:when=1").assert_failed(1, &["nothing was asked of the server"]);
     assert!(server.accepts(&old));
     let output = recover().run();
     assert_rotated(&env, &server, &output, "token", &[&old]);

@@ -161,6 +161,7 @@ mod http;
 mod metrics;
 mod observed_store;
 pub mod observer;
+mod private_file;
 pub mod sandbox;
 pub mod secret;
 #[cfg(feature = "server")]

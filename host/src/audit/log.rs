@@ -4,7 +4,7 @@
 //! disk, the missing records are appended from the newest records, which the catalog retains.
 //! Knows nothing of threads and of the component.
 
-use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -12,12 +12,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::audit::{AuditRecord, MAX_LINE_BYTES, hash};
-
-/// The mode of a new log. The operator may allow more readers later.
-const FILE_MODE: u32 = 0o600;
-
-/// The mode bits that the log warns about: world-readable, or writable by group or others.
-const TOO_OPEN: u32 = 0o026;
+use crate::private_file::{Mode, PRIVATE_MODE, identity, sync_directory_of};
 
 /// An audit log, locked against other writers.
 #[derive(Debug)]
@@ -137,7 +132,8 @@ impl AuditLog {
     pub(crate) fn open(path: &Path) -> Result<Self, AuditLogError> {
         let failed = |reason| AuditLogError::Open { path: path.to_owned(), reason };
         let mut options = OpenOptions::new();
-        let file = options.read(true).append(true).create(true).mode(FILE_MODE).open(path).map_err(failed)?;
+        options.read(true).append(true).create(true).mode(PRIVATE_MODE);
+        let file = options.open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() && !metadata.file_type().is_char_device() {
             return Err(AuditLogError::NoFile { path: path.to_owned() });
@@ -145,21 +141,20 @@ impl AuditLog {
         let mut log =
             Self { path: path.to_owned(), file, regular: metadata.is_file(), last: None, torn: None };
         if log.regular {
-            if metadata.mode() & TOO_OPEN != 0 {
+            let mode = Mode::of(&metadata);
+            // The operator may let the group read it.
+            if mode.is_world_readable() || mode.is_writable_by_others() {
                 tracing::warn!(
-                    "the audit log {} has mode {:04o}: other users can read it, or write and so replace it; \
+                    "the audit log {} has mode {mode:04o}: other users can read it, or write and so replace it; \
                      chmod 0600 or 0640",
-                    path.display(),
-                    metadata.mode() & 0o7777
+                    path.display()
                 );
             }
             log.file.try_lock().map_err(|error| match error {
                 TryLockError::WouldBlock => AuditLogError::InUse { path: path.to_owned() },
                 TryLockError::Error(reason) => failed(reason),
             })?;
-            // The directory entry of a new file must survive a power cut as well.
-            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            File::open(directory.unwrap_or(Path::new("."))).and_then(|it| it.sync_all()).map_err(failed)?;
+            sync_directory_of(path).map_err(failed)?;
             log.read_end()?;
         }
         Ok(log)
@@ -214,9 +209,8 @@ impl AuditLog {
     fn follow_path(&mut self) -> Result<(), AuditLogError> {
         let failed = |reason| AuditLogError::Open { path: self.path.clone(), reason };
         let open = self.file.metadata().map_err(failed)?;
-        let same = |there: &Metadata| (there.dev(), there.ino()) == (open.dev(), open.ino());
         match fs::metadata(&self.path) {
-            Ok(there) if same(&there) => return Ok(()),
+            Ok(there) if identity(&there) == identity(&open) => return Ok(()),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
         }
@@ -423,7 +417,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         log.append_missing(&kept[1..5]).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), text(&kept[1..5]));
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, FILE_MODE);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, PRIVATE_MODE);
         // An older file is restored.
         fs::remove_file(&path).unwrap();
         fs::copy(&moved, &path).unwrap();

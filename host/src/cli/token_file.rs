@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -12,6 +11,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::cli::warn;
+use crate::private_file::Mode;
 use crate::secret::Secret;
 
 /// The largest file that is read, in bytes.
@@ -31,8 +31,8 @@ impl SavedToken {
         let file = File::open(path).with_context(failed)?;
         let metadata = file.metadata().with_context(failed)?;
         let saved = Self::of(&file).with_context(failed)?;
-        let mode = metadata.permissions().mode() & 0o777;
-        if metadata.is_file() && mode & 0o077 != 0 {
+        let mode = Mode::of(&metadata);
+        if metadata.is_file() && !mode.is_private() {
             // To refuse it would be to refuse its replacement, which is the remedy.
             let path = path.display();
             warn(&format!("others may read the token in {path} (mode {mode:o}); run: chmod 0600 {path}"));

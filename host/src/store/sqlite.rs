@@ -5,7 +5,7 @@
 //! a restored file never repeats one.
 
 use std::error::Error;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior};
 use thiserror::Error;
 
+use crate::private_file::{Mode, PRIVATE_MODE, sync_directory_of};
 use crate::store::{Entry, Store, StoreError, SwapOutcome, Version};
 
 /// Marks the file as a token store in its header (`PRAGMA application_id`): "optk".
@@ -34,9 +35,6 @@ const BUSY_PAUSE: Duration = Duration::from_millis(10);
 /// How many pages of 4 KiB the write-ahead log may hold before a checkpoint. A change of a catalog
 /// of 5,000 tokens takes 250 pages; a checkpoint every few changes would double the disk writes.
 const CHECKPOINT_PAGES: i32 = 4000;
-
-/// The only mode the file may have: other users must not read token hashes.
-const FILE_MODE: u32 = 0o600;
 
 /// A document in a SQLite database.
 #[derive(Debug)]
@@ -228,12 +226,10 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
 
 /// Creates the file with mode 0600 if it does not exist, before SQLite creates it by the umask.
 fn create_private(path: &Path) -> io::Result<()> {
-    match OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path) {
+    match OpenOptions::new().write(true).create_new(true).mode(PRIVATE_MODE).open(path) {
         Ok(file) => {
             file.sync_all()?;
-            // The directory entry must survive a power cut as well.
-            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+            sync_directory_of(path)
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             if fs::metadata(path)?.is_file() {
@@ -246,13 +242,13 @@ fn create_private(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Sets the mode of an existing file to 0600. The two files that SQLite creates beside it inherit
-/// that mode.
+/// Sets the mode of an existing file to 0600: other users must not read token hashes. The two files
+/// that SQLite creates beside it inherit that mode.
 fn restrict_mode(path: &Path) -> io::Result<()> {
-    let mode = fs::metadata(path)?.permissions().mode() & 0o777;
-    if mode != FILE_MODE {
+    let mode = Mode::of(&fs::metadata(path)?);
+    if mode != Mode::PRIVATE {
         tracing::warn!(path = %path.display(), was = format!("{mode:03o}"), "setting the mode of the token store to 600");
-        fs::set_permissions(path, fs::Permissions::from_mode(FILE_MODE))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(PRIVATE_MODE))?;
     }
     Ok(())
 }

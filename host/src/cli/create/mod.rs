@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use crate::cli::connection::Connection;
 use crate::cli::create::offline::OfflineToken;
 use crate::cli::create::rotation::{Rotation, Screen};
-use crate::cli::output_file::{Turn, destination, is_same, may_replace};
+use crate::cli::output_file::{confirm_overwrite, is_same_file, lock_directory_of, resolve_output_path};
 use crate::cli::prompt::ask;
 use crate::cli::{misuse, say, warn};
 use crate::secret::Secret;
@@ -236,7 +236,7 @@ impl Admin {
     }
 
     fn regenerate(&self) -> anyhow::Result<()> {
-        let output = self.output_file.as_deref().map(destination).transpose()?;
+        let output = self.output_file.as_deref().map(resolve_output_path).transpose()?;
         let token = self.connection.token(self.token_argument.as_ref(), !self.yes)?;
         let client = self.connection.client(true)?;
         if !self.yes {
@@ -253,9 +253,9 @@ impl Admin {
         match output {
             Some(output) => {
                 // That it is to be replaced there has been confirmed.
-                let source = self.connection.token_file().and_then(|file| destination(file).ok());
-                let same = source.is_some_and(|source| is_same(&source, &output));
-                may_replace(&output, self.yes || same)?;
+                let source = self.connection.token_file().and_then(|file| resolve_output_path(file).ok());
+                let same = source.is_some_and(|source| is_same_file(&source, &output));
+                confirm_overwrite(&output, self.yes || same)?;
                 rotation.to_file(&output)
             }
             None => rotation.to_screen(),
@@ -271,17 +271,17 @@ impl Admin {
     }
 
     fn make_offline(&self, output: &Path) -> anyhow::Result<()> {
-        let output = &destination(output)?;
-        let hash_file = self.hash_file.as_deref().map(destination).transpose()?;
-        if hash_file.as_ref().is_some_and(|hash_file| is_same(hash_file, output)) {
+        let output = &resolve_output_path(output)?;
+        let hash_file = self.hash_file.as_deref().map(resolve_output_path).transpose()?;
+        if hash_file.as_ref().is_some_and(|hash_file| is_same_file(hash_file, output)) {
             return Err(one_file().into());
         }
         for file in [Some(output), hash_file.as_ref()].into_iter().flatten() {
-            may_replace(file, self.yes)?;
+            confirm_overwrite(file, self.yes)?;
         }
         let lifetime = self.expiry.filter(|_| self.name.is_some());
         let token = OfflineToken::mint(self.name.as_deref(), lifetime)?;
-        let _turn = Turn::wait(&[output])?;
+        let _lock = lock_directory_of(&[output])?;
         token.save(output)?;
         let mut saved = format!("Token saved to: {}", output.display());
         if let Some(hash_file) = &hash_file {

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::authority::Authority;
 use crate::cli::output_file::replace;
+use crate::private_file::PRIVATE_MODE;
 use crate::secret::Secret;
 use crate::store::MemoryStore;
 use crate::token::{ImportOutcome, OPERATOR, Timestamp, TokenInfo};
@@ -67,7 +68,7 @@ impl OfflineToken {
 
         let TokenInfo { name, expiry, .. } = &self.info;
         let file = TokenFile { token: self.secret.expose(), name, expiry_millis: *expiry };
-        replace(path, &lines(&file)?, 0o600)
+        replace(path, &lines(&file)?, PRIVATE_MODE)
     }
 
     /// Writes the file that tells a server only the hash of the token.

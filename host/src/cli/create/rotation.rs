@@ -30,7 +30,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,10 +41,11 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::cli::create::offline::OfflineToken;
-use crate::cli::output_file::{Turn, directory_of, rehearse, replace};
+use crate::cli::output_file::{lock_directory_of, replace};
 use crate::cli::token_file::{SavedToken, alone, text_of};
 use crate::cli::{say, warn};
 use crate::client::{Client, ClientError, Operator, sha512_hex};
+use crate::private_file::{DirectoryLock, Mode, PRIVATE_MODE, check_replaceable, is_own, sync_directory_of};
 use crate::secret::Secret;
 
 /// How long to wait before a request is sent again that was not answered. A server that is started again is there within
@@ -58,9 +59,6 @@ const STALE: Duration = Duration::from_millis(1200);
 
 /// How often it is asked in that time.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
-
-/// The mode of all files that hold a token.
-const MODE: u32 = 0o600;
 
 /// A replacement of the operator token.
 pub(crate) struct Rotation<'a> {
@@ -437,7 +435,7 @@ fn same(token: &Secret, other: &Secret) -> bool {
 struct Target<'a> {
     path: &'a Path,
     staged: PathBuf,
-    _turn: Turn,
+    _lock: DirectoryLock,
 }
 
 /// What `FILE.staged` holds: a token, as `--token-file` takes it, too.
@@ -454,8 +452,8 @@ impl<'a> Target<'a> {
         let mut staged = OsString::from(name);
         staged.push(".staged");
         let staged = path.with_file_name(staged);
-        let turn = Turn::wait(&[path, &staged])?;
-        Ok(Self { path, staged, _turn: turn })
+        let lock = lock_directory_of(&[path, &staged])?;
+        Ok(Self { path, staged, _lock: lock })
     }
 
     /// The token that an interrupted run has left.
@@ -486,9 +484,8 @@ impl<'a> Target<'a> {
         };
         let metadata = file.metadata().with_context(failed)?;
         // Or whoever put it there would be the operator.
-        let ours = metadata.uid() == rustix::process::geteuid().as_raw();
-        // The last six bits are what others may do.
-        ensure!(metadata.is_file() && ours && metadata.mode().trailing_zeros() >= 6, unlike(others));
+        let ours = is_own(&metadata) && Mode::of(&metadata).is_private();
+        ensure!(metadata.is_file() && ours, unlike(others));
         let text = text_of(&file).with_context(failed)?;
         // Without serde's own text, which quotes what it found.
         let Ok(Json { token, replaces }) = serde_json::from_str(&text) else {
@@ -510,12 +507,13 @@ impl<'a> Target<'a> {
         let json = Json { token: token.expose(), replaces: &sha512_hex(replaces) };
         serde_json::to_writer_pretty(&mut *lines, &json)?;
         lines.push(b'\n');
-        replace(&self.staged, &lines, MODE)
+        replace(&self.staged, &lines, PRIVATE_MODE)
     }
 
     /// Finds out whether the token can be brought where it belongs.
     fn rehearse(&self) -> anyhow::Result<()> {
-        rehearse(self.path, MODE)
+        check_replaceable(self.path, PRIVATE_MODE)
+            .with_context(|| format!("cannot write {}", self.path.display()))
             .context("nothing was asked of the server, as the new token could not be saved")
     }
 
@@ -523,7 +521,7 @@ impl<'a> Target<'a> {
     /// again.
     fn install(&self, token: &Secret) -> anyhow::Result<()> {
         let content = self.read().map_or_else(|_| alone(token), |saved| saved.with(token));
-        replace(self.path, content.as_bytes(), MODE)?;
+        replace(self.path, content.as_bytes(), PRIVATE_MODE)?;
         ensure!(
             self.holds(token),
             "{} does not hold what was written to it: somebody else writes there, too",
@@ -544,7 +542,7 @@ impl<'a> Target<'a> {
     fn forget(&self) {
         let forgotten = match fs::remove_file(&self.staged) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            removed => removed.and_then(|()| File::open(directory_of(&self.staged))?.sync_all()),
+            removed => removed.and_then(|()| sync_directory_of(&self.staged)),
         };
         if let Err(error) = forgotten {
             warn(&format!(

@@ -9,7 +9,8 @@ use bytesize::ByteSize;
 use clap::Args;
 use listenfd::ListenFd;
 
-use crate::cli::serve::address_file::ListenerFile;
+use crate::cli::serve::address_file::write_address_file;
+use crate::private_file::RemoveOnDrop;
 use crate::server::listener::Listener;
 use crate::server::tls::{self, MinimumVersion, ServerTls};
 
@@ -72,10 +73,10 @@ impl Listeners {
     }
 
     /// Writes the file that tells where the listener is, where that is asked for.
-    pub(crate) fn write_file(&self, listener: &Listener) -> anyhow::Result<Option<ListenerFile>> {
+    pub(crate) fn write_file(&self, listener: &Listener) -> anyhow::Result<Option<RemoveOnDrop>> {
         let older = || env::var_os("INFLUXDB3_TCP_LISTINER_FILE_PATH").map(PathBuf::from);
         let path = self.tcp_listener_file_path.clone().or_else(older);
-        path.map(|path| ListenerFile::create(&path, listener.address()))
+        path.map(|path| write_address_file(&path, listener.address()))
             .transpose()
             .context("--tcp-listener-file-path")
     }

@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
@@ -14,6 +13,7 @@ use serde_json::error::Category;
 use zeroize::Zeroizing;
 
 use crate::authority::Authority;
+use crate::private_file::Mode;
 use crate::secret::Secret;
 use crate::token::{ImportOutcome, OPERATOR, now};
 
@@ -100,15 +100,14 @@ fn read(path: &Path) -> anyhow::Result<TokenFile> {
         )
     })?;
 
-    // The last six bits are what others may do.
-    let mode = metadata.permissions().mode() & 0o777;
+    let mode = Mode::of(&metadata);
     let path = path.display();
     ensure!(
-        mode & 0o022 == 0,
+        !mode.is_writable_by_others(),
         "Admin token file has insecure permissions: {mode:o}. Others can change it; run: chmod go-w {path}"
     );
     ensure!(
-        mode.trailing_zeros() >= 6 || parsed.token.is_none(),
+        mode.is_private() || parsed.token.is_none(),
         "Admin token file has insecure permissions: {mode:o}. Others can read the token; run: chmod 0600 {path}\n\
          Where its mode cannot be changed, give the hash instead: influxdb3 create token --admin --offline --output-file FILE \
          --hash-file FILE"

@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 use crate::authority::Authority;
 use crate::cli::output_file::replace;
 use crate::cli::say;
-use crate::cli::serve::address_file::ListenerFile;
+use crate::cli::serve::address_file::write_address_file;
 use crate::cli::serve::listeners::adopt;
 use crate::http::recovery;
 use crate::http::recovery::code::RecoveryCode;
 use crate::metrics::Metrics;
+use crate::private_file::{PRIVATE_MODE, RemoveOnDrop};
 use crate::secret::Secret;
 use crate::server::listener::Listener;
 use crate::server::tls::ServerTls;
@@ -104,16 +105,10 @@ pub(crate) struct Recovery {
 
 /// What is bound and not served yet.
 pub(crate) struct Doors {
-    address: Option<(Listener, Option<ListenerFile>)>,
+    address: Option<(Listener, Option<RemoveOnDrop>)>,
     socket: Option<UnixListener>,
-    code: Option<(RecoveryCode, CodeFile)>,
+    code: Option<(RecoveryCode, RemoveOnDrop)>,
     timeout: Duration,
-}
-
-/// The file that a recovery code is in; removed when dropped.
-struct CodeFile {
-    path: PathBuf,
-    content: Secret,
 }
 
 impl Recovery {
@@ -175,15 +170,15 @@ impl Recovery {
         Ok(Some(listener))
     }
 
-    fn write_address(&self, listener: &Listener) -> anyhow::Result<Option<ListenerFile>> {
+    fn write_address(&self, listener: &Listener) -> anyhow::Result<Option<RemoveOnDrop>> {
         self.admin_token_recovery_tcp_listener_file_path
             .as_ref()
-            .map(|path| ListenerFile::create(path, listener.address()))
+            .map(|path| write_address_file(path, listener.address()))
             .transpose()
             .context("--admin-token-recovery-tcp-listener-file-path")
     }
 
-    fn write_code(&self, data_dir: Option<&Path>) -> anyhow::Result<Option<(RecoveryCode, CodeFile)>> {
+    fn write_code(&self, data_dir: Option<&Path>) -> anyhow::Result<Option<(RecoveryCode, RemoveOnDrop)>> {
         if !self.admin_token_recovery_code {
             return Ok(None);
         }
@@ -193,7 +188,7 @@ impl Recovery {
              --admin-token-recovery-code-file",
         )?;
         let code = RecoveryCode::mint().context("cannot make a recovery code")?;
-        let file = CodeFile::write(path, code.secret())?;
+        let file = write_code_file(path, code.secret())?;
         Ok(Some((code, file)))
     }
 }
@@ -252,7 +247,7 @@ impl Doors {
     fn announce(&self) {
         let timeout = humantime::format_duration(self.timeout);
         let (ask, option) = match &self.code {
-            Some((_, file)) => (format!(" with the code in {}", file.path.display()), " --recovery-code -"),
+            Some((_, file)) => (format!(" with the code in {}", file.path().display()), " --recovery-code -"),
             None => (String::new(), ""),
         };
         if let Some((listener, _)) = &self.address {
@@ -277,28 +272,17 @@ impl Doors {
     }
 }
 
-impl CodeFile {
-    /// Replaces what a server that was killed has left.
-    fn write(path: PathBuf, code: &Secret) -> anyhow::Result<Self> {
-        if fs::symlink_metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
-            bail!(
-                "cannot write the recovery code to {}: it is there already and not a regular file",
-                path.display()
-            );
-        }
-        let content = Secret::from(format!("{}\n", code.expose()));
-        replace(&path, content.expose().as_bytes(), 0o600)?;
-        Ok(Self { path, content })
+/// Writes the code to a file. The file of a server that was killed is replaced.
+fn write_code_file(path: PathBuf, code: &Secret) -> anyhow::Result<RemoveOnDrop> {
+    if fs::symlink_metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
+        bail!(
+            "cannot write the recovery code to {}: it is there already and not a regular file",
+            path.display()
+        );
     }
-}
-
-impl Drop for CodeFile {
-    fn drop(&mut self) {
-        // Not that of another server, which may have written its own meanwhile.
-        if fs::read(&self.path).is_ok_and(|content| content == self.content.expose().as_bytes()) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
+    let content = Secret::from(format!("{}\n", code.expose()));
+    replace(&path, content.expose().as_bytes(), PRIVATE_MODE)?;
+    Ok(RemoveOnDrop::with_content(path, content.expose().as_bytes()))
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs::{self, DirBuilder};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use clap::Args;
 
+use crate::private_file::Mode;
 use crate::store::{MemoryStore, SqliteStore, Store};
 
 /// The name of the token store in the data directory.
@@ -121,8 +122,8 @@ fn prepare_data_dir(directory: &Path) -> anyhow::Result<()> {
         bail!("{}: it is not a directory", named());
     }
     DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(named)?;
-    let mode = fs::metadata(directory).with_context(named)?.permissions().mode() & 0o7777;
-    if mode & 0o022 != 0 {
+    let mode = Mode::of(&fs::metadata(directory).with_context(named)?);
+    if mode.is_writable_by_others() {
         bail!(
             "{0}: others can write to it (mode {mode:o}); run: chmod go-w {1}",
             named(),
