@@ -27,25 +27,18 @@
 //! On several servers that share a store, each knows of a change a little later than the one that made it. What one of
 //! them refuses is asked for again until it must have heard.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, anyhow, bail};
 use reqwest::StatusCode;
-use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use crate::cli::create::offline::OfflineToken;
-use crate::cli::output_file::{lock_directory_of, replace};
-use crate::cli::token_file::{SavedToken, alone, text_of};
+use crate::cli::create::staged_file::{Pending, Target, same};
 use crate::cli::{say, warn};
 use crate::client::{Client, ClientError, Operator, sha512_hex};
-use crate::private_file::{DirectoryLock, Mode, PRIVATE_MODE, check_replaceable, is_own, sync_directory_of};
 use crate::secret::Secret;
 
 /// How long to wait before a request is sent again that was not answered. A server that is started again is there within
@@ -159,7 +152,7 @@ impl Rotation<'_> {
             accepted.with_context(|| {
                 format!("the token that was given is the one in {}", target.staged.display())
             })?;
-            target.install(token).map_err(|error| target.in_force(error))?;
+            target.install(token).map_err(|error| in_force(target, error))?;
         }
         say(&format!(
             "The rotation to the token that was given is finished; removing {}, which it has left, and beginning a new one.",
@@ -180,7 +173,7 @@ impl Rotation<'_> {
             }
             // It is not staged, or no longer.
             Err(error) if is(&error, &[StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN]) => {}
-            Err(error) => return Err(target.unfinished(error)),
+            Err(error) => return Err(unfinished(target, error)),
         }
         let Some(credential) = self.credential else {
             bail!(
@@ -211,7 +204,7 @@ impl Rotation<'_> {
             _ if self.is_done(target, credential)? => Ok(()),
             Ok(_) => Err(anyhow!(neither())),
             Err(error) if is(&error, &[StatusCode::UNAUTHORIZED]) => Err(anyhow!(error).context(neither())),
-            Err(error) => Err(target.unfinished(error)),
+            Err(error) => Err(unfinished(target, error)),
         }
     }
 
@@ -233,7 +226,7 @@ impl Rotation<'_> {
                     target.staged.display()
                 )))
             }
-            Err(error) => Err(target.unfinished(error)),
+            Err(error) => Err(unfinished(target, error)),
         }
     }
 
@@ -264,20 +257,20 @@ impl Rotation<'_> {
                 }
                 Err(error.into())
             }
-            Err(error) => Err(target.unfinished(error)),
+            Err(error) => Err(unfinished(target, error)),
         }
     }
 
     /// Lets the staged token take over, which is on the disk.
     fn take_over(&self, target: &Target<'_>, token: &Secret) -> anyhow::Result<()> {
-        self.confirm(token).map_err(|error| target.unfinished(error))?;
+        self.confirm(token).map_err(|error| unfinished(target, error))?;
         self.finish(target, token)
     }
 
     /// The token is the operator's.
     fn finish(&self, target: &Target<'_>, token: &Secret) -> anyhow::Result<()> {
-        let operator = self.authenticate_operator(token).map_err(|error| target.in_force(error.into()))?;
-        target.install(token).map_err(|error| target.in_force(error))?;
+        let operator = self.authenticate_operator(token).map_err(|error| in_force(target, error.into()))?;
+        target.install(token).map_err(|error| in_force(target, error))?;
         target.forget();
         self.say_in_force(&operator);
         self.say_saved(target)
@@ -427,146 +420,20 @@ fn persist<T>(unreachable: bool, attempt: impl Fn() -> Result<T, ClientError>) -
     }
 }
 
-fn same(token: &Secret, other: &Secret) -> bool {
-    token.expose() == other.expose()
+fn unfinished(target: &Target<'_>, error: ClientError) -> anyhow::Error {
+    anyhow!(error).context(format!(
+        "the rotation is not finished, and nobody is locked out: the new token is in {}, and the old one stays in force \
+         until the new one is. Run the same command again",
+        target.staged.display()
+    ))
 }
 
-/// The file that the new token is for, and the one beside it that holds the token in the meantime.
-struct Target<'a> {
-    path: &'a Path,
-    staged: PathBuf,
-    _lock: DirectoryLock,
-}
-
-/// What `FILE.staged` holds: a token, as `--token-file` takes it, too.
-struct Pending {
-    token: Secret,
-    /// The SHA-512 of the token that it is to replace.
-    replaces: String,
-}
-
-impl<'a> Target<'a> {
-    fn lock(path: &'a Path) -> anyhow::Result<Self> {
-        let name =
-            path.file_name().with_context(|| format!("{} is not the name of a file", path.display()))?;
-        let mut staged = OsString::from(name);
-        staged.push(".staged");
-        let staged = path.with_file_name(staged);
-        let lock = lock_directory_of(&[path, &staged])?;
-        Ok(Self { path, staged, _lock: lock })
-    }
-
-    /// The token that an interrupted run has left.
-    fn pending(&self) -> anyhow::Result<Option<Pending>> {
-        #[derive(Deserialize)]
-        struct Json {
-            token: String,
-            replaces: String,
-        }
-
-        let failed = || format!("cannot read the token from {}", self.staged.display());
-        let unlike = |what: &str| {
-            format!(
-                "{0} is not what an interrupted rotation leaves: {what}. See what it is, and remove it: rm {0}",
-                self.staged.display()
-            )
-        };
-        let others = "that is a file of this user which nobody else can read";
-        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-        let flags = i32::try_from(flags.bits())?;
-        // What is looked at is what is read, whatever is put in its place meanwhile.
-        let file = match OpenOptions::new().read(true).custom_flags(flags).open(&self.staged) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(_) if fs::symlink_metadata(&self.staged).is_ok_and(|metadata| !metadata.is_file()) => {
-                bail!(unlike(others))
-            }
-            file => file.with_context(failed)?,
-        };
-        let metadata = file.metadata().with_context(failed)?;
-        // Or whoever put it there would be the operator.
-        let ours = is_own(&metadata) && Mode::of(&metadata).is_private();
-        ensure!(metadata.is_file() && ours, unlike(others));
-        let text = text_of(&file).with_context(failed)?;
-        // Without serde's own text, which quotes what it found.
-        let Ok(Json { token, replaces }) = serde_json::from_str(&text) else {
-            bail!(unlike("that is JSON with a \"token\" and the hash of the one that it \"replaces\""));
-        };
-        Ok(Some(Pending { token: token.into(), replaces }))
-    }
-
-    /// Keeps a token for as long as it is not known to be in force.
-    fn save(&self, token: &Secret, replaces: &Secret) -> anyhow::Result<()> {
-        #[derive(Serialize)]
-        struct Json<'a> {
-            token: &'a str,
-            replaces: &'a str,
-        }
-
-        // Larger than what is written, so that no copy is left behind by growing.
-        let mut lines = Zeroizing::new(Vec::with_capacity(1024));
-        let json = Json { token: token.expose(), replaces: &sha512_hex(replaces) };
-        serde_json::to_writer_pretty(&mut *lines, &json)?;
-        lines.push(b'\n');
-        replace(&self.staged, &lines, PRIVATE_MODE)
-    }
-
-    /// Finds out whether the token can be brought where it belongs.
-    fn rehearse(&self) -> anyhow::Result<()> {
-        check_replaceable(self.path, PRIVATE_MODE)
-            .with_context(|| format!("cannot write {}", self.path.display()))
-            .context("nothing was asked of the server, as the new token could not be saved")
-    }
-
-    /// Brings the token where it belongs, and sees that it is there. What waits beside it stays, so that this can be done
-    /// again.
-    fn install(&self, token: &Secret) -> anyhow::Result<()> {
-        let content = self.read().map_or_else(|_| alone(token), |saved| saved.with(token));
-        replace(self.path, content.as_bytes(), PRIVATE_MODE)?;
-        ensure!(
-            self.holds(token),
-            "{} does not hold what was written to it: somebody else writes there, too",
-            self.path.display()
-        );
-        Ok(())
-    }
-
-    fn read(&self) -> anyhow::Result<SavedToken> {
-        SavedToken::of(&File::open(self.path)?)
-    }
-
-    fn holds(&self, token: &Secret) -> bool {
-        self.read().is_ok_and(|saved| same(&saved.token, token))
-    }
-
-    /// Takes away what waits. If that fails, the next run finds it, and knows what to do.
-    fn forget(&self) {
-        let forgotten = match fs::remove_file(&self.staged) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            removed => removed.and_then(|()| sync_directory_of(&self.staged)),
-        };
-        if let Err(error) = forgotten {
-            warn(&format!(
-                "cannot remove {0}, which is of no use any more and holds a token: {error}; run: rm {0}",
-                self.staged.display()
-            ));
-        }
-    }
-
-    fn unfinished(&self, error: ClientError) -> anyhow::Error {
-        anyhow!(error).context(format!(
-            "the rotation is not finished, and nobody is locked out: the new token is in {}, and the old one stays in force \
-             until the new one is. Run the same command again",
-            self.staged.display()
-        ))
-    }
-
-    /// What has gone wrong when the new token had taken over already.
-    fn in_force(&self, error: anyhow::Error) -> anyhow::Error {
-        error.context(format!(
-            "the new token is in force, and the old one is not, or only until its overlap ends; the new one is in {}, and \
-             not in {} yet. Run the same command again when what stands in the way is gone",
-            self.staged.display(),
-            self.path.display()
-        ))
-    }
+/// What has gone wrong when the new token had taken over already.
+fn in_force(target: &Target<'_>, error: anyhow::Error) -> anyhow::Error {
+    error.context(format!(
+        "the new token is in force, and the old one is not, or only until its overlap ends; the new one is in {}, and \
+         not in {} yet. Run the same command again when what stands in the way is gone",
+        target.staged.display(),
+        target.path.display()
+    ))
 }
