@@ -1,4 +1,4 @@
-//! `influxdb3 audit`: shows the records of changes, and verifies an audit log.
+//! `influxdb3 audit`: shows the audit records of a server, and verifies an audit log.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -13,12 +13,13 @@ use optoken_protocol::timestamp::rfc3339;
 use crate::audit::verify::{Expectations, VerifyError, verify};
 use crate::audit::{Actor, AuditRecord, RetainedRecord};
 use crate::cli::connection::Connection;
-use crate::cli::say;
+use crate::cli::print_stderr;
 
-/// Show and verify the records of all changes to the tokens.
+/// Show and verify the audit records of changes to tokens.
 ///
-/// Every change leaves one record: what was done, when, by whom, to which token and from where. Each record names the hash
-/// of the one before it. The server keeps the newest 64; with --audit-log, all of them go to a file.
+/// Every change has one record: time, action, actor, token and origin. Each record holds the hash
+/// of the record before it. The server keeps the newest 64; with --audit-log, it writes all of them
+/// to a file.
 #[derive(Debug, Args)]
 pub(crate) struct Audit {
     #[command(subcommand)]
@@ -31,58 +32,59 @@ enum Command {
     Verify(Verify),
 }
 
-/// Show the newest records of a server, or all records of an audit log.
+/// Show the newest audit records of a server, or all records of an audit log.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  The newest changes, with a token for it in INFLUXDB3_AUTH_TOKEN:
+  The newest records of a server, with a token in INFLUXDB3_AUTH_TOKEN:
     influxdb3 audit show
-  All changes that a server has written to its log:
+  All records of an audit log:
     influxdb3 audit show /var/lib/influxdb3/audit.jsonl
-  The names of the tokens that were deleted, for a script:
+  The names of deleted tokens, for a script:
     influxdb3 audit show --format json | jq -r 'select(.action == \"delete\") | .subject.name'")]
 struct Show {
     /// Read this audit log instead of asking a server
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
 
-    /// How to show the records
+    /// Format of the records
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: RecordFormat,
 
     #[command(flatten)]
     connection: Connection,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// A line each for people
+enum RecordFormat {
+    /// One line of text per record
     #[default]
     Text,
-    /// A line of JSON each, as in an audit log
+    /// One line of JSON per record, as in an audit log
     Json,
 }
 
-/// Verify an audit log, and name the first record that does not fit.
+/// Verify an audit log, and report the first violation.
 ///
-/// Shows that the log agrees with itself, and no more: every record names the hash of the one before it, so that one which was
-/// altered, dropped, moved or repeated alone is found. But the hashes are made without a secret. Whoever can write the
-/// file can make all of them anew, or drop records at its end, and the log is intact again. To find that, keep the hash
-/// that this command prints where he cannot write, and give it with --expect-head; or compare with the server,
-/// --with-server.
+/// Checks that the log is consistent: each record holds the hash of the record before it. This
+/// detects records that were altered, removed, moved or repeated.
+///
+/// The hashes need no secret, so a user that can write the file can rebuild the whole chain, or
+/// remove records at its end. To detect that, keep the hash that this command prints where that
+/// user cannot write, and compare it with --expect-head. Or compare with the server, --with-server.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   Verify a log:
     influxdb3 audit verify audit.jsonl
-  Verify that it also holds the record that was the last one yesterday:
+  Verify that it still holds the last record of yesterday:
     influxdb3 audit verify audit.jsonl --expect-head \"$YESTERDAY\"
-  Verify that it ends as the server's own records do, with a token for it in INFLUXDB3_AUTH_TOKEN:
+  Verify that it holds the newest records of the server, with a token in INFLUXDB3_AUTH_TOKEN:
     influxdb3 audit verify audit.jsonl --with-server
-  Verify the records that the server keeps, which tells the hash of its newest:
+  Verify the records that the server keeps, and print the hash of the newest:
     influxdb3 audit show --format json | influxdb3 audit verify /dev/stdin")]
 struct Verify {
-    /// The audit log
+    /// The audit log to verify
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
@@ -90,14 +92,14 @@ struct Verify {
     #[arg(long, value_name = "HASH", value_parser = record_hash)]
     expect_head: Option<String>,
 
-    /// Fail unless the log holds the newest records of the server, as the server has them
+    /// Fail unless the log holds the newest records of the server, unaltered
     ///
-    /// These are at most 64. They follow from all records before them, so that an intact log that ends in them was not written
-    /// anew, unless the store of the server was, too.
+    /// These are at most 64, and their hashes depend on all records before them. A consistent log
+    /// that holds them was not rebuilt, unless the store of the server was rebuilt, too.
     #[arg(long)]
     with_server: bool,
 
-    /// Fail unless the log begins with record 1, as one does that was never rotated
+    /// Fail unless the log begins with record 1; a rotated log does not
     #[arg(long)]
     complete: bool,
 
@@ -120,8 +122,8 @@ impl Show {
             return self.print(open(file)?, &file.display().to_string());
         }
         let token = self.connection.token(None, false)?;
-        let records = self.connection.client(token.is_some())?.audit(token.as_ref())?;
-        self.print(&records[..], "the answer of the server")
+        let records = self.connection.client(token.is_some())?.audit_records(token.as_ref())?;
+        self.print(&records[..], "the response of the server")
     }
 
     fn print(&self, records: impl Read, from: &str) -> anyhow::Result<()> {
@@ -130,13 +132,13 @@ impl Show {
         for (number, line) in (1..).zip(BufReader::new(records).split(b'\n')) {
             let line = line.with_context(|| format!("cannot read {from}"))?;
             let shown = match self.format {
-                Format::Text => AuditRecord::read(&line).map(|record| text(&record)),
-                Format::Json => {
-                    AuditRecord::read(&line).and(String::from_utf8(line).ok()).map(|line| json(&line))
-                }
+                RecordFormat::Text => AuditRecord::read(&line).map(|record| to_text(&record)),
+                RecordFormat::Json => AuditRecord::read(&line)
+                    .and(String::from_utf8(line).ok())
+                    .map(|line| to_printable_json(&line)),
             };
             let shown = shown.ok_or_else(|| anyhow!("{from}: line {number} is no audit record"));
-            // ViolationKind stands before it is worth seeing.
+            // The records before the error are printed.
             let shown = shown.or_else(|error| output.flush().context(unwritten).and(Err(error)))?;
             writeln!(output, "{shown}").context(unwritten)?;
         }
@@ -147,8 +149,8 @@ impl Show {
 impl Verify {
     fn verify(&self) -> anyhow::Result<()> {
         let name = self.file.display();
-        // Before the log is read: what the server has by then, that must hold.
-        let kept = if self.with_server { self.kept()? } else { Vec::new() };
+        // The log must hold the records that the server has before the log is read.
+        let kept = if self.with_server { self.records_of_server()? } else { Vec::new() };
         let expectations = Expectations { complete: self.complete, head: self.expect_head.clone(), kept };
         let verified =
             verify(BufReader::new(open(&self.file)?), &expectations).map_err(|error| match error {
@@ -157,7 +159,7 @@ impl Verify {
             })?;
         let records = verified.last - verified.first + 1;
         if verified.first > 1 {
-            say(&format!(
+            print_stderr(&format!(
                 "note: the log begins at record {}; the records before it are not in it",
                 verified.first
             ));
@@ -173,13 +175,13 @@ impl Verify {
         .context("the log is intact, but that cannot be written to standard output")
     }
 
-    /// The newest records of the server.
-    fn kept(&self) -> anyhow::Result<Vec<RetainedRecord>> {
+    /// Returns the records that the server keeps.
+    fn records_of_server(&self) -> anyhow::Result<Vec<RetainedRecord>> {
         let token = self.connection.token(None, false)?;
-        let records = self.connection.client(token.is_some())?.audit(token.as_ref())?;
+        let records = self.connection.client(token.is_some())?.audit_records(token.as_ref())?;
         let lines = str::from_utf8(&records).ok().map(|lines| lines.lines().map(str::to_owned).collect());
         let kept = lines.and_then(|lines| RetainedRecord::read(lines).ok()).filter(|kept| !kept.is_empty());
-        kept.context("the answer of the server holds no audit records")
+        kept.context("the response of the server holds no audit records")
     }
 }
 
@@ -187,8 +189,9 @@ fn open(file: &Path) -> anyhow::Result<File> {
     File::open(file).with_context(|| format!("cannot open {}", file.display()))
 }
 
-/// A record as a line for people. Names and origins may hold what a terminal would obey, or a token in the wrong place.
-fn text(record: &AuditRecord) -> String {
+/// Formats a record as a line of text. Names and origins may hold control characters, or a token
+/// that a client sent in the wrong place.
+fn to_text(record: &AuditRecord) -> String {
     let actor = match record.actor {
         Actor::Bootstrap => "bootstrap".to_owned(),
         Actor::Provision => "provision".to_owned(),
@@ -209,8 +212,8 @@ fn text(record: &AuditRecord) -> String {
     redact(&line).into_owned()
 }
 
-/// A record as it is, but for control characters that JSON allows and a terminal would obey.
-fn json(line: &str) -> String {
+/// Escapes the control characters that JSON allows in a record, because a terminal obeys them.
+fn to_printable_json(line: &str) -> String {
     line.chars().fold(String::with_capacity(line.len()), |mut json, character| {
         if character.is_control() {
             // Writing to a string cannot fail.

@@ -1,4 +1,4 @@
-//! `influxdb3 delete token`: takes a named admin token out (COMPAT 4.2).
+//! `influxdb3 delete token`: deletes a named admin token (docs/compatibility.md 4.2).
 
 use std::io::{self, Write as _};
 
@@ -24,15 +24,15 @@ enum Resource {
 
 /// Delete a named admin token.
 ///
-/// It is refused from then on, and its name is free. The operator token cannot be deleted, only replaced: see influxdb3
-/// create token --admin --help.
+/// The server refuses it from then on, and its name is free. The operator token can only be
+/// replaced: see `create token --admin --help`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  See which tokens there are, and delete one:
+  List the tokens, and delete one:
     influxdb3 show tokens
     influxdb3 delete token --token-name ci
-  In a script, with the token for it in a file:
+  In a script, with a token in a file:
     influxdb3 delete token --token-name ci --yes --token-file operator-token")]
 struct Token {
     /// Name of the token to delete
@@ -65,7 +65,7 @@ impl Token {
         }
         let token = self.connection.token(None, !self.yes)?;
         if !self.yes {
-            // Somebody may have given the token instead of its name.
+            // Users give the token instead of its name.
             let question = format!(
                 "Are you sure you want to delete \"{}\"? Enter 'yes' or 'y' to confirm",
                 redact(name)

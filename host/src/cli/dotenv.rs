@@ -1,6 +1,6 @@
-//! The file `.env`, which adds to the environment (COMPAT section 4).
+//! The file `.env`, which adds to the environment (docs/compatibility.md 4).
 //!
-//! It may hold a token, so nothing of what stands in it is ever repeated.
+//! It may hold a token, so no error quotes it.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
@@ -8,24 +8,22 @@ use std::{env, fs, io};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// The file is there and cannot be used.
+/// The file exists and cannot be used.
 #[derive(Debug, Error)]
 pub(crate) enum DotenvError {
-    /// It may not be looked at.
+    /// The file, or a directory above it, cannot be read.
     #[error("{path}: {reason}")]
     Unreadable { path: PathBuf, reason: io::Error },
-    /// It is something else.
-    #[error(
-        "{path}: a line of it is not NAME=VALUE in plain text; a value with spaces or # in it stands in quotes"
-    )]
+    /// The file does not follow the grammar.
+    #[error("{path}: a line of it is not NAME=VALUE in plain text; quote a value that has spaces or #")]
     Malformed { path: PathBuf },
 }
 
-/// Adds what the file in the working directory says, or else that in the nearest directory above. What the environment
-/// has already stays. That there is no such file is no error.
+/// Adds the variables of the file in the working directory, or in the nearest directory above. A
+/// variable that is set already stays. A missing file is no error.
 pub(crate) fn load() -> Result<(), DotenvError> {
     let Ok(directory) = env::current_dir() else {
-        // The directory is gone, and with it the file.
+        // The working directory was removed.
         return Ok(());
     };
     let Some(path) = find(&directory)? else { return Ok(()) };
@@ -33,7 +31,7 @@ pub(crate) fn load() -> Result<(), DotenvError> {
     let content = fs::read(&path)
         .map(Zeroizing::new)
         .map_err(|reason| DotenvError::Unreadable { path: path.clone(), reason })?;
-    // No variable can hold it, and setting one that does ends the process.
+    // No variable can hold a null byte, and `set_var` panics at one.
     if content.contains(&0) {
         return Err(malformed());
     }

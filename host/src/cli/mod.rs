@@ -1,7 +1,7 @@
-//! The command line: what can be said, and how failures leave (COMPAT section 4, DESIGN section 5).
+//! Command-line parsing, and exit codes (docs/compatibility.md 4, docs/design.md 5).
 //!
-//! One file a subcommand. Answers go to stdout; questions, hints and failures to stderr. Exit codes: 0 for success, 1 for
-//! a failure, 2 for a command line that makes no sense.
+//! Each subcommand has a file or folder of its own. Results go to stdout; questions, hints and
+//! errors go to stderr. Exit codes: 0 for success, 1 for a failure, 2 for a usage error.
 
 use std::ffi::OsStr;
 use std::io::Write as _;
@@ -38,12 +38,12 @@ Examples:
   Run the server, and create the operator token in another terminal:
     influxdb3 serve
     influxdb3 create token --admin
-  Let later commands use it:
+  Use it in later commands:
     export INFLUXDB3_AUTH_TOKEN=OPERATOR_TOKEN
     influxdb3 create token --admin --name ci --expiry 90d
     influxdb3 show tokens
 
-An option beats the environment, which beats a file .env in the working directory or above it."
+Options take precedence over the environment, and the environment over a file .env in the working directory or above."
 )]
 struct CommandLine {
     /// Print help, as --help does
@@ -63,11 +63,11 @@ enum Command {
     Audit(audit::Audit),
 }
 
-/// Carries out the command line of this process.
+/// Runs the command line of this process.
 pub fn run() -> ExitCode {
-    // Before anything is read that may be a token.
+    // First, because everything that follows may read a token.
     if let Err(error) = core_dump::forbid() {
-        warn(&format!("a core dump of this process is possible and would hold tokens: {error}"));
+        warn(&format!("core dumps of this process cannot be prevented, and would hold tokens: {error}"));
     }
     let environment = dotenv::load();
     let command_line = CommandLine::command().try_get_matches().and_then(|matches| {
@@ -75,19 +75,19 @@ pub fn run() -> ExitCode {
         let command_line = command_line.map_err(|error| error.format(&mut CommandLine::command()))?;
         Ok((command_line, matches))
     });
-    // Help is shown whatever stands in the way of the rest.
+    // Help is printed whatever the state of `.env`.
     if let (Err(error), false) = (environment, command_line.as_ref().is_err_and(|error| !error.use_stderr()))
     {
-        say(&format!("FATAL Error loading config from: {error}\nAborting"));
+        print_stderr(&format!("FATAL Error loading config from: {error}\nAborting"));
         return ExitCode::FAILURE;
     }
-    let judged = command_line.and_then(|(command_line, matches)| {
-        judge_secrets(&matches)?;
+    let checked = command_line.and_then(|(command_line, matches)| {
+        check_secret_arguments(&matches)?;
         Ok(command_line)
     });
-    let command_line = match judged {
+    let command_line = match checked {
         Ok(command_line) => command_line,
-        Err(error) => return refuse(&error),
+        Err(error) => return exit_with_usage_error(&error),
     };
     let (name, outcome) = match command_line.command {
         Command::Serve(serve) => ("Serve", serve.run()),
@@ -99,41 +99,42 @@ pub fn run() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => match error.downcast() {
-            Ok(misuse) => refuse(&misuse),
+            Ok(usage_error) => exit_with_usage_error(&usage_error),
             Err(error) => {
-                // Some of the text comes from elsewhere: a server, an argument in the wrong place.
-                say(&redact(&format!("{name} command failed: {error:#}")));
+                // Servers send text, and users write tokens into the wrong argument.
+                print_stderr(&redact(&format!("{name} command failed: {error:#}")));
                 ExitCode::FAILURE
             }
         },
     }
 }
 
-/// What was given for this argument in the command line itself, and not in the environment.
-fn typed<'a>(matches: &'a ArgMatches, id: &str) -> Option<&'a OsStr> {
+/// Returns the value of this argument, if it is on the command line and not only in the
+/// environment.
+fn raw_argument<'a>(matches: &'a ArgMatches, id: &str) -> Option<&'a OsStr> {
     match matches.subcommand() {
-        Some((_, matches)) => typed(matches, id),
+        Some((_, matches)) => raw_argument(matches, id),
         None if matches.ids().all(|known| known != id) => None,
         None if matches.value_source(id) != Some(ValueSource::CommandLine) => None,
         None => matches.get_raw(id)?.next(),
     }
 }
 
-/// Judges where the secrets of a command line are, and warns where others can see them.
-fn judge_secrets(matches: &ArgMatches) -> Result<(), clap::Error> {
-    let tokens = ["token", "token_argument"].map(|id| typed(matches, id));
-    if typed(matches, "token_file").is_some() && tokens.iter().any(Option::is_some) {
+/// Checks where the secrets of a command line are, and warns if other users can see them.
+fn check_secret_arguments(matches: &ArgMatches) -> Result<(), clap::Error> {
+    let tokens = ["token", "token_argument"].map(|id| raw_argument(matches, id));
+    if raw_argument(matches, "token_file").is_some() && tokens.iter().any(Option::is_some) {
         let text = "--token-file cannot be used with a token as an argument";
-        return Err(misuse(&[], ErrorKind::ArgumentConflict, text));
+        return Err(usage_error(&[], ErrorKind::ArgumentConflict, text));
     }
-    let is_shown = |secret: &OsStr| !secret.is_empty() && secret != connection::STDIN;
-    if typed(matches, "recovery_code").is_some_and(is_shown) {
+    let is_visible = |secret: &OsStr| !secret.is_empty() && secret != connection::STDIN;
+    if raw_argument(matches, "recovery_code").is_some_and(is_visible) {
         warn(
             "other users of this machine can see a recovery code that is an argument; give it with --recovery-code - or \
              INFLUXDB3_RECOVERY_CODE",
         );
     }
-    if tokens.into_iter().flatten().any(is_shown) {
+    if tokens.into_iter().flatten().any(is_visible) {
         warn(
             "other users of this machine can see a token that is an argument; give it with --token-file, --token - or \
              INFLUXDB3_AUTH_TOKEN",
@@ -142,8 +143,8 @@ fn judge_secrets(matches: &ArgMatches) -> Result<(), clap::Error> {
     Ok(())
 }
 
-/// What is wrong with a command line that clap has let through. `command` is the path of the subcommand.
-fn misuse(command: &[&str], kind: ErrorKind, text: &str) -> clap::Error {
+/// Returns the error of a command line that clap accepts. `command` is the path of the subcommand.
+fn usage_error(command: &[&str], kind: ErrorKind, text: &str) -> clap::Error {
     let mut root = CommandLine::command();
     root.build();
     let error = |command: &mut clap::Command| command.error(kind, text);
@@ -153,9 +154,9 @@ fn misuse(command: &[&str], kind: ErrorKind, text: &str) -> clap::Error {
     }
 }
 
-/// Tells what is wrong with a command line, without the token that may stand in the wrong place of it. Also shows the
-/// help, which clap takes for an error.
-fn refuse(error: &clap::Error) -> ExitCode {
+/// Prints a usage error, without a token in the wrong place. Also prints help, which is an error to
+/// clap.
+fn exit_with_usage_error(error: &clap::Error) -> ExitCode {
     let text = error.render();
     if error.use_stderr() {
         let _ = write!(anstream::stderr(), "{}", redact(&text.ansi().to_string()));
@@ -165,12 +166,12 @@ fn refuse(error: &clap::Error) -> ExitCode {
     u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// Says something that is no answer. That nobody listens is no reason to stop.
-fn say(text: &str) {
+/// Prints a line to stderr. Without a reader, the command goes on.
+fn print_stderr(text: &str) {
     let _ = writeln!(anstream::stderr(), "{text}");
 }
 
-/// Says what may not be what the user wants.
+/// Prints a warning to stderr.
 fn warn(text: &str) {
-    say(&format!("warning: {text}"));
+    print_stderr(&format!("warning: {text}"));
 }

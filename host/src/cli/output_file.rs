@@ -1,5 +1,5 @@
-//! The files that `--output-file` and `--hash-file` name: which file is meant, and whether it may be
-//! replaced.
+//! The files that `--output-file` and `--hash-file` name: which file is meant, and whether it may
+//! be replaced.
 //!
 //! Knows nothing of tokens; `private_file` writes the files.
 
@@ -12,15 +12,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 
 use crate::cli::prompt::ask;
-use crate::cli::{say, warn};
+use crate::cli::{print_stderr, warn};
 use crate::private_file::{self, DirectoryLock, directory_of, identity, is_own_or_root};
 
 /// How many links are followed: as many as Linux follows.
 const MAX_LINKS: usize = 40;
 
-/// Returns the file that `given` names. Links are followed, so that the file is replaced and not the
-/// link to it. The file need not exist. Rejects directories, devices, and the file that stdout or
-/// stderr is redirected to.
+/// Returns the file that `given` names. Links are followed, so that the file is replaced and not
+/// the link to it. The file need not exist. Rejects directories, devices, and the file that stdout
+/// or stderr is redirected to.
 pub(crate) fn resolve_output_path(given: &Path) -> anyhow::Result<PathBuf> {
     let refused = |why: &str| format!("cannot write {}: {why}", given.display());
     let name = given.as_os_str().as_bytes();
@@ -35,7 +35,7 @@ pub(crate) fn resolve_output_path(given: &Path) -> anyhow::Result<PathBuf> {
             ensure!(metadata.is_file(), refused("it is there already and not a regular file"));
             ensure!(
                 !is_open_as(&io::stdout(), &metadata) && !is_open_as(&io::stderr(), &metadata),
-                refused("it is where this command writes what it has to say")
+                refused("this command writes its output there")
             );
         }
     }
@@ -93,7 +93,7 @@ pub(crate) fn lock_directory_of(files: &[&Path]) -> anyhow::Result<DirectoryLock
     let path = files.first().context("no file")?;
     let failed = || format!("cannot write {}", path.display());
     let directory = directory_of(path);
-    let waiting = || say(&format!("Waiting for another run to finish in {} …", directory.display()));
+    let waiting = || print_stderr(&format!("Waiting for another run to finish in {} …", directory.display()));
     let lock = DirectoryLock::acquire(directory, waiting).with_context(failed)?;
     for (leftover, error) in lock.remove_leftovers(files).with_context(failed)? {
         warn(&format!("cannot remove {}, which may hold a token: {error}", leftover.display()));

@@ -1,12 +1,13 @@
-//! Questions, which are asked on stderr, so that stdout stays what the format says.
+//! Questions to the user. They go to stderr, so that stdout holds the result alone.
 
 use std::io::{self, BufRead as _};
 
-use crate::cli::say;
+use crate::cli::print_stderr;
 
-/// The answer to a question, without what surrounds it. Empty where nobody answers.
+/// Returns the answer to a question, without surrounding white space. It is empty at the end of
+/// standard input.
 pub(crate) fn ask(question: &str) -> io::Result<String> {
-    say(question);
+    print_stderr(question);
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
     Ok(answer.trim().to_owned())

@@ -1,4 +1,5 @@
-//! `influxdb3 show tokens`: lists the tokens of a server, without their secrets (COMPAT 4.3).
+//! `influxdb3 show tokens`: lists the tokens of a server, without their secrets
+//! (docs/compatibility.md 4.3).
 
 use std::io::{self, Write as _};
 
@@ -7,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::cli::connection::Connection;
 
-/// Show what a server holds.
+/// Show the tokens of a server.
 #[derive(Debug, Args)]
 pub(crate) struct Show {
     #[command(subcommand)]
@@ -21,31 +22,31 @@ enum Resource {
 
 /// List all tokens, expired ones included.
 ///
-/// No token can be had from the list: the server keeps only hashes, and shows the beginning of each.
+/// The list has no secrets: the server keeps only hashes, and shows the beginning of each.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  A table, with the token for it in INFLUXDB3_AUTH_TOKEN:
+  A table, with a token in INFLUXDB3_AUTH_TOKEN:
     influxdb3 show tokens
   The names, for a script:
     influxdb3 show tokens --format json | jq -r '.[].name'")]
 struct Tokens {
-    /// How to show the list
+    /// Format of the list
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: ListFormat,
 
     #[command(flatten)]
     connection: Connection,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
-enum Format {
+enum ListFormat {
     /// A table for people
     #[default]
     Pretty,
     /// One JSON array
     Json,
-    /// One JSON object a line
+    /// One JSON object per line
     Jsonl,
     /// Comma-separated values with a header
     Csv,
@@ -63,11 +64,11 @@ impl Show {
 impl Tokens {
     fn show(&self) -> anyhow::Result<()> {
         let format = match self.format {
-            Format::Pretty => "pretty",
-            Format::Json => "json",
-            Format::Jsonl => "jsonl",
-            Format::Csv => "csv",
-            Format::Parquet => {
+            ListFormat::Pretty => "pretty",
+            ListFormat::Json => "json",
+            ListFormat::Jsonl => "jsonl",
+            ListFormat::Csv => "csv",
+            ListFormat::Parquet => {
                 bail!("parquet is binary and cannot be printed; use --format json, jsonl or csv")
             }
         };

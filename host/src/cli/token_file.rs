@@ -1,5 +1,5 @@
-//! Files that hold one token, for commands that use it: the token alone, or JSON with it as `--offline` writes it (COMPAT
-//! 5.4).
+//! Files that hold one token, for commands that present it: the token alone, or JSON with a
+//! `token`, as `--offline` writes it (docs/compatibility.md 5.4).
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -14,47 +14,47 @@ use crate::cli::warn;
 use crate::private_file::Mode;
 use crate::secret::Secret;
 
-/// The largest file that is read, in bytes.
-const MAX_BYTES: usize = 64 << 10;
+/// The size limit of a token file, in bytes.
+pub(crate) const MAX_BYTES: usize = 64 << 10;
 
-/// A file with a token, as it was read.
+/// The content of a token file.
 pub(crate) struct SavedToken {
     pub(crate) token: Secret,
-    /// All of the file, if it is more than the token and the end of its line.
+    /// The whole file, if it is JSON.
     json: Option<Zeroizing<String>>,
 }
 
 impl SavedToken {
-    /// Reads the file, and warns if others may, too.
+    /// Reads the file, and warns if other users may read it.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let failed = || format!("cannot read the token from {}", path.display());
         let file = File::open(path).with_context(failed)?;
         let metadata = file.metadata().with_context(failed)?;
-        let saved = Self::of(&file).with_context(failed)?;
+        let saved = Self::from_file(&file).with_context(failed)?;
         let mode = Mode::of(&metadata);
         if metadata.is_file() && !mode.is_private() {
-            // To refuse it would be to refuse its replacement, which is the remedy.
+            // An error would prevent the replacement of the token, which is the remedy.
             let path = path.display();
             warn(&format!("others may read the token in {path} (mode {mode:o}); run: chmod 0600 {path}"));
         }
         Ok(saved)
     }
 
-    /// Reads a file that is open.
-    pub(crate) fn of(file: &File) -> anyhow::Result<Self> {
-        Self::parse(text_of(file)?)
+    /// Reads an open file.
+    pub(crate) fn from_file(file: &File) -> anyhow::Result<Self> {
+        Self::parse(read_secret(file)?)
     }
 
     fn parse(text: Zeroizing<String>) -> anyhow::Result<Self> {
         #[derive(Deserialize)]
-        struct Json {
+        struct TokenJson {
             token: String,
         }
 
         let line = text.trim();
         if line.starts_with('{') {
-            // Without serde's own text, which quotes what it found.
-            let Ok(Json { token }) = serde_json::from_str(line) else {
+            // The message of serde quotes the file.
+            let Ok(TokenJson { token }) = serde_json::from_str(line) else {
                 bail!("it is not JSON with a \"token\", which is a string");
             };
             return Ok(Self { token: token.into(), json: Some(text) });
@@ -65,39 +65,39 @@ impl SavedToken {
         Ok(Self { token: line.to_owned().into(), json: None })
     }
 
-    /// What the file is to hold with another token in the place of this one: whoever reads it finds what they know. Where
-    /// that cannot be, the other token alone.
-    pub(crate) fn with(&self, token: &Secret) -> Zeroizing<String> {
-        self.json.as_ref().and_then(|json| with_token(json, token)).unwrap_or_else(|| alone(token))
+    /// Returns the content of the file with another token. Its form stays, so that its readers find
+    /// what they expect. Without a form to keep, the content is the token alone.
+    pub(crate) fn with_token(&self, token: &Secret) -> Zeroizing<String> {
+        self.json.as_ref().and_then(|json| replace_token(json, token)).unwrap_or_else(|| plain(token))
     }
 }
 
-/// JSON with another token in it. The value is what is replaced, whatever its text looks like: it may be escaped, empty
-/// or that of another field.
-fn with_token(json: &str, token: &Secret) -> Option<Zeroizing<String>> {
+/// Returns the JSON with another token. Replaces the value of the field: its text may be escaped,
+/// empty or equal to that of another field.
+fn replace_token(json: &str, token: &Secret) -> Option<Zeroizing<String>> {
     let mut fields: Map<String, Value> = serde_json::from_str(json).ok()?;
     fields.insert("token".to_owned(), token.expose().into());
-    // Larger than what is written, so that no copy is left behind by growing.
+    // A buffer that grows leaves copies of the token in memory.
     let mut lines = Vec::with_capacity(2 * MAX_BYTES);
     serde_json::to_writer_pretty(&mut lines, &fields).ok()?;
     lines.push(b'\n');
     let lines = Zeroizing::new(String::from_utf8(lines).ok()?);
-    // As the next command reads it.
+    // The next command must be able to read it.
     let reads = lines.len() <= MAX_BYTES
         && SavedToken::parse(lines.clone()).is_ok_and(|saved| saved.token.expose() == token.expose());
     reads.then_some(lines)
 }
 
-/// All of a file, or as much as is read of one.
-pub(crate) fn text_of(file: &File) -> io::Result<Zeroizing<String>> {
-    // As long as it can get, so that no copy is left behind where it grows.
+/// Reads a file, up to the size limit.
+pub(crate) fn read_secret(file: &File) -> io::Result<Zeroizing<String>> {
+    // A buffer that grows leaves copies of the token in memory.
     let mut text = Zeroizing::new(String::with_capacity(MAX_BYTES + 1));
     file.take(MAX_BYTES as u64).read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// What a file holds that has nothing but this token.
-pub(crate) fn alone(token: &Secret) -> Zeroizing<String> {
+/// Returns the content of a file that holds this token alone.
+pub(crate) fn plain(token: &Secret) -> Zeroizing<String> {
     format!("{}\n", token.expose()).into()
 }
 
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_read_alone_or_from_json_and_replaced_in_its_form() {
+    fn token_is_replaced_in_the_form_of_its_file() {
         for (text, old, replaced) in [
             ("apiv3_x", "apiv3_x", "apiv3_y\n"),
             ("\r\n apiv3_x \r\n", "apiv3_x", "apiv3_y\n"),
@@ -120,7 +120,7 @@ mod tests {
                 "{\n  \"name\": \"_admin\",\n  \"token\": \"apiv3_y\",\n  \"expiry_millis\": 9223372036854775807\n}\n",
             ),
             ("{\n  \"token\": \"apiv3_x\"\n}\n", "apiv3_x", "{\n  \"token\": \"apiv3_y\"\n}\n"),
-            // However it is written, and whatever else is written the same way.
+            // Escaped, and equal to other texts.
             (r#"{"token":"apiv3\u005fx"}"#, "apiv3_x", "{\n  \"token\": \"apiv3_y\"\n}\n"),
             (r#"{"token":"a\/x"}"#, "a/x", "{\n  \"token\": \"apiv3_y\"\n}\n"),
             (r#"{"\u0074oken":"apiv3_x"}"#, "apiv3_x", "{\n  \"token\": \"apiv3_y\"\n}\n"),
@@ -139,13 +139,16 @@ mod tests {
         ] {
             let saved = parse(text).unwrap();
             assert_eq!(saved.token.expose(), old, "{text}");
-            let replaced_by = saved.with(&Secret::from("apiv3_y".to_owned()));
+            let replaced_by = saved.with_token(&Secret::from("apiv3_y".to_owned()));
             assert_eq!(replaced_by.as_str(), replaced, "{text}");
             assert_eq!(parse(&replaced_by).unwrap().token.expose(), "apiv3_y", "{text}");
         }
-        // What has grown too large to be read.
+        // JSON that would be too large to be read again.
         let large = format!("{{\"a\": [{}0], \"token\": \"apiv3_x\"}}", "0,".repeat(20_000));
-        assert_eq!(parse(&large).unwrap().with(&Secret::from("apiv3_y".to_owned())).as_str(), "apiv3_y\n");
+        assert_eq!(
+            parse(&large).unwrap().with_token(&Secret::from("apiv3_y".to_owned())).as_str(),
+            "apiv3_y\n"
+        );
         for text in
             ["", "\n", "apiv3_x apiv3_y", "apiv3_x\napiv3_y", "{", r#"{"token": 1}"#, r#"{"name": "x"}"#]
         {

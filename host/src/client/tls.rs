@@ -1,7 +1,7 @@
-//! Which servers the client takes for the right ones.
+//! Which servers the client trusts, and why a TLS connection fails.
 //!
-//! TLS 1.3 only (COMPAT section 4). Nothing here is set for the whole process: each client has a configuration of its
-//! own.
+//! TLS 1.3 only (docs/compatibility.md 4). Each client has its own configuration; nothing is set
+//! for the whole process.
 
 use std::error::Error;
 use std::io;
@@ -18,32 +18,33 @@ use rustls::{
 };
 use thiserror::Error;
 
-/// What makes a server trusted.
+/// What a server must prove.
 #[derive(Debug, Default)]
 pub(crate) struct Trust {
-    /// A file of certificates that are trusted beside the system's: one in DER if it is named `.der`, any number in PEM
-    /// otherwise.
+    /// A file of certificates that are trusted beside those of the system: one in DER if its name
+    /// ends in `.der`, any number in PEM otherwise.
     pub(crate) ca: Option<PathBuf>,
-    /// Believe every server.
+    /// Accepts every certificate.
     pub(crate) no_verify: bool,
 }
 
-/// The trusted certificates cannot be had.
+/// The trusted certificates cannot be loaded.
 #[derive(Debug, Error)]
 pub(crate) enum TrustError {
-    /// There is no such file, or it may not be read.
+    /// The file cannot be read.
     #[error("--tls-ca: cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
-    /// It is something else.
+    /// The file holds no certificate that can be used.
     #[error("--tls-ca: {path} holds no certificate{why}; a file named .der is DER, any other is PEM")]
     NoCertificate { path: PathBuf, why: String },
-    /// The cryptography is not as it was built.
+    /// The TLS library refuses the configuration.
     #[error("cannot set up TLS")]
     Setup(#[from] rustls::Error),
 }
 
 impl Trust {
-    /// What a client needs. The system's certificates are looked for only if the server is to be reached with https.
+    /// Returns the configuration of a client. Loads the certificates of the system only for
+    /// `https`.
     pub(crate) fn client_config(&self, https: bool) -> Result<ClientConfig, TrustError> {
         let mut roots = RootCertStore::empty();
         if let Some(path) = &self.ca {
@@ -53,11 +54,12 @@ impl Trust {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&version::TLS13])?;
         if self.no_verify {
-            let anybody = Arc::new(Anybody(provider));
-            return Ok(builder.dangerous().with_custom_certificate_verifier(anybody).with_no_client_auth());
+            let verifier = Arc::new(NoVerification(provider));
+            return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
         }
         if https {
-            // What of it cannot be read is not trusted, and that is what the failure will say.
+            // A certificate that cannot be read is not trusted; the failure of the connection names
+            // it.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
         Ok(builder.with_root_certificates(roots).with_no_client_auth())
@@ -86,28 +88,28 @@ fn add_extra(roots: &mut RootCertStore, path: &Path) -> Result<(), TrustError> {
     Ok(())
 }
 
-/// Why no TLS connection came about, and what to do.
+/// Why a TLS connection failed, with a hint for the user.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// It is not certain who is there.
+pub(crate) enum TlsFailure {
+    /// The peer did not prove that it is the server.
     Untrusted(&'static str),
-    /// Somebody is there who does not speak this TLS.
+    /// The peer speaks another protocol, or another version of TLS.
     OtherProtocol(&'static str),
 }
 
-impl Failure {
-    /// What `error`, of a connection to be made, has to do with TLS.
-    pub(crate) fn of(error: &(dyn Error + 'static)) -> Option<Self> {
+impl TlsFailure {
+    /// Searches the causes of a failed connection for one that concerns TLS.
+    pub(crate) fn find(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
         while let Some(error) = next {
             if let Some(error) = error.downcast_ref() {
-                return Self::of_tls(error);
+                return Self::from_rustls(error);
             }
             next = error.source();
             if let Some(io) = error.downcast_ref::<io::Error>() {
-                // Nobody says this but a peer that has been greeted with TLS.
+                // Before the handshake is complete, a peer that does not speak TLS closes so.
                 if matches!(io.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {
-                    return Some(Self::OtherProtocol(PLAIN));
+                    return Some(Self::OtherProtocol(PLAIN_HTTP_HINT));
                 }
                 // An I/O error does not count what it wraps as its source.
                 next = io.get_ref().map(|wrapped| wrapped as &(dyn Error + 'static)).or(next);
@@ -116,7 +118,7 @@ impl Failure {
         None
     }
 
-    fn of_tls(error: &rustls::Error) -> Option<Self> {
+    fn from_rustls(error: &rustls::Error) -> Option<Self> {
         use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage, PeerIncompatible};
         match error {
             InvalidCertificate(
@@ -131,26 +133,26 @@ impl Failure {
                 "Renew the certificate of the server, or set the clock of this machine.",
             )),
             InvalidCertificate(_) => Some(Self::Untrusted(
-                "If the server is yours, give the certificate of the authority that signed the server's with --tls-ca FILE \
-                 or INFLUXDB3_TLS_CA.",
+                "If the server is yours, give the certificate of the authority that signed its certificate with \
+                 --tls-ca FILE or INFLUXDB3_TLS_CA.",
             )),
-            InvalidMessage(_) => Some(Self::OtherProtocol(PLAIN)),
+            InvalidMessage(_) => Some(Self::OtherProtocol(PLAIN_HTTP_HINT)),
             PeerIncompatible(_)
             | AlertReceived(AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure) => {
-                Some(Self::OtherProtocol("Does the server allow TLS 1.3? Nothing older is spoken here."))
+                Some(Self::OtherProtocol("Does the server allow TLS 1.3? This program requires it."))
             }
             _ => None,
         }
     }
 }
 
-const PLAIN: &str = "If the server speaks plain HTTP, its URL begins with http://.";
+const PLAIN_HTTP_HINT: &str = "If the server speaks plain HTTP, its URL begins with http://.";
 
-/// Believes every server, since it was told to.
+/// Accepts every certificate, for `--tls-no-verify`.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct NoVerification(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for NoVerification {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,

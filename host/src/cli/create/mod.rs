@@ -1,5 +1,5 @@
-//! `influxdb3 create token --admin`: makes the operator token, or replaces it, or makes a named admin token
-//! (COMPAT 4.1).
+//! `influxdb3 create token --admin`: creates the operator token, replaces it, or creates a named
+//! admin token (docs/compatibility.md 4.1).
 
 mod offline;
 mod rotation;
@@ -18,10 +18,10 @@ use zeroize::Zeroizing;
 
 use crate::cli::connection::Connection;
 use crate::cli::create::offline::OfflineToken;
-use crate::cli::create::rotation::{Rotation, Screen};
+use crate::cli::create::rotation::{Output, Rotation};
 use crate::cli::output_file::{confirm_overwrite, is_same_file, lock_directory_of, resolve_output_path};
 use crate::cli::prompt::ask;
-use crate::cli::{misuse, say, warn};
+use crate::cli::{print_stderr, usage_error, warn};
 use crate::secret::Secret;
 
 /// Create a resource.
@@ -42,7 +42,7 @@ enum Resource {
 Examples:
   Create the first operator token:
     influxdb3 create token --admin
-  All that can be done with it, and more examples:
+  List all options, with more examples:
     influxdb3 create token --admin --help")]
 struct Token {
     #[command(subcommand)]
@@ -55,23 +55,25 @@ enum Kind {
     Admin(Admin),
 }
 
-/// Create the operator token, named _admin, replace it with --regenerate, or create a named admin token with --name.
+/// Create the operator token, replace it with --regenerate, or create a named admin token with
+/// --name.
 ///
-/// The token is shown once: the server keeps only its hash.
+/// The name of the operator token is _admin. The token is shown once: the server keeps only its
+/// hash.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   Create the first operator token:
     influxdb3 create token --admin
-  Replace it in the file that it is in; the old one stops working at once:
+  Replace it in its file; the old one stops working at once:
     influxdb3 create token --admin --regenerate --token-file operator-token --output-file operator-token
   Replace it, and accept the old one for another hour:
     influxdb3 create token --admin --regenerate --token-file old-token --output-file new-token --overlap 1h
-  It is lost: start the server with --admin-token-recovery-http-bind, then
+  Replace a lost one: start the server with --admin-token-recovery-http-bind, then
     influxdb3 create token --admin --regenerate --host http://127.0.0.1:8182
   Create a named admin token, with the operator token in INFLUXDB3_AUTH_TOKEN:
     influxdb3 create token --admin --name ci --expiry 90d
-  Make a token without a server, and start a server with it:
+  Create a token without a server, and start a server with it:
     influxdb3 create token --admin --offline --output-file admin-token.json
     influxdb3 serve --admin-token-file admin-token.json")]
 struct Admin {
@@ -79,20 +81,21 @@ struct Admin {
     #[arg(value_name = "TOKEN", hide = true)]
     token_argument: Option<Secret>,
 
-    /// Replace the operator token, which is given with --token or --token-file; the old one stops working at once
+    /// Replace the operator token, given with --token or --token-file; the old one stops working at
+    /// once
     ///
-    /// With --output-file nobody is locked out, whatever fails: the new token is on the disk before the old one stops
-    /// working, and running the same command again finishes what was interrupted.
+    /// With --output-file no failure locks you out: the new token is on the disk before the old one
+    /// stops working. Run the same command again to finish an interrupted rotation.
     #[arg(long)]
     regenerate: bool,
 
-    /// Accept the replaced token for so long, such as 15min or 1h, instead of not at all
+    /// Accept the replaced token for this long, such as 15min or 1h [default: not at all]
     ///
-    /// At least a second and at most 30 days. The server must be one that can stage a token.
+    /// At least 1s and at most 30d. Requires a server that can stage a token.
     #[arg(long, value_name = "DURATION", value_parser = overlap_seconds, requires = "regenerate")]
     overlap: Option<u64>,
 
-    /// The code that token recovery asks for where serve was told --admin-token-recovery-code; - reads it from standard input
+    /// Recovery code, for a server with --admin-token-recovery-code; - reads it from standard input
     #[arg(long, value_name = "CODE", env = "INFLUXDB3_RECOVERY_CODE", hide_env_values = true)]
     recovery_code: Option<Secret>,
 
@@ -100,27 +103,29 @@ struct Admin {
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 
-    /// How long the named token is accepted, such as 30min, 12h, 10d or 1y [default: for ever]
+    /// Lifetime of the named token, such as 30min, 12h, 10d or 1y [default: unlimited]
     #[arg(long, value_name = "DURATION", value_parser = whole_seconds)]
     expiry: Option<u64>,
 
-    /// Make the token here, without a server, and write it to --output-file
+    /// Create the token without a server, and write it to --output-file
     #[arg(long, requires = "output_file")]
     offline: bool,
 
-    /// File for the token that is made with --offline or --regenerate
+    /// File for the token of --offline or --regenerate
     ///
-    /// With --offline it is what influxdb3 serve takes with --admin-token-file. With --regenerate it holds the token alone,
-    /// as --token-file takes it, or stays the JSON that it is; the token is not shown, and until it is in force it waits
-    /// in FILE.staged. Only the owner can read these files (mode 0600). A link is followed: the file that it leads to is
-    /// the one that is written.
+    /// Only the owner can read it (mode 0600). If it is a link, its target is written.
+    ///
+    /// With --offline it is a file for `serve --admin-token-file`.
+    ///
+    /// With --regenerate it is a file for --token-file: the token alone, or JSON if it holds JSON
+    /// already. The token is not printed. It waits in FILE.staged until it is in force.
     #[arg(long, value_name = "FILE")]
     output_file: Option<PathBuf>,
 
-    /// File for the SHA-512 of the token that is made with --offline
+    /// File for the SHA-512 of the token of --offline
     ///
-    /// With influxdb3 serve --admin-token-file a server takes this file as well. It then accepts the token and never
-    /// holds its text, so that the file need not be kept secret.
+    /// `serve --admin-token-file` accepts it, too. The server then accepts the token
+    /// without its text, so the file is not secret.
     #[arg(long, value_name = "FILE", requires = "offline")]
     hash_file: Option<PathBuf>,
 
@@ -128,19 +133,19 @@ struct Admin {
     #[arg(short, long)]
     yes: bool,
 
-    /// How to show the new token
+    /// Format of the output
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: TokenFormat,
 
     #[command(flatten)]
     connection: Connection,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
-enum Format {
-    /// One JSON object and nothing else: with the token, or with the file that it was saved to
+enum TokenFormat {
+    /// One JSON object: the token, or the file that holds it
     Json,
-    /// For people
+    /// Text for people
     #[default]
     Text,
 }
@@ -148,7 +153,7 @@ enum Format {
 /// The longest overlap that a server grants, in seconds: thirty days.
 const MAX_OVERLAP_SECONDS: u64 = 30 * 24 * 3600;
 
-/// The seconds of an overlap. One that would be another than what was asked for is refused, before anything is begun.
+/// Parses an overlap. Rejects what a server would reject, or round.
 fn overlap_seconds(text: &str) -> Result<u64, String> {
     let overlap = duration(text)?;
     if overlap.subsec_nanos() == 0 && (1..=MAX_OVERLAP_SECONDS).contains(&overlap.as_secs()) {
@@ -158,7 +163,7 @@ fn overlap_seconds(text: &str) -> Result<u64, String> {
     }
 }
 
-/// The whole seconds of a duration.
+/// Parses a duration, and rounds it down to seconds.
 fn whole_seconds(text: &str) -> Result<u64, String> {
     duration(text).map(|duration| duration.as_secs())
 }
@@ -173,7 +178,7 @@ impl Create {
         let Resource::Token(Token { kind }) = self.resource;
         match kind {
             Some(Kind::Admin(admin)) => admin.run(),
-            None => Err(misuse(
+            None => Err(usage_error(
                 &["create", "token"],
                 ErrorKind::MissingSubcommand,
                 "Missing required subcommand. Use: influxdb3 create token --admin [OPTIONS]",
@@ -187,13 +192,15 @@ impl Admin {
     fn run(self) -> anyhow::Result<()> {
         self.check()?;
         if self.name.is_none() && self.expiry.is_some() {
-            warn("the operator token never expires, so --expiry is ignored; it is for a token with a --name");
+            warn(
+                "the operator token never expires, so --expiry is ignored; it applies to a token with a --name",
+            );
         }
         match &self.output_file {
-            Some(output) if self.offline => return self.make_offline(output),
+            Some(output) if self.offline => return self.create_offline(output),
             Some(_) if !self.regenerate => {
                 warn(
-                    "--output-file is used with --offline and --regenerate only; the token is not written to it",
+                    "--output-file applies to --offline and --regenerate only; the token is not written to it",
                 );
             }
             _ => {}
@@ -201,13 +208,13 @@ impl Admin {
         if self.regenerate {
             return self.regenerate();
         }
-        let issued = self.ask_server()?;
+        let issued = self.create()?;
         self.format
-            .show_created(&issued)
+            .print_created(&issued)
             .context("the token was created, but cannot be written to standard output")
     }
 
-    /// What clap does not judge.
+    /// Checks the combinations of options that clap cannot express.
     fn check(&self) -> Result<(), clap::Error> {
         let conflict = |text: &str| Err(conflict(text));
         if self.regenerate && self.name.is_some() {
@@ -221,12 +228,12 @@ impl Admin {
             );
         }
         if self.offline && self.output_file == self.hash_file {
-            return Err(one_file());
+            return Err(same_file());
         }
         Ok(())
     }
 
-    fn ask_server(&self) -> anyhow::Result<Secret> {
+    fn create(&self) -> anyhow::Result<Secret> {
         let token = self.connection.token(self.token_argument.as_ref(), false)?;
         let client = self.connection.client(true)?;
         let issued = match &self.name {
@@ -247,23 +254,23 @@ impl Admin {
         let rotation = Rotation {
             client: &client,
             credential: token.as_ref(),
-            code: code.as_ref(),
+            recovery_code: code.as_ref(),
             overlap: self.overlap.unwrap_or(0),
-            screen: &self.format,
+            output: &self.format,
         };
         match output {
             Some(output) => {
-                // That it is to be replaced there has been confirmed.
+                // The user has confirmed already that the token in this file is replaced.
                 let source = self.connection.token_file().and_then(|file| resolve_output_path(file).ok());
                 let same = source.is_some_and(|source| is_same_file(&source, &output));
                 confirm_overwrite(&output, self.yes || same)?;
-                rotation.to_file(&output)
+                rotation.rotate_to_file(&output)
             }
-            None => rotation.to_screen(),
+            None => rotation.rotate_to_stdout(),
         }
     }
 
-    /// The recovery code, where there is one. An empty variable counts as none.
+    /// Returns the recovery code, if there is one. An empty variable counts as none.
     fn recovery_code(&self) -> io::Result<Option<Secret>> {
         match &self.recovery_code {
             Some(code) if code.expose() == "-" => Ok(Some(ask("Enter the recovery code")?.into())),
@@ -271,17 +278,17 @@ impl Admin {
         }
     }
 
-    fn make_offline(&self, output: &Path) -> anyhow::Result<()> {
+    fn create_offline(&self, output: &Path) -> anyhow::Result<()> {
         let output = &resolve_output_path(output)?;
         let hash_file = self.hash_file.as_deref().map(resolve_output_path).transpose()?;
         if hash_file.as_ref().is_some_and(|hash_file| is_same_file(hash_file, output)) {
-            return Err(one_file().into());
+            return Err(same_file().into());
         }
         for file in [Some(output), hash_file.as_ref()].into_iter().flatten() {
             confirm_overwrite(file, self.yes)?;
         }
         let lifetime = self.expiry.filter(|_| self.name.is_some());
-        let token = OfflineToken::mint(self.name.as_deref(), lifetime)?;
+        let token = OfflineToken::generate(self.name.as_deref(), lifetime)?;
         let _lock = lock_directory_of(&[output])?;
         token.save(output)?;
         let mut saved = format!("Token saved to: {}", output.display());
@@ -289,16 +296,16 @@ impl Admin {
             token.save_hash(hash_file).with_context(|| format!("{saved}, but not its hash"))?;
             saved = format!("{saved}\nHash saved to: {}", hash_file.display());
         }
-        let shown = match self.format {
-            // For stdout is one JSON object.
-            Format::Json => {
-                say(&saved);
+        let printed = match self.format {
+            // Stdout holds one JSON object.
+            TokenFormat::Json => {
+                print_stderr(&saved);
                 Ok(())
             }
-            Format::Text => writeln!(anstream::stdout(), "{saved}"),
+            TokenFormat::Text => writeln!(anstream::stdout(), "{saved}"),
         };
-        shown
-            .and_then(|()| self.format.show_created(&token.secret))
+        printed
+            .and_then(|()| self.format.print_created(&token.secret))
             .with_context(|| format!("{saved}, but it cannot be written to standard output"))
     }
 }
@@ -306,10 +313,10 @@ impl Admin {
 fn conflict(text: &str) -> clap::Error {
     let yellow = AnsiColor::Yellow.on_default();
     let text = format!("{yellow}{text}{yellow:#}");
-    misuse(&["create", "token", "--admin"], ErrorKind::ArgumentConflict, &text)
+    usage_error(&["create", "token", "--admin"], ErrorKind::ArgumentConflict, &text)
 }
 
-fn one_file() -> clap::Error {
+fn same_file() -> clap::Error {
     conflict("--output-file and --hash-file are one file: the token would be lost")
 }
 
@@ -320,23 +327,23 @@ fn confirm_regenerate() -> anyhow::Result<()> {
     Ok(())
 }
 
-impl Format {
-    /// Shows a token that is created (COMPAT 4.1).
-    fn show_created(self, token: &Secret) -> io::Result<()> {
+impl TokenFormat {
+    /// Prints a token that was created (docs/compatibility.md 4.1).
+    fn print_created(self, token: &Secret) -> io::Result<()> {
         match self {
-            Self::Json => self.show(token),
+            Self::Json => self.print_token(token),
             Self::Text => {
                 let mut out = anstream::stdout().lock();
-                write!(out, "\n{}\n{}\n{}\n", success(), *lines_of(token), important())?;
+                write!(out, "\n{}\n{}\n{}\n", success_text(), *token_text(token), important_text())?;
                 out.flush()
             }
         }
     }
 }
 
-/// The same as [`show_created`](Format::show_created) once success is said, but that success is said last.
-impl Screen for Format {
-    fn show(&self, token: &Secret) -> io::Result<()> {
+/// Prints the same as [`print_created`](TokenFormat::print_created), but success last.
+impl Output for TokenFormat {
+    fn print_token(&self, token: &Secret) -> io::Result<()> {
         let mut out = anstream::stdout().lock();
         match self {
             Self::Json => {
@@ -345,26 +352,26 @@ impl Screen for Format {
                      HTTP requests require the following header: \"Authorization: Bearer {}\"",
                     token.expose()
                 ));
-                let shown = json!({ "help_msg": *help, "token": token.expose() });
-                serde_json::to_writer_pretty(&mut out, &shown)?;
+                let json = json!({ "help_msg": *help, "token": token.expose() });
+                serde_json::to_writer_pretty(&mut out, &json)?;
                 writeln!(out)?;
             }
-            Self::Text => write!(out, "\n{}\n", *lines_of(token))?,
+            Self::Text => write!(out, "\n{}\n", *token_text(token))?,
         }
         out.flush()
     }
 
-    fn say_success(&self) -> io::Result<()> {
-        // JSON has been shown, and is all that is shown.
+    fn print_success(&self) -> io::Result<()> {
+        // The one JSON object is printed already.
         if let Self::Text = self {
             let mut out = anstream::stdout().lock();
-            write!(out, "{}\n{}\n", success(), important())?;
+            write!(out, "{}\n{}\n", success_text(), important_text())?;
             out.flush()?;
         }
         Ok(())
     }
 
-    fn say_saved(&self, path: &Path) -> io::Result<()> {
+    fn print_saved(&self, path: &Path) -> io::Result<()> {
         let mut out = anstream::stdout().lock();
         match self {
             Self::Json => {
@@ -377,13 +384,13 @@ impl Screen for Format {
     }
 }
 
-fn success() -> String {
+fn success_text() -> String {
     let underlined = Style::new().underline();
     format!("{underlined}New token created successfully!{underlined:#}\n")
 }
 
-/// The token, and how it is presented.
-fn lines_of(token: &Secret) -> Zeroizing<String> {
+/// Returns the token, and the header that presents it.
+fn token_text(token: &Secret) -> Zeroizing<String> {
     let bold = Style::new().bold();
     let token = token.expose();
     Zeroizing::new(format!(
@@ -391,7 +398,7 @@ fn lines_of(token: &Secret) -> Zeroizing<String> {
     ))
 }
 
-fn important() -> String {
+fn important_text() -> String {
     let warning = AnsiColor::Red.on_default().bold();
     format!("{warning}IMPORTANT:{warning:#} Store this token securely, as it will not be shown again.\n")
 }

@@ -1,6 +1,7 @@
-//! Tokens that are made without a server, and the files that a server starts with (COMPAT 4.1 and 5.4).
+//! Tokens that are generated without a server, and the files that a server starts with
+//! (docs/compatibility.md 4.1 and 5.4).
 //!
-//! The component makes the token and judges its name here as it does in a server; this only writes down what it says.
+//! The component generates the token and checks its name, as it does in a server.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,8 +17,15 @@ use crate::secret::Secret;
 use crate::store::MemoryStore;
 use crate::token::{ImportOutcome, OPERATOR, Timestamp, TokenInfo};
 
-/// The origin of what is done here, for an audit record that nobody reads.
+/// The origin in the audit records of the authority, which are dropped with it.
 const ORIGIN: &str = "offline";
+
+/// The mode of a file without a secret.
+const PUBLIC_MODE: u32 = 0o644;
+
+/// Large enough for the content of a token file: a buffer that grows leaves copies of the token in
+/// memory.
+const CONTENT_CAPACITY: usize = 1024;
 
 /// A token that no server knows yet.
 pub(crate) struct OfflineToken {
@@ -26,37 +34,33 @@ pub(crate) struct OfflineToken {
 }
 
 impl OfflineToken {
-    /// Makes a token of this name, the operator's if there is none. It is accepted for `lifetime` seconds from now on, or
-    /// for ever.
-    pub(crate) fn mint(name: Option<&str>, lifetime: Option<u64>) -> anyhow::Result<Self> {
+    /// Generates a token of this name, or the operator token. It expires after `lifetime` seconds,
+    /// or never.
+    pub(crate) fn generate(name: Option<&str>, lifetime: Option<u64>) -> anyhow::Result<Self> {
         let issued = authority()?.create_operator(ORIGIN)?;
         let info = if name.is_none() && lifetime.is_none() {
             issued.info
         } else {
-            // As a server will take it in.
+            // A server will import it in the same way.
             let name = name.unwrap_or(OPERATOR);
-            let preset = authority()?.import_hash(name, &issued.info.sha512, expiry(lifetime)?, ORIGIN)?;
-            let ImportOutcome::Created(info) = preset else {
-                bail!("an empty catalog holds a token already")
-            };
-            info
+            let imported = authority()?.import_hash(name, &issued.info.sha512, expiry(lifetime)?, ORIGIN)?;
+            created(imported)?
         };
         Ok(Self { secret: issued.secret, info })
     }
 
-    /// A token that was made like this before. One that can be guessed is none.
-    pub(crate) fn of(secret: Secret) -> anyhow::Result<Self> {
-        let preset = authority()?.import_token(OPERATOR, &secret, None, ORIGIN)?;
-        let ImportOutcome::Created(info) = preset else { bail!("an empty catalog holds a token already") };
+    /// Returns a token that was generated before. Rejects one that is easy to guess.
+    pub(crate) fn from_secret(secret: Secret) -> anyhow::Result<Self> {
+        let info = created(authority()?.import_token(OPERATOR, &secret, None, ORIGIN)?)?;
         Ok(Self { secret, info })
     }
 
-    /// SHA-512 of its text, as 128 lower-case hexadecimal digits.
+    /// Returns the SHA-512 of its text, as 128 lower-case hexadecimal digits.
     pub(crate) fn sha512(&self) -> &str {
         &self.info.sha512
     }
 
-    /// Writes the file that `influxdb3 serve --admin-token-file` takes the token from.
+    /// Writes the file that `serve --admin-token-file` imports the token from.
     pub(crate) fn save(&self, path: &Path) -> anyhow::Result<()> {
         #[derive(Serialize)]
         struct TokenFile<'a> {
@@ -68,10 +72,10 @@ impl OfflineToken {
 
         let TokenInfo { name, expiry, .. } = &self.info;
         let file = TokenFile { token: self.secret.expose(), name, expiry_millis: *expiry };
-        replace(path, &lines(&file)?, PRIVATE_MODE)
+        replace(path, &to_json(&file)?, PRIVATE_MODE)
     }
 
-    /// Writes the file that tells a server only the hash of the token.
+    /// Writes the file that `serve --admin-token-file` imports the hash of the token from.
     pub(crate) fn save_hash(&self, path: &Path) -> anyhow::Result<()> {
         #[derive(Serialize)]
         struct HashFile<'a> {
@@ -83,13 +87,19 @@ impl OfflineToken {
 
         let TokenInfo { name, sha512, expiry, .. } = &self.info;
         let file = HashFile { token_sha512: sha512, name, expiry_millis: *expiry };
-        replace(path, &lines(&file)?, 0o644)
+        replace(path, &to_json(&file)?, PUBLIC_MODE)
     }
 }
 
-/// An authority that is gone with its store.
+/// Creates an authority with an empty catalog, which is dropped with it.
 fn authority() -> anyhow::Result<Authority> {
     Authority::builder(MemoryStore::default()).build().context("cannot make a token")
+}
+
+/// Returns the token that an empty catalog has imported.
+fn created(imported: ImportOutcome) -> anyhow::Result<TokenInfo> {
+    let ImportOutcome::Created(info) = imported else { bail!("an empty catalog holds a token already") };
+    Ok(info)
 }
 
 fn expiry(lifetime: Option<u64>) -> anyhow::Result<Option<Timestamp>> {
@@ -98,14 +108,13 @@ fn expiry(lifetime: Option<u64>) -> anyhow::Result<Option<Timestamp>> {
         .duration_since(UNIX_EPOCH)
         .context("the clock of this machine stands before 1970, so an expiry means nothing")?;
     let now = Timestamp::try_from(now.as_millis()).unwrap_or(Timestamp::MAX);
-    // However far away: the component knows the last moment there is.
+    // The component limits an expiry to the last moment that it can represent.
     Ok(Some(now.saturating_add(seconds.saturating_mul(1000))))
 }
 
-fn lines(file: &impl Serialize) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    // Larger than what is written, so that no copy is left behind by growing.
-    let mut lines = Zeroizing::new(Vec::with_capacity(1024));
-    serde_json::to_writer_pretty(&mut *lines, file)?;
-    lines.push(b'\n');
-    Ok(lines)
+fn to_json(file: &impl Serialize) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let mut content = Zeroizing::new(Vec::with_capacity(CONTENT_CAPACITY));
+    serde_json::to_writer_pretty(&mut *content, file)?;
+    content.push(b'\n');
+    Ok(content)
 }

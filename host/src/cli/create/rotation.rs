@@ -1,31 +1,34 @@
-//! Replacing the operator token so that nobody is locked out, whatever fails and whenever: stage -> save -> confirm
-//! (DESIGN sections 3 and 5).
+//! Replaces the operator token without a moment at which no token works: stage, save, confirm
+//! (docs/design.md 3.4 and 5.4).
 //!
-//! The token is made here and the server is told its hash, so that whatever is sent twice, late or again means the same.
-//! It is in a file beside the one it is for, `FILE.staged`, from before the server hears of it until it is in `FILE`, on
-//! the disk and read back. That `FILE` can be replaced at all is tried out before anything is asked of the server.
+//! The client generates the token and sends its hash, so every request can be repeated, be late or
+//! arrive twice. The token is in a file beside the output file, `FILE.staged`, before the server
+//! gets the hash, and stays there until it is in `FILE`, on the disk and read back. Whether `FILE`
+//! can be replaced is checked before any request.
 //!
-//! # What an interrupted run leaves, and why the next one does the right thing
+//! # What an interrupted run leaves, and why the next run is right
 //!
-//! `FILE.staged` holds the new token P and the SHA-512 of the token R that it is to replace. It outlives what it is for:
-//! by a kill before it is taken away, or because the operator token was replaced elsewhere meanwhile. Finding it is
-//! therefore no reason to believe that P is new, or wanted. With C as the token that was given now:
+//! `FILE.staged` holds the new token P, and the SHA-512 of the token R that P is to replace. The
+//! file can outlive its rotation: the run was killed before it removed the file, or the operator
+//! token was replaced elsewhere meanwhile. So the file proves neither that P is new nor that P is
+//! wanted. With C as the token that the user gives now:
 //!
-//! - P is C: all of that rotation was done but for taking the file away. It goes, and a new rotation begins. Before it
-//!   goes, `FILE` holds P, so that it is nobody's only copy.
-//! - The server confirms P: it was staged, and is in force now, or it was in force already. Either way this is the
-//!   rotation that was asked for, and it is finished.
-//! - P is refused, and C is R: P is staged again with C. If C is accepted for that, it is the operator token still, and
-//!   P never was. So P was never revoked either, and whatever the interrupted run has sent that comes late (stage P with R,
-//!   confirm P) asks for what this run asks for, too.
-//! - P is refused, and C is the operator token but not R: R is gone for good, as what was replaced does not come back.
-//!   Nothing but R could stage P, and whatever else replaced R ended that staging, so no late message can bring P into
-//!   force. But P may have been in force, and been revoked since: it goes, and a new rotation begins. C is held against
-//!   the operator token's hash for this; a named admin token is accepted, too, and proves nothing about R.
-//! - P and C are both refused: one of them may still be what another server accepts, so the file stays.
+//! - P is C: that rotation is complete, except that the file remains. The file is removed and a new
+//!   rotation begins. `FILE` holds P before that, so the file is never the only copy.
+//! - The server confirms P: P was staged and is in force now, or was in force already. In both
+//!   cases it is the requested rotation, which is finished.
+//! - P is refused, and C is R: P is staged again with C. If the server accepts C for that, C is
+//!   still the operator token, and P never was. So P was never revoked either. A late request of
+//!   the interrupted run (stage P with R, confirm P) asks for the same as this run.
+//! - P is refused, and C is the operator token but not R: R is gone, because a replaced token never
+//!   returns. Only R could stage P, and the replacement of R ended that staging. So no late request
+//!   can bring P into force. P may have been in force and revoked since, so the file is removed and
+//!   a new rotation begins. C must match the hash of the operator token: the server accepts a named
+//!   admin token, too, which proves nothing about R.
+//! - P and C are both refused: another server may still accept one of them, so the file stays.
 //!
-//! On several servers that share a store, each knows of a change a little later than the one that made it. What one of
-//! them refuses is asked for again until it must have heard.
+//! Servers that share a store learn of a change a little later than the server that made it. A
+//! refused request is therefore repeated until every server must know of the change.
 
 use std::io;
 use std::path::Path;
@@ -33,285 +36,285 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
-use reqwest::StatusCode;
+use optoken_protocol::problem::ErrorStatus;
 
 use crate::cli::create::offline::OfflineToken;
-use crate::cli::create::staged_file::{Pending, Target, same};
-use crate::cli::{say, warn};
-use crate::client::{Client, ClientError, Operator, sha512_hex};
+use crate::cli::create::staged_file::{OutputFile, StagedFile, is_same_token};
+use crate::cli::{print_stderr, warn};
+use crate::client::{Client, ClientError, OperatorStatus, sha512_hex};
 use crate::secret::Secret;
 
-/// How long to wait before a request is sent again that was not answered. A server that is started again is there within
-/// the second.
+/// The pauses before a request without a response is repeated. A server restarts within a second.
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1)];
 
-/// How long a refusal is not believed: a server may not have heard yet of what another one has done. It hears of it within
-/// 250 ms and one read of the store, which has its time on a busy machine.
-const STALE: Duration = Duration::from_millis(1200);
+/// How long a server may refuse a token because it does not know of a change yet. It learns of the
+/// change within 250 ms and one read of the store, which can be slow on a busy machine.
+const PROPAGATION_WINDOW: Duration = Duration::from_millis(1200);
 
-/// How often it is asked in that time.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// The pause between requests in that time.
+const PROPAGATION_PAUSE: Duration = Duration::from_millis(100);
+
+/// The statuses by which a server refuses a token.
+const REFUSED: [ErrorStatus; 2] = [ErrorStatus::Unauthorized, ErrorStatus::Forbidden];
 
 /// A replacement of the operator token.
 pub(crate) struct Rotation<'a> {
     pub(crate) client: &'a Client,
-    /// The operator token. Without it only a recovery listener does anything.
+    /// The operator token. Only a recovery listener replaces it without.
     pub(crate) credential: Option<&'a Secret>,
-    /// What a recovery listener may ask for.
-    pub(crate) code: Option<&'a Secret>,
-    /// For how many seconds the replaced token is still accepted.
+    /// The code that a recovery listener may require.
+    pub(crate) recovery_code: Option<&'a Secret>,
+    /// How many seconds the replaced token is still accepted.
     pub(crate) overlap: u64,
-    pub(crate) screen: &'a dyn Screen,
+    pub(crate) output: &'a dyn Output,
 }
 
-/// What stdout is told, in the format that was asked for.
-pub(crate) trait Screen {
-    /// Shows a token, and says nothing of what it is.
-    fn show(&self, token: &Secret) -> io::Result<()>;
+/// What is printed to stdout, in the format that the user chose.
+pub(crate) trait Output {
+    /// Prints a token, and nothing about its state.
+    fn print_token(&self, token: &Secret) -> io::Result<()>;
 
-    /// Says that the token that was shown is the operator token.
-    fn say_success(&self) -> io::Result<()>;
+    /// Reports that the printed token is the operator token.
+    fn print_success(&self) -> io::Result<()>;
 
-    /// Says in which file the operator token is.
-    fn say_saved(&self, path: &Path) -> io::Result<()>;
+    /// Reports which file holds the operator token.
+    fn print_saved(&self, path: &Path) -> io::Result<()>;
 }
 
 impl Rotation<'_> {
-    /// Shows the new token, and then lets it take over: whoever reads it is not locked out, even if this process is
-    /// gone before the answer. Success is said when it has.
-    pub(crate) fn to_screen(&self) -> anyhow::Result<()> {
+    /// Prints the new token, and then confirms it: if this process ends before the response, the
+    /// user has the token. Reports success after the confirmation.
+    pub(crate) fn rotate_to_stdout(&self) -> anyhow::Result<()> {
         let Some(credential) = self.credential_for_staging() else {
-            return self.to_screen_in_one_call(true);
+            return self.regenerate_to_stdout(true);
         };
-        let new = OfflineToken::mint(None, None)?;
+        let new = OfflineToken::generate(None, None)?;
         match self.stage(credential, new.sha512()) {
             Ok(()) => {}
-            Err(error) if is(&error, &[StatusCode::NOT_FOUND]) => {
-                return self.to_screen_in_one_call(is_recovery(&error));
+            Err(error) if error.has_status(&[ErrorStatus::NotFound]) => {
+                return self.regenerate_to_stdout(error.is_from_recovery_listener());
             }
             Err(error) => return Err(error.into()),
         }
-        say("The new token, which is not in force yet:");
-        self.screen
-            .show(&new.secret)
+        print_stderr("The new token, which is not in force yet:");
+        self.output
+            .print_token(&new.secret)
             .context("the new token cannot be written to standard output, so the old one stays in force")?;
         self.confirm(&new.secret).map_err(|error| {
             anyhow!(error).context(
-                "the token that was shown may not be in force: if the old one is refused from now on, it is; if not, run \
-                 the command again",
+                "the printed token may not be in force: if the server now refuses the old one, it is; if not, run the \
+                 command again",
             )
         })?;
         let operator = self
             .authenticate_operator(&new.secret)
-            .context("the token that was shown has replaced the old one, but does not authenticate")?;
-        self.say_in_force(&operator);
-        self.success_on_screen()
+            .context("the printed token has replaced the old one, but does not authenticate")?;
+        self.report_in_force(&operator);
+        self.report_success()
     }
 
-    fn to_screen_in_one_call(&self, recovery: bool) -> anyhow::Result<()> {
-        let token = self.in_one_call(recovery)?;
-        self.screen.show(&token).context(
+    fn regenerate_to_stdout(&self, recovery: bool) -> anyhow::Result<()> {
+        let token = self.regenerate(recovery)?;
+        self.output.print_token(&token).context(
             "the old token was replaced, but the new one cannot be written to standard output: use token recovery",
         )?;
         if !recovery {
             self.authenticate(&token)
-                .context("the token that was shown has replaced the old one, but does not authenticate")?;
+                .context("the printed token has replaced the old one, but does not authenticate")?;
         }
-        self.success_on_screen()
+        self.report_success()
     }
 
-    fn success_on_screen(&self) -> anyhow::Result<()> {
-        self.screen
-            .say_success()
-            .context("the token that was shown is in force, but that cannot be written to standard output")
+    fn report_success(&self) -> anyhow::Result<()> {
+        self.output
+            .print_success()
+            .context("the printed token is in force, but that cannot be written to standard output")
     }
 
-    /// Brings the new token into a file, or finishes what an interrupted run has begun there.
-    pub(crate) fn to_file(&self, path: &Path) -> anyhow::Result<()> {
-        let target = Target::lock(path)?;
-        match target.pending()? {
-            None => self.begin(&target),
-            Some(pending) if self.credential.is_some_and(|given| same(given, &pending.token)) => {
-                self.tidy(&target, &pending.token)?;
-                self.begin(&target)
+    /// Brings a new token into a file, or finishes the rotation that an interrupted run began
+    /// there.
+    pub(crate) fn rotate_to_file(&self, path: &Path) -> anyhow::Result<()> {
+        let file = OutputFile::lock(path)?;
+        match file.read_staged()? {
+            None => self.begin(&file),
+            Some(staged) if self.credential.is_some_and(|given| is_same_token(given, &staged.token)) => {
+                self.finish_completed(&file, &staged.token)?;
+                self.begin(&file)
             }
-            Some(pending) => self.resume(&target, pending),
+            Some(staged) => self.resume(&file, staged),
         }
     }
 
-    /// Takes away what waits and is what was given.
-    fn tidy(&self, target: &Target<'_>, token: &Secret) -> anyhow::Result<()> {
-        if !target.holds(token) {
-            target.rehearse()?;
-            // Before what is in the file is replaced, which may be the operator token.
+    /// Removes the staged file of a completed rotation, whose token is the one that the user gave.
+    fn finish_completed(&self, file: &OutputFile<'_>, token: &Secret) -> anyhow::Result<()> {
+        if !file.holds(token) {
+            file.check_writable()?;
+            // The file may hold the operator token, so it is replaced only after the server accepts
+            // this one.
             let accepted = match self.confirm(token) {
-                Err(error) if is(&error, &[StatusCode::NOT_FOUND]) => self.authenticate(token),
-                answer => answer,
+                Err(error) if error.has_status(&[ErrorStatus::NotFound]) => self.authenticate(token),
+                result => result,
             };
-            accepted.with_context(|| {
-                format!("the token that was given is the one in {}", target.staged.display())
-            })?;
-            target.install(token).map_err(|error| in_force(target, error))?;
+            accepted.with_context(|| format!("the given token is the one in {}", file.staged.display()))?;
+            file.install(token).map_err(|error| in_force(file, error))?;
         }
-        say(&format!(
-            "The rotation to the token that was given is finished; removing {}, which it has left, and beginning a new one.",
-            target.staged.display()
+        print_stderr(&format!(
+            "The rotation to the given token is finished; removing {}, which it left, and beginning a new one.",
+            file.staged.display()
         ));
-        target.forget();
+        file.remove_staged();
         Ok(())
     }
 
-    /// Finishes what an interrupted run has begun, if that is what is to be done.
-    fn resume(&self, target: &Target<'_>, pending: Pending) -> anyhow::Result<()> {
-        say(&format!("An interrupted rotation has left {}; finishing it.", target.staged.display()));
-        target.rehearse()?;
-        match self.confirm(&pending.token) {
-            Ok(()) => return self.finish(target, &pending.token),
-            Err(error) if is(&error, &[StatusCode::NOT_FOUND]) => {
-                return self.without_staging(target, is_recovery(&error));
+    /// Finishes the rotation of an interrupted run, unless it is obsolete.
+    fn resume(&self, file: &OutputFile<'_>, staged: StagedFile) -> anyhow::Result<()> {
+        print_stderr(&format!("An interrupted rotation has left {}; finishing it.", file.staged.display()));
+        file.check_writable()?;
+        match self.confirm(&staged.token) {
+            Ok(()) => return self.finish(file, &staged.token),
+            Err(error) if error.has_status(&[ErrorStatus::NotFound]) => {
+                return self.regenerate_to_file(file, error.is_from_recovery_listener());
             }
-            // It is not staged, or no longer.
-            Err(error) if is(&error, &[StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN]) => {}
-            Err(error) => return Err(unfinished(target, error)),
+            // The token is not staged, or no longer.
+            Err(error) if error.has_status(&REFUSED) => {}
+            Err(error) => return Err(unfinished(file, error)),
         }
         let Some(credential) = self.credential else {
             bail!(
-                "the server does not accept the token in {}, so the rotation that it is of cannot be finished without the \
-                 operator token: give it with --token-file or INFLUXDB3_AUTH_TOKEN",
-                target.staged.display()
+                "the server does not accept the token in {}, so its rotation cannot be finished without the operator \
+                 token: give it with --token-file or INFLUXDB3_AUTH_TOKEN",
+                file.staged.display()
             );
         };
-        if sha512_hex(credential) == pending.replaces {
-            return self.stage_again(target, credential, pending.token);
+        if sha512_hex(credential) == staged.replaces {
+            return self.stage_again(file, credential, staged.token);
         }
         let neither = || {
-            format!(
-                "neither the token that was given nor the one in {} is the operator token",
-                target.staged.display()
-            )
+            format!("neither the given token nor the one in {} is the operator token", file.staged.display())
         };
-        match persist(true, || self.client.operator(credential)) {
-            Ok(operator) if operator.is(credential) => {
-                say(&format!(
-                    "The operator token was replaced elsewhere meanwhile, so the token in {} is of no use: removing it, and \
-                     beginning a new rotation.",
-                    target.staged.display()
+        match retry(true, || self.client.operator_status(credential)) {
+            Ok(operator) if operator.is_about(credential) => {
+                print_stderr(&format!(
+                    "The operator token was replaced elsewhere meanwhile, so the token in {} is obsolete: removing it, \
+                     and beginning a new rotation.",
+                    file.staged.display()
                 ));
-                target.forget();
-                self.begin(target)
+                file.remove_staged();
+                self.begin(file)
             }
-            _ if self.is_done(target, credential)? => Ok(()),
+            _ if self.report_if_done(file, credential)? => Ok(()),
             Ok(_) => Err(anyhow!(neither())),
-            Err(error) if is(&error, &[StatusCode::UNAUTHORIZED]) => Err(anyhow!(error).context(neither())),
-            Err(error) => Err(unfinished(target, error)),
+            Err(error) if error.has_status(&[ErrorStatus::Unauthorized]) => {
+                Err(anyhow!(error).context(neither()))
+            }
+            Err(error) => Err(unfinished(file, error)),
         }
     }
 
-    fn stage_again(&self, target: &Target<'_>, credential: &Secret, token: Secret) -> anyhow::Result<()> {
-        let pending = OfflineToken::of(token)
-            .with_context(|| format!("{} is not of an interrupted rotation", target.staged.display()))?;
-        match self.stage(credential, pending.sha512()) {
-            Ok(()) => self.take_over(target, &pending.secret),
-            Err(error) if is(&error, &[StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN]) => {
-                // What the interrupted run has sent may have arrived late, or an answer was lost just now.
-                if self.confirm(&pending.secret).is_ok() {
-                    return self.finish(target, &pending.secret);
+    fn stage_again(&self, file: &OutputFile<'_>, credential: &Secret, token: Secret) -> anyhow::Result<()> {
+        let staged = OfflineToken::from_secret(token).with_context(|| {
+            format!("the token in {} is not that of an interrupted rotation", file.staged.display())
+        })?;
+        match self.stage(credential, staged.sha512()) {
+            Ok(()) => self.take_over(file, &staged.secret),
+            Err(error) if error.has_status(&REFUSED) => {
+                // A request of the interrupted run arrived late, or the response to one of this run
+                // was lost.
+                if self.confirm(&staged.secret).is_ok() {
+                    return self.finish(file, &staged.secret);
                 }
-                if self.is_done(target, credential)? {
+                if self.report_if_done(file, credential)? {
                     return Ok(());
                 }
                 Err(anyhow!(error).context(format!(
-                    "neither the token that was given nor the one in {} is accepted",
-                    target.staged.display()
+                    "the server accepts neither the given token nor the one in {}",
+                    file.staged.display()
                 )))
             }
-            Err(error) => Err(unfinished(target, error)),
+            Err(error) => Err(unfinished(file, error)),
         }
     }
 
-    fn begin(&self, target: &Target<'_>) -> anyhow::Result<()> {
+    fn begin(&self, file: &OutputFile<'_>) -> anyhow::Result<()> {
         let Some(credential) = self.credential_for_staging() else {
-            return self.without_staging(target, true);
+            return self.regenerate_to_file(file, true);
         };
-        let new = OfflineToken::mint(None, None)?;
-        target.save(&new.secret, credential)?;
-        // While that one is there, as it will be.
-        if let Err(error) = target.rehearse() {
-            target.forget();
+        let new = OfflineToken::generate(None, None)?;
+        file.write_staged(&new.secret, credential)?;
+        // The staged file takes space on the disk, as it will during the installation.
+        if let Err(error) = file.check_writable() {
+            file.remove_staged();
             return Err(error);
         }
         match self.stage(credential, new.sha512()) {
-            Ok(()) => self.take_over(target, &new.secret),
-            Err(error) if is(&error, &[StatusCode::NOT_FOUND]) => {
-                target.forget();
-                self.without_staging(target, is_recovery(&error))
+            Ok(()) => self.take_over(file, &new.secret),
+            Err(error) if error.has_status(&[ErrorStatus::NotFound]) => {
+                file.remove_staged();
+                self.regenerate_to_file(file, error.is_from_recovery_listener())
             }
             Err(error @ ClientError::Refused { .. }) => {
-                // Nobody has asked to confirm it, so it is nobody's only token.
-                target.forget();
-                if is(&error, &[StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN])
-                    && self.is_done(target, credential)?
-                {
+                // No request has confirmed the token, so it is not the only one that works.
+                file.remove_staged();
+                if error.has_status(&REFUSED) && self.report_if_done(file, credential)? {
                     return Ok(());
                 }
                 Err(error.into())
             }
-            Err(error) => Err(unfinished(target, error)),
+            Err(error) => Err(unfinished(file, error)),
         }
     }
 
-    /// Lets the staged token take over, which is on the disk.
-    fn take_over(&self, target: &Target<'_>, token: &Secret) -> anyhow::Result<()> {
-        self.confirm(token).map_err(|error| unfinished(target, error))?;
-        self.finish(target, token)
+    /// Confirms the staged token, which is on the disk.
+    fn take_over(&self, file: &OutputFile<'_>, token: &Secret) -> anyhow::Result<()> {
+        self.confirm(token).map_err(|error| unfinished(file, error))?;
+        self.finish(file, token)
     }
 
-    /// The token is the operator's.
-    fn finish(&self, target: &Target<'_>, token: &Secret) -> anyhow::Result<()> {
-        let operator = self.authenticate_operator(token).map_err(|error| in_force(target, error.into()))?;
-        target.install(token).map_err(|error| in_force(target, error))?;
-        target.forget();
-        self.say_in_force(&operator);
-        self.say_saved(target)
+    /// Installs the token, which is the operator token now.
+    fn finish(&self, file: &OutputFile<'_>, token: &Secret) -> anyhow::Result<()> {
+        let operator = self.authenticate_operator(token).map_err(|error| in_force(file, error.into()))?;
+        file.install(token).map_err(|error| in_force(file, error))?;
+        file.remove_staged();
+        self.report_in_force(&operator);
+        self.report_saved(file)
     }
 
-    /// As every server can do it.
-    fn without_staging(&self, target: &Target<'_>, recovery: bool) -> anyhow::Result<()> {
-        target.rehearse()?;
-        let token = self.in_one_call(recovery)?;
-        if let Err(error) = target.install(&token) {
-            // It is shown now or never.
-            self.screen.show(&token).with_context(|| {
+    /// Replaces the token in a single call, as every server can, and saves the new one.
+    fn regenerate_to_file(&self, file: &OutputFile<'_>, recovery: bool) -> anyhow::Result<()> {
+        file.check_writable()?;
+        let token = self.regenerate(recovery)?;
+        if let Err(error) = file.install(&token) {
+            // The process holds the only copy of the token.
+            self.output.print_token(&token).with_context(|| {
                 format!(
-                    "the old token was replaced, and the new one can neither be saved ({error:#}) nor shown: use token \
+                    "the old token was replaced, and the new one can neither be saved ({error:#}) nor printed: use token \
                      recovery"
                 )
             })?;
-            return Err(
-                error.context("the old token was replaced by the one that is shown, which is not saved")
-            );
+            return Err(error.context("the old token was replaced by the printed one, which is not saved"));
         }
-        target.forget();
+        file.remove_staged();
         if !recovery {
             self.authenticate(&token).with_context(|| {
                 format!(
                     "the old token was replaced by the one in {}, but that does not authenticate",
-                    target.path.display()
+                    file.path.display()
                 )
             })?;
         }
-        self.say_saved(target)
+        self.report_saved(file)
     }
 
-    /// What a recovery listener is given has nothing to stage with.
+    /// Returns the credential that can stage a token. A recovery listener, which gets a code,
+    /// cannot stage.
     fn credential_for_staging(&self) -> Option<&Secret> {
-        self.credential.filter(|_| self.code.is_none())
+        self.credential.filter(|_| self.recovery_code.is_none())
     }
 
-    /// Replaces the token in a call whose answer must not be lost. A recovery listener is closed after it, so that it
-    /// cannot be asked whether the new token authenticates.
-    fn in_one_call(&self, recovery: bool) -> anyhow::Result<Secret> {
+    /// Replaces the token in a single call, whose response must not be lost. A recovery listener
+    /// closes afterwards, so that it cannot authenticate the new token.
+    fn regenerate(&self, recovery: bool) -> anyhow::Result<Secret> {
         if self.overlap > 0 {
             bail!(
                 "this server cannot replace the token and accept the old one a while longer; without --overlap the old one \
@@ -320,98 +323,90 @@ impl Rotation<'_> {
         }
         if !recovery {
             warn(
-                "the server cannot stage a new token (404), so the old one is replaced in a single call: if its answer is \
+                "the server cannot stage a new token (404), so the old one is replaced in a single call: if the response is \
                  lost, so is the new token",
             );
         }
-        Ok(self.client.regenerate_operator(self.credential, self.code)?)
+        Ok(self.client.regenerate_operator(self.credential, self.recovery_code)?)
     }
 
-    /// Whether another run has finished, or this one before it was interrupted: what was given is refused, and what is in
-    /// the file is the operator token. Says so.
-    fn is_done(&self, target: &Target<'_>, credential: &Secret) -> anyhow::Result<bool> {
-        let Ok(saved) = target.read() else { return Ok(false) };
-        let done = !same(&saved.token, credential) && self.confirm(&saved.token).is_ok();
+    /// Returns whether another run, or this one before it was interrupted, has completed the
+    /// rotation: the server refuses the given token, and the file holds the operator token. Reports
+    /// that.
+    fn report_if_done(&self, file: &OutputFile<'_>, credential: &Secret) -> anyhow::Result<bool> {
+        let Ok(saved) = file.read() else { return Ok(false) };
+        let done = !is_same_token(&saved.token, credential) && self.confirm(&saved.token).is_ok();
         if done {
-            say(&format!(
-                "The token that was given is no longer accepted; it was replaced by the one in {}, which is in force.",
-                target.path.display()
+            print_stderr(&format!(
+                "The given token is no longer accepted; it was replaced by the one in {}, which is in force.",
+                file.path.display()
             ));
-            self.say_saved(target)?;
+            self.report_saved(file)?;
         }
         Ok(done)
     }
 
     fn stage(&self, credential: &Secret, sha512: &str) -> Result<(), ClientError> {
-        // A server that was never reached need not be waited for.
-        persist(false, || self.client.stage(credential, sha512))
+        // Nothing has begun, so an unreachable server is an error at once.
+        retry(false, || self.client.stage(credential, sha512))
     }
 
     fn confirm(&self, token: &Secret) -> Result<(), ClientError> {
-        persist(true, || self.client.confirm(token, self.overlap))
+        retry(true, || self.client.confirm(token, self.overlap))
     }
 
     fn authenticate(&self, token: &Secret) -> Result<(), ClientError> {
-        persist(true, || self.client.authenticate(token))
+        retry(true, || self.client.authenticate(token))
     }
 
-    fn authenticate_operator(&self, token: &Secret) -> Result<Operator, ClientError> {
-        persist(true, || self.client.authenticate_operator(token))
+    fn authenticate_operator(&self, token: &Secret) -> Result<OperatorStatus, ClientError> {
+        retry(true, || self.client.authenticate_operator(token))
     }
 
-    /// Says what has become of the old token, which the server knows better: the confirmation may have been that of an
-    /// earlier run with other options.
-    fn say_in_force(&self, operator: &Operator) {
+    /// Reports whether the old token is still accepted, as the server has it: an earlier run with
+    /// other options may have confirmed the new one.
+    fn report_in_force(&self, operator: &OperatorStatus) {
         if let Some(overlap) = &operator.overlap {
-            return say(&format!(
+            return print_stderr(&format!(
                 "The new token is in force, and the old one is accepted until {}.",
-                overlap.ends_at()
+                overlap.expires_at()
             ));
         }
-        say("The new token is in force, and the old one is refused from now on.");
+        print_stderr("The new token is in force, and the old one is refused from now on.");
         if self.overlap > 0 {
             warn(
-                "--overlap has no effect: an earlier run has replaced the old token without it, or its time is over",
+                "--overlap has no effect: an earlier run replaced the old token without it, or it has ended",
             );
         }
     }
 
-    fn say_saved(&self, target: &Target<'_>) -> anyhow::Result<()> {
-        self.screen.say_saved(target.path).with_context(|| {
+    fn report_saved(&self, file: &OutputFile<'_>) -> anyhow::Result<()> {
+        self.output.print_saved(file.path).with_context(|| {
             format!(
                 "the operator token is in {}, but that cannot be written to standard output",
-                target.path.display()
+                file.path.display()
             )
         })
     }
 }
 
-fn is(error: &ClientError, statuses: &[StatusCode]) -> bool {
-    matches!(error, ClientError::Refused { status, .. } if statuses.contains(status))
-}
-
-/// Whether it is a recovery listener that does not know a path: it says so in lower case (COMPAT 5.5).
-fn is_recovery(error: &ClientError) -> bool {
-    matches!(error, ClientError::Refused { message, .. } if message == "not found")
-}
-
-/// Sends again what means the same when it is sent again: as long as there is no answer to it, and for a while if the
-/// token is refused, which may be news to that server.
-fn persist<T>(unreachable: bool, attempt: impl Fn() -> Result<T, ClientError>) -> Result<T, ClientError> {
+/// Repeats a request whose repetition has the same result: while there is no response, and, if the
+/// token is refused, until the server must know of a change elsewhere.
+fn retry<T>(if_unreachable: bool, attempt: impl Fn() -> Result<T, ClientError>) -> Result<T, ClientError> {
     let mut pauses = PAUSES.into_iter();
-    let mut refused = None;
+    let mut first_refusal = None;
     loop {
         let error = match attempt() {
-            Ok(answer) => return Ok(answer),
+            Ok(result) => return Ok(result),
             Err(error) => error,
         };
         let pause = match &error {
             ClientError::NoAnswer { .. } => pauses.next(),
-            ClientError::Unreachable { .. } if unreachable => pauses.next(),
-            error if is(error, &[StatusCode::SERVICE_UNAVAILABLE]) => pauses.next(),
-            error if is(error, &[StatusCode::UNAUTHORIZED]) => {
-                let since = refused.get_or_insert_with(Instant::now);
-                (since.elapsed() < STALE).then_some(ASK_AGAIN)
+            ClientError::Unreachable { .. } if if_unreachable => pauses.next(),
+            error if error.has_status(&[ErrorStatus::ServiceUnavailable]) => pauses.next(),
+            error if error.has_status(&[ErrorStatus::Unauthorized]) => {
+                let since = first_refusal.get_or_insert_with(Instant::now);
+                (since.elapsed() < PROPAGATION_WINDOW).then_some(PROPAGATION_PAUSE)
             }
             _ => None,
         };
@@ -420,20 +415,20 @@ fn persist<T>(unreachable: bool, attempt: impl Fn() -> Result<T, ClientError>) -
     }
 }
 
-fn unfinished(target: &Target<'_>, error: ClientError) -> anyhow::Error {
+fn unfinished(file: &OutputFile<'_>, error: ClientError) -> anyhow::Error {
     anyhow!(error).context(format!(
-        "the rotation is not finished, and nobody is locked out: the new token is in {}, and the old one stays in force \
+        "the rotation is not finished, and no access is lost: the new token is in {}, and the old one stays in force \
          until the new one is. Run the same command again",
-        target.staged.display()
+        file.staged.display()
     ))
 }
 
-/// What has gone wrong when the new token had taken over already.
-fn in_force(target: &Target<'_>, error: anyhow::Error) -> anyhow::Error {
+/// The context of an error after the new token took over.
+fn in_force(file: &OutputFile<'_>, error: anyhow::Error) -> anyhow::Error {
     error.context(format!(
         "the new token is in force, and the old one is not, or only until its overlap ends; the new one is in {}, and \
-         not in {} yet. Run the same command again when what stands in the way is gone",
-        target.staged.display(),
-        target.path.display()
+         not in {} yet. Remove the cause, and run the same command again",
+        file.staged.display(),
+        file.path.display()
     ))
 }

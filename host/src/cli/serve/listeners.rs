@@ -1,5 +1,5 @@
-//! The listeners of `influxdb3 serve`: the options that say where they are and whether they speak TLS, and opening what
-//! they say (COMPAT 5.1, 5.5).
+//! The main listener of `influxdb3 serve`, and TLS of all listeners (docs/compatibility.md 5.1 and
+//! 5.5).
 
 use std::env;
 use std::path::PathBuf;
@@ -14,24 +14,26 @@ use crate::private_file::RemoveOnDrop;
 use crate::server::listener::Listener;
 use crate::server::tls::{self, MinimumVersion, ServerTls};
 
-/// The limit of the limit of bodies: they are held in memory, one for every connection.
+/// Upper bound for `--max-http-request-size`: bodies are held in memory, one per connection.
 const MAX_MAX_REQUEST_SIZE: u64 = 64 << 20;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Listeners")]
 pub(crate) struct Listeners {
-    /// Address of the main listener, HOST:PORT; port 0 lets the system choose
+    /// Address of the main listener, HOST:PORT; port 0 lets the system choose a port
     #[arg(long, value_name = "ADDR", env = "INFLUXDB3_HTTP_BIND_ADDR", default_value = "127.0.0.1:8181")]
     http_bind: String,
 
-    /// Write the address of the main listener, ip:port, to this new file, and remove it at a graceful stop
+    /// Write the address of the main listener, ip:port, to this new file; a graceful stop removes
+    /// it
     ///
-    /// The server does not start if the file exists. INFLUXDB3_TCP_LISTINER_FILE_PATH, an older spelling of the variable, counts as well.
-    #[expect(clippy::doc_markdown, reason = "the help shows it as it stands")]
+    /// The server does not start if the file exists. INFLUXDB3_TCP_LISTINER_FILE_PATH, an older
+    /// spelling of the variable, is accepted, too.
+    #[expect(clippy::doc_markdown, reason = "help shows the text as it is here")]
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_TCP_LISTENER_FILE_PATH")]
     tcp_listener_file_path: Option<PathBuf>,
 
-    /// Most bytes of a request's body, up to 64MiB; units such as 64KiB or 10MB are understood
+    /// Limit of a request body in bytes, or with a unit, such as 64KiB or 10MB; at most 64MiB
     #[arg(
         long,
         value_name = "BYTES",
@@ -45,15 +47,15 @@ pub(crate) struct Listeners {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "TLS")]
 pub(crate) struct Tls {
-    /// Certificate of this server, followed by those that signed it, in PEM; both listeners then speak https only
+    /// Certificate chain in PEM, that of this server first; all TCP listeners then use https
     #[arg(long = "tls-cert", value_name = "FILE", env = "INFLUXDB3_TLS_CERT")]
     cert: Option<PathBuf>,
 
-    /// Private key of the certificate, in PEM and not encrypted
+    /// Private key of the certificate, in PEM, not encrypted
     #[arg(long = "tls-key", value_name = "FILE", env = "INFLUXDB3_TLS_KEY")]
     key: Option<PathBuf>,
 
-    /// Oldest version of TLS that clients may speak: tls-1.2 or tls-1.3
+    /// Oldest version of TLS that clients may use: tls-1.2 or tls-1.3
     #[arg(
         long = "tls-minimum-version",
         value_name = "VERSION",
@@ -64,16 +66,16 @@ pub(crate) struct Tls {
 }
 
 impl Listeners {
-    /// The main listener: the first socket that was passed, or one of its own.
-    pub(crate) async fn bind(&self, passed: &mut ListenFd) -> anyhow::Result<Listener> {
-        match adopt(passed, 0)? {
+    /// Returns the main listener: the first socket of the service manager, or a new one.
+    pub(crate) async fn bind(&self, listen_fds: &mut ListenFd) -> anyhow::Result<Listener> {
+        match take_listen_fd(listen_fds, 0)? {
             Some(listener) => Ok(listener),
             None => Listener::bind(&self.http_bind).await.context("--http-bind"),
         }
     }
 
-    /// Writes the file that tells where the listener is, where that is asked for.
-    pub(crate) fn write_file(&self, listener: &Listener) -> anyhow::Result<Option<RemoveOnDrop>> {
+    /// Writes the address file, if the user wants one.
+    pub(crate) fn write_address_file(&self, listener: &Listener) -> anyhow::Result<Option<RemoveOnDrop>> {
         let older = || env::var_os("INFLUXDB3_TCP_LISTINER_FILE_PATH").map(PathBuf::from);
         let path = self.tcp_listener_file_path.clone().or_else(older);
         path.map(|path| write_address_file(&path, listener.address()))
@@ -83,7 +85,7 @@ impl Listeners {
 }
 
 impl Tls {
-    /// Reads the files, where TLS is asked for.
+    /// Reads certificate and key, if the user wants TLS.
     pub(crate) fn load(&self) -> anyhow::Result<Option<ServerTls>> {
         match (&self.cert, &self.key) {
             (Some(certificates), Some(key)) => {
@@ -95,16 +97,16 @@ impl Tls {
     }
 }
 
-/// Takes over the socket in this place among those that the service manager has passed, if there are so many.
-pub(crate) fn adopt(passed: &mut ListenFd, place: usize) -> anyhow::Result<Option<Listener>> {
-    let named = || format!("socket {} of LISTEN_FDS", place + 1);
-    let Some(socket) = passed.take_tcp_listener(place).with_context(named)? else {
+/// Takes the socket with this index among those that the service manager passed, if there is one.
+pub(crate) fn take_listen_fd(listen_fds: &mut ListenFd, index: usize) -> anyhow::Result<Option<Listener>> {
+    let named = || format!("socket {} of LISTEN_FDS", index + 1);
+    let Some(socket) = listen_fds.take_tcp_listener(index).with_context(named)? else {
         return Ok(None);
     };
     Ok(Some(Listener::adopt(socket).with_context(named)?))
 }
 
-/// A number of bytes, with a unit or without.
+/// Parses a number of bytes, with or without a unit.
 fn request_size(size: &str) -> Result<usize, &'static str> {
     size.parse()
         .ok()

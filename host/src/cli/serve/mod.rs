@@ -1,4 +1,5 @@
-//! `influxdb3 serve`: puts store, authority and listeners together and runs them until told to stop (COMPAT 5).
+//! `influxdb3 serve`: connects store, authority and listeners, and runs them until a signal
+//! (docs/compatibility.md 5).
 
 mod address_file;
 mod fd_limit;
@@ -26,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::authority::{Authority, DEFAULT_MAX_STALENESS};
 use crate::cli::serve::listeners::{Listeners, Tls};
 use crate::cli::serve::logging::Log;
-use crate::cli::serve::recovery::{Doors, Recovery};
+use crate::cli::serve::recovery::{Recovery, RecoveryListeners};
 use crate::cli::serve::storage::Storage;
 use crate::client::DEFAULT_HOST;
 use crate::http::bootstrap::Bootstrap;
@@ -39,26 +40,27 @@ use crate::token::OPERATOR;
 
 /// Run the server.
 ///
-/// Without any option it listens on this machine only and keeps its data in the home directory of its user.
+/// By default it listens on this machine only, and keeps its data in the home directory of its
+/// user.
 ///
-/// It works with systemd: it tells when it is ready and when it stops (Type=notify), and takes over sockets that are passed to it;
-/// the first is the main listener, the second, if recovery is asked for, the recovery listener.
+/// Under systemd it reports when it is ready and when it stops (Type=notify), and accepts sockets:
+/// the first is the main listener, the second the recovery listener, if that is enabled.
 ///
-/// SIGTERM, SIGINT, SIGQUIT and SIGHUP stop it: requests under way are finished, and the files and sockets that it has made for
-/// as long as it runs are removed. There is nothing that it would read anew at SIGHUP, which does not reach it under nohup.
+/// SIGTERM, SIGINT, SIGQUIT and SIGHUP stop the server. It finishes requests in flight, and removes
+/// its address files and sockets. It does not reload at SIGHUP, and ignores SIGHUP under nohup.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   Run the server, then create the operator token in another terminal:
     influxdb3 serve
     influxdb3 create token --admin
-  The operator token is lost:
+  Replace a lost operator token:
     influxdb3 serve --admin-token-recovery-http-bind
     influxdb3 create token --admin --regenerate --host http://127.0.0.1:8182
   Listen on all addresses of this machine, with TLS:
     influxdb3 serve --http-bind 0.0.0.0:8181 --tls-cert chain.pem --tls-key key.pem")]
 pub(crate) struct Serve {
-    /// Name of this server for its log: 1 to 64 visible ASCII characters
+    /// Name of this server in its log and metrics: 1 to 64 visible ASCII characters
     #[arg(long, value_name = "ID", env = "INFLUXDB3_NODE_IDENTIFIER_PREFIX", value_parser = node_id)]
     node_id: Option<String>,
 
@@ -81,7 +83,7 @@ pub(crate) struct Serve {
     #[command(flatten)]
     storage: Storage,
 
-    /// Refuse all tokens (503) after this many seconds without an answer from the token store
+    /// Refuse all tokens (503) after this many seconds without a response from the token store
     #[arg(
         long,
         value_name = "SECONDS",
@@ -92,18 +94,21 @@ pub(crate) struct Serve {
     )]
     max_staleness: u64,
 
-    /// Append a record of every change to the tokens to this file, made with mode 0600 if it is missing
+    /// Append an audit record of every change to this file, created with mode 0600
     ///
-    /// A line of JSON each, which names the hash of the line before it. That shows what was altered by accident or by who forgot
-    /// the rest; whoever can write the file can write all of it anew, and only a hash that was kept elsewhere, or a server,
-    /// tells then: see influxdb3 audit verify --help.
+    /// One line of JSON per record, with the hash of the line before it. The chain detects
+    /// accidental or partial edits. A user with write access can rebuild the whole chain; compare
+    /// with a stored head hash or with the server (see `audit verify --help`).
     ///
-    /// Each server needs a file of its own, also where they share a store. Of changes by other servers it gets the newest 64
-    /// four times a second; a metric counts what is more. A file or a terminal, no pipe. Where records cannot be appended
-    /// within a second, changes are made all the same, and made up for later, at least the newest 64.
+    /// Each server needs a file of its own, even if servers share a store. It records changes by
+    /// other servers four times a second, the newest 64 each time; a metric counts lost records.
+    /// The file can be a terminal, but no pipe.
     ///
-    /// To rotate the file, move it away: the next record goes into a new one, and no signal is needed. Do not copy and truncate
-    /// it, nor compress it at once (logrotate: delaycompress, no copytruncate).
+    /// If a record cannot be appended within a second, the change is made nevertheless. Missing
+    /// records are appended later, at least the newest 64.
+    ///
+    /// To rotate the file, move it away: the next record goes to a new one, without a signal. Do
+    /// not truncate it or compress it at once (logrotate: delaycompress, no copytruncate).
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_AUDIT_LOG", help_heading = "Storage")]
     audit_log: Option<PathBuf>,
 
@@ -114,10 +119,11 @@ pub(crate) struct Serve {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Access")]
 struct Access {
-    /// Accept requests with any token or none, and let nobody create, regenerate or delete tokens
+    /// Accept every request, with any token or none; tokens cannot be created, regenerated or
+    /// deleted
     ///
-    /// INFLUXDB3_START_WITHOUT_AUTH, an older name of the variable, counts as well.
-    #[expect(clippy::doc_markdown, reason = "the help shows it as it stands")]
+    /// INFLUXDB3_START_WITHOUT_AUTH, an older name of the variable, is accepted, too.
+    #[expect(clippy::doc_markdown, reason = "help shows the text as it is here")]
     #[arg(
         long,
         value_name = "true|false",
@@ -129,25 +135,29 @@ struct Access {
     )]
     without_auth: Option<bool>,
 
-    /// Take in the token of this JSON file, unless there is one of its name; with --without-auth it is not read
+    /// Import the token of this JSON file, unless a token of its name exists; ignored with
+    /// --without-auth
     ///
-    /// The file has a `name` (`_admin` is the operator token), a `token` or, so that it is no secret, a `token_sha512`, and maybe
-    /// `expiry_millis`, in milliseconds since 1970. One with a token must be closed to others (mode 0600), and a token that
-    /// could be guessed is refused. Such files are made with: influxdb3 create token --admin --offline
+    /// The file has a `name` (`_admin` is the operator token), and a `token` or its `token_sha512`,
+    /// which is not secret. It may have `expiry_millis`, in milliseconds since 1970. Other users
+    /// must not be able to read a `token` (mode 0600). A token that is easy to guess is refused. To
+    /// create such a file: `create token --admin --offline`
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_ADMIN_TOKEN_FILE")]
     admin_token_file: Option<PathBuf>,
 
-    /// Who may create the operator token by a request without a token, while there is none: loopback (whoever is on this
-    /// machine), any (whoever comes first) or off (nobody)
+    /// Which clients may create the first operator token without a credential: loopback (on this
+    /// machine), any, or off (none)
     ///
-    /// Never a web page, whatever this says. A proxy or tunnel on this machine counts as this machine, and lets in whom it lets
-    /// in, unless it says that it is one (X-Forwarded-For and the like, HTTP/1.0): create the token before you put one in front, or
-    /// say off and start with --admin-token-file. Whoever has a named token can create the operator token, whatever this says.
-    #[arg(long, value_name = "WHO", env = "INFLUXDB3_ADMIN_TOKEN_BOOTSTRAP", default_value = "loopback")]
+    /// Browsers are always rejected. A reverse proxy or tunnel on this machine counts as local
+    /// unless it adds a forwarding header (X-Forwarded-For, Via, ...) or uses HTTP/1.0: create the
+    /// token before you expose one, or use `off` with --admin-token-file. A client with a named
+    /// admin token can create the operator token in any case.
+    #[arg(long, value_name = "CLIENTS", env = "INFLUXDB3_ADMIN_TOKEN_BOOTSTRAP", default_value = "loopback")]
     admin_token_bootstrap: Bootstrap,
 
-    /// Resources that need no token, separated by commas: health, ping, metrics, ready, pprof, node_stop
-    #[expect(clippy::doc_markdown, reason = "the help shows it as it stands")]
+    /// Resources that require no token, separated by commas: health, ping, metrics, ready, pprof,
+    /// node_stop
+    #[expect(clippy::doc_markdown, reason = "help shows the text as it is here")]
     #[arg(long, value_name = "LIST", env = "INFLUXDB3_DISABLE_AUTHZ")]
     disable_authz: Option<DisabledAuthz>,
 }
@@ -155,17 +165,17 @@ struct Access {
 impl Serve {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         self.log.start()?;
-        // While there is one thread: it takes its variables out of the environment.
-        let passed = ListenFd::from_env();
+        // Before there are other threads: it removes its variables from the environment.
+        let listen_fds = ListenFd::from_env();
         let tls = self.tls.load()?;
         let options = self.options()?;
         let metrics = self.metrics().context("cannot set up the metrics")?;
         let authority = self.authority(Arc::clone(&metrics))?;
         if let Some(file) = self.access.admin_token_file.as_ref().filter(|_| !options.without_auth) {
-            preconfigured_token::preset(&authority, file).context("Token error")?;
+            preconfigured_token::import(&authority, file).context("Token error")?;
         }
         let runtime = tokio::runtime::Runtime::new().context("cannot start the asynchronous runtime")?;
-        runtime.block_on(self.listen(passed, tls, options, authority, metrics))
+        runtime.block_on(self.listen(listen_fds, tls, options, authority, metrics))
     }
 
     fn options(&self) -> anyhow::Result<Options> {
@@ -215,7 +225,7 @@ impl Serve {
 
     async fn listen(
         self,
-        mut passed: ListenFd,
+        mut listen_fds: ListenFd,
         tls: Option<ServerTls>,
         options: Options,
         authority: Authority,
@@ -225,21 +235,21 @@ impl Serve {
         let terms = main_listener::terms(fd_limit::raise_limit());
         if terms.places < main_listener::MAX_CONNECTIONS {
             tracing::info!(
-                "no more than {} connections at a time: this process may have no more files open (ulimit -n, LimitNOFILE)",
+                "no more than {} connections at a time: this process may not open more files (ulimit -n, LimitNOFILE)",
                 terms.places
             );
         }
-        let main = self.listeners.bind(&mut passed).await?.with_tls(tls.clone());
+        let main = self.listeners.bind(&mut listen_fds).await?.with_tls(tls.clone());
         let data_dir = self.storage.directory()?;
-        let recovery = self.recovery.bind(&mut passed, tls, data_dir.as_deref()).await?;
-        let used = if recovery.as_ref().is_some_and(Doors::has_address) { 2 } else { 1 };
-        if passed.len() > used {
+        let recovery = self.recovery.bind(&mut listen_fds, tls, data_dir.as_deref()).await?;
+        let used = if recovery.as_ref().is_some_and(RecoveryListeners::has_address) { 2 } else { 1 };
+        if listen_fds.len() > used {
             tracing::warn!(
-                "{} sockets were passed, and {used} of them used: nobody answers on the others",
-                passed.len()
+                "{} sockets were passed, and {used} of them used: the others are not served",
+                listen_fds.len()
             );
         }
-        let main_file = self.listeners.write_file(&main)?;
+        let main_file = self.listeners.write_address_file(&main)?;
 
         if options.without_auth {
             tracing::warn!(
@@ -254,10 +264,10 @@ impl Serve {
         tracing::info!(node_id = self.node_id, "listening on {}", main.url());
         let tokens = authority.list_tokens().context("cannot list the tokens")?;
         if !tokens.iter().any(|token| token.name == OPERATOR) {
-            self.access.tell_how_to_create_one(&main);
+            self.access.log_bootstrap_hint(&main);
         }
-        let recovery = recovery.map(|doors| doors.open(&authority, Arc::clone(&metrics), &stop));
-        tell_service_manager(NotifyState::Ready);
+        let recovery = recovery.map(|listeners| listeners.serve(&authority, Arc::clone(&metrics), &stop));
+        notify_service_manager(NotifyState::Ready);
         let service = main_listener::service(authority, metrics, options);
         main.serve(service, terms, stop).await;
         drop(main_file);
@@ -270,16 +280,16 @@ impl Serve {
 }
 
 impl Access {
-    fn tell_how_to_create_one(&self, main: &Listener) {
+    fn log_bootstrap_hint(&self, main: &Listener) {
         let create = format!("create it with: influxdb3 create token --admin{}", host_option(main));
         match self.admin_token_bootstrap {
             Bootstrap::Loopback if !main.hears_loopback() => tracing::warn!(
-                "no operator token yet, and none can be created where nobody asks from a loopback address; start with \
+                "no operator token yet, and none can be created, as no client has a loopback address; start with \
                  --admin-token-file, or with --admin-token-bootstrap any"
             ),
             Bootstrap::Loopback => tracing::info!("no operator token yet; {create}"),
             Bootstrap::Any => tracing::warn!(
-                "no operator token yet, and whoever reaches this server first can create it; {create}"
+                "no operator token yet, and the first client that reaches this server can create it; {create}"
             ),
             Bootstrap::Off => tracing::warn!(
                 "no operator token yet, and none can be created without a token (--admin-token-bootstrap off); start with \
@@ -289,52 +299,52 @@ impl Access {
     }
 }
 
-/// Tells systemd, or whoever else has set `NOTIFY_SOCKET`.
-fn tell_service_manager(state: NotifyState<'_>) {
+/// Notifies systemd, or another service manager that sets `NOTIFY_SOCKET`.
+fn notify_service_manager(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(false, &[state]) {
-        tracing::warn!("cannot tell the service manager (NOTIFY_SOCKET): {error}");
+        tracing::warn!("cannot notify the service manager (NOTIFY_SOCKET): {error}");
     }
 }
 
-/// How to say where the server is, if that needs saying.
+/// Returns the option that commands need to reach the server.
 fn host_option(listener: &Listener) -> String {
     let host = listener.local_host();
     if host == DEFAULT_HOST { String::new() } else { format!(" --host {host}") }
 }
 
-/// Cancelled by the first signal that stops it. A second one ends the process as it always does.
+/// Returns a token that the first signal cancels. A second signal ends the process at once.
 fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     let mut signals = Vec::new();
     for (name, kind) in [
         ("SIGTERM", SignalKind::terminate()),
         ("SIGINT", SignalKind::interrupt()),
         ("SIGQUIT", SignalKind::quit()),
-        // There is nothing to read anew.
+        // There is no configuration to reload.
         ("SIGHUP", SignalKind::hangup()),
     ] {
-        if kind != SignalKind::hangup() || !is_ignored(kind) {
+        if kind != SignalKind::hangup() || !is_signal_ignored(kind) {
             signals.push((name, kind, signal(kind).with_context(|| format!("cannot wait for {name}"))?));
         }
     }
     let stop = CancellationToken::new();
     let cancel = stop.clone();
     tokio::spawn(async move {
-        let (name, kind) = any(&mut signals).await;
-        tracing::info!("{name}: stopping, requests under way are finished; send it again to stop at once");
-        // First, because nobody waits for this task.
-        tell_service_manager(NotifyState::Stopping);
+        let (name, kind) = next_signal(&mut signals).await;
+        tracing::info!("{name}: stopping after the requests in flight; send it again to stop at once");
+        // First, because the process does not wait for this task.
+        notify_service_manager(NotifyState::Stopping);
         cancel.cancel();
-        // A terminal that is closed sends this more than once.
+        // A terminal that closes sends SIGHUP more than once.
         signals.retain(|(_, kind, _)| *kind != SignalKind::hangup());
-        any(&mut signals).await;
-        // 128 and the number of the signal, as a shell would report it.
+        next_signal(&mut signals).await;
+        // 128 and the number of the signal, as a shell reports it.
         std::process::exit(128 + kind.as_raw_value());
     });
     Ok(stop)
 }
 
-/// Waits for any of these signals.
-async fn any(signals: &mut [(&'static str, SignalKind, Signal)]) -> (&'static str, SignalKind) {
+/// Waits for one of these signals.
+async fn next_signal(signals: &mut [(&'static str, SignalKind, Signal)]) -> (&'static str, SignalKind) {
     future::poll_fn(|context| {
         let received = |(name, kind, signal): &mut (_, _, Signal)| {
             signal.poll_recv(context).is_ready().then_some((*name, *kind))
@@ -344,8 +354,8 @@ async fn any(signals: &mut [(&'static str, SignalKind, Signal)]) -> (&'static st
     .await
 }
 
-/// Whether this process was started so that a signal does not reach it, as nohup does it with SIGHUP.
-fn is_ignored(kind: SignalKind) -> bool {
+/// Returns whether the parent has set this signal to be ignored, as nohup does with SIGHUP.
+fn is_signal_ignored(kind: SignalKind) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Token recovery as `influxdb3 serve` is told about it: which doors there are, for how long, and what they ask for.
+//! Token recovery of `influxdb3 serve`: its listeners, its time limit and its code.
 
 use std::fs;
 use std::io::IsTerminal as _;
@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
 use crate::cli::output_file::replace;
-use crate::cli::say;
+use crate::cli::print_stderr;
 use crate::cli::serve::address_file::write_address_file;
-use crate::cli::serve::listeners::adopt;
+use crate::cli::serve::listeners::take_listen_fd;
 use crate::http::recovery;
 use crate::http::recovery::code::RecoveryCode;
 use crate::metrics::Metrics;
@@ -27,7 +27,7 @@ use crate::server::listener::Listener;
 use crate::server::tls::ServerTls;
 use crate::server::unix_socket::UnixListener;
 
-/// How `--admin-token-recovery-http-bind` is called in errors, where it may also have been said in the environment.
+/// Names the listener in errors, even if a variable of the environment opens it.
 const BIND: &str = "--admin-token-recovery-http-bind";
 
 const SOCKET: &str = "--admin-token-recovery-socket";
@@ -43,11 +43,12 @@ const CODE_FILE: &str = "recovery-code";
 #[command(next_help_heading = "Recovery")]
 #[expect(clippy::struct_field_names, reason = "they are the names of the options")]
 pub(crate) struct Recovery {
-    /// Open a second listener that replaces the operator token without asking for it
+    /// Open a second listener that replaces a lost operator token without a credential [without a
+    /// value: 127.0.0.1:8182]
     ///
-    /// Only on a loopback address, 127.0.0.1:8182 if none is given. It answers that one request, asked for by the IP address
-    /// or as localhost, and not to web pages; it closes for good after its first success or the time limit. The main listener
-    /// goes on. For when the operator token is lost.
+    /// The address must be a loopback address. The listener serves this one request, to clients
+    /// that name it by IP address or localhost, and rejects web pages. It closes after its first
+    /// success or the time limit. The main listener goes on.
     #[arg(
         long,
         value_name = "ADDR",
@@ -57,13 +58,14 @@ pub(crate) struct Recovery {
     )]
     admin_token_recovery_http_bind: Option<String>,
 
-    /// Open the same at this socket, a new file, for root and the user of the server only
+    /// Open token recovery at this unix socket, a new file, for root and the user of the server
+    /// only
     ///
-    /// With or without the listener above; after a success at one, both are closed. Other users of the machine cannot use it.
+    /// It works with or without the listener above. After a success at one of them, both close.
     #[arg(long, value_name = "PATH", env = "INFLUXDB3_ADMIN_TOKEN_RECOVERY_SOCKET")]
     admin_token_recovery_socket: Option<PathBuf>,
 
-    /// How long token recovery is open, such as 30s or 10m
+    /// Time limit of token recovery, such as 30s or 10m
     #[arg(
         long,
         value_name = "DURATION",
@@ -73,11 +75,12 @@ pub(crate) struct Recovery {
     )]
     admin_token_recovery_timeout: Duration,
 
-    /// Ask for a code, too, that is shown on this terminal and written to a file that only this user can read
+    /// Require a code, which is printed on this terminal and written to a file that only this user
+    /// can read
     ///
-    /// The file is recovery-code in the data directory, and goes when token recovery closes, which it also does after five
-    /// wrong codes. Without a terminal, the file is the only place. Small letters are as good as capital ones, and the
-    /// hyphens are for the eye.
+    /// The file is recovery-code in the data directory; it is removed when token recovery closes.
+    /// Five wrong codes close it. Without a terminal, the file alone has the code. Case and hyphens
+    /// of the code do not matter.
     #[arg(long, env = "INFLUXDB3_ADMIN_TOKEN_RECOVERY_CODE")]
     admin_token_recovery_code: bool,
 
@@ -90,21 +93,24 @@ pub(crate) struct Recovery {
     )]
     admin_token_recovery_code_file: Option<PathBuf>,
 
-    /// Let the recovery listener be on an address that other machines reach
+    /// Allow an address for the recovery listener that other machines can reach
     ///
-    /// Whoever reaches it first takes over the operator token. Use it with --admin-token-recovery-code.
+    /// The first client that reaches it gets the operator token. Require a code with
+    /// --admin-token-recovery-code.
     #[arg(long)]
     admin_token_recovery_insecure_allow_remote: bool,
 
-    /// Write the address of the recovery listener, ip:port, to this new file, and remove it when that closes
+    /// Write the address of the recovery listener, ip:port, to this new file; it is removed when
+    /// the listener closes
     ///
-    /// The server does not start if the file exists. Without a recovery listener there is nothing to write.
+    /// The server does not start if the file exists. Without a recovery listener no file is
+    /// written.
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_ADMIN_TOKEN_RECOVERY_TCP_LISTENER_FILE_PATH")]
     admin_token_recovery_tcp_listener_file_path: Option<PathBuf>,
 }
 
-/// What is bound and not served yet.
-pub(crate) struct Doors {
+/// The listeners of token recovery, bound and not served yet.
+pub(crate) struct RecoveryListeners {
     address: Option<(Listener, Option<RemoveOnDrop>)>,
     socket: Option<UnixListener>,
     code: Option<(RecoveryCode, RemoveOnDrop)>,
@@ -112,24 +118,25 @@ pub(crate) struct Doors {
 }
 
 impl Recovery {
-    /// Binds what is asked for; nothing of it answers yet. `data_dir` is where tokens are kept, if they are in a directory.
+    /// Binds the listeners that the user wants, and writes the code. `data_dir` is the data
+    /// directory, if the token store is in one.
     pub(crate) async fn bind(
         &self,
-        passed: &mut ListenFd,
+        listen_fds: &mut ListenFd,
         tls: Option<ServerTls>,
         data_dir: Option<&Path>,
-    ) -> anyhow::Result<Option<Doors>> {
-        let address = self.bind_address(passed).await?.map(|listener| listener.with_tls(tls));
+    ) -> anyhow::Result<Option<RecoveryListeners>> {
+        let address = self.bind_address(listen_fds).await?.map(|listener| listener.with_tls(tls));
         let socket = match &self.admin_token_recovery_socket {
             Some(path) => Some(UnixListener::bind(path).await.context(SOCKET)?),
             None => None,
         };
         if address.is_none() && self.admin_token_recovery_insecure_allow_remote {
-            tracing::warn!("{ALLOW_REMOTE} is of no use without {BIND}");
+            tracing::warn!("{ALLOW_REMOTE} has no effect without {BIND}");
         }
         if address.is_none() && socket.is_none() {
             if self.admin_token_recovery_code {
-                tracing::warn!("{CODE} is of no use without {BIND} or {SOCKET}");
+                tracing::warn!("{CODE} has no effect without {BIND} or {SOCKET}");
             }
             return Ok(None);
         }
@@ -141,15 +148,15 @@ impl Recovery {
             None => None,
         };
         let code = self.write_code(data_dir)?;
-        Ok(Some(Doors { address, socket, code, timeout: self.admin_token_recovery_timeout }))
+        Ok(Some(RecoveryListeners { address, socket, code, timeout: self.admin_token_recovery_timeout }))
     }
 
-    /// A listener that is for this machine only, as it gives the operator token away.
-    async fn bind_address(&self, passed: &mut ListenFd) -> anyhow::Result<Option<Listener>> {
+    /// Binds the listener, which must not be reachable from other machines.
+    async fn bind_address(&self, listen_fds: &mut ListenFd) -> anyhow::Result<Option<Listener>> {
         let Some(address) = &self.admin_token_recovery_http_bind else {
             return Ok(None);
         };
-        let (listener, named) = match adopt(passed, 1)? {
+        let (listener, named) = match take_listen_fd(listen_fds, 1)? {
             Some(listener) => {
                 let named = listener.address().to_string();
                 (listener, named)
@@ -159,12 +166,12 @@ impl Recovery {
         if !listener.address().ip().is_loopback() {
             if !self.admin_token_recovery_insecure_allow_remote {
                 bail!(
-                    "{BIND}: {named} is not a loopback address: anybody on the network could take over the operator token; \
-                     use 127.0.0.1, or say {ALLOW_REMOTE}"
+                    "{BIND}: {named} is not a loopback address: any client on the network could get the operator token; use \
+                     127.0.0.1, or add {ALLOW_REMOTE}"
                 );
             }
             tracing::warn!(
-                "{ALLOW_REMOTE}: whoever reaches {named} over the network can take over the operator token"
+                "{ALLOW_REMOTE}: any client that reaches {named} over the network can get the operator token"
             );
         }
         Ok(Some(listener))
@@ -184,7 +191,7 @@ impl Recovery {
         }
         let in_data_dir = || data_dir.map(|directory| directory.join(CODE_FILE));
         let path = self.admin_token_recovery_code_file.clone().or_else(in_data_dir).context(
-            "--admin-token-recovery-code: there is no data directory to write it to; say where with \
+            "--admin-token-recovery-code: there is no data directory for the code; name a file with \
              --admin-token-recovery-code-file",
         )?;
         let code = RecoveryCode::mint().context("cannot make a recovery code")?;
@@ -193,14 +200,14 @@ impl Recovery {
     }
 }
 
-impl Doors {
-    /// Whether there is one with an address.
+impl RecoveryListeners {
+    /// Returns whether one of them has an address.
     pub(crate) fn has_address(&self) -> bool {
         self.address.is_some()
     }
 
-    /// Lets clients in until the first success, the time limit or `stop`.
-    pub(crate) fn open(
+    /// Serves until the first success, the time limit or `stop`.
+    pub(crate) fn serve(
         self,
         authority: &Authority,
         metrics: Arc<Metrics>,
@@ -234,7 +241,7 @@ impl Doors {
                         closed.cancel();
                     }
                 }
-                // It opens nothing any more.
+                // The code is of no use after this.
                 drop(code_file);
             };
             tokio::join!(at_address, at_socket, close_in_time);
@@ -243,36 +250,36 @@ impl Doors {
         })
     }
 
-    /// Tells how to use what is open.
+    /// Logs how to use token recovery.
     fn announce(&self) {
         let timeout = humantime::format_duration(self.timeout);
-        let (ask, option) = match &self.code {
+        let (with_code, option) = match &self.code {
             Some((_, file)) => (format!(" with the code in {}", file.path().display()), " --recovery-code -"),
             None => (String::new(), ""),
         };
         if let Some((listener, _)) = &self.address {
             tracing::warn!(
-                "token recovery is open on {} for {timeout}: whoever reaches it{ask} can replace the operator token, once; \
-                 with: influxdb3 create token --admin --regenerate --host {}{option}",
+                "token recovery is open on {} for {timeout}: a client that reaches it{with_code} can replace the operator \
+                 token, once; with: influxdb3 create token --admin --regenerate --host {}{option}",
                 listener.url(),
                 listener.local_host()
             );
         }
         if let Some(socket) = &self.socket {
             tracing::warn!(
-                "token recovery is open at the socket {0} for {timeout}: root and the user of this server can{ask} replace \
-                 the operator token, once; with: influxdb3 create token --admin --regenerate --host unix:{0}{option}",
+                "token recovery is open at the socket {0} for {timeout}: root and the user of this server can{with_code} \
+                 replace the operator token, once; with: influxdb3 create token --admin --regenerate --host unix:{0}{option}",
                 socket.path().display()
             );
         }
-        // For whoever sits there. A log is kept, and read by others.
+        // The operator at the terminal gets the code. A log is stored, and other users read it.
         if let Some((code, _)) = self.code.as_ref().filter(|_| std::io::stderr().is_terminal()) {
-            say(&format!("Recovery code: {}", code.secret().expose()));
+            print_stderr(&format!("Recovery code: {}", code.secret().expose()));
         }
     }
 }
 
-/// Writes the code to a file. The file of a server that was killed is replaced.
+/// Writes the code to a file, and replaces that of a killed server.
 fn write_code_file(path: PathBuf, code: &Secret) -> anyhow::Result<RemoveOnDrop> {
     if fs::symlink_metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
         bail!(
@@ -287,7 +294,7 @@ fn write_code_file(path: PathBuf, code: &Secret) -> anyhow::Result<RemoveOnDrop>
 
 fn timeout(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("it would be closed before anybody can use it".to_owned()),
+        Ok(Duration::ZERO) => Err("token recovery would close at once".to_owned()),
         Ok(timeout) => Ok(timeout),
         Err(error) => Err(format!("{error}; a duration is one like 30s, 10m or 1h")),
     }

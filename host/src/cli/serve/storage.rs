@@ -1,4 +1,4 @@
-//! Where `influxdb3 serve` keeps tokens: the options, and opening what they say.
+//! The token store of `influxdb3 serve`.
 
 use std::env;
 use std::fs::{self, DirBuilder};
@@ -19,21 +19,22 @@ const STORE_FILE: &str = "tokens.db";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Storage")]
 pub(crate) struct Storage {
-    /// Directory of the token store, made with mode 0700 if it is missing [default: optoken in the user's data directory,
-    /// such as ~/.local/share/optoken]
+    /// Directory of the token store, created with mode 0700 [default: optoken in the data directory
+    /// of the user, such as ~/.local/share/optoken]
     #[arg(long, value_name = "DIR", env = "INFLUXDB3_DATA_DIR")]
     data_dir: Option<PathBuf>,
 
-    /// Where tokens are stored: sqlite:PATH, or memory: to forget them at the end [default: sqlite: in the data directory]
+    /// Token store: sqlite:PATH, or memory:, which loses all tokens at the end [default: sqlite: in
+    /// the data directory]
     #[arg(long, value_name = "URL", env = "INFLUXDB3_TOKEN_STORE")]
     store: Option<StoreUrl>,
 
-    /// The same as InfluxDB says it: file for the data directory, memory for memory:
+    /// The same in the words of InfluxDB: file for the data directory, memory for memory:
     #[arg(long, value_name = "KIND", env = "INFLUXDB3_OBJECT_STORE", conflicts_with = "store")]
     object_store: Option<ObjectStore>,
 }
 
-/// Which store, and where.
+/// The kind and place of a store.
 #[derive(Debug, Clone)]
 enum StoreUrl {
     Sqlite(PathBuf),
@@ -52,7 +53,7 @@ impl FromStr for StoreUrl {
     }
 }
 
-/// What InfluxDB calls the stores that there are here, too.
+/// The names in InfluxDB of the stores that exist here, too.
 #[derive(Debug, Clone, Copy)]
 enum ObjectStore {
     File,
@@ -72,11 +73,11 @@ impl FromStr for ObjectStore {
 }
 
 impl Storage {
-    /// Opens the store, and makes it where there is none.
+    /// Opens the store, or creates it.
     pub(crate) fn open(&self) -> anyhow::Result<Arc<dyn Store>> {
         let path = match (&self.store, self.object_store) {
             (Some(StoreUrl::Memory), _) | (None, Some(ObjectStore::Memory)) => {
-                tracing::warn!("token store: memory only, tokens are forgotten when the server ends");
+                tracing::warn!("token store: memory only, all tokens are lost when the server ends");
                 return Ok(Arc::new(MemoryStore::default()));
             }
             (Some(StoreUrl::Sqlite(path)), _) => path.clone(),
@@ -91,7 +92,7 @@ impl Storage {
         Ok(Arc::new(store))
     }
 
-    /// The data directory, where tokens are kept there.
+    /// Returns the data directory, if the store is in it.
     pub(crate) fn directory(&self) -> anyhow::Result<Option<PathBuf>> {
         match (&self.store, self.object_store) {
             (None, Some(ObjectStore::File) | None) => Ok(Some(self.data_dir()?)),
@@ -105,17 +106,19 @@ impl Storage {
 }
 
 fn default_data_dir() -> anyhow::Result<PathBuf> {
-    // An empty variable counts as unset, a relative one as invalid (XDG Base Directory Specification).
+    // An empty variable counts as unset, a relative one as invalid (XDG Base Directory
+    // Specification).
     let directory = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     directory("XDG_DATA_HOME")
         .or_else(|| directory("HOME").map(|home| home.join(".local/share")))
         .map(|data| data.join("optoken"))
         .context(
-            "there is no home directory to keep tokens in: say where with --data-dir or INFLUXDB3_DATA_DIR",
+            "there is no home directory for the token store: name a directory with --data-dir or INFLUXDB3_DATA_DIR",
         )
 }
 
-/// Makes the directory if it is missing, and refuses one in which others can put a store of their own.
+/// Creates the directory if it does not exist. Rejects one in which other users can replace the
+/// store.
 fn prepare_data_dir(directory: &Path) -> anyhow::Result<()> {
     let named = || format!("cannot use the data directory {}", directory.display());
     if fs::metadata(directory).is_ok_and(|metadata| !metadata.is_dir()) {
