@@ -28,7 +28,7 @@ pub(crate) use remove_on_drop::RemoveOnDrop;
 pub(crate) const PRIVATE_MODE: u32 = 0o600;
 
 /// The permission bits of a file or directory. They are formatted as octal digits.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mode(u32);
 
 impl Mode {

@@ -38,7 +38,8 @@ impl RemoveOnDrop {
         &self.path
     }
 
-    fn is_unchanged(&self) -> bool {
+    /// Returns whether the file is still at its path.
+    pub(crate) fn is_unchanged(&self) -> bool {
         match &self.mark {
             Mark::Content(content) => fs::read(&self.path).is_ok_and(|found| found == **content),
             Mark::Identity(mark) => {

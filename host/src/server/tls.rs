@@ -4,7 +4,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -17,6 +16,8 @@ use rustls::{InconsistentKeys, ServerConfig, SupportedProtocolVersion};
 use thiserror::Error;
 use webpki::EndEntityCert;
 use zeroize::Zeroizing;
+
+use crate::private_file::Mode;
 
 /// The oldest version of TLS that a client may speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,7 +164,7 @@ fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let mode = File::open(file)
         .and_then(|mut opened| {
             opened.read_to_end(&mut text)?;
-            Ok(opened.metadata()?.permissions().mode() & 0o7777)
+            Ok(Mode::of(&opened.metadata()?))
         })
         .map_err(|source| TlsError::Read { what, file: file.to_owned(), source })?;
     // In the name of the section, or in a line below it (RFC 1421).
@@ -171,7 +172,7 @@ fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
         return Err(TlsError::Encrypted { file: file.to_owned() });
     }
     let key = sections(&text, what, "pkey", file)?.into_iter().next();
-    if mode & 0o004 != 0 {
+    if mode.is_world_readable() {
         tracing::warn!(
             "everybody on this machine can read the TLS key (mode {mode:o}); run: chmod o-r {}",
             file.display()

@@ -13,6 +13,7 @@ use thiserror::Error;
 use tokio::net::{UnixSocket, UnixStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::private_file::{Mode, PRIVATE_MODE, RemoveOnDrop, directory_of, is_own_or_root};
 use crate::server::connections::Terms;
 use crate::server::peer::{Accept, Peer};
 use crate::server::serve::{Service, serve};
@@ -26,17 +27,9 @@ const LOCK_TRIES: u32 = 10;
 /// A socket that is listened on; its file is removed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct UnixListener {
-    file: OwnFile,
+    file: RemoveOnDrop,
     socket: tokio::net::UnixListener,
     _lock: Lock,
-}
-
-/// A file that this server has made; removed when dropped, while the server has it open still.
-#[derive(Debug)]
-struct OwnFile {
-    path: PathBuf,
-    /// Device and number.
-    identity: (u64, u64),
 }
 
 /// There can be no socket at this path.
@@ -53,7 +46,7 @@ pub(crate) enum UnixBindError {
         "others can write to {0} (mode {mode:o}), and replace the socket; choose another directory, or run: chmod go-w {0}",
         directory.display()
     )]
-    Directory { directory: PathBuf, mode: u32 },
+    Directory { directory: PathBuf, mode: Mode },
     /// He whose it is could.
     #[error(
         "{} belongs to another user (uid {uid}), who can replace the socket; choose another directory",
@@ -69,10 +62,7 @@ impl UnixListener {
     /// Makes a socket that only its user can connect to. One that a dead server has left there is removed.
     pub(crate) async fn bind(path: &Path) -> Result<Self, UnixBindError> {
         let system = |source| UnixBindError::System { path: path.to_owned(), source };
-        let directory = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
+        let directory = directory_of(path);
         let metadata = fs::metadata(directory).map_err(system)?;
         judge(directory, &metadata)?;
         let lock = Lock::of(path).map_err(system)?.ok_or_else(|| UnixBindError::Answered(path.to_owned()))?;
@@ -80,10 +70,10 @@ impl UnixListener {
         let socket = UnixSocket::new_stream().map_err(system)?;
         socket.bind(path).map_err(system)?;
         let made = fs::symlink_metadata(path).map_err(system)?;
-        let file = OwnFile { path: path.to_owned(), identity: identity(&made) };
+        let file = RemoveOnDrop::with_identity(path.to_owned(), &made);
         // Nobody can connect before it listens, so nobody has by another mode; and nobody but its owner could have put
         // anything else there.
-        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(system)?;
+        fs::set_permissions(path, Permissions::from_mode(PRIVATE_MODE)).map_err(system)?;
         Ok(Self { file, socket: socket.listen(BACKLOG).map_err(system)?, _lock: lock })
     }
 
@@ -94,26 +84,19 @@ impl UnixListener {
 
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
-        &self.file.path
-    }
-}
-
-impl OwnFile {
-    /// Whether it is still the one at its path, and not another's for which somebody has made room meanwhile.
-    fn is_there(&self) -> bool {
-        fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
+        self.file.path()
     }
 }
 
 /// Whether nobody but root and this user can put anything in the place of a file of this user in this directory.
 fn judge(directory: &Path, metadata: &Metadata) -> Result<(), UnixBindError> {
     let directory = directory.to_owned();
-    let (uid, mode) = (metadata.uid(), metadata.mode() & 0o7777);
-    if uid != 0 && uid != rustix::process::geteuid().as_raw() {
-        return Err(UnixBindError::Owner { directory, uid });
+    let mode = Mode::of(metadata);
+    if !is_own_or_root(metadata) {
+        return Err(UnixBindError::Owner { directory, uid: metadata.uid() });
     }
     // In a directory such as /tmp (sticky) everybody can add files, but only remove his own.
-    if mode & 0o022 != 0 && mode & 0o1000 == 0 {
+    if mode.is_writable_by_others() && !mode.is_sticky() {
         return Err(UnixBindError::Directory { directory, mode });
     }
     Ok(())
@@ -141,7 +124,7 @@ async fn remove_dead(path: &Path) -> Result<(), UnixBindError> {
 /// Held by one server at a time, for one path, from before it makes its socket until that is gone.
 #[derive(Debug)]
 struct Lock {
-    _file: OwnFile,
+    _file: RemoveOnDrop,
     _locked: File,
 }
 
@@ -152,7 +135,7 @@ impl Lock {
         name.push(".lock");
         let path = PathBuf::from(name);
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
+        options.write(true).create(true).truncate(false).mode(PRIVATE_MODE);
         options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
         for _ in 0..LOCK_TRIES {
             let locked = options.open(&path)?;
@@ -162,19 +145,14 @@ impl Lock {
                 Err(TryLockError::Error(error)) => return Err(error),
             }
             // Who had it before has removed it, so it may be another one by now.
-            let file = OwnFile { path: path.clone(), identity: identity(&locked.metadata()?) };
-            if file.is_there() {
+            let file = RemoveOnDrop::with_identity(path.clone(), &locked.metadata()?);
+            if file.is_unchanged() {
                 return Ok(Some(Self { _file: file, _locked: locked }));
             }
         }
         // Servers come and go there.
         Ok(None)
     }
-}
-
-/// Device and number of a file.
-fn identity(metadata: &Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
 }
 
 impl Accept for UnixListener {
@@ -184,14 +162,6 @@ impl Accept for UnixListener {
         let (stream, _) = self.socket.accept().await?;
         let uid = stream.peer_cred()?.uid();
         Ok((stream, Peer::Unix { uid }))
-    }
-}
-
-impl Drop for OwnFile {
-    fn drop(&mut self) {
-        if self.is_there() {
-            let _ = fs::remove_file(&self.path);
-        }
     }
 }
 
