@@ -13,7 +13,7 @@ use optoken_protocol::timestamp::rfc3339;
 use crate::audit::verify::{Expectations, VerifyError, verify};
 use crate::audit::{Actor, AuditRecord, RetainedRecord};
 use crate::cli::connection::Connection;
-use crate::cli::print_stderr;
+use crate::cli::stderr::print_stderr;
 
 /// Show and verify the audit records of changes to tokens.
 ///

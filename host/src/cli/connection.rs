@@ -8,8 +8,8 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use zeroize::Zeroizing;
 
+use crate::cli::stderr::warn;
 use crate::cli::token_file::SavedToken;
-use crate::cli::warn;
 use crate::client::{Client, ClientError, DEFAULT_HOST, Trust};
 use crate::secret::Secret;
 

@@ -12,6 +12,9 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use optoken_protocol::redact::redact;
 
+use crate::cli::stderr::{print_stderr, warn};
+use crate::cli::usage_error::UsageError;
+
 mod audit;
 mod connection;
 mod core_dump;
@@ -22,7 +25,9 @@ mod output_file;
 mod prompt;
 mod serve;
 mod show;
+mod stderr;
 mod token_file;
+mod usage_error;
 
 /// Operator-token authority, compatible with InfluxDB 3 Core.
 ///
@@ -82,7 +87,7 @@ pub fn run() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let checked = command_line.and_then(|(command_line, matches)| {
-        check_secret_arguments(&matches)?;
+        check_secret_arguments(&matches).map_err(|error| error.format(CommandLine::command()))?;
         Ok(command_line)
     });
     let command_line = match checked {
@@ -98,8 +103,8 @@ pub fn run() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => match error.downcast() {
-            Ok(usage_error) => exit_with_usage_error(&usage_error),
+        Err(error) => match error.downcast::<UsageError>() {
+            Ok(error) => exit_with_usage_error(&error.format(CommandLine::command())),
             Err(error) => {
                 // Servers send text, and users write tokens into the wrong argument.
                 print_stderr(&redact(&format!("{name} command failed: {error:#}")));
@@ -121,11 +126,11 @@ fn raw_argument<'a>(matches: &'a ArgMatches, id: &str) -> Option<&'a OsStr> {
 }
 
 /// Checks where the secrets of a command line are, and warns if other users can see them.
-fn check_secret_arguments(matches: &ArgMatches) -> Result<(), clap::Error> {
+fn check_secret_arguments(matches: &ArgMatches) -> Result<(), UsageError> {
     let tokens = ["token", "token_argument"].map(|id| raw_argument(matches, id));
     if raw_argument(matches, "token_file").is_some() && tokens.iter().any(Option::is_some) {
-        let text = "--token-file cannot be used with a token as an argument";
-        return Err(usage_error(&[], ErrorKind::ArgumentConflict, text));
+        let text = "--token-file cannot be used with a token as an argument".to_owned();
+        return Err(UsageError { command: &[], kind: ErrorKind::ArgumentConflict, text });
     }
     let is_visible = |secret: &OsStr| !secret.is_empty() && secret != connection::STDIN;
     if raw_argument(matches, "recovery_code").is_some_and(is_visible) {
@@ -143,17 +148,6 @@ fn check_secret_arguments(matches: &ArgMatches) -> Result<(), clap::Error> {
     Ok(())
 }
 
-/// Returns the error of a command line that clap accepts. `command` is the path of the subcommand.
-fn usage_error(command: &[&str], kind: ErrorKind, text: &str) -> clap::Error {
-    let mut root = CommandLine::command();
-    root.build();
-    let error = |command: &mut clap::Command| command.error(kind, text);
-    match command.iter().try_fold(&mut root, |command, name| command.find_subcommand_mut(name)) {
-        Some(command) => error(command),
-        None => error(&mut CommandLine::command()),
-    }
-}
-
 /// Prints a usage error, without a token in the wrong place. Also prints help, which is an error to
 /// clap.
 fn exit_with_usage_error(error: &clap::Error) -> ExitCode {
@@ -164,14 +158,4 @@ fn exit_with_usage_error(error: &clap::Error) -> ExitCode {
         return ExitCode::FAILURE;
     }
     u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
-}
-
-/// Prints a line to stderr. Without a reader, the command goes on.
-fn print_stderr(text: &str) {
-    let _ = writeln!(anstream::stderr(), "{text}");
-}
-
-/// Prints a warning to stderr.
-fn warn(text: &str) {
-    print_stderr(&format!("warning: {text}"));
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 
 use crate::cli::prompt::ask;
-use crate::cli::{print_stderr, warn};
+use crate::cli::stderr::{print_stderr, warn};
 use crate::private_file::{self, DirectoryLock, directory_of, identity, is_own_or_root};
 
 /// How many links are followed: as many as Linux follows.

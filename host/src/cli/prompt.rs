@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead as _};
 
-use crate::cli::print_stderr;
+use crate::cli::stderr::print_stderr;
 
 /// Returns the answer to a question, without surrounding white space. It is empty at the end of
 /// standard input.

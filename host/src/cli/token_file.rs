@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use crate::cli::warn;
+use crate::cli::stderr::warn;
 use crate::private_file::Mode;
 use crate::secret::Secret;
 

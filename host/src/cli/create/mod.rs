@@ -21,7 +21,8 @@ use crate::cli::create::offline::OfflineToken;
 use crate::cli::create::rotation::{Output, Rotation};
 use crate::cli::output_file::{confirm_overwrite, is_same_file, lock_directory_of, resolve_output_path};
 use crate::cli::prompt::ask;
-use crate::cli::{print_stderr, usage_error, warn};
+use crate::cli::stderr::{print_stderr, warn};
+use crate::cli::usage_error::UsageError;
 use crate::secret::Secret;
 
 /// Create a resource.
@@ -178,12 +179,11 @@ impl Create {
         let Resource::Token(Token { kind }) = self.resource;
         match kind {
             Some(Kind::Admin(admin)) => admin.run(),
-            None => Err(usage_error(
-                &["create", "token"],
-                ErrorKind::MissingSubcommand,
-                "Missing required subcommand. Use: influxdb3 create token --admin [OPTIONS]",
-            )
-            .into()),
+            None => bail!(UsageError {
+                command: &["create", "token"],
+                kind: ErrorKind::MissingSubcommand,
+                text: "Missing required subcommand. Use: influxdb3 create token --admin [OPTIONS]".to_owned(),
+            }),
         }
     }
 }
@@ -215,7 +215,7 @@ impl Admin {
     }
 
     /// Checks the combinations of options that clap cannot express.
-    fn check(&self) -> Result<(), clap::Error> {
+    fn check(&self) -> Result<(), UsageError> {
         let conflict = |text: &str| Err(conflict(text));
         if self.regenerate && self.name.is_some() {
             return conflict(
@@ -310,13 +310,13 @@ impl Admin {
     }
 }
 
-fn conflict(text: &str) -> clap::Error {
+fn conflict(text: &str) -> UsageError {
     let yellow = AnsiColor::Yellow.on_default();
     let text = format!("{yellow}{text}{yellow:#}");
-    usage_error(&["create", "token", "--admin"], ErrorKind::ArgumentConflict, &text)
+    UsageError { command: &["create", "token", "--admin"], kind: ErrorKind::ArgumentConflict, text }
 }
 
-fn same_file() -> clap::Error {
+fn same_file() -> UsageError {
     conflict("--output-file and --hash-file are one file: the token would be lost")
 }
 

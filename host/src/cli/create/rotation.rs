@@ -40,7 +40,7 @@ use optoken_protocol::problem::ErrorStatus;
 
 use crate::cli::create::offline::OfflineToken;
 use crate::cli::create::staged_file::{OutputFile, StagedFile, is_same_token};
-use crate::cli::{print_stderr, warn};
+use crate::cli::stderr::{print_stderr, warn};
 use crate::client::{Client, ClientError, OperatorStatus, sha512_hex};
 use crate::secret::Secret;
 

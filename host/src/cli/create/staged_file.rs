@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::cli::output_file::{lock_directory_of, replace};
+use crate::cli::stderr::warn;
 use crate::cli::token_file::{SavedToken, plain, read_secret};
-use crate::cli::warn;
 use crate::client::sha512_hex;
 use crate::private_file::{DirectoryLock, Mode, PRIVATE_MODE, check_replaceable, is_own, sync_directory_of};
 use crate::secret::Secret;

@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
 use crate::cli::output_file::replace;
-use crate::cli::print_stderr;
 use crate::cli::serve::address_file::write_address_file;
 use crate::cli::serve::listeners::take_listen_fd;
+use crate::cli::stderr::print_stderr;
 use crate::http::recovery;
 use crate::http::recovery::code::RecoveryCode;
 use crate::metrics::Metrics;
