@@ -454,7 +454,7 @@ fn an_answer_that_no_token_server_gives_is_no_success() {
         ("delete token --token-name x --yes", String::new(), "The token may have been deleted."),
         ("create token --admin", String::new(), "The token may have been created"),
         ("create token --admin --name x", String::new(), "influxdb3 delete token --token-name NAME"),
-        ("create token --admin --regenerate --yes", String::new(), "The change may have been made."),
+        ("create token --admin --regenerate --yes", String::new(), "The token may have been replaced."),
         ("show tokens", String::new(), "did not answer"),
         // As a server answers that expects TLS.
         ("show tokens", "\u{15}\u{3}\u{3}\0\u{2}\u{2}\u{16}".to_owned(), "its URL begins with https://"),
@@ -472,7 +472,7 @@ fn an_answer_that_no_token_server_gives_is_no_success() {
         serve(&stream, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n");
         stream.write_all(b"PAR\xff").unwrap();
     });
-    cli.run().assert_failed(1, &["what it shows is not text"]);
+    cli.run().assert_failed(1, &["the list is not text"]);
     binary.join().unwrap();
 }
 

@@ -61,7 +61,7 @@ fn what_is_said_about_a_door_that_is_not_opened_is_warned_about() {
         .env("INFLUXDB3_ADMIN_TOKEN_RECOVERY_CODE", "true")
         .start();
     for option in ["insecure-allow-remote", "code"] {
-        server.wait_for_log(&format!("--admin-token-recovery-{option} is of no use without"));
+        server.wait_for_log(&format!("--admin-token-recovery-{option} has no effect without"));
     }
     assert!(!env.data_dir().join("recovery-code").exists());
 }
@@ -454,7 +454,7 @@ fn another_machine_can_be_let_in_on_purpose() {
         "--admin-token-recovery-insecure-allow-remote",
     ]);
     server.create();
-    server.wait_for_log("can take over the operator token");
+    server.wait_for_log("can get the operator token");
     let recovery = SocketAddr::from(([127, 0, 0, 1], server.recovery().port()));
     // The address that was asked is one of its own; that it listens on all is no name.
     let mut connection = Connection::open(recovery).unwrap();
@@ -491,7 +491,8 @@ fn it_closes_when_its_time_is_over() {
     assert!(server.accepts(&token));
     server.stop();
 
-    for (timeout, said) in [("0s", "closed before anybody can use it"), ("soon", "a duration is one like")] {
+    for (timeout, said) in [("0s", "token recovery would close at once"), ("soon", "a duration is one like")]
+    {
         let output = env.serve_with(&["--admin-token-recovery-timeout", timeout]).run();
         output.assert_failed(2, &[said]);
     }
@@ -797,7 +798,7 @@ fn who_may_create_the_operator_token_can_be_told() {
 
     let any = TestEnv::new();
     let server = any.serve_with(&[]).env("INFLUXDB3_ADMIN_TOKEN_BOOTSTRAP", "any").start();
-    server.wait_for_log("whoever reaches this server first can create it");
+    server.wait_for_log("the first client that reaches this server can create it");
     let mut connection = Connection::open(server.address).unwrap();
     connection.write(format!("POST {CREATE} HTTP/1.1\r\nHost: db.example\r\nVia: 1.1 x\r\n\r\n").as_bytes());
     connection.read().unwrap().token();
@@ -823,7 +824,7 @@ fn from_elsewhere_the_operator_token_is_not_created() {
     let there = TestEnv::new();
     let address = SocketAddr::new(ip, 0).to_string();
     let there = there.influxdb3(["serve", "--store", "memory:", "--http-bind", &address]).start();
-    there.wait_for_log("none can be created where nobody asks from a loopback address");
+    there.wait_for_log("none can be created, as no client has a loopback address");
     drop(there);
     let env = TestEnv::new();
     let server = env.influxdb3(["serve", "--http-bind", "0.0.0.0:0"]).arg("--data-dir").arg(env.data_dir());

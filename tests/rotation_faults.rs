@@ -511,36 +511,33 @@ fn what_waits_in_a_file_is_used_only_if_this_user_alone_can_have_put_it_there() 
     waiting(planted, &token);
     for mode in [0o644, 0o620, 0o606] {
         fs::set_permissions(&staged, fs::Permissions::from_mode(mode)).unwrap();
-        run(&token).assert_failed(
-            1,
-            &["token.staged is not what an interrupted rotation leaves", "rm token.staged"],
-        );
+        run(&token)
+            .assert_failed(1, &["token.staged is not the staged file of a rotation", "rm token.staged"]);
     }
     fs::remove_file(&staged).unwrap();
     let elsewhere = env.home().join("elsewhere");
     waiting(planted, &token);
     fs::rename(&staged, &elsewhere).unwrap();
     symlink(&elsewhere, &staged).unwrap();
-    run(&token).assert_failed(1, &["token.staged is not what an interrupted rotation leaves"]);
+    run(&token).assert_failed(1, &["token.staged is not the staged file of a rotation"]);
     fs::remove_file(&staged).unwrap();
     // Nobody waits for what a pipe might give.
     assert!(Command::new("mkfifo").args(["-m", "600"]).arg(&staged).status().unwrap().success());
-    run(&token).assert_failed(1, &["token.staged is not what an interrupted rotation leaves"]);
+    run(&token).assert_failed(1, &["token.staged is not the staged file of a rotation"]);
     fs::remove_file(&staged).unwrap();
     // Nor has a rotation left what does not tell which token it is to replace.
     for content in [planted.to_owned(), format!("{{\"token\": \"{planted}\"}}")] {
         private(&staged, &content);
-        run(&token)
-            .assert_failed(1, &["token.staged is not what an interrupted rotation leaves", "\"replaces\""]);
+        run(&token).assert_failed(1, &["token.staged is not the staged file of a rotation", "\"replaces\""]);
     }
 
     // A token that can be guessed has not been made by a rotation.
     waiting("apiv3_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", &token);
-    run(&token).assert_failed(1, &["token.staged is not of an interrupted rotation"]);
+    run(&token).assert_failed(1, &["the token in token.staged is not that of an interrupted rotation"]);
     // What may be the only token that a server accepts stays.
     for (replaces, neither) in [("apiv3_wrong", "is accepted"), ("apiv3_another", "is the operator token")] {
         waiting(planted, replaces);
-        let neither = format!("neither the token that was given nor the one in token.staged {neither}");
+        let neither = format!("neither the given token nor the one in token.staged {neither}");
         run("apiv3_wrong").assert_failed(1, &[&neither, "--admin-token-recovery-http-bind"]);
         assert_eq!(saved(&staged).as_deref(), Some(planted));
     }

@@ -79,7 +79,7 @@ fn what_a_finished_rotation_has_left_is_not_taken_for_a_new_one() {
     let output = rotation(&env, &server, OTHERS[0], "token").run();
     let second = assert_rotated(&env, &server, &output, "token", &[&first, OTHERS[0]]);
     assert!(
-        output.stderr.contains("removing token.staged, which it has left, and beginning a new one"),
+        output.stderr.contains("removing token.staged, which it left, and beginning a new one"),
         "{output:?}"
     );
 
@@ -120,7 +120,7 @@ fn a_token_that_was_revoked_does_not_come_back() {
     assert_ne!(before, with_named);
     fs::remove_file(env.home().join("token")).unwrap();
     for other in [named.as_str(), OTHERS[1]] {
-        let neither = "neither the token that was given nor the one in token.staged is the operator token";
+        let neither = "neither the given token nor the one in token.staged is the operator token";
         rotation(&env, &server, other, "token").run().assert_failed(1, &[neither]);
         assert_eq!(saved(&staged).as_deref(), Some(revoked));
     }
@@ -190,7 +190,7 @@ fn a_file_that_cannot_be_replaced_costs_nobody_the_token() {
     old = assert_rotated(&env, &server, &output, "token", &[&old]);
 
     // As long as a bind mount is in the way, nothing is begun, nor finished.
-    run(&old, "renameat:error=EBUSY:when=2+").assert_failed(1, &["nothing was asked of the server"]);
+    run(&old, "renameat:error=EBUSY:when=2+").assert_failed(1, &["no request was sent"]);
     assert!(server.accepts(&old));
 
     // That what waited is still there is said, and harms nobody.
@@ -209,9 +209,9 @@ fn a_recovery_that_could_not_be_saved_is_not_spent() {
     let old = server.create();
     let recover =
         || env.create_token(server.recovery(), &["--regenerate", "--yes", "--output-file", "token"]);
-    failing(recover(), "fsync:error=ENOSPC:when=1").assert_failed(1, &["nothing was asked of the server"]);
+    failing(recover(), "fsync:error=ENOSPC:when=1").assert_failed(1, &["no request was sent"]);
     private(&env.home().join("token"), "apiv3_lost");
-    failing(recover(), "renameat:error=EBUSY:when=1").assert_failed(1, &["nothing was asked of the server"]);
+    failing(recover(), "renameat:error=EBUSY:when=1").assert_failed(1, &["no request was sent"]);
     assert!(server.accepts(&old));
     let output = recover().run();
     assert_rotated(&env, &server, &output, "token", &[&old]);
@@ -293,7 +293,7 @@ fn what_is_no_file_is_refused_before_anything_is_asked() {
     // Here it leads to a file, which would be another one than the one that is written to.
     let out = File::create(env.home().join("out")).unwrap();
     let output = rotation(&env, &server, &old, "/dev/stdout").stdout(out).run();
-    output.assert_failed(1, &["it is where this command writes what it has to say"]);
+    output.assert_failed(1, &["this command writes its output there"]);
     assert_eq!(env.stored_catalog(), before);
     assert!(server.accepts(&old));
     assert_eq!(fs::read(env.home().join("token")).unwrap(), b"precious");

@@ -559,7 +559,7 @@ fn every_signal_that_ends_a_process_lets_it_clean_up_first() {
         assert!(door.exists() && code.exists());
         server.signal(signal);
         assert_eq!(server.exit_code(), Some(0), "{signal:?}: {}", server.log());
-        server.wait_for_log(": stopping, requests under way are finished");
+        server.wait_for_log(": stopping after the requests in flight");
         assert!(!door.exists() && !code.exists(), "{signal:?}");
     }
 }

@@ -228,7 +228,7 @@ impl Rotation<'_> {
                     return Ok(());
                 }
                 Err(anyhow!(error).context(format!(
-                    "the server accepts neither the given token nor the one in {}",
+                    "neither the given token nor the one in {} is accepted",
                     file.staged.display()
                 )))
             }
