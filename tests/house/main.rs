@@ -10,6 +10,7 @@ mod layers;
 mod references;
 mod sizes;
 mod sources;
+mod vocabulary;
 mod words;
 
 /// Fails with one line a violation.

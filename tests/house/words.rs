@@ -7,38 +7,7 @@ use regex::Regex;
 
 use crate::assert_none;
 use crate::sources::{Kind, Passage, comment_lines, is_markdown, passages, repository};
-
-/// The banned words, as patterns of whole words in any case.
-///
-/// This is the one list that the check reads. CONTRIBUTING.md explains it to people, between the two
-/// lines of [`EXPLAINED`].
-///
-/// A blank matches any white space, and so the line break of a wrapped comment. An underscore ends a
-/// word. In identifiers, a capital after a small letter begins one: `is_door` and `OpenDoor` contain
-/// `door`, `outdoor` does not.
-const BANNED: [&str; 14] = [
-    // Name the role: client, caller, operator, attacker, embedder, server, process, user.
-    "whoever|nobody|somebody|anybody|everybody",
-    "he|him|his",
-    // "a client that", not "who".
-    "who",
-    "be had",
-    "for ever",
-    "anew",
-    "doors?",
-    "as if it never was",
-    // Create, import, delete, remove. "Taken in order" and "in turn" are something else.
-    "(?:take|takes|taken|taking|took) (?:in|out)",
-    "guests?",
-    "complaints?",
-    "welcome",
-    "judge|judges|judged|judging|judgement",
-    // Report, return, log, print, name.
-    "tell|tells|telling|told|say|says|saying|said",
-];
-
-/// What may follow a banned word and makes it another one.
-const HARMLESS: [&str; 2] = ["order", "turn"];
+use crate::vocabulary;
 
 /// Names that others gave: the word, and the parts of the repository where it may be an identifier.
 const GIVEN: [(&str, &str); 1] = [
@@ -47,7 +16,7 @@ const GIVEN: [(&str, &str); 1] = [
 ];
 
 /// Parts of the repository that hold the banned words themselves, what others wrote, or data.
-const EXEMPT: [&str; 8] = [
+const EXEMPT: [&str; 9] = [
     "Cargo.lock",
     "LICENSE-APACHE",
     "LICENSE-MIT",
@@ -55,6 +24,7 @@ const EXEMPT: [&str; 8] = [
     "requirements.txt",
     "tests/conformance/cases/",
     "tests/golden/released/",
+    "tests/house/vocabulary.rs",
     "tests/house/words.rs",
 ];
 
@@ -63,11 +33,6 @@ const EXPLAINED: (&str, &str) = ("<!-- banned words -->", "<!-- end of banned wo
 
 /// The most columns of a line of prose.
 const MAX_WIDTH: usize = 100;
-
-static PATTERN: LazyLock<Regex> = LazyLock::new(|| {
-    let words = BANNED.map(|words| words.replace(' ', r"\s+"));
-    Regex::new(&format!(r"(?i)\b({})\b(?:\s+(\w+))?", words.join("|"))).expect("a pattern")
-});
 
 /// Addresses, which cannot be broken: a link's target in Markdown, and what stands there by itself.
 static ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
@@ -82,7 +47,7 @@ fn banned_words_appear_nowhere() {
             violations.extend(banned_words(&path, &text));
         }
     }
-    assert_none(&violations, "banned words, which tests/house/words.rs lists");
+    assert_none(&violations, "banned words, which tests/house/vocabulary.rs lists");
 }
 
 #[test]
@@ -121,32 +86,20 @@ fn banned_in(path: &str, passage: &Passage) -> Vec<(usize, String)> {
     {
         return Vec::new();
     }
-    let words = separate_words(&passage.text, passage.kind == Kind::Name);
-    let mut found = Vec::new();
-    let mut start = 0;
-    // The next word may be banned as well: the search continues before it.
-    while let Some(captures) = PATTERN.captures_at(&words, start) {
-        let word = captures.get(1).expect("the first group is in every match");
-        let next = captures.get(2).map_or("", |next| next.as_str());
-        if !(word.as_str().ends_with("in") && HARMLESS.contains(&next)) {
-            let shown = word.as_str().split_whitespace().collect::<Vec<_>>().join(" ");
-            let line = passage.line + words[..word.start()].matches('\n').count();
-            found.push((line, shown));
-        }
-        start = word.end();
-    }
-    found
+    let text = if passage.kind == Kind::Name { separate_words(&passage.text) } else { passage.text.clone() };
+    let line_at = |offset| passage.line + text[..offset].matches('\n').count();
+    vocabulary::banned_words(&text).into_iter().map(|(offset, word)| (line_at(offset), word)).collect()
 }
 
-/// Puts blanks where one word of an identifier ends and the next begins.
-fn separate_words(text: &str, is_name: bool) -> String {
-    let mut words = String::with_capacity(text.len());
+/// Puts a blank where one word of an identifier in camel case ends and the next begins.
+fn separate_words(name: &str) -> String {
+    let mut words = String::with_capacity(name.len());
     let mut last = ' ';
-    for character in text.chars() {
-        if is_name && character.is_uppercase() && last.is_lowercase() {
+    for character in name.chars() {
+        if character.is_uppercase() && last.is_lowercase() {
             words.push(' ');
         }
-        words.push(if character == '_' { ' ' } else { character });
+        words.push(character);
         last = character;
     }
     words
