@@ -21,8 +21,8 @@ use crate::http::api::{self, openapi};
 use crate::http::{OTHER_PATH, Options, credentials, problem, response};
 use crate::metrics::Metrics;
 use crate::secret::Secret;
-use crate::server::connections::{Mode, Terms, Visit};
-use crate::server::log_throttle::Complaints;
+use crate::server::connections::{ConnectionHandle, ConnectionLimits, ConnectionMode};
+use crate::server::log_throttle::LogThrottle;
 use crate::server::peer::Peer;
 use crate::server::serve::{Request, Response, Service};
 use crate::token::Principal;
@@ -31,12 +31,12 @@ use crate::token::Principal;
 pub(crate) const MAX_CONNECTIONS: usize = 1024;
 
 /// How clients are treated: by proxies that ask about every request, connections are kept.
-pub(crate) fn terms(places: usize) -> Terms {
-    Terms {
-        places: places.min(MAX_CONNECTIONS),
-        grace: Duration::from_secs(1),
-        patience: Duration::from_secs(30),
-        mode: Mode::Lasting,
+pub(crate) fn connection_limits(max_connections: usize) -> ConnectionLimits {
+    ConnectionLimits {
+        max_connections: max_connections.min(MAX_CONNECTIONS),
+        evictable_after: Duration::from_secs(1),
+        idle_timeout: Duration::from_secs(30),
+        mode: ConnectionMode::KeepAlive,
     }
 }
 
@@ -62,16 +62,16 @@ pub(crate) fn service(authority: Authority, metrics: Arc<Metrics>, options: Opti
             metrics,
             authority,
             options,
-            refusals: Complaints::default(),
+            refusals: LogThrottle::default(),
         }),
         endpoints,
     })
 }
 
 impl Service for MainListener {
-    async fn call(self: Arc<Self>, request: Request, visit: Visit) -> Response {
+    async fn call(self: Arc<Self>, request: Request, connection: ConnectionHandle) -> Response {
         let path = self.counted_as(request.uri().path());
-        let answer = self.judge(visit.peer(), request).await;
+        let answer = self.judge(connection.peer(), request).await;
         let mut answer = answer.unwrap_or_else(|problem| problem::response(&problem));
         if let Some(cluster_uuid) = &self.cluster_uuid {
             answer.headers_mut().insert(CLUSTER_UUID, cluster_uuid.clone());

@@ -15,9 +15,9 @@ use optoken_protocol::problem::{Problem, SENT_BY_PAGE};
 use optoken_protocol::redact::sanitize;
 use thiserror::Error;
 
-use crate::server::log_throttle::Complaints;
+use crate::server::log_throttle::LogThrottle;
 use crate::server::peer::Peer;
-use crate::server::tls::OwnNames;
+use crate::server::tls::CertificateNames;
 
 /// The names that a machine has for itself, as they stand in a URL.
 const LOOPBACK_NAMES: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
@@ -120,12 +120,12 @@ impl Refusal {
         what: &'static str,
         request: &Request<B>,
         peer: &Peer,
-        complaints: &Complaints,
+        complaints: &LogThrottle,
     ) {
         let host = request.headers().get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
         // It comes from outside, and may be anything.
         let host = host.map(|host| sanitize(&host, LOGGED_HOST_BYTES));
-        if complaints.may_warn() {
+        if complaints.allow() {
             tracing::warn!(%peer, host, "{what} refused: {self}");
         } else {
             tracing::debug!(%peer, host, "{what} refused: {self}");
@@ -161,7 +161,7 @@ pub(crate) fn split(host: &str) -> (&str, Option<&str>) {
 /// Whether this is how this end of a connection is called on this machine, or how it has shown to be called by its
 /// certificate. No other name counts: whoever owns a name can give it any address, but not a page a certificate that is
 /// not its own.
-pub(crate) fn is_own_name(name: &str, local: SocketAddr, certified: Option<&OwnNames>) -> bool {
+pub(crate) fn is_own_name(name: &str, local: SocketAddr, certified: Option<&CertificateNames>) -> bool {
     let own = match SocketAddr::new(local.ip().to_canonical(), 0) {
         SocketAddr::V4(address) => address.ip().to_string(),
         SocketAddr::V6(address) => format!("[{}]", address.ip()),
@@ -295,7 +295,7 @@ pub(crate) mod tests {
             ("127.0.0.1:8182", false, ":8182", false),
         ] {
             let remote = "127.0.0.1:40000".parse().unwrap();
-            let names = tls.then(|| OwnNames::from(["db.example".to_owned()]));
+            let names = tls.then(|| CertificateNames::from(["db.example".to_owned()]));
             let peer = Peer::Tcp { remote, local: local.parse().unwrap(), tls: names };
             let judged = judge_recovery(&request(&[("host", host)]), &peer);
             let expected = if own { Ok(()) } else { Err(Refusal::StrangeHost) };

@@ -9,9 +9,9 @@ use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio_util::sync::CancellationToken;
 
-use crate::server::connections::Terms;
+use crate::server::connections::ConnectionLimits;
 use crate::server::peer::{Accept, Peer};
-use crate::server::serve::{Handshake, Service, serve};
+use crate::server::serve::{Service, TlsHandshake, serve};
 use crate::server::tls::ServerTls;
 
 /// A socket that is bound and not served yet: clients that connect already wait.
@@ -33,10 +33,10 @@ pub(crate) struct BindError {
 
 /// The socket that was passed cannot be served.
 #[derive(Debug, Error)]
-pub(crate) enum AdoptError {
+pub(crate) enum FromStdError {
     /// It is that of one client already.
     #[error("the socket that was passed is a connection; for a systemd socket unit, set Accept=no")]
-    Connected,
+    IsConnection,
     /// It cannot be used.
     #[error("cannot listen on the socket that was passed")]
     Socket(#[from] io::Error),
@@ -64,9 +64,9 @@ impl Listener {
     }
 
     /// Takes over a socket that another program, such as systemd, has bound and listens on.
-    pub(crate) fn adopt(socket: net::TcpListener) -> Result<Self, AdoptError> {
+    pub(crate) fn from_std(socket: net::TcpListener) -> Result<Self, FromStdError> {
         if net::TcpStream::from(OwnedFd::from(socket.try_clone()?)).peer_addr().is_ok() {
-            return Err(AdoptError::Connected);
+            return Err(FromStdError::IsConnection);
         }
         socket.set_nonblocking(true)?;
         let socket = TcpListener::from_std(socket)?;
@@ -100,7 +100,7 @@ impl Listener {
     }
 
     /// Whether somebody on this machine can ask from a loopback address.
-    pub(crate) fn hears_loopback(&self) -> bool {
+    pub(crate) fn accepts_loopback(&self) -> bool {
         let ip = self.address.ip().to_canonical();
         ip.is_loopback() || ip.is_unspecified()
     }
@@ -116,10 +116,15 @@ impl Listener {
         self.address
     }
 
-    /// Serves until `stop`, then closes the socket at once and lets requests under way end within [`GRACE`].
-    pub(crate) async fn serve(self, service: Arc<impl Service>, terms: Terms, stop: CancellationToken) {
-        let tls = self.tls.as_ref().map(|tls| Arc::new(Handshake::new(&tls.config)));
-        serve(self, tls, service, terms, stop).await;
+    /// Serves until `stop`, then closes the socket at once and lets requests under way end within [`SHUTDOWN_TIMEOUT`].
+    pub(crate) async fn serve(
+        self,
+        service: Arc<impl Service>,
+        limits: ConnectionLimits,
+        stop: CancellationToken,
+    ) {
+        let tls = self.tls.as_ref().map(|tls| Arc::new(TlsHandshake::new(&tls.config)));
+        serve(self, tls, service, limits, stop).await;
     }
 }
 

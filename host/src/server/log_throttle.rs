@@ -9,11 +9,11 @@ const INTERVAL: Duration = Duration::from_mins(1);
 
 /// One kind of warning, and when it was last said.
 #[derive(Debug, Default)]
-pub(crate) struct Complaints(Mutex<Option<Instant>>);
+pub(crate) struct LogThrottle(Mutex<Option<Instant>>);
 
-impl Complaints {
+impl LogThrottle {
     /// Whether it is time for a warning; then this is it.
-    pub(crate) fn may_warn(&self) -> bool {
+    pub(crate) fn allow(&self) -> bool {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let may = last.is_none_or(|last| last.elapsed() >= INTERVAL);
         if may {

@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::server::tls::OwnNames;
+use crate::server::tls::CertificateNames;
 
 /// The other end of a connection.
 #[derive(Debug, Clone)]
 pub(crate) enum Peer {
     /// It has an address; `local` is this end's. Where it speaks TLS, this end has shown that it has these names, too.
-    Tcp { remote: SocketAddr, local: SocketAddr, tls: Option<OwnNames> },
+    Tcp { remote: SocketAddr, local: SocketAddr, tls: Option<CertificateNames> },
     /// It is a process of this machine, of this user.
     Unix { uid: u32 },
 }

@@ -26,18 +26,20 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::server::connections::{Guest, Guests, Mode, Terms, Visit};
-use crate::server::log_throttle::Complaints;
+use crate::server::connections::{
+    Connection, ConnectionHandle, ConnectionLimits, ConnectionMode, Connections,
+};
+use crate::server::log_throttle::LogThrottle;
 use crate::server::peer::{Accept, Peer};
 
 /// The most bytes the head of a request may have. Tokens take 92, proxies add some headers.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 
 /// How long requests under way may take to end once the listener has been told to stop.
-const GRACE: Duration = Duration::from_secs(5);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long to wait before trying again to accept a connection, where there are too many.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// A request. Its body is received as it is read.
 pub(crate) type Request = hyper::Request<Incoming>;
@@ -48,52 +50,62 @@ pub(crate) type Response = hyper::Response<Full<Bytes>>;
 /// Answers the requests of a listener.
 pub(crate) trait Service: Send + Sync + 'static {
     /// Answers a request that has come on this connection. Dropped where the client goes away before that.
-    fn call(self: Arc<Self>, request: Request, visit: Visit) -> impl Future<Output = Response> + Send;
+    fn call(
+        self: Arc<Self>,
+        request: Request,
+        connection: ConnectionHandle,
+    ) -> impl Future<Output = Response> + Send;
 }
 
 pub(super) async fn serve<S: Service>(
     socket: impl Accept,
-    tls: Option<Arc<Handshake>>,
+    tls: Option<Arc<TlsHandshake>>,
     service: Arc<S>,
-    terms: Terms,
+    limits: ConnectionLimits,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(terms.places));
-    let connections = TaskTracker::new();
-    let mut guests = Guests::default();
-    let complaints = Complaints::default();
+    let permits = Arc::new(Semaphore::new(limits.max_connections));
+    let tasks = TaskTracker::new();
+    let mut connections = Connections::default();
+    let throttle = LogThrottle::default();
     let accepting = async {
         loop {
             match socket.accept().await {
                 Ok((stream, peer)) => {
-                    let place = loop {
-                        if places.available_permits() == 0 {
-                            guests.show_out_the_quietest(terms.grace);
+                    let permit = loop {
+                        if permits.available_permits() == 0 {
+                            connections.evict_longest_idle(limits.evictable_after);
                         }
-                        let place = time::timeout(ACCEPT_PAUSE, Arc::clone(&places).acquire_owned());
-                        if let Ok(Ok(place)) = place.await {
-                            break place;
+                        let permit = time::timeout(ACCEPT_RETRY_DELAY, Arc::clone(&permits).acquire_owned());
+                        if let Ok(Ok(permit)) = permit.await {
+                            break permit;
                         }
                     };
-                    let guest = guests.welcome(peer);
-                    let connection =
-                        serve_client(stream, tls.clone(), guest, Arc::clone(&service), terms, stop.clone());
-                    connections.spawn(async move {
-                        connection.await;
-                        drop(place);
+                    let connection = connections.register(peer);
+                    let served = serve_client(
+                        stream,
+                        tls.clone(),
+                        connection,
+                        Arc::clone(&service),
+                        limits,
+                        stop.clone(),
+                    );
+                    tasks.spawn(async move {
+                        served.await;
+                        drop(permit);
                     });
                 }
                 Err(error) => {
-                    if complaints.may_warn() {
+                    if throttle.allow() {
                         tracing::warn!("cannot accept a connection: {error}");
                     } else {
                         tracing::debug!("cannot accept a connection: {error}");
                     }
                     // Of files, to which connections count, there are no more for this process, or for any.
                     if let Some(Errno::MFILE | Errno::NFILE) = Errno::from_io_error(&error) {
-                        guests.show_out_the_quietest(terms.grace);
+                        connections.evict_longest_idle(limits.evictable_after);
                     }
-                    time::sleep(ACCEPT_PAUSE).await;
+                    time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
         }
@@ -103,20 +115,20 @@ pub(super) async fn serve<S: Service>(
         () = accepting => {}
     }
     drop(socket);
-    connections.close();
+    tasks.close();
     // Each connection ends by itself within the grace.
-    connections.wait().await;
+    tasks.wait().await;
 }
 
 /// What turns a connection into one with TLS.
-pub(super) struct Handshake {
+pub(super) struct TlsHandshake {
     acceptor: TlsAcceptor,
-    complaints: Complaints,
+    throttle: LogThrottle,
 }
 
-impl Handshake {
+impl TlsHandshake {
     pub(super) fn new(config: &Arc<ServerConfig>) -> Self {
-        Self { acceptor: TlsAcceptor::from(Arc::clone(config)), complaints: Complaints::default() }
+        Self { acceptor: TlsAcceptor::from(Arc::clone(config)), throttle: LogThrottle::default() }
     }
 
     async fn complete<S: AsyncRead + AsyncWrite + Unpin>(
@@ -127,7 +139,7 @@ impl Handshake {
         match self.acceptor.accept(stream).await {
             Ok(stream) => Some(stream),
             // The two ends do not understand each other. Any other error is a client that went away.
-            Err(error) if error.kind() == io::ErrorKind::InvalidData && self.complaints.may_warn() => {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData && self.throttle.allow() => {
                 tracing::warn!(%peer, "TLS handshake failed: {error}");
                 None
             }
@@ -141,102 +153,107 @@ impl Handshake {
 
 async fn serve_client<S: Service>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    tls: Option<Arc<Handshake>>,
-    guest: Arc<Guest>,
+    tls: Option<Arc<TlsHandshake>>,
+    connection: Arc<Connection>,
     service: Arc<S>,
-    terms: Terms,
+    limits: ConnectionLimits,
     stop: CancellationToken,
 ) {
     let served = async {
         let Some(tls) = tls else {
-            return serve_connection(stream, &guest, service, terms.mode, stop).await;
+            return serve_connection(stream, &connection, service, limits.mode, stop).await;
         };
         let stream = tokio::select! {
-            stream = tls.complete(stream, &guest.peer) => stream,
+            stream = tls.complete(stream, &connection.peer) => stream,
             // Nothing has been asked for yet.
             () = stop.cancelled() => None,
         };
         if let Some(stream) = stream {
-            serve_connection(stream, &guest, service, terms.mode, stop).await;
+            serve_connection(stream, &connection, service, limits.mode, stop).await;
         }
     };
     tokio::select! {
         () = served => {}
         // Nothing is under way on it, nor will anything be.
-        () = guest.shown_out(terms.patience) => {
-            tracing::debug!(peer = %guest.peer, "connection closed: it was quiet");
+        () = connection.evicted(limits.idle_timeout) => {
+            tracing::debug!(peer = %connection.peer, "connection closed: it was quiet");
         },
     }
 }
 
 async fn serve_connection<S: Service>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    guest: &Arc<Guest>,
+    connection: &Arc<Connection>,
     service: Arc<S>,
-    mode: Mode,
+    mode: ConnectionMode,
     stop: CancellationToken,
 ) {
-    let brief = mode == Mode::Brief;
+    let single_request = mode == ConnectionMode::SingleRequest;
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // Without timers: a connection is shown out by what all of them have in common.
-    builder.http1().keep_alive(!brief).max_buf_size(MAX_HEAD_BYTES);
+    builder.http1().keep_alive(!single_request).max_buf_size(MAX_HEAD_BYTES);
     builder.http2().max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX));
-    if brief {
+    if single_request {
         builder.http2().max_concurrent_streams(1);
     }
-    let answer = service_fn(|request| {
-        let (service, visit) = (Arc::clone(&service), Visit(Arc::clone(guest)));
-        async move { Ok::<_, Infallible>(answer(service, request, visit, mode).await) }
+    let handler = service_fn(|request| {
+        let (service, connection) = (Arc::clone(&service), ConnectionHandle(Arc::clone(connection)));
+        async move { Ok::<_, Infallible>(handle(service, request, connection, mode).await) }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), answer);
-    tokio::pin!(connection);
+    let http = builder.serve_connection(TokioIo::new(stream), handler);
+    tokio::pin!(http);
     let ended = tokio::select! {
-        ended = connection.as_mut() => Some(ended),
-        () = guest.answered.cancelled() => None,
+        ended = http.as_mut() => Some(ended),
+        () = connection.response_ready.cancelled() => None,
         () = stop.cancelled() => None,
     };
     let ended = if let Some(ended) = ended {
         ended
     } else {
         // What is under way is still answered.
-        connection.as_mut().graceful_shutdown();
+        http.as_mut().graceful_shutdown();
         let overdue = async {
             stop.cancelled().await;
-            time::sleep(GRACE).await;
+            time::sleep(SHUTDOWN_TIMEOUT).await;
         };
         tokio::select! {
-            ended = connection => ended,
+            ended = http => ended,
             // It is dropped as it stands.
             () = overdue => Ok(()),
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(peer = %guest.peer, "connection ended: {error}");
+        tracing::debug!(peer = %connection.peer, "connection ended: {error}");
     }
 }
 
 /// Answers a request, and keeps the connection open meanwhile.
-async fn answer<S: Service>(service: Arc<S>, request: Request, visit: Visit, mode: Mode) -> Response {
+async fn handle<S: Service>(
+    service: Arc<S>,
+    request: Request,
+    connection: ConnectionHandle,
+    mode: ConnectionMode,
+) -> Response {
     let method = request.method().clone();
-    let response = if mode == Mode::Brief {
-        let response = service.call(request, visit.clone()).await;
-        visit.0.answered.cancel();
+    let response = if mode == ConnectionMode::SingleRequest {
+        let response = service.call(request, connection.clone()).await;
+        connection.0.response_ready.cancel();
         response
-    } else if let Some(attended) = visit.begin() {
-        let response = service.call(request, visit).await;
-        drop(attended);
+    } else if let Some(in_flight) = connection.begin() {
+        let response = service.call(request, connection).await;
+        drop(in_flight);
         response
     } else {
         let mut response = Response::default();
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         response
     };
-    framed(&method, response)
+    frame_response(&method, response)
 }
 
 /// States the length of the body, and leaves the body out where the method has none in its response: over HTTP/2, hyper does
 /// neither.
-fn framed(method: &Method, mut response: Response) -> Response {
+fn frame_response(method: &Method, mut response: Response) -> Response {
     // What follows a success of CONNECT is no body (RFC 9110 section 9.3.6).
     if *method == Method::CONNECT && response.status().is_success() {
         *response.body_mut() = Full::default();

@@ -41,13 +41,13 @@ impl MinimumVersion {
 #[derive(Debug, Clone)]
 pub(crate) struct ServerTls {
     pub(crate) config: Arc<ServerConfig>,
-    pub(crate) names: OwnNames,
+    pub(crate) names: CertificateNames,
     certificate: CertificateDer<'static>,
 }
 
 /// The names of a server that its certificate states in full. Whoever is called otherwise cannot show that certificate
 /// to a client that looks at it.
-pub(crate) type OwnNames = Arc<[String]>;
+pub(crate) type CertificateNames = Arc<[String]>;
 
 impl ServerTls {
     /// Whether clients that verify the server can ask it by this name or address.
@@ -91,7 +91,7 @@ pub(crate) enum TlsError {
     Damaged { what: &'static str, file: PathBuf },
     /// The other file may have been given for it.
     #[error("there is no {what} in {}; is it the right file?", file.display())]
-    Nothing { what: &'static str, file: PathBuf },
+    NoSection { what: &'static str, file: PathBuf },
     /// Nobody is there to type the password.
     #[error("the TLS key {0} is encrypted; decrypt it with: openssl pkey -in {0} -out NEW_FILE", file.display())]
     Encrypted { file: PathBuf },
@@ -102,7 +102,7 @@ pub(crate) enum TlsError {
         key.display(),
         certificates.display()
     )]
-    Mismatch { key: PathBuf, certificates: PathBuf },
+    KeyMismatch { key: PathBuf, certificates: PathBuf },
     /// They are of a kind that there is no code for.
     #[error(
         "the TLS key {} with the certificate {} cannot be used; a key is RSA with 2048 bits or more, ECDSA P-256 or P-384, or Ed25519",
@@ -117,14 +117,10 @@ pub(crate) enum TlsError {
 
 /// Reads the certificate chain and its key, both PEM, for clients that speak `minimum` or newer. HTTP/2 is offered
 /// before HTTP/1.1. Warns of a key that everybody can read.
-pub(crate) fn server(
-    certificates: &Path,
-    key: &Path,
-    minimum: MinimumVersion,
-) -> Result<ServerTls, TlsError> {
+pub(crate) fn load(certificates: &Path, key: &Path, minimum: MinimumVersion) -> Result<ServerTls, TlsError> {
     let chain = read_chain(certificates)?;
-    let nothing = || TlsError::Nothing { what: "certificate", file: certificates.to_owned() };
-    let certificate = chain.first().cloned().ok_or_else(nothing)?;
+    let no_section = || TlsError::NoSection { what: "certificate", file: certificates.to_owned() };
+    let certificate = chain.first().cloned().ok_or_else(no_section)?;
     let private = read_key(key)?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&minimum.versions())
@@ -135,19 +131,19 @@ pub(crate) fn server(
             let (key, certificates) = (key.to_owned(), certificates.to_owned());
             match error {
                 rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                    TlsError::Mismatch { key, certificates }
+                    TlsError::KeyMismatch { key, certificates }
                 }
                 source => TlsError::Unusable { key, certificates, source },
             }
         })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(ServerTls { config: Arc::new(config), names: names_in(&certificate), certificate })
+    Ok(ServerTls { config: Arc::new(config), names: dns_names(&certificate), certificate })
 }
 
 /// The DNS names of a certificate, but for patterns, which are names of who knows how many servers.
-fn names_in(certificate: &CertificateDer<'_>) -> OwnNames {
+fn dns_names(certificate: &CertificateDer<'_>) -> CertificateNames {
     let Ok(certificate) = EndEntityCert::try_from(certificate) else {
-        return OwnNames::default();
+        return CertificateNames::default();
     };
     certificate.valid_dns_names().filter(|name| !name.contains('*')).map(str::to_owned).collect()
 }
@@ -178,7 +174,7 @@ fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
             file.display()
         );
     }
-    key.ok_or_else(|| TlsError::Nothing { what, file: file.to_owned() })
+    key.ok_or_else(|| TlsError::NoSection { what, file: file.to_owned() })
 }
 
 /// The sections of a PEM file that are of type `T`. `command` is what openssl calls them.

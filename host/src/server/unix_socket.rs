@@ -14,7 +14,7 @@ use tokio::net::{UnixSocket, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::private_file::{Mode, PRIVATE_MODE, RemoveOnDrop, directory_of, is_own_or_root};
-use crate::server::connections::Terms;
+use crate::server::connections::ConnectionLimits;
 use crate::server::peer::{Accept, Peer};
 use crate::server::serve::{Service, serve};
 
@@ -29,7 +29,7 @@ const LOCK_TRIES: u32 = 10;
 pub(crate) struct UnixListener {
     file: RemoveOnDrop,
     socket: tokio::net::UnixListener,
-    _lock: Lock,
+    _lock: PathLock,
 }
 
 /// There can be no socket at this path.
@@ -37,22 +37,22 @@ pub(crate) struct UnixListener {
 pub(crate) enum UnixBindError {
     /// A server is there.
     #[error("another server answers at {}; choose another path", .0.display())]
-    Answered(PathBuf),
+    InUse(PathBuf),
     /// Something is there that is not ours to remove.
     #[error("{} exists and is no socket; choose another path", .0.display())]
-    NoSocket(PathBuf),
+    NotASocket(PathBuf),
     /// Others could put something else in its place.
     #[error(
         "others can write to {0} (mode {mode:o}), and replace the socket; choose another directory, or run: chmod go-w {0}",
         directory.display()
     )]
-    Directory { directory: PathBuf, mode: Mode },
+    WritableDirectory { directory: PathBuf, mode: Mode },
     /// He whose it is could.
     #[error(
         "{} belongs to another user (uid {uid}), who can replace the socket; choose another directory",
         directory.display()
     )]
-    Owner { directory: PathBuf, uid: u32 },
+    ForeignDirectory { directory: PathBuf, uid: u32 },
     /// The system does not let it be.
     #[error("cannot listen on {}", path.display())]
     System { path: PathBuf, source: io::Error },
@@ -64,9 +64,10 @@ impl UnixListener {
         let system = |source| UnixBindError::System { path: path.to_owned(), source };
         let directory = directory_of(path);
         let metadata = fs::metadata(directory).map_err(system)?;
-        judge(directory, &metadata)?;
-        let lock = Lock::of(path).map_err(system)?.ok_or_else(|| UnixBindError::Answered(path.to_owned()))?;
-        remove_dead(path).await?;
+        check_directory(directory, &metadata)?;
+        let lock =
+            PathLock::acquire(path).map_err(system)?.ok_or_else(|| UnixBindError::InUse(path.to_owned()))?;
+        remove_stale_socket(path).await?;
         let socket = UnixSocket::new_stream().map_err(system)?;
         socket.bind(path).map_err(system)?;
         let made = fs::symlink_metadata(path).map_err(system)?;
@@ -78,8 +79,13 @@ impl UnixListener {
     }
 
     /// As [`Listener::serve`](crate::server::listener::Listener::serve).
-    pub(crate) async fn serve(self, service: Arc<impl Service>, terms: Terms, stop: CancellationToken) {
-        serve(self, None, service, terms, stop).await;
+    pub(crate) async fn serve(
+        self,
+        service: Arc<impl Service>,
+        limits: ConnectionLimits,
+        stop: CancellationToken,
+    ) {
+        serve(self, None, service, limits, stop).await;
     }
 
     /// Where it is.
@@ -89,48 +95,48 @@ impl UnixListener {
 }
 
 /// Whether nobody but root and this user can put anything in the place of a file of this user in this directory.
-fn judge(directory: &Path, metadata: &Metadata) -> Result<(), UnixBindError> {
+fn check_directory(directory: &Path, metadata: &Metadata) -> Result<(), UnixBindError> {
     let directory = directory.to_owned();
     let mode = Mode::of(metadata);
     if !is_own_or_root(metadata) {
-        return Err(UnixBindError::Owner { directory, uid: metadata.uid() });
+        return Err(UnixBindError::ForeignDirectory { directory, uid: metadata.uid() });
     }
     // In a directory such as /tmp (sticky) everybody can add files, but only remove his own.
     if mode.is_writable_by_others() && !mode.is_sticky() {
-        return Err(UnixBindError::Directory { directory, mode });
+        return Err(UnixBindError::WritableDirectory { directory, mode });
     }
     Ok(())
 }
 
 /// Makes room where a dead server has left its socket. What else is there stays. Its path is locked.
-async fn remove_dead(path: &Path) -> Result<(), UnixBindError> {
+async fn remove_stale_socket(path: &Path) -> Result<(), UnixBindError> {
     let system = |source| UnixBindError::System { path: path.to_owned(), source };
     let found = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         found => found.map_err(system)?,
     };
     if !found.file_type().is_socket() {
-        return Err(UnixBindError::NoSocket(path.to_owned()));
+        return Err(UnixBindError::NotASocket(path.to_owned()));
     }
     match UnixStream::connect(path).await {
         // Nobody has it open; any other error is a server that cannot be reached at the moment.
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(system)
         }
-        _ => Err(UnixBindError::Answered(path.to_owned())),
+        _ => Err(UnixBindError::InUse(path.to_owned())),
     }
 }
 
 /// Held by one server at a time, for one path, from before it makes its socket until that is gone.
 #[derive(Debug)]
-struct Lock {
+struct PathLock {
     _file: RemoveOnDrop,
     _locked: File,
 }
 
-impl Lock {
+impl PathLock {
     /// `None` where another server has it. What a server that was killed has left is nobody's.
-    fn of(path: &Path) -> io::Result<Option<Self>> {
+    fn acquire(path: &Path) -> io::Result<Option<Self>> {
         let mut name = path.as_os_str().to_owned();
         name.push(".lock");
         let path = PathBuf::from(name);
@@ -198,7 +204,7 @@ mod tests {
             for started in starting {
                 match started.await.unwrap() {
                     Ok(listener) => listening.push(listener),
-                    Err(error) => assert!(matches!(error, UnixBindError::Answered(_)), "{error}"),
+                    Err(error) => assert!(matches!(error, UnixBindError::InUse(_)), "{error}"),
                 }
             }
             let [listener] = &listening[..] else { panic!("{round}: {} listen", listening.len()) };
@@ -223,10 +229,10 @@ mod tests {
                         match UnixListener::bind(&path).await {
                             Ok(listener) => {
                                 assert_eq!(live.fetch_add(1, Ordering::SeqCst), 0);
-                                assert!(listener.file.is_there());
+                                assert!(listener.file.is_unchanged());
                                 live.fetch_sub(1, Ordering::SeqCst);
                             }
-                            Err(error) => assert!(matches!(error, UnixBindError::Answered(_)), "{error:?}"),
+                            Err(error) => assert!(matches!(error, UnixBindError::InUse(_)), "{error:?}"),
                         }
                     }
                 })

@@ -88,9 +88,7 @@ impl Tls {
     /// Reads certificate and key, if the user wants TLS.
     pub(crate) fn load(&self) -> anyhow::Result<Option<ServerTls>> {
         match (&self.cert, &self.key) {
-            (Some(certificates), Some(key)) => {
-                Ok(Some(tls::server(certificates, key, self.minimum_version)?))
-            }
+            (Some(certificates), Some(key)) => Ok(Some(tls::load(certificates, key, self.minimum_version)?)),
             (None, None) => Ok(None),
             _ => bail!("tls requires both a cert and a key file to be passed in to work"),
         }
@@ -103,7 +101,7 @@ pub(crate) fn take_listen_fd(listen_fds: &mut ListenFd, index: usize) -> anyhow:
     let Some(socket) = listen_fds.take_tcp_listener(index).with_context(named)? else {
         return Ok(None);
     };
-    Ok(Some(Listener::adopt(socket).with_context(named)?))
+    Ok(Some(Listener::from_std(socket).with_context(named)?))
 }
 
 /// Parses a number of bytes, with or without a unit.

@@ -232,11 +232,11 @@ impl Serve {
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<()> {
         let stop = stop_on_signal()?;
-        let terms = main_listener::terms(fd_limit::raise_limit());
-        if terms.places < main_listener::MAX_CONNECTIONS {
+        let limits = main_listener::connection_limits(fd_limit::raise_limit());
+        if limits.max_connections < main_listener::MAX_CONNECTIONS {
             tracing::info!(
                 "no more than {} connections at a time: this process may not open more files (ulimit -n, LimitNOFILE)",
-                terms.places
+                limits.max_connections
             );
         }
         let main = self.listeners.bind(&mut listen_fds).await?.with_tls(tls.clone());
@@ -269,7 +269,7 @@ impl Serve {
         let recovery = recovery.map(|listeners| listeners.serve(&authority, Arc::clone(&metrics), &stop));
         notify_service_manager(NotifyState::Ready);
         let service = main_listener::service(authority, metrics, options);
-        main.serve(service, terms, stop).await;
+        main.serve(service, limits, stop).await;
         drop(main_file);
         if let Some(recovery) = recovery {
             recovery.await.context("the recovery listener failed")?;
@@ -283,7 +283,7 @@ impl Access {
     fn log_bootstrap_hint(&self, main: &Listener) {
         let create = format!("create it with: influxdb3 create token --admin{}", host_option(main));
         match self.admin_token_bootstrap {
-            Bootstrap::Loopback if !main.hears_loopback() => tracing::warn!(
+            Bootstrap::Loopback if !main.accepts_loopback() => tracing::warn!(
                 "no operator token yet, and none can be created, as no client has a loopback address; start with \
                  --admin-token-file, or with --admin-token-bootstrap any"
             ),

@@ -220,16 +220,16 @@ impl RecoveryListeners {
         let service = recovery::service(authority.clone(), Arc::clone(&metrics), code, closed.clone());
         metrics.recovery_is_open(true);
         tokio::spawn(async move {
-            let terms = recovery::TERMS;
+            let limits = recovery::CONNECTION_LIMITS;
             let at_address = async {
                 if let Some((listener, file)) = address {
-                    listener.serve(Arc::clone(&service), terms, closed.clone()).await;
+                    listener.serve(Arc::clone(&service), limits, closed.clone()).await;
                     drop(file);
                 }
             };
             let at_socket = async {
                 if let Some(socket) = socket {
-                    socket.serve(Arc::clone(&service), terms, closed.clone()).await;
+                    socket.serve(Arc::clone(&service), limits, closed.clone()).await;
                 }
             };
             let close_in_time = async {

@@ -10,7 +10,7 @@ use crate::async_authority::AsyncAuthority;
 use crate::authority::Authority;
 use crate::http::Options;
 use crate::metrics::Metrics;
-use crate::server::log_throttle::Complaints;
+use crate::server::log_throttle::LogThrottle;
 use crate::token::CommandError;
 
 /// What all requests have in common.
@@ -23,7 +23,7 @@ pub(crate) struct AppState {
     /// The OpenAPI document, as JSON.
     pub(crate) document: Option<Bytes>,
     /// Those who may not create the operator token.
-    pub(crate) refusals: Complaints,
+    pub(crate) refusals: LogThrottle,
 }
 
 impl AppState {

@@ -24,19 +24,19 @@ use crate::http::api::state::log_command_error;
 use crate::http::recovery::code::{RecoveryCode, Verdict};
 use crate::http::{OTHER_PATH, body, problem, request_origin};
 use crate::metrics::Metrics;
-use crate::server::connections::{Mode, Terms, Visit};
-use crate::server::log_throttle::Complaints;
+use crate::server::connections::{ConnectionHandle, ConnectionLimits, ConnectionMode};
+use crate::server::log_throttle::LogThrottle;
 use crate::server::peer::Peer;
 use crate::server::serve::{Request, Response, Service};
 use crate::token::IssuedToken;
 
 /// How clients are treated. Every program of the machine can come, and come again, and must not keep the owner out: one place
 /// is enough for him, and whoever takes it has one request and little time, until the door begins to open for him.
-pub(crate) const TERMS: Terms = Terms {
-    places: 8,
-    grace: Duration::from_millis(250),
-    patience: Duration::from_secs(5),
-    mode: Mode::Brief,
+pub(crate) const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits {
+    max_connections: 8,
+    evictable_after: Duration::from_millis(250),
+    idle_timeout: Duration::from_secs(5),
+    mode: ConnectionMode::SingleRequest,
 };
 
 /// The most bytes a body may have: it means nothing, and clients send an empty object at most.
@@ -52,7 +52,7 @@ struct Door {
     turn: Arc<Mutex<()>>,
     closed: CancellationToken,
     /// Those who may not come in.
-    refusals: Complaints,
+    refusals: LogThrottle,
 }
 
 /// All that the recovery listener answers. Cancels `closed` after its one success, and after too many wrong codes; once
@@ -69,15 +69,15 @@ pub(crate) fn service(
         code,
         turn: Arc::default(),
         closed,
-        refusals: Complaints::default(),
+        refusals: LogThrottle::default(),
     })
 }
 
 impl Service for Door {
-    async fn call(self: Arc<Self>, request: Request, visit: Visit) -> Response {
+    async fn call(self: Arc<Self>, request: Request, connection: ConnectionHandle) -> Response {
         let path = if request.uri().path() == paths::REGENERATE { paths::REGENERATE } else { OTHER_PATH };
         let answer = Arc::clone(&self)
-            .answer(request, visit)
+            .answer(request, connection)
             .await
             .unwrap_or_else(|problem| problem::response(&problem));
         self.metrics.answered("recovery", path, answer.status().as_u16());
@@ -86,10 +86,14 @@ impl Service for Door {
 }
 
 impl Door {
-    async fn answer(self: Arc<Self>, request: Request, visit: Visit) -> Result<Response, Problem> {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request,
+        connection: ConnectionHandle,
+    ) -> Result<Response, Problem> {
         // Before the path: who may not come in is not told either what there is.
-        request_origin::judge_recovery(&request, visit.peer()).inspect_err(|refusal| {
-            refusal.log("token recovery", &request, visit.peer(), &self.refusals);
+        request_origin::judge_recovery(&request, connection.peer()).inspect_err(|refusal| {
+            refusal.log("token recovery", &request, connection.peer(), &self.refusals);
         })?;
         // Lower case, unlike on the main listener.
         let no_such_path = Problem::RecoveryPathNotFound;
@@ -101,18 +105,22 @@ impl Door {
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
             return Ok(answer);
         }
-        self.recover(request, visit).await
+        self.recover(request, connection).await
     }
 
-    async fn recover(self: Arc<Self>, request: Request, visit: Visit) -> Result<Response, Problem> {
+    async fn recover(
+        self: Arc<Self>,
+        request: Request,
+        connection: ConnectionHandle,
+    ) -> Result<Response, Problem> {
         let (head, body) = request.into_parts();
         body::discard_up_to(body, MAX_BODY_BYTES).await?;
         // Whoever goes away while he waits for his turn has not tried.
         let turn = Arc::clone(&self.turn).lock_owned().await;
-        let attended = visit.begin().ok_or(Problem::Unavailable)?;
+        let attended = connection.begin().ok_or(Problem::Unavailable)?;
         // In a task of its own: a client that goes away in the middle must not leave a door that has opened unspent.
         let opening = tokio::spawn(async move {
-            let opened = self.open(&head.headers, visit.peer()).await;
+            let opened = self.open(&head.headers, connection.peer()).await;
             drop((turn, attended));
             opened
         });
