@@ -28,8 +28,8 @@ pub(crate) struct Metrics {
     rotations: IntCounterVec,
     store: HistogramVec,
     traps: IntCounter,
-    not_recorded: IntCounter,
-    records_lost: IntCounter,
+    audit_append_failures: IntCounter,
+    audit_records_lost: IntCounter,
     requests: IntCounterVec,
     recovery_open: IntGauge,
     tokens: IntGauge,
@@ -42,7 +42,7 @@ pub(crate) type MetricsError = prometheus::Error;
 
 /// What can only be known at the moment of asking.
 #[derive(Debug, Clone, Copy)]
-struct Now {
+struct Gauges {
     /// How many tokens there are, expired ones included.
     tokens: usize,
     /// How old the secret of the operator token is; `None` while there is none.
@@ -96,14 +96,14 @@ impl Metrics {
                     "Calls that the sandboxed component failed to answer.",
                 )?,
             )?,
-            not_recorded: register(
+            audit_append_failures: register(
                 &registry,
                 IntCounter::new(
                     "optoken_audit_append_failures_total",
                     "Tries to append to the audit log that failed, or were not done in time.",
                 )?,
             )?,
-            records_lost: register(
+            audit_records_lost: register(
                 &registry,
                 IntCounter::new(
                     "optoken_audit_records_lost_total",
@@ -140,7 +140,7 @@ impl Metrics {
     }
 
     /// Names the software, as a metric that is always 1.
-    pub(crate) fn name_build(&self, version: &str, node_id: &str) -> Result<(), MetricsError> {
+    pub(crate) fn set_build_info(&self, version: &str, node_id: &str) -> Result<(), MetricsError> {
         let build = Opts::new("optoken_build_info", "The version of the server and its --node-id.")
             .const_label("version", version)
             .const_label("node_id", node_id);
@@ -156,29 +156,36 @@ impl Metrics {
         let age = |token: &TokenInfo| {
             time.saturating_sub(Duration::from_millis(token.updated_at.unwrap_or(token.created_at)))
         };
-        let now =
-            Now { tokens: tokens.len(), operator_age: operator.map(age), staleness: authority.staleness() };
-        self.to_text(now).map_err(|error| CommandError::Internal(error.to_string()))
+        let gauges = Gauges {
+            tokens: tokens.len(),
+            operator_age: operator.map(age),
+            staleness: authority.staleness(),
+        };
+        self.to_text(gauges).map_err(|error| CommandError::Internal(error.to_string()))
     }
 
-    fn to_text(&self, now: Now) -> Result<String, MetricsError> {
-        self.tokens.set(i64::try_from(now.tokens).unwrap_or(i64::MAX));
-        self.operator_age.set(now.operator_age.map_or(f64::NAN, |age| age.as_secs_f64()));
-        self.staleness.set(now.staleness.as_secs_f64());
+    fn to_text(&self, gauges: Gauges) -> Result<String, MetricsError> {
+        self.tokens.set(i64::try_from(gauges.tokens).unwrap_or(i64::MAX));
+        self.operator_age.set(gauges.operator_age.map_or(f64::NAN, |age| age.as_secs_f64()));
+        self.staleness.set(gauges.staleness.as_secs_f64());
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// A request without a credential, or with one that cannot be read.
-    pub(crate) fn unauthenticated(&self, malformed: bool) {
-        let outcome = if malformed { "malformed" } else { "missing" };
-        self.authentications.with_label_values(&[outcome]).inc();
+    /// A request without a credential.
+    pub(crate) fn credential_missing(&self) {
+        self.authentications.with_label_values(&["missing"]).inc();
     }
 
-    pub(crate) fn answered(&self, listener: &'static str, path: &'static str, status: u16) {
+    /// A request with a credential that cannot be read.
+    pub(crate) fn credential_malformed(&self) {
+        self.authentications.with_label_values(&["malformed"]).inc();
+    }
+
+    pub(crate) fn http_response(&self, listener: &'static str, path: &'static str, status: u16) {
         self.requests.with_label_values(&[listener, path, &status.to_string()]).inc();
     }
 
-    pub(crate) fn recovery_is_open(&self, open: bool) {
+    pub(crate) fn set_recovery_open(&self, open: bool) {
         self.recovery_open.set(open.into());
     }
 }
@@ -232,11 +239,11 @@ impl Observer for Metrics {
     }
 
     fn audit_append_failed(&self) {
-        self.not_recorded.inc();
+        self.audit_append_failures.inc();
     }
 
     fn audit_records_lost(&self, count: u64) {
-        self.records_lost.inc_by(count);
+        self.audit_records_lost.inc_by(count);
     }
 }
 
@@ -259,16 +266,16 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.authenticated(&Ok(Principal { id: 0, kind: TokenKind::Operator }));
         metrics.authenticated(&Err(AuthenticateError::Expired(0)));
-        metrics.unauthenticated(true);
+        metrics.credential_malformed();
         metrics.command_completed("recover", Ok(()));
         metrics.command_completed("regenerate", Err(&CommandError::Forbidden));
-        metrics.answered("main", "/health", 200);
-        metrics.recovery_is_open(true);
-        metrics.name_build("1.2.3", "one").unwrap();
+        metrics.http_response("main", "/health", 200);
+        metrics.set_recovery_open(true);
+        metrics.set_build_info("1.2.3", "one").unwrap();
         metrics.store_operation_completed("load", Duration::from_millis(2), Ok(()));
-        let now =
-            Now { tokens: 3, operator_age: Some(Duration::from_millis(1500)), staleness: Duration::ZERO };
-        let text = metrics.to_text(now).unwrap();
+        let gauges =
+            Gauges { tokens: 3, operator_age: Some(Duration::from_millis(1500)), staleness: Duration::ZERO };
+        let text = metrics.to_text(gauges).unwrap();
         for line in [
             r#"optoken_authentications_total{outcome="accepted"} 1"#,
             r#"optoken_authentications_total{outcome="expired"} 1"#,
@@ -289,7 +296,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
-        let none = Now { operator_age: None, ..now };
+        let none = Gauges { operator_age: None, ..gauges };
         assert!(metrics.to_text(none).unwrap().contains("optoken_operator_token_age_seconds NaN"));
     }
 }

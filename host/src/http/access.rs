@@ -26,12 +26,12 @@ pub(crate) fn is_disabled(options: &Options, path: &str) -> bool {
 }
 
 /// Whether a path is only for who has a token.
-pub(crate) fn asks_for_a_token(options: &Options, method: &Method, path: &str) -> bool {
+pub(crate) fn requires_token(options: &Options, method: &Method, path: &str) -> bool {
     !options.without_auth && !is_open(options, method, path)
 }
 
 /// All that can be said against a request for this path before its endpoint gets to see it.
-pub(crate) fn refusals(options: &Options, method: &Method, path: &str) -> Vec<Problem> {
+pub(crate) fn auth_problems(options: &Options, method: &Method, path: &str) -> Vec<Problem> {
     let problems = if is_disabled(options, path) {
         vec![Problem::AuthDisabled]
     } else if is_open(options, method, path) {

@@ -29,7 +29,7 @@ pub(crate) async fn discard(body: Incoming) -> Result<(), Problem> {
 
 /// As [`discard`], of a body of at most `limit` bytes.
 pub(crate) async fn discard_up_to(body: Incoming, limit: usize) -> Result<(), Problem> {
-    receive(body, limit, |_| {}).await
+    read_body(body, limit, |_| {}).await
 }
 
 /// Refuses a body that is not announced as JSON, before anything else about it is judged.
@@ -41,7 +41,7 @@ pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
 /// Reads a body of JSON, which may be compressed. No more than `limit` bytes, neither before nor after decompression.
 /// The order of judgement is that of COMPAT 2.2, step 7.
 pub(crate) async fn json<T: DeserializeOwned>(request: Request, limit: usize) -> Result<T, Problem> {
-    let zipped = match request.headers().get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
+    let compressed = match request.headers().get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => false,
         Some(b"gzip") => true,
         Some(other) => {
@@ -49,9 +49,9 @@ pub(crate) async fn json<T: DeserializeOwned>(request: Request, limit: usize) ->
         }
     };
     let mut bytes = Vec::new();
-    receive(request.into_body(), limit, |data| bytes.extend_from_slice(data)).await?;
-    if zipped {
-        bytes = unzip(&bytes, limit)?;
+    read_body(request.into_body(), limit, |data| bytes.extend_from_slice(data)).await?;
+    if compressed {
+        bytes = decompress(&bytes, limit)?;
     }
     // The text repeats parts of what was sent.
     serde_json::from_slice(&bytes)
@@ -70,7 +70,7 @@ pub(crate) async fn optional_json<T: DeserializeOwned + Default>(
     json(request, limit).await
 }
 
-async fn receive(body: Incoming, limit: usize, mut each: impl FnMut(&[u8])) -> Result<(), Problem> {
+async fn read_body(body: Incoming, limit: usize, mut each: impl FnMut(&[u8])) -> Result<(), Problem> {
     let too_large = || Problem::BodyTooLarge(limit);
     // What it is announced to have; then none of it is read.
     if body.size_hint().lower() > limit as u64 {
@@ -91,10 +91,10 @@ async fn receive(body: Incoming, limit: usize, mut each: impl FnMut(&[u8])) -> R
     time::timeout(BODY_TIMEOUT, read).await.unwrap_or(Err(Problem::BodyTimeout))
 }
 
-fn unzip(zipped: &[u8], limit: usize) -> Result<Vec<u8>, Problem> {
+fn decompress(compressed: &[u8], limit: usize) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
     // One more than there may be tells too many from just enough.
-    let read = GzDecoder::new(zipped).take(limit as u64 + 1).read_to_end(&mut bytes);
+    let read = GzDecoder::new(compressed).take(limit as u64 + 1).read_to_end(&mut bytes);
     let length = read.map_err(|error| Problem::InvalidGzip(error.to_string()))?;
     if length > limit { Err(Problem::BodyTooLarge(limit)) } else { Ok(bytes) }
 }

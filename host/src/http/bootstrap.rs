@@ -5,7 +5,7 @@ use std::str::FromStr;
 use hyper::Request;
 
 use crate::http::request_origin::{
-    Refusal, is_own_name, is_this_machine, named_host, not_forwarded, not_from_a_page, split,
+    Rejection, effective_host, is_loopback, is_own_host, reject_browser_origin, reject_forwarded, split_port,
 };
 use crate::server::peer::Peer;
 
@@ -23,45 +23,45 @@ pub(crate) enum Bootstrap {
 
 impl Bootstrap {
     /// Whether a request may create the operator token, if there is none.
-    pub(crate) fn judge<B>(self, request: &Request<B>, peer: &Peer) -> Result<(), Refusal> {
+    pub(crate) fn check<B>(self, request: &Request<B>, peer: &Peer) -> Result<(), Rejection> {
         match self {
-            Self::Off => return Err(Refusal::Off),
+            Self::Off => return Err(Rejection::BootstrapOff),
             // From afar, and through proxies, a server has names that it does not know. A browser says of every POST which
             // page it is from, also where the page has the server's name.
             Self::Any => {}
             Self::Loopback => {
-                if !is_this_machine(peer) {
-                    return Err(Refusal::OtherMachine);
+                if !is_loopback(peer) {
+                    return Err(Rejection::NotLoopback);
                 }
-                not_forwarded(request)?;
-                let (name, _) = split(named_host(request)?);
+                reject_forwarded(request)?;
+                let (name, _) = split_port(effective_host(request)?);
                 // With any port: it may be that of a tunnel.
                 let own = match peer {
-                    Peer::Tcp { local, tls, .. } => is_own_name(name, *local, tls.as_ref()),
+                    Peer::Tcp { local, tls, .. } => is_own_host(name, *local, tls.as_ref()),
                     Peer::Unix { .. } => name.eq_ignore_ascii_case("localhost"),
                 };
                 if !own {
-                    return Err(Refusal::StrangeHost);
+                    return Err(Rejection::HostMismatch);
                 }
             }
         }
-        not_from_a_page(request.headers())
+        reject_browser_origin(request.headers())
     }
 
-    /// All that [`judge`](Self::judge) can say.
-    pub(crate) fn refusals(self) -> &'static [Refusal] {
+    /// All that [`check`](Self::check) can say.
+    pub(crate) fn rejections(self) -> &'static [Rejection] {
         match self {
             Self::Loopback => &[
-                Refusal::OtherMachine,
-                Refusal::Forwarded,
-                Refusal::AbsoluteForm,
-                Refusal::NoHost,
-                Refusal::ManyHosts,
-                Refusal::StrangeHost,
-                Refusal::Page,
+                Rejection::NotLoopback,
+                Rejection::Forwarded,
+                Rejection::AbsoluteForm,
+                Rejection::MissingHost,
+                Rejection::MultipleHosts,
+                Rejection::HostMismatch,
+                Rejection::BrowserOrigin,
             ],
-            Self::Any => &[Refusal::Page],
-            Self::Off => &[Refusal::Off],
+            Self::Any => &[Rejection::BrowserOrigin],
+            Self::Off => &[Rejection::BootstrapOff],
         }
     }
 }
@@ -88,40 +88,40 @@ mod tests {
 
     #[test]
     fn what_a_browser_or_a_proxy_adds_is_refused() {
-        for (name, value, judged) in ADDED_HEADERS {
+        for (name, value, expected) in ADDED_HEADERS {
             let request = request(&[("host", "localhost:8182"), (name, value)]);
-            assert_eq!(Bootstrap::Loopback.judge(&request, &here()), judged, "{name}: {value}");
-            let from_a_page = if judged == Err(Refusal::Page) { judged } else { Ok(()) };
-            assert_eq!(Bootstrap::Any.judge(&request, &here()), from_a_page, "{name}: {value}");
+            assert_eq!(Bootstrap::Loopback.check(&request, &here()), expected, "{name}: {value}");
+            let from_a_page = if expected == Err(Rejection::BrowserOrigin) { expected } else { Ok(()) };
+            assert_eq!(Bootstrap::Any.check(&request, &here()), from_a_page, "{name}: {value}");
         }
         let mut old = request(&[("host", "localhost:8182")]);
         *old.version_mut() = Version::HTTP_10;
-        assert_eq!(Bootstrap::Loopback.judge(&old, &here()), Err(Refusal::Forwarded));
-        assert_eq!(Bootstrap::Any.judge(&old, &here()), Ok(()));
+        assert_eq!(Bootstrap::Loopback.check(&old, &here()), Err(Rejection::Forwarded));
+        assert_eq!(Bootstrap::Any.check(&old, &here()), Ok(()));
     }
 
     #[test]
     fn the_operator_token_is_created_on_this_machine_unless_told_otherwise() {
         use Bootstrap::{Any, Loopback, Off};
         let from = |remote: &str, host: &str, bootstrap: Bootstrap| {
-            bootstrap.judge(&request(&[("host", host)]), &tcp(remote, "192.0.2.1:8181"))
+            bootstrap.check(&request(&[("host", host)]), &tcp(remote, "192.0.2.1:8181"))
         };
-        for (remote, host, bootstrap, judged) in [
+        for (remote, host, bootstrap, expected) in [
             ("127.0.0.1:1", "localhost:8181", Loopback, Ok(())),
             ("127.9.9.9:1", "localhost", Loopback, Ok(())),
             ("[::1]:1", "[::1]:9999", Loopback, Ok(())),
             ("[::ffff:127.0.0.1]:1", "192.0.2.1:8181", Loopback, Ok(())),
-            ("127.0.0.1:1", "db.example:8181", Loopback, Err(Refusal::StrangeHost)),
-            ("192.0.2.1:1", "localhost:8181", Loopback, Err(Refusal::OtherMachine)),
-            ("198.51.100.7:1", "192.0.2.1:8181", Loopback, Err(Refusal::OtherMachine)),
-            ("[::ffff:198.51.100.7]:1", "192.0.2.1:8181", Loopback, Err(Refusal::OtherMachine)),
+            ("127.0.0.1:1", "db.example:8181", Loopback, Err(Rejection::HostMismatch)),
+            ("192.0.2.1:1", "localhost:8181", Loopback, Err(Rejection::NotLoopback)),
+            ("198.51.100.7:1", "192.0.2.1:8181", Loopback, Err(Rejection::NotLoopback)),
+            ("[::ffff:198.51.100.7]:1", "192.0.2.1:8181", Loopback, Err(Rejection::NotLoopback)),
             ("198.51.100.7:1", "db.example:8181", Any, Ok(())),
-            ("127.0.0.1:1", "localhost:8181", Off, Err(Refusal::Off)),
+            ("127.0.0.1:1", "localhost:8181", Off, Err(Rejection::BootstrapOff)),
         ] {
             let found = from(remote, host, bootstrap);
-            assert_eq!(found, judged, "{remote} {host} {bootstrap:?}");
-            if let Err(refusal) = found {
-                assert!(bootstrap.refusals().contains(&refusal), "{refusal:?} is not documented");
+            assert_eq!(found, expected, "{remote} {host} {bootstrap:?}");
+            if let Err(rejection) = found {
+                assert!(bootstrap.rejections().contains(&rejection), "{rejection:?} is not documented");
             }
         }
     }

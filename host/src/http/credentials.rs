@@ -18,7 +18,7 @@ pub(crate) fn take(headers: &mut HeaderMap) -> Result<Option<Secret>, Malformed>
 
 /// The token in the query string, where there is one: `p`, on two paths only. It may be empty. Given twice, it counts as
 /// not given.
-pub(crate) fn in_query(uri: &Uri) -> Option<Secret> {
+pub(crate) fn from_query(uri: &Uri) -> Option<Secret> {
     /// The user, `u`, does not matter.
     #[derive(Deserialize)]
     struct Query {
@@ -58,7 +58,7 @@ mod tests {
             ("/api/v3/query_sql?p=a", None),
             ("/health?p=a", None),
         ] {
-            let found = in_query(&uri.parse().unwrap());
+            let found = from_query(&uri.parse().unwrap());
             assert_eq!(found.as_ref().map(Secret::expose), token, "{uri}");
         }
     }

@@ -34,7 +34,7 @@ impl FromStr for DisabledAuthz {
         }
         let mut paths = Vec::new();
         for item in items {
-            paths.extend_from_slice(paths_of(item).ok_or(
+            paths.extend_from_slice(resource_paths(item).ok_or(
                 "invalid value passed in for --disable-authz, allowed values are health, ping, metrics, ready, pprof, \
                  and node_stop",
             )?);
@@ -43,7 +43,7 @@ impl FromStr for DisabledAuthz {
     }
 }
 
-fn paths_of(resource: &str) -> Option<&'static [&'static str]> {
+fn resource_paths(resource: &str) -> Option<&'static [&'static str]> {
     Some(match resource {
         "health" => &["/health", "/api/v1/health"],
         "ping" => &["/ping"],

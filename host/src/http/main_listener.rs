@@ -15,7 +15,7 @@ use optoken_protocol::redact::sanitize;
 
 use crate::authority::Authority;
 use crate::http::access::{is_confirmation, is_disabled, is_open};
-use crate::http::api::endpoint::{Call, Endpoint};
+use crate::http::api::endpoint::{ApiRequest, Endpoint};
 use crate::http::api::state::AppState;
 use crate::http::api::{self, openapi};
 use crate::http::{OTHER_PATH, Options, credentials, problem, response};
@@ -62,7 +62,7 @@ pub(crate) fn service(authority: Authority, metrics: Arc<Metrics>, options: Opti
             metrics,
             authority,
             options,
-            refusals: LogThrottle::default(),
+            bootstrap_throttle: LogThrottle::default(),
         }),
         endpoints,
     })
@@ -70,30 +70,30 @@ pub(crate) fn service(authority: Authority, metrics: Arc<Metrics>, options: Opti
 
 impl Service for MainListener {
     async fn call(self: Arc<Self>, request: Request, connection: ConnectionHandle) -> Response {
-        let path = self.counted_as(request.uri().path());
-        let answer = self.judge(connection.peer(), request).await;
-        let mut answer = answer.unwrap_or_else(|problem| problem::response(&problem));
+        let path = self.metrics_path(request.uri().path());
+        let response = self.handle(connection.peer(), request).await;
+        let mut response = response.unwrap_or_else(|problem| problem::response(&problem));
         if let Some(cluster_uuid) = &self.cluster_uuid {
-            answer.headers_mut().insert(CLUSTER_UUID, cluster_uuid.clone());
+            response.headers_mut().insert(CLUSTER_UUID, cluster_uuid.clone());
         }
-        self.state.metrics.answered("main", path, answer.status().as_u16());
-        answer
+        self.state.metrics.http_response("main", path, response.status().as_u16());
+        response
     }
 }
 
 impl MainListener {
     /// The order of COMPAT 2.2, but for the body, of which nothing is read before its sender is known.
-    async fn judge(&self, peer: &Peer, request: Request) -> Result<Response, Problem> {
+    async fn handle(&self, peer: &Peer, request: Request) -> Result<Response, Problem> {
         // Not for a proxy that asks with the method of its client: who lets any 2xx pass would let this pass.
         if request.method() == Method::OPTIONS && request.uri().path() != paths::VERIFY {
-            return Ok(self.options_of(request.uri().path()));
+            return Ok(self.allowed_methods(request.uri().path()));
         }
         let verifying = request.uri().path() == paths::VERIFY;
-        let answer = self.carry_out(peer, request).await;
-        answer.map_err(|problem| if verifying { problem.for_forward_auth() } else { problem })
+        let response = self.dispatch(peer, request).await;
+        response.map_err(|problem| if verifying { problem.for_forward_auth() } else { problem })
     }
 
-    async fn carry_out(&self, peer: &Peer, mut request: Request) -> Result<Response, Problem> {
+    async fn dispatch(&self, peer: &Peer, mut request: Request) -> Result<Response, Problem> {
         if is_disabled(&self.state.options, request.uri().path()) {
             return Err(Problem::AuthDisabled);
         }
@@ -102,15 +102,15 @@ impl MainListener {
             .endpoints
             .iter()
             // Byte for byte, not by the rules of a router (COMPAT 2.1).
-            .find(|endpoint| endpoint.answers(request.method(), request.uri().path()))
+            .find(|endpoint| endpoint.matches(request.method(), request.uri().path()))
             // A wrong method is no path either.
             .ok_or(Problem::PathNotFound)?;
         let (state, peer) = (Arc::clone(&self.state), peer.clone());
-        (endpoint.handler)(Call { state, credential, peer, principal, request }).await
+        (endpoint.handler)(ApiRequest { state, credential, peer, principal, request }).await
     }
 
     /// The name of a path in the metrics: there are not to be as many names as clients can think of.
-    fn counted_as(&self, path: &str) -> &'static str {
+    fn metrics_path(&self, path: &str) -> &'static str {
         self.endpoints
             .iter()
             .find(|endpoint| endpoint.path == path)
@@ -118,7 +118,7 @@ impl MainListener {
     }
 
     /// What can be asked for at this path. Tells nobody more than the documentation does, so it asks for no token.
-    fn options_of(&self, path: &str) -> Response {
+    fn allowed_methods(&self, path: &str) -> Response {
         let methods = self
             .endpoints
             .iter()
@@ -127,13 +127,13 @@ impl MainListener {
             .map(|(method, _)| method);
         let allow: Vec<_> = methods.chain([Method::OPTIONS]).map(|method| method.to_string()).collect();
         let allow = allow.join(", ");
-        let mut answer = response::empty(StatusCode::NO_CONTENT);
+        let mut response = response::empty(StatusCode::NO_CONTENT);
         if self.endpoints.iter().any(|endpoint| endpoint.path == path)
             && let Ok(allow) = HeaderValue::try_from(allow)
         {
-            answer.headers_mut().insert(ALLOW, allow);
+            response.headers_mut().insert(ALLOW, allow);
         }
-        answer
+        response
     }
 }
 
@@ -148,19 +148,19 @@ fn authenticate(
     }
     let confirmation = is_confirmation(request.method(), request.uri().path());
     // Here the query string counts first; its header may be anything (COMPAT 3.3).
-    let presented = match credentials::in_query(request.uri()) {
+    let presented = match credentials::from_query(request.uri()) {
         Some(secret) => Ok(Some(secret)),
         None => credentials::take(request.headers_mut()),
     };
     let accepted = match presented {
         Err(malformed) => {
-            state.metrics.unauthenticated(true);
+            state.metrics.credential_malformed();
             Err((malformed.to_string(), malformed.into()))
         }
         // Whatever it is, but it must be one (COMPAT 2.10).
         Ok(credential) if state.options.without_auth => Ok((credential, None)),
         Ok(None) => {
-            state.metrics.unauthenticated(false);
+            state.metrics.credential_missing();
             Err(("there is none".to_owned(), Problem::MissingCredential))
         }
         Ok(Some(credential)) if confirmation => Ok((Some(credential), None)),
@@ -170,12 +170,12 @@ fn authenticate(
         },
     };
     accepted.map_err(|(reason, problem): (String, Problem)| {
-        tracing::warn!(path = loggable(request.uri()), "cannot authenticate token: {reason}");
+        tracing::warn!(path = sanitized_path(request.uri()), "cannot authenticate token: {reason}");
         problem
     })
 }
 
 /// The path of a request, without its query string, which may hold a token.
-fn loggable(uri: &Uri) -> String {
+fn sanitized_path(uri: &Uri) -> String {
     sanitize(uri.path(), LOGGED_PATH_BYTES)
 }

@@ -197,7 +197,7 @@ impl Serve {
 
     fn metrics(&self) -> anyhow::Result<Arc<Metrics>> {
         let metrics = Metrics::new()?;
-        metrics.name_build(env!("CARGO_PKG_VERSION"), self.node_id.as_deref().unwrap_or_default())?;
+        metrics.set_build_info(env!("CARGO_PKG_VERSION"), self.node_id.as_deref().unwrap_or_default())?;
         Ok(Arc::new(metrics))
     }
 

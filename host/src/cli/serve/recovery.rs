@@ -194,7 +194,7 @@ impl Recovery {
             "--admin-token-recovery-code: there is no data directory for the code; name a file with \
              --admin-token-recovery-code-file",
         )?;
-        let code = RecoveryCode::mint().context("cannot make a recovery code")?;
+        let code = RecoveryCode::generate().context("cannot make a recovery code")?;
         let file = write_code_file(path, code.secret())?;
         Ok(Some((code, file)))
     }
@@ -218,7 +218,7 @@ impl RecoveryListeners {
         let (code, code_file) = code.unzip();
         let closed = stop.child_token();
         let service = recovery::service(authority.clone(), Arc::clone(&metrics), code, closed.clone());
-        metrics.recovery_is_open(true);
+        metrics.set_recovery_open(true);
         tokio::spawn(async move {
             let limits = recovery::CONNECTION_LIMITS;
             let at_address = async {
@@ -245,7 +245,7 @@ impl RecoveryListeners {
                 drop(code_file);
             };
             tokio::join!(at_address, at_socket, close_in_time);
-            metrics.recovery_is_open(false);
+            metrics.set_recovery_open(false);
             tracing::info!("token recovery is closed");
         })
     }

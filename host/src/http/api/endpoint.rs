@@ -18,7 +18,7 @@ use crate::server::serve::{Request, Response};
 use crate::token::Principal;
 
 /// A request that has got as far as its endpoint.
-pub(crate) struct Call {
+pub(crate) struct ApiRequest {
     pub(crate) state: Arc<AppState>,
     /// What was presented; absent where none is needed.
     pub(crate) credential: Option<Secret>,
@@ -29,22 +29,22 @@ pub(crate) struct Call {
     pub(crate) request: Request,
 }
 
-impl Call {
+impl ApiRequest {
     /// Where it came from, for the audit record of a command.
     pub(crate) fn origin(&self) -> String {
         format!("http {}", self.peer)
     }
 
-    /// Takes a call apart that cannot be without a credential: who has none is turned away before.
-    pub(crate) fn with_credential(self) -> Result<(Arc<AppState>, Secret, String, Request), Problem> {
+    /// Takes a request apart that cannot be without a credential: who has none is turned away before.
+    pub(crate) fn into_parts(self) -> Result<(Arc<AppState>, Secret, String, Request), Problem> {
         let origin = self.origin();
         let Self { state, credential, request, .. } = self;
         Ok((state, credential.ok_or(Problem::MissingCredential)?, origin, request))
     }
 }
 
-/// Carries out a call.
-pub(crate) type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
+/// Carries out a request.
+pub(crate) type Handler = fn(ApiRequest) -> Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
 
 /// A method on a path: who answers, what it takes, and everything that it can answer.
 pub(crate) struct Endpoint {
@@ -58,18 +58,18 @@ pub(crate) struct Endpoint {
     pub(crate) summary: &'static str,
     pub(crate) parameters: Vec<Parameter>,
     /// A body of JSON, if it takes one.
-    pub(crate) body: Option<Described>,
-    pub(crate) success: Success,
+    pub(crate) body: Option<BodySchema>,
+    pub(crate) success: SuccessResponse,
     /// What the handler can answer instead. With placeholders where the text depends on the request.
     pub(crate) problems: Vec<Problem>,
 }
 
 /// The methods that are told of where all will do, in the order of OpenAPI.
-const TELLABLE_METHODS: [Method; 6] =
+const DOCUMENTED_METHODS: [Method; 6] =
     [Method::GET, Method::PUT, Method::POST, Method::DELETE, Method::HEAD, Method::PATCH];
 
 impl Endpoint {
-    pub(crate) fn answers(&self, method: &Method, path: &str) -> bool {
+    pub(crate) fn matches(&self, method: &Method, path: &str) -> bool {
         self.path == path && self.method.as_ref().is_none_or(|its| its == method)
     }
 
@@ -77,7 +77,7 @@ impl Endpoint {
     pub(crate) fn operations(&self) -> Vec<(Method, String)> {
         match &self.method {
             Some(method) => vec![(method.clone(), self.name.to_owned())],
-            None => TELLABLE_METHODS
+            None => DOCUMENTED_METHODS
                 .map(|method| {
                     let name = format!("{}{}", method.as_str().to_ascii_lowercase(), self.name);
                     (method, name)
@@ -88,15 +88,15 @@ impl Endpoint {
 }
 
 /// The answer to a request that was carried out.
-pub(crate) struct Success {
+pub(crate) struct SuccessResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: Vec<&'static str>,
     /// The content types that its body can have; none if it has no body.
-    pub(crate) content: Vec<(&'static str, Described)>,
+    pub(crate) content: Vec<(&'static str, BodySchema)>,
 }
 
 /// What a body looks like.
-pub(crate) struct Described {
+pub(crate) struct BodySchema {
     pub(crate) schema: RefOr<Schema>,
     /// The schemas by name that it refers to.
     pub(crate) components: Vec<(String, RefOr<Schema>)>,
@@ -104,7 +104,7 @@ pub(crate) struct Described {
     pub(crate) required: bool,
 }
 
-impl Described {
+impl BodySchema {
     pub(crate) fn by<T: ToSchema>() -> Self {
         let mut components = vec![(T::name().into_owned(), T::schema())];
         T::schemas(&mut components);
@@ -130,8 +130,8 @@ impl Described {
     }
 }
 
-pub(crate) fn ok(content: Vec<(&'static str, Described)>) -> Success {
-    Success { status: StatusCode::OK, headers: vec![], content }
+pub(crate) fn ok_response(content: Vec<(&'static str, BodySchema)>) -> SuccessResponse {
+    SuccessResponse { status: StatusCode::OK, headers: vec![], content }
 }
 
 pub(crate) fn parameter(name: &str, description: &str, required: Required, schema: Schema) -> Parameter {
@@ -149,18 +149,18 @@ pub(crate) fn text_schema() -> Schema {
 }
 
 /// Why there can be no other token.
-pub(crate) fn no_more() -> Vec<Problem> {
+pub(crate) fn create_problems() -> Vec<Problem> {
     // As many as the built-in component holds.
     vec![Problem::AlreadyExists("…".to_owned()), Problem::Full(10_000)]
 }
 
 /// What can be wrong with a body that means nothing.
-pub(crate) fn ignored_body() -> Vec<Problem> {
+pub(crate) fn ignored_body_problems() -> Vec<Problem> {
     vec![Problem::BodyTooLarge(MAX_IGNORED_BYTES), Problem::BodyUnreadable, Problem::BodyTimeout]
 }
 
 /// What can be wrong with a body of JSON.
-pub(crate) fn json_body(options: &Options) -> Vec<Problem> {
+pub(crate) fn json_body_problems(options: &Options) -> Vec<Problem> {
     vec![
         Problem::UnsupportedEncoding("…".to_owned()),
         Problem::BodyTooLarge(options.max_request_size),
@@ -172,15 +172,15 @@ pub(crate) fn json_body(options: &Options) -> Vec<Problem> {
 }
 
 /// What can become of a change, whatever it is.
-pub(crate) fn changes() -> Vec<Problem> {
+pub(crate) fn command_problems() -> Vec<Problem> {
     vec![Problem::Unavailable, problem::unknown_outcome(), Problem::Internal]
 }
 
 /// What can become of a step of a rotation.
-pub(crate) fn steps() -> Vec<Problem> {
+pub(crate) fn retryable_command_problems() -> Vec<Problem> {
     vec![Problem::Unavailable, Problem::UnknownOutcomeRetryable, Problem::Internal]
 }
 
-pub(crate) fn unreadable_catalog() -> Vec<Problem> {
+pub(crate) fn read_problems() -> Vec<Problem> {
     vec![Problem::Unavailable, Problem::Internal]
 }

@@ -5,7 +5,7 @@ use optoken_protocol::issued_token;
 use optoken_protocol::media_type::JSON;
 use utoipa::ToSchema;
 
-use crate::http::api::endpoint::{Described, Success};
+use crate::http::api::endpoint::{BodySchema, SuccessResponse};
 use crate::http::response;
 use crate::server::serve::Response;
 use crate::token::{IssuedToken, TokenInfo};
@@ -14,7 +14,7 @@ use crate::token::{IssuedToken, TokenInfo};
 #[derive(ToSchema)]
 #[schema(as = IssuedToken)]
 #[expect(dead_code, reason = "the schema is made from the types of the fields")]
-struct Body {
+struct IssuedTokenSchema {
     /// Counted from 0, never used twice.
     id: u64,
     /// `_admin` is the operator token's.
@@ -33,7 +33,7 @@ struct Body {
 }
 
 /// Shows a new token.
-pub(crate) fn answer(issued: &IssuedToken) -> Response {
+pub(crate) fn created_response(issued: &IssuedToken) -> Response {
     let TokenInfo { id, name, sha512, created_at, expiry, .. } = &issued.info;
     let token = issued_token::IssuedToken {
         id: *id,
@@ -46,12 +46,12 @@ pub(crate) fn answer(issued: &IssuedToken) -> Response {
     response::secret(token.to_json())
 }
 
-/// A new token, as [`answer`] shows it.
-pub(crate) fn success() -> Success {
-    Success {
+/// A new token, as [`created_response`] shows it.
+pub(crate) fn success_response() -> SuccessResponse {
+    SuccessResponse {
         status: StatusCode::CREATED,
         headers: vec!["cache-control"],
-        content: vec![(JSON, Described::by::<Body>())],
+        content: vec![(JSON, BodySchema::by::<IssuedTokenSchema>())],
     }
 }
 
@@ -73,7 +73,7 @@ mod tests {
             expiry: None,
         };
         let object: Value = serde_json::from_slice(&token.to_json()).unwrap();
-        let schema = serde_json::to_value(Body::schema()).unwrap();
+        let schema = serde_json::to_value(IssuedTokenSchema::schema()).unwrap();
         let fields: Vec<_> = object.as_object().unwrap().keys().map(String::as_str).collect();
         let described: Vec<_> =
             schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();

@@ -20,8 +20,8 @@ use utoipa::openapi::{
     OpenApiBuilder, Paths, Ref, RefOr, Required, Response, ResponseBuilder, Schema, Type,
 };
 
-use crate::http::access::{asks_for_a_token, refusals};
-use crate::http::api::endpoint::{Call, Described, Endpoint, Success, ok};
+use crate::http::access::{auth_problems, requires_token};
+use crate::http::api::endpoint::{ApiRequest, BodySchema, Endpoint, SuccessResponse, ok_response};
 use crate::http::api::service::{BUILD_HEADER, REQUEST_ID_HEADERS, VERSION_HEADER};
 use crate::http::{Options, problem, response};
 use crate::server::serve;
@@ -115,12 +115,12 @@ fn security_schemes() -> [(&'static str, SecurityScheme); 3] {
 
 fn operation(endpoint: &Endpoint, name: String, options: &Options) -> Operation {
     let method = endpoint.method.as_ref().unwrap_or(&Method::GET);
-    let refusals = refusals(options, method, endpoint.path);
-    let reached = !refusals.iter().any(|problem| matches!(problem, Problem::AuthDisabled));
+    let before = auth_problems(options, method, endpoint.path);
+    let reached = !before.iter().any(|problem| matches!(problem, Problem::AuthDisabled));
     let handled = if reached { endpoint.problems.as_slice() } else { &[] };
 
     let mut problems: BTreeMap<StatusCode, Vec<&Problem>> = BTreeMap::new();
-    for problem in refusals.iter().chain(handled) {
+    for problem in before.iter().chain(handled) {
         problems.entry(problem::status(problem)).or_default().push(problem);
     }
 
@@ -134,19 +134,19 @@ fn operation(endpoint: &Endpoint, name: String, options: &Options) -> Operation 
         let body = RequestBodyBuilder::new().content(JSON, content).required(Some(required));
         operation = operation.request_body(Some(body.build()));
     }
-    if !asks_for_a_token(options, method, endpoint.path) {
+    if !requires_token(options, method, endpoint.path) {
         operation = operation.securities(Some([]));
     }
     if reached {
-        operation = operation.response(endpoint.success.status.as_str(), success(&endpoint.success));
+        operation = operation.response(endpoint.success.status.as_str(), success_response(&endpoint.success));
     }
     for (status, problems) in problems {
-        operation = operation.response(status.as_str(), refused(&problems));
+        operation = operation.response(status.as_str(), problem_response(&problems));
     }
     operation.build()
 }
 
-fn success(success: &Success) -> Response {
+fn success_response(success: &SuccessResponse) -> Response {
     let empty = success.content.is_empty();
     let mut response =
         ResponseBuilder::new().description(if empty { "Done; the body is empty." } else { "Done." });
@@ -157,7 +157,7 @@ fn success(success: &Success) -> Response {
 }
 
 /// One answer for all problems of one status.
-fn refused(problems: &[&Problem]) -> Response {
+fn problem_response(problems: &[&Problem]) -> Response {
     let mut texts: Vec<_> = problems.iter().map(|problem| problem.text()).collect();
     texts.dedup();
     let mut response = ResponseBuilder::new().description(texts.join("; or: "));
@@ -233,8 +233,8 @@ pub(crate) fn http_method(method: &Method) -> Option<HttpMethod> {
     })
 }
 
-fn show(call: &Call) -> Result<serve::Response, Problem> {
-    let document = call.state.document.clone().ok_or(Problem::Internal)?;
+fn get_document(request: &ApiRequest) -> Result<serve::Response, Problem> {
+    let document = request.state.document.clone().ok_or(Problem::Internal)?;
     Ok(response::content(JSON, document))
 }
 
@@ -243,12 +243,12 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: Some(Method::GET),
         path: paths::OPENAPI,
-        handler: |call| Box::pin(async move { show(&call) }),
+        handler: |request| Box::pin(async move { get_document(&request) }),
         name: "getOpenapi",
         summary: "Describe this server in OpenAPI 3.1",
         parameters: vec![],
         body: None,
-        success: ok(vec![(JSON, Described::object())]),
+        success: ok_response(vec![(JSON, BodySchema::object())]),
         problems: vec![],
     }]
 }

@@ -14,7 +14,8 @@ use zeroize::Zeroizing;
 
 use crate::authority::Authority;
 use crate::http::api::endpoint::{
-    Call, Described, Endpoint, Success, changes, ignored_body, json_body, ok, steps, unreadable_catalog,
+    ApiRequest, BodySchema, Endpoint, SuccessResponse, command_problems, ignored_body_problems,
+    json_body_problems, ok_response, read_problems, retryable_command_problems,
 };
 use crate::http::api::issued_token;
 use crate::http::api::system_tokens::short_hash;
@@ -110,8 +111,8 @@ struct OverlapStatus {
     last_used_at: Option<String>,
 }
 
-async fn regenerate(call: Call) -> Result<Response, Problem> {
-    let (state, credential, origin, request) = call.with_credential()?;
+async fn regenerate(request: ApiRequest) -> Result<Response, Problem> {
+    let (state, credential, origin, request) = request.into_parts()?;
     // Whoever says nothing of an overlap may send anything, as always (COMPAT 2.4).
     let RegenerateRequest { overlap_secs } = if body::require_json(request.headers()).is_ok() {
         body::optional_json(request, state.options.max_request_size).await?
@@ -121,11 +122,11 @@ async fn regenerate(call: Call) -> Result<Response, Problem> {
     };
     let overlap = overlap_secs.unwrap_or(0);
     let issued = state.command(move |authority| authority.regenerate(&credential, overlap, &origin));
-    Ok(issued_token::answer(&issued.await?))
+    Ok(issued_token::created_response(&issued.await?))
 }
 
-async fn stage(call: Call) -> Result<Response, Problem> {
-    let (state, credential, origin, request) = call.with_credential()?;
+async fn stage(request: ApiRequest) -> Result<Response, Problem> {
+    let (state, credential, origin, request) = request.into_parts()?;
     let StageRequest { token_sha512, ttl_secs } =
         body::optional_json(request, state.options.max_request_size).await?;
     let staged = state
@@ -143,8 +144,8 @@ async fn stage(call: Call) -> Result<Response, Problem> {
 }
 
 /// The credential has not been judged: a staged token is accepted here and nowhere else.
-async fn confirm(call: Call) -> Result<Response, Problem> {
-    let (state, credential, origin, request) = call.with_credential()?;
+async fn confirm(request: ApiRequest) -> Result<Response, Problem> {
+    let (state, credential, origin, request) = request.into_parts()?;
     // A command costs more than a look into memory, so who cannot succeed does not get so far.
     let staged =
         state.read(Authority::status)?.is_some_and(|status| matches!(status.rotation, Rotation::Staged(_)));
@@ -159,16 +160,16 @@ async fn confirm(call: Call) -> Result<Response, Problem> {
     response::json(&ListedToken::from(token))
 }
 
-async fn cancel(call: Call) -> Result<Response, Problem> {
-    let (state, credential, origin, request) = call.with_credential()?;
+async fn cancel(request: ApiRequest) -> Result<Response, Problem> {
+    let (state, credential, origin, request) = request.into_parts()?;
     body::discard(request.into_body()).await?;
     let cancelled = state.command(move |authority| authority.cancel(&credential, &origin));
     cancelled.await.map_err(repeatable)?;
     Ok(response::empty(StatusCode::OK))
 }
 
-async fn end_overlap(call: Call) -> Result<Response, Problem> {
-    let (state, credential, origin, request) = call.with_credential()?;
+async fn end_overlap(request: ApiRequest) -> Result<Response, Problem> {
+    let (state, credential, origin, request) = request.into_parts()?;
     body::discard(request.into_body()).await?;
     let ended = state.command(move |authority| authority.end_overlap(&credential, &origin));
     ended.await.map_err(repeatable)?;
@@ -183,9 +184,9 @@ fn repeatable(problem: Problem) -> Problem {
     }
 }
 
-fn status(call: &Call) -> Result<Response, Problem> {
-    let authority = &call.state.authority;
-    let status = call.state.read(Authority::status)?.ok_or(Problem::NoOperator)?;
+fn status(request: &ApiRequest) -> Result<Response, Problem> {
+    let authority = &request.state.authority;
+    let status = request.state.read(Authority::status)?.ok_or(Problem::NoOperator)?;
     let used = authority.operator_last_used();
     let moment = |at: Option<Timestamp>| at.map(rfc3339);
     let (staged, overlap) = match status.rotation {
@@ -214,27 +215,27 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::GET),
             path: paths::OPERATOR,
-            handler: |call| Box::pin(async move { status(&call) }),
+            handler: |request| Box::pin(async move { status(&request) }),
             name: "getOperatorToken",
             summary: "Tell how the operator token and its rotation stand, without any secret",
             parameters: vec![],
             body: None,
-            success: ok(vec![(JSON, Described::by::<OperatorStatus>())]),
-            problems: [unreadable_catalog(), vec![Problem::NoOperator]].concat(),
+            success: ok_response(vec![(JSON, BodySchema::by::<OperatorStatus>())]),
+            problems: [read_problems(), vec![Problem::NoOperator]].concat(),
         },
         Endpoint {
             method: Some(Method::POST),
             path: paths::REGENERATE,
-            handler: |call| Box::pin(regenerate(call)),
+            handler: |request| Box::pin(regenerate(request)),
             name: "regenerateOperatorToken",
             summary: "Replace the operator token, which must be the one that is presented; ignores a body that is not JSON",
             parameters: vec![],
-            body: Some(Described::by::<RegenerateRequest>().optional()),
-            success: issued_token::success(),
+            body: Some(BodySchema::by::<RegenerateRequest>().optional()),
+            success: issued_token::success_response(),
             problems: [
-                ignored_body(),
-                json_body(options),
-                changes(),
+                ignored_body_problems(),
+                json_body_problems(options),
+                command_problems(),
                 vec![
                     Problem::InsufficientScope,
                     Problem::NoOperator,
@@ -246,19 +247,19 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::POST),
             path: paths::STAGE,
-            handler: |call| Box::pin(stage(call)),
+            handler: |request| Box::pin(stage(request)),
             name: "stageOperatorToken",
             summary: "Let a token wait to replace the operator token, which is the one that is presented and stays in force",
             parameters: vec![],
-            body: Some(Described::by::<StageRequest>().optional()),
-            success: Success {
+            body: Some(BodySchema::by::<StageRequest>().optional()),
+            success: SuccessResponse {
                 status: StatusCode::CREATED,
                 headers: vec!["cache-control"],
-                content: vec![(JSON, Described::by::<StagedToken>())],
+                content: vec![(JSON, BodySchema::by::<StagedToken>())],
             },
             problems: [
-                json_body(options),
-                steps(),
+                json_body_problems(options),
+                retryable_command_problems(),
                 operator(),
                 vec![
                     Problem::UnsupportedMediaType,
@@ -271,16 +272,16 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::POST),
             path: paths::CONFIRM,
-            handler: |call| Box::pin(confirm(call)),
+            handler: |request| Box::pin(confirm(request)),
             name: "confirmOperatorToken",
             summary: "Let the staged token, which is the one that is presented, replace the operator token; repeating it \
                       changes nothing",
             parameters: vec![],
-            body: Some(Described::by::<ConfirmRequest>().optional()),
-            success: ok(vec![(JSON, Described::by::<ListedToken>())]),
+            body: Some(BodySchema::by::<ConfirmRequest>().optional()),
+            success: ok_response(vec![(JSON, BodySchema::by::<ListedToken>())]),
             problems: [
-                json_body(options),
-                steps(),
+                json_body_problems(options),
+                retryable_command_problems(),
                 operator(),
                 vec![Problem::UnsupportedMediaType, Problem::InvalidArgument("…".to_owned())],
             ]
@@ -289,24 +290,24 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::DELETE),
             path: paths::STAGE,
-            handler: |call| Box::pin(cancel(call)),
+            handler: |request| Box::pin(cancel(request)),
             name: "cancelOperatorToken",
             summary: "Give the staged token up, if there is one; ignores any body",
             parameters: vec![],
             body: None,
-            success: ok(vec![]),
-            problems: [ignored_body(), steps(), operator()].concat(),
+            success: ok_response(vec![]),
+            problems: [ignored_body_problems(), retryable_command_problems(), operator()].concat(),
         },
         Endpoint {
             method: Some(Method::DELETE),
             path: paths::OVERLAP,
-            handler: |call| Box::pin(end_overlap(call)),
+            handler: |request| Box::pin(end_overlap(request)),
             name: "endOverlap",
             summary: "Stop accepting the token that was replaced, if it still is; ignores any body",
             parameters: vec![],
             body: None,
-            success: ok(vec![]),
-            problems: [ignored_body(), steps(), operator()].concat(),
+            success: ok_response(vec![]),
+            problems: [ignored_body_problems(), retryable_command_problems(), operator()].concat(),
         },
     ]
 }

@@ -11,7 +11,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::http::api::endpoint::{Call, Described, Endpoint, Success, ok, unreadable_catalog};
+use crate::http::api::endpoint::{
+    ApiRequest, BodySchema, Endpoint, SuccessResponse, ok_response, read_problems,
+};
 use crate::http::response;
 use crate::server::serve::Response;
 
@@ -61,8 +63,8 @@ fn ping() -> Result<Response, Problem> {
     Ok(response)
 }
 
-fn metrics(call: &Call) -> Result<Response, Problem> {
-    let text = call.state.read(|authority| call.state.metrics.text(authority))?;
+fn metrics(request: &ApiRequest) -> Result<Response, Problem> {
+    let text = request.state.read(|authority| request.state.metrics.text(authority))?;
     Ok(response::content(PROMETHEUS, text))
 }
 
@@ -76,7 +78,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         summary: "Tell whether the server answers",
         parameters: vec![],
         body: None,
-        success: ok(vec![(TEXT, Described::text())]),
+        success: ok_response(vec![(TEXT, BodySchema::text())]),
         problems: vec![],
     };
     let ping = |method, name| Endpoint {
@@ -87,10 +89,10 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         summary: "Tell who answers, and in which version",
         parameters: vec![],
         body: None,
-        success: Success {
+        success: SuccessResponse {
             status: StatusCode::OK,
             headers: [VERSION_HEADER, BUILD_HEADER].into_iter().chain(REQUEST_ID_HEADERS).collect(),
-            content: vec![(JSON, Described::by::<Identity>())],
+            content: vec![(JSON, BodySchema::by::<Identity>())],
         },
         problems: vec![],
     };
@@ -103,13 +105,13 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::GET),
             path: paths::METRICS,
-            handler: |call| Box::pin(async move { metrics(&call) }),
+            handler: |request| Box::pin(async move { metrics(&request) }),
             name: "getMetrics",
             summary: "Tell what was counted and timed, in the Prometheus text format",
             parameters: vec![],
             body: None,
-            success: ok(vec![(PROMETHEUS, Described::text())]),
-            problems: unreadable_catalog(),
+            success: ok_response(vec![(PROMETHEUS, BodySchema::text())]),
+            problems: read_problems(),
         },
     ]
 }

@@ -16,7 +16,9 @@ use utoipa::openapi::schema::SchemaType;
 use utoipa::openapi::{ObjectBuilder, Required, Schema, Type};
 
 use crate::authority::Authority;
-use crate::http::api::endpoint::{Call, Described, Endpoint, json_body, ok, parameter, unreadable_catalog};
+use crate::http::api::endpoint::{
+    ApiRequest, BodySchema, Endpoint, json_body_problems, ok_response, parameter, read_problems,
+};
 use crate::http::api::system_tokens::{self, Format, Row};
 use crate::http::{Options, body, problem, response};
 use crate::server::serve::{Request, Response};
@@ -39,7 +41,7 @@ fn database_schema() -> Schema {
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some([DATABASE])).into()
 }
 
-/// What [`is_the_query`] says.
+/// What [`is_supported_query`] says.
 fn sql_schema() -> Schema {
     let (space, some_space) = ("[ \\t\\n\\f\\r]*", "[ \\t\\n\\f\\r]+");
     let word = |word: &str| {
@@ -68,17 +70,17 @@ fn format_or_null_schema() -> Schema {
         .into()
 }
 
-async fn query_sql(call: Call) -> Result<Response, Problem> {
-    let Call { state, request, .. } = call;
-    let accepted = accepted(request.headers());
+async fn query_sql(request: ApiRequest) -> Result<Response, Problem> {
+    let ApiRequest { state, request, .. } = request;
+    let accepted = accepted_format(request.headers());
     let QueryRequest { database, sql, format } = if request.method() == Method::GET {
-        in_query_string(&request)?
+        from_query_string(&request)?
     } else {
         // Whatever the content type says, as ever.
         body::json(request, state.options.max_request_size).await?
     };
     let format = format.as_deref().unwrap_or(accepted);
-    let format = Format::named(format).ok_or_else(|| {
+    let format = Format::from_name(format).ok_or_else(|| {
         let supported = Format::ALL.map(Format::name).join(", ");
         Problem::InvalidArgument(format!(
             "unsupported format {:?}, supported are: {supported}",
@@ -91,17 +93,17 @@ async fn query_sql(call: Call) -> Result<Response, Problem> {
             redact(&database)
         )));
     }
-    if !is_the_query(&sql) {
+    if !is_supported_query(&sql) {
         return Err(Problem::InvalidArgument(format!("unsupported query, the only one here is: {QUERY}")));
     }
     // Only where nobody needs a token may nobody learn anything about tokens either.
     let hashes = !state.options.without_auth;
-    let rows = system_tokens::write(state.read(Authority::list_tokens)?, hashes, format)
+    let rows = system_tokens::render(state.read(Authority::list_tokens)?, hashes, format)
         .map_err(|_| Problem::Internal)?;
     Ok(response::content(format.content_type(), rows))
 }
 
-fn in_query_string(request: &Request) -> Result<QueryRequest, Problem> {
+fn from_query_string(request: &Request) -> Result<QueryRequest, Problem> {
     let query = request.uri().query();
     let query =
         query.ok_or_else(|| Problem::InvalidArgument("missing query parameters 'db' and 'q'".to_owned()))?;
@@ -109,7 +111,7 @@ fn in_query_string(request: &Request) -> Result<QueryRequest, Problem> {
 }
 
 /// The format that is meant where none is named. A list of types, as browsers send it, means the default.
-fn accepted(headers: &HeaderMap) -> &'static str {
+fn accepted_format(headers: &HeaderMap) -> &'static str {
     match headers.get(ACCEPT).map(HeaderValue::as_bytes) {
         Some(b"text/csv") => "csv",
         Some(b"text/plain") => "pretty",
@@ -120,7 +122,7 @@ fn accepted(headers: &HeaderMap) -> &'static str {
 }
 
 /// Whether this is [`QUERY`], in upper or lower case, with white space where SQL lets it be.
-fn is_the_query(sql: &str) -> bool {
+fn is_supported_query(sql: &str) -> bool {
     let mut sql = sql.to_ascii_lowercase();
     for symbol in ["*", ".", ";"] {
         sql = sql.replace(symbol, &format!(" {symbol} "));
@@ -137,16 +139,18 @@ fn is_the_query(sql: &str) -> bool {
 pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
     let rows = || {
         let described = |format| match format {
-            Format::Json => Described::by::<Row>().array(),
-            Format::Jsonl | Format::Csv | Format::Pretty => Described::text(),
+            Format::Json => BodySchema::by::<Row>().array(),
+            Format::Jsonl | Format::Csv | Format::Pretty => BodySchema::text(),
         };
-        ok(Format::ALL.into_iter().map(|format| (format.content_type(), described(format))).collect())
+        ok_response(
+            Format::ALL.into_iter().map(|format| (format.content_type(), described(format))).collect(),
+        )
     };
     vec![
         Endpoint {
             method: Some(Method::GET),
             path: paths::QUERY_SQL,
-            handler: |call| Box::pin(query_sql(call)),
+            handler: |request| Box::pin(query_sql(request)),
             name: "getQuerySql",
             summary: "List all tokens by the one SQL query that there is",
             parameters: vec![
@@ -163,7 +167,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             body: None,
             success: rows(),
             problems: [
-                unreadable_catalog(),
+                read_problems(),
                 vec![Problem::InvalidQuery("…".to_owned()), Problem::InvalidArgument("…".to_owned())],
             ]
             .concat(),
@@ -171,15 +175,15 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::POST),
             path: paths::QUERY_SQL,
-            handler: |call| Box::pin(query_sql(call)),
+            handler: |request| Box::pin(query_sql(request)),
             name: "postQuerySql",
             summary: "List all tokens by the one SQL query that there is",
             parameters: vec![],
-            body: Some(Described::by::<QueryRequest>()),
+            body: Some(BodySchema::by::<QueryRequest>()),
             success: rows(),
             problems: [
-                json_body(options),
-                unreadable_catalog(),
+                json_body_problems(options),
+                read_problems(),
                 vec![Problem::InvalidArgument("…".to_owned())],
             ]
             .concat(),
@@ -200,7 +204,7 @@ mod tests {
             "select*from system.tokens",
             " \n\tselect  *\r\nfrom\tsystem . tokens ; \n",
         ] {
-            assert!(is_the_query(sql), "{sql:?}");
+            assert!(is_supported_query(sql), "{sql:?}");
         }
         for sql in [
             "",
@@ -218,7 +222,7 @@ mod tests {
             "select name from system.tokens",
             "select * from system.tokens --",
         ] {
-            assert!(!is_the_query(sql), "{sql:?}");
+            assert!(!is_supported_query(sql), "{sql:?}");
         }
     }
 }

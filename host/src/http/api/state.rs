@@ -23,7 +23,7 @@ pub(crate) struct AppState {
     /// The OpenAPI document, as JSON.
     pub(crate) document: Option<Bytes>,
     /// Those who may not create the operator token.
-    pub(crate) refusals: LogThrottle,
+    pub(crate) bootstrap_throttle: LogThrottle,
 }
 
 impl AppState {

@@ -35,7 +35,7 @@ impl Format {
     pub(crate) const ALL: [Self; 4] = [Self::Json, Self::Jsonl, Self::Csv, Self::Pretty];
 
     /// The format that a query asks for by this name.
-    pub(crate) fn named(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         // The second name of one of them, in InfluxDB as well.
         let name = if name == "json_lines" { "jsonl" } else { name };
         Self::ALL.into_iter().find(|format| format.name() == name)
@@ -113,7 +113,7 @@ pub(crate) fn short_hash(sha512: &str) -> String {
 }
 
 /// Writes all tokens. Without their hashes, there is no such column either.
-pub(crate) fn write(
+pub(crate) fn render(
     tokens: Vec<TokenInfo>,
     hashes: bool,
     format: Format,
@@ -274,7 +274,7 @@ lines\",2025-04-18T14:02:45.333,,,,,2025-04-18T14:02:45.339,*:*:*
 +----------+----------------------+-----------+-------------------------+-------------+---------------------+---------------------+---------------------+-------------------------+-------------+"#,
             ),
         ] {
-            assert_eq!(write(tokens(), hashes, format).unwrap(), expected, "{format:?}");
+            assert_eq!(render(tokens(), hashes, format).unwrap(), expected, "{format:?}");
         }
     }
 
@@ -283,7 +283,7 @@ lines\",2025-04-18T14:02:45.333,,,,,2025-04-18T14:02:45.339,*:*:*
         let head = "token_id,name,hash,created_at,description,created_by_token_id,updated_at,updated_by_token_id,expiry,\
                     permissions\n";
         for (format, expected) in [(Format::Json, "[]"), (Format::Jsonl, ""), (Format::Csv, head)] {
-            assert_eq!(write(Vec::new(), true, format).unwrap(), expected, "{format:?}");
+            assert_eq!(render(Vec::new(), true, format).unwrap(), expected, "{format:?}");
         }
     }
 
@@ -299,7 +299,7 @@ lines\",2025-04-18T14:02:45.333,,,,,2025-04-18T14:02:45.339,*:*:*
             ("JSON", None),
             ("", None),
         ] {
-            assert_eq!(Format::named(name), format, "{name:?}");
+            assert_eq!(Format::from_name(name), format, "{name:?}");
         }
     }
 }

@@ -11,8 +11,8 @@ use utoipa::openapi::Required;
 
 use crate::authority::Authority;
 use crate::http::api::endpoint::{
-    Call, Described, Endpoint, changes, ignored_body, json_body, no_more, ok, parameter, text_schema,
-    unreadable_catalog,
+    ApiRequest, BodySchema, Endpoint, command_problems, create_problems, ignored_body_problems,
+    json_body_problems, ok_response, parameter, read_problems, text_schema,
 };
 use crate::http::api::issued_token;
 use crate::http::api::system_tokens::{PERMISSIONS, short_hash};
@@ -84,30 +84,30 @@ impl From<TokenInfo> for ListedToken {
     }
 }
 
-async fn create_operator(call: Call) -> Result<Response, Problem> {
-    let origin = call.origin();
-    let Call { state, peer, request, .. } = call;
+async fn create_operator(request: ApiRequest) -> Result<Response, Problem> {
+    let origin = request.origin();
+    let ApiRequest { state, peer, request, .. } = request;
     // Before anything is read of who may not even ask.
-    state.options.bootstrap.judge(&request, &peer).inspect_err(|refusal| {
-        refusal.log("creation of the operator token", &request, &peer, &state.refusals);
+    state.options.bootstrap.check(&request, &peer).inspect_err(|rejection| {
+        rejection.log("creation of the operator token", &request, &peer, &state.bootstrap_throttle);
     })?;
     body::discard(request.into_body()).await?;
     let issued = state.command(move |authority| authority.create_operator(&origin)).await?;
-    Ok(issued_token::answer(&issued))
+    Ok(issued_token::created_response(&issued))
 }
 
-async fn create_named(call: Call) -> Result<Response, Problem> {
-    let (state, credential, origin, request) = call.with_credential()?;
+async fn create_named(request: ApiRequest) -> Result<Response, Problem> {
+    let (state, credential, origin, request) = request.into_parts()?;
     body::require_json(request.headers())?;
     let CreateNamedAdminTokenRequest { token_name, expiry_secs } =
         body::json(request, state.options.max_request_size).await?;
     let create =
         move |authority: &Authority| authority.create_named(&credential, &token_name, expiry_secs, &origin);
-    Ok(issued_token::answer(&state.command(create).await?))
+    Ok(issued_token::created_response(&state.command(create).await?))
 }
 
-async fn delete(call: Call) -> Result<Response, Problem> {
-    let (state, credential, origin, request) = call.with_credential()?;
+async fn delete(request: ApiRequest) -> Result<Response, Problem> {
+    let (state, credential, origin, request) = request.into_parts()?;
     let query = request.uri().query().unwrap_or_default();
     let DeleteRequest { token_name } =
         serde_urlencoded::from_str(query).map_err(|error| problem::invalid_query(&error))?;
@@ -116,8 +116,8 @@ async fn delete(call: Call) -> Result<Response, Problem> {
     Ok(response::empty(StatusCode::OK))
 }
 
-fn list(call: &Call) -> Result<Response, Problem> {
-    let tokens = call.state.read(Authority::list_tokens)?.into_iter().map(Into::into).collect();
+fn list(request: &ApiRequest) -> Result<Response, Problem> {
+    let tokens = request.state.read(Authority::list_tokens)?.into_iter().map(Into::into).collect();
     response::json(&TokenList { tokens })
 }
 
@@ -127,27 +127,33 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::POST),
             path: paths::OPERATOR,
-            handler: |call| Box::pin(create_operator(call)),
+            handler: |request| Box::pin(create_operator(request)),
             name: "createOperatorToken",
             summary: "Create the operator token, once; needs no token, and ignores any body",
             parameters: vec![],
             body: None,
-            success: issued_token::success(),
-            problems: [unwelcome(options), ignored_body(), changes(), no_more()].concat(),
+            success: issued_token::success_response(),
+            problems: [
+                bootstrap_problems(options),
+                ignored_body_problems(),
+                command_problems(),
+                create_problems(),
+            ]
+            .concat(),
         },
         Endpoint {
             method: Some(Method::POST),
             path: paths::NAMED_ADMIN,
-            handler: |call| Box::pin(create_named(call)),
+            handler: |request| Box::pin(create_named(request)),
             name: "createNamedAdminToken",
             summary: "Create a named admin token",
             parameters: vec![],
-            body: Some(Described::by::<CreateNamedAdminTokenRequest>()),
-            success: issued_token::success(),
+            body: Some(BodySchema::by::<CreateNamedAdminTokenRequest>()),
+            success: issued_token::success_response(),
             problems: [
-                json_body(options),
-                changes(),
-                no_more(),
+                json_body_problems(options),
+                command_problems(),
+                create_problems(),
                 vec![Problem::UnsupportedMediaType, Problem::InvalidArgument("…".to_owned())],
             ]
             .concat(),
@@ -155,18 +161,18 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::GET),
             path: paths::TOKENS,
-            handler: |call| Box::pin(async move { list(&call) }),
+            handler: |request| Box::pin(async move { list(&request) }),
             name: "listTokens",
             summary: "List all tokens, without their secrets",
             parameters: vec![],
             body: None,
-            success: ok(vec![(JSON, Described::by::<TokenList>())]),
-            problems: unreadable_catalog(),
+            success: ok_response(vec![(JSON, BodySchema::by::<TokenList>())]),
+            problems: read_problems(),
         },
         Endpoint {
             method: Some(Method::DELETE),
             path: paths::TOKENS,
-            handler: |call| Box::pin(delete(call)),
+            handler: |request| Box::pin(delete(request)),
             name: "deleteToken",
             summary: "Delete a named admin token; ignores any body",
             parameters: vec![parameter(
@@ -176,10 +182,10 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
                 text_schema(),
             )],
             body: None,
-            success: ok(vec![]),
+            success: ok_response(vec![]),
             problems: [
-                ignored_body(),
-                changes(),
+                ignored_body_problems(),
+                command_problems(),
                 vec![
                     Problem::InvalidQuery("…".to_owned()),
                     Problem::OperatorProtected,
@@ -192,6 +198,6 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
 }
 
 /// Who may not create the operator token.
-fn unwelcome(options: &Options) -> Vec<Problem> {
-    options.bootstrap.refusals().iter().copied().map(Problem::from).collect()
+fn bootstrap_problems(options: &Options) -> Vec<Problem> {
+    options.bootstrap.rejections().iter().copied().map(Problem::from).collect()
 }

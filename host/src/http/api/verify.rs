@@ -12,18 +12,20 @@ use optoken_protocol::paths;
 use optoken_protocol::percent;
 use optoken_protocol::problem::Problem;
 
-use crate::http::api::endpoint::{Call, Endpoint, Success};
+use crate::http::api::endpoint::{ApiRequest, Endpoint, SuccessResponse};
 use crate::http::response;
 use crate::server::serve::Response;
 
 /// Lets a request pass that got here. Whose it is stands beside, unless the server was started without authentication.
-fn verify(call: &Call) -> Result<Response, Problem> {
+fn verify(request: &ApiRequest) -> Result<Response, Problem> {
     let mut response = response::empty(StatusCode::OK);
     let headers = response.headers_mut();
-    if let Some(principal) = call.principal {
+    if let Some(principal) = request.principal {
         // It may have been deleted since it was accepted.
-        let name =
-            call.state.read(|authority| authority.token_name(principal.id))?.ok_or(Problem::InvalidToken)?;
+        let name = request
+            .state
+            .read(|authority| authority.token_name(principal.id))?
+            .ok_or(Problem::InvalidToken)?;
         // What is percent-encoded is ASCII.
         let name = HeaderValue::from_str(&percent::encode(&name)).map_err(|_| Problem::Internal)?;
         headers.insert(TOKEN_ID, HeaderValue::from(principal.id));
@@ -38,13 +40,13 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: None,
         path: paths::VERIFY,
-        handler: |call| Box::pin(async move { verify(&call) }),
+        handler: |request| Box::pin(async move { verify(&request) }),
         name: "Verify",
         summary: "Tell a proxy whether a request with this Authorization header may pass, and whose it is; with any method, and \
                       with any body, which is not read",
         parameters: vec![],
         body: None,
-        success: Success {
+        success: SuccessResponse {
             status: StatusCode::OK,
             headers: vec!["cache-control", TOKEN_ID, TOKEN_NAME],
             content: vec![],

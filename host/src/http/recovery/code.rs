@@ -20,27 +20,27 @@ const LENGTH: usize = 16;
 const GROUP: usize = 2;
 
 /// How many wrong codes are listened to.
-const MAX_WRONG: u32 = 5;
+const MAX_ATTEMPTS: u32 = 5;
 
 /// A code for one run of the recovery listener.
 #[derive(Debug)]
 pub(crate) struct RecoveryCode {
     code: Secret,
-    wrong: AtomicU32,
+    failed_attempts: AtomicU32,
 }
 
 /// What is to be said of a code that was presented.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum CodeCheck {
     /// It is the one.
-    Right,
+    Correct,
     /// It is not; this many more tries are left.
     Wrong(u32),
 }
 
 impl RecoveryCode {
     /// A new code. Fails where the system has no randomness.
-    pub(crate) fn mint() -> Result<Self, getrandom::Error> {
+    pub(crate) fn generate() -> Result<Self, getrandom::Error> {
         let mut random = Zeroizing::new([0; LENGTH]);
         getrandom::fill(&mut *random)?;
         let mut code = String::with_capacity(LENGTH + LENGTH / GROUP);
@@ -51,7 +51,7 @@ impl RecoveryCode {
             // 32 divides 256, so that all digits are equally likely.
             code.extend(DIGITS.get(usize::from(byte % 32)).copied().map(char::from));
         }
-        Ok(Self { code: code.into(), wrong: AtomicU32::new(0) })
+        Ok(Self { code: code.into(), failed_attempts: AtomicU32::new(0) })
     }
 
     /// The code itself, for those who are to have it.
@@ -60,31 +60,31 @@ impl RecoveryCode {
     }
 
     /// Compares in a time that does not depend on where the two differ, and counts what is wrong.
-    pub(crate) fn judge(&self, presented: &[u8]) -> Verdict {
-        let wrong_before = self.wrong.load(Ordering::Relaxed);
+    pub(crate) fn verify(&self, presented: &[u8]) -> CodeCheck {
+        let wrong_before = self.failed_attempts.load(Ordering::Relaxed);
         // The length of a code is no secret.
-        let equal = digits(presented).ct_eq(&digits(self.code.expose().as_bytes()));
-        if wrong_before < MAX_WRONG && equal.into() {
-            return Verdict::Right;
+        let equal = normalize(presented).ct_eq(&normalize(self.code.expose().as_bytes()));
+        if wrong_before < MAX_ATTEMPTS && equal.into() {
+            return CodeCheck::Correct;
         }
-        let wrong = self.wrong.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        Verdict::Wrong(MAX_WRONG.saturating_sub(wrong))
+        let wrong = self.failed_attempts.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        CodeCheck::Wrong(MAX_ATTEMPTS.saturating_sub(wrong))
     }
 }
 
 /// The digits of a code that somebody has typed, as Crockford means it to be read: in either case, whatever stands between
 /// them, and with the letters that look like digits for these. What is no digit stays, and is none.
-fn digits(code: &[u8]) -> Zeroizing<Vec<u8>> {
+fn normalize(code: &[u8]) -> Zeroizing<Vec<u8>> {
     // So that no copy is left behind where it would have to grow.
-    let mut digits = Zeroizing::new(Vec::with_capacity(code.len()));
-    digits.extend(code.iter().filter(|byte| !b"- ".contains(byte)).map(
-        |byte| match byte.to_ascii_uppercase() {
+    let mut normalized = Zeroizing::new(Vec::with_capacity(code.len()));
+    normalized.extend(code.iter().filter(|byte| !b"- ".contains(byte)).map(|byte| {
+        match byte.to_ascii_uppercase() {
             b'I' | b'L' => b'1',
             b'O' => b'0',
             digit => digit,
-        },
-    ));
-    digits
+        }
+    }));
+    normalized
 }
 
 #[cfg(test)]
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn a_code_is_eight_groups_of_digits_and_another_one_each_time() {
         let codes: Vec<_> =
-            (0..50).map(|_| RecoveryCode::mint().unwrap().secret().expose().to_owned()).collect();
+            (0..50).map(|_| RecoveryCode::generate().unwrap().secret().expose().to_owned()).collect();
         for code in &codes {
             let groups: Vec<_> = code.split('-').collect();
             assert_eq!(groups.len(), 8, "{code}");
@@ -108,14 +108,17 @@ mod tests {
 
     #[test]
     fn only_the_very_code_is_right() {
-        let right = |code: &RecoveryCode, text: &str| code.judge(text.as_bytes()) == Verdict::Right;
-        let code = RecoveryCode::mint().unwrap();
+        let right = |code: &RecoveryCode, text: &str| code.verify(text.as_bytes()) == CodeCheck::Correct;
+        let code = RecoveryCode::generate().unwrap();
         let text = code.secret().expose().to_owned();
         assert!(right(&code, &text));
         let last = if text.ends_with('0') { "1" } else { "0" };
         for wrong in ["", "-", &text[..22], &format!("{text}0"), &(text[..22].to_owned() + last)] {
             assert!(
-                !right(&RecoveryCode { code: text.clone().into(), wrong: AtomicU32::new(0) }, wrong),
+                !right(
+                    &RecoveryCode { code: text.clone().into(), failed_attempts: AtomicU32::new(0) },
+                    wrong
+                ),
                 "{wrong}"
             );
         }
@@ -137,18 +140,18 @@ mod tests {
             ("U1-23-AB-CD-EF-GH-J0-1Z", false),
         ] {
             let code = "01-23-AB-CD-EF-GH-J0-1Z".to_owned();
-            let code = RecoveryCode { code: code.into(), wrong: AtomicU32::new(0) };
-            assert_eq!(code.judge(written.as_bytes()) == Verdict::Right, right, "{written:?}");
+            let code = RecoveryCode { code: code.into(), failed_attempts: AtomicU32::new(0) };
+            assert_eq!(code.verify(written.as_bytes()) == CodeCheck::Correct, right, "{written:?}");
         }
     }
 
     #[test]
     fn after_five_wrong_ones_even_the_right_one_is_wrong() {
-        let code = RecoveryCode::mint().unwrap();
+        let code = RecoveryCode::generate().unwrap();
         for left in [4, 3, 2, 1, 0] {
-            assert_eq!(code.judge(b"nonsense"), Verdict::Wrong(left));
+            assert_eq!(code.verify(b"nonsense"), CodeCheck::Wrong(left));
         }
         let right = code.secret().expose().to_owned();
-        assert_eq!(code.judge(right.as_bytes()), Verdict::Wrong(0));
+        assert_eq!(code.verify(right.as_bytes()), CodeCheck::Wrong(0));
     }
 }

@@ -21,7 +21,7 @@ use crate::async_authority::AsyncAuthority;
 use crate::authority::Authority;
 use crate::http::api::issued_token;
 use crate::http::api::state::log_command_error;
-use crate::http::recovery::code::{RecoveryCode, Verdict};
+use crate::http::recovery::code::{CodeCheck, RecoveryCode};
 use crate::http::{OTHER_PATH, body, problem, request_origin};
 use crate::metrics::Metrics;
 use crate::server::connections::{ConnectionHandle, ConnectionLimits, ConnectionMode};
@@ -43,16 +43,16 @@ pub(crate) const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits {
 const MAX_BODY_BYTES: usize = 1 << 10;
 
 /// A door that opens once.
-struct Door {
+struct RecoveryListener {
     authority: AsyncAuthority,
     metrics: Arc<Metrics>,
     /// Asked for where there is one.
     code: Option<RecoveryCode>,
     /// Held while it is tried, so that of two who try at once only one gets through.
-    turn: Arc<Mutex<()>>,
+    attempt_lock: Arc<Mutex<()>>,
     closed: CancellationToken,
     /// Those who may not come in.
-    refusals: LogThrottle,
+    throttle: LogThrottle,
 }
 
 /// All that the recovery listener answers. Cancels `closed` after its one success, and after too many wrong codes; once
@@ -63,47 +63,47 @@ pub(crate) fn service(
     code: Option<RecoveryCode>,
     closed: CancellationToken,
 ) -> Arc<impl Service> {
-    Arc::new(Door {
+    Arc::new(RecoveryListener {
         authority: authority.into_async(),
         metrics,
         code,
-        turn: Arc::default(),
+        attempt_lock: Arc::default(),
         closed,
-        refusals: LogThrottle::default(),
+        throttle: LogThrottle::default(),
     })
 }
 
-impl Service for Door {
+impl Service for RecoveryListener {
     async fn call(self: Arc<Self>, request: Request, connection: ConnectionHandle) -> Response {
         let path = if request.uri().path() == paths::REGENERATE { paths::REGENERATE } else { OTHER_PATH };
-        let answer = Arc::clone(&self)
-            .answer(request, connection)
+        let response = Arc::clone(&self)
+            .handle(request, connection)
             .await
             .unwrap_or_else(|problem| problem::response(&problem));
-        self.metrics.answered("recovery", path, answer.status().as_u16());
-        answer
+        self.metrics.http_response("recovery", path, response.status().as_u16());
+        response
     }
 }
 
-impl Door {
-    async fn answer(
+impl RecoveryListener {
+    async fn handle(
         self: Arc<Self>,
         request: Request,
         connection: ConnectionHandle,
     ) -> Result<Response, Problem> {
         // Before the path: who may not come in is not told either what there is.
-        request_origin::judge_recovery(&request, connection.peer()).inspect_err(|refusal| {
-            refusal.log("token recovery", &request, connection.peer(), &self.refusals);
+        request_origin::check_recovery_request(&request, connection.peer()).inspect_err(|rejection| {
+            rejection.log("token recovery", &request, connection.peer(), &self.throttle);
         })?;
         // Lower case, unlike on the main listener.
-        let no_such_path = Problem::RecoveryPathNotFound;
+        let not_found = Problem::RecoveryPathNotFound;
         if request.uri().path() != paths::REGENERATE {
-            return Err(no_such_path);
+            return Err(not_found);
         }
         if request.method() != Method::POST {
-            let mut answer = problem::response(&no_such_path);
-            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
-            return Ok(answer);
+            let mut response = problem::response(&not_found);
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+            return Ok(response);
         }
         self.recover(request, connection).await
     }
@@ -115,20 +115,20 @@ impl Door {
     ) -> Result<Response, Problem> {
         let (head, body) = request.into_parts();
         body::discard_up_to(body, MAX_BODY_BYTES).await?;
-        // Whoever goes away while he waits for his turn has not tried.
-        let turn = Arc::clone(&self.turn).lock_owned().await;
-        let attended = connection.begin().ok_or(Problem::Unavailable)?;
+        // Whoever goes away while he waits for his permit has not tried.
+        let attempt = Arc::clone(&self.attempt_lock).lock_owned().await;
+        let in_flight = connection.begin().ok_or(Problem::Unavailable)?;
         // In a task of its own: a client that goes away in the middle must not leave a door that has opened unspent.
-        let opening = tokio::spawn(async move {
-            let opened = self.open(&head.headers, connection.peer()).await;
-            drop((turn, attended));
-            opened
+        let task = tokio::spawn(async move {
+            let issued = self.regenerate(&head.headers, connection.peer()).await;
+            drop((attempt, in_flight));
+            issued
         });
-        Ok(issued_token::answer(&opening.await.map_err(|_| problem::unknown_outcome())??))
+        Ok(issued_token::created_response(&task.await.map_err(|_| problem::unknown_outcome())??))
     }
 
-    /// Whoever calls this has the turn.
-    async fn open(&self, headers: &HeaderMap, peer: &Peer) -> Result<IssuedToken, Problem> {
+    /// Whoever calls this has the permit.
+    async fn regenerate(&self, headers: &HeaderMap, peer: &Peer) -> Result<IssuedToken, Problem> {
         if self.closed.is_cancelled() {
             return Err(Problem::RecoveryClosed);
         }
@@ -146,13 +146,13 @@ impl Door {
             return Ok(());
         };
         let mut presented = headers.get_all(RECOVERY_CODE).iter();
-        let verdict = match (presented.next(), presented.next()) {
+        let check = match (presented.next(), presented.next()) {
             (None, _) => return Err(Problem::MissingRecoveryCode),
-            (Some(presented), None) => code.judge(presented.as_bytes()),
+            (Some(presented), None) => code.verify(presented.as_bytes()),
             // Not several tries in one.
-            (Some(_), Some(_)) => code.judge(b""),
+            (Some(_), Some(_)) => code.verify(b""),
         };
-        let Verdict::Wrong(left) = verdict else {
+        let CodeCheck::Wrong(left) = check else {
             return Ok(());
         };
         tracing::warn!(%peer, left, "token recovery refused: wrong recovery code");
