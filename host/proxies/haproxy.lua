@@ -1,23 +1,23 @@
--- Asks optoken whether a request may pass, for haproxy.cfg, and leaves what it says in variables:
--- txn.optoken_status, and where there are any, txn.optoken_id, _name and _challenge.
+-- Sends the check of a request to optoken, for haproxy.cfg, and sets variables from the response:
+-- txn.optoken_status, and if present, txn.optoken_id, txn.optoken_name and txn.optoken_challenge.
 --
--- Decides nothing: a request may pass if the status is 200, and not if there is none.
--- Needs HAProxy 2.5 or later with Lua, which Debian's is, and nothing else.
+-- Decides nothing: haproxy.cfg lets a request pass if the status is 200, and rejects it otherwise.
+-- Requires only HAProxy 2.5 or later with Lua, as Debian packages it.
 
 local arguments = table.pack(...)
 local url = arguments[1] or "http://127.0.0.1:8181/api/v3/verify"
 
--- Milliseconds, of one try. HAProxy makes up to four.
-local TIMEOUT = 500
+-- Timeout of one attempt. HAProxy makes up to four attempts.
+local TIMEOUT_MILLISECONDS = 500
 
-local kept = {
+local variables_by_header = {
     ["x-auth-token-id"] = "txn.optoken_id",
     ["x-auth-token-name"] = "txn.optoken_name",
     ["www-authenticate"] = "txn.optoken_challenge",
 }
 
 core.register_action("optoken", { "http-req" }, function(txn)
-    -- Only this one header, as it came, and of several the first. They are numbered from 0.
+    -- Sends the first Authorization header unchanged, and no other header. Indices start at 0.
     local headers = {}
     local authorization = txn.http:req_get_headers()["authorization"]
     if authorization then
@@ -25,13 +25,13 @@ core.register_action("optoken", { "http-req" }, function(txn)
     end
 
     local client = core.httpclient()
-    local answer = client:get({ url = url, headers = headers, timeout = TIMEOUT })
-    for name, variable in pairs(kept) do
-        local values = answer.headers and answer.headers[name]
+    local response = client:get({ url = url, headers = headers, timeout = TIMEOUT_MILLISECONDS })
+    for name, variable in pairs(variables_by_header) do
+        local values = response.headers and response.headers[name]
         if values then
             txn:set_var(variable, values[0])
         end
     end
-    -- Last: whatever goes wrong before leaves no status.
-    txn:set_var("txn.optoken_status", answer.status)
+    -- Set last, so that a failure before this line leaves no status.
+    txn:set_var("txn.optoken_status", response.status)
 end)
