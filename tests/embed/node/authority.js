@@ -1,15 +1,16 @@
 /**
- * Hosts the component in Node, as `jco transpile --instantiation sync` has translated it.
+ * Hosts the component in Node, as translated by `jco transpile --instantiation sync`.
  *
- * The component is lent a store, randomness and a clock. It gets nothing else: no WASI shim is linked, so there are no
- * files, no environment and no network to be had, and a build that asks for them cannot be instantiated.
+ * The host provides a store, randomness and a clock, and nothing else. No WASI shim is linked, so
+ * the component has no files, no environment and no network. A build that imports more cannot be
+ * instantiated.
  *
- * What Node does not offer, and what to do about it:
- * - It cannot limit the memory of one instance. `node --wasm-max-mem-pages=512` limits every one in the process to
- *   32 MiB, which is room for the 10,000 tokens that a catalog may have.
- * - It cannot interrupt a call. Whoever runs a build that they do not trust does so in a `Worker` and terminates that.
- * - It cannot wipe a secret: a string is immutable, and lies in memory until the collector overwrites it. Hand a secret
- *   on at once and keep no reference to it.
+ * Limits of Node, and their workarounds:
+ * - It cannot limit the memory of one instance. `node --wasm-max-mem-pages=512` limits every
+ *   instance of the process to 32 MiB, enough for the 10,000 tokens that a catalog may have.
+ * - It cannot interrupt a call. Run an untrusted build in a `Worker`, and terminate the worker.
+ * - It cannot wipe a secret. A string is immutable, and stays in memory until the garbage collector
+ *   overwrites it. Pass a secret on at once and keep no reference to it.
  */
 
 import { readFile, readdir } from 'node:fs/promises';
@@ -17,9 +18,9 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
 /**
- * Where the catalog lies; the contract is `wit/catalog-store.wit`. Both calls must answer at once: the component cannot
- * wait for a promise. A store behind an asynchronous client runs the component in a `Worker` and waits there
- * (`Atomics.wait`) for what another thread fetches.
+ * Stores the catalog. The contract is `wit/catalog-store.wit`. Both calls must be synchronous: the
+ * component cannot wait for a promise. With an asynchronous client, run the component in a
+ * `Worker`, which waits (`Atomics.wait`) for the result of another thread.
  *
  * @typedef {{ tag: 'swapped', val: string } | { tag: 'stale' }} SwapOutcome
  * @typedef {object} CatalogStore
@@ -27,11 +28,11 @@ import { pathToFileURL } from 'node:url';
  * @property {(expected: string | undefined, document: string) => SwapOutcome} swap
  */
 
-/** What a store throws when it cannot answer. */
+/** The error of a store, which `load` and `swap` throw. */
 export class StoreError extends Error {
   /**
    * @param {'unavailable' | 'unknown-outcome' | 'other'} tag
-   * @param {string} text for the operator of the host; it must hold no document
+   * @param {string} text for the operator of the host; must not contain the document
    */
   constructor(tag, text) {
     super(text);
@@ -40,15 +41,15 @@ export class StoreError extends Error {
 }
 
 /**
- * Whether this is an `err` of the contract, which is in `error.payload`. All else that a call throws is a trap, or a
- * mistake of the host.
+ * Returns whether an exception is an `err` of the contract, which is in `error.payload`. Any other
+ * exception of a call is a trap, or a defect of the host.
  */
-export const isAnswer = (error) => error instanceof Error && Object.hasOwn(error, 'payload');
+export const isContractError = (error) => error instanceof Error && Object.hasOwn(error, 'payload');
 
 /**
- * Loads and compiles what jco has written into a directory, once for any number of instances.
+ * Loads and compiles the output directory of jco, once for any number of instances.
  *
- * @returns a function that makes an instance of these imports
+ * @returns a function that instantiates the component with the given imports
  */
 export async function load(directory) {
   const { instantiate } = await import(pathToFileURL(join(directory, 'optoken.js')));
@@ -58,19 +59,22 @@ export async function load(directory) {
   return (imports) => withPromising(() => instantiate((name) => modules.get(name), imports));
 }
 
-/** What a store has answered, if it has: a promise would be taken for an entry without a document. */
-function answered(answer) {
-  if (typeof answer?.then !== 'function') return answer;
-  // Whatever becomes of it, nobody is there any more to hear it.
-  answer.then(undefined, () => {});
-  throw new TypeError('the store answers with a promise; load and swap must be synchronous');
+/**
+ * Returns the result of a store, unless it is a promise. The component would treat a promise as an
+ * entry without a document.
+ */
+function requireSynchronous(result) {
+  if (typeof result?.then !== 'function') return result;
+  // A later rejection of the promise has no other handler, and would end the process.
+  result.then(undefined, () => {});
+  throw new TypeError('the store returns a promise; load and swap must be synchronous');
 }
 
-/** All that the component gets. */
-export const lend = (/** @type {CatalogStore} */ store) => ({
+/** Returns all imports of the component. */
+export const createImports = (/** @type {CatalogStore} */ store) => ({
   'optoken:authority/catalog-store': {
-    load: () => answered(store.load()),
-    swap: (expected, document) => answered(store.swap(expected, document)),
+    load: () => requireSynchronous(store.load()),
+    swap: (expected, document) => requireSynchronous(store.swap(expected, document)),
   },
   'wasi:random/random': {
     getRandomU64: () => crypto.getRandomValues(new BigUint64Array(1))[0],
@@ -84,19 +88,20 @@ export const lend = (/** @type {CatalogStore} */ store) => ({
 });
 
 /**
- * The contract over one store: `authority.tokens.createOperator(origin)`, and so on for all of `wit/`. A u64 is a
- * BigInt, an option without value `undefined`, an `err` an exception ({@link isAnswer}).
+ * The functions of the contract for one store, for example
+ * `authority.tokens.createOperator(origin)`. A u64 is a BigInt, an option without value is
+ * `undefined`, and an `err` is an exception ({@link isContractError}).
  *
- * It answers `authenticate` from the catalog it has read. A host that learns of a change made elsewhere makes a new
- * one.
+ * `authenticate` uses the catalog that the instance has loaded. After a change by another process,
+ * the host must create a new `Authority`.
  */
 export class Authority {
   #instantiate;
   #instance;
 
-  /** @param component what {@link load} gave */
+  /** @param component the function that {@link load} returns */
   constructor(component, /** @type {CatalogStore} */ store) {
-    this.#instantiate = () => component(lend(store));
+    this.#instantiate = () => component(createImports(store));
     this.#instance = this.#instantiate();
     for (const name of ['authenticator', 'tokens', 'recovery', 'provision']) {
       const functions = Object.keys(this.#instance[name]);
@@ -111,24 +116,26 @@ export class Authority {
     try {
       return call(...args);
     } catch (error) {
-      // A trap leaves an instance as it stood, in the middle of something. All that counts is in the store, so the next
-      // call gets a new one.
-      if (!isAnswer(error)) this.#instance = undefined;
+      // A trap leaves the instance in an undefined state. The store holds all state, so the next
+      // call gets a new instance.
+      if (!isContractError(error)) this.#instance = undefined;
       throw error;
     }
   }
 }
 
 /**
- * jco's code calls `WebAssembly.promising` ten times and takes an exception for a no. Where Node does not have it, V8
- * parses all of that code again to word each exception: 13 ms for an instance instead of 0.3. The stand-in does what
- * jco does after one, and is gone before anybody else can look.
+ * Runs `callback` with a substitute for `WebAssembly.promising` if Node has none.
+ *
+ * The code of jco calls that function ten times, and treats an exception as its absence. V8 parses
+ * the whole code again to format each exception: an instance takes 13 ms instead of 0.3 ms. The
+ * substitute does what jco does after an exception. It is removed before other code can run.
  */
-function withPromising(work) {
-  if ('promising' in WebAssembly) return work();
+function withPromising(callback) {
+  if ('promising' in WebAssembly) return callback();
   WebAssembly.promising = (core) => core;
   try {
-    return work();
+    return callback();
   } finally {
     delete WebAssembly.promising;
   }

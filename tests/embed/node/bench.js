@@ -1,16 +1,16 @@
 /**
- * How fast the component is in Node, as one line of JSON.
+ * Measures the component in Node, and prints one line of JSON.
  *
  * Usage: node bench.js COMPONENT
- *   COMPONENT  the directory into which jco has transpiled the component
+ *   COMPONENT  the output directory of jco
  */
 
 import { Authority, load } from './authority.js';
 import { MemoryStore } from './memory-store.js';
 
-const DURATION = 2000;
+const DURATION_MILLISECONDS = 2000;
 
-/** How many milliseconds one call takes, on average over some time. */
+/** Returns the mean duration of a call in milliseconds. */
 function measure(call) {
   const start = performance.now();
   let calls = 0;
@@ -19,7 +19,7 @@ function measure(call) {
     call();
     calls += 1;
     elapsed = performance.now() - start;
-  } while (elapsed < DURATION);
+  } while (elapsed < DURATION_MILLISECONDS);
   return elapsed / calls;
 }
 
@@ -30,7 +30,7 @@ const loaded = performance.now() - start;
 const store = new MemoryStore();
 const { authenticator, tokens } = new Authority(component, store);
 const { secret } = tokens.createOperator('bench');
-// What is compiled while it runs must not count.
+// Warm-up: the measurement must not include just-in-time compilation.
 for (let warm = 0; warm < 10_000; warm += 1) authenticator.authenticate(secret);
 
 const authenticate = measure(() => authenticator.authenticate(secret));

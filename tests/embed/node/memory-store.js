@@ -1,11 +1,14 @@
-/** A catalog store in memory, to show the contract. A real one answers when a power cut can do no more harm. */
+/**
+ * A catalog store in memory, as an example of the contract. A persistent store must return only
+ * after a change is durable.
+ */
 
 import { randomUUID } from 'node:crypto';
 
 export class MemoryStore {
   #entry;
 
-  /** @param {string} [document] what is stored already */
+  /** @param {string} [document] the initial document */
   constructor(document) {
     if (document !== undefined) this.#put(document);
   }
@@ -14,14 +17,14 @@ export class MemoryStore {
     return this.#entry;
   }
 
-  // Synchronous from the comparison to the write, so nobody comes between.
+  // Synchronous from the comparison to the write, so no other call runs in between.
   swap(expected, document) {
     if (expected !== this.#entry?.version) return { tag: 'stale' };
     return { tag: 'swapped', val: this.#put(document) };
   }
 
   #put(document) {
-    // Random and not counted, so that no version comes twice, also not after a restart.
+    // Random instead of a counter, so that no version repeats, even after a restart.
     const version = randomUUID();
     this.#entry = { version, document };
     return version;

@@ -1,24 +1,26 @@
 /**
- * Plays the conformance suite in Node; tests/conformance/README.md tells what a case is and what is answered.
+ * Runs the conformance cases in Node. tests/conformance/README.md defines cases and results.
  *
  * Usage: node runner.js COMPONENT CASES
- *   COMPONENT  the directory into which jco has transpiled the component
- *   CASES      the directory with the cases
+ *   COMPONENT  the output directory of jco
+ *   CASES      the directory of the cases
  */
 
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { Authority, StoreError, isAnswer, load } from './authority.js';
+import { Authority, StoreError, isContractError, load } from './authority.js';
 import { MemoryStore } from './memory-store.js';
 
 const camel = (kebab) => kebab.replace(/-(\w)/g, (_, letter) => letter.toUpperCase());
 const kebab = (camel) => camel.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 
 /**
- * The JSON of a value of the contract. Written by hand, since JSON.stringify has no way to write a BigInt as a number.
- * No record of the contract has a field `tag`, and no case an option for payload, so a value tells what it is.
+ * Formats a value of the contract as JSON. JSON.stringify cannot write a BigInt as a number.
+ *
+ * No record of the contract has a field `tag`, and no case has an option as its payload. The value
+ * alone therefore determines its type.
  */
 function json(value) {
   if (value === undefined) return 'null';
@@ -31,11 +33,11 @@ function json(value) {
 
 const object = (entries) => `{${entries.map(([key, value]) => `${JSON.stringify(key)}:${json(value)}`)}}`;
 
-/** Reads calls. A number comes as `{"u64":"…"}`, since JSON.parse would round those above 2^53. */
+/** Parses calls. A number becomes `{"u64":"…"}`, as JSON.parse rounds numbers above 2^53. */
 const parse = (text) =>
   JSON.parse(text.replace(/("(?:[^"\\]|\\.)*")|\d+/g, (digits, string) => string ?? `{"u64":"${digits}"}`));
 
-/** The value of an argument. Arguments of the contract are strings, numbers of 64 bits, and options of these. */
+/** Returns the value of an argument: a string, a number of 64 bits, or an option of these. */
 function argument(written, named) {
   if (written === null) return undefined;
   if (typeof written === 'object') return BigInt(written.u64);
@@ -43,7 +45,7 @@ function argument(written, named) {
   return name === undefined ? written : named.get(name)[camel(field)];
 }
 
-/** All functions of the contract, as the WIT names them. */
+/** Returns all functions of the contract by their WIT names. */
 function functions(authority) {
   const all = Object.entries(authority).flatMap(([name, interface_]) =>
     Object.entries(interface_).map(([key, call]) => [`${name}.${kebab(key)}`, call]),
@@ -51,7 +53,7 @@ function functions(authority) {
   return new Map(all);
 }
 
-/** A store that fails where `faults.json` says so, around one that does not. */
+/** Wraps a store and injects the faults of `faults.json`. */
 class ScriptedStore {
   #store;
   #read;
@@ -66,14 +68,14 @@ class ScriptedStore {
     this.#calls = calls;
   }
 
-  /** Makes a call of the case, counted from 1. All that was to go wrong must have. */
+  /** Runs a call of the case, counted from 1. Every fault of that call must occur. */
   during(number, call) {
     const { load = [], swap = [] } = this.#calls[number] ?? {};
     [this.#load, this.#swap] = [[...load], [...swap]];
     try {
       return call();
     } finally {
-      assert.deepEqual([this.#load, this.#swap], [[], []], 'what was to go wrong never came');
+      assert.deepEqual([this.#load, this.#swap], [[], []], 'a fault did not occur');
     }
   }
 
@@ -87,20 +89,20 @@ class ScriptedStore {
     if (overtaken !== undefined) this.#store.swap(this.#store.load()?.version, this.#read(overtaken));
     fail(error);
     const outcome = this.#store.swap(expected, document);
-    // This component has no use for the version, but another may.
+    // The component ignores the version, but another component may use it.
     if (outcome.tag === 'swapped') assert.deepEqual(this.#store.load(), { version: outcome.val, document });
     fail(written);
     return outcome;
   }
 }
 
-/** Throws the error of the contract that this stands for, if it is one. */
+/** Throws the store error that the fault names, if any. */
 function fail(fault) {
   for (const [tag, text] of Object.entries(fault ?? {})) throw new StoreError(tag, text);
 }
 
-/** The line that tells what comes back from a case. */
-function play(component, cases, name) {
+/** Returns the line of JSON with the results of a case. */
+function runCase(component, cases, name) {
   const started = Date.now();
   const has = (file) => existsSync(join(cases, name, file));
   const read = (file) => readFileSync(join(cases, name, file), 'utf8');
@@ -109,31 +111,31 @@ function play(component, cases, name) {
   const scripted = new ScriptedStore(store, read, faults);
   const { random } = faults;
   const getRandomU64 = () => BigInt(random);
-  const lent = random === undefined ? {} : { 'wasi:random/random': { getRandomU64 } };
-  const known = functions(new Authority((imports) => component({ ...imports, ...lent }), scripted));
+  const overrides = random === undefined ? {} : { 'wasi:random/random': { getRandomU64 } };
+  const exported = functions(new Authority((imports) => component({ ...imports, ...overrides }), scripted));
   const named = new Map();
-  const answers = parse(read('calls.json')).map(({ call, args, as }, at) => {
-    if (!known.has(call)) throw new Error(`the contract has no ${call}`);
+  const results = parse(read('calls.json')).map(({ call, args, as }, at) => {
+    if (!exported.has(call)) throw new Error(`the contract has no ${call}`);
     const values = args.map((written) => argument(written, named));
     try {
-      const value = scripted.during(at + 1, () => known.get(call)(...values));
+      const value = scripted.during(at + 1, () => exported.get(call)(...values));
       if (as !== undefined) named.set(as, value);
       return `{"ok":${json(value)}}`;
     } catch (error) {
-      if (!isAnswer(error)) throw error;
+      if (!isContractError(error)) throw error;
       return `{"err":${json(error.payload)}}`;
     }
   });
   const document = json(store.load()?.document);
-  return `{"case":${json(name)},"started":${started},"answers":[${answers}],"document":${document}}`;
+  return `{"case":${json(name)},"started":${started},"answers":[${results}],"document":${document}}`;
 }
 
 const [component, cases] = [await load(process.argv[2]), process.argv[3]];
 const directories = readdirSync(cases, { withFileTypes: true }).filter((entry) => entry.isDirectory());
 for (const name of directories.map((entry) => entry.name).sort()) {
   try {
-    console.log(play(component, cases, name));
+    console.log(runCase(component, cases, name));
   } catch (error) {
-    throw new Error(`in the case ${name}`, { cause: error });
+    throw new Error(`case ${name}`, { cause: error });
   }
 }
