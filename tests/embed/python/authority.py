@@ -1,17 +1,19 @@
-"""Hosts the component under wasmtime.
+"""Hosts the component with wasmtime.
 
-The component is lent a store, randomness and a clock. It gets nothing else: WASI is not linked, so there are no files,
-no environment and no network to be had, and a build that asks for them cannot be instantiated.
+The host provides a store, randomness and a clock, and nothing else. WASI is not linked, so the
+component has no files, no environment and no network. A build that imports more cannot be
+instantiated.
 
-What wasmtime's Python package does not offer, and what Python does not:
+Limits of Python and of wasmtime's package for it:
 
-- A function of the host cannot answer the `err` of a result whose `ok` may be nothing, and those of `catalog-store` are
-  such. `_Err` is the way around it, which holds for the release in `requirements.txt`; the example notices when it does
-  not.
-- It does not count what an instance hands to the host. The limit of its memory bounds that, too.
-- It keeps tables of its own without a lock, so that only one thread at a time should use it.
-- A secret cannot be wiped: a string is immutable, and lies in memory until something else is written there. Hand a
-  secret on at once and keep no reference to it.
+- A function of the host cannot return the `err` of a result whose `ok` may be None, as the results
+  of `catalog-store` are. `_Err` is the workaround for the release in `requirements.txt`. The
+  example fails if the workaround stops working.
+- The package does not bound the data that an instance passes to the host. The memory limit of the
+  instance bounds it, too.
+- The package has unlocked tables of its own, so only one thread at a time should use it.
+- Python cannot wipe a secret. A string is immutable, and stays in memory until something
+  overwrites it. Pass a secret on at once and keep no reference to it.
 """
 
 import os
@@ -25,28 +27,34 @@ from wasmtime.component import Component as Compiled
 from wasmtime.component import ExportIndex, Instance, Linker, Record, ResultType, Variant
 
 MAX_MEMORY = 32 << 20
-"""In bytes: room for the 10,000 tokens that a catalog may have."""
+"""In bytes. Enough for the 10,000 tokens that a catalog may have."""
 
 FUEL = 20_000_000_000
-"""How many instructions, about, one call may take. A command on the largest catalog takes a sixtieth of it, and starts
-over at most 32 times when others are faster. It is no time: an endless loop of nothing goes on for some fifteen seconds
-before it is out of fuel. Who must be faster, or bound what a store takes too, runs the component in a process of its
-own and ends that."""
+"""The approximate number of instructions of one call.
+
+A command on the largest catalog uses a sixtieth of it, and starts over at most 32 times when other
+commands win the swap. Fuel is not a time limit: an empty endless loop runs for about 15 seconds. A
+host that needs a shorter limit, or a limit on the store, runs the component in a separate process
+and terminates that.
+"""
 
 
 @dataclass(frozen=True)
 class Entry(Record):
-    """A document, and the name of the state in which it is."""
+    """A document and its version."""
 
     version: str
     document: str
 
 
 class StoreError(Exception):
-    """What a store raises when it cannot answer, by what is known: that nothing was read or written (`unavailable`),
-    that it may have been written, now or a little later (`unknown-outcome`, of `swap` only), or neither (`other`).
+    """The error of a store.
 
-    The text is for the operator of the host and must hold no document.
+    - `unavailable`: nothing was read or written.
+    - `unknown-outcome`, of `swap` only: the document may have been written, now or a little later.
+    - `other`: neither is known.
+
+    The text is for the operator of the host, and must not contain the document.
     """
 
     def __init__(self, kind: Literal["unavailable", "unknown-outcome", "other"], text: str) -> None:
@@ -55,23 +63,24 @@ class StoreError(Exception):
 
 
 class CatalogStore(Protocol):
-    """Where the catalog lies; the contract is `wit/catalog-store.wit`.
+    """Stores the catalog. The contract is `wit/catalog-store.wit`.
 
-    Both raise a `StoreError`. Any other exception counts as one of the kind `other`: after a `swap`, the component looks
-    whether its change was made.
+    Both methods raise a `StoreError`. Any other exception counts as the kind `other`: after a
+    `swap`, the component checks whether its change was written.
     """
 
     def load(self) -> Entry | None:
-        """The document, if there has ever been one."""
+        """Returns the document, or None if none was ever stored."""
 
     def swap(self, expected: str | None, document: str) -> str | None:
-        """Its version once the document is stored, or None if the one that is there is not the expected one."""
+        """Returns the version of the stored document, or None if the current version differs from
+        `expected`."""
 
 
-class Refusal(Exception):
-    """An `err` of the contract. All else that a call raises is a trap or a mistake here.
+class ContractError(Exception):
+    """An `err` of the contract. Any other exception of a call is a trap, or a defect of this host.
 
-    Where the store has failed in that call, its last exception is the cause.
+    If the store failed during the call, its last exception is the cause.
     """
 
     def __init__(self, error: Variant) -> None:
@@ -90,11 +99,11 @@ class Component:
         self._functions: dict[str, ExportIndex] = {}
 
     def imports(self) -> set[str]:
-        """What it wants from its host."""
+        """Returns the names of the imports."""
         return set(self.compiled.type.imports(self.engine))
 
     def function(self, name: str) -> ExportIndex:
-        """Where the function is that the WIT names so: `tokens.create-operator`."""
+        """Returns the index of a function by its WIT name, such as `tokens.create-operator`."""
         if name not in self._functions:
             interface, _, function = name.partition(".")
             exports = self.compiled.get_export_index(f"optoken:authority/{interface}@0.1.0")
@@ -106,48 +115,50 @@ class Component:
 
 
 class Authority:
-    """The contract over one store.
+    """The functions of the contract for one store.
 
-    It answers `authenticate` from the catalog it has read. A host that learns of a change made elsewhere makes a new
-    one.
+    `authenticate` uses the catalog that the instance has loaded. After a change by another process,
+    the host must create a new `Authority`.
     """
 
     def __init__(self, component: Component, catalog: CatalogStore) -> None:
         self._component = component
         self._failures: list[Exception] = []
-        self._linker = _lend(component.engine, catalog, self._failures)
-        self._running: tuple[Store, Instance] | None = self._instantiate()
+        self._linker = _create_linker(component.engine, catalog, self._failures)
+        self._current: tuple[Store, Instance] | None = self._instantiate()
 
     def call(self, name: str, *arguments: str | int | None) -> Any:
-        """Calls the function that the WIT names so and gives what it answers with `ok`; an `err` is a `Refusal`."""
-        # wasmtime takes numbers modulo 2^64, so that a lifetime of -1 would be for ever.
+        """Calls a function by its WIT name. Returns its `ok`, and raises its `err` as a
+        `ContractError`."""
+        # wasmtime reduces numbers modulo 2^64, so a lifetime of -1 would never end.
         if not all(0 <= argument < 1 << 64 for argument in arguments if isinstance(argument, int)):
             raise ValueError("a number of the contract has 64 bits and no sign")
         index = self._component.function(name)
-        store, instance = self._running = self._running or self._instantiate()
+        store, instance = self._current = self._current or self._instantiate()
         function = instance.get_func(store, index)
         assert function is not None, f"{name} is not a function"
         store.set_fuel(FUEL)
         self._failures.clear()
         try:
-            answer = function(store, *arguments)
+            result = function(store, *arguments)
         except BaseException:
-            # A trap leaves an instance as it stood, in the middle of something. All that counts is in the catalog
-            # store, so the next call gets a new one.
-            self._running = None
+            # A trap leaves the instance in an undefined state. The catalog store holds all state, so
+            # the next call gets a new instance.
+            self._current = None
             raise
-        # wasmtime tells `ok` from `err` where both may be of one Python type, and gives the bare payload elsewhere. All
-        # errors of the contract are variants, so that there another variant is one.
-        match answer:
+        # wasmtime tags `ok` and `err` if both may have the same Python type, and otherwise returns
+        # the payload alone. All errors of the contract are variants, so any other variant is an
+        # error.
+        match result:
             case Variant("ok", value):
                 return value
             case Variant("err", Variant() as error) | (Variant() as error):
-                raise Refusal(error) from (self._failures[-1] if self._failures else None)
-        return answer
+                raise ContractError(error) from (self._failures[-1] if self._failures else None)
+        return result
 
     def _instantiate(self) -> tuple[Store, Instance]:
         store = Store(self._component.engine)
-        # The component is one module and the two shims that its linker puts around it. Another build may have more.
+        # The component has one module and two shims of its linker. Another build may have more.
         store.set_limits(memory_size=MAX_MEMORY, memories=2, instances=8, tables=8, table_elements=4096)
         store.set_fuel(FUEL)
         return store, self._linker.instantiate(store, self._component.compiled)
@@ -159,10 +170,13 @@ class _Datetime(Record):
     nanoseconds: int
 
 
-def _lend(engine: Engine, catalog: CatalogStore, failures: list[Exception]) -> Linker:
-    """All that the component gets. The first argument of each is the store of wasmtime, which none of them needs."""
+def _create_linker(engine: Engine, catalog: CatalogStore, failures: list[Exception]) -> Linker:
+    """Returns a linker with all imports of the component.
 
-    def answer(function: Callable[..., Any], *arguments: Any) -> Any:
+    wasmtime passes its store as the first argument, which no import needs.
+    """
+
+    def call(function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return function(*arguments)
         except Exception as error:
@@ -173,9 +187,9 @@ def _lend(engine: Engine, catalog: CatalogStore, failures: list[Exception]) -> L
     linker = Linker(engine)
     with linker.root() as root:
         with root.add_instance("optoken:authority/catalog-store@0.1.0") as interface:
-            interface.add_func("load", lambda _: answer(catalog.load))
-            interface.add_func("swap", lambda _, expected, document: answer(catalog.swap, expected, document))
-        # Any 0.2 of WASI fits these.
+            interface.add_func("load", lambda _: call(catalog.load))
+            interface.add_func("swap", lambda _, expected, document: call(catalog.swap, expected, document))
+        # Every 0.2 release of WASI matches these versions.
         with root.add_instance("wasi:random/random@0.2.0") as interface:
             interface.add_func("get-random-u64", lambda _: int.from_bytes(os.urandom(8)))
         with root.add_instance("wasi:clocks/wall-clock@0.2.0") as interface:
@@ -185,21 +199,21 @@ def _lend(engine: Engine, catalog: CatalogStore, failures: list[Exception]) -> L
 
 @dataclass(frozen=True)
 class _Err:
-    """The `err` of a result, as an answer of a function of the host.
+    """The `err` of a result that a function of the host returns.
 
-    wasmtime tells by the Python type of an answer whether it is that of `ok`, and takes anything for that where `ok` may
-    be nothing. Such an answer has no other case to be.
+    wasmtime selects `ok` by the Python type of the returned value. If `ok` may be None, wasmtime
+    treats every value as `ok`. A value of this class leaves `err` as the only case.
     """
 
     error: Variant
 
 
-def _convert_result(self: ResultType, store: Any, answer: Any, ptr: Any) -> None:
-    if isinstance(answer, _Err):
-        # This object stands for the type of one answer and is made anew for the next.
+def _convert_result(self: ResultType, store: Any, value: Any, ptr: Any) -> None:
+    if isinstance(value, _Err):
+        # wasmtime creates this type object for each returned value, so the change affects no other.
         self._cases = lambda: [("err", self.err)]  # type: ignore[method-assign]
-        answer = answer.error
-    _convert_to_c(self, store, answer, ptr)
+        value = value.error
+    _convert_to_c(self, store, value, ptr)
 
 
 _convert_to_c = ResultType.convert_to_c

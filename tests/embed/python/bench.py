@@ -1,4 +1,4 @@
-"""How fast the component is in Python, as one line of JSON.
+"""Measures the component in Python, and prints one line of JSON.
 
 Usage: python bench.py COMPONENT
   COMPONENT  the component, as a file
@@ -14,14 +14,14 @@ from typing import Any
 from authority import Authority, Component
 from memory_store import MemoryStore
 
-DURATION = 2.0
+DURATION_SECONDS = 2.0
 
 
 def measure(call: Callable[[], Any]) -> float:
-    """How many seconds one call takes, on average over some time."""
+    """Returns the mean duration of a call in seconds."""
     start = perf_counter()
     calls = 0
-    while (elapsed := perf_counter() - start) < DURATION:
+    while (elapsed := perf_counter() - start) < DURATION_SECONDS:
         call()
         calls += 1
     return elapsed / calls

@@ -1,4 +1,5 @@
-"""The life of an operator token, in Python. Every step says what must come of it, so this is a test as well.
+"""The lifecycle of an operator token, in Python. Every step asserts its result, so the example is
+also a test.
 
 Usage: python example.py COMPONENT
   COMPONENT  the component, as a file
@@ -13,28 +14,28 @@ from typing import Any
 from wasmtime import WasmtimeError, wat2wasm
 from wasmtime.component import Variant
 
-from authority import Authority, Component, Entry, Refusal, StoreError
+from authority import Authority, Component, ContractError, Entry, StoreError
 from memory_store import MemoryStore
 
 ORIGIN = "example"
 
 
-def refusal(function: Callable[..., Any], *arguments: Any) -> Variant:
-    """What the contract answers with `err` is raised: the case is in `tag`, its detail in `payload`."""
+def contract_error(function: Callable[..., Any], *arguments: Any) -> Variant:
+    """Returns the `err` that the function raises: the case in `tag`, its detail in `payload`."""
     try:
         function(*arguments)
-    except Refusal as refused:
-        return refused.error
-    raise AssertionError("it was not refused")
+    except ContractError as raised:
+        return raised.error
+    raise AssertionError("the call did not fail")
 
 
-def failure(kind: type[Exception], function: Callable[..., Any], *arguments: Any) -> str:
-    """What the exception says that must come out of this."""
+def exception_text(kind: type[Exception], function: Callable[..., Any], *arguments: Any) -> str:
+    """Returns the text of the exception that the function must raise."""
     try:
         function(*arguments)
     except kind as error:
         return str(error)
-    raise AssertionError("it did not fail")
+    raise AssertionError("the call did not fail")
 
 
 component = Component(Path(sys.argv[1]).read_bytes())
@@ -43,40 +44,40 @@ call = Authority(component, store).call
 
 
 def accepted(secret: str) -> bool:
-    """Whether this is the secret of the operator token."""
+    """Returns whether this is the secret of the operator token."""
     principal = call("authenticator.authenticate", secret)
     return (principal.id, principal.kind) == (0, "operator")
 
 
-def stored() -> str:
-    """The document."""
+def stored_document() -> str:
+    """Returns the stored document."""
     entry = store.load()
     assert entry is not None
     return entry.document
 
 
-# Create the operator token. The secret is shown this once; the store holds its hash.
+# Create the operator token. The component returns the secret once, and stores its hash.
 created = call("tokens.create-operator", ORIGIN)
 first = created.secret
 assert re.fullmatch(r"apiv3_[\w-]{86}", first)
-assert first not in stored()
+assert first not in stored_document()
 print(f"created token {created.info.id}, {created.info.name}")
 
-# Check what a request presents.
+# Check the token of a request.
 assert accepted(first)
-print("its secret is accepted")
+print("the secret is accepted")
 
-# Replace it. Without an overlap the old secret is dead before the new one is shown.
+# Replace the token. Without an overlap the old secret is invalid before the new one is returned.
 second = call("tokens.regenerate", first, 0, ORIGIN).secret
 assert accepted(second)
-assert refusal(call, "authenticator.authenticate", first) == Variant("unknown-token")
-assert refusal(call, "tokens.regenerate", first, 0, ORIGIN) == Variant("unauthenticated")
-print("regenerated: the new secret is accepted, the old one refused")
+assert contract_error(call, "authenticator.authenticate", first) == Variant("unknown-token")
+assert contract_error(call, "tokens.regenerate", first, 0, ORIGIN) == Variant("unauthenticated")
+print("regenerated: the new secret is accepted, the old one rejected")
 
 
-# How errors arrive.
-class Broken:
-    """A store that cannot answer."""
+# Errors of the contract and of the store.
+class FailingStore:
+    """A store of which every call fails."""
 
     def load(self) -> Entry | None:
         raise StoreError("unavailable", "the disk is gone")
@@ -85,24 +86,26 @@ class Broken:
         raise StoreError("unavailable", "the disk is gone")
 
 
-assert refusal(call, "tokens.create-operator", ORIGIN) == Variant("already-exists", "_admin")
-assert failure(ValueError, call, "tokens.create-named", second, "ci", -1, ORIGIN)
-blind = Authority(component, Broken())
-assert refusal(blind.call, "authenticator.authenticate", second) == Variant("unavailable")
-assert refusal(blind.call, "authenticator.prepare") == Variant("unavailable", "the disk is gone")
-assert refusal(blind.call, "tokens.regenerate", second, 0, ORIGIN) == Variant("unavailable", "the disk is gone")
-print("without its store it accepts nobody, and tells why")
+assert contract_error(call, "tokens.create-operator", ORIGIN) == Variant("already-exists", "_admin")
+assert exception_text(ValueError, call, "tokens.create-named", second, "ci", -1, ORIGIN)
+storeless = Authority(component, FailingStore())
+assert contract_error(storeless.call, "authenticator.authenticate", second) == Variant("unavailable")
+assert contract_error(storeless.call, "authenticator.prepare") == Variant("unavailable", "the disk is gone")
+assert contract_error(storeless.call, "tokens.regenerate", second, 0, ORIGIN) == Variant(
+    "unavailable", "the disk is gone"
+)
+print("without a store every token is rejected, with the reason")
 
 
-# A store that cannot say whether it has written: the component looks, so that no secret is lost for nothing. Where that is
-# not possible either, it says so.
-class Silent:
-    """A store that writes and then breaks: with an exception of its own, or for good."""
+# The outcome of a swap is unknown. The component loads the catalog again, so no secret is lost. If
+# that fails, too, it returns `unknown-outcome`.
+class LossyStore:
+    """A store that writes and then raises an OSError, once or from then on."""
 
     broken = False
 
-    def __init__(self, for_good: bool) -> None:
-        self.for_good = for_good
+    def __init__(self, permanently: bool) -> None:
+        self.permanently = permanently
 
     def load(self) -> Entry | None:
         if self.broken:
@@ -111,25 +114,26 @@ class Silent:
 
     def swap(self, expected: str | None, document: str) -> str | None:
         store.swap(expected, document)
-        self.broken = self.for_good
+        self.broken = self.permanently
         raise OSError("the connection broke")
 
 
-second = Authority(component, Silent(False)).call("tokens.regenerate", second, 0, ORIGIN).secret
+second = Authority(component, LossyStore(False)).call("tokens.regenerate", second, 0, ORIGIN).secret
 call = Authority(component, store).call
 assert accepted(second)
 try:
-    Authority(component, Silent(True)).call("tokens.create-named", second, "ci", None, ORIGIN)
-    raise AssertionError("nobody knows that it was made")
-except Refusal as doubt:
-    assert doubt.error == Variant("unknown-outcome", "the connection broke")
-    assert isinstance(doubt.__cause__, OSError)
-print("a secret is not lost with the answer of the store")
+    Authority(component, LossyStore(True)).call("tokens.create-named", second, "ci", None, ORIGIN)
+    raise AssertionError("the outcome was not reported as unknown")
+except ContractError as raised:
+    assert raised.error == Variant("unknown-outcome", "the connection broke")
+    assert isinstance(raised.__cause__, OSError)
+print("the secret survives a lost response of the store")
 
 
-# Two hosts on one store regenerate at once: the other one is faster, between this one's load and swap.
-class Overtaken:
-    """A store of which someone else makes use, once, just before this one does."""
+# Two hosts with one store regenerate at once. The other host swaps between load and swap of this
+# one.
+class ContendedStore:
+    """A store that another host changes once, before the first swap of this host."""
 
     third: str | None = None
 
@@ -141,31 +145,31 @@ class Overtaken:
         return store.swap(expected, document)
 
 
-overtaken = Overtaken()
-slower = Authority(component, overtaken)
-assert refusal(slower.call, "tokens.regenerate", second, 0, ORIGIN) == Variant("unauthenticated")
-assert overtaken.third is not None
-assert accepted(overtaken.third)
-print("of two that regenerate at once, one succeeds")
+contended = ContendedStore()
+slower = Authority(component, contended)
+assert contract_error(slower.call, "tokens.regenerate", second, 0, ORIGIN) == Variant("unauthenticated")
+assert contended.third is not None
+assert accepted(contended.third)
+print("of two concurrent regenerations, one succeeds")
 
-# A document that does not fit into its memory makes it trap. The next call gets a new instance.
+# A document that exceeds the memory of the instance makes it trap. The next call gets a new one.
 swapped = MemoryStore("x" * (64 << 20))
-survivor = Authority(component, swapped)
-assert "unreachable" in failure(WasmtimeError, survivor.call, "authenticator.prepare")
+replaced = Authority(component, swapped)
+assert "unreachable" in exception_text(WasmtimeError, replaced.call, "authenticator.prepare")
 huge = swapped.load()
 assert huge is not None
-swapped.swap(huge.version, stored())
-survivor.call("authenticator.authenticate", overtaken.third)
-print("it was trapped, and replaced")
+swapped.swap(huge.version, stored_document())
+replaced.call("authenticator.authenticate", contended.third)
+print("an instance that trapped is replaced")
 
-# It imports what it is lent and nothing else; one that wants more is not run.
+# The component imports exactly this. A component that imports more cannot be instantiated.
 assert {name.partition("@")[0] for name in component.imports()} == {
     "optoken:authority/catalog-store",
     "wasi:clocks/wall-clock",
     "wasi:random/random",
 }
 ENVIRONMENT = "wasi:cli/environment@0.2.0"
-greedy = wat2wasm(f"""(component (import "{ENVIRONMENT}" (instance
+excessive = wat2wasm(f"""(component (import "{ENVIRONMENT}" (instance
     (export "get-arguments" (func (result (list string)))))))""")
-assert ENVIRONMENT in failure(WasmtimeError, Authority, Component(bytes(greedy)), store)
-print(f"it needs {', '.join(sorted(component.imports()))}")
+assert ENVIRONMENT in exception_text(WasmtimeError, Authority, Component(bytes(excessive)), store)
+print(f"the component imports {', '.join(sorted(component.imports()))}")

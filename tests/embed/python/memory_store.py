@@ -1,4 +1,7 @@
-"""A catalog store in memory, to show the contract. A real one answers when a power cut can do no more harm."""
+"""A catalog store in memory, as an example of the contract.
+
+A persistent store must return only after a change is durable.
+"""
 
 from threading import Lock
 from uuid import uuid4
@@ -15,7 +18,7 @@ class MemoryStore:
         return self._entry
 
     def swap(self, expected: str | None, document: str) -> str | None:
-        # Nobody may come between the comparison and the write.
+        # No other thread may write between the comparison and the write.
         with self._lock:
             if expected != (self._entry and self._entry.version):
                 return None
@@ -24,5 +27,5 @@ class MemoryStore:
 
 
 def _entry(document: str) -> Entry:
-    # Random and not counted, so that no version comes twice, also not after a restart.
+    # Random instead of a counter, so that no version repeats, even after a restart.
     return Entry(str(uuid4()), document)

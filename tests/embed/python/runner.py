@@ -1,8 +1,8 @@
-"""Plays the conformance suite in Python; tests/conformance/README.md tells what a case is and what is answered.
+"""Runs the conformance cases in Python. tests/conformance/README.md defines cases and results.
 
 Usage: python runner.py COMPONENT CASES
   COMPONENT  the component, as a file
-  CASES      the directory with the cases
+  CASES      the directory of the cases
 """
 
 import json
@@ -19,14 +19,14 @@ from unittest.mock import patch
 
 from wasmtime.component import Record, Variant
 
-from authority import Authority, Component, Entry, Refusal, StoreError
+from authority import Authority, Component, ContractError, Entry, StoreError
 from memory_store import MemoryStore
 
 REFERENCE = re.compile(r"<([^.<>]+)\.([^.<>]+)>")
 
 
 def to_json(value: Any) -> Any:
-    """A value of the contract as it is written in JSON. No case of the contract has an option for payload."""
+    """Converts a value of the contract to JSON. No case has an option as its payload."""
     match value:
         case Variant(case, None):
             return case
@@ -40,7 +40,7 @@ def to_json(value: Any) -> Any:
 
 
 class ScriptedStore:
-    """A store that fails where `faults.json` says so, around one that does not."""
+    """Wraps a store and injects the faults of `faults.json`."""
 
     def __init__(self, store: MemoryStore, case: Path, calls: dict[str, Any]) -> None:
         self._store, self._case, self._calls = store, case, calls
@@ -49,11 +49,11 @@ class ScriptedStore:
 
     @contextmanager
     def during(self, number: int) -> Iterator[None]:
-        """Around a call of the case, counted from 1. All that was to go wrong must have."""
+        """Surrounds a call of the case, counted from 1. Every fault of that call must occur."""
         faults = self._calls.get(str(number), {})
         self._load, self._swap = list(faults.get("load", [])), list(faults.get("swap", []))
         yield
-        assert not self._load and not self._swap, f"call {number}: what was to go wrong never came"
+        assert not self._load and not self._swap, f"call {number}: a fault did not occur"
 
     def load(self) -> Entry | None:
         fail(self._load.pop(0) if self._load else None)
@@ -71,7 +71,7 @@ class ScriptedStore:
                 fail(fault)
         version = self._store.swap(expected, document)
         if version is not None:
-            # This component has no use for the version, but another may.
+            # The component ignores the version, but another component may use it.
             assert self._store.load() == Entry(version, document)
         if fault and "written" in fault:
             fail(fault["written"])
@@ -79,13 +79,13 @@ class ScriptedStore:
 
 
 def fail(fault: dict[Any, str] | None) -> None:
-    """Raises the error of the contract that this stands for, if it is one."""
+    """Raises the store error that the fault names, if any."""
     for kind, text in (fault or {}).items():
         raise StoreError(kind, text)
 
 
-def play(component: Component, case: Path) -> dict[str, Any]:
-    """What comes back from a case."""
+def run_case(component: Component, case: Path) -> dict[str, Any]:
+    """Returns the results of a case."""
     started = time.time_ns() // 1_000_000
     before = case / "before.jsonl"
     store = MemoryStore(before.read_bytes().decode() if before.exists() else None)
@@ -94,7 +94,7 @@ def play(component: Component, case: Path) -> dict[str, Any]:
     scripted = ScriptedStore(store, case, faults.get("calls", {}))
     authority = Authority(component, scripted)
     named: dict[str, Record] = {}
-    answers = []
+    results = []
 
     def argument(written: str | int | None) -> str | int | None:
         if isinstance(written, str) and (reference := REFERENCE.fullmatch(written)):
@@ -103,25 +103,25 @@ def play(component: Component, case: Path) -> dict[str, Any]:
             return value
         return written
 
-    def answer(call: dict[str, Any]) -> dict[str, Any]:
+    def result(call: dict[str, Any]) -> dict[str, Any]:
         try:
             value = authority.call(call["call"], *map(argument, call["args"]))
-        except Refusal as refused:
-            return {"err": to_json(refused.error)}
+        except ContractError as raised:
+            return {"err": to_json(raised.error)}
         if "as" in call:
             named[call["as"]] = value
         return {"ok": to_json(value)}
 
     number = faults.get("random")
     urandom = os.urandom if number is None else lambda length: number.to_bytes(length)
-    # For the component alone: the store makes its versions with randomness, too.
+    # Patched for the component alone, as the store also creates random versions.
     with patch("authority.os", SimpleNamespace(urandom=urandom)):
         for at, call in enumerate(json.loads((case / "calls.json").read_bytes()), 1):
             with scripted.during(at):
-                answers.append(answer(call))
+                results.append(result(call))
 
     entry = store.load()
-    return {"case": case.name, "started": started, "answers": answers, "document": entry and entry.document}
+    return {"case": case.name, "started": started, "answers": results, "document": entry and entry.document}
 
 
 def main() -> None:
@@ -129,9 +129,9 @@ def main() -> None:
     component = Component(wasm.read_bytes())
     for case in sorted(path for path in cases.iterdir() if path.is_dir()):
         try:
-            print(json.dumps(play(component, case)), flush=True)
+            print(json.dumps(run_case(component, case)), flush=True)
         except Exception as error:
-            error.add_note(f"in the case {case.name}")
+            error.add_note(f"case {case.name}")
             raise
 
 
