@@ -1,4 +1,5 @@
-//! How fast the component is in the sandbox of `optoken`, as the server runs it, as one line of JSON.
+//! Measures the component in the sandbox of `optoken`, as the server runs it. Prints one line of
+//! JSON.
 
 use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ pub(crate) fn run() -> Result<()> {
     Ok(writeln!(io::stdout(), "{result}")?)
 }
 
-/// How many seconds one call takes, on average over some time.
+/// Returns the mean duration of a call in seconds.
 fn measure(mut call: impl FnMut() -> Result<()>) -> Result<f64> {
     let started = Instant::now();
     let mut calls = 0_u32;

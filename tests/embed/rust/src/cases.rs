@@ -1,6 +1,7 @@
-//! Plays the conformance cases (`tests/conformance/README.md`) against the component, in an engine that is not `optoken`'s,
-//! linked with the pieces that it offers. Any function of the contract is called by its name, and any value is written as
-//! JSON by its type.
+//! Runs the conformance cases (`tests/conformance/README.md`) with the component in a separate
+//! engine, linked by `optoken::sandbox::linker`.
+//!
+//! Calls each function of the contract by its name, and converts each value to JSON by its type.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,7 +39,7 @@ impl Host {
         Ok(Self { engine, component, linker })
     }
 
-    /// The line that a runner writes of this case.
+    /// Runs a case and returns its line of the output.
     pub(crate) fn play(&self, case: &Path) -> Result<Value> {
         let name = case.file_name().and_then(|name| name.to_str()).context("a case without a name")?;
         let catalog = Arc::new(ScriptedStore::default());
@@ -69,12 +70,12 @@ impl Host {
         Ok(json!({ "case": name, "answers": answers, "document": catalog.document() }))
     }
 
-    /// The linker, or one in which every random number is this one.
+    /// Returns the linker, or one in which every random number is `random`.
     fn linker_for(&self, random: Option<u64>) -> Result<Linker<Tenant>> {
         let mut linker = self.linker.clone();
         if let Some(random) = random {
             linker.allow_shadowing(true);
-            // The very version that the component asks for, which counts before any other.
+            // The exact version that the component imports takes precedence over any other.
             let mut interface = linker.instance("wasi:random/random@0.2.0")?;
             interface.func_wrap("get-random-u64", move |_: StoreContextMut<'_, Tenant>, ()| Ok((random,)))?;
         }
@@ -103,7 +104,7 @@ fn answer(
     let arguments: Vec<Val> = arguments
         .iter()
         .zip(&parameters)
-        .map(|(argument, of_type)| to_wit(&resolved(argument, answered)?, of_type))
+        .map(|(argument, of_type)| to_wit(&resolve(argument, answered)?, of_type))
         .collect::<Result<_>>()?;
     let mut results = [Val::Bool(false)];
     store.data_mut().catalog.begin_command();
@@ -116,10 +117,10 @@ fn answer(
     }
 }
 
-/// An argument, or what `<NAME.FIELD>` stands for.
-fn resolved(argument: &Value, answered: &BTreeMap<&str, Option<Value>>) -> Result<Value> {
+/// Returns an argument, or the value that a reference `<NAME.FIELD>` names.
+fn resolve(argument: &Value, answered: &BTreeMap<&str, Option<Value>>) -> Result<Value> {
     if let Value::Object(fields) = argument {
-        let fields = fields.iter().map(|(name, field)| Ok((name.clone(), resolved(field, answered)?)));
+        let fields = fields.iter().map(|(name, field)| Ok((name.clone(), resolve(field, answered)?)));
         return Ok(Value::Object(fields.collect::<Result<_>>()?));
     }
     let reference =

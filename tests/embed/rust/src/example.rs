@@ -1,9 +1,13 @@
-//! The life of an operator token. Every step says what must come of it, so this is a test as well.
+//! The lifecycle of an operator token. Every step asserts its result, so the example is also a
+//! test.
 //!
-//! What a host with an engine of its own has to do beside, `optoken::sandbox::linker` lists. Of that, this leaves two things
-//! out: it bounds the memory of an instance, but not the time of a call (`Config::epoch_interruption` and
-//! `Store::set_epoch_deadline` do); and it checks tokens with the instance that carries out commands, which waits for the
-//! store, where a server has others that only read, on `CatalogStoreCtx::from_snapshot`.
+//! `optoken::sandbox::linker` lists the duties of a host with its own engine. This example omits
+//! two:
+//!
+//! - It bounds the memory of an instance, but not the time of a call. `Config::epoch_interruption`
+//!   and `Store::set_epoch_deadline` bound the time.
+//! - It checks tokens with the instance that executes commands, which waits for the store. A server
+//!   has other instances for that, which only read (`CatalogStoreCtx::from_snapshot`).
 
 use std::sync::Arc;
 
@@ -18,7 +22,7 @@ use optoken::store::{MemoryStore, Store as _};
 
 const ORIGIN: &str = "example";
 
-/// What this host keeps for an instance, among whatever else it keeps.
+/// The data of this host for an instance.
 struct Tenant {
     catalog: CatalogStoreCtx,
     limits: StoreLimits,
@@ -49,7 +53,7 @@ pub(crate) fn run() -> Result<()> {
         Ok((store, instance))
     };
 
-    // Create the operator token. The secret is shown this once; the store holds its hash.
+    // Create the operator token. The component returns the secret once, and stores its hash.
     let (mut store, instance) = open()?;
     let tokens = instance.optoken_authority_tokens();
     let first = tokens.call_create_operator(&mut store, ORIGIN)??;
@@ -57,26 +61,30 @@ pub(crate) fn run() -> Result<()> {
     ensure!(!document.contains(&first.secret), "the secret is in the catalog");
     println!("created token {}, {}", first.info.id, first.info.name);
 
-    // Check what a request presents.
+    // Check the token of a request.
     let authenticator = instance.optoken_authority_authenticator();
-    ensure!(authenticator.call_authenticate(&mut store, &first.secret)?.is_ok(), "it is refused");
-    println!("its secret is accepted");
+    ensure!(authenticator.call_authenticate(&mut store, &first.secret)?.is_ok(), "the secret is rejected");
+    println!("the secret is accepted");
 
-    // Replace it. Without an overlap the old secret is dead before the new one is shown.
+    // Replace the token. Without an overlap the old secret is invalid before the component returns
+    // the new one.
     let caller = Caller { credential: first.secret.clone(), origin: ORIGIN.to_owned() };
     let second = tokens.call_regenerate(&mut store, &caller, None)??;
-    ensure!(authenticator.call_authenticate(&mut store, &second.secret)?.is_ok(), "the new one is refused");
+    ensure!(authenticator.call_authenticate(&mut store, &second.secret)?.is_ok(), "the new one is rejected");
     ensure!(authenticator.call_authenticate(&mut store, &first.secret)?.is_err(), "the old one is accepted");
-    println!("regenerated: the new secret is accepted, the old one refused");
+    println!("regenerated: the new secret is accepted, the old one rejected");
 
-    // How errors arrive.
+    // Errors of the contract.
     let again = tokens.call_create_operator(&mut store, ORIGIN)?;
-    ensure!(matches!(again, Err(CommandError::AlreadyExists(name)) if name == "_admin"), "it was made twice");
+    ensure!(
+        matches!(again, Err(CommandError::AlreadyExists(name)) if name == "_admin"),
+        "a second token was created"
+    );
 
-    // All that counts is in the store, so another instance goes on where this one has stopped.
+    // The store holds all state, so another instance continues from there.
     let (mut store, instance) = open()?;
     let authenticator = instance.optoken_authority_authenticator();
     ensure!(authenticator.call_authenticate(&mut store, &second.secret)?.is_ok(), "the new one is lost");
-    println!("another instance knows it, too");
+    println!("another instance accepts the secret, too");
     Ok(())
 }

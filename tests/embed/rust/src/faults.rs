@@ -1,4 +1,4 @@
-//! A store in memory that fails where `faults.json` says so (`tests/conformance/README.md`).
+//! A store in memory that injects the faults of `faults.json` (`tests/conformance/README.md`).
 
 use std::collections::VecDeque;
 use std::fs;
@@ -12,34 +12,36 @@ use optoken::sandbox::wasmtime::{Result, bail, ensure};
 use optoken::store::{Entry, Store, StoreError, SwapOutcome, Version};
 use serde_json::Value;
 
-/// The store of one case after the other.
+/// The store of the cases, which run one after the other.
 #[derive(Default)]
 pub(crate) struct ScriptedStore(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// Counts on from case to case, so that no version comes twice.
+    /// Keeps its count from case to case, so that no version repeats.
     swaps: u64,
     document: Option<String>,
     faults: Value,
-    /// Those of the call that is played, and whose call that is: a host may have a thread that looks at the store by itself.
-    loads: VecDeque<Fault>,
-    swaps_to_come: VecDeque<Fault>,
-    player: Option<ThreadId>,
+    /// Pending faults of the current call.
+    load_faults: VecDeque<Fault>,
+    swap_faults: VecDeque<Fault>,
+    /// The thread of the current call. Other threads of a host may load the catalog, too.
+    caller: Option<ThreadId>,
 }
 
 enum Fault {
-    Nothing,
-    /// Nothing is done, and this is answered.
+    /// The operation succeeds.
+    None,
+    /// The operation does nothing and returns this error.
     Failed(StoreError),
-    /// It is done, and this is answered all the same.
+    /// The operation succeeds, and returns this error all the same.
     Written(StoreError),
-    /// Somebody else stores this document just before.
+    /// Another writer stores this document just before.
     Overtaken(String),
 }
 
 impl ScriptedStore {
-    /// Begins a case: its document, and what is to go wrong.
+    /// Begins a case: reads its document and its faults.
     pub(crate) fn open(&self, case: &Path) -> Result<()> {
         let read = |name: &str| match fs::read_to_string(case.join(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -52,12 +54,12 @@ impl ScriptedStore {
         Ok(())
     }
 
-    /// What every random number of the case is, if it is not random.
+    /// Returns the value of every random number of the case, if it is fixed.
     pub(crate) fn random(&self) -> Option<u64> {
         self.state().faults.get("random").and_then(Value::as_u64)
     }
 
-    /// Begins the call of this number, counted from 1, which this thread makes.
+    /// Begins call number `call`, counted from 1, of the current thread.
     pub(crate) fn begin(&self, case: &Path, call: usize) -> Result<()> {
         let mut state = self.state();
         let faults = state.faults.get("calls").and_then(|calls| calls.get(call.to_string()));
@@ -66,21 +68,21 @@ impl ScriptedStore {
             faults.into_iter().flatten().map(|fault| read_fault(fault, case, name == "swap")).collect()
         };
         let (loads, swaps): (Result<_>, Result<_>) = (list("load"), list("swap"));
-        (state.loads, state.swaps_to_come) = (loads?, swaps?);
-        state.player = Some(thread::current().id());
+        (state.load_faults, state.swap_faults) = (loads?, swaps?);
+        state.caller = Some(thread::current().id());
         Ok(())
     }
 
-    /// Ends the call: all that was to go wrong must have.
+    /// Ends the call. Every fault of the call must have occurred.
     pub(crate) fn end(&self) -> Result<()> {
         let mut state = self.state();
-        state.player = None;
-        let left = (state.loads.len(), state.swaps_to_come.len());
-        ensure!(left == (0, 0), "{} loads and {} swaps that were to fail never came", left.0, left.1);
+        state.caller = None;
+        let left = (state.load_faults.len(), state.swap_faults.len());
+        ensure!(left == (0, 0), "{} faults of loads and {} of swaps did not occur", left.0, left.1);
         Ok(())
     }
 
-    /// What is stored.
+    /// Returns the stored document.
     pub(crate) fn document(&self) -> Option<String> {
         self.state().document.clone()
     }
@@ -90,29 +92,29 @@ impl ScriptedStore {
     }
 }
 
-fn read_fault(fault: &Value, case: &Path, of_swap: bool) -> Result<Fault> {
+fn read_fault(fault: &Value, case: &Path, is_swap: bool) -> Result<Fault> {
     if fault.is_null() {
-        return Ok(Fault::Nothing);
+        return Ok(Fault::None);
     }
     let one = fault.as_object().filter(|fault| fault.len() == 1).and_then(|fault| fault.iter().next());
-    let (kind, detail) = one.with_context(|| format!("{fault} is no fault"))?;
-    let text = || detail.as_str().map(str::to_owned).with_context(|| format!("{fault} is no fault"));
-    Ok(match (kind.as_str(), of_swap) {
-        // Stores here have no word for `other`. They say what the component takes it for.
+    let (kind, detail) = one.with_context(|| format!("{fault} is not a fault"))?;
+    let text = || detail.as_str().map(str::to_owned).with_context(|| format!("{fault} is not a fault"));
+    Ok(match (kind.as_str(), is_swap) {
+        // `StoreError` has no `other`. These are the errors that the component treats it as.
         ("unavailable", _) | ("other", false) => Fault::Failed(StoreError::Unavailable(text()?)),
         ("unknown-outcome" | "other", true) => Fault::Failed(StoreError::UnknownOutcome(text()?)),
         ("written", true) => match read_fault(detail, case, true)? {
             Fault::Failed(error) => Fault::Written(error),
-            _ => bail!("{fault} is no fault"),
+            _ => bail!("{fault} is not a fault"),
         },
         ("overtaken", true) => Fault::Overtaken(fs::read_to_string(case.join(text()?))?),
-        _ => bail!("{fault} is no fault"),
+        _ => bail!("{fault} is not a fault"),
     })
 }
 
 impl State {
-    fn is_player(&self) -> bool {
-        self.player == Some(thread::current().id())
+    fn is_caller(&self) -> bool {
+        self.caller == Some(thread::current().id())
     }
 
     fn version(&self) -> Option<Version> {
@@ -132,8 +134,8 @@ impl Store for ScriptedStore {
 
     fn load(&self) -> Result<Option<Entry>, StoreError> {
         let mut state = self.state();
-        if state.is_player()
-            && let Some(Fault::Failed(error)) = state.loads.pop_front()
+        if state.is_caller()
+            && let Some(Fault::Failed(error)) = state.load_faults.pop_front()
         {
             return Err(error);
         }
@@ -143,11 +145,11 @@ impl Store for ScriptedStore {
 
     fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
         let mut state = self.state();
-        let fault = if state.is_player() { state.swaps_to_come.pop_front() } else { None };
+        let fault = if state.is_caller() { state.swap_faults.pop_front() } else { None };
         match &fault {
             Some(Fault::Failed(error)) => return Err(error.clone()),
             Some(Fault::Overtaken(document)) => state.put(document.clone()),
-            Some(Fault::Nothing | Fault::Written(_)) | None => {}
+            Some(Fault::None | Fault::Written(_)) | None => {}
         }
         if state.version().as_ref() != expected {
             return Ok(SwapOutcome::Stale);

@@ -1,9 +1,9 @@
-//! Hosts the component in a program that has an engine and a linker of its own, as a plugin host has.
+//! Hosts the component in a program with its own engine and linker, like a plugin host.
 //!
 //! ```text
 //! optoken-embed example
-//! optoken-embed cases DIR    plays the conformance cases in DIR, a line of JSON for each
-//! optoken-embed bench        prints a line of JSON, about the sandbox of `optoken` itself
+//! optoken-embed cases DIR    runs the conformance cases in DIR; prints a line of JSON for each
+//! optoken-embed bench        prints a line of JSON about the sandbox of `optoken`
 //! ```
 
 mod bench;
@@ -36,7 +36,7 @@ fn main() -> Result<()> {
     }
 }
 
-/// The cases in a directory, in order.
+/// Returns the entries of the directory `cases`, sorted.
 fn directories(cases: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(cases).with_context(|| cases.display().to_string())?;
     let mut directories: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
