@@ -1,6 +1,9 @@
 //! The two kinds of instances and the calls into them.
 
+use std::ops::Deref;
 use std::sync::Arc;
+
+use zeroize::Zeroize as _;
 
 use crate::command::{Command, Outcome};
 use crate::sandbox::bindings;
@@ -50,10 +53,7 @@ impl CommandInstance {
         let Self { store, instance } = self;
         let tokens = instance.optoken_authority_tokens();
         let provision = instance.optoken_authority_provision();
-        let caller = |credential: &Secret| types::Caller {
-            credential: credential.expose().to_owned(),
-            origin: origin.to_owned(),
-        };
+        let caller = |credential: &Secret| WipedCaller::new(credential, origin);
         Ok(match *command {
             Command::Initialize => provision.call_initialize(store, origin)?.map(Outcome::CatalogId),
             Command::CreateOperator => tokens.call_create_operator(store, origin)?.map(issued),
@@ -88,6 +88,29 @@ impl CommandInstance {
                 .call_import_hash(store, name, sha512, expiry, origin)?
                 .map(|outcome| Outcome::Imported(outcome.into())),
         })
+    }
+}
+
+/// A caller whose copy of the credential is wiped on drop.
+struct WipedCaller(types::Caller);
+
+impl WipedCaller {
+    fn new(credential: &Secret, origin: &str) -> Self {
+        Self(types::Caller { credential: credential.expose().to_owned(), origin: origin.to_owned() })
+    }
+}
+
+impl Deref for WipedCaller {
+    type Target = types::Caller;
+
+    fn deref(&self) -> &types::Caller {
+        &self.0
+    }
+}
+
+impl Drop for WipedCaller {
+    fn drop(&mut self) {
+        self.0.credential.zeroize();
     }
 }
 
