@@ -1,8 +1,9 @@
-"""How fast stock wasmtime checks a token, as lines of JSON: a process for each call, and an HTTP request for each.
+"""Measures how fast stock wasmtime checks a token: with a process for each call, and with an HTTP
+request for each call. Prints lines of JSON.
 
 Usage: python bench.py WASMTIME COMPONENTS
   WASMTIME    the program
-  COMPONENTS  the directory with optoken-cli.wasm and optoken-http.wasm
+  COMPONENTS  the directory of optoken-cli.wasm and optoken-http.wasm
 """
 
 import http.client
@@ -16,24 +17,24 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-DURATION = 2.0
+DURATION_SECONDS = 2.0
 
 
 def measure(call: Callable[[], Any]) -> float:
-    """How often a call can be made in a second, one after the other."""
+    """Returns the number of consecutive calls per second."""
     start = perf_counter()
     calls = 0
-    while (elapsed := perf_counter() - start) < DURATION:
+    while (elapsed := perf_counter() - start) < DURATION_SECONDS:
         call()
         calls += 1
     return calls / elapsed
 
 
-def say(host: str, authenticate: float, load: float) -> None:
+def print_result(host: str, authenticate: float, load: float) -> None:
     result = {
         "host": host,
         "authenticate_per_second": round(authenticate),
-        # Every call has an instance of its own, which its time includes.
+        # The time of a call includes its instance, as each call has its own.
         "instantiate_microseconds": None,
         "load_milliseconds": round(load * 1e3),
     }
@@ -61,7 +62,7 @@ def main() -> None:
         def authenticate() -> None:
             subprocess.run([*command, "authenticate"], check=True, capture_output=True, input=secret.encode())
 
-        say("wasmtime run", measure(authenticate), load)
+        print_result("wasmtime run", measure(authenticate), load)
 
         component, load = compiled("optoken-http")
         serve = [wasmtime, "serve", "--allow-precompiled", "-Scli", "--addr", "127.0.0.1:0", *directory, component]
@@ -75,11 +76,11 @@ def main() -> None:
 
                 def verify() -> None:
                     connection.request("GET", "/api/v3/verify", headers={"Authorization": f"Bearer {secret}"})
-                    answer = connection.getresponse()
-                    answer.read()
-                    assert answer.status == 200, answer.status
+                    response = connection.getresponse()
+                    response.read()
+                    assert response.status == 200, response.status
 
-                say("wasmtime serve", measure(verify), load)
+                print_result("wasmtime serve", measure(verify), load)
             finally:
                 server.kill()
 

@@ -1,11 +1,12 @@
-"""Plays the conformance cases under stock wasmtime: every call is a process of its own, over one directory.
+"""Runs the conformance cases in stock wasmtime. Every call is a separate process with the same
+directory.
 
 Usage: python runner.py WASMTIME COMPONENTS CASES
   WASMTIME    the program
-  COMPONENTS  the directory with optoken-cli.wasm
-  CASES       the directory with the cases
+  COMPONENTS  the directory of optoken-cli.wasm
+  CASES       the directory of the cases
 
-What a runner is and writes, tests/conformance/README.md says.
+tests/conformance/README.md defines the output of a runner.
 """
 
 import json
@@ -18,8 +19,9 @@ from typing import Any
 
 Argument = str | int | None
 
-# How a function of the contract is asked for on the command line. Each word is one for an argument of the function, in
-# its order: STDIN is the credential, ORIGIN the origin, --option is left out where there is no value, NAME stands alone.
+# The command of each function of the contract. Each further word stands for an argument of the
+# function, in order: STDIN is the credential, ORIGIN the origin, and NAME a positional argument. An
+# --option without a value is omitted.
 COMMANDS = {
     "authenticator.prepare": ("check",),
     "authenticator.authenticate": ("authenticate", "STDIN"),
@@ -42,13 +44,13 @@ COMMANDS = {
 
 
 def command_line(call: str, arguments: list[Argument]) -> tuple[list[str], bytes]:
-    """What stands behind the component on the command line, and what is written to standard input."""
+    """Returns the arguments after the component, and the data for standard input."""
     command, *parameters = COMMANDS[call]
     before, behind, stdin = ["--json"], [command], b""
     for parameter, argument in zip(parameters, arguments, strict=True):
         match parameter:
             case "STDIN":
-                # One newline is taken away again, so that an empty token is told from none.
+                # The command strips one newline, so an empty token differs from a missing one.
                 stdin = f"{argument}\n".encode()
             case "ORIGIN":
                 before += ["--origin", str(argument)]
@@ -59,15 +61,15 @@ def command_line(call: str, arguments: list[Argument]) -> tuple[list[str], bytes
     return before + behind, stdin
 
 
-def resolved(argument: Argument, answered: dict[str, Any]) -> Argument:
-    """The argument, or what `<NAME.FIELD>` stands for."""
+def resolve(argument: Argument, answered: dict[str, Any]) -> Argument:
+    """Returns the argument, or the value that a reference `<NAME.FIELD>` names."""
     reference = re.fullmatch(r"<([\w-]+)\.([\w-]+)>", argument) if isinstance(argument, str) else None
     return answered[reference[1]][reference[2]] if reference else argument
 
 
-def play(cli: list[str], case: Path) -> dict[str, Any]:
-    """The line of one case; `cli` runs the command, and lacks the directory."""
-    answers: list[Any] = []
+def run_case(cli: list[str], case: Path) -> dict[str, Any]:
+    """Returns the results of a case. `cli` is the command without its directory."""
+    results: list[Any] = []
     answered: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as data:
         catalog = Path(data, "catalog")
@@ -75,32 +77,32 @@ def play(cli: list[str], case: Path) -> dict[str, Any]:
             catalog.mkdir()
             (catalog / "1.jsonl").write_bytes(before.read_bytes())
         for call in json.loads((case / "calls.json").read_text()):
-            arguments = [resolved(argument, answered) for argument in call["args"]]
+            arguments = [resolve(argument, answered) for argument in call["args"]]
             words, stdin = command_line(call["call"], arguments)
             directory = ["--dir", f"{data}::/data"]
-            ran = subprocess.run([*cli[:-1], *directory, cli[-1], *words], input=stdin, capture_output=True)
-            if not ran.stdout:
-                sys.exit(f"{case.name}: {call['call']} answers nothing: {ran.stderr.decode()}")
-            answer = json.loads(ran.stdout)
-            if (ran.returncode == 0) != ("ok" in answer):
-                sys.exit(f"{case.name}: {call['call']} ends with {ran.returncode} and answers {answer}")
-            answers.append(answer)
+            process = subprocess.run([*cli[:-1], *directory, cli[-1], *words], input=stdin, capture_output=True)
+            if not process.stdout:
+                sys.exit(f"{case.name}: {call['call']} prints nothing: {process.stderr.decode()}")
+            result = json.loads(process.stdout)
+            if (process.returncode == 0) != ("ok" in result):
+                sys.exit(f"{case.name}: {call['call']} exits with {process.returncode} and prints {result}")
+            results.append(result)
             if "as" in call:
-                answered[call["as"]] = answer.get("ok")
+                answered[call["as"]] = result.get("ok")
         document = max(catalog.glob("*.jsonl"), key=lambda file: int(file.stem), default=None)
         text = document and document.read_bytes().decode()
-    return {"case": case.name, "answers": answers, "document": text}
+    return {"case": case.name, "answers": results, "document": text}
 
 
 def main() -> None:
     wasmtime, components, cases = sys.argv[1:]
     with tempfile.TemporaryDirectory() as compiled:
-        # Once, and not for every call.
+        # Compiled once for all calls.
         cwasm = str(Path(compiled, "optoken-cli.cwasm"))
         subprocess.run([wasmtime, "compile", "-o", cwasm, f"{components}/optoken-cli.wasm"], check=True)
         cli = [wasmtime, "run", "--allow-precompiled", cwasm]
         for case in sorted(Path(cases).iterdir()):
-            print(json.dumps(play(cli, case), ensure_ascii=False), flush=True)
+            print(json.dumps(run_case(cli, case), ensure_ascii=False), flush=True)
 
 
 if __name__ == "__main__":
