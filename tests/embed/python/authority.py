@@ -142,8 +142,8 @@ class Authority:
         try:
             result = function(store, *arguments)
         except BaseException:
-            # A trap leaves the instance in an undefined state. The catalog store holds all state, so
-            # the next call gets a new instance.
+            # A trap leaves the instance in an undefined state. The catalog store holds all state,
+            # so the next call gets a new instance.
             self._current = None
             raise
         # wasmtime tags `ok` and `err` if both may have the same Python type, and otherwise returns
