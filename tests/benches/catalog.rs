@@ -82,7 +82,7 @@ fn main() {
     create_and_delete(&authority, &format!("with {largest} tokens and an audit log"));
 }
 
-fn create_and_delete(authority: &Authority, what: &str) {
+fn create_and_delete(authority: &Authority, label: &str) {
     let operator = Secret::from(secret(0));
     let mut created = Vec::new();
     let mut deleted = Vec::new();
@@ -96,7 +96,7 @@ fn create_and_delete(authority: &Authority, what: &str) {
         deleted.push(start.elapsed());
     }
     println!(
-        "{what}: create {:.1?} (slowest {:.1?}), delete {:.1?} (slowest {:.1?})",
+        "{label}: create {:.1?} (slowest {:.1?}), delete {:.1?} (slowest {:.1?})",
         median_time(&mut created),
         created[COMMANDS - 1],
         median_time(&mut deleted),
