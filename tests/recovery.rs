@@ -738,7 +738,7 @@ fn a_socket_takes_the_place_of_a_dead_one_only() {
     // Only root can give anything away.
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::chown(env.home(), Some(65534), None).unwrap();
-        second("belongs to another user (uid 65534), who can replace the socket");
+        second("belongs to another user (uid 65534), which can replace the socket");
         std::os::unix::fs::chown(env.home(), Some(0), None).unwrap();
     } else {
         println!("skipped: only root can give a directory away");

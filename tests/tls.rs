@@ -547,7 +547,7 @@ fn a_key_that_everybody_can_read_is_warned_about() {
         fs::set_permissions(&fixture.key, fs::Permissions::from_mode(mode)).unwrap();
         let server = fixture.serve(&[]);
         let warning = format!(
-            "everybody on this machine can read the TLS key (mode {mode:o}); run: chmod o-r {}",
+            "every user of this machine can read the TLS key (mode {mode:o}); run: chmod o-r {}",
             fixture.key.display()
         );
         assert_eq!(server.log().contains(&warning), warned, "{mode:o}: {}", server.log());

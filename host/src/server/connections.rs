@@ -1,4 +1,7 @@
-//! The open connections of a listener: which are idle, and which has to go for another one.
+//! The open connections of a listener: their limits, their activity, and the eviction of idle ones.
+//!
+//! An idle connection serves no request. It is closed after a timeout, or earlier for a new connection
+//! if the listener is full. A connection with a request in flight is never evicted.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -8,27 +11,29 @@ use tokio_util::sync::CancellationToken;
 
 use crate::server::peer::Peer;
 
-/// How a listener treats its clients.
+/// The limits of the connections of a listener.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConnectionLimits {
-    /// The most connections that are open at a time. For another one, the one goes that has been quiet for the longest.
+    /// How many connections may be open at a time. At that number, a new connection evicts the one
+    /// that has been idle for the longest time.
     pub(crate) max_connections: usize,
-    /// How long a connection must have been quiet before it can lose its place to another one. An answer that was given
-    /// must have long been sent by then.
+    /// How long a connection must be idle before a new one can evict it. It is long enough to send a
+    /// finished response.
     pub(crate) evictable_after: Duration,
-    /// How long a connection may be quiet at all: before its first request, the handshake of TLS included, while a head
-    /// arrives, and between requests.
+    /// How long a connection may be idle: before its first request, including the TLS handshake, while
+    /// the head of a request arrives, and between requests.
     pub(crate) idle_timeout: Duration,
-    /// What a connection is for.
+    /// How many requests a connection serves.
     pub(crate) mode: ConnectionMode,
 }
 
-/// What a connection is for.
+/// How many requests a connection serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConnectionMode {
-    /// Any number of requests. It is not quiet while one of them is under way.
+    /// Any number of requests. The connection is active while one of them is in flight.
     KeepAlive,
-    /// One request. It is quiet until the service says otherwise, with [`ConnectionHandle::begin`].
+    /// One request. The connection stays idle, and so evictable, until the service calls
+    /// [`ConnectionHandle::begin_request`].
     SingleRequest,
 }
 
@@ -40,36 +45,38 @@ pub(super) struct Connections(Vec<Weak<Connection>>);
 pub(super) struct Connection {
     pub(super) peer: Peer,
     activity: Mutex<Activity>,
+    /// Cancelled when the connection is evicted.
     close: CancellationToken,
+    /// Cancelled when the response of a [`ConnectionMode::SingleRequest`] is ready to be sent.
     pub(super) response_ready: CancellationToken,
 }
 
-/// What a connection is having done for it.
+/// The requests of a connection that are in flight.
 struct Activity {
     requests: usize,
     /// When that number last changed.
     since: Instant,
-    /// Whether it is being closed, so that nothing may begin any more.
+    /// Whether the connection is evicted, so that it accepts no further request.
     closing: bool,
 }
 
-/// The connection that a request has come on.
+/// The connection of a request, as the service sees it.
 #[derive(Clone)]
 pub(crate) struct ConnectionHandle(pub(super) Arc<Connection>);
 
-/// Something that is under way on a connection, which is not closed meanwhile. Ends when it is dropped, as it is also where
-/// the client takes its request back.
+/// A request in flight, which keeps its connection from being evicted. Ends when dropped, so also when
+/// the client cancels the request.
 pub(crate) struct InFlightGuard(Arc<Connection>);
 
 impl ConnectionHandle {
-    /// Its other end.
+    /// Returns the client of the connection.
     pub(crate) fn peer(&self) -> &Peer {
         &self.0.peer
     }
 
-    /// Says that something is under way from now on. `None` where the connection is being closed: nobody would get to
-    /// read the answer.
-    pub(crate) fn begin(&self) -> Option<InFlightGuard> {
+    /// Marks a request as in flight. Returns `None` if the connection is already evicted: its client
+    /// would not receive the response.
+    pub(crate) fn begin_request(&self) -> Option<InFlightGuard> {
         let mut activity = self.0.activity();
         if activity.closing {
             return None;
@@ -90,6 +97,7 @@ impl Drop for InFlightGuard {
 }
 
 impl Connections {
+    /// Adds a connection, which is idle.
     pub(super) fn register(&mut self, peer: Peer) -> Arc<Connection> {
         let activity = Activity { requests: 0, since: Instant::now(), closing: false };
         let connection = Arc::new(Connection {
@@ -103,7 +111,7 @@ impl Connections {
         connection
     }
 
-    /// Closes the connection that has been quiet for the longest, if it has been for this long.
+    /// Evicts the connection that has been idle for the longest time, if that is at least `idle_for`.
     pub(super) fn evict_longest_idle(&self, idle_for: Duration) {
         let idle = |connection: Arc<Connection>| {
             let since = connection.activity().idle_since();
@@ -122,8 +130,8 @@ impl Connection {
         self.activity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes the connection if it has been quiet for this long, and tells whether it is closed. In one step with the
-    /// look at it, so that nothing has begun meanwhile.
+    /// Evicts the connection if it has been idle for at least `idle_for`, and returns whether it is
+    /// evicted. One lock covers both, so no request begins between the check and the eviction.
     fn evict_if_idle(&self, idle_for: Duration) -> bool {
         let mut activity = self.activity();
         activity.closing |= activity.idle_since().is_some_and(|since| since.elapsed() >= idle_for);
@@ -133,7 +141,7 @@ impl Connection {
         activity.closing
     }
 
-    /// Waits until the connection is shown out, for another one or because it has been quiet for longer than `idle_timeout`.
+    /// Waits until the connection is evicted, for a new connection or after `idle_timeout`.
     pub(super) async fn evicted(&self, idle_timeout: Duration) {
         let timed_out = async {
             while !self.evict_if_idle(idle_timeout) {
@@ -150,7 +158,7 @@ impl Connection {
 }
 
 impl Activity {
-    /// Since when nothing is under way; `None` while something is.
+    /// Returns since when no request is in flight; `None` while one is.
     fn idle_since(&self) -> Option<Instant> {
         (self.requests == 0).then_some(self.since)
     }

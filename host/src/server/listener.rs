@@ -1,4 +1,4 @@
-//! A TCP socket that is bound, or was passed on by another program, and then served.
+//! A TCP listener: bound to an address, or passed by a service manager.
 
 use std::io;
 use std::net::{self, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,7 +14,7 @@ use crate::server::peer::{Accept, Peer};
 use crate::server::serve::{Service, TlsHandshake, serve};
 use crate::server::tls::ServerTls;
 
-/// A socket that is bound and not served yet: clients that connect already wait.
+/// A bound TCP socket. Clients that connect wait until [`serve`](Listener::serve) accepts them.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: TcpListener,
@@ -22,7 +22,7 @@ pub(crate) struct Listener {
     tls: Option<ServerTls>,
 }
 
-/// The address cannot be listened on.
+/// The server cannot listen on an address.
 #[derive(Debug, Error)]
 #[error("cannot listen on {address}{hint}")]
 pub(crate) struct BindError {
@@ -31,19 +31,19 @@ pub(crate) struct BindError {
     hint: &'static str,
 }
 
-/// The socket that was passed cannot be served.
+/// The server cannot listen on a socket that another program passed to it.
 #[derive(Debug, Error)]
 pub(crate) enum FromStdError {
-    /// It is that of one client already.
+    /// The socket is the connection of one client.
     #[error("the socket that was passed is a connection; for a systemd socket unit, set Accept=no")]
     IsConnection,
-    /// It cannot be used.
+    /// The system refuses an operation on the socket.
     #[error("cannot listen on the socket that was passed")]
     Socket(#[from] io::Error),
 }
 
 impl Listener {
-    /// Binds `HOST:PORT`; of several addresses that a host name has, the first.
+    /// Binds `HOST:PORT`, to the first address of a host name.
     pub(crate) async fn bind(address: &str) -> Result<Self, BindError> {
         let bind = async || {
             let first = lookup_host(address).await?.next();
@@ -63,7 +63,7 @@ impl Listener {
         })
     }
 
-    /// Takes over a socket that another program, such as systemd, has bound and listens on.
+    /// Uses a listening socket that another program, such as systemd, has bound.
     pub(crate) fn from_std(socket: net::TcpListener) -> Result<Self, FromStdError> {
         if net::TcpStream::from(OwnedFd::from(socket.try_clone()?)).peer_addr().is_ok() {
             return Err(FromStdError::IsConnection);
@@ -74,13 +74,13 @@ impl Listener {
         Ok(Self { socket, address, tls: None })
     }
 
-    /// Speaks TLS on every connection, if there is something to speak it with.
+    /// Serves TLS on every connection, if `tls` is given.
     pub(crate) fn with_tls(self, tls: Option<ServerTls>) -> Self {
         Self { tls, ..self }
     }
 
-    /// How a client on this machine is told where to ask: the value of `--host`, and what else it needs. Where it listens on
-    /// all addresses, that of this machine alone is one of them.
+    /// Returns the value of `--host` for a client on this machine, with another option if it needs one.
+    /// A listener on all addresses is reached by the loopback address.
     pub(crate) fn local_host(&self) -> String {
         let ip = match self.address.ip().to_canonical() {
             IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -94,29 +94,30 @@ impl Listener {
             Some(tls) if ip.is_loopback() && tls.certifies("localhost") => {
                 format!("https://localhost:{}", address.port())
             }
-            // A name that it has need not lead to this machine, and what answers here is this server.
+            // A name in the certificate need not resolve to this machine.
             Some(_) => format!("https://{address} --tls-no-verify"),
         }
     }
 
-    /// Whether somebody on this machine can ask from a loopback address.
+    /// Returns whether a client on this machine can connect from a loopback address.
     pub(crate) fn accepts_loopback(&self) -> bool {
         let ip = self.address.ip().to_canonical();
         ip.is_loopback() || ip.is_unspecified()
     }
 
-    /// How a client says where it listens.
+    /// Returns the URL of the bound address.
     pub(crate) fn url(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
     }
 
-    /// Where it listens, with the port that the system chose if it was asked for port 0.
+    /// Returns the bound address, with the port that the system chose for port 0.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until `stop`, then closes the socket at once and lets requests under way end within [`SHUTDOWN_TIMEOUT`].
+    /// Serves until `stop` is cancelled, then closes the socket at once. Requests in flight have five
+    /// seconds to finish.
     pub(crate) async fn serve(
         self,
         service: Arc<impl Service>,
@@ -133,9 +134,9 @@ impl Accept for Listener {
 
     async fn accept(&self) -> io::Result<(TcpStream, Peer)> {
         let (stream, remote) = self.socket.accept().await?;
-        // Answers are small and complete: nothing is gained by waiting for more.
+        // Responses are complete and small, so delaying them gains nothing.
         let _ = stream.set_nodelay(true);
-        // Where it is bound to all addresses, this is the one that was asked.
+        // On a listener of all addresses, this is the address that the client connected to.
         let local = stream.local_addr()?;
         let tls = self.tls.as_ref().map(|tls| Arc::clone(&tls.names));
         Ok((stream, Peer::Tcp { remote, local, tls }))

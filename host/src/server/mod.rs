@@ -1,4 +1,6 @@
-//! Sockets: listeners, connections, TLS and the Unix socket. Knows no HTTP API.
+//! Sockets and connections: TCP, Unix and TLS listeners, and the limits of connections.
+//!
+//! Serves HTTP, and knows nothing of the API behind it.
 
 pub(crate) mod connections;
 pub(crate) mod listener;

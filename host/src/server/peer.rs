@@ -1,4 +1,4 @@
-//! The other end of a connection, and where connections come from.
+//! The peer of a connection, and the sockets that accept connections.
 
 use std::fmt;
 use std::io;
@@ -8,12 +8,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::server::tls::CertificateNames;
 
-/// The other end of a connection.
+/// The peer of a connection.
 #[derive(Debug, Clone)]
 pub(crate) enum Peer {
-    /// It has an address; `local` is this end's. Where it speaks TLS, this end has shown that it has these names, too.
+    /// A TCP client. `local` is the address of the server on this connection, `tls` the names of the
+    /// certificate that the server presented on it.
     Tcp { remote: SocketAddr, local: SocketAddr, tls: Option<CertificateNames> },
-    /// It is a process of this machine, of this user.
+    /// A local process, with the user id that the kernel reports.
     Unix { uid: u32 },
 }
 
@@ -26,11 +27,11 @@ impl fmt::Display for Peer {
     }
 }
 
-/// Where connections come from.
+/// A socket that accepts connections.
 pub(crate) trait Accept: Send + Sync {
-    /// A connection.
+    /// The byte stream of a connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Waits for the next one.
+    /// Waits for the next connection.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
 }

@@ -1,8 +1,8 @@
-//! Accepts connections, plain or with TLS, and serves a router on them, within limits, until told to stop.
+//! Accepts connections, plain or with TLS, and serves HTTP on them until the listener stops.
 //!
-//! Whoever reaches a port can open connections and say nothing on them, or too much. So there are a number of places, and a
-//! connection on which nothing is under way loses its own to the next that comes, or when it has been quiet for too long.
-//! What is under way is never cut off. Knows nothing of what the router does.
+//! Any client that reaches the port can open connections and leave them idle. So connections are
+//! limited, and idle ones are closed after a timeout, or earlier for a new one if the listener is full.
+//! Requests in flight are never cut off. Knows nothing of the API that the service implements.
 
 use std::convert::Infallible;
 use std::io;
@@ -32,24 +32,24 @@ use crate::server::connections::{
 use crate::server::log_throttle::LogThrottle;
 use crate::server::peer::{Accept, Peer};
 
-/// The most bytes the head of a request may have. Tokens take 92, proxies add some headers.
+/// How many bytes the head of a request may have. A token has 92, and proxies add some headers.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 
-/// How long requests under way may take to end once the listener has been told to stop.
+/// How long requests in flight may take after the listener stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to wait before trying again to accept a connection, where there are too many.
+/// How long to wait before the next attempt to accept a connection while there are too many.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// A request. Its body is received as it is read.
+/// A request. Its body arrives while the service reads it.
 pub(crate) type Request = hyper::Request<Incoming>;
 
-/// A response. Its body is complete.
+/// A response with a complete body.
 pub(crate) type Response = hyper::Response<Full<Bytes>>;
 
-/// Answers the requests of a listener.
+/// Responds to the requests of a listener.
 pub(crate) trait Service: Send + Sync + 'static {
-    /// Answers a request that has come on this connection. Dropped where the client goes away before that.
+    /// Responds to a request of this connection. The future is dropped if the client disconnects first.
     fn call(
         self: Arc<Self>,
         request: Request,
@@ -57,6 +57,8 @@ pub(crate) trait Service: Send + Sync + 'static {
     ) -> impl Future<Output = Response> + Send;
 }
 
+/// Serves a socket until `stop` is cancelled. Then closes the socket at once, and lets requests in
+/// flight finish within [`SHUTDOWN_TIMEOUT`].
 pub(super) async fn serve<S: Service>(
     socket: impl Accept,
     tls: Option<Arc<TlsHandshake>>,
@@ -101,7 +103,7 @@ pub(super) async fn serve<S: Service>(
                     } else {
                         tracing::debug!("cannot accept a connection: {error}");
                     }
-                    // Of files, to which connections count, there are no more for this process, or for any.
+                    // Connections are open files: the process or the system has reached its limit.
                     if let Some(Errno::MFILE | Errno::NFILE) = Errno::from_io_error(&error) {
                         connections.evict_longest_idle(limits.evictable_after);
                     }
@@ -116,11 +118,11 @@ pub(super) async fn serve<S: Service>(
     }
     drop(socket);
     tasks.close();
-    // Each connection ends by itself within the grace.
+    // Each connection ends itself within the shutdown timeout.
     tasks.wait().await;
 }
 
-/// What turns a connection into one with TLS.
+/// The server side of TLS handshakes.
 pub(super) struct TlsHandshake {
     acceptor: TlsAcceptor,
     throttle: LogThrottle,
@@ -138,7 +140,7 @@ impl TlsHandshake {
     ) -> Option<TlsStream<S>> {
         match self.acceptor.accept(stream).await {
             Ok(stream) => Some(stream),
-            // The two ends do not understand each other. Any other error is a client that went away.
+            // Client and server do not agree. With any other error the client has disconnected.
             Err(error) if error.kind() == io::ErrorKind::InvalidData && self.throttle.allow() => {
                 tracing::warn!(%peer, "TLS handshake failed: {error}");
                 None
@@ -165,7 +167,7 @@ async fn serve_client<S: Service>(
         };
         let stream = tokio::select! {
             stream = tls.complete(stream, &connection.peer) => stream,
-            // Nothing has been asked for yet.
+            // The client has sent no request yet.
             () = stop.cancelled() => None,
         };
         if let Some(stream) = stream {
@@ -174,9 +176,9 @@ async fn serve_client<S: Service>(
     };
     tokio::select! {
         () = served => {}
-        // Nothing is under way on it, nor will anything be.
+        // The connection has no request in flight, and accepts none.
         () = connection.evicted(limits.idle_timeout) => {
-            tracing::debug!(peer = %connection.peer, "connection closed: it was quiet");
+            tracing::debug!(peer = %connection.peer, "connection closed: it was idle");
         },
     }
 }
@@ -190,7 +192,7 @@ async fn serve_connection<S: Service>(
 ) {
     let single_request = mode == ConnectionMode::SingleRequest;
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    // Without timers: a connection is shown out by what all of them have in common.
+    // Without timers of hyper: `evicted` closes idle connections, in every phase.
     builder.http1().keep_alive(!single_request).max_buf_size(MAX_HEAD_BYTES);
     builder.http2().max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX));
     if single_request {
@@ -210,7 +212,7 @@ async fn serve_connection<S: Service>(
     let ended = if let Some(ended) = ended {
         ended
     } else {
-        // What is under way is still answered.
+        // Requests in flight still receive their responses.
         http.as_mut().graceful_shutdown();
         let overdue = async {
             stop.cancelled().await;
@@ -218,7 +220,7 @@ async fn serve_connection<S: Service>(
         };
         tokio::select! {
             ended = http => ended,
-            // It is dropped as it stands.
+            // The connection is dropped with its requests.
             () = overdue => Ok(()),
         }
     };
@@ -227,7 +229,7 @@ async fn serve_connection<S: Service>(
     }
 }
 
-/// Answers a request, and keeps the connection open meanwhile.
+/// Responds to a request, which keeps the connection from being evicted meanwhile.
 async fn handle<S: Service>(
     service: Arc<S>,
     request: Request,
@@ -239,7 +241,7 @@ async fn handle<S: Service>(
         let response = service.call(request, connection.clone()).await;
         connection.0.response_ready.cancel();
         response
-    } else if let Some(in_flight) = connection.begin() {
+    } else if let Some(in_flight) = connection.begin_request() {
         let response = service.call(request, connection).await;
         drop(in_flight);
         response
@@ -251,10 +253,9 @@ async fn handle<S: Service>(
     frame_response(&method, response)
 }
 
-/// States the length of the body, and leaves the body out where the method has none in its response: over HTTP/2, hyper does
-/// neither.
+/// Adds `Content-Length`, and removes the body from a response to HEAD. Over HTTP/2, hyper does neither.
 fn frame_response(method: &Method, mut response: Response) -> Response {
-    // What follows a success of CONNECT is no body (RFC 9110 section 9.3.6).
+    // A success of CONNECT has no body (RFC 9110, section 9.3.6).
     if *method == Method::CONNECT && response.status().is_success() {
         *response.body_mut() = Full::default();
         return response;

@@ -1,6 +1,8 @@
-//! The server's side of TLS: a certificate chain and its key, read from files and ready for listeners (COMPAT 5.1).
+//! The server side of TLS: a certificate chain and its key, read from files
+//! (docs/compatibility.md 5.1).
 //!
-//! Knows no sockets. Cryptography comes from ring and is passed on explicitly; nothing process-wide is installed.
+//! Knows no sockets. Cryptography comes from ring and is passed explicitly: nothing is installed for
+//! the whole process.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -22,9 +24,9 @@ use crate::private_file::Mode;
 /// The oldest version of TLS that a client may speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MinimumVersion {
-    /// RFC 5246; 1.3 is spoken with clients that can.
+    /// TLS 1.2 (RFC 5246). Clients that support 1.3 use it.
     Tls12,
-    /// RFC 8446.
+    /// TLS 1.3 (RFC 8446).
     Tls13,
 }
 
@@ -37,7 +39,7 @@ impl MinimumVersion {
     }
 }
 
-/// What a server speaks TLS with.
+/// The TLS configuration of a server.
 #[derive(Debug, Clone)]
 pub(crate) struct ServerTls {
     pub(crate) config: Arc<ServerConfig>,
@@ -45,12 +47,12 @@ pub(crate) struct ServerTls {
     certificate: CertificateDer<'static>,
 }
 
-/// The names of a server that its certificate states in full. Whoever is called otherwise cannot show that certificate
-/// to a client that looks at it.
+/// The DNS names in the certificate of a server, without wildcards. A server of another name cannot
+/// present that certificate to a client that verifies it.
 pub(crate) type CertificateNames = Arc<[String]>;
 
 impl ServerTls {
-    /// Whether clients that verify the server can ask it by this name or address.
+    /// Returns whether the certificate is valid for this name or address.
     pub(crate) fn certifies(&self, name: &str) -> bool {
         let certificate = EndEntityCert::try_from(&self.certificate);
         let name = ServerName::try_from(name);
@@ -73,29 +75,29 @@ impl FromStr for MinimumVersion {
     }
 }
 
-/// A file that TLS cannot work with.
+/// The certificate or the key cannot be used.
 #[derive(Debug, Error)]
 pub(crate) enum TlsError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read the TLS {what} {}", file.display())]
     Read { what: &'static str, file: PathBuf, source: io::Error },
-    /// It is of another format.
+    /// The file has another format.
     #[error(
         "the TLS {what} {0} is not a PEM file, which has lines such as -----BEGIN CERTIFICATE-----; convert one that is DER with: \
          openssl {command} -inform DER -in {0} -out NEW_FILE",
         file.display()
     )]
     NotPem { what: &'static str, command: &'static str, file: PathBuf },
-    /// A section of it is broken.
+    /// A section of the file is damaged.
     #[error("the TLS {what} {} is a damaged PEM file; was it copied whole?", file.display())]
     Damaged { what: &'static str, file: PathBuf },
-    /// The other file may have been given for it.
+    /// The file has no such section; perhaps the two files are swapped.
     #[error("there is no {what} in {}; is it the right file?", file.display())]
     NoSection { what: &'static str, file: PathBuf },
-    /// Nobody is there to type the password.
+    /// The key is encrypted, and a server cannot ask for a password.
     #[error("the TLS key {0} is encrypted; decrypt it with: openssl pkey -in {0} -out NEW_FILE", file.display())]
     Encrypted { file: PathBuf },
-    /// They are of different pairs.
+    /// Key and certificate belong to different pairs.
     #[error(
         "the TLS key {} does not belong to the first certificate in {}; the certificate of this server comes first, those that signed it \
          after it",
@@ -103,20 +105,20 @@ pub(crate) enum TlsError {
         certificates.display()
     )]
     KeyMismatch { key: PathBuf, certificates: PathBuf },
-    /// They are of a kind that there is no code for.
+    /// The algorithm of the key is not supported.
     #[error(
         "the TLS key {} with the certificate {} cannot be used; a key is RSA with 2048 bits or more, ECDSA P-256 or P-384, or Ed25519",
         key.display(),
         certificates.display()
     )]
     Unusable { key: PathBuf, certificates: PathBuf, source: rustls::Error },
-    /// Cannot happen with the versions and the cryptography that are asked for.
-    #[error("cannot speak the wanted versions of TLS")]
+    /// Unreachable with the versions and the provider that [`load`] requests.
+    #[error("the requested versions of TLS are not available")]
     Versions(#[source] rustls::Error),
 }
 
-/// Reads the certificate chain and its key, both PEM, for clients that speak `minimum` or newer. HTTP/2 is offered
-/// before HTTP/1.1. Warns of a key that everybody can read.
+/// Reads the certificate chain and its key, both PEM, for clients that support at least `minimum`.
+/// Offers HTTP/2 before HTTP/1.1. Logs a warning if every user can read the key.
 pub(crate) fn load(certificates: &Path, key: &Path, minimum: MinimumVersion) -> Result<ServerTls, TlsError> {
     let chain = read_chain(certificates)?;
     let no_section = || TlsError::NoSection { what: "certificate", file: certificates.to_owned() };
@@ -140,7 +142,7 @@ pub(crate) fn load(certificates: &Path, key: &Path, minimum: MinimumVersion) -> 
     Ok(ServerTls { config: Arc::new(config), names: dns_names(&certificate), certificate })
 }
 
-/// The DNS names of a certificate, but for patterns, which are names of who knows how many servers.
+/// Returns the DNS names of a certificate. A wildcard is left out: it is valid for many servers.
 fn dns_names(certificate: &CertificateDer<'_>) -> CertificateNames {
     let Ok(certificate) = EndEntityCert::try_from(certificate) else {
         return CertificateNames::default();
@@ -163,21 +165,21 @@ fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
             Ok(Mode::of(&opened.metadata()?))
         })
         .map_err(|source| TlsError::Read { what, file: file.to_owned(), source })?;
-    // In the name of the section, or in a line below it (RFC 1421).
+    // In the label of the section, or in a header line below it (RFC 1421).
     if text.windows(b"ENCRYPTED".len()).any(|window| window == b"ENCRYPTED") {
         return Err(TlsError::Encrypted { file: file.to_owned() });
     }
     let key = sections(&text, what, "pkey", file)?.into_iter().next();
     if mode.is_world_readable() {
         tracing::warn!(
-            "everybody on this machine can read the TLS key (mode {mode:o}); run: chmod o-r {}",
+            "every user of this machine can read the TLS key (mode {mode:o}); run: chmod o-r {}",
             file.display()
         );
     }
     key.ok_or_else(|| TlsError::NoSection { what, file: file.to_owned() })
 }
 
-/// The sections of a PEM file that are of type `T`. `command` is what openssl calls them.
+/// Returns the sections of type `T` in a PEM file. `command` is the openssl command for that type.
 fn sections<T: PemObject>(
     text: &[u8],
     what: &'static str,
@@ -188,7 +190,7 @@ fn sections<T: PemObject>(
     if !text.windows(begin.len()).any(|window| window == begin) {
         return Err(TlsError::NotPem { what, command, file: file.to_owned() });
     }
-    // Without the parser's message, which quotes what it found.
+    // Without the message of the parser, which quotes the file.
     T::pem_slice_iter(text)
         .collect::<Result<_, pem::Error>>()
         .map_err(|_| TlsError::Damaged { what, file: file.to_owned() })

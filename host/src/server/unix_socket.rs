@@ -1,6 +1,6 @@
-//! A socket in the file system, at which the kernel tells who asks.
+//! A Unix socket, on which the kernel reports the user of the client.
 //!
-//! Knows nothing of who may.
+//! Does not decide which users are allowed.
 
 use std::fs::{self, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io;
@@ -18,13 +18,13 @@ use crate::server::connections::ConnectionLimits;
 use crate::server::peer::{Accept, Peer};
 use crate::server::serve::{Service, serve};
 
-/// How many clients may wait to be accepted.
+/// How many connections may wait to be accepted.
 const BACKLOG: u32 = 16;
 
-/// How often to try to lock a path whose lock others remove meanwhile.
+/// How often to try to lock a path while other servers remove their lock files.
 const LOCK_TRIES: u32 = 10;
 
-/// A socket that is listened on; its file is removed when it is dropped.
+/// A listening Unix socket. Its file is removed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct UnixListener {
     file: RemoveOnDrop,
@@ -32,34 +32,35 @@ pub(crate) struct UnixListener {
     _lock: PathLock,
 }
 
-/// There can be no socket at this path.
+/// The server cannot listen on a Unix socket at a path.
 #[derive(Debug, Error)]
 pub(crate) enum UnixBindError {
-    /// A server is there.
+    /// Another server uses the path.
     #[error("another server answers at {}; choose another path", .0.display())]
     InUse(PathBuf),
-    /// Something is there that is not ours to remove.
+    /// The path is not a socket, so the server does not remove it.
     #[error("{} exists and is no socket; choose another path", .0.display())]
     NotASocket(PathBuf),
-    /// Others could put something else in its place.
+    /// Other users can write to the directory, and so replace the socket.
     #[error(
         "others can write to {0} (mode {mode:o}), and replace the socket; choose another directory, or run: chmod go-w {0}",
         directory.display()
     )]
     WritableDirectory { directory: PathBuf, mode: Mode },
-    /// He whose it is could.
+    /// The directory belongs to another user, which can replace the socket.
     #[error(
-        "{} belongs to another user (uid {uid}), who can replace the socket; choose another directory",
+        "{} belongs to another user (uid {uid}), which can replace the socket; choose another directory",
         directory.display()
     )]
     ForeignDirectory { directory: PathBuf, uid: u32 },
-    /// The system does not let it be.
+    /// The system refuses an operation.
     #[error("cannot listen on {}", path.display())]
     System { path: PathBuf, source: io::Error },
 }
 
 impl UnixListener {
-    /// Makes a socket that only its user can connect to. One that a dead server has left there is removed.
+    /// Binds a socket that only its own user and root can connect to. Replaces a stale socket, which
+    /// a killed server has left.
     pub(crate) async fn bind(path: &Path) -> Result<Self, UnixBindError> {
         let system = |source| UnixBindError::System { path: path.to_owned(), source };
         let directory = directory_of(path);
@@ -72,13 +73,13 @@ impl UnixListener {
         socket.bind(path).map_err(system)?;
         let made = fs::symlink_metadata(path).map_err(system)?;
         let file = RemoveOnDrop::with_identity(path.to_owned(), &made);
-        // Nobody can connect before it listens, so nobody has by another mode; and nobody but its owner could have put
-        // anything else there.
+        // No client can connect before the socket listens, so none connects under another mode. Only
+        // this user and root can have replaced the file.
         fs::set_permissions(path, Permissions::from_mode(PRIVATE_MODE)).map_err(system)?;
         Ok(Self { file, socket: socket.listen(BACKLOG).map_err(system)?, _lock: lock })
     }
 
-    /// As [`Listener::serve`](crate::server::listener::Listener::serve).
+    /// Serves like [`Listener::serve`](crate::server::listener::Listener::serve).
     pub(crate) async fn serve(
         self,
         service: Arc<impl Service>,
@@ -88,27 +89,27 @@ impl UnixListener {
         serve(self, None, service, limits, stop).await;
     }
 
-    /// Where it is.
+    /// Returns the path of the socket.
     pub(crate) fn path(&self) -> &Path {
         self.file.path()
     }
 }
 
-/// Whether nobody but root and this user can put anything in the place of a file of this user in this directory.
+/// Rejects a directory in which a user other than root and this one can replace a file.
 fn check_directory(directory: &Path, metadata: &Metadata) -> Result<(), UnixBindError> {
     let directory = directory.to_owned();
     let mode = Mode::of(metadata);
     if !is_own_or_root(metadata) {
         return Err(UnixBindError::ForeignDirectory { directory, uid: metadata.uid() });
     }
-    // In a directory such as /tmp (sticky) everybody can add files, but only remove his own.
+    // In a sticky directory such as /tmp, users can remove their own files only.
     if mode.is_writable_by_others() && !mode.is_sticky() {
         return Err(UnixBindError::WritableDirectory { directory, mode });
     }
     Ok(())
 }
 
-/// Makes room where a dead server has left its socket. What else is there stays. Its path is locked.
+/// Removes a stale socket, and nothing else. The caller has locked the path.
 async fn remove_stale_socket(path: &Path) -> Result<(), UnixBindError> {
     let system = |source| UnixBindError::System { path: path.to_owned(), source };
     let found = match fs::symlink_metadata(path) {
@@ -119,7 +120,7 @@ async fn remove_stale_socket(path: &Path) -> Result<(), UnixBindError> {
         return Err(UnixBindError::NotASocket(path.to_owned()));
     }
     match UnixStream::connect(path).await {
-        // Nobody has it open; any other error is a server that cannot be reached at the moment.
+        // No process listens on it. With any other error, a server exists and cannot be reached.
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(system)
         }
@@ -127,7 +128,7 @@ async fn remove_stale_socket(path: &Path) -> Result<(), UnixBindError> {
     }
 }
 
-/// Held by one server at a time, for one path, from before it makes its socket until that is gone.
+/// The lock of a path. A server holds it from before it binds its socket until it has removed it.
 #[derive(Debug)]
 struct PathLock {
     _file: RemoveOnDrop,
@@ -135,7 +136,8 @@ struct PathLock {
 }
 
 impl PathLock {
-    /// `None` where another server has it. What a server that was killed has left is nobody's.
+    /// Locks a path. Returns `None` if another server holds the lock. The lock file of a killed server
+    /// is not locked.
     fn acquire(path: &Path) -> io::Result<Option<Self>> {
         let mut name = path.as_os_str().to_owned();
         name.push(".lock");
@@ -150,13 +152,13 @@ impl PathLock {
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(error),
             }
-            // Who had it before has removed it, so it may be another one by now.
+            // The previous holder removes the file, so the path may have another file by now.
             let file = RemoveOnDrop::with_identity(path.clone(), &locked.metadata()?);
             if file.is_unchanged() {
                 return Ok(Some(Self { _file: file, _locked: locked }));
             }
         }
-        // Servers come and go there.
+        // Other servers start and stop at this path.
         Ok(None)
     }
 }
@@ -183,12 +185,12 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn of_many_servers_that_start_at_once_one_gets_the_socket_and_keeps_it() {
+    async fn simultaneous_starts_leave_one_listener() {
         let directory = tempdir().unwrap();
-        let path = directory.path().join("door");
-        // Many times, because they have to meet at the right moment.
+        let path = directory.path().join("socket");
+        // Many rounds, because the race depends on the moment.
         for round in 0..200 {
-            // What a dead server has left.
+            // A stale socket.
             drop(net::UnixListener::bind(&path).unwrap());
             let ready = Arc::new(Barrier::new(8));
             let starting: Vec<_> = (0..8)
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
-    async fn servers_that_start_and_stop_never_share_a_socket() {
+    async fn restarting_servers_never_share_a_socket() {
         let directory = tempdir().unwrap();
         let path = directory.path().join("socket");
         let live = Arc::new(AtomicU32::new(0));

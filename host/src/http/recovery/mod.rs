@@ -117,7 +117,7 @@ impl RecoveryListener {
         body::discard_up_to(body, MAX_BODY_BYTES).await?;
         // Whoever goes away while he waits for his permit has not tried.
         let attempt = Arc::clone(&self.attempt_lock).lock_owned().await;
-        let in_flight = connection.begin().ok_or(Problem::Unavailable)?;
+        let in_flight = connection.begin_request().ok_or(Problem::Unavailable)?;
         // In a task of its own: a client that goes away in the middle must not leave a door that has opened unspent.
         let task = tokio::spawn(async move {
             let issued = self.regenerate(&head.headers, connection.peer()).await;
