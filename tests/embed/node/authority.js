@@ -103,7 +103,7 @@ export class Authority {
   constructor(component, /** @type {CatalogStore} */ store) {
     this.#instantiate = () => component(createImports(store));
     this.#instance = this.#instantiate();
-    for (const name of ['authenticator', 'tokens', 'recovery', 'provision']) {
+    for (const name of ['componentInfo', 'authenticator', 'tokens', 'recovery', 'provision']) {
       const functions = Object.keys(this.#instance[name]);
       this[name] = Object.fromEntries(functions.map((key) => [key, (...args) => this.#call(name, key, args)]));
     }

@@ -15,6 +15,9 @@ import { MemoryStore } from './memory-store.js';
 
 const ORIGIN = 'example';
 
+/** Returns the caller that presents this secret. */
+const caller = (credential) => ({ credential, origin: ORIGIN });
+
 /** Returns the `err` that `call` throws: the case in `tag`, its detail in `val`. */
 function contractError(call) {
   try {
@@ -42,10 +45,10 @@ assert.deepEqual(authenticator.authenticate(first), { id: 0n, kind: 'operator' }
 console.log('the secret is accepted');
 
 // Replace the token. Without an overlap the old secret is invalid before the new one is returned.
-const { secret: second } = tokens.regenerate(first, 0n, ORIGIN);
+const { secret: second } = tokens.regenerate(caller(first), undefined);
 assert.deepEqual(authenticator.authenticate(second), { id: 0n, kind: 'operator' });
 assert.equal(contractError(() => authenticator.authenticate(first)).tag, 'unknown-token');
-assert.equal(contractError(() => tokens.regenerate(first, 0n, ORIGIN)).tag, 'unauthenticated');
+assert.equal(contractError(() => tokens.regenerate(caller(first), undefined)).tag, 'unauthenticated');
 console.log('regenerated: the new secret is accepted, the old one rejected');
 
 // Errors of the contract and of the store.
@@ -55,7 +58,7 @@ const fail = () => {
 };
 const { authenticator: storeless } = new Authority(component, { load: fail, swap: fail });
 assert.deepEqual(contractError(() => storeless.authenticate(second)), { tag: 'unavailable' });
-assert.deepEqual(contractError(() => storeless.prepare()), { tag: 'unavailable', val: 'the disk is gone' });
+assert.deepEqual(contractError(() => storeless.load()), { tag: 'unavailable', val: 'the disk is gone' });
 console.log('without a store every token is rejected, with the reason');
 
 // The outcome of a swap is unknown. The component loads the catalog again, so no secret is lost.
@@ -66,7 +69,7 @@ const lossy = {
     throw new StoreError('unknown-outcome', 'the connection broke');
   },
 };
-const { secret: saved } = new Authority(component, lossy).tokens.regenerate(second, 0n, ORIGIN);
+const { secret: saved } = new Authority(component, lossy).tokens.regenerate(caller(second), undefined);
 assert.deepEqual(new Authority(component, store).authenticator.authenticate(saved), { id: 0n, kind: 'operator' });
 console.log('the secret survives a lost response of the store');
 
@@ -81,19 +84,19 @@ let third;
 const contended = {
   load: () => store.load(),
   swap: (expected, document) => {
-    third ??= tokens.regenerate(saved, 0n, ORIGIN).secret;
+    third ??= tokens.regenerate(caller(saved), undefined).secret;
     return store.swap(expected, document);
   },
 };
 const slower = new Authority(component, contended);
-assert.equal(contractError(() => slower.tokens.regenerate(saved, 0n, ORIGIN)).tag, 'unauthenticated');
+assert.equal(contractError(() => slower.tokens.regenerate(caller(saved), undefined)).tag, 'unauthenticated');
 assert.deepEqual(authenticator.authenticate(third), { id: 0n, kind: 'operator' });
 console.log('of two concurrent regenerations, one succeeds');
 
 // A document that exceeds the memory of the instance makes it trap. The next call gets a new one.
 let entry = { version: 'huge', document: 'x'.repeat(64 << 20) };
 const { authenticator: replaced } = new Authority(component, { load: () => entry, swap: fail });
-assert.throws(() => replaced.prepare(), WebAssembly.RuntimeError);
+assert.throws(() => replaced.load(), WebAssembly.RuntimeError);
 entry = store.load();
 assert.deepEqual(replaced.authenticate(third), { id: 0n, kind: 'operator' });
 console.log('an instance that trapped is replaced');

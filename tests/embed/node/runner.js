@@ -37,10 +37,14 @@ const object = (entries) => `{${entries.map(([key, value]) => `${JSON.stringify(
 const parse = (text) =>
   JSON.parse(text.replace(/("(?:[^"\\]|\\.)*")|\d+/g, (digits, string) => string ?? `{"u64":"${digits}"}`));
 
-/** Returns the value of an argument: a string, a number of 64 bits, or an option of these. */
+/** Returns the value of an argument: a string, a number of 64 bits, an option of these, or a
+ * record of strings. */
 function argument(written, named) {
   if (written === null) return undefined;
-  if (typeof written === 'object') return BigInt(written.u64);
+  if (typeof written === 'object') {
+    if (Object.hasOwn(written, 'u64')) return BigInt(written.u64);
+    return Object.fromEntries(Object.entries(written).map(([key, field]) => [camel(key), argument(field, named)]));
+  }
   const [, name, field] = /^<([^.<>]+)\.([^.<>]+)>$/.exec(written) ?? [];
   return name === undefined ? written : named.get(name)[camel(field)];
 }
@@ -48,7 +52,7 @@ function argument(written, named) {
 /** Returns all functions of the contract by their WIT names. */
 function functions(authority) {
   const all = Object.entries(authority).flatMap(([name, interface_]) =>
-    Object.entries(interface_).map(([key, call]) => [`${name}.${kebab(key)}`, call]),
+    Object.entries(interface_).map(([key, call]) => [`${kebab(name)}.${kebab(key)}`, call]),
   );
   return new Map(all);
 }

@@ -47,6 +47,14 @@ class Entry(Record):
     document: str
 
 
+@dataclass(frozen=True)
+class Caller(Record):
+    """The presented token, and the origin of the request."""
+
+    credential: str
+    origin: str
+
+
 class StoreError(Exception):
     """The error of a store.
 
@@ -106,7 +114,7 @@ class Component:
         """Returns the index of a function by its WIT name, such as `tokens.create-operator`."""
         if name not in self._functions:
             interface, _, function = name.partition(".")
-            exports = self.compiled.get_export_index(f"optoken:authority/{interface}@0.1.0")
+            exports = self.compiled.get_export_index(f"optoken:authority/{interface}@0.2.0")
             index = exports and self.compiled.get_export_index(function, exports)
             if index is None:
                 raise LookupError(f"the contract has no {name}")
@@ -127,7 +135,7 @@ class Authority:
         self._linker = _create_linker(component.engine, catalog, self._failures)
         self._current: tuple[Store, Instance] | None = self._instantiate()
 
-    def call(self, name: str, *arguments: str | int | None) -> Any:
+    def call(self, name: str, *arguments: str | int | Caller | None) -> Any:
         """Calls a function by its WIT name. Returns its `ok`, and raises its `err` as a
         `ContractError`."""
         # wasmtime reduces numbers modulo 2^64, so a lifetime of -1 would never end.
@@ -186,7 +194,7 @@ def _create_linker(engine: Engine, catalog: CatalogStore, failures: list[Excepti
 
     linker = Linker(engine)
     with linker.root() as root:
-        with root.add_instance("optoken:authority/catalog-store@0.1.0") as interface:
+        with root.add_instance("optoken:authority/catalog-store@0.2.0") as interface:
             interface.add_func("load", lambda _: call(catalog.load))
             interface.add_func("swap", lambda _, expected, document: call(catalog.swap, expected, document))
         # Every 0.2 release of WASI matches these versions.

@@ -14,10 +14,15 @@ from typing import Any
 from wasmtime import WasmtimeError, wat2wasm
 from wasmtime.component import Variant
 
-from authority import Authority, Component, ContractError, Entry, StoreError
+from authority import Authority, Caller, Component, ContractError, Entry, StoreError
 from memory_store import MemoryStore
 
 ORIGIN = "example"
+
+
+def caller(credential: str) -> Caller:
+    """Returns the caller that presents this secret."""
+    return Caller(credential, ORIGIN)
 
 
 def contract_error(function: Callable[..., Any], *arguments: Any) -> Variant:
@@ -68,10 +73,10 @@ assert accepted(first)
 print("the secret is accepted")
 
 # Replace the token. Without an overlap the old secret is invalid before the new one is returned.
-second = call("tokens.regenerate", first, 0, ORIGIN).secret
+second = call("tokens.regenerate", caller(first), None).secret
 assert accepted(second)
 assert contract_error(call, "authenticator.authenticate", first) == Variant("unknown-token")
-assert contract_error(call, "tokens.regenerate", first, 0, ORIGIN) == Variant("unauthenticated")
+assert contract_error(call, "tokens.regenerate", caller(first), None) == Variant("unauthenticated")
 print("regenerated: the new secret is accepted, the old one rejected")
 
 
@@ -87,11 +92,11 @@ class FailingStore:
 
 
 assert contract_error(call, "tokens.create-operator", ORIGIN) == Variant("already-exists", "_admin")
-assert exception_text(ValueError, call, "tokens.create-named", second, "ci", -1, ORIGIN)
+assert exception_text(ValueError, call, "tokens.create-named", caller(second), "ci", -1)
 storeless = Authority(component, FailingStore())
 assert contract_error(storeless.call, "authenticator.authenticate", second) == Variant("unavailable")
-assert contract_error(storeless.call, "authenticator.prepare") == Variant("unavailable", "the disk is gone")
-assert contract_error(storeless.call, "tokens.regenerate", second, 0, ORIGIN) == Variant(
+assert contract_error(storeless.call, "authenticator.load") == Variant("unavailable", "the disk is gone")
+assert contract_error(storeless.call, "tokens.regenerate", caller(second), None) == Variant(
     "unavailable", "the disk is gone"
 )
 print("without a store every token is rejected, with the reason")
@@ -118,11 +123,11 @@ class LossyStore:
         raise OSError("the connection broke")
 
 
-second = Authority(component, LossyStore(False)).call("tokens.regenerate", second, 0, ORIGIN).secret
+second = Authority(component, LossyStore(False)).call("tokens.regenerate", caller(second), None).secret
 call = Authority(component, store).call
 assert accepted(second)
 try:
-    Authority(component, LossyStore(True)).call("tokens.create-named", second, "ci", None, ORIGIN)
+    Authority(component, LossyStore(True)).call("tokens.create-named", caller(second), "ci", None)
     raise AssertionError("the outcome was not reported as unknown")
 except ContractError as raised:
     assert raised.error == Variant("unknown-outcome", "the connection broke")
@@ -141,13 +146,13 @@ class ContendedStore:
         return store.load()
 
     def swap(self, expected: str | None, document: str) -> str | None:
-        self.third = self.third or call("tokens.regenerate", second, 0, ORIGIN).secret
+        self.third = self.third or call("tokens.regenerate", caller(second), None).secret
         return store.swap(expected, document)
 
 
 contended = ContendedStore()
 slower = Authority(component, contended)
-assert contract_error(slower.call, "tokens.regenerate", second, 0, ORIGIN) == Variant("unauthenticated")
+assert contract_error(slower.call, "tokens.regenerate", caller(second), None) == Variant("unauthenticated")
 assert contended.third is not None
 assert accepted(contended.third)
 print("of two concurrent regenerations, one succeeds")
@@ -155,7 +160,7 @@ print("of two concurrent regenerations, one succeeds")
 # A document that exceeds the memory of the instance makes it trap. The next call gets a new one.
 swapped = MemoryStore("x" * (64 << 20))
 replaced = Authority(component, swapped)
-assert "unreachable" in exception_text(WasmtimeError, replaced.call, "authenticator.prepare")
+assert "unreachable" in exception_text(WasmtimeError, replaced.call, "authenticator.load")
 huge = swapped.load()
 assert huge is not None
 swapped.swap(huge.version, stored_document())

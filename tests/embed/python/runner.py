@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 from wasmtime.component import Record, Variant
 
-from authority import Authority, Component, ContractError, Entry, StoreError
+from authority import Authority, Caller, Component, ContractError, Entry, StoreError
 from memory_store import MemoryStore
 
 REFERENCE = re.compile(r"<([^.<>]+)\.([^.<>]+)>")
@@ -96,7 +96,10 @@ def run_case(component: Component, case: Path) -> dict[str, Any]:
     named: dict[str, Record] = {}
     results = []
 
-    def argument(written: str | int | None) -> str | int | None:
+    def argument(written: dict[str, str] | str | int | None) -> str | int | Caller | None:
+        if isinstance(written, dict):
+            # A field too many or too few is an error.
+            return Caller(**{name: argument(field) for name, field in written.items()})
         if isinstance(written, str) and (reference := REFERENCE.fullmatch(written)):
             name, field = reference.groups()
             value: str | int | None = vars(named[name])[field]

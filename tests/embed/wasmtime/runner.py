@@ -17,29 +17,31 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-Argument = str | int | None
+Argument = dict[str, str] | str | int | None
 
 # The command of each function of the contract. Each further word stands for an argument of the
-# function, in order: STDIN is the credential, ORIGIN the origin, and NAME a positional argument. An
-# --option without a value is omitted.
+# function, in order: CALLER is the record of credential and origin, STDIN a token, ORIGIN the
+# origin, and NAME a positional argument. An --option without a value is omitted.
 COMMANDS = {
-    "authenticator.prepare": ("check",),
+    "authenticator.load": ("check",),
+    "authenticator.state": ("state",),
+    "authenticator.describe": ("describe", "STDIN"),
     "authenticator.authenticate": ("authenticate", "STDIN"),
     "tokens.create-operator": ("create", "ORIGIN"),
-    "tokens.create-named": ("create", "STDIN", "--name", "--lifetime", "ORIGIN"),
-    "tokens.regenerate": ("regenerate", "STDIN", "--overlap", "ORIGIN"),
-    "tokens.stage": ("stage", "STDIN", "--sha512", "--ttl", "ORIGIN"),
-    "tokens.confirm": ("confirm", "STDIN", "--overlap", "ORIGIN"),
-    "tokens.cancel": ("cancel", "STDIN", "ORIGIN"),
-    "tokens.end-overlap": ("end-overlap", "STDIN", "ORIGIN"),
+    "tokens.create-named": ("create", "CALLER", "--name", "--lifetime"),
+    "tokens.regenerate": ("regenerate", "CALLER", "--overlap"),
+    "tokens.stage": ("stage", "CALLER", "--sha512", "--ttl"),
+    "tokens.confirm": ("confirm", "CALLER", "--overlap"),
+    "tokens.cancel": ("cancel", "CALLER"),
+    "tokens.end-overlap": ("end-overlap", "CALLER"),
     "tokens.status": ("status",),
-    "tokens.delete": ("delete", "STDIN", "NAME", "ORIGIN"),
-    "tokens.audit": ("audit",),
-    "tokens.list": ("list",),
+    "tokens.delete": ("delete", "CALLER", "NAME"),
+    "tokens.audit": ("audit", "--after"),
+    "tokens.list-tokens": ("list",),
     "recovery.regenerate": ("recover", "ORIGIN"),
     "provision.initialize": ("initialize", "ORIGIN"),
-    "provision.preset-token": ("preset", "--name", "STDIN", "--expiry", "ORIGIN"),
-    "provision.preset-hash": ("preset", "--name", "--sha512", "--expiry", "ORIGIN"),
+    "provision.import-token": ("import", "--name", "STDIN", "--expiry", "ORIGIN"),
+    "provision.import-hash": ("import", "--name", "--sha512", "--expiry", "ORIGIN"),
 }
 
 
@@ -49,6 +51,10 @@ def command_line(call: str, arguments: list[Argument]) -> tuple[list[str], bytes
     before, behind, stdin = ["--json"], [command], b""
     for parameter, argument in zip(parameters, arguments, strict=True):
         match parameter:
+            case "CALLER":
+                assert isinstance(argument, dict) and set(argument) == {"credential", "origin"}
+                stdin = f"{argument['credential']}\n".encode()
+                before += ["--origin", argument["origin"]]
             case "STDIN":
                 # The command strips one newline, so an empty token differs from a missing one.
                 stdin = f"{argument}\n".encode()
@@ -63,6 +69,8 @@ def command_line(call: str, arguments: list[Argument]) -> tuple[list[str], bytes
 
 def resolve(argument: Argument, answered: dict[str, Any]) -> Argument:
     """Returns the argument, or the value that a reference `<NAME.FIELD>` names."""
+    if isinstance(argument, dict):
+        return {name: resolve(field, answered) for name, field in argument.items()}
     reference = re.fullmatch(r"<([\w-]+)\.([\w-]+)>", argument) if isinstance(argument, str) else None
     return answered[reference[1]][reference[2]] if reference else argument
 
