@@ -1,7 +1,7 @@
 //! An operator-token authority: issues, checks, rotates and recovers the one secret that guards a service.
 //!
 //! All of its logic is one sandboxed WebAssembly component, which comes with the crate and has no files, network or
-//! environment. This crate lends it storage, randomness and a clock, and keeps it within limits. The server `influxdb3` is
+//! environment. This crate lends it storage, randomness and a clock, and keeps it within limits. The server `optoken` is
 //! one program made with it; this page is for those who make another.
 //!
 //! # Adding it
@@ -30,7 +30,7 @@
 //! | `async` | commands that are awaited: `optoken::async_authority` | tokio, its runtime alone |
 //! | `sqlite` | `store::SqliteStore`: a file for any number of processes on one machine | SQLite, built from C |
 //! | `test-suite` | `store::conformance`: what every store must do, for the tests of yours | nothing |
-//! | `server` (default) | `cli`, the HTTP faces, the client and the binary `influxdb3`; has `async` and `sqlite` | clap, hyper, reqwest, rustls, … |
+//! | `server` (default) | `cli`, the HTTP faces, the client and the binary `optoken`; has `async` and `sqlite` | clap, hyper, reqwest, rustls, … |
 //!
 //! # A complete example
 //!
@@ -162,6 +162,8 @@ mod metrics;
 mod observed_store;
 pub mod observer;
 mod private_file;
+#[cfg(feature = "server")]
+mod program;
 pub mod sandbox;
 pub mod secret;
 #[cfg(feature = "server")]

@@ -1,11 +1,11 @@
-//! The `influxdb3` command.
+//! The command `optoken`.
 
 use std::alloc::System;
 use std::process::ExitCode;
 
 use zeroizing_alloc::ZeroAlloc;
 
-/// Wipes every block that is given back. Tokens pass through buffers of libraries, for HTTP and TLS, that do not wipe them.
+/// Wipes every block that is freed. Tokens pass through buffers of libraries that do not wipe them.
 #[global_allocator]
 static HEAP: ZeroAlloc<System> = ZeroAlloc(System);
 

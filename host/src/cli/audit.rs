@@ -1,4 +1,4 @@
-//! `influxdb3 audit`: shows the audit records of a server, and verifies an audit log.
+//! `optoken audit`: shows the audit records of a server, and verifies an audit log.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -14,6 +14,7 @@ use crate::audit::verify::{Expectations, VerifyError, verify};
 use crate::audit::{Actor, AuditRecord, RetainedRecord};
 use crate::cli::connection::Connection;
 use crate::cli::stderr::print_stderr;
+use crate::program;
 
 /// Show and verify the audit records of changes to tokens.
 ///
@@ -34,14 +35,14 @@ enum Command {
 
 /// Show the newest audit records of a server, or all records of an audit log.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(after_help = program::named("\
 Examples:
   The newest records of a server, with a token in INFLUXDB3_AUTH_TOKEN:
-    influxdb3 audit show
+    {program} audit show
   All records of an audit log:
-    influxdb3 audit show /var/lib/influxdb3/audit.jsonl
+    {program} audit show /var/lib/optoken/audit.jsonl
   The names of deleted tokens, for a script:
-    influxdb3 audit show --format json | jq -r 'select(.action == \"delete\") | .subject.name'")]
+    {program} audit show --format json | jq -r 'select(.action == \"delete\") | .subject.name'"))]
 struct Show {
     /// Read this audit log instead of asking a server
     #[arg(value_name = "FILE")]
@@ -73,16 +74,16 @@ enum RecordFormat {
 /// remove records at its end. To detect that, keep the hash that this command prints where that
 /// user cannot write, and compare it with --expect-head. Or compare with the server, --with-server.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(after_help = program::named("\
 Examples:
   Verify a log:
-    influxdb3 audit verify audit.jsonl
+    {program} audit verify audit.jsonl
   Verify that it still holds the last record of yesterday:
-    influxdb3 audit verify audit.jsonl --expect-head \"$YESTERDAY\"
+    {program} audit verify audit.jsonl --expect-head \"$YESTERDAY\"
   Verify that it holds the newest records of the server, with a token in INFLUXDB3_AUTH_TOKEN:
-    influxdb3 audit verify audit.jsonl --with-server
+    {program} audit verify audit.jsonl --with-server
   Verify the records that the server keeps, and print the hash of the newest:
-    influxdb3 audit show --format json | influxdb3 audit verify /dev/stdin")]
+    {program} audit show --format json | {program} audit verify /dev/stdin"))]
 struct Verify {
     /// The audit log to verify
     #[arg(value_name = "FILE")]
@@ -229,6 +230,6 @@ fn record_hash(hash: &str) -> Result<String, &'static str> {
     if hash.len() == 64 && hash.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
         Ok(hash.to_owned())
     } else {
-        Err("the hash of a record is 64 lower-case hexadecimal digits, such as influxdb3 audit verify prints")
+        Err("the hash of a record is 64 lower-case hexadecimal digits, such as `audit verify` prints")
     }
 }

@@ -1,4 +1,4 @@
-//! `influxdb3 delete token`: deletes a named admin token (docs/compatibility.md 4.2).
+//! `optoken delete token`: deletes a named admin token (docs/compatibility.md 4.2).
 
 use std::io::{self, Write as _};
 
@@ -8,6 +8,7 @@ use optoken_protocol::redact::redact;
 
 use crate::cli::connection::Connection;
 use crate::cli::prompt::ask;
+use crate::program;
 use crate::token::OPERATOR;
 
 /// Delete a resource.
@@ -27,13 +28,13 @@ enum Resource {
 /// The server refuses it from then on, and its name is free. The operator token can only be
 /// replaced: see `create token --admin --help`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(after_help = program::named("\
 Examples:
   List the tokens, and delete one:
-    influxdb3 show tokens
-    influxdb3 delete token --token-name ci
+    {program} show tokens
+    {program} delete token --token-name ci
   In a script, with a token in a file:
-    influxdb3 delete token --token-name ci --yes --token-file operator-token")]
+    {program} delete token --token-name ci --yes --token-file operator-token"))]
 struct Token {
     /// Name of the token to delete
     #[arg(long = "token-name", value_name = "NAME")]
@@ -60,7 +61,8 @@ impl Token {
         if name == OPERATOR {
             bail!(
                 "The operator token \"_admin\" is required and cannot be deleted. To regenerate an operator token, use: \
-                 influxdb3 create token --admin --regenerate --token [TOKEN]"
+                 {} create token --admin --regenerate --token [TOKEN]",
+                program::name()
             );
         }
         let token = self.connection.token(None, !self.yes)?;

@@ -14,6 +14,7 @@ use optoken_protocol::redact::redact;
 
 use crate::cli::stderr::{print_stderr, warn};
 use crate::cli::usage_error::UsageError;
+use crate::program;
 
 mod audit;
 mod connection;
@@ -34,21 +35,22 @@ mod usage_error;
 /// Issues, checks, rotates and recovers the one token that guards a service.
 #[derive(Debug, Parser)]
 #[command(
-    name = "influxdb3",
+    name = program::name(),
+    bin_name = program::name(),
     version,
     propagate_version = true,
     arg_required_else_help = true,
-    after_help = "\
+    after_help = program::named("\
 Examples:
   Run the server, and create the operator token in another terminal:
-    influxdb3 serve
-    influxdb3 create token --admin
+    {program} serve
+    {program} create token --admin
   Use it in later commands:
     export INFLUXDB3_AUTH_TOKEN=OPERATOR_TOKEN
-    influxdb3 create token --admin --name ci --expiry 90d
-    influxdb3 show tokens
+    {program} create token --admin --name ci --expiry 90d
+    {program} show tokens
 
-Options take precedence over the environment, and the environment over a file .env in the working directory or above."
+Options take precedence over the environment, and the environment over a file .env in the working directory or above.")
 )]
 struct CommandLine {
     /// Print help, as --help does

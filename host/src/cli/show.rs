@@ -1,4 +1,4 @@
-//! `influxdb3 show tokens`: lists the tokens of a server, without their secrets
+//! `optoken show tokens`: lists the tokens of a server, without their secrets
 //! (docs/compatibility.md 4.3).
 
 use std::io::{self, Write as _};
@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::cli::connection::Connection;
+use crate::program;
 
 /// Show the tokens of a server.
 #[derive(Debug, Args)]
@@ -24,12 +25,12 @@ enum Resource {
 ///
 /// The list has no secrets: the server keeps only hashes, and shows the beginning of each.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(after_help = program::named("\
 Examples:
   A table, with a token in INFLUXDB3_AUTH_TOKEN:
-    influxdb3 show tokens
+    {program} show tokens
   The names, for a script:
-    influxdb3 show tokens --format json | jq -r '.[].name'")]
+    {program} show tokens --format json | jq -r '.[].name'"))]
 struct Tokens {
     /// Format of the list
     #[arg(long, value_enum, default_value_t)]

@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use crate::client::address::{AddressError, ServerAddress};
 use crate::client::tls::{TlsFailure, TrustError};
+use crate::program;
 use crate::token::OPERATOR;
 
 /// The most characters of an error text that are shown.
@@ -23,7 +24,7 @@ const MAX_MESSAGE_CHARS: usize = 500;
 
 const RECOVERY_HINT: &str = "\
 If the operator token is lost, start the server with --admin-token-recovery-http-bind and run:
-  influxdb3 create token --admin --regenerate --host http://127.0.0.1:8182";
+  {program} create token --admin --regenerate --host http://127.0.0.1:8182";
 
 /// What a request asks of the server. Hints depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +47,7 @@ impl Operation {
     }
 }
 
-/// The request failed.
+/// The request failed. In a hint, `{program}` stands for the name of this program.
 #[derive(Debug, Error)]
 pub(crate) enum ClientError {
     /// The address is not that of a server.
@@ -62,19 +63,19 @@ pub(crate) enum ClientError {
     #[error("the recovery code holds characters that no code has; was it copied whole?")]
     RecoveryCode,
     /// No connection was made.
-    #[error("cannot reach {host}: {reason}\n{hint}")]
+    #[error("cannot reach {host}: {reason}\n{}", program::named(.hint))]
     Unreachable { host: String, reason: String, hint: &'static str },
     /// The peer did not prove that it is the server.
     #[error("the server at {host} is not trusted: {reason}\n{hint}")]
     Untrusted { host: String, reason: String, hint: &'static str },
     /// The connection broke before the response was complete.
-    #[error("{host} did not answer: {reason}{hint}")]
+    #[error("{host} did not answer: {reason}{}", program::named(.hint))]
     NoAnswer { host: String, reason: String, hint: String },
     /// The response is not that of a token server.
     #[error("{host} answers, but not as a token server: {reason}")]
     NotATokenServer { host: String, reason: String },
     /// The server responded with an error.
-    #[error("server responded with error [{status}]: {message}{hint}")]
+    #[error("server responded with error [{status}]: {message}{}", program::named(.hint))]
     Refused { status: StatusCode, message: String, hint: String },
     /// This process cannot make connections.
     #[error("cannot start the HTTP client: {0}")]
@@ -131,9 +132,9 @@ fn unreachable_hint(address: &ServerAddress) -> &'static str {
          with --admin-token-recovery-socket, and run this as root or as the user of the server."
     } else if address.is_recovery_port() {
         "Token recovery is off by default, and closes after its first success. To open it, start the server with:\n  \
-         influxdb3 serve --admin-token-recovery-http-bind"
+         {program} serve --admin-token-recovery-http-bind"
     } else {
-        "Is the server running there? Start it with:\n  influxdb3 serve"
+        "Is the server running there? Start it with:\n  {program} serve"
     }
 }
 
@@ -149,10 +150,10 @@ fn no_answer_hint(operation: Operation) -> &'static str {
         }
         Operation::CreateNamed => {
             "\nThe token may have been created, and its text is lost. If the server now reports that it exists, \
-             delete it with:\n  influxdb3 delete token --token-name NAME"
+             delete it with:\n  {program} delete token --token-name NAME"
         }
         Operation::Delete => {
-            "\nThe token may have been deleted. To list the tokens, run:\n  influxdb3 show tokens"
+            "\nThe token may have been deleted. To list the tokens, run:\n  {program} show tokens"
         }
         Operation::Stage => "\nNothing is replaced yet: the old token is still in force.",
         Operation::Confirm | Operation::OperatorStatus | Operation::Authenticate | Operation::List => "",
@@ -212,19 +213,19 @@ fn http_hint(
         ),
         StatusCode::CONFLICT if requires_operator || message == format!("{ALREADY_EXISTS}, {OPERATOR}") => {
             "\nTo replace the operator token, run:\n  \
-             influxdb3 create token --admin --regenerate --token OPERATOR_TOKEN"
+             {program} create token --admin --regenerate --token OPERATOR_TOKEN"
                 .to_owned()
         }
         StatusCode::CONFLICT if message.starts_with(ALREADY_EXISTS) => {
-            "\nChoose another name, or delete that token with:\n  influxdb3 delete token --token-name NAME"
+            "\nChoose another name, or delete that token with:\n  {program} delete token --token-name NAME"
                 .to_owned()
         }
         StatusCode::NOT_FOUND if message.starts_with(NO_OPERATOR) => {
-            "\nThere is no operator token yet. To create it, run:\n  influxdb3 create token --admin"
+            "\nThere is no operator token yet. To create it, run:\n  {program} create token --admin"
                 .to_owned()
         }
         StatusCode::NOT_FOUND if message.starts_with(TOKEN_NOT_FOUND) => {
-            "\nTo list the tokens, run:\n  influxdb3 show tokens".to_owned()
+            "\nTo list the tokens, run:\n  {program} show tokens".to_owned()
         }
         StatusCode::NOT_FOUND => format!("\nIs {} the address of a token server?", address.name()),
         StatusCode::METHOD_NOT_ALLOWED if message.starts_with(ENDPOINT_DISABLED) => {

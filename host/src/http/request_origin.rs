@@ -63,7 +63,7 @@ pub(crate) enum Rejection {
     PeerUidMismatch,
     /// It comes from another machine.
     #[error(
-        "the operator token can be created on the machine of the server only: run there influxdb3 create token --admin, or \
+        "the operator token can be created on the machine of the server only: run there optoken create token --admin, or \
          start the server with --admin-token-bootstrap any"
     )]
     NotLoopback,

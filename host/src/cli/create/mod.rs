@@ -1,4 +1,4 @@
-//! `influxdb3 create token --admin`: creates the operator token, replaces it, or creates a named
+//! `optoken create token --admin`: creates the operator token, replaces it, or creates a named
 //! admin token (docs/compatibility.md 4.1).
 
 mod offline;
@@ -23,6 +23,7 @@ use crate::cli::output_file::{confirm_overwrite, is_same_file, lock_directory_of
 use crate::cli::prompt::ask;
 use crate::cli::stderr::{print_stderr, warn};
 use crate::cli::usage_error::UsageError;
+use crate::program;
 use crate::secret::Secret;
 
 /// Create a resource.
@@ -39,12 +40,12 @@ enum Resource {
 
 /// Create an admin token, or replace the operator token.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(after_help = program::named("\
 Examples:
   Create the first operator token:
-    influxdb3 create token --admin
+    {program} create token --admin
   List all options, with more examples:
-    influxdb3 create token --admin --help")]
+    {program} create token --admin --help"))]
 struct Token {
     #[command(subcommand)]
     kind: Option<Kind>,
@@ -62,21 +63,21 @@ enum Kind {
 /// The name of the operator token is _admin. The token is shown once: the server keeps only its
 /// hash.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(after_help = program::named("\
 Examples:
   Create the first operator token:
-    influxdb3 create token --admin
+    {program} create token --admin
   Replace it in its file; the old one stops working at once:
-    influxdb3 create token --admin --regenerate --token-file operator-token --output-file operator-token
+    {program} create token --admin --regenerate --token-file operator-token --output-file operator-token
   Replace it, and accept the old one for another hour:
-    influxdb3 create token --admin --regenerate --token-file old-token --output-file new-token --overlap 1h
+    {program} create token --admin --regenerate --token-file old-token --output-file new-token --overlap 1h
   Replace a lost one: start the server with --admin-token-recovery-http-bind, then
-    influxdb3 create token --admin --regenerate --host http://127.0.0.1:8182
+    {program} create token --admin --regenerate --host http://127.0.0.1:8182
   Create a named admin token, with the operator token in INFLUXDB3_AUTH_TOKEN:
-    influxdb3 create token --admin --name ci --expiry 90d
+    {program} create token --admin --name ci --expiry 90d
   Create a token without a server, and start a server with it:
-    influxdb3 create token --admin --offline --output-file admin-token.json
-    influxdb3 serve --admin-token-file admin-token.json")]
+    {program} create token --admin --offline --output-file admin-token.json
+    {program} serve --admin-token-file admin-token.json"))]
 struct Admin {
     /// The same as --token, as older documentation has it
     #[arg(value_name = "TOKEN", hide = true)]
@@ -182,7 +183,7 @@ impl Create {
             None => bail!(UsageError {
                 command: &["create", "token"],
                 kind: ErrorKind::MissingSubcommand,
-                text: "Missing required subcommand. Use: influxdb3 create token --admin [OPTIONS]".to_owned(),
+                text: program::named("Missing required subcommand. Use: {program} create token --admin [OPTIONS]"),
             }),
         }
     }

@@ -1,4 +1,4 @@
-//! The main listener of `influxdb3 serve`, and TLS of all listeners (docs/compatibility.md 5.1 and
+//! The main listener of `optoken serve`, and TLS of all listeners (docs/compatibility.md 5.1 and
 //! 5.5).
 
 use std::env;

@@ -1,4 +1,4 @@
-//! The log of `influxdb3 serve`: its filter, its format, and the redaction of tokens.
+//! The log of `optoken serve`: its filter, its format, and the redaction of tokens.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal as _, Write};

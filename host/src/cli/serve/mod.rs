@@ -1,4 +1,4 @@
-//! `influxdb3 serve`: connects store, authority and listeners, and runs them until a signal
+//! `optoken serve`: connects store, authority and listeners, and runs them until a signal
 //! (docs/compatibility.md 5).
 
 mod address_file;
@@ -34,6 +34,7 @@ use crate::http::bootstrap::Bootstrap;
 use crate::http::disable_authz::DisabledAuthz;
 use crate::http::{Options, main_listener};
 use crate::metrics::Metrics;
+use crate::program;
 use crate::server::listener::Listener;
 use crate::server::tls::ServerTls;
 use crate::token::OPERATOR;
@@ -49,16 +50,16 @@ use crate::token::OPERATOR;
 /// SIGTERM, SIGINT, SIGQUIT and SIGHUP stop the server. It finishes requests in flight, and removes
 /// its address files and sockets. It does not reload at SIGHUP, and ignores SIGHUP under nohup.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(after_help = program::named("\
 Examples:
   Run the server, then create the operator token in another terminal:
-    influxdb3 serve
-    influxdb3 create token --admin
+    {program} serve
+    {program} create token --admin
   Replace a lost operator token:
-    influxdb3 serve --admin-token-recovery-http-bind
-    influxdb3 create token --admin --regenerate --host http://127.0.0.1:8182
+    {program} serve --admin-token-recovery-http-bind
+    {program} create token --admin --regenerate --host http://127.0.0.1:8182
   Listen on all addresses of this machine, with TLS:
-    influxdb3 serve --http-bind 0.0.0.0:8181 --tls-cert chain.pem --tls-key key.pem")]
+    {program} serve --http-bind 0.0.0.0:8181 --tls-cert chain.pem --tls-key key.pem"))]
 pub(crate) struct Serve {
     /// Name of this server in its log and metrics: 1 to 64 visible ASCII characters
     #[arg(long, value_name = "ID", env = "INFLUXDB3_NODE_IDENTIFIER_PREFIX", value_parser = node_id)]
@@ -281,7 +282,7 @@ impl Serve {
 
 impl Access {
     fn log_bootstrap_hint(&self, main: &Listener) {
-        let create = format!("create it with: influxdb3 create token --admin{}", host_option(main));
+        let create = format!("create it with: {} create token --admin{}", program::name(), host_option(main));
         match self.admin_token_bootstrap {
             Bootstrap::Loopback if !main.accepts_loopback() => tracing::warn!(
                 "no operator token yet, and none can be created, as no client has a loopback address; start with \

@@ -15,6 +15,7 @@ use serde_json::error::Category;
 use crate::authority::Authority;
 use crate::cli::token_file::{MAX_BYTES, read_secret};
 use crate::private_file::Mode;
+use crate::program;
 use crate::secret::Secret;
 use crate::token::{ImportOutcome, OPERATOR, now};
 
@@ -105,8 +106,9 @@ fn read(path: &Path) -> anyhow::Result<TokenFile> {
     ensure!(
         mode.is_private() || parsed.token.is_none(),
         "Admin token file has insecure permissions: {mode:o}. Others can read the token; run: chmod 0600 {path}\n\
-         Where its mode cannot be changed, give the hash instead: influxdb3 create token --admin --offline --output-file FILE \
-         --hash-file FILE"
+         Where its mode cannot be changed, give the hash instead: {} create token --admin --offline --output-file FILE \
+         --hash-file FILE",
+        program::name()
     );
     Ok(parsed)
 }

@@ -1,4 +1,4 @@
-//! Token recovery of `influxdb3 serve`: its listeners, its time limit and its code.
+//! Token recovery of `optoken serve`: its listeners, its time limit and its code.
 
 use std::fs;
 use std::io::IsTerminal as _;
@@ -22,6 +22,7 @@ use crate::http::recovery;
 use crate::http::recovery::code::RecoveryCode;
 use crate::metrics::Metrics;
 use crate::private_file::{PRIVATE_MODE, RemoveOnDrop};
+use crate::program;
 use crate::secret::Secret;
 use crate::server::listener::Listener;
 use crate::server::tls::ServerTls;
@@ -252,6 +253,7 @@ impl RecoveryListeners {
 
     /// Logs how to use token recovery.
     fn announce(&self) {
+        let program = program::name();
         let timeout = humantime::format_duration(self.timeout);
         let (with_code, option) = match &self.code {
             Some((_, file)) => (format!(" with the code in {}", file.path().display()), " --recovery-code -"),
@@ -260,7 +262,7 @@ impl RecoveryListeners {
         if let Some((listener, _)) = &self.address {
             tracing::warn!(
                 "token recovery is open on {} for {timeout}: a client that reaches it{with_code} can replace the operator \
-                 token, once; with: influxdb3 create token --admin --regenerate --host {}{option}",
+                 token, once; with: {program} create token --admin --regenerate --host {}{option}",
                 listener.url(),
                 listener.local_host()
             );
@@ -268,7 +270,7 @@ impl RecoveryListeners {
         if let Some(socket) = &self.socket {
             tracing::warn!(
                 "token recovery is open at the socket {0} for {timeout}: root and the user of this server can{with_code} \
-                 replace the operator token, once; with: influxdb3 create token --admin --regenerate --host unix:{0}{option}",
+                 replace the operator token, once; with: {program} create token --admin --regenerate --host unix:{0}{option}",
                 socket.path().display()
             );
         }

@@ -1,4 +1,4 @@
-//! The token store of `influxdb3 serve`.
+//! The token store of `optoken serve`.
 
 use std::env;
 use std::fs::{self, DirBuilder};
