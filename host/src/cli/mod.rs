@@ -17,11 +17,13 @@ use crate::cli::usage_error::UsageError;
 use crate::program;
 
 mod audit;
+mod completions;
 mod connection;
 mod core_dump;
 mod create;
 mod delete;
 mod dotenv;
+mod man_pages;
 mod output_file;
 mod prompt;
 mod serve;
@@ -68,6 +70,8 @@ enum Command {
     Delete(delete::Delete),
     Show(show::Show),
     Audit(audit::Audit),
+    Completions(completions::Completions),
+    ManPages(man_pages::ManPages),
 }
 
 /// Runs the command line of this process.
@@ -102,6 +106,8 @@ pub fn run() -> ExitCode {
         Command::Delete(delete) => ("Delete", delete.run()),
         Command::Show(show) => ("Show", show.run()),
         Command::Audit(audit) => ("Audit", audit.run()),
+        Command::Completions(completions) => ("Completions", completions.run(CommandLine::command())),
+        Command::ManPages(pages) => ("Man-pages", pages.run(CommandLine::command())),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
