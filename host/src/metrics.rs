@@ -1,7 +1,7 @@
-//! What the server counts, of its authority and its listeners, for Prometheus.
+//! The Prometheus metrics of a server: of its authority and its listeners.
 //!
-//! Names and units follow the Prometheus conventions: base units, `_total` for counters. No label ever holds text that a
-//! client chose, so the number of series is bounded and no token can get into one.
+//! Names and units follow the conventions of Prometheus: base units, and `_total` for counters. No
+//! label holds text of a client, so the number of series is bounded and no token becomes a label.
 
 use std::time::Duration;
 
@@ -15,10 +15,11 @@ use crate::observer::Observer;
 use crate::store::StoreError;
 use crate::token::{AuthenticateError, CommandError, OPERATOR, Principal, TokenInfo, now};
 
-/// Upper bounds for the time a store takes, in seconds: from a read in memory to a busy database.
+/// The buckets for the duration of a store operation, in seconds: from a read in memory to a busy
+/// database.
 const STORE_BUCKETS: [f64; 12] = [1e-5, 1e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.5, 1.0, 5.0];
 
-/// The counters of one server.
+/// The metrics of one server.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
@@ -37,46 +38,43 @@ pub(crate) struct Metrics {
     staleness: Gauge,
 }
 
-/// The metrics could not be set up; only two of one name could be the reason.
+/// The metrics cannot be registered, because two have one name.
 pub(crate) type MetricsError = prometheus::Error;
 
-/// What can only be known at the moment of asking.
+/// The values that are sampled when the metrics are read.
 #[derive(Debug, Clone, Copy)]
 struct Gauges {
-    /// How many tokens there are, expired ones included.
+    /// The number of tokens, including expired ones.
     tokens: usize,
-    /// How old the secret of the operator token is; `None` while there is none.
+    /// The age of the secret of the operator token; `None` if there is none.
     operator_age: Option<Duration>,
-    /// How long ago the store last answered.
+    /// The time since the last response of the store.
     staleness: Duration,
 }
 
 impl Metrics {
-    /// Metrics that have counted nothing yet.
+    /// Registers all metrics, with counters at zero.
     pub(crate) fn new() -> Result<Self, MetricsError> {
         let registry = Registry::new();
         let counters = |name: &str, help: &str, labels: &[&str]| {
             register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?)
         };
-        let authentications = counters(
-            "optoken_authentications_total",
-            "Presented credentials, by what came of them.",
-            &["outcome"],
-        )?;
+        let counter = |name: &str, help: &str| register(&registry, IntCounter::new(name, help)?);
+        let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help)?);
+        let float_gauge = |name: &str, help: &str| register(&registry, Gauge::new(name, help)?);
+        let authentications =
+            counters("optoken_authentications_total", "Presented credentials, by outcome.", &["outcome"])?;
         for outcome in ["unknown", "expired", "unavailable", "missing", "malformed"] {
             authentications.with_label_values(&[outcome]);
         }
-        let rotations = counters(
-            "optoken_rotations_total",
-            "Operator tokens that were replaced, by the door it came through.",
-            &["by"],
-        )?;
+        let rotations =
+            counters("optoken_rotations_total", "Replacements of the operator token, by cause.", &["by"])?;
         for by in ["regenerate", "confirm", "recovery"] {
             rotations.with_label_values(&[by]);
         }
         let store = HistogramOpts::new(
             "optoken_store_operation_duration_seconds",
-            "Time that the token store took to answer.",
+            "Duration of operations of the token store.",
         );
         let store = store.buckets(STORE_BUCKETS.to_vec());
         Ok(Self {
@@ -84,62 +82,43 @@ impl Metrics {
             authentications,
             commands: counters(
                 "optoken_commands_total",
-                "Commands that change tokens, by what came of them.",
+                "Commands that change tokens, by outcome.",
                 &["command", "outcome"],
             )?,
             rotations,
             store: register(&registry, HistogramVec::new(store, &["operation", "outcome"])?)?,
-            traps: register(
-                &registry,
-                IntCounter::new(
-                    "optoken_sandbox_traps_total",
-                    "Calls that the sandboxed component failed to answer.",
-                )?,
+            traps: counter("optoken_sandbox_traps_total", "Calls that ended in a trap of the component.")?,
+            audit_append_failures: counter(
+                "optoken_audit_append_failures_total",
+                "Attempts to append to the audit log that failed or timed out.",
             )?,
-            audit_append_failures: register(
-                &registry,
-                IntCounter::new(
-                    "optoken_audit_append_failures_total",
-                    "Tries to append to the audit log that failed, or were not done in time.",
-                )?,
-            )?,
-            audit_records_lost: register(
-                &registry,
-                IntCounter::new(
-                    "optoken_audit_records_lost_total",
-                    "Records that are missing in the audit log for good.",
-                )?,
+            audit_records_lost: counter(
+                "optoken_audit_records_lost_total",
+                "Audit records that the audit log will never have.",
             )?,
             requests: counters(
                 "optoken_http_requests_total",
-                "Answered HTTP requests; a path that does not exist is \"other\".",
+                "HTTP responses. Unknown paths are \"other\".",
                 &["listener", "path", "status"],
             )?,
             recovery_open: gauge(
-                &registry,
                 "optoken_recovery_listener_open",
                 "Whether the recovery listener is open (1) or not (0).",
             )?,
-            tokens: gauge(&registry, "optoken_tokens", "Tokens in the catalog, expired ones included.")?,
-            operator_age: register(
-                &registry,
-                Gauge::new(
-                    "optoken_operator_token_age_seconds",
-                    "Time since the secret of the operator token was made; NaN while there is none.",
-                )?,
+            tokens: gauge("optoken_tokens", "Tokens in the catalog, including expired ones.")?,
+            operator_age: float_gauge(
+                "optoken_operator_token_age_seconds",
+                "Age of the secret of the operator token; NaN if there is none.",
             )?,
-            staleness: register(
-                &registry,
-                Gauge::new(
-                    "optoken_store_staleness_seconds",
-                    "Time since the token store last answered; tokens are refused beyond --max-staleness.",
-                )?,
+            staleness: float_gauge(
+                "optoken_store_staleness_seconds",
+                "Time since the last response of the token store. Tokens are rejected beyond --max-staleness.",
             )?,
             registry,
         })
     }
 
-    /// Names the software, as a metric that is always 1.
+    /// Adds the build info, which is always 1.
     pub(crate) fn set_build_info(&self, version: &str, node_id: &str) -> Result<(), MetricsError> {
         let build = Opts::new("optoken_build_info", "The version of the server and its --node-id.")
             .const_label("version", version)
@@ -148,7 +127,7 @@ impl Metrics {
         Ok(())
     }
 
-    /// What was counted, and how the authority stands, in the Prometheus text format 0.0.4.
+    /// Returns all metrics in the Prometheus text format 0.0.4.
     pub(crate) fn text(&self, authority: &Authority) -> Result<String, CommandError> {
         let tokens = authority.list_tokens()?;
         let time = Duration::from_millis(now());
@@ -171,20 +150,22 @@ impl Metrics {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// A request without a credential.
+    /// Counts a request without a credential.
     pub(crate) fn credential_missing(&self) {
         self.authentications.with_label_values(&["missing"]).inc();
     }
 
-    /// A request with a credential that cannot be read.
+    /// Counts a request with a malformed credential.
     pub(crate) fn credential_malformed(&self) {
         self.authentications.with_label_values(&["malformed"]).inc();
     }
 
+    /// Counts a response.
     pub(crate) fn http_response(&self, listener: &'static str, path: &'static str, status: u16) {
         self.requests.with_label_values(&[listener, path, &status.to_string()]).inc();
     }
 
+    /// Sets whether the recovery listener is open.
     pub(crate) fn set_recovery_open(&self, open: bool) {
         self.recovery_open.set(open.into());
     }
@@ -193,7 +174,7 @@ impl Metrics {
 impl Observer for Metrics {
     fn authenticated(&self, answer: &Result<Principal, AuthenticateError>) {
         let outcome = match answer {
-            // Every request passes here; the others may look their counter up.
+            // The hot path. The others look up their counter.
             Ok(_) => return self.accepted.inc(),
             Err(AuthenticateError::Unknown) => "unknown",
             Err(AuthenticateError::Expired(_)) => "expired",
@@ -252,17 +233,13 @@ fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -
     Ok(collector)
 }
 
-fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, MetricsError> {
-    register(registry, IntGauge::new(name, help)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::token::TokenKind;
 
     #[test]
-    fn what_was_counted_is_told() {
+    fn metrics_are_rendered() {
         let metrics = Metrics::new().unwrap();
         metrics.authenticated(&Ok(Principal { id: 0, kind: TokenKind::Operator }));
         metrics.authenticated(&Err(AuthenticateError::Expired(0)));

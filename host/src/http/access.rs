@@ -1,4 +1,4 @@
-//! Which requests to the main listener need a token.
+//! Which requests to the main listener need a token, and which problems authentication can cause.
 
 use hyper::Method;
 use optoken_protocol::paths;
@@ -6,31 +6,33 @@ use optoken_protocol::problem::Problem;
 
 use crate::http::Options;
 
-/// Whether a path is open to everybody, whatever they present.
+/// Returns whether a request is accepted with any credential or none.
 pub(crate) fn is_open(options: &Options, method: &Method, path: &str) -> bool {
-    // For every method (COMPAT 2.9) but the one that tells something (DESIGN section 5).
+    // For every method (docs/compatibility.md 2.9) except the one that shows the token
+    // (docs/design.md 5.1).
     (path == paths::OPERATOR && method != Method::GET)
         || options.disabled_authz.covers(path)
-        // The header is then none of ours: it may be meant for what is behind the proxy.
+        // The header may then be meant for the service behind the proxy.
         || options.without_auth && path == paths::VERIFY
 }
 
-/// Whether a request presents a token that is accepted nowhere else, and which its endpoint judges.
+/// Returns whether a request presents a staged token, which only its endpoint accepts.
 pub(crate) fn is_confirmation(method: &Method, path: &str) -> bool {
     method == Method::POST && path == paths::CONFIRM
 }
 
-/// Whether there is nothing to do about tokens at a path, as none is asked for (COMPAT 2.10).
+/// Returns whether a path is disabled, because the server runs without authentication
+/// (docs/compatibility.md 2.10).
 pub(crate) fn is_disabled(options: &Options, path: &str) -> bool {
     options.without_auth && path.starts_with(paths::TOKENS)
 }
 
-/// Whether a path is only for who has a token.
+/// Returns whether a request needs an accepted token.
 pub(crate) fn requires_token(options: &Options, method: &Method, path: &str) -> bool {
     !options.without_auth && !is_open(options, method, path)
 }
 
-/// All that can be said against a request for this path before its endpoint gets to see it.
+/// Returns every problem that a request can have before it reaches its endpoint.
 pub(crate) fn auth_problems(options: &Options, method: &Method, path: &str) -> Vec<Problem> {
     let problems = if is_disabled(options, path) {
         vec![Problem::AuthDisabled]

@@ -1,4 +1,4 @@
-//! Reads request bodies, within limits of size and time. Both listeners do.
+//! Reads request bodies, within limits of size and time.
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -16,30 +16,31 @@ use tokio::time;
 
 use crate::server::serve::Request;
 
-/// The most bytes a body may have that means nothing.
+/// How many bytes an ignored body may have.
 pub(crate) const MAX_IGNORED_BYTES: usize = 64 << 10;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reads a body that means nothing here, so that the client gets to read the answer; not if it is too large.
+/// Reads and ignores a body, so that the client can read the response. Rejects a body that is too
+/// large.
 pub(crate) async fn discard(body: Incoming) -> Result<(), Problem> {
     discard_up_to(body, MAX_IGNORED_BYTES).await
 }
 
-/// As [`discard`], of a body of at most `limit` bytes.
+/// Reads and ignores a body of at most `limit` bytes.
 pub(crate) async fn discard_up_to(body: Incoming, limit: usize) -> Result<(), Problem> {
     read_body(body, limit, |_| {}).await
 }
 
-/// Refuses a body that is not announced as JSON, before anything else about it is judged.
+/// Rejects a body that is not announced as JSON.
 pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     if content_type.is_some_and(is_json) { Ok(()) } else { Err(Problem::UnsupportedMediaType) }
 }
 
-/// Reads a body of JSON, which may be compressed. No more than `limit` bytes, neither before nor after decompression.
-/// The order of judgement is that of COMPAT 2.2, step 7.
+/// Reads a body of JSON, which may be compressed, of at most `limit` bytes before and after
+/// decompression. The order of checks is that of docs/compatibility.md 2.2, step 7.
 pub(crate) async fn json<T: DeserializeOwned>(request: Request, limit: usize) -> Result<T, Problem> {
     let compressed = match request.headers().get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => false,
@@ -53,12 +54,12 @@ pub(crate) async fn json<T: DeserializeOwned>(request: Request, limit: usize) ->
     if compressed {
         bytes = decompress(&bytes, limit)?;
     }
-    // The text repeats parts of what was sent.
+    // The text of the error quotes the body.
     serde_json::from_slice(&bytes)
         .map_err(|error| Problem::InvalidJson(redact(&error.to_string()).into_owned()))
 }
 
-/// Reads a body of JSON as [`json`] does, or none, which means what is left out of it.
+/// Reads an optional body of JSON. An empty body has every field at its default.
 pub(crate) async fn optional_json<T: DeserializeOwned + Default>(
     request: Request,
     limit: usize,
@@ -72,7 +73,7 @@ pub(crate) async fn optional_json<T: DeserializeOwned + Default>(
 
 async fn read_body(body: Incoming, limit: usize, mut each: impl FnMut(&[u8])) -> Result<(), Problem> {
     let too_large = || Problem::BodyTooLarge(limit);
-    // What it is announced to have; then none of it is read.
+    // If the announced length is too large, nothing is read.
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
@@ -93,7 +94,7 @@ async fn read_body(body: Incoming, limit: usize, mut each: impl FnMut(&[u8])) ->
 
 fn decompress(compressed: &[u8], limit: usize) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
-    // One more than there may be tells too many from just enough.
+    // One byte above the limit shows that it is exceeded.
     let read = GzDecoder::new(compressed).take(limit as u64 + 1).read_to_end(&mut bytes);
     let length = read.map_err(|error| Problem::InvalidGzip(error.to_string()))?;
     if length > limit { Err(Problem::BodyTooLarge(limit)) } else { Ok(bytes) }

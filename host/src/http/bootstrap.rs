@@ -1,4 +1,4 @@
-//! Who may create the operator token, while there is none.
+//! `--admin-token-bootstrap`: which requests may create the operator token without a token.
 
 use std::str::FromStr;
 
@@ -9,25 +9,27 @@ use crate::http::request_origin::{
 };
 use crate::server::peer::Peer;
 
-/// Who may create the operator token, while there is none.
+/// Which requests may create the operator token while there is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Bootstrap {
-    /// Whoever is on this machine.
+    /// Requests of clients on this machine.
     #[default]
     Loopback,
-    /// Whoever reaches the main listener first.
+    /// The first request that reaches the main listener.
     Any,
-    /// Nobody. Whoever has a token can create others, the operator's among them (COMPAT 2.5).
+    /// None. A client with a named admin token can still create the operator token
+    /// (docs/compatibility.md 2.5).
     Off,
 }
 
 impl Bootstrap {
-    /// Whether a request may create the operator token, if there is none.
+    /// Checks a request that creates the operator token.
     pub(crate) fn check<B>(self, request: &Request<B>, peer: &Peer) -> Result<(), Rejection> {
         match self {
             Self::Off => return Err(Rejection::BootstrapOff),
-            // From afar, and through proxies, a server has names that it does not know. A browser says of every POST which
-            // page it is from, also where the page has the server's name.
+            // The server does not know all its names on other machines and behind proxies, so
+            // `Host` is not checked. A browser adds the origin to every POST, even to that of its
+            // own page.
             Self::Any => {}
             Self::Loopback => {
                 if !is_loopback(peer) {
@@ -35,7 +37,7 @@ impl Bootstrap {
                 }
                 reject_forwarded(request)?;
                 let (name, _) = split_port(effective_host(request)?);
-                // With any port: it may be that of a tunnel.
+                // With any port: the request may come through a tunnel.
                 let own = match peer {
                     Peer::Tcp { local, tls, .. } => is_own_host(name, *local, tls.as_ref()),
                     Peer::Unix { .. } => name.eq_ignore_ascii_case("localhost"),
@@ -48,7 +50,7 @@ impl Bootstrap {
         reject_browser_origin(request.headers())
     }
 
-    /// All that [`check`](Self::check) can say.
+    /// Returns every rejection that [`check`](Self::check) can return.
     pub(crate) fn rejections(self) -> &'static [Rejection] {
         match self {
             Self::Loopback => &[
@@ -69,12 +71,12 @@ impl Bootstrap {
 impl FromStr for Bootstrap {
     type Err = &'static str;
 
-    fn from_str(who: &str) -> Result<Self, Self::Err> {
-        match who {
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        match value {
             "loopback" => Ok(Self::Loopback),
             "any" => Ok(Self::Any),
             "off" => Ok(Self::Off),
-            _ => Err("it is loopback, any or off"),
+            _ => Err("the value is loopback, any or off"),
         }
     }
 }
@@ -87,7 +89,7 @@ mod tests {
     use crate::http::request_origin::tests::{ADDED_HEADERS, here, request, tcp};
 
     #[test]
-    fn what_a_browser_or_a_proxy_adds_is_refused() {
+    fn headers_of_browsers_and_proxies_are_rejected() {
         for (name, value, expected) in ADDED_HEADERS {
             let request = request(&[("host", "localhost:8182"), (name, value)]);
             assert_eq!(Bootstrap::Loopback.check(&request, &here()), expected, "{name}: {value}");
@@ -101,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn the_operator_token_is_created_on_this_machine_unless_told_otherwise() {
+    fn remote_clients_need_bootstrap_any() {
         use Bootstrap::{Any, Loopback, Off};
         let from = |remote: &str, host: &str, bootstrap: Bootstrap| {
             bootstrap.check(&request(&[("host", host)]), &tcp(remote, "192.0.2.1:8181"))
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_create_it_is_said_in_one_word() {
+    fn bootstrap_parses() {
         for (word, bootstrap) in
             [("loopback", Bootstrap::Loopback), ("any", Bootstrap::Any), ("off", Bootstrap::Off)]
         {

@@ -1,7 +1,7 @@
-//! Reads the token out of a request: the grammar of the `Authorization` header (COMPAT 3.1 and 3.2), and the query
-//! parameter of the first API of InfluxDB (COMPAT 3.3).
+//! Extracts the token of a request: from the `Authorization` header (docs/compatibility.md 3.1,
+//! 3.2), or from the query parameter of the API of InfluxDB 1 (docs/compatibility.md 3.3).
 //!
-//! Decides only whether there is a token, never whether it is a good one.
+//! Does not check whether the token is accepted.
 
 use hyper::header::AUTHORIZATION;
 use hyper::{HeaderMap, Uri};
@@ -10,16 +10,16 @@ use serde::Deserialize;
 
 use crate::secret::Secret;
 
-/// Takes the credential out of the headers, so that nothing further on can log it or pass it on. `None` if there is
-/// none. Of several headers the first counts.
+/// Removes the credential from the headers, so that no later code can log it. Returns `None` if
+/// there is none. Of several headers, the first is used.
 pub(crate) fn take(headers: &mut HeaderMap) -> Result<Option<Secret>, Malformed> {
     Ok(headers.remove(AUTHORIZATION).map(|value| parse(value.as_bytes())).transpose()?.map(Secret::from))
 }
 
-/// The token in the query string, where there is one: `p`, on two paths only. It may be empty. Given twice, it counts as
-/// not given.
+/// Returns the token in the query string, which two paths support. It may be empty. A repeated
+/// parameter counts as absent.
 pub(crate) fn from_query(uri: &Uri) -> Option<Secret> {
-    /// The user, `u`, does not matter.
+    /// The parameter `u`, the user, is ignored.
     #[derive(Deserialize)]
     struct Query {
         p: Option<String>,
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_can_stand_in_the_query_string_of_two_paths() {
+    fn two_paths_accept_token_in_query() {
         for (uri, token) in [
             ("/query?p=apiv3_x", Some("apiv3_x")),
             ("/write?u=me&p=apiv3_x&db=y", Some("apiv3_x")),
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_is_gone_after_it_was_read() {
+    fn header_is_removed_after_reading() {
         let mut headers = HeaderMap::new();
         headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer first"));
         headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer second"));
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_visible_ascii_is_malformed() {
+    fn invisible_characters_are_malformed() {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, HeaderValue::from_bytes(b"Bearer \xff").unwrap());
         assert_eq!(take(&mut headers).unwrap_err(), Malformed);

@@ -1,23 +1,23 @@
-//! `--disable-authz`: resources that the main listener shows to everybody (COMPAT 5.3).
+//! `--disable-authz`: resources that need no token (docs/compatibility.md 5.3).
 //!
-//! The paths of tokens are none of them, and cannot be named.
+//! No path about tokens is among them.
 
 use std::str::FromStr;
 
-/// The most items that a list may have; as many as there are resources.
+/// How many items a list may have: the number of resources.
 const MAX_ITEMS: usize = 6;
 
-/// The paths that need no token. Empty unless asked for.
+/// The paths that need no token. By default there are none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct DisabledAuthz(Vec<&'static str>);
 
 impl DisabledAuthz {
-    /// Whether a request for this path, as it stands in the request, needs no token.
+    /// Returns whether a request for this path needs no token. Compares byte for byte.
     pub(crate) fn covers(&self, path: &str) -> bool {
         self.0.contains(&path)
     }
 
-    /// All of them, for the log.
+    /// Returns all paths, for the log.
     pub(crate) fn paths(&self) -> &[&'static str] {
         &self.0
     }
@@ -28,7 +28,7 @@ impl FromStr for DisabledAuthz {
 
     fn from_str(list: &str) -> Result<Self, Self::Err> {
         let items: Vec<_> = list.split(',').map(str::trim).collect();
-        // Before any of them is looked at.
+        // Counted before any item is parsed, like InfluxDB 3 Core.
         if items.len() > MAX_ITEMS {
             return Err("--disable-authz cannot take more than 6 items");
         }
@@ -63,7 +63,7 @@ mod tests {
     const TOO_MANY: &str = "--disable-authz cannot take more than 6 items";
 
     #[test]
-    fn a_list_names_paths() {
+    fn resources_map_to_paths() {
         for (list, paths) in [
             ("health", &["/health", "/api/v1/health"][..]),
             (" ping ,\tmetrics", &["/ping", "/metrics"]),
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_names_anything_else_is_refused() {
+    fn unknown_resources_are_rejected() {
         for (list, error) in [
             ("", INVALID),
             ("health,", INVALID),
@@ -95,7 +95,7 @@ mod tests {
             ("health ping", INVALID),
             ("token", INVALID),
             ("ping,ping,ping,ping,ping,ping,ping", TOO_MANY),
-            // Counted before it is read.
+            // Counted before any item is parsed.
             (",,,,,,", TOO_MANY),
         ] {
             assert_eq!(list.parse::<DisabledAuthz>(), Err(error), "{list:?}");
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_paths_themselves_are_covered() {
+    fn only_exact_paths_are_covered() {
         let health: DisabledAuthz = "health".parse().unwrap();
         for path in ["/health", "/api/v1/health"] {
             assert!(health.covers(path), "{path}");

@@ -1,6 +1,7 @@
-//! The main listener: what stands in [`api`], behind authentication (COMPAT 2.1 and 2.2).
+//! The main listener: the endpoints of [`api`], behind authentication (docs/compatibility.md 2.1,
+//! 2.2).
 //!
-//! A request is judged in a fixed order: credential, path, body. Only then does it reach the authority.
+//! Checks a request in a fixed order: credential, path, body. The authority is called last.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,10 +28,11 @@ use crate::server::peer::Peer;
 use crate::server::serve::{Request, Response, Service};
 use crate::token::Principal;
 
-/// The most connections that are open at a time, where the system lets that many be.
+/// How many connections may be open at a time, if the limit of open files allows it.
 pub(crate) const MAX_CONNECTIONS: usize = 1024;
 
-/// How clients are treated: by proxies that ask about every request, connections are kept.
+/// Returns the limits of connections. Proxies keep theirs open, and send a request for each of
+/// their own.
 pub(crate) fn connection_limits(max_connections: usize) -> ConnectionLimits {
     ConnectionLimits {
         max_connections: max_connections.min(MAX_CONNECTIONS),
@@ -40,21 +42,21 @@ pub(crate) fn connection_limits(max_connections: usize) -> ConnectionLimits {
     }
 }
 
-/// How much of a path is logged, in bytes.
+/// How many bytes of a path are logged.
 const LOGGED_PATH_BYTES: usize = 256;
 
-/// What answers on the main listener.
+/// The service of the main listener.
 struct MainListener {
     state: Arc<AppState>,
     endpoints: Vec<Endpoint>,
     cluster_uuid: Option<HeaderValue>,
 }
 
-/// All that the main listener answers.
+/// Returns the service of the main listener.
 pub(crate) fn service(authority: Authority, metrics: Arc<Metrics>, options: Options) -> Arc<impl Service> {
     let endpoints = api::table(&options);
     Arc::new(MainListener {
-        // A UUID, unless somebody has written the catalog by hand.
+        // A UUID, unless the catalog was written by hand.
         cluster_uuid: HeaderValue::from_str(authority.catalog_id()).ok(),
         state: Arc::new(AppState {
             document: openapi::document(&endpoints, &options).to_json().ok().map(Bytes::from),
@@ -82,9 +84,10 @@ impl Service for MainListener {
 }
 
 impl MainListener {
-    /// The order of COMPAT 2.2, but for the body, of which nothing is read before its sender is known.
+    /// Checks a request in the order of docs/compatibility.md 2.2. Unlike there, the body is read
+    /// after authentication only.
     async fn handle(&self, peer: &Peer, request: Request) -> Result<Response, Problem> {
-        // Not for a proxy that asks with the method of its client: who lets any 2xx pass would let this pass.
+        // A proxy may verify a request with the method of its client, and accept any status 2xx.
         if request.method() == Method::OPTIONS && request.uri().path() != paths::VERIFY {
             return Ok(self.allowed_methods(request.uri().path()));
         }
@@ -101,15 +104,16 @@ impl MainListener {
         let endpoint = self
             .endpoints
             .iter()
-            // Byte for byte, not by the rules of a router (COMPAT 2.1).
+            // Paths are compared byte for byte (docs/compatibility.md 2.1).
             .find(|endpoint| endpoint.matches(request.method(), request.uri().path()))
-            // A wrong method is no path either.
+            // An unknown method is answered like an unknown path.
             .ok_or(Problem::PathNotFound)?;
         let (state, peer) = (Arc::clone(&self.state), peer.clone());
         (endpoint.handler)(ApiRequest { state, credential, peer, principal, request }).await
     }
 
-    /// The name of a path in the metrics: there are not to be as many names as clients can think of.
+    /// Returns the label of a path in the metrics. All unknown paths share one, so clients cannot
+    /// create labels.
     fn metrics_path(&self, path: &str) -> &'static str {
         self.endpoints
             .iter()
@@ -117,7 +121,7 @@ impl MainListener {
             .map_or(OTHER_PATH, |endpoint| endpoint.path)
     }
 
-    /// What can be asked for at this path. Tells nobody more than the documentation does, so it asks for no token.
+    /// Returns the response to OPTIONS, which needs no token: the methods of a path are documented.
     fn allowed_methods(&self, path: &str) -> Response {
         let methods = self
             .endpoints
@@ -137,17 +141,18 @@ impl MainListener {
     }
 }
 
-/// Lets only requests with an accepted token pass, and those that need none.
+/// Rejects a request that needs an accepted token and has none.
 fn authenticate(
     state: &AppState,
     request: &mut Request,
 ) -> Result<(Option<Secret>, Option<Principal>), Problem> {
-    // Without a look at the header (COMPAT 2.2, 2.3).
+    // The header is not read (docs/compatibility.md 2.2, 2.3).
     if is_open(&state.options, request.method(), request.uri().path()) {
         return Ok((None, None));
     }
     let confirmation = is_confirmation(request.method(), request.uri().path());
-    // Here the query string counts first; its header may be anything (COMPAT 3.3).
+    // The query string takes precedence; the header may then be malformed (docs/compatibility.md
+    // 3.3).
     let presented = match credentials::from_query(request.uri()) {
         Some(secret) => Ok(Some(secret)),
         None => credentials::take(request.headers_mut()),
@@ -157,7 +162,7 @@ fn authenticate(
             state.metrics.credential_malformed();
             Err((malformed.to_string(), malformed.into()))
         }
-        // Whatever it is, but it must be one (COMPAT 2.10).
+        // Any well-formed credential is accepted (docs/compatibility.md 2.10).
         Ok(credential) if state.options.without_auth => Ok((credential, None)),
         Ok(None) => {
             state.metrics.credential_missing();
@@ -175,7 +180,7 @@ fn authenticate(
     })
 }
 
-/// The path of a request, without its query string, which may hold a token.
+/// Returns the path of a request for the log, without the query string, which may hold a token.
 fn sanitized_path(uri: &Uri) -> String {
     sanitize(uri.path(), LOGGED_PATH_BYTES)
 }

@@ -1,8 +1,8 @@
 //! The HTTP faces of the authority: the main listener and the recovery listener.
 //!
-//! Requests come in through [`server`](crate::server), are judged by [`credentials`] and answered by one of the two listeners; whatever
-//! goes wrong leaves as a [`problem`]. Paths, texts and order of judgement follow COMPAT sections 2 and 3. What the main
-//! listener serves stands in one table, [`api`].
+//! [`server`](crate::server) delivers a request to one of the two. The main listener authenticates
+//! it by [`credentials`] and dispatches it to the endpoints of [`api`]. Errors become responses in
+//! [`problem`]. Paths, texts and the order of checks are those of docs/compatibility.md 2 and 3.
 
 mod access;
 mod api;
@@ -19,18 +19,18 @@ mod response;
 use crate::http::bootstrap::Bootstrap;
 use crate::http::disable_authz::DisabledAuthz;
 
-/// What the command line says about how requests are judged.
+/// The options of the main listener.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
-    /// The most bytes that the body of a request may have.
+    /// How many bytes the body of a request may have.
     pub(crate) max_request_size: usize,
-    /// Whether everybody may do everything that needs no particular token. Tokens can then not be made or changed.
+    /// Whether requests need no token. Tokens can then be neither created nor changed.
     pub(crate) without_auth: bool,
-    /// What is shown to everybody.
+    /// The paths that need no token.
     pub(crate) disabled_authz: DisabledAuthz,
-    /// Who may create the operator token.
+    /// Which requests may create the operator token.
     pub(crate) bootstrap: Bootstrap,
 }
 
-/// What the metrics call a path that does not exist.
+/// The label of an unknown path in the metrics.
 const OTHER_PATH: &str = "other";

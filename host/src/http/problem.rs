@@ -1,8 +1,7 @@
-//! Errors of the host as problems of the protocol, and problems as responses.
+//! Converts errors of the host into problems of the protocol, and problems into responses.
 //!
-//! The layers below have error types of their own and know no status; this is the one place where they become HTTP.
-//! What the client is told and what the log is told are two texts: the client learns what it can act on, the log
-//! learns the cause.
+//! The layers below have error types of their own, which know no status: they become HTTP here. The
+//! client receives what it can act on; the cause is for the log.
 
 use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue};
@@ -12,7 +11,7 @@ use optoken_protocol::redact::redact;
 use crate::server::serve::Response;
 use crate::token::{AuthenticateError, CommandError, OPERATOR};
 
-/// The response to a request that cannot be answered otherwise.
+/// Returns the response for a problem.
 pub(crate) fn response(problem: &Problem) -> Response {
     let mut response = Response::new(problem.body().into());
     *response.status_mut() = status(problem);
@@ -22,17 +21,18 @@ pub(crate) fn response(problem: &Problem) -> Response {
     response
 }
 
+/// Returns the status of a problem.
 pub(crate) fn status(problem: &Problem) -> StatusCode {
-    // An error has a status from 400 to 599.
+    // The protocol defines no invalid status.
     StatusCode::from_u16(problem.status().code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// The query string cannot be read. The reason may repeat what is in it.
+/// Returns the problem of a query string that cannot be parsed. The error quotes the query string.
 pub(crate) fn invalid_query(error: &serde_urlencoded::de::Error) -> Problem {
     Problem::InvalidQuery(redact(&error.to_string()).into_owned())
 }
 
-/// Nobody knows whether it was done.
+/// Returns the problem of a command with an unknown outcome.
 pub(crate) fn unknown_outcome() -> Problem {
     Problem::UnknownOutcome("token recovery")
 }
@@ -51,7 +51,7 @@ impl From<CommandError> for Problem {
         match error {
             CommandError::Unauthenticated | CommandError::Expired(_) => Self::InvalidToken,
             CommandError::Forbidden => Self::InsufficientScope,
-            // What can be missing by that name is the token that a rotation is about; it cannot be deleted.
+            // Only a rotation needs the operator token to exist: deleting it is forbidden.
             CommandError::NotFound(name) if name == OPERATOR => Self::NoOperator,
             CommandError::NotFound(name) => Self::TokenNotFound(name),
             CommandError::OperatorProtected => Self::OperatorProtected,

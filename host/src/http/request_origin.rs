@@ -1,9 +1,10 @@
-//! Who may ask for what needs no token: the recovery listener's one request, and the creation of the operator token.
+//! Checks where a request comes from, for requests that need no token: recovery, and the creation
+//! of the operator token.
 //!
-//! Whoever gets through becomes the operator, and both listen where every program of the machine can knock, browsers
-//! with the pages of others in them included. A page can make its browser send requests, give a name of its own the
-//! address of this machine (DNS rebinding), and then read the answers; it cannot keep the browser from saying so in the head
-//! of the request. Decides from that head and from where it came, and knows nothing of what is asked for.
+//! A request that passes can become the operator. Any local process can send one, including a
+//! browser that runs a hostile page. After DNS rebinding, a page can also read the responses of a
+//! local server. It cannot keep the browser from adding headers that reveal the page. The checks
+//! read the head of a request and its peer, and know nothing of what the request is for.
 
 use std::net::SocketAddr;
 
@@ -19,55 +20,55 @@ use crate::server::log_throttle::LogThrottle;
 use crate::server::peer::Peer;
 use crate::server::tls::CertificateNames;
 
-/// The names that a machine has for itself, as they stand in a URL.
+/// The names of the loopback interface, as a URL contains them.
 const LOOPBACK_NAMES: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
 
-/// How much of a name is logged, in bytes.
+/// How many bytes of a `Host` header are logged.
 const LOGGED_HOST_BYTES: usize = 256;
 
-/// The user that may do everything anyway.
+/// The user id of root, which has every permission anyway.
 const ROOT: u32 = 0;
 
-/// Why somebody is not let in: what the client is told, and what the log is told.
+/// The reason why a request is rejected, as text for the client and for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum Rejection {
-    /// It does not say whom it asks.
+    /// The request has no `Host`.
     #[error("there is no Host header; ask this server by its address, such as localhost and its port")]
     MissingHost,
-    /// It says so more than once.
+    /// The request has more than one `Host`.
     #[error("the request names its host more than once")]
     MultipleHosts,
-    /// It asks somebody else, or by a name that anybody can give to this machine.
+    /// The `Host` is another server, or a name that its owner can point at this machine.
     #[error(
         "the Host header names no address of this listener; ask by its IP address or localhost, and its port; over TLS, also \
          by a name in its certificate"
     )]
     HostMismatch,
-    /// It is a request to a proxy.
+    /// The request line has a whole URL.
     #[error("the request names a whole URL, as requests to a proxy do")]
     AbsoluteForm,
-    /// A page in a browser has sent it.
+    /// A page in a browser has sent the request.
     #[error("{SENT_BY_PAGE}")]
     BrowserOrigin,
-    /// It has a body of no stated length.
+    /// The length of the body is not stated.
     #[error("this request needs no body, and may have none with Transfer-Encoding")]
     TransferEncoding,
-    /// A proxy has passed it on.
+    /// A proxy has forwarded the request.
     #[error(
         "the request came through a proxy: it has a header that proxies add, or is HTTP/1.0; ask this server itself, on its \
          machine"
     )]
     Forwarded,
-    /// The process at the other end of the socket runs as somebody else.
+    /// The client of a Unix socket runs as a user that is neither root nor that of the server.
     #[error("the socket is for root and for the user of the server")]
     PeerUidMismatch,
-    /// It comes from another machine.
+    /// The client is on another machine.
     #[error(
         "the operator token can be created on the machine of the server only: run there optoken create token --admin, or \
          start the server with --admin-token-bootstrap any"
     )]
     NotLoopback,
-    /// Nobody may who has no token.
+    /// No request may create the operator token without a token.
     #[error(
         "the operator token cannot be created by a request without a token (--admin-token-bootstrap off): start the server \
          with --admin-token-file"
@@ -75,7 +76,7 @@ pub(crate) enum Rejection {
     BootstrapOff,
 }
 
-/// Whether a request may be heard on the recovery listener, whatever it asks for.
+/// Checks a request to the recovery listener, before its path is read.
 pub(crate) fn check_recovery_request<B>(request: &Request<B>, peer: &Peer) -> Result<(), Rejection> {
     let host = effective_host(request)?;
     let own = match peer {
@@ -87,7 +88,7 @@ pub(crate) fn check_recovery_request<B>(request: &Request<B>, peer: &Peer) -> Re
             };
             port_is_right && is_own_host(name, *local, tls.as_ref())
         }
-        // It has no address; this is what clients of such sockets say.
+        // A Unix socket has no address; its clients send this name.
         Peer::Unix { .. } => host.eq_ignore_ascii_case("localhost"),
     };
     if !own {
@@ -95,7 +96,8 @@ pub(crate) fn check_recovery_request<B>(request: &Request<B>, peer: &Peer) -> Re
     }
     reject_browser_origin(request.headers())?;
     reject_forwarded(request)?;
-    // Where the length of a body is, is what smuggling is about, and there is nothing to say in this one.
+    // Request smuggling exploits the two ways to state the length of a body. Recovery needs no
+    // body.
     if request.headers().contains_key(TRANSFER_ENCODING) {
         return Err(Rejection::TransferEncoding);
     }
@@ -114,7 +116,7 @@ impl From<Rejection> for Problem {
 }
 
 impl Rejection {
-    /// Tells the log who was turned away, and why, as a warning if it is time for one.
+    /// Logs a rejected request: as a warning, or at debug level if the throttle suppresses it.
     pub(crate) fn log<B>(
         self,
         what: &'static str,
@@ -123,7 +125,7 @@ impl Rejection {
         throttle: &LogThrottle,
     ) {
         let host = request.headers().get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
-        // It comes from outside, and may be anything.
+        // The client chooses this text.
         let host = host.map(|host| sanitize(&host, LOGGED_HOST_BYTES));
         if throttle.allow() {
             tracing::warn!(%peer, host, "{what} refused: {self}");
@@ -133,13 +135,13 @@ impl Rejection {
     }
 }
 
-/// The one name, with its port, by which the server is asked: in the `Host` header, or in the `:authority` of HTTP/2.
+/// Returns the one host of a request: its `Host` header, or its `:authority` of HTTP/2.
 pub(crate) fn effective_host<B>(request: &Request<B>) -> Result<&str, Rejection> {
     let authority = request.uri().authority().map(Authority::as_str);
     if authority.is_some() && request.version() < Version::HTTP_2 {
         return Err(Rejection::AbsoluteForm);
     }
-    // What is not ASCII is no name that is known.
+    // No name of this server has characters beyond ASCII.
     let hosts = request.headers().get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
     let mut hosts = hosts.chain(authority);
     match (hosts.next(), hosts.next()) {
@@ -149,7 +151,7 @@ pub(crate) fn effective_host<B>(request: &Request<B>) -> Result<&str, Rejection>
     }
 }
 
-/// The name and the port, if there is one, of `NAME[:PORT]`.
+/// Splits `NAME[:PORT]`.
 pub(crate) fn split_port(host: &str) -> (&str, Option<&str>) {
     let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     match host.rsplit_once(':') {
@@ -158,9 +160,9 @@ pub(crate) fn split_port(host: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Whether this is how this end of a connection is called on this machine, or how it has shown to be called by its
-/// certificate. No other name counts: whoever owns a name can give it any address, but not a page a certificate that is
-/// not its own.
+/// Returns whether a name is that of the server end of a connection: its address, a loopback name,
+/// or a name of the certificate that it presented. The owner of any other name can point it at this
+/// machine, but cannot obtain its certificate.
 pub(crate) fn is_own_host(name: &str, local: SocketAddr, certified: Option<&CertificateNames>) -> bool {
     let own = match SocketAddr::new(local.ip().to_canonical(), 0) {
         SocketAddr::V4(address) => address.ip().to_string(),
@@ -170,6 +172,7 @@ pub(crate) fn is_own_host(name: &str, local: SocketAddr, certified: Option<&Cert
     LOOPBACK_NAMES.into_iter().chain([&*own]).chain(certified).any(|own| name.eq_ignore_ascii_case(own))
 }
 
+/// Rejects a request that a page in a browser has sent.
 pub(crate) fn reject_browser_origin(headers: &HeaderMap) -> Result<(), Rejection> {
     if headers.iter().any(|(name, value)| is_sent_by_page(name.as_str(), value.as_bytes())) {
         return Err(Rejection::BrowserOrigin);
@@ -177,25 +180,27 @@ pub(crate) fn reject_browser_origin(headers: &HeaderMap) -> Result<(), Rejection
     Ok(())
 }
 
-/// Not all proxies say that they are one. Those that say nothing at all pass for whoever runs them.
+/// Rejects a request that a proxy has forwarded, as far as the proxy reveals itself. A proxy that
+/// adds nothing to a request is indistinguishable from a local client.
 pub(crate) fn reject_forwarded<B>(request: &Request<B>) -> Result<(), Rejection> {
     let forwarded = request.headers().keys().any(|name| is_forwarding_header(name.as_str()));
-    // As nginx and others speak it to the servers behind them, and hardly a client any more.
+    // nginx and others use HTTP/1.0 towards their upstreams; clients hardly do.
     let old = request.version() < Version::HTTP_11;
     if forwarded || old { Err(Rejection::Forwarded) } else { Ok(()) }
 }
 
-/// Whether proxies add this header. A request with one of them comes from wherever the proxy takes requests from.
-fn is_forwarding_header(header: &str) -> bool {
-    // Cloudflare, Envoy; and True-Client-IP, X-Cluster-Client-IP, Fly-Client-IP and their like.
-    let begins = |prefix| header.starts_with(prefix);
-    ["via", "x-real-ip", "client-ip"].contains(&header)
-        || header.contains("forwarded")
+/// Returns whether this is a header that proxies add. `name` is in lower case.
+fn is_forwarding_header(name: &str) -> bool {
+    // Cloudflare, Envoy; True-Client-IP, X-Cluster-Client-IP, Fly-Client-IP and similar.
+    let begins = |prefix| name.starts_with(prefix);
+    ["via", "x-real-ip", "client-ip"].contains(&name)
+        || name.contains("forwarded")
         || begins("cf-")
         || begins("x-envoy-")
-        || header.ends_with("-client-ip")
+        || name.ends_with("-client-ip")
 }
 
+/// Returns whether the client is on this machine.
 pub(crate) fn is_loopback(peer: &Peer) -> bool {
     match peer {
         Peer::Tcp { remote, .. } => remote.ip().to_canonical().is_loopback(),
@@ -203,7 +208,7 @@ pub(crate) fn is_loopback(peer: &Peer) -> bool {
     }
 }
 
-/// Whether a process of this user may use a socket of this server, which runs as `own`.
+/// Returns whether a client of user `uid` may use the Unix socket of a server of user `own`.
 fn is_allowed_uid(uid: u32, own: u32) -> bool {
     uid == ROOT || uid == own
 }
@@ -212,7 +217,7 @@ fn is_allowed_uid(uid: u32, own: u32) -> bool {
 pub(crate) mod tests {
     use super::*;
 
-    /// What browsers and proxies add to a request, and what is said of it.
+    /// Headers that browsers and proxies add, and the result of the checks.
     pub(crate) const ADDED_HEADERS: [(&str, &str, Result<(), Rejection>); 25] = [
         ("origin", "https://evil.example", Err(Rejection::BrowserOrigin)),
         ("origin", "http://localhost:8182", Err(Rejection::BrowserOrigin)),
@@ -255,7 +260,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_recovery_listener_answers_to_its_own_names_only() {
+    fn host_must_be_that_of_the_listener() {
         for (local, tls, host, own) in [
             ("127.0.0.1:8182", false, "127.0.0.1:8182", true),
             ("127.0.0.1:8182", false, "localhost:8182", true),
@@ -304,7 +309,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_host_is_named_once() {
+    fn request_must_have_one_host() {
         let http2 = |uri: &str, hosts: &[&str]| {
             let request = Request::post(uri).version(Version::HTTP_2);
             hosts.iter().fold(request, |request, host| request.header(HOST, *host)).body(()).unwrap()
@@ -328,7 +333,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_a_browser_or_a_proxy_adds_is_refused() {
+    fn headers_of_browsers_and_proxies_are_rejected() {
         for (name, value, expected) in ADDED_HEADERS {
             let request = request(&[("host", "localhost:8182"), (name, value)]);
             assert_eq!(check_recovery_request(&request, &here()), expected, "{name}: {value}");
@@ -344,7 +349,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_socket_is_for_root_and_its_own_user() {
+    fn unix_socket_is_for_root_and_own_user() {
         for (uid, own, may) in
             [(0, 0, true), (0, 1000, true), (1000, 1000, true), (1001, 1000, false), (1000, 0, false)]
         {

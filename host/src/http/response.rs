@@ -1,4 +1,4 @@
-//! Complete responses, as the listeners make them.
+//! Builds the responses of both listeners.
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
@@ -10,32 +10,33 @@ use zeroize::Zeroizing;
 
 use crate::server::serve::Response;
 
-/// Without a body.
+/// Returns a response without a body.
 pub(crate) fn empty(status: StatusCode) -> Response {
     let mut response = Response::default();
     *response.status_mut() = status;
     response
 }
 
-/// A success with this body.
+/// Returns a success with this body.
 pub(crate) fn content(content_type: &'static str, body: impl Into<Bytes>) -> Response {
     let mut response = Response::new(body.into().into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
-/// A success with a body of plain text.
+/// Returns a success with a body of plain text.
 pub(crate) fn text(body: &'static str) -> Response {
     content(TEXT, body)
 }
 
-/// A success with a body of JSON.
+/// Returns a success with a body of JSON.
 pub(crate) fn json(body: &impl Serialize) -> Result<Response, Problem> {
-    // Nothing that is answered here can fail to be JSON.
+    // No type of this API fails to serialize.
     Ok(content(JSON, serde_json::to_vec(body).map_err(|_| Problem::Internal)?))
 }
 
-/// The answer to a request that has made a token: JSON with its secret, which is wiped once it is sent.
+/// Returns the response to a request that has created a token. The JSON holds the secret of the
+/// token, and is wiped after it is sent.
 pub(crate) fn secret(json: Zeroizing<Vec<u8>>) -> Response {
     let mut response = content(JSON, Bytes::from_owner(json));
     *response.status_mut() = StatusCode::CREATED;

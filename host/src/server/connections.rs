@@ -1,7 +1,7 @@
 //! The open connections of a listener: their limits, their activity, and the eviction of idle ones.
 //!
-//! An idle connection serves no request. It is closed after a timeout, or earlier for a new connection
-//! if the listener is full. A connection with a request in flight is never evicted.
+//! An idle connection serves no request. It is closed after a timeout, or earlier for a new
+//! connection if the listener is full. A connection with a request in flight is never evicted.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -17,11 +17,11 @@ pub(crate) struct ConnectionLimits {
     /// How many connections may be open at a time. At that number, a new connection evicts the one
     /// that has been idle for the longest time.
     pub(crate) max_connections: usize,
-    /// How long a connection must be idle before a new one can evict it. It is long enough to send a
-    /// finished response.
+    /// How long a connection must be idle before a new one can evict it. It is long enough to send
+    /// a finished response.
     pub(crate) evictable_after: Duration,
-    /// How long a connection may be idle: before its first request, including the TLS handshake, while
-    /// the head of a request arrives, and between requests.
+    /// How long a connection may be idle: before its first request, including the TLS handshake,
+    /// while the head of a request arrives, and between requests.
     pub(crate) idle_timeout: Duration,
     /// How many requests a connection serves.
     pub(crate) mode: ConnectionMode,
@@ -64,8 +64,8 @@ struct Activity {
 #[derive(Clone)]
 pub(crate) struct ConnectionHandle(pub(super) Arc<Connection>);
 
-/// A request in flight, which keeps its connection from being evicted. Ends when dropped, so also when
-/// the client cancels the request.
+/// A request in flight, which keeps its connection from being evicted. Ends when dropped, so also
+/// when the client cancels the request.
 pub(crate) struct InFlightGuard(Arc<Connection>);
 
 impl ConnectionHandle {
@@ -74,8 +74,8 @@ impl ConnectionHandle {
         &self.0.peer
     }
 
-    /// Marks a request as in flight. Returns `None` if the connection is already evicted: its client
-    /// would not receive the response.
+    /// Marks a request as in flight. Returns `None` if the connection is already evicted: its
+    /// client would not receive the response.
     pub(crate) fn begin_request(&self) -> Option<InFlightGuard> {
         let mut activity = self.0.activity();
         if activity.closing {
@@ -111,7 +111,8 @@ impl Connections {
         connection
     }
 
-    /// Evicts the connection that has been idle for the longest time, if that is at least `idle_for`.
+    /// Evicts the connection that has been idle for the longest time, if that is at least
+    /// `idle_for`.
     pub(super) fn evict_longest_idle(&self, idle_for: Duration) {
         let idle = |connection: Arc<Connection>| {
             let since = connection.activity().idle_since();

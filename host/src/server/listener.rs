@@ -79,8 +79,8 @@ impl Listener {
         Self { tls, ..self }
     }
 
-    /// Returns the value of `--host` for a client on this machine, with another option if it needs one.
-    /// A listener on all addresses is reached by the loopback address.
+    /// Returns the value of `--host` for a client on this machine, with another option if it needs
+    /// one. A listener on all addresses is reached by the loopback address.
     pub(crate) fn local_host(&self) -> String {
         let ip = match self.address.ip().to_canonical() {
             IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -116,8 +116,8 @@ impl Listener {
         self.address
     }
 
-    /// Serves until `stop` is cancelled, then closes the socket at once. Requests in flight have five
-    /// seconds to finish.
+    /// Serves until `stop` is cancelled, then closes the socket at once. Requests in flight have
+    /// five seconds to finish.
     pub(crate) async fn serve(
         self,
         service: Arc<impl Service>,

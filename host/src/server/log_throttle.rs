@@ -1,7 +1,8 @@
 //! Rate-limits warnings that any client can cause.
 //!
-//! The first warning of a kind in a minute is logged as such, later ones at debug level. So a client
-//! cannot fill the log, and an operator finds the reason of a rejection without changing the filter.
+//! The first warning of a kind in a minute is logged as such, later ones at debug level. So a
+//! client cannot fill the log, and an operator finds the reason of a rejection without changing the
+//! filter.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

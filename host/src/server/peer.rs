@@ -11,8 +11,8 @@ use crate::server::tls::CertificateNames;
 /// The peer of a connection.
 #[derive(Debug, Clone)]
 pub(crate) enum Peer {
-    /// A TCP client. `local` is the address of the server on this connection, `tls` the names of the
-    /// certificate that the server presented on it.
+    /// A TCP client. `local` is the address of the server on this connection, `tls` the names of
+    /// the certificate that the server presented on it.
     Tcp { remote: SocketAddr, local: SocketAddr, tls: Option<CertificateNames> },
     /// A local process, with the user id that the kernel reports.
     Unix { uid: u32 },

@@ -1,8 +1,9 @@
 //! Accepts connections, plain or with TLS, and serves HTTP on them until the listener stops.
 //!
 //! Any client that reaches the port can open connections and leave them idle. So connections are
-//! limited, and idle ones are closed after a timeout, or earlier for a new one if the listener is full.
-//! Requests in flight are never cut off. Knows nothing of the API that the service implements.
+//! limited, and idle ones are closed after a timeout, or earlier for a new one if the listener is
+//! full. Requests in flight are never cut off. Knows nothing of the API that the service
+//! implements.
 
 use std::convert::Infallible;
 use std::io;
@@ -49,7 +50,8 @@ pub(crate) type Response = hyper::Response<Full<Bytes>>;
 
 /// Responds to the requests of a listener.
 pub(crate) trait Service: Send + Sync + 'static {
-    /// Responds to a request of this connection. The future is dropped if the client disconnects first.
+    /// Responds to a request of this connection. The future is dropped if the client disconnects
+    /// first.
     fn call(
         self: Arc<Self>,
         request: Request,
@@ -253,7 +255,8 @@ async fn handle<S: Service>(
     frame_response(&method, response)
 }
 
-/// Adds `Content-Length`, and removes the body from a response to HEAD. Over HTTP/2, hyper does neither.
+/// Adds `Content-Length`, and removes the body from a response to HEAD. Over HTTP/2, hyper does
+/// neither.
 fn frame_response(method: &Method, mut response: Response) -> Response {
     // A success of CONNECT has no body (RFC 9110, section 9.3.6).
     if *method == Method::CONNECT && response.status().is_success() {

@@ -1,8 +1,8 @@
 //! The server side of TLS: a certificate chain and its key, read from files
 //! (docs/compatibility.md 5.1).
 //!
-//! Knows no sockets. Cryptography comes from ring and is passed explicitly: nothing is installed for
-//! the whole process.
+//! Knows no sockets. Cryptography comes from ring and is passed explicitly: nothing is installed
+//! for the whole process.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};

@@ -59,8 +59,8 @@ pub(crate) enum UnixBindError {
 }
 
 impl UnixListener {
-    /// Binds a socket that only its own user and root can connect to. Replaces a stale socket, which
-    /// a killed server has left.
+    /// Binds a socket that only its own user and root can connect to. Replaces a stale socket,
+    /// which a killed server has left.
     pub(crate) async fn bind(path: &Path) -> Result<Self, UnixBindError> {
         let system = |source| UnixBindError::System { path: path.to_owned(), source };
         let directory = directory_of(path);
@@ -73,8 +73,8 @@ impl UnixListener {
         socket.bind(path).map_err(system)?;
         let made = fs::symlink_metadata(path).map_err(system)?;
         let file = RemoveOnDrop::with_identity(path.to_owned(), &made);
-        // No client can connect before the socket listens, so none connects under another mode. Only
-        // this user and root can have replaced the file.
+        // No client can connect before the socket listens, so none connects under another mode.
+        // Only this user and root can have replaced the file.
         fs::set_permissions(path, Permissions::from_mode(PRIVATE_MODE)).map_err(system)?;
         Ok(Self { file, socket: socket.listen(BACKLOG).map_err(system)?, _lock: lock })
     }
@@ -136,8 +136,8 @@ struct PathLock {
 }
 
 impl PathLock {
-    /// Locks a path. Returns `None` if another server holds the lock. The lock file of a killed server
-    /// is not locked.
+    /// Locks a path. Returns `None` if another server holds the lock. The lock file of a killed
+    /// server is not locked.
     fn acquire(path: &Path) -> io::Result<Option<Self>> {
         let mut name = path.as_os_str().to_owned();
         name.push(".lock");

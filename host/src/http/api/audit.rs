@@ -1,7 +1,7 @@
-//! The newest audit records, as the catalog keeps them.
+//! `GET /api/v3/configure/token/audit`: the newest audit records, as the catalog retains them.
 //!
-//! As lines, not as one JSON document: the line is what is hashed, so the answer is a piece of an audit log, byte for byte,
-//! and can be verified as one.
+//! The response has lines, not one JSON document, because lines are hashed. It is a part of an
+//! audit log, byte for byte, and can be verified like one.
 
 use hyper::Method;
 use optoken_protocol::media_type::JSONL;
@@ -14,20 +14,20 @@ use crate::server::serve::Response;
 
 fn newest(request: &ApiRequest) -> Result<Response, Problem> {
     let mut lines = request.state.read(|authority| authority.audit(None))?.lines;
-    // Each has an end.
+    // Every line ends with a newline.
     lines.push(String::new());
     Ok(response::content(JSONL, lines.join("\n")))
 }
 
-/// What the main listener answers about it.
+/// Returns the endpoints of this file.
 pub(crate) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: Some(Method::GET),
         path: paths::AUDIT,
         handler: |request| Box::pin(async move { newest(&request) }),
         name: "listAuditRecords",
-        summary: "Show the newest records of the changes to the tokens, at most 64 and the oldest first, a line of JSON each, \
-                  which names the hash of the line before it",
+        summary: "List the newest audit records of changes to tokens, at most 64, oldest first; each is one line of JSON with \
+                  the hash of the line before it",
         parameters: vec![],
         body: None,
         success: ok_response(vec![(JSONL, BodySchema::text())]),

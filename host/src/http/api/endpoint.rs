@@ -1,4 +1,5 @@
-//! A method on a path, as it is routed and as it is documented, and the request that its handler gets.
+//! The types of the API: an endpoint, as it is routed and documented, and the request that its
+//! handler receives.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,25 +18,26 @@ use crate::server::peer::Peer;
 use crate::server::serve::{Request, Response};
 use crate::token::Principal;
 
-/// A request that has got as far as its endpoint.
+/// A request, as the handler of its endpoint receives it.
 pub(crate) struct ApiRequest {
     pub(crate) state: Arc<AppState>,
-    /// What was presented; absent where none is needed.
+    /// The presented credential. Requests that need none may have none.
     pub(crate) credential: Option<Secret>,
-    /// Where it came from.
+    /// The client of the connection.
     pub(crate) peer: Peer,
-    /// Whose it is; absent where nobody has looked.
+    /// The token of the credential; `None` if the credential was not checked.
     pub(crate) principal: Option<Principal>,
     pub(crate) request: Request,
 }
 
 impl ApiRequest {
-    /// Where it came from, for the audit record of a command.
+    /// Returns the origin of the request, for the audit record of a command.
     pub(crate) fn origin(&self) -> String {
         format!("http {}", self.peer)
     }
 
-    /// Takes a request apart that cannot be without a credential: who has none is turned away before.
+    /// Splits a request into state, credential, origin and HTTP request. Authentication rejects a
+    /// request without a credential earlier.
     pub(crate) fn into_parts(self) -> Result<(Arc<AppState>, Secret, String, Request), Problem> {
         let origin = self.origin();
         let Self { state, credential, request, .. } = self;
@@ -43,37 +45,40 @@ impl ApiRequest {
     }
 }
 
-/// Carries out a request.
+/// Handles a request.
 pub(crate) type Handler = fn(ApiRequest) -> Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
 
-/// A method on a path: who answers, what it takes, and everything that it can answer.
+/// A method on a path: its handler, its input, and all its responses.
 pub(crate) struct Endpoint {
-    /// Absent if it does not matter. OPTIONS is none of the endpoints' affairs.
+    /// The method; `None` if all methods are equal. OPTIONS never reaches an endpoint.
     pub(crate) method: Option<Method>,
-    /// As it stands in the request, byte for byte.
+    /// The path, which is compared byte for byte.
     pub(crate) path: &'static str,
     pub(crate) handler: Handler,
-    /// Its name in the document: what a generated client calls it. Without its method, where that does not matter.
+    /// The operation id in the document, by which generated clients call it. An endpoint of all
+    /// methods leaves out the method.
     pub(crate) name: &'static str,
     pub(crate) summary: &'static str,
     pub(crate) parameters: Vec<Parameter>,
-    /// A body of JSON, if it takes one.
+    /// The schema of the JSON body, if the endpoint reads one.
     pub(crate) body: Option<BodySchema>,
     pub(crate) success: SuccessResponse,
-    /// What the handler can answer instead. With placeholders where the text depends on the request.
+    /// The problems that the handler can return. A text that depends on the request is a
+    /// placeholder.
     pub(crate) problems: Vec<Problem>,
 }
 
-/// The methods that are told of where all will do, in the order of OpenAPI.
+/// The methods that the document lists for an endpoint of all methods, in the order of OpenAPI.
 const DOCUMENTED_METHODS: [Method; 6] =
     [Method::GET, Method::PUT, Method::POST, Method::DELETE, Method::HEAD, Method::PATCH];
 
 impl Endpoint {
+    /// Returns whether this endpoint handles a request.
     pub(crate) fn matches(&self, method: &Method, path: &str) -> bool {
-        self.path == path && self.method.as_ref().is_none_or(|its| its == method)
+        self.path == path && self.method.as_ref().is_none_or(|expected| expected == method)
     }
 
-    /// The methods that it can be told to have, each with the name of what it does.
+    /// Returns the documented methods, each with its operation id.
     pub(crate) fn operations(&self) -> Vec<(Method, String)> {
         match &self.method {
             Some(method) => vec![(method.clone(), self.name.to_owned())],
@@ -87,53 +92,58 @@ impl Endpoint {
     }
 }
 
-/// The answer to a request that was carried out.
+/// The response to a request that succeeded.
 pub(crate) struct SuccessResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: Vec<&'static str>,
-    /// The content types that its body can have; none if it has no body.
+    /// The content types of the body, each with its schema. Empty if there is no body.
     pub(crate) content: Vec<(&'static str, BodySchema)>,
 }
 
-/// What a body looks like.
+/// The schema of a body.
 pub(crate) struct BodySchema {
     pub(crate) schema: RefOr<Schema>,
-    /// The schemas by name that it refers to.
+    /// The schemas that this one refers to, by name.
     pub(crate) components: Vec<(String, RefOr<Schema>)>,
-    /// Whether a request must have it.
+    /// Whether a request must have the body.
     pub(crate) required: bool,
 }
 
 impl BodySchema {
-    pub(crate) fn by<T: ToSchema>() -> Self {
+    /// The schema of a Rust type.
+    pub(crate) fn of<T: ToSchema>() -> Self {
         let mut components = vec![(T::name().into_owned(), T::schema())];
         T::schemas(&mut components);
         Self { schema: utoipa::openapi::Ref::from_schema_name(T::name()).into(), components, required: true }
     }
 
+    /// The schema of a plain text.
     pub(crate) fn text() -> Self {
         Self { schema: Object::with_type(Type::String).into(), components: Vec::new(), required: true }
     }
 
-    /// Any JSON object.
+    /// The schema of any JSON object.
     pub(crate) fn object() -> Self {
         Self { schema: Object::with_type(Type::Object).into(), components: Vec::new(), required: true }
     }
 
-    /// Of a body that may be left out.
+    /// Makes the body optional.
     pub(crate) fn optional(self) -> Self {
         Self { required: false, ..self }
     }
 
+    /// The schema of an array of this one.
     pub(crate) fn array(self) -> Self {
         Self { schema: utoipa::openapi::schema::Array::new(self.schema).into(), ..self }
     }
 }
 
+/// A response of status 200 with these content types.
 pub(crate) fn ok_response(content: Vec<(&'static str, BodySchema)>) -> SuccessResponse {
     SuccessResponse { status: StatusCode::OK, headers: vec![], content }
 }
 
+/// A parameter of the query string.
 pub(crate) fn parameter(name: &str, description: &str, required: Required, schema: Schema) -> Parameter {
     ParameterBuilder::new()
         .name(name)
@@ -144,22 +154,23 @@ pub(crate) fn parameter(name: &str, description: &str, required: Required, schem
         .build()
 }
 
+/// The schema of a text parameter.
 pub(crate) fn text_schema() -> Schema {
     Object::with_type(Type::String).into()
 }
 
-/// Why there can be no other token.
+/// Problems of a new token.
 pub(crate) fn create_problems() -> Vec<Problem> {
-    // As many as the built-in component holds.
+    // The limit of the built-in component.
     vec![Problem::AlreadyExists("…".to_owned()), Problem::Full(10_000)]
 }
 
-/// What can be wrong with a body that means nothing.
+/// Problems of an ignored body.
 pub(crate) fn ignored_body_problems() -> Vec<Problem> {
     vec![Problem::BodyTooLarge(MAX_IGNORED_BYTES), Problem::BodyUnreadable, Problem::BodyTimeout]
 }
 
-/// What can be wrong with a body of JSON.
+/// Problems of a JSON body.
 pub(crate) fn json_body_problems(options: &Options) -> Vec<Problem> {
     vec![
         Problem::UnsupportedEncoding("…".to_owned()),
@@ -171,16 +182,17 @@ pub(crate) fn json_body_problems(options: &Options) -> Vec<Problem> {
     ]
 }
 
-/// What can become of a change, whatever it is.
+/// Problems of every command.
 pub(crate) fn command_problems() -> Vec<Problem> {
     vec![Problem::Unavailable, problem::unknown_outcome(), Problem::Internal]
 }
 
-/// What can become of a step of a rotation.
+/// Problems of a command that can be repeated.
 pub(crate) fn retryable_command_problems() -> Vec<Problem> {
     vec![Problem::Unavailable, Problem::UnknownOutcomeRetryable, Problem::Internal]
 }
 
+/// Problems of reading the catalog.
 pub(crate) fn read_problems() -> Vec<Problem> {
     vec![Problem::Unavailable, Problem::Internal]
 }

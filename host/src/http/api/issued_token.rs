@@ -1,4 +1,4 @@
-//! The answer that shows a new token: the one JSON object of COMPAT 2.3.
+//! The response that shows a new token (docs/compatibility.md 2.3).
 
 use hyper::StatusCode;
 use optoken_protocol::issued_token;
@@ -10,29 +10,30 @@ use crate::http::response;
 use crate::server::serve::Response;
 use crate::token::{IssuedToken, TokenInfo};
 
-/// The schema of the object.
+/// A new token. This response alone shows its secret.
 #[derive(ToSchema)]
 #[schema(as = IssuedToken)]
-#[expect(dead_code, reason = "the schema is made from the types of the fields")]
+#[expect(dead_code, reason = "the schema is derived from the types of the fields")]
 struct IssuedTokenSchema {
-    /// Counted from 0, never used twice.
+    /// The id of the token, counted from 0 and never reused.
     id: u64,
-    /// `_admin` is the operator token's.
+    /// The name of the token; `_admin` for the operator token.
     name: String,
-    /// The token itself, which is shown this once.
+    /// The secret text of the token, shown this once.
     #[schema(pattern = "^apiv3_[A-Za-z0-9_-]{85}[AQgw]$")]
     token: String,
-    /// The SHA-512 of the whole token.
+    /// The SHA-512 of the text, in hexadecimal.
     #[schema(pattern = "^[0-9a-f]{128}$")]
     hash: String,
+    /// When the token was created.
     #[schema(format = DateTime)]
     created_at: String,
-    /// The first moment at which it is refused; null for never.
+    /// When the token expires; null for never.
     #[schema(required, format = DateTime)]
     expiry: Option<String>,
 }
 
-/// Shows a new token.
+/// Returns the response that shows a new token.
 pub(crate) fn created_response(issued: &IssuedToken) -> Response {
     let TokenInfo { id, name, sha512, created_at, expiry, .. } = &issued.info;
     let token = issued_token::IssuedToken {
@@ -46,12 +47,12 @@ pub(crate) fn created_response(issued: &IssuedToken) -> Response {
     response::secret(token.to_json())
 }
 
-/// A new token, as [`created_response`] shows it.
+/// Describes [`created_response`].
 pub(crate) fn success_response() -> SuccessResponse {
     SuccessResponse {
         status: StatusCode::CREATED,
         headers: vec!["cache-control"],
-        content: vec![(JSON, BodySchema::by::<IssuedTokenSchema>())],
+        content: vec![(JSON, BodySchema::of::<IssuedTokenSchema>())],
     }
 }
 

@@ -1,7 +1,7 @@
-//! All that the main listener serves: one table, from which requests are routed and the OpenAPI document is made, so
-//! that neither can say what the other does not.
+//! The endpoints of the main listener, in one table.
 //!
-//! What is judged before the path, the same for all, is not here: see [`access`](crate::http::access).
+//! Requests are routed and the OpenAPI document is built from this table, so they agree. The checks
+//! before an endpoint, which are the same for all, stand in [`access`](crate::http::access).
 
 mod audit;
 pub(crate) mod endpoint;
@@ -18,7 +18,7 @@ mod verify;
 use crate::http::Options;
 use crate::http::api::endpoint::Endpoint;
 
-/// The whole table.
+/// Returns all endpoints, in the order of the document.
 pub(crate) fn table(options: &Options) -> Vec<Endpoint> {
     [
         rotation::endpoints(options),
@@ -41,7 +41,7 @@ mod tests {
     use crate::http::bootstrap::Bootstrap;
 
     #[test]
-    fn every_endpoint_is_described_under_a_name_of_its_own() {
+    fn every_endpoint_is_documented_under_a_unique_name() {
         let options = Options {
             max_request_size: 1,
             without_auth: false,

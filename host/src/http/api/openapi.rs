@@ -1,6 +1,6 @@
-//! The OpenAPI document of the main listener, made from the table that requests are routed by.
+//! `GET /api/v3/openapi.json`: the OpenAPI document, built from the table of endpoints.
 //!
-//! It describes the server that sends it: its limits, and which paths ask for a token there.
+//! It describes the server that sends it, with its limits and its open paths.
 
 use std::collections::BTreeMap;
 
@@ -27,16 +27,17 @@ use crate::http::{Options, problem, response};
 use crate::server::serve;
 
 const DESCRIPTION: &str = "\
-The token API of InfluxDB 3 Core, and what belongs to it.
+The token API of InfluxDB 3 Core, with the extensions of optoken.
 
-What holds for every request:
+Rules for every request:
 
-- Paths are compared byte for byte. Another path, or another method on one of these paths, is answered with 404 `Not found`; \
-without an accepted token, with 401.
-- OPTIONS on any path but `/api/v3/verify` is answered with 204 and, on these paths, with the methods that they have in `Allow`. It needs no token.
-- There are no CORS headers.
-- A request that is no HTTP, or whose head is too large, is answered by a bare 400, 414 or 431.
-- The token recovery listener is another server on another port, and not part of this document.
+- Paths are compared byte for byte. An unknown path, or an unknown method on a path, is answered with 404 `Not found`, or \
+with 401 without an accepted token.
+- OPTIONS needs no token. It is answered with 204, and with the methods of the path in `Allow`; `/api/v3/verify` treats it \
+like any method.
+- Responses have no CORS headers.
+- A malformed request, or one with a head that is too large, is answered with 400, 414 or 431 and no body.
+- The recovery listener has a port of its own and is not part of this document.
 
 Bodies may be compressed with gzip (`Content-Encoding`).";
 
@@ -44,10 +45,10 @@ const BEARER: &str = "bearer";
 const TOKEN: &str = "token";
 const BASIC: &str = "basic";
 
-/// The name of the body that all problems with credentials have.
+/// The name of the schema of all problems of credentials.
 const CREDENTIAL_PROBLEM: &str = "CredentialProblem";
 
-/// Describes these endpoints as they are with these options.
+/// Builds the document of these endpoints under these options.
 pub(crate) fn document(endpoints: &[Endpoint], options: &Options) -> OpenApi {
     let mut paths = Paths::new();
     let mut components = Components::new();
@@ -149,14 +150,14 @@ fn operation(endpoint: &Endpoint, name: String, options: &Options) -> Operation 
 fn success_response(success: &SuccessResponse) -> Response {
     let empty = success.content.is_empty();
     let mut response =
-        ResponseBuilder::new().description(if empty { "Done; the body is empty." } else { "Done." });
+        ResponseBuilder::new().description(if empty { "Success, with an empty body." } else { "Success." });
     for (content_type, described) in &success.content {
         response = response.content(*content_type, Content::new(Some(described.schema.clone())));
     }
     with_headers(response, &success.headers)
 }
 
-/// One answer for all problems of one status.
+/// Describes all problems of one status as one response.
 fn problem_response(problems: &[&Problem]) -> Response {
     let mut texts: Vec<_> = problems.iter().map(|problem| problem.text()).collect();
     texts.dedup();
@@ -177,7 +178,7 @@ fn problem_response(problems: &[&Problem]) -> Response {
 
 fn with_headers(mut response: ResponseBuilder, names: &[&str]) -> Response {
     for name in names.iter().copied().chain([CLUSTER_UUID]) {
-        // What OpenAPI describes elsewhere, and what is not for the client but for what stands between.
+        // OpenAPI describes the content type elsewhere. `Connection` is for the next hop alone.
         if name != CONTENT_TYPE && name != CONNECTION {
             response = response.header(name, header(name));
         }
@@ -189,18 +190,18 @@ fn header(name: &str) -> Header {
     let uuid = name == CLUSTER_UUID || REQUEST_ID_HEADERS.contains(&name);
     let description = match name {
         "www-authenticate" => "How to authenticate (RFC 6750).",
-        "retry-after" => "How many seconds to wait before trying again.",
-        "allow" => "The methods that there are instead.",
-        "cache-control" => "The answer must not be kept.",
-        CLUSTER_UUID => "The name of the catalog.",
-        TOKEN_ID => "The id of the token, in decimal; absent if the server asks for none.",
+        "retry-after" => "How many seconds to wait before the next attempt.",
+        "allow" => "The methods that the path supports.",
+        "cache-control" => "The response must not be cached.",
+        CLUSTER_UUID => "The id of the catalog.",
+        TOKEN_ID => "The id of the token, in decimal; absent if the server runs without authentication.",
         TOKEN_NAME => {
-            "The name of the token, percent-encoded as in a URL (RFC 3986): all bytes of its UTF-8 but ASCII letters, \
-             digits, `-`, `.`, `_` and `~`. Absent if the server asks for none."
+            "The name of the token, percent-encoded (RFC 3986): all bytes of its UTF-8 but ASCII letters, digits, `-`, `.`, \
+             `_` and `~`. Absent if the server runs without authentication."
         }
-        VERSION_HEADER => "The version of InfluxDB 3 Core whose API this is.",
-        BUILD_HEADER => "The edition of InfluxDB 3 whose API this is.",
-        _ => "The name of this answer; another one for each.",
+        VERSION_HEADER => "The version of InfluxDB 3 Core that has this API.",
+        BUILD_HEADER => "The edition of InfluxDB 3 that has this API.",
+        _ => "The unique id of this response.",
     };
     let schema: Schema = if uuid {
         ObjectBuilder::new().schema_type(Type::String).format(Some(format("uuid"))).into()
@@ -217,7 +218,7 @@ fn format(name: &str) -> utoipa::openapi::SchemaFormat {
 }
 
 fn credential_problem() -> RefOr<Schema> {
-    let error = ObjectBuilder::new().schema_type(Type::String).description(Some("What is wrong."));
+    let error = ObjectBuilder::new().schema_type(Type::String).description(Some("The reason."));
     ObjectBuilder::new().schema_type(Type::Object).property("error", error).required("error").into()
 }
 
@@ -238,7 +239,7 @@ fn get_document(request: &ApiRequest) -> Result<serve::Response, Problem> {
     Ok(response::content(JSON, document))
 }
 
-/// What the main listener answers about it.
+/// Returns the endpoints of this file.
 pub(crate) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: Some(Method::GET),

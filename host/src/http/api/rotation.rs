@@ -1,7 +1,7 @@
-//! Rotating the operator token so that nobody is locked out: stage, confirm, cancel, overlap, and how it stands (DESIGN
-//! sections 3 and 5).
+//! Rotation of the operator token: regenerate, stage, confirm, cancel, end the overlap, and its
+//! status (docs/design.md 3.4, 5.1).
 //!
-//! A lost answer loses nothing: whoever has staged stages again, whoever has confirmed confirms again.
+//! A lost response loses nothing: a client can repeat stage and confirm.
 
 use hyper::{Method, StatusCode};
 use optoken_protocol::media_type::JSON;
@@ -25,95 +25,96 @@ use crate::secret::Secret;
 use crate::server::serve::Response;
 use crate::token::{ExpiringSecret, Rotation, StagedSecret, Timestamp};
 
-/// How the operator token is to be replaced.
+/// Options of a replacement of the operator token.
 #[derive(Default, Deserialize, ToSchema)]
 struct RegenerateRequest {
-    /// For how many seconds the replaced token is still accepted; not at all if absent or null. At most 2592000.
+    /// How many seconds the previous token stays accepted; 0 if absent or null, at most 2592000.
     overlap_secs: Option<u64>,
 }
 
-/// How the staged token is to take over. What is not known here is refused, as nobody has ever sent it: a misspelt field
-/// is an old token that dies at once.
+/// Options of a confirmation. Unknown fields are rejected: a misspelt `overlap_secs` would
+/// otherwise revoke the old token immediately.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ConfirmRequest {
-    /// For how many seconds the replaced token is still accepted; not at all if absent or null. At most 2592000.
+    /// How many seconds the previous token stays accepted; 0 if absent or null, at most 2592000.
     overlap_secs: Option<u64>,
 }
 
-/// What is to wait for its confirmation. What is not known here is refused, as for the confirmation.
+/// Options of a staged token. Unknown fields are rejected.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct StageRequest {
-    /// The SHA-512 of a token that the client has made, as 128 lower-case hexadecimal digits. If absent or null, the
-    /// server makes one.
+    /// The SHA-512 of a token that the client has generated, as 128 lower-case hexadecimal digits.
+    /// If absent or null, the server generates a token.
     token_sha512: Option<String>,
-    /// How many seconds it can be confirmed; 3600 if absent or null. At most 604800.
+    /// How many seconds the token can be confirmed; 3600 if absent or null, at most 604800.
     ttl_secs: Option<u64>,
 }
 
-/// More than the JSON of a staged token has.
+/// An upper bound of the bytes in the JSON of a staged token.
 const MAX_STAGED_BYTES: usize = 512;
 
-/// A token that waits for its confirmation.
+/// A token that is staged to replace the operator token.
 #[derive(Serialize, ToSchema)]
 struct StagedToken<'a> {
-    /// The token itself, which is shown this once; null where the client has made it.
+    /// The secret text of the token, shown this once; null if the client has generated it.
     #[schema(required, pattern = "^apiv3_[A-Za-z0-9_-]{85}[AQgw]$")]
     token: Option<&'a str>,
-    /// The SHA-512 of the whole token.
+    /// The SHA-512 of the text, in hexadecimal.
     #[schema(pattern = "^[0-9a-f]{128}$")]
     hash: String,
-    /// The first moment at which it can no longer be confirmed.
+    /// When it can no longer be confirmed.
     #[schema(format = DateTime)]
     expires_at: String,
 }
 
-/// The operator token and what is under way with it.
+/// The operator token and its rotation.
 #[derive(Serialize, ToSchema)]
 struct OperatorStatus {
     #[serde(flatten)]
     token: ListedToken,
-    /// When this server last accepted it; null if not since its start.
+    /// When this server last accepted it; null if it has not since its start.
     #[schema(required, format = DateTime)]
     last_used_at: Option<String>,
-    /// When this server was started. What another server has accepted, or this one before, it does not know.
+    /// When this server was started. It does not know of earlier uses, or of uses on other servers.
     #[schema(format = DateTime)]
     uses_known_since: String,
-    /// A token that waits for its confirmation.
+    /// The staged token, if there is one.
     #[schema(required)]
     staged: Option<StagedStatus>,
-    /// The token before, while it is still accepted.
+    /// The previous token, while it is still accepted.
     #[schema(required)]
     overlap: Option<OverlapStatus>,
 }
 
-/// A token that waits for its confirmation.
+/// A token that is staged to replace the operator token.
 #[derive(Serialize, ToSchema)]
 struct StagedStatus {
-    /// The first digits of its SHA-512: which token it is.
+    /// The first nine hexadecimal digits of its SHA-512.
     hash: String,
-    /// The first moment at which it can no longer be confirmed.
+    /// When it can no longer be confirmed.
     #[schema(format = DateTime)]
     expires_at: String,
 }
 
-/// A token that was replaced and is still accepted.
+/// The previous token, while it is still accepted.
 #[derive(Serialize, ToSchema)]
 struct OverlapStatus {
-    /// The first digits of its SHA-512: which token it is.
+    /// The first nine hexadecimal digits of its SHA-512.
     hash: String,
-    /// The first moment at which it is refused.
+    /// When it is no longer accepted.
     #[schema(format = DateTime)]
     ends_at: String,
-    /// When this server last accepted it; null if not since its start.
+    /// When this server last accepted it; null if it has not since its start.
     #[schema(required, format = DateTime)]
     last_used_at: Option<String>,
 }
 
 async fn regenerate(request: ApiRequest) -> Result<Response, Problem> {
     let (state, credential, origin, request) = request.into_parts()?;
-    // Whoever says nothing of an overlap may send anything, as always (COMPAT 2.4).
+    // A body that is not announced as JSON is ignored, like in InfluxDB 3 Core
+    // (docs/compatibility.md 2.4).
     let RegenerateRequest { overlap_secs } = if body::require_json(request.headers()).is_ok() {
         body::optional_json(request, state.options.max_request_size).await?
     } else {
@@ -137,16 +138,18 @@ async fn stage(request: ApiRequest) -> Result<Response, Problem> {
         hash: sha512,
         expires_at: rfc3339(expires_at),
     };
-    // It never grows, which would leave a copy behind.
+    // A buffer that grows would leave a copy of the secret behind.
     let mut json = Zeroizing::new(Vec::with_capacity(MAX_STAGED_BYTES));
     serde_json::to_writer(&mut *json, &token).map_err(|_| Problem::Internal)?;
     Ok(response::secret(json))
 }
 
-/// The credential has not been judged: a staged token is accepted here and nowhere else.
+/// Makes the staged token the operator token. Its credential is not checked earlier, because only
+/// this endpoint accepts a staged token.
 async fn confirm(request: ApiRequest) -> Result<Response, Problem> {
     let (state, credential, origin, request) = request.into_parts()?;
-    // A command costs more than a look into memory, so who cannot succeed does not get so far.
+    // A command costs more than a check in memory, so a request that cannot succeed is rejected
+    // first.
     let staged =
         state.read(Authority::status)?.is_some_and(|status| matches!(status.rotation, Rotation::Staged(_)));
     if !staged {
@@ -176,7 +179,7 @@ async fn end_overlap(request: ApiRequest) -> Result<Response, Problem> {
     Ok(response::empty(StatusCode::OK))
 }
 
-/// A step of a rotation that is done again loses nothing, whatever has become of it the first time.
+/// Converts an unknown outcome: these commands can be repeated without a loss.
 fn repeatable(problem: Problem) -> Problem {
     match problem {
         Problem::UnknownOutcome(_) => Problem::UnknownOutcomeRetryable,
@@ -208,7 +211,7 @@ fn status(request: &ApiRequest) -> Result<Response, Problem> {
     })
 }
 
-/// What the main listener answers about it.
+/// Returns the endpoints of this file.
 pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
     let operator = || vec![Problem::InsufficientScope, Problem::NoOperator];
     vec![
@@ -217,10 +220,10 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             path: paths::OPERATOR,
             handler: |request| Box::pin(async move { status(&request) }),
             name: "getOperatorToken",
-            summary: "Tell how the operator token and its rotation stand, without any secret",
+            summary: "Show the operator token and the status of its rotation, without secrets",
             parameters: vec![],
             body: None,
-            success: ok_response(vec![(JSON, BodySchema::by::<OperatorStatus>())]),
+            success: ok_response(vec![(JSON, BodySchema::of::<OperatorStatus>())]),
             problems: [read_problems(), vec![Problem::NoOperator]].concat(),
         },
         Endpoint {
@@ -228,9 +231,9 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             path: paths::REGENERATE,
             handler: |request| Box::pin(regenerate(request)),
             name: "regenerateOperatorToken",
-            summary: "Replace the operator token, which must be the one that is presented; ignores a body that is not JSON",
+            summary: "Replace the operator token, which the request must present; ignores a body that is not JSON",
             parameters: vec![],
-            body: Some(BodySchema::by::<RegenerateRequest>().optional()),
+            body: Some(BodySchema::of::<RegenerateRequest>().optional()),
             success: issued_token::success_response(),
             problems: [
                 ignored_body_problems(),
@@ -249,13 +252,13 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             path: paths::STAGE,
             handler: |request| Box::pin(stage(request)),
             name: "stageOperatorToken",
-            summary: "Let a token wait to replace the operator token, which is the one that is presented and stays in force",
+            summary: "Stage a token to replace the operator token, which the request must present and which stays valid",
             parameters: vec![],
-            body: Some(BodySchema::by::<StageRequest>().optional()),
+            body: Some(BodySchema::of::<StageRequest>().optional()),
             success: SuccessResponse {
                 status: StatusCode::CREATED,
                 headers: vec!["cache-control"],
-                content: vec![(JSON, BodySchema::by::<StagedToken>())],
+                content: vec![(JSON, BodySchema::of::<StagedToken>())],
             },
             problems: [
                 json_body_problems(options),
@@ -274,11 +277,10 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             path: paths::CONFIRM,
             handler: |request| Box::pin(confirm(request)),
             name: "confirmOperatorToken",
-            summary: "Let the staged token, which is the one that is presented, replace the operator token; repeating it \
-                      changes nothing",
+            summary: "Make the staged token, which the request must present, the operator token; repeating it changes nothing",
             parameters: vec![],
-            body: Some(BodySchema::by::<ConfirmRequest>().optional()),
-            success: ok_response(vec![(JSON, BodySchema::by::<ListedToken>())]),
+            body: Some(BodySchema::of::<ConfirmRequest>().optional()),
+            success: ok_response(vec![(JSON, BodySchema::of::<ListedToken>())]),
             problems: [
                 json_body_problems(options),
                 retryable_command_problems(),
@@ -292,7 +294,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             path: paths::STAGE,
             handler: |request| Box::pin(cancel(request)),
             name: "cancelOperatorToken",
-            summary: "Give the staged token up, if there is one; ignores any body",
+            summary: "Cancel the staged token, if there is one; ignores any body",
             parameters: vec![],
             body: None,
             success: ok_response(vec![]),
@@ -303,7 +305,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             path: paths::OVERLAP,
             handler: |request| Box::pin(end_overlap(request)),
             name: "endOverlap",
-            summary: "Stop accepting the token that was replaced, if it still is; ignores any body",
+            summary: "Revoke the previous token, if it is still accepted; ignores any body",
             parameters: vec![],
             body: None,
             success: ok_response(vec![]),

@@ -1,4 +1,4 @@
-//! Says who answers (COMPAT 2.9).
+//! The service itself: ping, health and metrics (docs/compatibility.md 2.9).
 
 use std::sync::LazyLock;
 
@@ -17,30 +17,30 @@ use crate::http::api::endpoint::{
 use crate::http::response;
 use crate::server::serve::Response;
 
-/// The version of InfluxDB 3 Core whose API is spoken here. Clients choose by it what they ask for, so it is not the
-/// version of this program, which is the revision.
+/// The version of InfluxDB 3 Core that has this API. Clients choose requests by it, so it is not
+/// the version of this program, which is the revision.
 const API_VERSION: &str = "3.10.1";
 
-/// Version 0.0.4 of the text format of Prometheus.
+/// The media type of the Prometheus text format 0.0.4.
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(crate) const VERSION_HEADER: &str = "x-influxdb-version";
 pub(crate) const BUILD_HEADER: &str = "x-influxdb-build";
-/// Of two names that it has.
+/// The two headers of the request id.
 pub(crate) const REQUEST_ID_HEADERS: [&str; 2] = ["request-id", "x-request-id"];
 
-/// Which process this is among all that there have been.
+/// The id of this process.
 static PROCESS: LazyLock<Uuid> = LazyLock::new(Uuid::new_v4);
 
-/// Who answers.
+/// The identity of the server.
 #[derive(Serialize, ToSchema)]
 struct Identity {
     product_name: &'static str,
-    /// The version of InfluxDB 3 Core whose API this is.
+    /// The version of InfluxDB 3 Core that has this API.
     version: &'static str,
     /// The version of this program.
     revision: &'static str,
-    /// Another one after every start.
+    /// The id of the process, which differs after every start.
     #[schema(format = "uuid")]
     process_id: String,
 }
@@ -68,14 +68,14 @@ fn metrics(request: &ApiRequest) -> Result<Response, Problem> {
     Ok(response::content(PROMETHEUS, text))
 }
 
-/// What the main listener answers about it.
+/// Returns the endpoints of this file.
 pub(crate) fn endpoints() -> Vec<Endpoint> {
     let health = |path, name| Endpoint {
         method: Some(Method::GET),
         path,
         handler: |_| Box::pin(async { Ok(response::text("OK")) }),
         name,
-        summary: "Tell whether the server answers",
+        summary: "Check that the server runs",
         parameters: vec![],
         body: None,
         success: ok_response(vec![(TEXT, BodySchema::text())]),
@@ -86,13 +86,13 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         path: paths::PING,
         handler: |_| Box::pin(async { ping() }),
         name,
-        summary: "Tell who answers, and in which version",
+        summary: "Show the identity and the version of the server",
         parameters: vec![],
         body: None,
         success: SuccessResponse {
             status: StatusCode::OK,
             headers: [VERSION_HEADER, BUILD_HEADER].into_iter().chain(REQUEST_ID_HEADERS).collect(),
-            content: vec![(JSON, BodySchema::by::<Identity>())],
+            content: vec![(JSON, BodySchema::of::<Identity>())],
         },
         problems: vec![],
     };
@@ -107,7 +107,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
             path: paths::METRICS,
             handler: |request| Box::pin(async move { metrics(&request) }),
             name: "getMetrics",
-            summary: "Tell what was counted and timed, in the Prometheus text format",
+            summary: "Show metrics in the Prometheus text format",
             parameters: vec![],
             body: None,
             success: ok_response(vec![(PROMETHEUS, BodySchema::text())]),

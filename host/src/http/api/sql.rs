@@ -1,7 +1,7 @@
-//! The one SQL query that there is: the table of tokens (COMPAT 2.7).
+//! `/api/v3/query_sql`: the SQL query that lists tokens (docs/compatibility.md 2.7).
 //!
-//! Clients of InfluxDB 3 list tokens that way. There is no SQL here; whatever else is asked is refused, with the query
-//! that is not.
+//! Clients of InfluxDB 3 list tokens by it. There is no SQL engine: every other query is rejected,
+//! and the text of the error has the supported one.
 
 use hyper::header::{ACCEPT, HeaderValue};
 use hyper::{HeaderMap, Method};
@@ -32,7 +32,8 @@ struct QueryRequest {
     #[serde(rename = "q")]
     #[schema(schema_with = sql_schema)]
     sql: String,
-    /// The format of the answer. If absent, what the Accept header names if that is a type of the answer, else json.
+    /// The format of the response. If absent, the `Accept` header selects one of its media types,
+    /// else json.
     #[schema(schema_with = format_or_null_schema)]
     format: Option<String>,
 }
@@ -41,7 +42,7 @@ fn database_schema() -> Schema {
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some([DATABASE])).into()
 }
 
-/// What [`is_supported_query`] says.
+/// The schema of a query that [`is_supported_query`] accepts.
 fn sql_schema() -> Schema {
     let (space, some_space) = ("[ \\t\\n\\f\\r]*", "[ \\t\\n\\f\\r]+");
     let word = |word: &str| {
@@ -61,7 +62,7 @@ fn format_schema() -> Schema {
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names)).into()
 }
 
-/// In a body, null is as good as absent.
+/// The schema of the format in a body, where null counts as absent.
 fn format_or_null_schema() -> Schema {
     let names = Format::ALL.map(|format| Value::from(format.name()));
     ObjectBuilder::new()
@@ -76,7 +77,7 @@ async fn query_sql(request: ApiRequest) -> Result<Response, Problem> {
     let QueryRequest { database, sql, format } = if request.method() == Method::GET {
         from_query_string(&request)?
     } else {
-        // Whatever the content type says, as ever.
+        // With any content type, like InfluxDB 3 Core.
         body::json(request, state.options.max_request_size).await?
     };
     let format = format.as_deref().unwrap_or(accepted);
@@ -96,7 +97,7 @@ async fn query_sql(request: ApiRequest) -> Result<Response, Problem> {
     if !is_supported_query(&sql) {
         return Err(Problem::InvalidArgument(format!("unsupported query, the only one here is: {QUERY}")));
     }
-    // Only where nobody needs a token may nobody learn anything about tokens either.
+    // Without authentication, any client can send this query, so it shows no hashes.
     let hashes = !state.options.without_auth;
     let rows = system_tokens::render(state.read(Authority::list_tokens)?, hashes, format)
         .map_err(|_| Problem::Internal)?;
@@ -110,7 +111,8 @@ fn from_query_string(request: &Request) -> Result<QueryRequest, Problem> {
     serde_urlencoded::from_str(query).map_err(|error| problem::invalid_query(&error))
 }
 
-/// The format that is meant where none is named. A list of types, as browsers send it, means the default.
+/// Returns the format that `Accept` selects. A list of types, as browsers send it, selects the
+/// default.
 fn accepted_format(headers: &HeaderMap) -> &'static str {
     match headers.get(ACCEPT).map(HeaderValue::as_bytes) {
         Some(b"text/csv") => "csv",
@@ -121,7 +123,7 @@ fn accepted_format(headers: &HeaderMap) -> &'static str {
     }
 }
 
-/// Whether this is [`QUERY`], in upper or lower case, with white space where SQL lets it be.
+/// Returns whether this is [`QUERY`], in any case and with any white space that SQL allows.
 fn is_supported_query(sql: &str) -> bool {
     let mut sql = sql.to_ascii_lowercase();
     for symbol in ["*", ".", ";"] {
@@ -135,11 +137,11 @@ fn is_supported_query(sql: &str) -> bool {
     )
 }
 
-/// What the main listener answers about it.
+/// Returns the endpoints of this file.
 pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
     let rows = || {
         let described = |format| match format {
-            Format::Json => BodySchema::by::<Row>().array(),
+            Format::Json => BodySchema::of::<Row>().array(),
             Format::Jsonl | Format::Csv | Format::Pretty => BodySchema::text(),
         };
         ok_response(
@@ -152,14 +154,13 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             path: paths::QUERY_SQL,
             handler: |request| Box::pin(query_sql(request)),
             name: "getQuerySql",
-            summary: "List all tokens by the one SQL query that there is",
+            summary: "List all tokens by the one supported SQL query",
             parameters: vec![
                 parameter("db", "The database.", Required::True, database_schema()),
                 parameter("q", "The query.", Required::True, sql_schema()),
                 parameter(
                     "format",
-                    "The format of the answer. If absent, what the Accept header names if that is one of the types below, \
-                     else json.",
+                    "The format of the response. If absent, the Accept header selects one of the types below, else json.",
                     Required::False,
                     format_schema(),
                 ),
@@ -177,9 +178,9 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             path: paths::QUERY_SQL,
             handler: |request| Box::pin(query_sql(request)),
             name: "postQuerySql",
-            summary: "List all tokens by the one SQL query that there is",
+            summary: "List all tokens by the one supported SQL query",
             parameters: vec![],
-            body: Some(BodySchema::by::<QueryRequest>()),
+            body: Some(BodySchema::of::<QueryRequest>()),
             success: rows(),
             problems: [
                 json_body_problems(options),
@@ -196,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_query_is_recognized_however_it_is_written() {
+    fn supported_query_is_recognised_in_every_form() {
         for sql in [
             "select * from system.tokens",
             "SELECT * FROM system.tokens",

@@ -1,4 +1,4 @@
-//! What the handlers of the main listener work with.
+//! The state that the handlers of the main listener share.
 
 use std::sync::Arc;
 
@@ -13,22 +13,22 @@ use crate::metrics::Metrics;
 use crate::server::log_throttle::LogThrottle;
 use crate::token::CommandError;
 
-/// What all requests have in common.
+/// The state of the main listener.
 pub(crate) struct AppState {
     pub(crate) authority: Authority,
-    /// The same, for what may block.
+    /// The same authority, for calls that block.
     pub(crate) commands: AsyncAuthority,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) options: Options,
     /// The OpenAPI document, as JSON.
     pub(crate) document: Option<Bytes>,
-    /// Those who may not create the operator token.
+    /// Limits the warnings about rejected creations of the operator token.
     pub(crate) bootstrap_throttle: LogThrottle,
 }
 
 impl AppState {
-    /// Carries out a command on a thread that may block. Once begun it is finished and published, also if the client
-    /// goes away meanwhile.
+    /// Runs a command on a thread that may block. A command that has begun is completed and
+    /// published, even if the client disconnects.
     pub(crate) async fn command<T: Send + 'static>(
         &self,
         run: impl FnOnce(&Authority) -> Result<T, CommandError> + Send + 'static,
@@ -36,7 +36,7 @@ impl AppState {
         Ok(self.commands.run(run).await.inspect_err(log_command_error)?)
     }
 
-    /// Reads what is known without the store.
+    /// Reads from the authority, which does not wait for the store.
     pub(crate) fn read<T>(
         &self,
         read: impl FnOnce(&Authority) -> Result<T, CommandError>,
@@ -45,7 +45,7 @@ impl AppState {
     }
 }
 
-/// Logs the cause of a failure, which the client does not get.
+/// Logs the cause of a failed command, which the client does not receive.
 pub(crate) fn log_command_error(error: &CommandError) {
     // Clients send a token where its name is expected.
     tracing::warn!("cannot carry out a token command: {}", redact(&error.to_string()));

@@ -1,6 +1,6 @@
-//! The table `system.tokens`, and the formats in which InfluxDB 3 Core writes it (COMPAT 2.7).
+//! The table `system.tokens`, in the formats of InfluxDB 3 Core (docs/compatibility.md 2.7).
 //!
-//! Knows nothing of HTTP but the names of the formats. What they look like in detail is how Apache Arrow writes them.
+//! The formats look like those of Apache Arrow. Knows nothing of HTTP but their media types.
 
 use comfy_table::Table;
 use optoken_protocol::media_type::{JSON, JSONL, TEXT};
@@ -12,31 +12,31 @@ use utoipa::ToSchema;
 
 use crate::token::{Timestamp, TokenInfo};
 
-/// What every token may do: everything.
+/// The permissions of every token: all.
 pub(crate) const PERMISSIONS: &str = "*:*:*";
 
-/// The lines that Arrow draws around a table.
+/// The borders of a table of Arrow, as a preset of `comfy_table`.
 const ARROW_PRESET: &str = "||--+-++|    ++++++";
 
-/// How rows can be written.
+/// A format of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// One array of objects.
+    /// An array of objects.
     Json,
-    /// An object a line.
+    /// One object a line.
     Jsonl,
     /// RFC 4180, with a header row.
     Csv,
-    /// A table to look at.
+    /// A table with borders, for a terminal.
     Pretty,
 }
 
 impl Format {
     pub(crate) const ALL: [Self; 4] = [Self::Json, Self::Jsonl, Self::Csv, Self::Pretty];
 
-    /// The format that a query asks for by this name.
+    /// Returns the format of this name.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
-        // The second name of one of them, in InfluxDB as well.
+        // An alias, like in InfluxDB 3 Core.
         let name = if name == "json_lines" { "jsonl" } else { name };
         Self::ALL.into_iter().find(|format| format.name() == name)
     }
@@ -60,23 +60,23 @@ impl Format {
     }
 }
 
-/// A row. The columns in their order, under their names; in JSON, those that are null are left out.
+/// A row, with the columns in their order. JSON leaves out those that are null.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Row {
     token_id: u64,
     name: String,
-    /// The first nine hexadecimal digits of the SHA-512 of the token. Absent where the server runs without
-    /// authentication.
+    /// The first nine hexadecimal digits of the SHA-512 of the token. Absent if the server runs
+    /// without authentication.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, pattern = "^[0-9a-f]{9}$")]
     hash: Option<String>,
-    /// In UTC, as all of them, without saying so.
+    /// When the token was created, in UTC without a suffix, like all times of the table.
     created_at: String,
-    /// Nothing sets it.
+    /// Always null.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     description: Option<String>,
-    /// Nothing sets it.
+    /// Always null.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     created_by_token_id: Option<u64>,
@@ -92,7 +92,7 @@ pub(crate) struct Row {
     permissions: &'static str,
 }
 
-/// The columns, in their order.
+/// The columns in their order.
 const COLUMNS: [&str; 10] = [
     "token_id",
     "name",
@@ -107,12 +107,12 @@ const COLUMNS: [&str; 10] = [
 ];
 const HASH: &str = "hash";
 
-/// What is shown of the hash of a token.
+/// Returns the part of a hash that listings show.
 pub(crate) fn short_hash(sha512: &str) -> String {
     sha512.chars().take(SHORT_HASH_DIGITS).collect()
 }
 
-/// Writes all tokens. Without their hashes, there is no such column either.
+/// Renders all tokens, with or without the column of hashes.
 pub(crate) fn render(
     tokens: Vec<TokenInfo>,
     hashes: bool,
@@ -156,12 +156,12 @@ fn row(token: TokenInfo, hashes: bool) -> Row {
     }
 }
 
-/// A timestamp of Arrow without a zone.
+/// Returns a timestamp as Arrow writes it without a time zone.
 fn timestamp(at: Timestamp) -> String {
     rfc3339(at).trim_end_matches('Z').to_owned()
 }
 
-/// A row without the names of its columns; what is null is empty.
+/// Returns the cells of a row. A null is empty.
 fn cells(row: &Row, columns: &[&str]) -> Result<Vec<String>, serde_json::Error> {
     let row = serde_json::to_value(row)?;
     let cell = |column: &&str| match row.get(column) {
@@ -172,7 +172,7 @@ fn cells(row: &Row, columns: &[&str]) -> Result<Vec<String>, serde_json::Error> 
     Ok(columns.iter().map(cell).collect())
 }
 
-/// A field of RFC 4180, quoted only where it must be.
+/// Returns a field of RFC 4180, quoted only if necessary.
 fn csv_field(text: &str) -> String {
     if text.contains([',', '"', '\r', '\n']) {
         format!("\"{}\"", text.replace('"', "\"\""))
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_written_as_arrow_writes_them() {
+    fn formats_match_arrow() {
         for (format, hashes, expected) in [
             (
                 Format::Json,
@@ -279,7 +279,7 @@ lines\",2025-04-18T14:02:45.333,,,,,2025-04-18T14:02:45.339,*:*:*
     }
 
     #[test]
-    fn a_table_without_rows_has_a_head() {
+    fn empty_table_has_a_header() {
         let head = "token_id,name,hash,created_at,description,created_by_token_id,updated_at,updated_by_token_id,expiry,\
                     permissions\n";
         for (format, expected) in [(Format::Json, "[]"), (Format::Jsonl, ""), (Format::Csv, head)] {
@@ -288,7 +288,7 @@ lines\",2025-04-18T14:02:45.333,,,,,2025-04-18T14:02:45.339,*:*:*
     }
 
     #[test]
-    fn formats_have_the_names_of_influxdb() {
+    fn format_names_match_influxdb() {
         for (name, format) in [
             ("json", Some(Format::Json)),
             ("jsonl", Some(Format::Jsonl)),

@@ -1,4 +1,5 @@
-//! What the main listener does about tokens: create, regenerate, delete, list (COMPAT 2.3 to 2.6).
+//! Tokens: create the operator token, create and delete named admin tokens, list all
+//! (docs/compatibility.md 2.3, 2.5, 2.6).
 
 use hyper::{Method, StatusCode};
 use optoken_protocol::media_type::JSON;
@@ -20,52 +21,53 @@ use crate::http::{Options, body, problem, response};
 use crate::server::serve::Response;
 use crate::token::TokenInfo;
 
-/// What a new named admin token is to be.
+/// A new named admin token.
 #[derive(Deserialize, ToSchema)]
 struct CreateNamedAdminTokenRequest {
-    /// A text that is no token's name yet, of at most 128 bytes. Upper and lower case differ. It holds nothing that cannot
-    /// be seen, neither begins nor ends with a space, and does not look like `_admin` without being it.
+    /// The unique name of the token, of at most 128 bytes and case-sensitive. It has no invisible
+    /// characters, no space at its beginning or end, and does not resemble `_admin` without being
+    /// equal.
     #[schema(min_length = 1, max_length = 128)]
     token_name: String,
-    /// How many seconds from now it is accepted; for ever if absent or null.
+    /// How many seconds from now the token is accepted; without a limit if absent or null.
     #[schema(format = "uint64")]
     expiry_secs: Option<u64>,
 }
 
-/// Which token is to be deleted.
+/// The query string of a deletion.
 #[derive(Deserialize)]
 struct DeleteRequest {
     token_name: String,
 }
 
-/// All tokens, expired ones included, in the order they were made.
+/// All tokens, including expired ones, in the order of their creation.
 #[derive(Serialize, ToSchema)]
 struct TokenList {
     tokens: Vec<ListedToken>,
 }
 
-/// What is known of a token.
+/// A token, without its secret.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ListedToken {
-    /// Counted from 0, never used twice.
+    /// The id of the token, counted from 0 and never reused.
     id: u64,
-    /// `_admin` is the operator token's.
+    /// The name of the token; `_admin` for the operator token.
     name: String,
     /// The first nine hexadecimal digits of the SHA-512 of the token.
     #[schema(pattern = "^[0-9a-f]{9}$")]
     hash: String,
     #[schema(format = DateTime)]
     created_at: String,
-    /// When it was regenerated last.
+    /// When the token was last regenerated.
     #[schema(required, format = DateTime)]
     updated_at: Option<String>,
-    /// The id of the token that did it.
+    /// The id of the token that regenerated it.
     #[schema(required)]
     updated_by: Option<u64>,
-    /// The first moment at which it is refused; null for never.
+    /// When the token expires; null for never.
     #[schema(required, format = DateTime)]
     expiry: Option<String>,
-    /// What it may do, which is everything.
+    /// The permissions of the token, which are all.
     permissions: Vec<String>,
 }
 
@@ -87,7 +89,7 @@ impl From<TokenInfo> for ListedToken {
 async fn create_operator(request: ApiRequest) -> Result<Response, Problem> {
     let origin = request.origin();
     let ApiRequest { state, peer, request, .. } = request;
-    // Before anything is read of who may not even ask.
+    // Before the body of a request that is not allowed is read.
     state.options.bootstrap.check(&request, &peer).inspect_err(|rejection| {
         rejection.log("creation of the operator token", &request, &peer, &state.bootstrap_throttle);
     })?;
@@ -121,7 +123,7 @@ fn list(request: &ApiRequest) -> Result<Response, Problem> {
     response::json(&TokenList { tokens })
 }
 
-/// What the main listener answers about it.
+/// Returns the endpoints of this file.
 pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
     vec![
         Endpoint {
@@ -148,7 +150,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             name: "createNamedAdminToken",
             summary: "Create a named admin token",
             parameters: vec![],
-            body: Some(BodySchema::by::<CreateNamedAdminTokenRequest>()),
+            body: Some(BodySchema::of::<CreateNamedAdminTokenRequest>()),
             success: issued_token::success_response(),
             problems: [
                 json_body_problems(options),
@@ -166,7 +168,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             summary: "List all tokens, without their secrets",
             parameters: vec![],
             body: None,
-            success: ok_response(vec![(JSON, BodySchema::by::<TokenList>())]),
+            success: ok_response(vec![(JSON, BodySchema::of::<TokenList>())]),
             problems: read_problems(),
         },
         Endpoint {
@@ -197,7 +199,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
     ]
 }
 
-/// Who may not create the operator token.
+/// Rejections of a request that creates the operator token.
 fn bootstrap_problems(options: &Options) -> Vec<Problem> {
     options.bootstrap.rejections().iter().copied().map(Problem::from).collect()
 }

@@ -1,9 +1,10 @@
-//! Forward authentication: a proxy asks about every request, with the `Authorization` header of that request, whether it may
-//! pass (DESIGN section 5).
+//! `/api/v3/verify`: forward authentication for a reverse proxy (docs/design.md 5.2).
 //!
-//! Proxies decide by the status alone, and make an error of their own of most. So there are three: 200, 401 with a
-//! challenge (RFC 6750) that the proxy hands to the client, and 503 while tokens cannot be checked. There is never a body,
-//! and the one of the request, which some proxies announce and do not send, is not read.
+//! For each request, the proxy sends another one with the same `Authorization` header. It decides
+//! by the status alone, and most proxies turn unexpected statuses into errors of their own. So
+//! there are three: 200, 401 with a challenge (RFC 6750) for the client, and 503 while tokens
+//! cannot be checked. No response has a body. The body of the request is not read, because some
+//! proxies announce one and do not send it.
 
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderValue};
@@ -16,17 +17,18 @@ use crate::http::api::endpoint::{ApiRequest, Endpoint, SuccessResponse};
 use crate::http::response;
 use crate::server::serve::Response;
 
-/// Lets a request pass that got here. Whose it is stands beside, unless the server was started without authentication.
+/// Accepts the request. The headers identify its token, unless the server runs without
+/// authentication.
 fn verify(request: &ApiRequest) -> Result<Response, Problem> {
     let mut response = response::empty(StatusCode::OK);
     let headers = response.headers_mut();
     if let Some(principal) = request.principal {
-        // It may have been deleted since it was accepted.
+        // The token may be deleted since authentication.
         let name = request
             .state
             .read(|authority| authority.token_name(principal.id))?
             .ok_or(Problem::InvalidToken)?;
-        // What is percent-encoded is ASCII.
+        // Percent-encoded text is ASCII.
         let name = HeaderValue::from_str(&percent::encode(&name)).map_err(|_| Problem::Internal)?;
         headers.insert(TOKEN_ID, HeaderValue::from(principal.id));
         headers.insert(TOKEN_NAME, name);
@@ -35,15 +37,15 @@ fn verify(request: &ApiRequest) -> Result<Response, Problem> {
     Ok(response)
 }
 
-/// What the main listener answers about it.
+/// Returns the endpoints of this file.
 pub(crate) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: None,
         path: paths::VERIFY,
         handler: |request| Box::pin(async move { verify(&request) }),
         name: "Verify",
-        summary: "Tell a proxy whether a request with this Authorization header may pass, and whose it is; with any method, and \
-                      with any body, which is not read",
+        summary: "Check the token in the Authorization header for a proxy, and identify it; with any method, and with any body, \
+                  which is not read",
         parameters: vec![],
         body: None,
         success: SuccessResponse {

@@ -1,7 +1,7 @@
-//! The code that token recovery asks for, where it is told to: whoever can read the server's terminal or its files has it,
-//! another user of the machine has not.
+//! The one-time code of token recovery. A user that can read the terminal or the files of the
+//! server has it; other local users do not.
 //!
-//! Knows nothing of how it is presented.
+//! Knows nothing of how a request presents it.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,36 +10,36 @@ use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
-/// Crockford's base 32: no letter that looks like a digit.
+/// The digits of Crockford's base 32, which leaves out letters that look like digits.
 const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-/// 16 digits of 5 bits each: 80 bits, of which a handful of tries tell nothing.
+/// The number of digits. With 5 bits each they are 80 bits, which a few attempts cannot guess.
 const LENGTH: usize = 16;
 
-/// How many digits stand together, for whoever has to type them.
+/// The number of digits between hyphens, which help to type the code.
 const GROUP: usize = 2;
 
-/// How many wrong codes are listened to.
+/// How many wrong codes are allowed.
 const MAX_ATTEMPTS: u32 = 5;
 
-/// A code for one run of the recovery listener.
+/// The code of one recovery listener.
 #[derive(Debug)]
 pub(crate) struct RecoveryCode {
     code: Secret,
     failed_attempts: AtomicU32,
 }
 
-/// What is to be said of a code that was presented.
+/// The result of a presented code.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum CodeCheck {
-    /// It is the one.
+    /// The code is correct.
     Correct,
-    /// It is not; this many more tries are left.
+    /// The code is wrong, and this many attempts are left.
     Wrong(u32),
 }
 
 impl RecoveryCode {
-    /// A new code. Fails where the system has no randomness.
+    /// Generates a code. Fails if the system has no randomness.
     pub(crate) fn generate() -> Result<Self, getrandom::Error> {
         let mut random = Zeroizing::new([0; LENGTH]);
         getrandom::fill(&mut *random)?;
@@ -48,21 +48,21 @@ impl RecoveryCode {
             if place > 0 && place % GROUP == 0 {
                 code.push('-');
             }
-            // 32 divides 256, so that all digits are equally likely.
+            // All digits are equally likely, because 32 divides 256.
             code.extend(DIGITS.get(usize::from(byte % 32)).copied().map(char::from));
         }
         Ok(Self { code: code.into(), failed_attempts: AtomicU32::new(0) })
     }
 
-    /// The code itself, for those who are to have it.
+    /// Returns the code, to show it or to write it to a file.
     pub(crate) fn secret(&self) -> &Secret {
         &self.code
     }
 
-    /// Compares in a time that does not depend on where the two differ, and counts what is wrong.
+    /// Compares a presented code in constant time, and counts it if it is wrong.
     pub(crate) fn verify(&self, presented: &[u8]) -> CodeCheck {
         let wrong_before = self.failed_attempts.load(Ordering::Relaxed);
-        // The length of a code is no secret.
+        // The length of a code is public.
         let equal = normalize(presented).ct_eq(&normalize(self.code.expose().as_bytes()));
         if wrong_before < MAX_ATTEMPTS && equal.into() {
             return CodeCheck::Correct;
@@ -72,10 +72,10 @@ impl RecoveryCode {
     }
 }
 
-/// The digits of a code that somebody has typed, as Crockford means it to be read: in either case, whatever stands between
-/// them, and with the letters that look like digits for these. What is no digit stays, and is none.
+/// Normalizes a typed code as Crockford specifies: upper and lower case are equal, hyphens and
+/// spaces are ignored, and letters that look like digits count as those. Other characters stay.
 fn normalize(code: &[u8]) -> Zeroizing<Vec<u8>> {
-    // So that no copy is left behind where it would have to grow.
+    // A buffer that grows would leave a copy behind.
     let mut normalized = Zeroizing::new(Vec::with_capacity(code.len()));
     normalized.extend(code.iter().filter(|byte| !b"- ".contains(byte)).map(|byte| {
         match byte.to_ascii_uppercase() {
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_code_is_eight_groups_of_digits_and_another_one_each_time() {
+    fn codes_are_random_groups_of_digits() {
         let codes: Vec<_> =
             (0..50).map(|_| RecoveryCode::generate().unwrap().secret().expose().to_owned()).collect();
         for code in &codes {
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_very_code_is_right() {
+    fn only_the_exact_code_is_correct() {
         let right = |code: &RecoveryCode, text: &str| code.verify(text.as_bytes()) == CodeCheck::Correct;
         let code = RecoveryCode::generate().unwrap();
         let text = code.secret().expose().to_owned();
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_read_as_people_write_it() {
+    fn typed_codes_are_normalized() {
         for (written, right) in [
             ("01-23-AB-CD-EF-GH-J0-1Z", true),
             ("01-23-ab-cd-ef-gh-j0-1z", true),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn after_five_wrong_ones_even_the_right_one_is_wrong() {
+    fn correct_code_fails_after_five_wrong_ones() {
         let code = RecoveryCode::generate().unwrap();
         for left in [4, 3, 2, 1, 0] {
             assert_eq!(code.verify(b"nonsense"), CodeCheck::Wrong(left));

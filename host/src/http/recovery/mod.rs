@@ -1,8 +1,9 @@
-//! The recovery listener: one path, no credential, one success (COMPAT 5.5, DESIGN section 5).
+//! The recovery listener: replaces the operator token once, without a credential
+//! (docs/compatibility.md 5.5, docs/design.md 5.3).
 //!
-//! Whoever gets through becomes the operator, so it hears nobody whom [`door`] turns away, answers nothing else, lets no web
-//! page read its answers, and is closed for good by its first success. It may have two doors, an address and a socket;
-//! what closes one closes both.
+//! A client that succeeds becomes the operator. So every request first passes [`request_origin`],
+//! there is one path and no CORS header, and the first success closes the listener. It can have two
+//! sockets, TCP and Unix, which open and close together.
 
 pub(crate) mod code;
 
@@ -30,8 +31,8 @@ use crate::server::peer::Peer;
 use crate::server::serve::{Request, Response, Service};
 use crate::token::IssuedToken;
 
-/// How clients are treated. Every program of the machine can come, and come again, and must not keep the owner out: one place
-/// is enough for him, and whoever takes it has one request and little time, until the door begins to open for him.
+/// The limits of connections. Any local process can connect, and must not keep the operator from
+/// doing so. A connection therefore serves one request, and is evictable until the attempt begins.
 pub(crate) const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits {
     max_connections: 8,
     evictable_after: Duration::from_millis(250),
@@ -39,24 +40,25 @@ pub(crate) const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits {
     mode: ConnectionMode::SingleRequest,
 };
 
-/// The most bytes a body may have: it means nothing, and clients send an empty object at most.
+/// How many bytes a body may have. It is ignored, and clients send at most an empty object.
 const MAX_BODY_BYTES: usize = 1 << 10;
 
-/// A door that opens once.
+/// The service of the recovery listener.
 struct RecoveryListener {
     authority: AsyncAuthority,
     metrics: Arc<Metrics>,
-    /// Asked for where there is one.
+    /// The code that a request must present, if there is one.
     code: Option<RecoveryCode>,
-    /// Held while it is tried, so that of two who try at once only one gets through.
+    /// Held during an attempt, so that of two simultaneous ones at most one succeeds.
     attempt_lock: Arc<Mutex<()>>,
+    /// Cancelled when recovery is closed. No attempt succeeds afterwards.
     closed: CancellationToken,
-    /// Those who may not come in.
     throttle: LogThrottle,
 }
 
-/// All that the recovery listener answers. Cancels `closed` after its one success, and after too many wrong codes; once
-/// that is cancelled, by whomever, nobody gets through.
+/// Returns the service of the recovery listener. It cancels `closed` after its success, or after
+/// too many wrong codes. Once `closed` is cancelled, by the service or by the caller, no attempt
+/// succeeds.
 pub(crate) fn service(
     authority: Authority,
     metrics: Arc<Metrics>,
@@ -91,11 +93,10 @@ impl RecoveryListener {
         request: Request,
         connection: ConnectionHandle,
     ) -> Result<Response, Problem> {
-        // Before the path: who may not come in is not told either what there is.
+        // Before the path, so that a rejected client does not learn which paths exist.
         request_origin::check_recovery_request(&request, connection.peer()).inspect_err(|rejection| {
             rejection.log("token recovery", &request, connection.peer(), &self.throttle);
         })?;
-        // Lower case, unlike on the main listener.
         let not_found = Problem::RecoveryPathNotFound;
         if request.uri().path() != paths::REGENERATE {
             return Err(not_found);
@@ -115,10 +116,11 @@ impl RecoveryListener {
     ) -> Result<Response, Problem> {
         let (head, body) = request.into_parts();
         body::discard_up_to(body, MAX_BODY_BYTES).await?;
-        // Whoever goes away while he waits for his permit has not tried.
+        // A client that disconnects while it waits here has made no attempt.
         let attempt = Arc::clone(&self.attempt_lock).lock_owned().await;
         let in_flight = connection.begin_request().ok_or(Problem::Unavailable)?;
-        // In a task of its own: a client that goes away in the middle must not leave a door that has opened unspent.
+        // In a separate task: if the client disconnects now, the attempt still completes, and
+        // closes recovery.
         let task = tokio::spawn(async move {
             let issued = self.regenerate(&head.headers, connection.peer()).await;
             drop((attempt, in_flight));
@@ -127,7 +129,7 @@ impl RecoveryListener {
         Ok(issued_token::created_response(&task.await.map_err(|_| problem::unknown_outcome())??))
     }
 
-    /// Whoever calls this has the permit.
+    /// Replaces the operator token. The caller holds the attempt lock.
     async fn regenerate(&self, headers: &HeaderMap, peer: &Peer) -> Result<IssuedToken, Problem> {
         if self.closed.is_cancelled() {
             return Err(Problem::RecoveryClosed);
@@ -149,7 +151,7 @@ impl RecoveryListener {
         let check = match (presented.next(), presented.next()) {
             (None, _) => return Err(Problem::MissingRecoveryCode),
             (Some(presented), None) => code.verify(presented.as_bytes()),
-            // Not several tries in one.
+            // One request is one attempt.
             (Some(_), Some(_)) => code.verify(b""),
         };
         let CodeCheck::Wrong(left) = check else {
