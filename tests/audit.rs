@@ -1,4 +1,4 @@
-//! The record of every change: the audit log that a server appends to, through restarts, crashes and a full disk, and the
+//! The audit log: a record for every change, through restarts, crashes and a full disk; and the
 //! commands that show and verify it.
 
 use std::fmt::Write as _;
@@ -8,24 +8,23 @@ use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha512_256};
 
-use crate::memory::Ended;
 use crate::support::{
-    CONFIRM, CREATE, Cli, CommandOutput, NAMED_ADMIN, NOT_AUTHENTICATED, OVERLAP, RECOVERY, REGENERATE,
-    Request, STAGE, Server, TOKENS, TestEnv, eventually, get, post, request, sha512_hex,
+    CONFIRM, CREATE, Cli, CommandOutput, Connection, NOT_AUTHENTICATED, OVERLAP, RECOVERY, REGENERATE, STAGE,
+    Server, TestEnv, create_named, delete_named, eventually, get, post, request, sha512_hex,
 };
 
 const AUDIT: &str = "/api/v3/configure/token/audit";
 
-/// How many records the catalog keeps.
-const KEPT: usize = 64;
+/// Number of records that the catalog retains.
+const RETAINED_RECORDS: usize = 64;
 
 impl TestEnv {
     fn log(&self) -> PathBuf {
@@ -41,18 +40,6 @@ impl TestEnv {
     }
 }
 
-fn with_json(request: Request, body: &Value) -> Request {
-    request.header("Content-Type", "application/json").body(body.to_string().as_bytes())
-}
-
-fn create_named(token: &str, name: &str) -> Request {
-    with_json(post(NAMED_ADMIN).bearer(token), &json!({ "token_name": name }))
-}
-
-fn delete(token: &str, name: &str) -> Request {
-    request("DELETE", &format!("{TOKENS}?token_name={name}")).bearer(token)
-}
-
 fn hash(line: &str) -> String {
     Sha512_256::digest(line).iter().fold(String::new(), |mut digits, byte| {
         write!(digits, "{byte:02x}").unwrap();
@@ -60,7 +47,7 @@ fn hash(line: &str) -> String {
     })
 }
 
-/// The lines of a log, which is checked to be one whole chain from the first record on.
+/// Reads the lines of a log, and asserts that they are a chain from the first record on.
 #[track_caller]
 fn chain(log: &Path) -> Vec<String> {
     let text = fs::read_to_string(log).unwrap();
@@ -75,32 +62,24 @@ fn chain(log: &Path) -> Vec<String> {
     lines
 }
 
-/// The records that the server keeps.
-fn kept(server: &Server, token: &str) -> Vec<String> {
-    let answer = get(AUDIT).bearer(token).send(server.address);
+/// Records that the catalog retains.
+fn retained(server: &Server, token: &str) -> Vec<String> {
+    let response = get(AUDIT).bearer(token).send(server.address);
     assert_eq!(
-        (answer.status, answer.header("content-type")),
+        (response.status, response.header("content-type")),
         (200, Some("application/jsonl")),
-        "{answer:?}"
+        "{response:?}"
     );
-    answer.body.lines().map(str::to_owned).collect()
+    response.body.lines().map(str::to_owned).collect()
 }
 
-/// What a counter without labels stands at.
-#[track_caller]
-fn metric(server: &Server, token: &str, name: &str) -> u64 {
-    let text = get("/metrics").bearer(token).send(server.address).body;
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
-}
-
-/// A log of a dozen records, its server stopped.
-fn a_log(env: &TestEnv) -> (Vec<String>, String) {
+/// Writes a log of twelve records, and stops the server. Returns its lines and the token.
+fn write_log(env: &TestEnv) -> (Vec<String>, String) {
     let server = env.audited(&[]).start();
     let token = server.create();
     for number in 0..5 {
         create_named(&token, &format!("ci {number}")).send(server.address).token();
-        assert_eq!(delete(&token, &format!("ci%20{number}")).send(server.address).status, 200);
+        assert_eq!(delete_named(&token, &format!("ci%20{number}")).send(server.address).status, 200);
     }
     server.stop();
     let lines = chain(&env.log());
@@ -109,16 +88,16 @@ fn a_log(env: &TestEnv) -> (Vec<String>, String) {
 }
 
 #[test]
-fn every_change_leaves_one_record_before_its_answer_and_a_refused_command_none() {
+fn every_change_has_one_record_rejections_none() {
     let env = TestEnv::new();
     let preset = "apiv3_kM2vQ8xTz0yB3nWfR7uJpA";
     let file = env.file("token.json", json!({ "name": "ci", "token": preset }).to_string().as_bytes());
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     let server = env.audited(&["--admin-token-file", file.to_str().unwrap()]).args(&RECOVERY).start();
-    let mut told = 0;
+    let mut seen = 0;
     let mut expect = |expected: &[(&str, Value, Value)]| {
         let lines = chain(&env.log());
-        let new: Vec<_> = lines[told..]
+        let new: Vec<_> = lines[seen..]
             .iter()
             .map(|line| {
                 let mut record: Value = serde_json::from_str(line).unwrap();
@@ -134,7 +113,7 @@ fn every_change_leaves_one_record_before_its_answer_and_a_refused_command_none()
             .map(|(action, actor, subject)| (json!(action), actor.clone(), subject.clone()))
             .collect();
         assert_eq!(new, expected);
-        told = lines.len();
+        seen = lines.len();
     };
     let (admin, ci) = (json!({ "id": 1, "name": "_admin" }), json!({ "id": 0, "name": "ci" }));
     expect(&[("initialize", json!("provision"), Value::Null), ("preset", json!("provision"), ci.clone())]);
@@ -151,29 +130,29 @@ fn every_change_leaves_one_record_before_its_answer_and_a_refused_command_none()
     assert_eq!(request("DELETE", STAGE).bearer(&token).send(server.address).status, 200);
     expect(&[("cancel", by(1), admin.clone())]);
     let staged = post(STAGE).bearer(&token).send(server.address).token();
-    let confirm = with_json(post(CONFIRM).bearer(&staged), &json!({ "overlap_secs": 3600 }));
+    let confirm = post(CONFIRM).bearer(&staged).json(&json!({ "overlap_secs": 3600 }));
     assert_eq!(confirm.send(server.address).status, 200);
     expect(&[("stage", by(1), admin.clone()), ("confirm", by(1), admin.clone())]);
     assert_eq!(request("DELETE", OVERLAP).bearer(&staged).send(server.address).status, 200);
     expect(&[("end_overlap", by(1), admin.clone())]);
-    assert_eq!(delete(&staged, "ci").send(server.address).status, 200);
+    assert_eq!(delete_named(&staged, "ci").send(server.address).status, 200);
     expect(&[("delete", by(1), ci)]);
 
-    for (refused, status) in [
+    for (request, status) in [
         (post(CREATE), 409),
         (post(REGENERATE).bearer(&token), 401),
         (post(REGENERATE).bearer(&secrets[3]), 403),
         (create_named(&staged, "by ci"), 409),
         (create_named(&staged, ""), 400),
-        (delete(&staged, "ci"), 404),
-        (delete(&staged, "_admin"), 405),
+        (delete_named(&staged, "ci"), 404),
+        (delete_named(&staged, "_admin"), 405),
         (request("DELETE", STAGE).bearer(&token), 401),
-        // These are carried out, and there is nothing to do.
+        // These succeed and change nothing.
         (post(CONFIRM).bearer(&staged), 200),
         (request("DELETE", STAGE).bearer(&staged), 200),
         (request("DELETE", OVERLAP).bearer(&staged), 200),
     ] {
-        assert_eq!(refused.send(server.address).status, status, "{refused:?}");
+        assert_eq!(request.send(server.address).status, status, "{request:?}");
     }
     expect(&[]);
     secrets.push(post(REGENERATE).send(server.recovery()).token());
@@ -187,9 +166,9 @@ fn every_change_leaves_one_record_before_its_answer_and_a_refused_command_none()
 }
 
 #[test]
-fn a_restart_continues_the_chain_and_every_server_of_a_store_writes_all_of_it() {
+fn restart_and_second_server_continue_the_chain() {
     let env = TestEnv::new();
-    let (before, token) = a_log(&env);
+    let (before, token) = write_log(&env);
     let server = env.audited(&[]).start();
     assert_eq!(chain(&env.log()), before);
     let other_log = env.home().join("other.jsonl");
@@ -201,17 +180,17 @@ fn a_restart_continues_the_chain_and_every_server_of_a_store_writes_all_of_it() 
         let (one, two) = (fs::read_to_string(env.log()).unwrap(), fs::read_to_string(&other_log).unwrap());
         one == two && one.lines().count() == 14
     });
-    assert_eq!(kept(&server, &token), chain(&env.log()));
+    assert_eq!(retained(&server, &token), chain(&env.log()));
 }
 
 #[test]
-fn what_a_crash_has_kept_from_the_log_is_made_up_for_at_the_next_start() {
+fn missing_records_are_appended_after_crash() {
     let env = TestEnv::new();
-    let (lines, _) = a_log(&env);
+    let (lines, _) = write_log(&env);
     let whole = lines.join("\n") + "\n";
     let last = whole.len() - lines[11].len() - 1;
     for (left, zeros) in [
-        // Killed between the change and its record, or after its record was begun; or the log was moved away.
+        // Killed between the change and its record, or while writing it; or the log was moved.
         (last, 0),
         (last + 1, 0),
         (whole.len() - 40, 0),
@@ -230,7 +209,7 @@ fn what_a_crash_has_kept_from_the_log_is_made_up_for_at_the_next_start() {
 }
 
 #[test]
-fn a_server_that_is_killed_in_the_middle_of_changes_lacks_no_record() {
+fn killed_server_loses_no_record() {
     let env = TestEnv::new();
     let mut server = env.audited(&[]).start();
     let token = server.create();
@@ -239,7 +218,7 @@ fn a_server_that_is_killed_in_the_middle_of_changes_lacks_no_record() {
         let client = thread::spawn(move || {
             for number in 0.. {
                 let request = create_named(&credential, &format!("{round}-{number}"));
-                let Ok(mut connection) = crate::support::Connection::open(address) else { break };
+                let Ok(mut connection) = Connection::open(address) else { break };
                 connection.write(&request.to_bytes());
                 if connection.read().is_err() {
                     break;
@@ -250,21 +229,21 @@ fn a_server_that_is_killed_in_the_middle_of_changes_lacks_no_record() {
         server.kill();
         client.join().unwrap();
         server = env.audited(&[]).start();
-        let (lines, kept) = (chain(&env.log()), kept(&server, &token));
-        assert!(lines.len() > 2, "nothing was changed");
-        assert_eq!(lines[lines.len() - kept.len()..], kept);
+        let (lines, retained) = (chain(&env.log()), retained(&server, &token));
+        assert!(lines.len() > 2, "no change was made");
+        assert_eq!(lines[lines.len() - retained.len()..], retained);
     }
 }
 
 #[test]
-fn a_log_that_is_not_the_servers_own_is_refused() {
+fn log_of_another_catalog_is_refused() {
     let env = TestEnv::new();
-    let (lines, _) = a_log(&env);
+    let (lines, _) = write_log(&env);
     let whole = lines.join("\n") + "\n";
     let foreign = TestEnv::new();
-    a_log(&foreign);
+    write_log(&foreign);
     let longer = format!("{whole}{}\n", lines[11].replace("\"sequence\":12", "\"sequence\":13"));
-    for (content, said) in [
+    for (content, message) in [
         (
             fs::read_to_string(foreign.log()).unwrap(),
             "does not belong to this catalog: the catalog has another record 12, ",
@@ -282,15 +261,15 @@ fn a_log_that_is_not_the_servers_own_is_refused() {
         fs::write(env.log(), &content).unwrap();
         let (stored_catalog, log) = (env.stored_catalog(), env.log());
         let named = log.to_str().unwrap();
-        env.audited(&[]).run().assert_failed(1, &["Serve command failed: cannot start: ", named, said]);
+        env.audited(&[]).run().assert_failed(1, &["Serve command failed: cannot start: ", named, message]);
         assert_eq!(
             (fs::read_to_string(log).unwrap(), env.stored_catalog()),
             (content, stored_catalog),
-            "{said}"
+            "{message}"
         );
     }
     fs::remove_file(env.log()).unwrap();
-    Command::new("mkfifo").arg(env.log()).status().unwrap();
+    mknodat(CWD, env.log(), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     env.audited(&[]).run().assert_failed(1, &["is neither a file nor a character device"]);
     fs::remove_file(env.log()).unwrap();
     let _socket = UnixListener::bind(env.log()).unwrap();
@@ -300,88 +279,90 @@ fn a_log_that_is_not_the_servers_own_is_refused() {
 }
 
 #[test]
-fn a_log_that_is_open_to_others_is_warned_of() {
+fn log_with_open_mode_warns() {
     let env = TestEnv::new();
     env.audited(&[]).start().stop();
     for (mode, open) in [(0o600, false), (0o640, false), (0o644, true), (0o620, true), (0o602, true)] {
         fs::set_permissions(env.log(), fs::Permissions::from_mode(mode)).unwrap();
         let server = env.audited(&[]).start();
-        let warned = server
+        let warns = server
             .log()
             .contains(&format!("WARN the audit log {} has mode 0{mode:o}: ", env.log().display()));
-        assert_eq!(warned, open, "{mode:o}: {}", server.log());
+        assert_eq!(warns, open, "{mode:o}: {}", server.log());
     }
 }
 
 #[test]
-fn two_servers_do_not_write_one_log() {
+fn second_server_on_one_log_fails() {
     let env = TestEnv::new();
     let server = env.audited(&[]).start();
-    let said = "is written by another server; give each server its own log";
-    env.audited(&[]).run().assert_failed(1, &[said]);
+    let message = "is written by another server; give each server its own log";
+    env.audited(&[]).run().assert_failed(1, &[message]);
     server.kill();
     env.audited(&[]).start().stop();
 }
 
 #[test]
-fn records_that_the_catalog_keeps_no_longer_are_named_as_missing() {
+fn records_beyond_retention_are_reported_missing() {
     let env = TestEnv::new();
-    let (_, token) = a_log(&env);
+    let (_, token) = write_log(&env);
     let server = env.serve(&[]);
-    for number in 0..KEPT {
+    for number in 0..RETAINED_RECORDS {
         create_named(&token, &format!("unseen {number}")).send(server.address).token();
     }
     server.stop();
-    // The record after the last one in the log is still kept, then no longer.
+    // The catalog retains the record after the last one in the log; then no longer.
     let log = fs::read(env.log()).unwrap();
     env.audited(&[]).start().stop();
-    assert_eq!(chain(&env.log()).len(), 12 + KEPT);
+    assert_eq!(chain(&env.log()).len(), 12 + RETAINED_RECORDS);
     fs::write(env.log(), log).unwrap();
     let server = env.serve(&[]);
     for number in 0..2 {
         create_named(&token, &format!("one more {number}")).send(server.address).token();
     }
-    assert_eq!(kept(&server, &token).len(), KEPT);
+    assert_eq!(retained(&server, &token).len(), RETAINED_RECORDS);
     server.stop();
-    // Also where the last record is cut, which is then lost as well.
+    // A torn last record is lost as well.
     let whole = fs::read(env.log()).unwrap();
     fs::write(env.log(), &whole[..whole.len() - 30]).unwrap();
     let server = env.audited(&[]).start();
     server.wait_for_log("lacks the records 12 to 14: ");
-    assert_eq!(fs::read_to_string(env.log()).unwrap().lines().count(), 11 + KEPT);
+    assert_eq!(fs::read_to_string(env.log()).unwrap().lines().count(), 11 + RETAINED_RECORDS);
     server.stop();
     fs::write(env.log(), whole).unwrap();
     let server = env.audited(&[]).start();
     server.wait_for_log("lacks the records 13 to 14: there were more changes than the catalog retains");
-    assert_eq!(metric(&server, &token, "optoken_audit_records_lost_total"), 2);
+    assert_eq!(server.metric(&token, "optoken_audit_records_lost_total"), 2);
     create_named(&token, "seen").send(server.address).token();
     server.stop();
     env.verify(&[]).assert_failed(1, &["line 13, record 15: missing: records 13 to 14 should be here"]);
-    assert_eq!(fs::read_to_string(env.log()).unwrap().lines().count(), 12 + KEPT + 1);
+    assert_eq!(fs::read_to_string(env.log()).unwrap().lines().count(), 12 + RETAINED_RECORDS + 1);
 }
 
 #[test]
-fn records_of_another_server_that_are_missed_between_two_looks_are_counted() {
+fn records_lost_between_polls_are_counted() {
     let env = TestEnv::new();
-    let (_, token) = a_log(&env);
+    let (_, token) = write_log(&env);
     let server = env.audited(&[]).start();
     let other_log = env.home().join("other.jsonl");
     let other = env.serve(&["--audit-log", other_log.to_str().unwrap()]);
-    // It looks at the store no more often than this.
+    // Stops the polls of the store.
     server.signal(Signal::STOP);
-    for number in 0..KEPT + 3 {
+    for number in 0..RETAINED_RECORDS + 3 {
         create_named(&token, &number.to_string()).send(other.address).token();
     }
     server.signal(Signal::CONT);
     server.wait_for_log("lacks the records 13 to 15: ");
-    // Counted a moment after it is said.
-    eventually("they are counted", || metric(&server, &token, "optoken_audit_records_lost_total") == 3);
-    assert_eq!(metric(&other, &token, "optoken_audit_records_lost_total"), 0);
-    assert_eq!(chain(&other_log).len(), 12 + KEPT + 3);
+    // The metric follows the log line.
+    eventually("the lost records are counted", || {
+        server.metric(&token, "optoken_audit_records_lost_total") == 3
+    });
+    assert_eq!(other.metric(&token, "optoken_audit_records_lost_total"), 0);
+    assert_eq!(chain(&other_log).len(), 12 + RETAINED_RECORDS + 3);
 }
 
 #[test]
-fn a_log_that_is_moved_away_or_deleted_goes_on_in_a_new_file() {
+fn rotated_or_deleted_log_continues_in_new_file() {
     let env = TestEnv::new();
     let server = env.audited(&[]).start();
     let token = server.create();
@@ -393,7 +374,7 @@ fn a_log_that_is_moved_away_or_deleted_goes_on_in_a_new_file() {
     change(0..10);
     let moved = env.home().join("audit.jsonl.1");
     fs::rename(env.log(), &moved).unwrap();
-    // More than the catalog keeps.
+    // More than the catalog retains.
     change(10..90);
     let [before, after] = [&moved, &env.log()].map(|log| fs::read_to_string(log).unwrap());
     assert_eq!((before.lines().count(), after.lines().count()), (12, 80));
@@ -405,63 +386,20 @@ fn a_log_that_is_moved_away_or_deleted_goes_on_in_a_new_file() {
         (output.code, output.stderr.starts_with("note: the log begins at record 13;")),
         (Some(0), true)
     );
-    // What was in a file that is deleted is written once more, as far as it is kept.
+    // After a deletion, the new file has the retained records.
     fs::remove_file(env.log()).unwrap();
     change(90..91);
     let lines = fs::read_to_string(env.log()).unwrap();
-    assert_eq!(lines.lines().map(str::to_owned).collect::<Vec<_>>(), kept(&server, &token));
-    let said = server.log().matches("the audit log was moved away and continues in a new file").count();
-    assert_eq!((said, metric(&server, &token, "optoken_audit_records_lost_total")), (2, 0));
+    assert_eq!(lines.lines().map(str::to_owned).collect::<Vec<_>>(), retained(&server, &token));
+    let renames = server.log().matches("the audit log was moved away and continues in a new file").count();
+    assert_eq!((renames, server.metric(&token, "optoken_audit_records_lost_total")), (2, 0));
     server.stop();
     env.audited(&[]).start().stop();
     assert_eq!(fs::read_to_string(env.log()).unwrap(), lines);
 }
 
 #[test]
-fn a_log_that_takes_nothing_any_more_holds_up_nobody() {
-    let env = TestEnv::new();
-    // A terminal: stopped, nobody takes from it what is written to it.
-    let terminal = Command::new("script")
-        .args(["-qfc", "tty >terminal; exec sleep 1000", "/dev/null"])
-        .env("SHELL", "/bin/sh")
-        .current_dir(env.home())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let terminal = Ended(terminal);
-    let name = || fs::read_to_string(env.home().join("terminal")).unwrap_or_default();
-    eventually("there is a terminal", || name().ends_with('\n'));
-    kill_process(Pid::from_child(&terminal.0), Signal::STOP).unwrap();
-    let mut server = env.serve(&["--store", "memory:", "--max-staleness", "2", "--audit-log", name().trim()]);
-    let token = server.create();
-    let begun = Instant::now();
-    for number in 0..200 {
-        create_named(&token, &number.to_string()).send(server.address).token();
-        assert!(server.accepts(&token));
-    }
-    server.wait_for_log("ERROR the audit log has not accepted a record for 1s; changes are still made");
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
-    // Longer than a store may be silent.
-    thread::sleep(Duration::from_secs(3));
-    assert!(server.accepts(&token));
-    assert!(metric(&server, &token, "optoken_audit_append_failures_total") > 0);
-    kill_process(Pid::from_child(&terminal.0), Signal::CONT).unwrap();
-    server.wait_for_log("the audit log is up to date again");
-    assert_eq!(metric(&server, &token, "optoken_audit_records_lost_total"), 0);
-    // And once more, for the end.
-    kill_process(Pid::from_child(&terminal.0), Signal::STOP).unwrap();
-    for number in 200..400 {
-        create_named(&token, &number.to_string()).send(server.address).token();
-    }
-    let begun = Instant::now();
-    server.signal(Signal::TERM);
-    assert_eq!(server.exit_code(), Some(0), "{}", server.log());
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-}
-
-#[test]
-fn a_change_that_cannot_be_logged_is_made_and_said() {
+fn audit_append_failure_does_not_block_change() {
     let env = TestEnv::new();
     let server = env.serve(&["--audit-log", "/dev/full"]);
     server.wait_for_log("ERROR cannot append to the audit log /dev/full: No space left on device");
@@ -477,10 +415,10 @@ fn a_change_that_cannot_be_logged_is_made_and_said() {
 }
 
 #[test]
-fn a_disk_that_was_full_for_a_while_costs_no_record() {
+fn full_disk_loses_no_record() {
     let env = TestEnv::new();
     let log = env.log();
-    // Too large a file is then an error, as a full disk is, and no signal.
+    // Ignoring SIGXFSZ makes a file that is too large an error, as a full disk is.
     let cli = env.audited(&["--store", "memory:"]).after("trap '' XFSZ");
     let server = cli.start();
     let address = server.address;
@@ -500,28 +438,28 @@ fn a_disk_that_was_full_for_a_while_costs_no_record() {
     assert!(full.starts_with(&whole) && full.lines().count() <= 3, "{full}");
     limit(None);
     eventually("the log has all records", || fs::read_to_string(&log).unwrap().lines().count() == 5);
-    // Takes its turn behind whoever has written them, and said so.
+    // This record follows the ones that the retry has written and logged.
     create_named(&token, "after").send(address).token();
     let lines = chain(&log);
     assert_eq!((lines.len(), lines[..2].join("\n") + "\n"), (6, whole));
     server.wait_for_log("the audit log is up to date again");
-    let said = server.log();
-    assert_eq!(said.matches("cannot append to the audit log").count(), 1, "{said}");
-    assert_eq!(said.matches("the audit log is up to date again").count(), 1, "{said}");
+    let text = server.log();
+    assert_eq!(text.matches("cannot append to the audit log").count(), 1, "{text}");
+    assert_eq!(text.matches("the audit log is up to date again").count(), 1, "{text}");
 }
 
 #[test]
-fn verify_names_the_first_line_that_does_not_fit() {
+fn verify_reports_first_violation() {
     let env = TestEnv::new();
-    let (lines, _) = a_log(&env);
+    let (lines, _) = write_log(&env);
     let (count, head) = (lines.len(), hash(lines.last().unwrap()));
     let intact = env.verify(&[]);
-    let said = format!("12 records, chain intact, last sequence 12, head {head}\n");
-    assert_eq!((intact.code, intact.stdout, intact.stderr), (Some(0), said.clone(), String::new()));
-    let check = |lines: &[String], line: usize, said: &str| {
+    let message = format!("12 records, chain intact, last sequence 12, head {head}\n");
+    assert_eq!((intact.code, intact.stdout, intact.stderr), (Some(0), message.clone(), String::new()));
+    let check = |lines: &[String], line: usize, message: &str| {
         fs::write(env.log(), lines.concat()).unwrap();
         let place = format!("{}: line {line}, record ", env.log().display());
-        env.verify(&["--expect-head", &head]).assert_failed(1, &[&place, said]);
+        env.verify(&["--expect-head", &head]).assert_failed(1, &[&place, message]);
     };
     let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
     for at in 0..count {
@@ -575,11 +513,14 @@ fn verify_names_the_first_line_that_does_not_fit() {
             check(&changed(&|lines| lines.swap(at, at + 1)), line, "out of order");
         }
         match at {
-            // What stands first may be the first that there is.
+            // A log may begin at any record.
             0 => {
                 fs::write(env.log(), lines[1..].concat()).unwrap();
                 let output = env.verify(&[]);
-                assert_eq!((output.code, output.stdout), (Some(0), said.replace("12 records", "11 records")));
+                assert_eq!(
+                    (output.code, output.stdout),
+                    (Some(0), message.replace("12 records", "11 records"))
+                );
                 assert!(output.stderr.starts_with("note: the log begins at record 2;"), "{}", output.stderr);
             }
             _ if at + 1 == count => check(&lines[..at], at, truncated),
@@ -587,16 +528,16 @@ fn verify_names_the_first_line_that_does_not_fit() {
         }
     }
     env.file("audit.jsonl", b"");
-    env.verify(&[]).assert_failed(1, &["there is no record at all"]);
+    env.verify(&[]).assert_failed(1, &["line 1, record 1: there is no record\n"]);
     env.verify(&["--expect-head", "F9"]).assert_failed(2, &["64 lower-case hexadecimal digits"]);
     fs::remove_file(env.log()).unwrap();
     env.verify(&[]).assert_failed(1, &["Audit command failed: cannot open ", "No such file"]);
 }
 
 #[test]
-fn a_log_that_was_written_anew_is_told_by_the_server_alone() {
+fn rewritten_log_is_detected_only_with_server() {
     let env = TestEnv::new();
-    let (lines, token) = a_log(&env);
+    let (lines, token) = write_log(&env);
     let server = env.audited(&[]).start();
     let host = format!("http://{}", server.address);
     let verify = |args: &[&str]| {
@@ -604,11 +545,11 @@ fn a_log_that_was_written_anew_is_told_by_the_server_alone() {
         verify.env("INFLUXDB3_AUTH_TOKEN", &token).run()
     };
     let compared = verify(&["--with-server", "--complete"]);
-    let said = format!("12 records, chain intact, last sequence 12, head {}", hash(&lines[11]));
-    assert_eq!((compared.code, compared.stdout), (Some(0), format!("{said}, as the server has it\n")));
-    // Whoever can write the file takes a record out, and makes the chain again.
+    let message = format!("12 records, chain intact, last sequence 12, head {}", hash(&lines[11]));
+    assert_eq!((compared.code, compared.stdout), (Some(0), format!("{message}, as the server has it\n")));
+    // An attacker with write access removes a record, and rebuilds the chain.
     let mut previous = Value::Null;
-    let mut anew = String::new();
+    let mut rewritten = String::new();
     for (line, sequence) in lines.iter().enumerate().filter(|(at, _)| *at != 4).map(|(_, line)| line).zip(1..)
     {
         let mut record: Value = serde_json::from_str(line).unwrap();
@@ -616,12 +557,12 @@ fn a_log_that_was_written_anew_is_told_by_the_server_alone() {
         record["previous"] = previous;
         let line = record.to_string();
         previous = json!(hash(&line));
-        anew += &(line + "\n");
+        rewritten += &(line + "\n");
     }
-    fs::write(env.log(), &anew).unwrap();
+    fs::write(env.log(), &rewritten).unwrap();
     assert_eq!(verify(&["--complete"]).code, Some(0));
     verify(&["--with-server"]).assert_failed(1, &["line 5, record 5: differs from the server: "]);
-    // Or leaves the last ones out, or the first.
+    // Or removes the last records, or the first.
     fs::write(env.log(), lines[..9].join("\n") + "\n").unwrap();
     assert_eq!(verify(&["--complete"]).code, Some(0));
     verify(&["--with-server"]).assert_failed(
@@ -637,7 +578,7 @@ fn a_log_that_was_written_anew_is_told_by_the_server_alone() {
 }
 
 #[test]
-fn show_tells_of_a_server_or_of_a_file() {
+fn show_prints_records_of_server_or_file() {
     let env = TestEnv::new();
     let server = env.audited(&[]).start();
     get(AUDIT).send(server.address).assert_is(401, NOT_AUTHENTICATED);
@@ -646,11 +587,15 @@ fn show_tells_of_a_server_or_of_a_file() {
     let host = format!("http://{}", server.address);
     let show =
         |args: &[&str]| env.influxdb3(["audit", "show"]).args(args).env("INFLUXDB3_AUTH_TOKEN", &token);
-    let asked = show(&["--host", &host]).run();
+    let from_server = show(&["--host", &host]).run();
     let log = env.log();
-    let read = show(&[log.to_str().unwrap()]).run();
-    assert_eq!((asked.code, asked.stdout.as_str()), (Some(0), read.stdout.as_str()), "{asked:?}");
-    let shown: Vec<&str> = asked.stdout.lines().collect();
+    let from_file = show(&[log.to_str().unwrap()]).run();
+    assert_eq!(
+        (from_server.code, from_server.stdout.as_str()),
+        (Some(0), from_file.stdout.as_str()),
+        "{from_server:?}"
+    );
+    let shown: Vec<&str> = from_server.stdout.lines().collect();
     assert_eq!(shown.len(), 3);
     for (line, parts) in shown.iter().zip([
         ["1  20", "Z  initialize  by provision  on the catalog  from \"start\""],
@@ -668,16 +613,16 @@ fn show_tells_of_a_server_or_of_a_file() {
     show(&["--host", &host, "--token", "apiv3_no"]).run().assert_failed(1, &["[401 Unauthorized]"]);
     OpenOptions::new().append(true).open(&log).unwrap().write_all(b"{}\n").unwrap();
     let damaged = show(&[log.to_str().unwrap()]).run();
-    assert_eq!((damaged.code, damaged.stdout), (Some(1), asked.stdout.clone()));
+    assert_eq!((damaged.code, damaged.stdout), (Some(1), from_server.stdout.clone()));
     assert!(damaged.stderr.contains("line 4 is no audit record"), "{}", damaged.stderr);
 }
 
 #[test]
-fn what_a_terminal_would_obey_is_shown_escaped() {
+fn control_characters_are_escaped() {
     let env = TestEnv::new();
     let line = "{\"sequence\":1,\"at\":0,\"action\":\"\\u001b[2J\",\"actor\":\"recovery\",\"subject\":{\"id\":1,\"name\":\"\u{9b}2J\u{202e}\"},\"origin\":\"\u{7f}\\n\",\"previous\":null}\n";
     let file = env.file("log", line.as_bytes());
-    for (format, said) in [
+    for (format, message) in [
         (
             "text",
             "1  1970-01-01T00:00:00Z  \\u{1b}[2J  by recovery  on token 1 \"\\u{9b}2J\\u{202e}\"  from \"\\u{7f}\\n\"\n",
@@ -685,6 +630,6 @@ fn what_a_terminal_would_obey_is_shown_escaped() {
         ("json", &line.replace('\u{9b}', "\\u009b").replace('\u{7f}', "\\u007f")),
     ] {
         let output = env.influxdb3(["audit", "show", "--format", format]).arg(&file).run();
-        assert_eq!((output.code, output.stdout.as_str()), (Some(0), said), "{format}");
+        assert_eq!((output.code, output.stdout.as_str()), (Some(0), message), "{format}");
     }
 }

@@ -1,5 +1,5 @@
-//! The command line beyond the documented flow: named tokens, tokens made offline, deletion, the list, `.env`, TLS, and
-//! what is asked and said on the way (COMPAT section 4).
+//! The command line: named tokens, tokens made offline, deletion, the list, `.env`, TLS, questions
+//! and messages (docs/compatibility.md 4).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,23 +7,23 @@ use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 use crate::support::{Cli, NOT_AUTHENTICATED, TIMEOUT, TestEnv, assert_token_form, get, sha512_hex};
 
-/// A good answer to a request for a new token.
+/// Body of a response with a new token.
 const ISSUED: &str = r#"{"id":1,"name":"x","token":"apiv3_made-up","hash":"","created_at":"2026-01-01T00:00:00Z","expiry":null}"#;
 
 const TOKEN: &str = "apiv3_presented";
 
-/// The answer of a server, down to the bytes.
+/// A whole response.
 fn http(status: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
@@ -32,13 +32,13 @@ fn created() -> String {
     http("201 Created", ISSUED)
 }
 
-/// Something that answers one request, and tells what it was.
+/// Responds to one request, and returns it.
 struct FakeServer {
     address: SocketAddr,
     listener: TcpListener,
 }
 
-/// A request as it came: its first line, its fields in lower case, and its body.
+/// First line, fields in lower case, and body of a request.
 #[derive(Debug)]
 struct ReceivedRequest {
     line: String,
@@ -56,12 +56,12 @@ impl FakeServer {
         format!("http://{}", self.address)
     }
 
-    fn answer(self, answer: String) -> thread::JoinHandle<ReceivedRequest> {
-        thread::spawn(move || serve(accept(&self.listener), &answer))
+    fn respond(self, response: String) -> thread::JoinHandle<ReceivedRequest> {
+        thread::spawn(move || serve(accept(&self.listener), &response))
     }
 
-    /// Whether nobody has come.
-    fn is_unvisited(&self) -> bool {
+    /// Returns whether no client has connected.
+    fn has_no_client(&self) -> bool {
         self.listener.set_nonblocking(true).unwrap();
         self.listener.accept().is_err()
     }
@@ -73,8 +73,8 @@ fn accept(listener: &TcpListener) -> TcpStream {
     stream
 }
 
-/// Reads a request, and answers it.
-fn serve(stream: impl Read + Write, answer: &str) -> ReceivedRequest {
+/// Reads a request, and responds to it.
+fn serve(stream: impl Read + Write, response: &str) -> ReceivedRequest {
     let mut stream = BufReader::new(stream);
     let mut head = Vec::new();
     loop {
@@ -90,7 +90,7 @@ fn serve(stream: impl Read + Write, answer: &str) -> ReceivedRequest {
     let length = fields.iter().find_map(|field| field.strip_prefix("content-length: "));
     let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
     stream.read_exact(&mut body).unwrap();
-    stream.get_mut().write_all(answer.as_bytes()).unwrap();
+    stream.get_mut().write_all(response.as_bytes()).unwrap();
     stream.get_mut().flush().unwrap();
     ReceivedRequest { line: line.clone(), fields, body: String::from_utf8(body).unwrap() }
 }
@@ -110,17 +110,18 @@ fn files(directory: &Path) -> BTreeSet<String> {
 
 fn pipe(env: &TestEnv) -> PathBuf {
     let path = env.home().join("pipe");
-    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    assert!(fs::metadata(&path).unwrap().file_type().is_fifo());
     path
 }
 
 #[test]
-fn every_combination_of_options_sends_the_documented_request() {
+fn create_options_send_documented_request() {
     let named = "POST /api/v3/configure/token/named_admin HTTP/1.1";
     let operator = "POST /api/v3/configure/token/admin HTTP/1.1";
     let ignored = "warning: the operator token never expires, so --expiry is ignored; it is for a token with a --name\n";
     let unused = "warning: --output-file is used with --offline and --regenerate only; the token is not written to it\n";
-    for (args, line, body, said) in [
+    for (args, line, body, message) in [
         ("", operator, "", ""),
         ("--expiry 10d", operator, "", ignored),
         ("--output-file unused", operator, "", unused),
@@ -136,27 +137,27 @@ fn every_combination_of_options_sends_the_documented_request() {
         let server = FakeServer::new();
         let args: Vec<_> = args.split_whitespace().collect();
         let cli = admin(&env, &args).args(&["-H", &server.url()]).env("INFLUXDB3_AUTH_TOKEN", TOKEN);
-        let server = server.answer(created());
+        let server = server.respond(created());
         let output = cli.run();
-        assert_eq!((output.code, output.stderr.as_str()), (Some(0), said), "{args:?}");
+        assert_eq!((output.code, output.stderr.as_str()), (Some(0), message), "{args:?}");
         assert!(output.stdout.contains("Token: apiv3_made-up\n"), "{args:?}");
-        let seen = server.join().unwrap();
-        assert_eq!((seen.line.as_str(), seen.body.as_str()), (line, body), "{args:?}");
-        // Nobody needs a token to create the first one, so it is not sent where it is not asked for.
+        let received = server.join().unwrap();
+        assert_eq!((received.line.as_str(), received.body.as_str()), (line, body), "{args:?}");
+        // Creating the operator token needs no credential, so the client sends none.
         let authorization = format!("authorization: bearer {TOKEN}");
-        assert_eq!(seen.fields.contains(&authorization), line != operator, "{seen:?}");
-        let json = seen.fields.contains(&"content-type: application/json".to_owned());
-        assert_eq!(json, line == named, "{seen:?}");
+        assert_eq!(received.fields.contains(&authorization), line != operator, "{received:?}");
+        let json = received.fields.contains(&"content-type: application/json".to_owned());
+        assert_eq!(json, line == named, "{received:?}");
         assert!(files(env.home()).is_empty(), "{args:?}");
     }
 }
 
 #[test]
-fn options_that_contradict_each_other_do_nothing() {
+fn contradictory_options_send_no_request() {
     let env = TestEnv::new();
     let server = FakeServer::new();
     let expiries = "a duration is one like 30min, 12h, 10d, 1y";
-    for (args, said) in [
+    for (args, message) in [
         (
             "--name ci --regenerate",
             "error: --regenerate cannot be used with --name, --regenerate only applies for operator token\n",
@@ -191,18 +192,18 @@ fn options_that_contradict_each_other_do_nothing() {
     ] {
         let args: Vec<_> = args.split_whitespace().collect();
         let output = admin(&env, &args).args(&["--host", &server.url()]).run();
-        output.assert_failed(2, &[said, "--help"]);
+        output.assert_failed(2, &[message, "--help"]);
     }
     for args in ["delete token", "delete token --yes", "delete tokens", "show", "show token"] {
         let output = env.influxdb3(args.split_whitespace()).env("INFLUXDB3_HOST_URL", server.url()).run();
         output.assert_failed(2, &["Usage: influxdb3"]);
     }
-    assert!(server.is_unvisited());
+    assert!(server.has_no_client());
     assert!(files(env.home()).is_empty());
 }
 
 #[test]
-fn a_named_token_lives_from_its_creation_to_its_deletion() {
+fn named_token_is_created_listed_and_deleted() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     let operator = server.create();
@@ -213,7 +214,7 @@ fn a_named_token_lives_from_its_creation_to_its_deletion() {
     };
     let created = run(&["create", "token", "--admin", "--name", "ci runner"]);
     let token = created.token();
-    // The same block as for the operator token.
+    // The same format as for the operator token.
     assert_eq!(
         created.stdout,
         format!(
@@ -277,7 +278,7 @@ fn a_named_token_lives_from_its_creation_to_its_deletion() {
     ] {
         let output = run(args);
         assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{args:?}");
-        // Wherever the columns of the table are wide.
+        // Without the padding of wide columns.
         let spaces = output.stdout.split(' ').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
         assert!(spaces.contains(&header), "{}", output.stdout);
         assert!(output.stdout.ends_with('\n') && !output.stdout.ends_with("\n\n"), "{:?}", output.stdout);
@@ -304,7 +305,7 @@ fn a_named_token_lives_from_its_creation_to_its_deletion() {
 }
 
 #[test]
-fn only_yes_and_y_confirm_a_deletion() {
+fn deletion_requires_yes_or_y() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);
     let operator = server.create();
@@ -314,7 +315,7 @@ fn only_yes_and_y_confirm_a_deletion() {
         cli.env("INFLUXDB3_AUTH_TOKEN", &operator).run()
     };
     let question = "Are you sure you want to delete \"ci\"? Enter 'yes' or 'y' to confirm\n";
-    for (answer, confirms) in [
+    for (response, confirms) in [
         ("", false),
         ("\n", false),
         ("no\n", false),
@@ -327,21 +328,21 @@ fn only_yes_and_y_confirm_a_deletion() {
         (" YeS \r\n", true),
     ] {
         let token = run(&["create", "token", "--admin", "--name", "ci"], "").token();
-        let output = run(&["delete", "token", "--token-name", "ci"], answer);
-        assert!(output.stderr.starts_with(question), "{answer:?}: {}", output.stderr);
+        let output = run(&["delete", "token", "--token-name", "ci"], response);
+        assert!(output.stderr.starts_with(question), "{response:?}: {}", output.stderr);
         if confirms {
-            assert_eq!((output.code, output.stderr.as_str()), (Some(0), question), "{answer:?}");
+            assert_eq!((output.code, output.stderr.as_str()), (Some(0), question), "{response:?}");
         } else {
             output.assert_failed(1, &["Delete command failed: Cannot proceed without confirmation\n"]);
-            assert!(server.accepts(&token), "{answer:?}");
+            assert!(server.accepts(&token), "{response:?}");
             assert_eq!(run(&["delete", "token", "--token-name", "ci", "--yes"], "").code, Some(0));
         }
-        assert!(!server.accepts(&token), "{answer:?}");
+        assert!(!server.accepts(&token), "{response:?}");
     }
 }
 
 #[test]
-fn the_operator_token_is_not_deleted_and_nobody_is_asked() {
+fn operator_token_deletion_is_refused_without_request() {
     let env = TestEnv::new();
     let server = FakeServer::new();
     for yes in [&[][..], &["--yes"]] {
@@ -356,11 +357,11 @@ fn the_operator_token_is_not_deleted_and_nobody_is_asked() {
              operator token, use: influxdb3 create token --admin --regenerate --token [TOKEN]\n"
         );
     }
-    assert!(server.is_unvisited());
+    assert!(server.has_no_client());
 }
 
 #[test]
-fn a_deletion_names_its_token_in_the_query() {
+fn deletion_encodes_name_in_query() {
     let env = TestEnv::new();
     for (name, query) in [
         ("ci", "ci"),
@@ -370,25 +371,25 @@ fn a_deletion_names_its_token_in_the_query() {
         ("", ""),
     ] {
         let server = FakeServer::new();
-        // What stands behind the address is not part of it (COMPAT section 4).
+        // The client ignores path, query and fragment of the URL (docs/compatibility.md 4).
         let host = format!("{}/prefix?token_name=other#x", server.url());
-        let server = server.answer(http("200 OK", ""));
+        let server = server.respond(http("200 OK", ""));
         let output = env
             .influxdb3(["delete", "token", "--yes", "--token", TOKEN, "--host", &host, "--token-name", name])
             .run();
         assert_eq!(output.stdout, format!("Token \"{name}\" deleted successfully\n"), "{output:?}");
-        let seen = server.join().unwrap();
-        assert_eq!(seen.line, format!("DELETE /api/v3/configure/token?token_name={query} HTTP/1.1"));
-        assert!(seen.fields.contains(&format!("authorization: bearer {TOKEN}")), "{seen:?}");
-        assert_eq!(seen.body, "");
+        let received = server.join().unwrap();
+        assert_eq!(received.line, format!("DELETE /api/v3/configure/token?token_name={query} HTTP/1.1"));
+        assert!(received.fields.contains(&format!("authorization: bearer {TOKEN}")), "{received:?}");
+        assert_eq!(received.body, "");
     }
-    // A token in the place of the name is not repeated in the question; that is checked for every command.
+    // The question redacts a token in the place of the name. The fixture also checks every stderr.
     let output = env.influxdb3(["delete", "token", "--token-name", TOKEN]).run();
     output.assert_failed(1, &["delete \"[token]\"?"]);
 }
 
 #[test]
-fn the_list_is_asked_for_with_the_documented_query() {
+fn show_tokens_sends_documented_query() {
     let env = TestEnv::new();
     for (args, format) in [
         (&[][..], "pretty"),
@@ -397,8 +398,8 @@ fn the_list_is_asked_for_with_the_documented_query() {
         (&["--format", "jsonl"], "jsonl"),
         (&["--format", "csv"], "csv"),
     ] {
-        // With a new line at the end, whether it came or not; and nothing that a terminal would obey.
-        for (answer, shown) in [
+        // The client adds a missing newline, and removes control characters.
+        for (response, shown) in [
             ("a\nb", "a\nb\n"),
             ("a\nb\n", "a\nb\n"),
             ("a\n\n", "a\n\n"),
@@ -408,19 +409,19 @@ fn the_list_is_asked_for_with_the_documented_query() {
             let server = FakeServer::new();
             let cli = env.influxdb3(["show", "tokens", "--host", &server.url()]);
             let cli = cli.env("INFLUXDB3_AUTH_TOKEN", TOKEN);
-            let server = server.answer(http("200 OK", answer));
+            let server = server.respond(http("200 OK", response));
             let output = cli.args(args).run();
             assert_eq!(
                 (output.code, output.stdout.as_str(), output.stderr.as_str()),
                 (Some(0), shown, ""),
-                "{answer:?}"
+                "{response:?}"
             );
-            let seen = server.join().unwrap();
-            assert_eq!(seen.line, "POST /api/v3/query_sql HTTP/1.1");
-            assert!(seen.fields.contains(&"content-type: application/json".to_owned()), "{seen:?}");
-            assert!(seen.fields.contains(&format!("authorization: bearer {TOKEN}")), "{seen:?}");
+            let received = server.join().unwrap();
+            assert_eq!(received.line, "POST /api/v3/query_sql HTTP/1.1");
+            assert!(received.fields.contains(&"content-type: application/json".to_owned()), "{received:?}");
+            assert!(received.fields.contains(&format!("authorization: bearer {TOKEN}")), "{received:?}");
             assert_eq!(
-                seen.body,
+                received.body,
                 format!(r#"{{"db":"_internal","q":"select * from system.tokens","format":"{format}"}}"#)
             );
         }
@@ -428,13 +429,13 @@ fn the_list_is_asked_for_with_the_documented_query() {
     let server = FakeServer::new();
     let output = env.influxdb3(["show", "tokens", "--format", "parquet", "--host", &server.url()]).run();
     output.assert_failed(1, &["Show command failed: parquet is binary and cannot be printed", "json"]);
-    assert!(server.is_unvisited());
+    assert!(server.has_no_client());
 }
 
 #[test]
-fn an_answer_that_no_token_server_gives_is_no_success() {
+fn unexpected_response_is_an_error() {
     let env = TestEnv::new();
-    for (command, answer, said) in [
+    for (command, response, message) in [
         ("delete token --token-name x --yes", http("200 OK", "<html>"), "answers, but not as a token server"),
         ("delete token --token-name x --yes", http("204 No Content", ""), "instead of 200 OK"),
         ("show tokens", http("201 Created", "x"), "instead of 200 OK"),
@@ -456,13 +457,13 @@ fn an_answer_that_no_token_server_gives_is_no_success() {
         ("create token --admin --name x", String::new(), "influxdb3 delete token --token-name NAME"),
         ("create token --admin --regenerate --yes", String::new(), "The token may have been replaced."),
         ("show tokens", String::new(), "did not answer"),
-        // As a server answers that expects TLS.
+        // The alert of a server that expects TLS.
         ("show tokens", "\u{15}\u{3}\u{3}\0\u{2}\u{2}\u{16}".to_owned(), "its URL begins with https://"),
     ] {
         let server = FakeServer::new();
         let cli = env.influxdb3(command.split_whitespace()).args(&["--host", &server.url()]);
-        let server = server.answer(answer.clone());
-        cli.run().assert_failed(1, &["command failed: ", said]);
+        let server = server.respond(response.clone());
+        cli.run().assert_failed(1, &["command failed: ", message]);
         server.join().unwrap();
     }
     let server = FakeServer::new();
@@ -477,12 +478,12 @@ fn an_answer_that_no_token_server_gives_is_no_success() {
 }
 
 #[test]
-fn a_token_made_offline_is_written_as_documented() {
+fn offline_token_file_has_documented_format() {
     let env = TestEnv::new();
     let now = || u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap();
     let ignored = "warning: the operator token never expires, so --expiry is ignored; it is for a token with a --name\n";
     let year_9999 = 253_370_764_800_000;
-    for (args, name, lifetime, said) in [
+    for (args, name, lifetime, message) in [
         (&[][..], "_admin", None, ""),
         (&["--expiry", "1d"], "_admin", None, ignored),
         (&["--name", "ci"], "ci", None, ""),
@@ -496,7 +497,7 @@ fn a_token_made_offline_is_written_as_documented() {
             let before = now();
             let output = admin(&env, args)
                 .args(&["--offline", "--output-file", "token.json", "--hash-file", "hash.json", "--yes"])
-                // It is not asked for anything.
+                // An unreachable server, as the command sends no request.
                 .args(&["--host", "http://127.0.0.1:1", "--format", format])
                 .run();
             let after = now();
@@ -509,9 +510,9 @@ fn a_token_made_offline_is_written_as_documented() {
             if format == "json" {
                 let shown: Value = serde_json::from_str(&output.stdout).unwrap();
                 assert_eq!(shown["token"], token);
-                assert_eq!(output.stderr, format!("{said}{saved}"));
+                assert_eq!(output.stderr, format!("{message}{saved}"));
             } else {
-                assert_eq!(output.stderr, said);
+                assert_eq!(output.stderr, message);
                 let header = format!("HTTP Requests Header: Authorization: Bearer {token}\n");
                 let block =
                     format!("\nNew token created successfully!\n\nToken: {token}\n{header}\nIMPORTANT: ");
@@ -523,8 +524,8 @@ fn a_token_made_offline_is_written_as_documented() {
                 None => assert_eq!(expiry, None),
                 Some(u64::MAX) => assert!(expiry.unwrap() >= year_9999, "{expiry:?}"),
                 Some(seconds) => {
-                    let made = expiry.unwrap() - seconds * 1000;
-                    assert!((before..=after).contains(&made), "{before} {made} {after}");
+                    let created = expiry.unwrap() - seconds * 1000;
+                    assert!((before..=after).contains(&created), "{before} {created} {after}");
                 }
             }
             let line = expiry.map(|expiry| format!(",\n  \"expiry_millis\": {expiry}")).unwrap_or_default();
@@ -548,13 +549,13 @@ fn a_token_made_offline_is_written_as_documented() {
 }
 
 #[test]
-fn a_token_file_is_not_replaced_by_accident() {
+fn token_file_is_replaced_only_after_confirmation() {
     let env = TestEnv::new();
     let (token, hash) = (env.file("token.json", b"precious"), env.file("hash.json", b"precious"));
     let question = |file: &str| {
         format!("{file} exists already, and a server may be using it. Enter 'yes' to replace it\n")
     };
-    for (answer, args) in [
+    for (response, args) in [
         ("", &[][..]),
         ("y\n", &[]),
         ("no\nyes\n", &[]),
@@ -562,12 +563,12 @@ fn a_token_file_is_not_replaced_by_accident() {
         ("yes\nno\n", &["--hash-file", "hash.json"]),
     ] {
         let output =
-            admin(&env, &["--offline", "--output-file", "token.json"]).args(args).input(answer).run();
+            admin(&env, &["--offline", "--output-file", "token.json"]).args(args).input(response).run();
         output
             .assert_failed(1, &[&question("token.json"), "Create command failed: Cannot replace ", "--yes"]);
         assert!(
             fs::read(&token).unwrap() == b"precious" && fs::read(&hash).unwrap() == b"precious",
-            "{answer:?}"
+            "{response:?}"
         );
     }
     let output = admin(&env, &["--offline", "--output-file", "token.json"]).input("yes\n").run();
@@ -580,7 +581,7 @@ fn a_token_file_is_not_replaced_by_accident() {
     assert!(fs::read_to_string(&token).unwrap().contains(&output.token()));
     assert_eq!(mode(&token), 0o600);
 
-    // A link stays, and what it leads to is replaced.
+    // The command replaces the target of a link, not the link.
     let link = env.home().join("link.json");
     symlink("hash.json", &link).unwrap();
     admin(&env, &["--offline", "--output-file", "link.json"])
@@ -595,14 +596,14 @@ fn a_token_file_is_not_replaced_by_accident() {
 }
 
 #[test]
-fn what_cannot_be_written_is_left_as_it_was() {
+fn unwritable_output_file_changes_nothing() {
     let env = TestEnv::new();
     let directory = env.home().join("directory");
     fs::create_dir(&directory).unwrap();
-    // As a device would be, but not one that the machine needs.
+    // Stands for a device, which a test must not replace.
     let pipe = pipe(&env);
     env.file("hash.json", b"precious");
-    for (file, said) in [
+    for (file, message) in [
         ("directory", "it is there already and not a regular file"),
         ("pipe", "it is there already and not a regular file"),
         ("hash.json/", "this is not the name of a file"),
@@ -610,7 +611,7 @@ fn what_cannot_be_written_is_left_as_it_was() {
         ("/dev/null", "it is there already and not a regular file"),
         ("nowhere/token.json", "No such file or directory"),
         ("hash.json/token.json", "Not a directory"),
-        // Not even root can make a file there.
+        // Root cannot create a file there either.
         ("/proc/token.json", ""),
         ("", ""),
         ("..", ""),
@@ -618,7 +619,7 @@ fn what_cannot_be_written_is_left_as_it_was() {
         let output = admin(&env, &["--offline", "--yes", &format!("--output-file={file}")]).run();
         assert!(matches!(output.code, Some(1 | 2)), "{output:?}");
         assert!(
-            output.stdout.is_empty() && output.stderr.contains(file) && output.stderr.contains(said),
+            output.stdout.is_empty() && output.stderr.contains(file) && output.stderr.contains(message),
             "{output:?}"
         );
     }
@@ -627,14 +628,14 @@ fn what_cannot_be_written_is_left_as_it_was() {
     assert!(files(&directory).is_empty());
     assert!(fs::metadata(pipe).unwrap().file_type().is_fifo());
 
-    // The hash comes second: what has been saved is said.
+    // The token file is written first, so the error names it.
     admin(&env, &["--offline", "--output-file", "token.json", "--hash-file", "nowhere/hash.json"])
         .run()
         .assert_failed(1, &["Token saved to: token.json, but not its hash: cannot write nowhere/hash.json"]);
 }
 
 #[test]
-fn the_file_dotenv_adds_to_the_environment() {
+fn dotenv_file_extends_environment() {
     let env = TestEnv::new();
     let below = env.home().join("one/two");
     fs::create_dir_all(&below).unwrap();
@@ -644,7 +645,7 @@ fn the_file_dotenv_adds_to_the_environment() {
             server.url()
         )
     };
-    // Where the file lies, what the environment and the command line say, and which token is sent.
+    // File, token of the environment, token of the command line, and the token that is sent.
     for (file, environment, typed, sent) in [
         ("one/two/.env", None, None, Some("apiv3_file")),
         ("one/.env", None, None, Some("apiv3_file")),
@@ -663,7 +664,7 @@ fn the_file_dotenv_adds_to_the_environment() {
         if let Some(token) = typed {
             cli = cli.args(&["--token", token]);
         }
-        let server = server.answer(http("200 OK", "[]"));
+        let server = server.respond(http("200 OK", "[]"));
         let output = cli.run();
         assert_eq!(
             (output.code, output.stderr.contains("an argument")),
@@ -675,19 +676,19 @@ fn the_file_dotenv_adds_to_the_environment() {
         assert_eq!(authorization, sent, "{file}");
         fs::remove_file(path).unwrap();
     }
-    // The nearest counts, alone.
+    // Only the nearest file is read.
     let (near, far) = (FakeServer::new(), FakeServer::new());
     env.file(".env", url("apiv3_far", &far).as_bytes());
     env.file("one/.env", format!("INFLUXDB3_HOST_URL={}", near.url()).as_bytes());
-    // What is no file is no .env.
+    // A directory is not a .env file.
     fs::create_dir(below.join(".env")).unwrap();
-    let near = near.answer(http("200 OK", "[]"));
+    let near = near.respond(http("200 OK", "[]"));
     assert_eq!(env.influxdb3(["show", "tokens"]).current_dir(&below).run().code, Some(0));
     assert!(!near.join().unwrap().fields.iter().any(|field| field.starts_with("authorization")));
 }
 
 #[test]
-fn a_dotenv_that_cannot_be_used_stops_everything_and_is_not_repeated() {
+fn invalid_dotenv_aborts_without_echo() {
     let env = TestEnv::new();
     let path = env.home().join(".env");
     for content in [
@@ -720,9 +721,9 @@ fn a_dotenv_that_cannot_be_used_stops_everything_and_is_not_repeated() {
 }
 
 #[test]
-fn the_help_of_every_command_has_examples_and_no_secret() {
+fn help_has_examples_and_no_secret() {
     let env = TestEnv::new();
-    for (args, said) in [
+    for (args, message) in [
         ("--help", "influxdb3 show tokens"),
         ("help", "influxdb3 show tokens"),
         ("--help-all", "influxdb3 show tokens"),
@@ -741,7 +742,7 @@ fn the_help_of_every_command_has_examples_and_no_secret() {
         let output = cli.run();
         assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{args}");
         assert!(
-            output.stdout.contains("Examples:\n") && output.stdout.contains(said),
+            output.stdout.contains("Examples:\n") && output.stdout.contains(message),
             "{args}: {}",
             output.stdout
         );
@@ -750,11 +751,11 @@ fn the_help_of_every_command_has_examples_and_no_secret() {
 }
 
 #[test]
-fn a_token_in_the_clear_is_warned_of() {
+fn token_over_plain_http_warns() {
     let env = TestEnv::new();
     let warning = "warning: the token crosses the network in the clear";
-    for (args, token, warned) in [
-        // The answer holds one.
+    for (args, token, warns) in [
+        // The response has a token.
         ("create token --admin", None, true),
         ("create token --admin --regenerate --yes", None, true),
         ("create token --admin --name x", Some(TOKEN), true),
@@ -763,7 +764,7 @@ fn a_token_in_the_clear_is_warned_of() {
         ("delete token --token-name x --yes", Some(TOKEN), true),
         ("delete token --token-name x --yes", None, false),
     ] {
-        // A name that nobody has, behind a proxy that answers for everybody.
+        // A host name that does not exist, behind a proxy that responds for it.
         for (host, far) in [("http://token-server.invalid", true), ("", false)] {
             let server = FakeServer::new();
             let host = if far { host.to_owned() } else { server.url() };
@@ -772,22 +773,22 @@ fn a_token_in_the_clear_is_warned_of() {
             if let Some(token) = token {
                 cli = cli.env("INFLUXDB3_AUTH_TOKEN", token);
             }
-            let answer = if args.starts_with("create") {
+            let response = if args.starts_with("create") {
                 created()
             } else {
                 http("200 OK", if args.starts_with("show") { "[]" } else { "" })
             };
-            let server = server.answer(answer);
+            let server = server.respond(response);
             let output = cli.run();
             assert_eq!(output.code, Some(0), "{output:?}");
-            assert_eq!(output.stderr.contains(warning), far && warned, "{output:?}");
+            assert_eq!(output.stderr.contains(warning), far && warns, "{output:?}");
             let to_proxy = server.join().unwrap().line.contains("token-server.invalid");
             assert_eq!(to_proxy, far, "{args}");
         }
     }
 }
 
-/// A certificate authority of our own.
+/// A certificate authority.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -799,7 +800,7 @@ impl Authority {
     }
 
     /// A server with a certificate for `name`.
-    fn server(&self, name: &str, versions: &[&'static rustls::SupportedProtocolVersion]) -> TlsStandIn {
+    fn server(&self, name: &str, versions: &[&'static rustls::SupportedProtocolVersion]) -> FakeTlsServer {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -813,31 +814,31 @@ impl Authority {
                 PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
             )
             .unwrap();
-        TlsStandIn { stand_in: FakeServer::new(), config: Arc::new(config) }
+        FakeTlsServer { server: FakeServer::new(), config: Arc::new(config) }
     }
 }
 
-struct TlsStandIn {
-    stand_in: FakeServer,
+struct FakeTlsServer {
+    server: FakeServer,
     config: Arc<ServerConfig>,
 }
 
-impl TlsStandIn {
+impl FakeTlsServer {
     fn url(&self) -> String {
-        format!("https://{}", self.stand_in.address)
+        format!("https://{}", self.server.address)
     }
 
-    /// Answers one request, if one comes.
-    fn answer(self, answer: String) -> thread::JoinHandle<Option<ReceivedRequest>> {
+    /// Responds to one request, if the client sends one.
+    fn respond(self, response: String) -> thread::JoinHandle<Option<ReceivedRequest>> {
         thread::spawn(move || {
-            let mut stream = accept(&self.stand_in.listener);
+            let mut stream = accept(&self.server.listener);
             let mut connection = ServerConnection::new(self.config).unwrap();
             while connection.is_handshaking() {
                 if connection.complete_io(&mut stream).is_err() {
                     return None;
                 }
             }
-            // The client may leave after the handshake, when it has seen who this is.
+            // The client may close the connection after it has checked the certificate.
             if connection.wants_read() && stream.peek(&mut [0]).ok()? == 0 {
                 return None;
             }
@@ -845,10 +846,10 @@ impl TlsStandIn {
             if stream.fill_buf().is_err() {
                 return None;
             }
-            let seen = serve(&mut stream, &answer);
+            let received = serve(&mut stream, &response);
             stream.conn.send_close_notify();
             stream.flush().unwrap();
-            Some(seen)
+            Some(received)
         })
     }
 }
@@ -856,12 +857,12 @@ impl TlsStandIn {
 const TLS_1_3: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
 #[test]
-fn a_server_with_a_certificate_of_its_own_is_reached_with_tls_ca() {
+fn tls_ca_option_trusts_certificate() {
     let env = TestEnv::new();
-    let (ours, other) = (Authority::new("ours"), Authority::new("other"));
-    env.file("ca.pem", ours.0.pem().as_bytes());
-    env.file("ca.der", ours.0.der());
-    env.file("several", format!("Several:\n{}\nand\n{}", other.0.pem(), ours.0.pem()).as_bytes());
+    let (trusted, other) = (Authority::new("trusted"), Authority::new("other"));
+    env.file("ca.pem", trusted.0.pem().as_bytes());
+    env.file("ca.der", trusted.0.der());
+    env.file("several", format!("Several:\n{}\nand\n{}", other.0.pem(), trusted.0.pem()).as_bytes());
     env.file("other.pem", other.0.pem().as_bytes());
     for (args, environment, system) in [
         (&["--tls-ca", "ca.pem"][..], None, None),
@@ -869,13 +870,13 @@ fn a_server_with_a_certificate_of_its_own_is_reached_with_tls_ca() {
         (&["--tls-ca", "several"], None, None),
         (&[], Some("ca.pem"), None),
         (&["--tls-ca", "ca.der"], Some("nowhere"), None),
-        // One beside the other.
+        // The option and the certificates of the system.
         (&[], None, Some("ca.pem")),
         (&["--tls-ca", "other.pem"], None, Some("ca.pem")),
         (&["--tls-ca", "ca.pem"], None, Some("other.pem")),
         (&["--tls-ca", "ca.pem"], None, Some("nowhere")),
     ] {
-        let server = ours.server("127.0.0.1", TLS_1_3);
+        let server = trusted.server("127.0.0.1", TLS_1_3);
         let mut cli = admin(&env, &["--name", "ci", "--host", &server.url()])
             .env("INFLUXDB3_AUTH_TOKEN", TOKEN)
             .args(args);
@@ -883,23 +884,23 @@ fn a_server_with_a_certificate_of_its_own_is_reached_with_tls_ca() {
         if let Some(path) = environment {
             cli = cli.env("INFLUXDB3_TLS_CA", path);
         }
-        let server = server.answer(created());
+        let server = server.respond(created());
         let output = cli.run();
         assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{args:?} {system:?}");
-        let seen = server.join().unwrap().unwrap();
-        assert_eq!(seen.line, "POST /api/v3/configure/token/named_admin HTTP/1.1");
-        assert!(seen.fields.contains(&format!("authorization: bearer {TOKEN}")), "{seen:?}");
+        let received = server.join().unwrap().unwrap();
+        assert_eq!(received.line, "POST /api/v3/configure/token/named_admin HTTP/1.1");
+        assert!(received.fields.contains(&format!("authorization: bearer {TOKEN}")), "{received:?}");
     }
 }
 
 #[test]
-fn a_server_that_is_not_trusted_is_told_nothing() {
+fn untrusted_server_receives_no_request() {
     let env = TestEnv::new();
-    let (ours, other) = (Authority::new("ours"), Authority::new("other"));
-    env.file("ca.pem", ours.0.pem().as_bytes());
+    let (trusted, other) = (Authority::new("trusted"), Authority::new("other"));
+    env.file("ca.pem", trusted.0.pem().as_bytes());
     env.file("other.pem", other.0.pem().as_bytes());
     let untrusted = ["is not trusted: invalid peer certificate", "--tls-ca FILE", "INFLUXDB3_TLS_CA"];
-    for (name, args, said) in [
+    for (name, args, message) in [
         ("127.0.0.1", &[][..], &untrusted[..]),
         ("127.0.0.1", &["--tls-ca", "other.pem"], &untrusted),
         (
@@ -908,15 +909,15 @@ fn a_server_that_is_not_trusted_is_told_nothing() {
             &["is not trusted: ", "not valid for name", "Give --host the name"],
         ),
     ] {
-        let server = ours.server(name, TLS_1_3);
+        let server = trusted.server(name, TLS_1_3);
         let cli = env.influxdb3(["show", "tokens", "--token", TOKEN, "--host", &server.url()]);
-        let server = server.answer(http("200 OK", "[]"));
+        let server = server.respond(http("200 OK", "[]"));
         let output = cli.env("SSL_CERT_FILE", "nowhere").args(args).run();
         output.assert_failed(1, &["Show command failed: the server at https://127.0.0.1:"]);
-        output.assert_failed(1, said);
+        output.assert_failed(1, message);
         assert!(server.join().unwrap().is_none(), "{name} {args:?}");
     }
-    // Unless somebody wants it so, and then it is said every time.
+    // The option disables the check, with a warning each time.
     for environment in [None, Some("true")] {
         for _ in 0..2 {
             let server = other.server("example.com", TLS_1_3);
@@ -926,7 +927,7 @@ fn a_server_that_is_not_trusted_is_told_nothing() {
                 None => cli.args(&["--tls-no-verify"]),
                 Some(value) => cli.env("INFLUXDB3_TLS_NO_VERIFY", value),
             };
-            let server = server.answer(http("200 OK", "[]"));
+            let server = server.respond(http("200 OK", "[]"));
             let output = cli.run();
             assert_eq!((output.code, output.stdout.as_str()), (Some(0), "[]\n"), "{output:?}");
             assert!(
@@ -939,21 +940,21 @@ fn a_server_that_is_not_trusted_is_told_nothing() {
 }
 
 #[test]
-fn what_speaks_another_protocol_is_told_from_what_is_not_trusted() {
+fn protocol_mismatch_differs_from_untrusted_certificate() {
     let env = TestEnv::new();
-    let ours = Authority::new("ours");
-    env.file("ca.pem", ours.0.pem().as_bytes());
+    let trusted = Authority::new("trusted");
+    env.file("ca.pem", trusted.0.pem().as_bytes());
     let show = |host: &str| {
         env.influxdb3(["show", "tokens", "--tls-ca", "ca.pem", "--token", TOKEN, "--host", host])
     };
-    // Nothing older than TLS 1.3 (COMPAT section 4).
-    let server = ours.server("127.0.0.1", &[&rustls::version::TLS12]);
+    // The client requires TLS 1.3 (docs/compatibility.md 4).
+    let server = trusted.server("127.0.0.1", &[&rustls::version::TLS12]);
     let cli = show(&server.url());
-    let server = server.answer(http("200 OK", "[]"));
+    let server = server.respond(http("200 OK", "[]"));
     cli.run().assert_failed(1, &["cannot reach https://127.0.0.1:", "Does the server allow TLS 1.3?"]);
     assert!(server.join().unwrap().is_none());
 
-    // HTTP where TLS is expected: a server, and one that hangs up.
+    // A client of TLS at an HTTP server, and at one that closes the connection.
     let server = env.serve(&["--store", "memory:"]);
     let hint = "If the server speaks plain HTTP, its URL begins with http://.";
     show(&format!("https://{}", server.address)).run().assert_failed(1, &["cannot reach https://", hint]);
@@ -962,30 +963,30 @@ fn what_speaks_another_protocol_is_told_from_what_is_not_trusted() {
     let silent = thread::spawn(move || drop(accept(&silent.listener)));
     cli.run().assert_failed(1, &["cannot reach https://", hint]);
     silent.join().unwrap();
-    // Nobody there.
+    // No server.
     show("https://127.0.0.1:1")
         .run()
         .assert_failed(1, &["Connection refused", "Is the server running there?"]);
 
-    // TLS where HTTP is expected.
-    let server = ours.server("127.0.0.1", TLS_1_3);
+    // A client of HTTP at a TLS server.
+    let server = trusted.server("127.0.0.1", TLS_1_3);
     let cli = show(&server.url().replace("https", "http"));
-    let server = server.answer(http("200 OK", "[]"));
+    let server = server.respond(http("200 OK", "[]"));
     cli.run().assert_failed(1, &["did not answer", "its URL begins with https://"]);
     assert!(server.join().unwrap().is_none());
 }
 
 #[test]
-fn certificates_that_cannot_be_used_are_named() {
+fn unusable_certificate_files_are_named() {
     let env = TestEnv::new();
-    let ours = Authority::new("ours");
-    env.file("pem.der", ours.0.pem().as_bytes());
-    env.file("der.pem", ours.0.der());
+    let trusted = Authority::new("trusted");
+    env.file("pem.der", trusted.0.pem().as_bytes());
+    env.file("der.pem", trusted.0.der());
     env.file("empty", b"");
     env.file("key.pem", KeyPair::generate().unwrap().serialize_pem().as_bytes());
     env.file("garbage.pem", b"-----BEGIN CERTIFICATE-----\n*\n-----END CERTIFICATE-----\n");
     env.file("broken.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
-    for (file, said) in [
+    for (file, message) in [
         ("nowhere", "cannot read nowhere: No such file or directory"),
         (".", "cannot read .: Is a directory"),
         ("pem.der", "pem.der holds no certificate that can be used ("),
@@ -995,22 +996,22 @@ fn certificates_that_cannot_be_used_are_named() {
         ("garbage.pem", "garbage.pem holds no certificate that can be used ("),
         ("broken.pem", "broken.pem holds no certificate that can be used ("),
     ] {
-        // As well where they are not needed: who gives them expects something of it.
+        // Also for an HTTP server, which needs no certificate.
         for host in ["https://127.0.0.1:1", "http://127.0.0.1:1"] {
             let output = env.influxdb3(["show", "tokens", "--host", host, "--tls-ca", file]).run();
-            output.assert_failed(1, &["Show command failed: --tls-ca: ", said]);
+            output.assert_failed(1, &["Show command failed: --tls-ca: ", message]);
         }
     }
 }
 
 #[test]
-fn the_certificates_of_the_system_are_read_for_tls_only() {
+fn system_certificates_are_read_for_tls_only() {
     let env = TestEnv::new();
-    // Whoever opens it waits for somebody who writes.
+    // A reader of the pipe blocks.
     let pipe = pipe(&env);
     let server = FakeServer::new();
     let cli = env.influxdb3(["show", "tokens", "--host", &server.url()]).env("SSL_CERT_FILE", &pipe);
-    let server = server.answer(http("200 OK", "[]"));
+    let server = server.respond(http("200 OK", "[]"));
     assert_eq!(cli.run().code, Some(0));
     server.join().unwrap();
 }

@@ -1,9 +1,11 @@
-//! The tables of COMPAT sections 2 and 3 against a server: one row here for a row there, with its number.
+//! The tables of docs/compatibility.md 2 and 3 against a server: a row here for a row there, with
+//! its number in the first column.
 //!
-//! A body is what stands here, byte for byte, with any text in the place of each `…`. Where DESIGN.md section 6 wants
-//! something else than COMPAT, the row says so. Every answer is held against the OpenAPI document of the same server.
+//! A body is compared byte for byte, with any text in the place of each `…`. A comment marks each
+//! row that differs from InfluxDB on purpose (docs/design.md 6). Each response must match the
+//! OpenAPI document of the same server.
 
-#![allow(clippy::too_many_lines, reason = "tables are as long as they are")]
+#![allow(clippy::too_many_lines, reason = "tables are long")]
 
 use std::io::Write as _;
 
@@ -27,20 +29,20 @@ const MALFORMED: &str = r#"{"error": "Authorization header was malformed, the re
 const NOT_FOUND: &str = "Not found";
 const OPERATOR_TAKEN: &str = "token name already exists, _admin";
 
-/// A new token, in the one form that it has (COMPAT 2.3).
+/// Body of a response with a new token (docs/compatibility.md 2.3).
 const ISSUED: &str = r#"{"id":…,"name":"…","token":"apiv3_…","hash":"…","created_at":"…Z","expiry":…}"#;
 
-/// Where it stands in COMPAT, the situation, the request, and what it is answered.
+/// Section of docs/compatibility.md, situation, request, status, and body.
 type Row<'a> = (&'a str, &'a str, Request, u16, &'a str);
 
-/// A server, and what it says of itself.
-struct Described {
+/// A server, its OpenAPI document, and its cluster id.
+struct CheckedServer {
     server: Server,
     document: Document,
     cluster: String,
 }
 
-impl Described {
+impl CheckedServer {
     fn new(server: Server, token: &str) -> Self {
         let document = Document::of(&server, token);
         let cluster =
@@ -51,44 +53,44 @@ impl Described {
 
     #[track_caller]
     fn send(&self, request: &Request) -> Response {
-        let answer = request.send(self.server.address);
-        self.document.check(request, &answer);
-        assert_eq!(answer.header("cluster-uuid"), Some(self.cluster.as_str()), "{answer:?}");
-        answer
+        let response = request.send(self.server.address);
+        self.document.check(request, &response);
+        assert_eq!(response.header("cluster-uuid"), Some(self.cluster.as_str()), "{response:?}");
+        response
     }
 
-    /// Sends the requests, one after the other.
+    /// Sends the requests of the rows, and asserts the responses.
     #[track_caller]
-    fn walk<'a>(&self, rows: impl IntoIterator<Item = Row<'a>>) {
-        for (compat, situation, request, status, body) in rows {
-            let answer = self.send(&request);
-            let as_expected = answer.status == status && is_like(&answer.body, body);
-            assert!(as_expected, "{compat}, {situation}: {status} {body:?} expected, got {answer:?}");
+    fn assert_rows<'a>(&self, rows: impl IntoIterator<Item = Row<'a>>) {
+        for (section, situation, request, status, body) in rows {
+            let response = self.send(&request);
+            let matches = response.status == status && is_like(&response.body, body);
+            assert!(matches, "{section}, {situation}: expected {status} {body:?}, got {response:?}");
         }
     }
 
-    /// Makes a named token.
+    /// Creates a named token.
     #[track_caller]
-    fn named(&self, credential: &str, name: &str) -> String {
-        self.send(&named(&format!(r#"{{"token_name":{name:?}}}"#)).bearer(credential)).token()
+    fn create_named(&self, credential: &str, name: &str) -> String {
+        self.send(&named_request(&format!(r#"{{"token_name":{name:?}}}"#)).bearer(credential)).token()
     }
 }
 
-/// Whether a text is the pattern, in which `…` stands for any text.
+/// Returns whether a text matches a pattern, in which `…` stands for any text.
 fn is_like(text: &str, pattern: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('…') else { return text == pattern };
     let Some(mut text) = text.strip_prefix(first) else { return false };
     let mut parts: Vec<_> = rest.split('…').collect();
     let last = parts.pop().unwrap();
     for part in parts {
-        let Some((_, behind)) = text.split_once(part) else { return false };
-        text = behind;
+        let Some((_, rest)) = text.split_once(part) else { return false };
+        text = rest;
     }
     text.ends_with(last)
 }
 
-/// A body of JSON for a named token.
-fn named(body: &str) -> Request {
+/// A request for a named token, with this JSON body.
+fn named_request(body: &str) -> Request {
     post(NAMED).header("Content-Type", "application/json").body(body.as_bytes())
 }
 
@@ -106,21 +108,22 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// docs/compatibility.md 2.8
 #[test]
-fn the_error_matrix_2_8() {
+fn errors_match_table() {
     let env = TestEnv::new();
     let server = env.serve(&["--max-http-request-size", "1000"]);
     let old = server.create();
     let token = server.regenerate(&old);
-    let server = Described::new(server, &token);
-    let ci = server.named(&token, "ci");
-    let expired = named(r#"{"token_name":"expired","expiry_secs":0}"#).bearer(&token);
+    let server = CheckedServer::new(server, &token);
+    let ci = server.create_named(&token, "ci");
+    let expired = named_request(r#"{"token_name":"expired","expiry_secs":0}"#).bearer(&token);
     let expired = server.send(&expired).token();
-    let deleted = server.named(&token, "deleted");
-    server.walk([("2.6", "delete", delete("?token_name=deleted").bearer(&token), 200, "")]);
+    let deleted = server.create_named(&token, "deleted");
+    server.assert_rows([("2.6", "delete", delete("?token_name=deleted").bearer(&token), 200, "")]);
 
     let json = |request: Request| request.bearer(&token).header("Content-Type", "application/json");
-    server.walk([
+    server.assert_rows([
         ("2.8", "no credential", get("/health"), 401, NOT_AUTHENTICATED),
         ("2.8", "unknown token", get("/health").bearer("apiv3_unknown"), 401, NOT_AUTHENTICATED),
         ("2.8", "replaced token", get("/health").bearer(&old), 401, NOT_AUTHENTICATED),
@@ -129,17 +132,17 @@ fn the_error_matrix_2_8() {
         ("2.8", "empty p on /query", get("/query?p=").bearer(&token), 401, NOT_AUTHENTICATED),
         ("2.8", "empty p on /write", post("/write?p=").bearer(&token), 401, NOT_AUTHENTICATED),
         ("2.8", "malformed", get("/health").authorization(&format!("Bearer  {token}")), 400, MALFORMED),
-        // DESIGN: 500 with "to str error" there; it is not a server fault.
+        // Differs: InfluxDB returns 500 with "to str error", which is not a fault of the server.
         ("2.8", "not ASCII", get("/health").authorization(&format!("Bearer {token}é")), 400, MALFORMED),
         ("2.8", "operator exists already", post(CREATE), 409, OPERATOR_TAKEN),
         (
             "2.8",
             "named token exists",
-            named(r#"{"token_name":"ci"}"#).bearer(&token),
+            named_request(r#"{"token_name":"ci"}"#).bearer(&token),
             409,
             "token name already exists, ci",
         ),
-        // DESIGN: any token may there.
+        // Differs: InfluxDB accepts any admin token.
         (
             "2.4",
             "regenerate, presenting another token",
@@ -157,9 +160,9 @@ fn the_error_matrix_2_8() {
         (
             "2.8",
             "delete unknown",
-            delete("?token_name=nobody").bearer(&token),
+            delete("?token_name=unknown").bearer(&token),
             404,
-            "the requested resource was not found: nobody",
+            "the requested resource was not found: unknown",
         ),
         ("2.8", "unknown path", get("/nowhere").bearer(&token), 404, NOT_FOUND),
         ("2.8", "wrong method", get(NAMED).bearer(&token), 404, NOT_FOUND),
@@ -181,27 +184,28 @@ fn the_error_matrix_2_8() {
         (
             "2.8",
             "bad JSON",
-            named("{}").bearer(&token),
+            named_request("{}").bearer(&token),
             400,
             "serde json error: missing field `token_name` at line 1 column 2",
         ),
     ]);
 }
 
+/// docs/compatibility.md 2.5, 2.6, 2.8
 #[test]
-fn a_server_without_operator_2_5_2_6_2_8() {
+fn missing_operator_is_404() {
     let env = TestEnv::new();
     let preset =
         "apiv3_Jkalv-IPKqJR2P7QT0n28gFpf1iEwK-eZ7q6hXqyzrJu0kEPB-VE88eGXTTz9GKhwKm38-6qkykKPdhNeduS9g";
-    // Taken in by a process of its own, before the server starts.
+    // Imported before the server starts, so there is no operator token.
     std::fs::DirBuilder::new().create(env.data_dir()).unwrap();
     let authority = Authority::builder(SqliteStore::open(env.store()).unwrap()).build().unwrap();
     authority.import_token("preset", &Secret::from(preset.to_owned()), None, "test").unwrap();
     drop(authority);
-    let server = Described::new(env.serve(&RECOVERY), preset);
+    let server = CheckedServer::new(env.serve(&RECOVERY), preset);
     let recovery = server.server.recovery();
-    server.walk([
-        // DESIGN: 404 instead of 500.
+    server.assert_rows([
+        // Differs: InfluxDB returns 500.
         (
             "2.8",
             "regenerate, none exists",
@@ -217,56 +221,58 @@ fn a_server_without_operator_2_5_2_6_2_8() {
             "cannot delete operator token",
         ),
     ]);
-    // DESIGN: 500 there; it is not a server fault.
-    let answer = post(REGENERATE).send(recovery);
-    answer.assert_is(404, "missing admin token, cannot update");
-    assert_eq!(answer.header("cluster-uuid"), None);
+    // Differs: InfluxDB returns 500, which is not a fault of the server.
+    let response = post(REGENERATE).send(recovery);
+    response.assert_is(404, "missing admin token, cannot update");
+    assert_eq!(response.header("cluster-uuid"), None);
 
-    let created = server.send(&named(r#"{"token_name":"_admin","expiry_secs":60}"#).bearer(preset));
+    let created = server.send(&named_request(r#"{"token_name":"_admin","expiry_secs":60}"#).bearer(preset));
     let operator = created.token();
     assert_eq!(created.json()["name"], "_admin");
     assert!(created.json()["expiry"].is_string());
-    server.walk([
+    server.assert_rows([
         ("2.5", "the operator exists now", post(CREATE), 409, OPERATOR_TAKEN),
         ("2.4", "and can replace itself", post(REGENERATE).bearer(&operator), 201, ISSUED),
     ]);
 }
 
+/// docs/compatibility.md 2.8
 #[test]
-fn a_store_that_fails_2_8() {
+fn store_failure_is_503() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     let token = server.create();
-    let server = Described::new(server, &token);
-    // Nothing can be changed while another program holds the store.
+    let server = CheckedServer::new(server, &token);
+    // A lock of another program prevents every change.
     let store = rusqlite::Connection::open(env.store()).unwrap();
     store.execute_batch("BEGIN EXCLUSIVE").unwrap();
-    let said = "tokens are not available at the moment, nothing was changed, try again";
-    // DESIGN: another text, which is not for debugging, and another status, by which clients know what to do.
-    server.walk([("2.8", "object store failure", post(REGENERATE).bearer(&token), 503, said)]);
-    let answer = server.send(&named(r#"{"token_name":"ci"}"#).bearer(&token));
-    answer.assert_is(503, said);
-    assert_eq!(answer.header("retry-after"), Some("1"));
+    let unavailable = "tokens are not available at the moment, nothing was changed, try again";
+    // Differs: another text, without debug output, and a status that lets clients retry.
+    server.assert_rows([("2.8", "object store failure", post(REGENERATE).bearer(&token), 503, unavailable)]);
+    let response = server.send(&named_request(r#"{"token_name":"ci"}"#).bearer(&token));
+    response.assert_is(503, unavailable);
+    assert_eq!(response.header("retry-after"), Some("1"));
     store.execute_batch("ROLLBACK").unwrap();
-    server.walk([("2.4", "regenerate", post(REGENERATE).bearer(&token), 201, ISSUED)]);
+    server.assert_rows([("2.4", "regenerate", post(REGENERATE).bearer(&token), 201, ISSUED)]);
 }
 
+/// docs/compatibility.md 2.2
 #[test]
-fn the_order_of_evaluation_2_2() {
+fn evaluation_order_matches_table() {
     let env = TestEnv::new();
     let server = env.serve(&["--max-http-request-size", "1000"]);
     let token = server.create();
-    let server = Described::new(server, &token);
+    let server = CheckedServer::new(server, &token);
     let large = vec![b' '; 1001];
     let typed = |content_type: &str| post(NAMED).bearer(&token).header("Content-Type", content_type);
     let encoded = |encoding: &str| typed("application/json").header("Content-Encoding", encoding);
     let limit = "max request size (1000 bytes) exceeded";
     let not_json = "unacceptable content-type, expected: application/json";
-    server.walk([
+    server.assert_rows([
         ("2.2", "OPTIONS comes first", request("OPTIONS", NAMED).authorization("Nonsense"), 204, ""),
         ("2.2", "OPTIONS on any path", request("OPTIONS", "/nowhere"), 204, ""),
         ("2.2", "OPTIONS on the server", request("OPTIONS", "*"), 204, ""),
-        // DESIGN: the body is judged after its sender.
+        // Differs: the server checks the credential before the body.
         ("2.2", "credential before body", post(NAMED).body(b"{"), 401, NOT_AUTHENTICATED),
         (
             "2.2",
@@ -279,12 +285,12 @@ fn the_order_of_evaluation_2_2() {
         ("2.2", "path before body", post("/nowhere").bearer(&token).body(&large), 404, NOT_FOUND),
         (
             "2.2",
-            "no credential is looked at here",
+            "no credential is read here",
             request("PUT", CREATE).authorization("Nonsense"),
             404,
             NOT_FOUND,
         ),
-        // DESIGN section 5: this one tells how the operator token stands.
+        // An addition: the status of the operator token (docs/design.md 5).
         ("2.2", "but with this method", get(CREATE).authorization("Nonsense"), 400, MALFORMED),
         ("2.2", "nor here, with another method", request("DELETE", CREATE), 404, NOT_FOUND),
         ("2.2", "but here", get(&format!("{CREATE}/")), 401, NOT_AUTHENTICATED),
@@ -315,20 +321,21 @@ fn the_order_of_evaluation_2_2() {
         ("/ping", Some("GET, POST, OPTIONS")),
         ("/nowhere", None),
     ] {
-        let answer = server.send(&request("OPTIONS", path));
+        let response = server.send(&request("OPTIONS", path));
         let headers: Vec<_> =
-            answer.headers.iter().map(|(name, _)| name.as_str()).filter(|name| *name != "date").collect();
+            response.headers.iter().map(|(name, _)| name.as_str()).filter(|name| *name != "date").collect();
         let expected = if allow.is_some() { &["allow", "cluster-uuid"][..] } else { &["cluster-uuid"] };
-        assert_eq!((headers.as_slice(), answer.header("allow")), (expected, allow), "{path}");
+        assert_eq!((headers.as_slice(), response.header("allow")), (expected, allow), "{path}");
     }
 }
 
+/// docs/compatibility.md 2.1
 #[test]
-fn paths_are_compared_byte_for_byte_2_1() {
+fn paths_are_compared_byte_for_byte() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     let token = server.create();
-    let server = Described::new(server, &token);
+    let server = CheckedServer::new(server, &token);
     let before = env.stored_catalog();
     for (method, path) in [
         ("GET", "/"),
@@ -360,7 +367,7 @@ fn paths_are_compared_byte_for_byte_2_1() {
         ("GET", "/query"),
         ("POST", "/write"),
     ] {
-        // HEAD has no body, whatever its length.
+        // A response to HEAD has no body.
         if method == "HEAD" {
             let mut connection = Connection::open(server.server.address).unwrap();
             connection.write(&request(method, path).bearer(&token).to_bytes());
@@ -369,36 +376,37 @@ fn paths_are_compared_byte_for_byte_2_1() {
         }
         let request = request(method, path);
         let situation = format!("{method} {path}");
-        server.walk([
+        server.assert_rows([
             ("2.1", &*situation, request.clone(), 401, NOT_AUTHENTICATED),
             ("2.1", &*situation, request.bearer(&token), 404, NOT_FOUND),
         ]);
     }
     assert_eq!(env.stored_catalog(), before);
-    // What is not compared.
-    server.walk([
+    // The comparison excludes the query.
+    server.assert_rows([
         ("2.1", "query string", get("/health?x=y").bearer(&token), 200, "OK"),
         ("2.1", "empty query string", get("/health?").bearer(&token), 200, "OK"),
     ]);
 }
 
+/// docs/compatibility.md 2.3, 2.4
 #[test]
-fn create_and_regenerate_2_3_2_4() {
+fn create_and_regenerate() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);
     let created =
         post(CREATE).header("Content-Type", "text/plain").body(b"{\"name\":\"x\"}").send(server.address);
     let token = created.token();
-    let server = Described::new(server, &token);
-    // As it could not be checked before.
+    let server = CheckedServer::new(server, &token);
+    // The document is known only now.
     server.document.check(&post(CREATE), &created);
     let created_at = created.json()["created_at"].as_str().unwrap().to_owned();
-    let is_operator = |answer: &Response| {
-        let (token, hash) = (answer.token(), sha512_hex(&answer.token()));
-        // DESIGN: "json" there.
-        assert_eq!(answer.header("content-type"), Some("application/json"));
+    let is_operator = |response: &Response| {
+        let (token, hash) = (response.token(), sha512_hex(&response.token()));
+        // Differs: InfluxDB sends "json".
+        assert_eq!(response.header("content-type"), Some("application/json"));
         assert_eq!(
-            answer.body,
+            response.body,
             format!(
                 r#"{{"id":0,"name":"_admin","token":"{token}","hash":"{hash}","created_at":"{created_at}","expiry":null}}"#
             )
@@ -406,26 +414,27 @@ fn create_and_regenerate_2_3_2_4() {
         token
     };
     is_operator(&created);
-    server.walk([("2.3", "again", post(CREATE), 409, OPERATOR_TAKEN)]);
+    server.assert_rows([("2.3", "again", post(CREATE), 409, OPERATOR_TAKEN)]);
     let ignored = post(&format!("{REGENERATE}?x=y")).header("Content-Type", "text/plain").body(b"{");
     let regenerated = is_operator(&server.send(&ignored.bearer(&token)));
-    server.walk([
+    server.assert_rows([
         ("2.4", "with the old token", post(REGENERATE).bearer(&token), 401, NOT_AUTHENTICATED),
         ("2.4", "without a token", post(REGENERATE), 401, NOT_AUTHENTICATED),
         ("2.4", "with the new one", post(REGENERATE).bearer(&regenerated), 201, ISSUED),
     ]);
 }
 
+/// docs/compatibility.md 2.5
 #[test]
-fn named_tokens_2_5() {
+fn named_tokens() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
-    let server = Described::new(server, &token);
+    let server = CheckedServer::new(server, &token);
     let good = |name: &str| format!(r#"{{"token_name":"{name}"}}"#);
     let not_json = "unacceptable content-type, expected: application/json";
 
-    // Each makes a token of the name of its row.
+    // Each row creates a token with its own name.
     let typed = |number: usize, content_type: &str| {
         post(NAMED).header("Content-Type", content_type).body(good(&format!("typed {number}")).as_bytes())
     };
@@ -443,15 +452,15 @@ fn named_tokens_2_5() {
     ];
     for (number, (content_type, status)) in content_types.into_iter().enumerate() {
         let body = if status == 201 { ISSUED } else { not_json };
-        server.walk([("2.5", content_type, typed(number, content_type).bearer(&token), status, body)]);
+        server.assert_rows([("2.5", content_type, typed(number, content_type).bearer(&token), status, body)]);
     }
 
-    let with_body = |body: &str| named(body).bearer(&token);
+    let with_body = |body: &str| named_request(body).bearer(&token);
     let encoded = |encoding: &str, body: &[u8]| {
         let request = post(NAMED).bearer(&token).header("Content-Type", "application/json");
         request.header("Content-Encoding", encoding).body(body)
     };
-    server.walk([
+    server.assert_rows([
         ("2.5", "no content type", post(NAMED).bearer(&token).body(good("x").as_bytes()), 415, not_json),
         ("2.5", "identity", encoded("identity", good("identity").as_bytes()), 201, ISSUED),
         ("2.5", "gzip", encoded("gzip", &gzip(good("gzip").as_bytes())), 201, ISSUED),
@@ -492,10 +501,11 @@ fn named_tokens_2_5() {
             r#"{…"name":"an hour",…,"expiry":"…Z"}"#,
         ),
         ("2.5", "0 seconds", with_body(r#"{"token_name":"0","expiry_secs":0}"#), 201, r#"{…"expiry":"…Z"}"#),
-        // 3.10 never expires, later versions do at the end of time. Clients can read this end.
+        // In InfluxDB 3.10 it never expires, in later versions at the last time that clients can
+        // parse.
         (
             "2.5",
-            "as long as can be",
+            "longest",
             with_body(r#"{"token_name":"long","expiry_secs":18446744073709551615}"#),
             201,
             r#"{…"expiry":"9999-12-30T22:00:00Z"}"#,
@@ -537,7 +547,7 @@ fn named_tokens_2_5() {
         ),
         (
             "2.5",
-            "a token in the wrong place is not repeated",
+            "a misplaced token is not echoed",
             with_body(r#"{"token_name":"x","expiry_secs":"apiv3_secret"}"#),
             400,
             "serde json error: invalid type: string \"[token]\", expected u64 at line 1 column 46",
@@ -574,7 +584,7 @@ fn named_tokens_2_5() {
         ("2.5", "taken by an expired one", with_body(&good("0")), 409, "token name already exists, 0"),
         ("2.5", "other letters", with_body(&good("Null")), 201, ISSUED),
         ("2.5", "the operator", with_body(&good("_admin")), 409, OPERATOR_TAKEN),
-        // Any text is a name there. COMPAT 13: no client depends on that.
+        // Differs: InfluxDB accepts any name. No client depends on that (docs/compatibility.md 13).
         ("2.5", "empty name", with_body(&good("")), 400, "a token name must not be empty"),
         (
             "2.5",
@@ -591,27 +601,30 @@ fn named_tokens_2_5() {
             "a token name must not look like _admin, the name of the operator token",
         ),
     ]);
-    // By any accepted token.
-    let ci = server.named(&token, "ci");
-    let by_ci = server.named(&ci, "by ci");
+    // Any accepted token can create named tokens.
+    let ci = server.create_named(&token, "ci");
+    let by_ci = server.create_named(&ci, "by ci");
     assert!(server.server.accepts(&by_ci));
 }
 
+/// docs/compatibility.md 2.6
 #[test]
-fn deleting_2_6() {
+fn deletion() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     let token = server.create();
-    let server = Described::new(server, &token);
-    let ids: Vec<_> =
-        ["a b", "Zürich", "a+b&c", "self", "ci"].into_iter().map(|name| server.named(&token, name)).collect();
+    let server = CheckedServer::new(server, &token);
+    let ids: Vec<_> = ["a b", "Zürich", "a+b&c", "self", "ci"]
+        .into_iter()
+        .map(|name| server.create_named(&token, name))
+        .collect();
     let by = |query: &str| delete(query).bearer(&token);
-    server.walk([
+    server.assert_rows([
         ("2.6", "+ is a space", by("?token_name=a+b"), 200, ""),
         ("2.6", "percent", by("?token_name=Z%C3%BCrich"), 200, ""),
         ("2.6", "percent, all of it", by("?x=y&token%5Fname=a%2Bb%26c&z"), 200, ""),
         ("2.6", "a token deletes itself", delete("?token_name=self").bearer(&ids[3]), 200, ""),
-        ("2.6", "and is gone", delete("?token_name=self").bearer(&ids[3]), 401, NOT_AUTHENTICATED),
+        ("2.6", "and is deleted", delete("?token_name=self").bearer(&ids[3]), 401, NOT_AUTHENTICATED),
         ("2.6", "again", by("?token_name=self"), 404, "the requested resource was not found: self"),
         ("2.6", "in the body", by("").body(b"token_name=ci"), 400, "serde error: missing field `token_name`"),
         ("2.6", "no query string", by(""), 400, "serde error: missing field `token_name`"),
@@ -641,8 +654,8 @@ fn deleting_2_6() {
             405,
             "cannot delete operator token",
         ),
-        ("2.6", "by nobody", delete("?token_name=ci"), 401, NOT_AUTHENTICATED),
-        // DESIGN: small limits. Nothing in this body means anything.
+        ("2.6", "no credential", delete("?token_name=ci"), 401, NOT_AUTHENTICATED),
+        // Differs: small limits. The server ignores this body.
         (
             "2.6",
             "large body",
@@ -653,34 +666,36 @@ fn deleting_2_6() {
         ("2.6", "any body", by("?token_name=ci").body(&vec![0; 65536]), 200, ""),
     ]);
     let refused = server.send(&by("?token_name=_admin"));
-    // RFC 9110 asks for it.
+    // RFC 9110 requires it.
     assert_eq!(refused.header("allow"), Some("GET, OPTIONS"));
-    // A name can be used again, an id cannot (6.2).
-    let again = server.send(&named(r#"{"token_name":"ci"}"#).bearer(&token));
+    // A name can be used again, an id cannot (docs/compatibility.md 6.2).
+    let again = server.send(&named_request(r#"{"token_name":"ci"}"#).bearer(&token));
     assert_eq!(again.json()["id"], 6);
     for (name, token) in ids.iter().enumerate() {
         assert!(!server.server.accepts(token), "{name}");
     }
-    // A token that is taken for its name is neither in the answer nor in the log; that is checked of every log.
+    // A token in the place of a name is neither in the response nor in the log.
     let mistaken = by(&format!("?token_name={token}"));
-    let said = "the requested resource was not found: [token]";
+    let redacted = "the requested resource was not found: [token]";
     server.server.allow_redaction();
-    server.walk([("2.6", "a token for a name", mistaken, 404, said)]);
+    server.assert_rows([("2.6", "a token for a name", mistaken, 404, redacted)]);
     server.server.wait_for_log("there is no token named \"[token]\"");
 }
 
+/// docs/compatibility.md 2.7
 #[test]
-fn listing_2_7() {
+fn listing() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     let first = server.create();
     let operator = server.regenerate(&first);
-    let server = Described::new(server, &operator);
-    let strange = server.send(&named(r#"{"token_name":"a, \"b\" – Zürich"}"#).bearer(&operator));
-    let expired = server.send(&named(r#"{"token_name":"expired","expiry_secs":0}"#).bearer(&operator));
-    let deleted = server.named(&operator, "deleted");
-    server.walk([("2.6", "delete", delete("?token_name=deleted").bearer(&deleted), 200, "")]);
-    let late = server.named(&strange.token(), "late");
+    let server = CheckedServer::new(server, &operator);
+    let strange = server.send(&named_request(r#"{"token_name":"a, \"b\" – Zürich"}"#).bearer(&operator));
+    let expired =
+        server.send(&named_request(r#"{"token_name":"expired","expiry_secs":0}"#).bearer(&operator));
+    let deleted = server.create_named(&operator, "deleted");
+    server.assert_rows([("2.6", "delete", delete("?token_name=deleted").bearer(&deleted), 200, "")]);
+    let late = server.create_named(&strange.token(), "late");
 
     let listed = server.send(&get(TOKENS).bearer(&operator));
     let tokens = listed.json()["tokens"].as_array().unwrap().clone();
@@ -690,7 +705,7 @@ fn listing_2_7() {
     let (c0, c1, c2, c4) =
         (time(0, "created_at"), time(1, "created_at"), time(2, "created_at"), time(3, "created_at"));
     let (u0, x2) = (time(0, "updated_at"), time(2, "expiry"));
-    // What was answered when they were made.
+    // The times equal those in the responses to their creation.
     assert_eq!(
         (&strange.json()["created_at"], &expired.json()["expiry"]),
         (&c1.as_str().into(), &x2.as_str().into())
@@ -717,7 +732,7 @@ fn listing_2_7() {
         )
     );
 
-    // Without a zone from here on.
+    // The table has times without a zone.
     let [c0, c1, c2, c4, u0, x2] =
         [c0, c1, c2, c4, u0, x2].map(|time| time.strip_suffix('Z').unwrap().to_owned());
     let objects = [
@@ -743,7 +758,7 @@ token_id,name,hash,created_at,description,created_by_token_id,updated_at,updated
 4,late,{h4},{c4},,,,,,*:*:*
 "
     );
-    // The spaces between depend on the times; the unit test of the table has them all.
+    // Column widths depend on the times. The unit test of the table covers them.
     let pretty = format!(
         "\
 +----------+-----------------+-----------+…+…+-------------+
@@ -772,9 +787,9 @@ token_id,name,hash,created_at,description,created_by_token_id,updated_at,updated
     for (format, expected, content_type) in formats {
         let requests = [in_query(&format!("&format={format}")), in_body(&format!(r#","format":"{format}""#))];
         for request in requests {
-            // What is named beats what is accepted.
+            // The parameter overrides the Accept header.
             let request = request.header("Accept", "text/csv");
-            server.walk([("2.7", format, request.clone(), 200, expected.as_str())]);
+            server.assert_rows([("2.7", format, request.clone(), 200, expected.as_str())]);
             assert_eq!(server.send(&request).header("content-type"), Some(content_type));
         }
     }
@@ -787,7 +802,7 @@ token_id,name,hash,created_at,description,created_by_token_id,updated_at,updated
         ("text/plain", &pretty),
     ] {
         for request in [in_query(""), in_body(""), in_body(r#","format":null,"params":{}"#)] {
-            server.walk([("2.7", accept, request.header("Accept", accept), 200, expected.as_str())]);
+            server.assert_rows([("2.7", accept, request.header("Accept", accept), 200, expected.as_str())]);
         }
     }
 
@@ -796,7 +811,7 @@ token_id,name,hash,created_at,description,created_by_token_id,updated_at,updated
     let missing = "missing query parameters 'db' and 'q'";
     let no_format = "unsupported format \"parquet\", supported are: json, jsonl, csv, pretty";
     let no_sql = "unsupported query, the only one here is: select * from system.tokens";
-    server.walk([
+    server.assert_rows([
         ("2.7", "any letters", query("?db=_internal&q=SELECT+*+FROM+System.Tokens;"), 200, &*json),
         ("2.7", "any white space", query("?db=_internal&q=%0Aselect*from%09system+.+tokens+;+"), 200, &*json),
         (
@@ -835,18 +850,19 @@ token_id,name,hash,created_at,description,created_by_token_id,updated_at,updated
         ),
         ("2.7", "no JSON", body("db=_internal"), 400, "serde json error: expected value at line 1 column 1"),
         ("2.7", "no fields", body("{}"), 400, "serde json error: missing field `db` at line 1 column 2"),
-        ("2.7", "nobody", get(SQL), 401, NOT_AUTHENTICATED),
-        ("2.7", "nobody", get(TOKENS), 401, NOT_AUTHENTICATED),
+        ("2.7", "no credential", get(SQL), 401, NOT_AUTHENTICATED),
+        ("2.7", "no credential", get(TOKENS), 401, NOT_AUTHENTICATED),
         ("2.7", "any token", get(TOKENS).bearer(&late), 200, &*listed.body),
     ]);
 }
 
+/// docs/compatibility.md 2.9, 5.3
 #[test]
-fn what_needs_no_token_2_9() {
+fn health_and_ping() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
-    let server = Described::new(server, &token);
+    let server = CheckedServer::new(server, &token);
     let identity = format!(
         r#"{{"product_name":"optoken","version":"3.10.1","revision":"{}","process_id":"…"}}"#,
         env!("CARGO_PKG_VERSION")
@@ -857,32 +873,32 @@ fn what_needs_no_token_2_9() {
         ("GET", "/ping", &*identity),
         ("POST", "/ping", &*identity),
     ] {
-        server.walk([
+        server.assert_rows([
             ("2.9", path, request(method, path), 401, NOT_AUTHENTICATED),
             ("2.9", path, request(method, path).bearer(&token), 200, body),
         ]);
     }
-    let answers = [get("/ping"), post("/ping")].map(|ping| server.send(&ping.bearer(&token)));
-    for answer in &answers {
-        assert_eq!(answer.header("x-influxdb-version"), Some("3.10.1"));
-        assert_eq!(answer.header("x-influxdb-build"), Some("Core"));
-        let id = answer.header("request-id").unwrap();
+    let responses = [get("/ping"), post("/ping")].map(|ping| server.send(&ping.bearer(&token)));
+    for response in &responses {
+        assert_eq!(response.header("x-influxdb-version"), Some("3.10.1"));
+        assert_eq!(response.header("x-influxdb-build"), Some("Core"));
+        let id = response.header("request-id").unwrap();
         // A UUID of version 4.
         assert_eq!((id.len(), &id[14..15]), (36, "4"));
-        assert_eq!(answer.header("x-request-id"), Some(id));
+        assert_eq!(response.header("x-request-id"), Some(id));
     }
-    assert_ne!(answers[0].header("request-id"), answers[1].header("request-id"));
-    assert_eq!(answers[0].body, answers[1].body);
+    assert_ne!(responses[0].header("request-id"), responses[1].header("request-id"));
+    assert_eq!(responses[0].body, responses[1].body);
 
     let open = env.serve(&["--store", "memory:", "--disable-authz", "health,ping"]);
     let token = open.create();
-    let open = Described::new(open, &token);
-    open.walk([
+    let open = CheckedServer::new(open, &token);
+    open.assert_rows([
         ("5.3", "health", get("/health"), 200, "OK"),
         ("5.3", "health", get("/api/v1/health?x"), 200, "OK"),
         ("5.3", "ping", post("/ping"), 200, &*identity),
-        ("5.3", "the header is not looked at", get("/health").authorization("Nonsense"), 200, "OK"),
-        ("5.3", "nor is what it says", get("/health").bearer("apiv3_unknown"), 200, "OK"),
+        ("5.3", "the header is not read", get("/health").authorization("Nonsense"), 200, "OK"),
+        ("5.3", "the token is not checked", get("/health").bearer("apiv3_unknown"), 200, "OK"),
         ("5.3", "wrong method", post("/health"), 404, NOT_FOUND),
         ("5.3", "exactly these paths", get("/health/"), 401, NOT_AUTHENTICATED),
         ("5.3", "and no other", get(TOKENS), 401, NOT_AUTHENTICATED),
@@ -890,13 +906,14 @@ fn what_needs_no_token_2_9() {
     ]);
 }
 
+/// docs/compatibility.md 2.10
 #[test]
-fn started_without_auth_2_10() {
+fn disabled_auth() {
     let env = TestEnv::new();
     let token = env.serve(&[]).create();
     let disabled = "endpoint disabled, started without auth";
-    let server = Described::new(env.serve(&["--without-auth"]), "anything");
-    server.walk([
+    let server = CheckedServer::new(env.serve(&["--without-auth"]), "anything");
+    server.assert_rows([
         ("2.10", "no token", get("/health"), 200, "OK"),
         ("2.10", "any token", get("/health").bearer("any"), 200, "OK"),
         ("2.10", "a good one", get("/health").bearer(&token), 200, "OK"),
@@ -905,11 +922,11 @@ fn started_without_auth_2_10() {
         ("2.10", "OPTIONS", request("OPTIONS", REGENERATE), 204, ""),
         ("2.10", "create", post(CREATE), 405, disabled),
         ("2.10", "regenerate", post(REGENERATE).bearer(&token), 405, disabled),
-        ("2.10", "named", named(r#"{"token_name":"x"}"#).bearer(&token), 405, disabled),
+        ("2.10", "named", named_request(r#"{"token_name":"x"}"#).bearer(&token), 405, disabled),
         ("2.10", "delete", delete("?token_name=x").bearer(&token), 405, disabled),
         ("2.10", "list", get(TOKENS), 405, disabled),
         ("2.10", "any method", request("PATCH", REGENERATE), 405, disabled),
-        ("2.10", "whatever begins like that", get("/api/v3/configure/tokens/x"), 405, disabled),
+        ("2.10", "any path with this prefix", get("/api/v3/configure/tokens/x"), 405, disabled),
         ("2.10", "before the header is read", post(CREATE).authorization("Nonsense"), 405, disabled),
         (
             "2.10",
@@ -935,21 +952,22 @@ fn started_without_auth_2_10() {
     post(REGENERATE).send(server.recovery()).token();
 }
 
+/// docs/compatibility.md 3.1, 3.2
 #[test]
-fn the_grammar_of_credentials_3_1_3_2() {
+fn credential_grammar() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
-    let server = Described::new(server, &token);
+    let server = CheckedServer::new(server, &token);
     let pair = |user: &str| basic(format!("{user}:{token}").as_bytes());
-    // Its base64 ends with padding, whatever the length of the token.
+    // One of these has base64 with padding, for any length of the token.
     let padded = ["", "u", "uu"].into_iter().map(pair).find(|value| value.ends_with('=')).unwrap();
-    for (compat, situation, value, status) in [
+    for (section, situation, value, status) in [
         ("3.1", "Bearer", format!("Bearer {token}"), 200),
         ("3.1", "Token", format!("Token {token}"), 200),
         ("3.1", "Basic", pair("user"), 200),
         ("3.2", "Basic without a user", pair(""), 200),
-        ("3.2", "Basic with another user", pair("somebody else"), 200),
+        ("3.2", "Basic with another user", pair("another user"), 200),
         ("3.2", "Basic with the token as the user", basic(format!("{token}:").as_bytes()), 401),
         ("3.2", "one character less", format!("Bearer {}", &token[..91]), 401),
         ("3.2", "one character more", format!("Bearer {token}x"), 401),
@@ -966,7 +984,7 @@ fn the_grammar_of_credentials_3_1_3_2() {
         ("3.2", "token in lower case", format!("token {token}"), 400),
         ("3.2", "basic in lower case", pair("u").to_lowercase(), 400),
         ("3.2", "another scheme", format!("Digest {token}"), 400),
-        // DESIGN: 500 there.
+        // Differs: InfluxDB returns 500.
         ("3.2", "not ASCII", format!("Bearer {token}é"), 400),
         ("3.2", "Basic, not encoded", format!("Basic u:{token}"), 400),
         ("3.2", "Basic without padding", padded.trim_end_matches('=').to_owned(), 400),
@@ -981,11 +999,11 @@ fn the_grammar_of_credentials_3_1_3_2() {
                 401 => NOT_AUTHENTICATED,
                 _ => MALFORMED,
             };
-            server.walk([(compat, situation, get(path).authorization(&value), status, body)]);
+            server.assert_rows([(section, situation, get(path).authorization(&value), status, body)]);
         }
     }
     let wrong = "apiv3_wrong";
-    server.walk([
+    server.assert_rows([
         (
             "3.2",
             "only Authorization counts",
@@ -998,23 +1016,24 @@ fn the_grammar_of_credentials_3_1_3_2() {
     ]);
 }
 
+/// docs/compatibility.md 3.3
 #[test]
-fn the_query_parameter_3_3() {
+fn query_parameter_p() {
     let env = TestEnv::new();
     let server = env.serve_with(&["--store", "memory:"]).env("LOG_FILTER", "trace").start();
     let token = server.create();
-    let server = Described::new(server, &token);
+    let server = CheckedServer::new(server, &token);
     let wrong = "apiv3_wrong";
     let with = |path: &str, query: &str| get(&format!("{path}?{}", query.replace("TOKEN", &token)));
     for path in ["/query", "/write"] {
-        server.walk([
-            // With a good token, it is only that there is nothing here.
+        server.assert_rows([
+            // With a valid token, the path is not found.
             ("3.3", "p", with(path, "p=TOKEN"), 404, NOT_FOUND),
             ("3.3", "u is ignored", with(path, "u=me&db=x&p=TOKEN"), 404, NOT_FOUND),
             ("3.3", "p wins over a wrong header", with(path, "p=TOKEN").bearer(wrong), 404, NOT_FOUND),
             (
                 "3.3",
-                "which is not looked at",
+                "the header is not read",
                 with(path, "p=TOKEN").authorization("Nonsense"),
                 404,
                 NOT_FOUND,
@@ -1041,16 +1060,16 @@ fn the_query_parameter_3_3() {
         ]);
     }
     for path in ["/health", "/ping", "/query/", "/Query", SQL, TOKENS] {
-        server.walk([("3.3", path, with(path, "p=TOKEN"), 401, NOT_AUTHENTICATED)]);
+        server.assert_rows([("3.3", path, with(path, "p=TOKEN"), 401, NOT_AUTHENTICATED)]);
     }
-    // Nor does HTTP/2 take it to the log.
+    // HTTP/2 does not log the parameter.
     let mut connection = Connection::open(server.server.address).unwrap();
-    let asked =
+    let frames =
         [http2::opening(), http2::request("GET", &format!("/query?p={}", &token[..90]), &[], true)].concat();
-    connection.write(&asked);
+    connection.write(&frames);
     while http2::read_frame(&mut connection).0 != http2::HEADERS {}
-    // What it has written before it answered may not have been read yet.
-    eventually("all is logged", || {
+    // The log reader may lag behind the response.
+    eventually("the log has the request", || {
         let log = server.server.log();
         log.contains("TRACE") || log.contains("DEBUG")
     });
@@ -1058,14 +1077,15 @@ fn the_query_parameter_3_3() {
     assert!(!log.contains(&token[6..30]), "the token is in the log: {log}");
 }
 
+/// docs/compatibility.md 3.5
 #[test]
-fn a_failure_to_authenticate_is_logged_once_3_5() {
+fn authentication_failure_is_logged_once() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
     server.allow_redaction();
-    let described = Described::new(server, &token);
-    let expired = described.send(&named(r#"{"token_name":"x","expiry_secs":0}"#).bearer(&token)).token();
+    let server = CheckedServer::new(server, &token);
+    let expired = server.send(&named_request(r#"{"token_name":"x","expiry_secs":0}"#).bearer(&token)).token();
     let long = format!("/{}", "a".repeat(300));
     for (request, path, reason) in [
         (get("/none"), "/none", "there is none".to_owned()),
@@ -1081,13 +1101,13 @@ fn a_failure_to_authenticate_is_logged_once_3_5() {
         (get("/apiv3%5Ftoken/%61piv3%255Ftoken"), "/[token]/[token]", "there is none".to_owned()),
         (get(&long), &long[..256], "there is none".to_owned()),
     ] {
-        let before = described.server.log().len();
-        assert!(matches!(described.send(&request).status, 400 | 401));
+        let before = server.server.log().len();
+        assert!(matches!(server.send(&request).status, 400 | 401));
         let field = format!("path=\"{path}\"");
-        described.server.wait_for_log(&field);
-        // Once: whatever else it had to say would be there by the next answer.
-        described.send(&get("/health").bearer(&token));
-        let logged = described.server.log()[before..].to_owned();
+        server.server.wait_for_log(&field);
+        // One line: any other would be in the log before the next response.
+        server.send(&get("/health").bearer(&token));
+        let logged = server.server.log()[before..].to_owned();
         let lines: Vec<_> = logged.lines().filter(|line| line.contains(" WARN ")).collect();
         assert_eq!(lines.len(), 1, "{logged}");
         assert!(

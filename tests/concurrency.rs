@@ -1,4 +1,5 @@
-//! Many at once: of any number of commands that exclude each other, exactly one succeeds (DESIGN section 3, number 4).
+//! Concurrent commands that exclude each other: exactly one succeeds (docs/design.md 3, invariant
+//! 4).
 
 use std::net::SocketAddr;
 
@@ -6,34 +7,37 @@ use crate::support::{
     CREATE, NOT_AUTHENTICATED, REGENERATE, Request, Server, TestEnv, eventually, post, send_concurrently,
 };
 
-const MANY: usize = 64;
+/// Number of concurrent requests.
+const CONCURRENCY: usize = 64;
 
-/// How often a race is run where that takes milliseconds: a second winner would need the right moment.
+/// Repetitions of a race that takes milliseconds. A second success would need the right moment.
 const ROUNDS: usize = 40;
 
-/// Sends the same request many times at one moment, in turn to these servers, and gives the one token that came of it.
-/// All others are told `status` and `body`.
+/// Sends the same request many times at the same moment, to these servers in turn. Returns the
+/// token of the one success. All other responses have `status` and `body`.
 fn race(servers: &[SocketAddr], request: &Request, status: u16, body: &str) -> String {
-    let requests = servers.iter().cycle().take(MANY).map(|server| (*server, request.clone())).collect();
-    let answers: Vec<_> = send_concurrently(requests).into_iter().map(Result::unwrap).collect();
-    let (won, lost): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 201);
-    assert_eq!(won.len(), 1, "{} won and {} lost", won.len(), lost.len());
-    for answer in lost {
-        answer.assert_is(status, body);
+    let requests =
+        servers.iter().cycle().take(CONCURRENCY).map(|server| (*server, request.clone())).collect();
+    let responses: Vec<_> = send_concurrently(requests).into_iter().map(Result::unwrap).collect();
+    let (succeeded, failed): (Vec<_>, Vec<_>) =
+        responses.into_iter().partition(|response| response.status == 201);
+    assert_eq!(succeeded.len(), 1, "{} succeeded, {} failed", succeeded.len(), failed.len());
+    for response in failed {
+        response.assert_is(status, body);
     }
-    won[0].token()
+    succeeded[0].token()
 }
 
-/// How many changes the stored catalog remembers.
+/// Number of changes that the catalog has records of.
 fn changes(env: &TestEnv) -> usize {
     let (_, document) = env.stored_catalog().unwrap();
-    let made = |line: &&str| line.starts_with("{\"sequence\":") && !line.contains("\"initialize\"");
-    document.lines().filter(made).count()
+    let is_change = |line: &&str| line.starts_with("{\"sequence\":") && !line.contains("\"initialize\"");
+    document.lines().filter(is_change).count()
 }
 
 fn assert_winner(env: &TestEnv, servers: &[&Server], old: Option<&str>, new: &str, expected: usize) {
     for server in servers {
-        // On the server that answered at once, on the others within the bound.
+        // At once on the server that responded, within the bound on the others.
         eventually("the new token is accepted everywhere", || server.accepts(new));
         assert!(old.is_none_or(|old| !server.accepts(old)));
     }
@@ -41,7 +45,7 @@ fn assert_winner(env: &TestEnv, servers: &[&Server], old: Option<&str>, new: &st
 }
 
 #[test]
-fn of_many_regenerates_with_one_token_one_succeeds() {
+fn one_of_concurrent_regenerates_succeeds() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     let mut token = server.create();
@@ -54,7 +58,7 @@ fn of_many_regenerates_with_one_token_one_succeeds() {
 }
 
 #[test]
-fn of_many_regenerates_on_two_servers_of_one_store_one_succeeds() {
+fn one_of_concurrent_regenerates_on_two_servers_succeeds() {
     let env = TestEnv::new();
     let (one, two) = (env.serve(&[]), env.serve(&[]));
     let mut token = one.create();
@@ -68,7 +72,7 @@ fn of_many_regenerates_on_two_servers_of_one_store_one_succeeds() {
 }
 
 #[test]
-fn of_many_creates_one_succeeds() {
+fn one_of_concurrent_creates_succeeds() {
     let conflict = "token name already exists, _admin";
     for _ in 0..ROUNDS / 8 {
         let env = TestEnv::new();

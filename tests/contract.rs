@@ -1,11 +1,11 @@
-//! The contract and its releases.
+//! The contract and its releases, which `golden/released` keeps.
 //!
-//! `golden/released` holds every released contract. A component of the current contract must run in
-//! every host of a release of the same track, and a component of that release in a current host. A host
-//! that loads another component must report the difference.
+//! Within a track (all but the last number of the version) a component of one version works in a
+//! host of the other, both ways. A host that gets an incompatible component reports the first
+//! difference.
 //!
-//! No byte of a released contract changes, comments included: they are part of the contract. A changed
-//! comment needs another patch number, every other change another track.
+//! The files of a released version never change, comments included, as comments define the meaning.
+//! A change of comments needs a new last number, any other change a new track.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,7 +21,7 @@ use wit_parser::{
     TypeId, TypeOwner, WorldItem,
 };
 
-/// Every released file and its SHA-256. A release adds lines; no line is altered or removed.
+/// Released files and their SHA-256. A release adds lines. No line is changed or removed.
 const RELEASED: [(&str, &str); 0] = [];
 
 /// WIT files by their names.
@@ -54,11 +54,11 @@ fn released(version: &str) -> Files {
 }
 
 fn version_of(files: &Files) -> &str {
-    let (_, behind) = files["world.wit"].split_once("package optoken:authority@").unwrap();
-    behind.split_once(';').unwrap().0
+    let (_, rest) = files["world.wit"].split_once("package optoken:authority@").unwrap();
+    rest.split_once(';').unwrap().0
 }
 
-/// The same files as another version.
+/// The same files with another version.
 fn as_version(files: &Files, version: &str) -> Files {
     let package = |version: &str| format!("package optoken:authority@{version};");
     let (old, new) = (package(version_of(files)), package(version));
@@ -85,19 +85,18 @@ fn push(resolve: &mut Resolve, files: &Files) -> PackageId {
     resolve.push_group(group).unwrap()
 }
 
-/// Whether a component of the one contract runs in a host of the other.
-fn does_in(component: &Files, host: &Files) -> Result<(), String> {
+/// Checks that a component of one contract works in a host of another.
+fn check_compatible(component: &Files, host: &Files) -> Result<(), String> {
     let mut resolve = with_dependencies();
-    // Two packages of one name must differ in their version, which the comparison ignores.
+    // Packages of one name need different versions, which the comparison ignores.
     let component = push(&mut resolve, &as_version(component, "0.2.998"));
     let host = push(&mut resolve, &as_version(host, "0.2.999"));
     let world = |package| resolve.select_world(&[package], Some("authority")).unwrap();
     let (component, host) = (world(component), world(host));
-    // Compares whether the first fits where the second is expected.
     semver_check(resolve, component, host).map_err(|error| format!("{error:#}"))
 }
 
-/// The items of a contract by their names, with the version of `@since`.
+/// Items of a contract by their names, with the version of their `@since`.
 fn since(files: &Files) -> BTreeMap<String, Option<String>> {
     let mut resolve = with_dependencies();
     let package = push(&mut resolve, files);
@@ -115,7 +114,7 @@ fn since(files: &Files) -> BTreeMap<String, Option<String>> {
     {
         let name = format!("{verb} {}", resolve.name_world_key(key));
         items.insert(name, version(item.stability(&resolve)));
-        // An interface without a name is listed nowhere else.
+        // An inline interface is not among the interfaces of the package.
         if let WorldItem::Interface { id, .. } = item
             && resolve.interfaces[*id].name.is_none()
         {
@@ -125,7 +124,7 @@ fn since(files: &Files) -> BTreeMap<String, Option<String>> {
     for id in resolve.packages[package].interfaces.values() {
         items.extend(since_in(&resolve, *id, version));
     }
-    // The names of a world's interfaces contain the version of their package.
+    // Names of interfaces include the version.
     let suffix = format!("@{}", version_of(files));
     let unversioned = |name: String| match name.strip_suffix(&suffix) {
         Some(interface) if interface.contains("optoken:authority/") => interface.to_owned(),
@@ -141,49 +140,53 @@ fn since_in(
 ) -> Vec<(String, Option<String>)> {
     let Interface { name, types, functions, stability, .. } = &resolve.interfaces[id];
     let name = name.as_deref().unwrap_or("(inline)");
-    // A used name is an item of the interface that declares it.
-    let is_from_here = |ty: TypeId| match resolve.types[ty].kind {
+    // A `use` is an item of the other interface.
+    let is_defined_here = |ty: TypeId| match resolve.types[ty].kind {
         TypeDefKind::Type(Type::Id(other)) => resolve.types[other].owner == TypeOwner::Interface(id),
         _ => true,
     };
-    let types = types.iter().filter(|(_, ty)| is_from_here(**ty));
+    let types = types.iter().filter(|(_, ty)| is_defined_here(**ty));
     let types = types.map(|(item, ty)| (item, &resolve.types[*ty].stability));
     let items = types.chain(functions.iter().map(|(item, function)| (item, &function.stability)));
     let items = items.map(|(item, stability)| (format!("{name}.{item}"), version(stability)));
     items.chain([(name.to_owned(), version(stability))]).collect()
 }
 
-/// The part of a version within which contracts are compatible.
+/// The track of a version: all but its last number.
 fn track(version: &str) -> &str {
     version.rsplit_once('.').unwrap().0
 }
 
-/// Whether a contract may follow these releases, which are given oldest first.
-fn may_follow(current: &Files, releases: &[Files]) -> Result<(), String> {
+/// Checks that a contract may follow these releases, oldest first.
+fn check_successor(current: &Files, releases: &[Files]) -> Result<(), String> {
     let version = version_of(current);
     if let Some(release) = releases.iter().find(|release| version_of(release) == version) {
         let names: BTreeSet<_> = current.keys().chain(release.keys()).collect();
         return match names.into_iter().find(|name| current.get(*name) != release.get(*name)) {
-            Some(name) => Err(format!("{name} is not what was released as {version}: give it a new version")),
+            Some(name) => {
+                Err(format!("{name} differs from the release of {version}: it needs a new version"))
+            }
             None => Ok(()),
         };
     }
     for release in releases.iter().filter(|release| track(version_of(release)) == track(version)) {
         let old = version_of(release);
-        does_in(current, release).map_err(|error| format!("it does not do in a host of {old}: {error}"))?;
-        does_in(release, current).map_err(|error| format!("a component of {old} does not do: {error}"))?;
+        check_compatible(current, release)
+            .map_err(|error| format!("it does not work in a host of {old}: {error}"))?;
+        check_compatible(release, current)
+            .map_err(|error| format!("a component of {old} does not work: {error}"))?;
     }
     let before = releases.last().map(since).unwrap_or_default();
     for (item, since) in since(current) {
         let expected = before.get(&item).cloned().unwrap_or_else(|| Some(version.to_owned()));
         if since != expected {
-            return Err(format!("{item} must say that it is there since {expected:?}, and says {since:?}"));
+            return Err(format!("{item} must have @since {expected:?}, not {since:?}"));
         }
     }
     Ok(())
 }
 
-/// A component of this contract whose functions trap.
+/// A component of this contract that traps in every call.
 fn component_of(files: &Files) -> Vec<u8> {
     let mut resolve = with_dependencies();
     let package = push(&mut resolve, files);
@@ -193,13 +196,13 @@ fn component_of(files: &Files) -> Vec<u8> {
     ComponentEncoder::default().module(&module).unwrap().encode().unwrap()
 }
 
-/// A change of the contract: file, old text and new text.
+/// A change of the contract: file, old text, new text.
 type Change = (&'static str, &'static str, &'static str);
 
-fn changed(files: &Files, (name, from, to): Change) -> Files {
+fn apply_change(files: &Files, (name, from, to): Change) -> Files {
     let mut files = files.clone();
     let text = files.get_mut(name).unwrap();
-    assert_eq!(text.matches(from).count(), 1, "{name} has not exactly one {from:?}");
+    assert_eq!(text.matches(from).count(), 1, "{name} must have exactly one {from:?}");
     *text = text.replace(from, to);
     files
 }
@@ -223,7 +226,7 @@ const RESULT_REMOVED: Change = ("recovery.wit", "-> result<issued-token, command
 const CASE_ADDED: Change = ("types.wit", "        full(u32),\n", "        full(u32),\n        tired,\n");
 const CASE_RETYPED: Change = ("types.wit", "full(u32)", "full(u64)");
 const CASE_OF_ENUM_ADDED: Change =
-    ("authenticator.wit", "        named-admin,\n", "        named-admin,\n        guest,\n");
+    ("authenticator.wit", "        named-admin,\n", "        named-admin,\n        auditor,\n");
 const FIELD_ADDED: Change = (
     "types.wit",
     "        expiry: option<timestamp>,\n",
@@ -241,7 +244,7 @@ const IMPORTED_PARAMETER_RETYPED: Change =
     ("catalog-store.wit", "document: string) ->", "document: list<u8>) ->");
 const IMPORTED_CASE_REMOVED: Change = ("catalog-store.wit", "        other(string),\n", "");
 
-/// Changes that break a host of the release, and the difference that this host reports.
+/// Incompatible changes, and the difference that the host reports.
 const BREAKING: [(&str, Change, &str); 17] = [
     ("a function removed", FUNCTION_REMOVED, "it does not export optoken:authority/tokens.audit"),
     ("an interface removed", INTERFACE_REMOVED, "it does not export optoken:authority/recovery"),
@@ -288,7 +291,7 @@ const BREAKING: [(&str, Change, &str); 17] = [
     (
         "a case of an enum added",
         CASE_OF_ENUM_ADDED,
-        "optoken:authority/authenticator.token-kind, case 4: expected none, found `guest`",
+        "optoken:authority/authenticator.token-kind, case 4: expected none, found `auditor`",
     ),
     (
         "a field added",
@@ -318,7 +321,7 @@ const BREAKING: [(&str, Change, &str); 17] = [
     ),
 ];
 
-/// Changes that no host of the release notices.
+/// Compatible changes.
 const COMPATIBLE: [(&str, Change); 5] = [
     ("a function added", ("tokens.wit", "    audit: func(", "    count: func() -> u64;\n    audit: func(")),
     (
@@ -368,26 +371,26 @@ const IMPORT_REMOVED: Change = ("world.wit", "    @since(version = 0.2.0)\n    i
 const OLD_ITEM_OF_0_3_0: Change =
     ("recovery.wit", "@since(version = 0.2.0)\ninterface", "@since(version = 0.3.0)\ninterface");
 
-/// A change, the version that it gets after a release of 0.2.0, and why it may not follow, if so.
-const FOLLOWING: [(&str, Change, Option<&str>); 14] = [
-    ("0.2.0", OTHER_WORDS, Some("tokens.wit is not what was released as 0.2.0")),
-    ("0.2.0", FUNCTION_OF_0_2_0, Some("tokens.wit is not what was released as 0.2.0")),
+/// Versions after a release of 0.2.0, their change, and the error if the change is not allowed.
+const SUCCESSORS: [(&str, Change, Option<&str>); 14] = [
+    ("0.2.0", OTHER_WORDS, Some("tokens.wit differs from the release of 0.2.0")),
+    ("0.2.0", FUNCTION_OF_0_2_0, Some("tokens.wit differs from the release of 0.2.0")),
     ("0.2.1", OTHER_WORDS, None),
-    ("0.2.1", FUNCTION_REMOVED, Some("it does not do in a host of 0.2.0: ")),
-    ("0.2.1", FUNCTION_OF_0_2_1, Some("a component of 0.2.0 does not do: ")),
-    ("0.2.1", IMPORT_REMOVED, Some("a component of 0.2.0 does not do: ")),
-    ("0.2.1", TYPE_OF_0_2_1, Some("a component of 0.2.0 does not do: ")),
+    ("0.2.1", FUNCTION_REMOVED, Some("it does not work in a host of 0.2.0: ")),
+    ("0.2.1", FUNCTION_OF_0_2_1, Some("a component of 0.2.0 does not work: ")),
+    ("0.2.1", IMPORT_REMOVED, Some("a component of 0.2.0 does not work: ")),
+    ("0.2.1", TYPE_OF_0_2_1, Some("a component of 0.2.0 does not work: ")),
     ("0.3.0", FUNCTION_OF_0_3_0, None),
-    ("0.3.0", FUNCTION_OF_0_2_0, Some("tokens.count must say that it is there since Some(\"0.3.0\")")),
-    ("0.3.0", FUNCTION_OF_NOTHING, Some("tokens.count must say that it is there since Some(\"0.3.0\")")),
-    ("0.3.0", TYPE_OF_0_2_1, Some("types.colour must say that it is there since Some(\"0.3.0\")")),
-    ("0.3.0", OLD_ITEM_OF_0_3_0, Some("recovery must say that it is there since Some(\"0.2.0\")")),
+    ("0.3.0", FUNCTION_OF_0_2_0, Some("tokens.count must have @since Some(\"0.3.0\")")),
+    ("0.3.0", FUNCTION_OF_NOTHING, Some("tokens.count must have @since Some(\"0.3.0\")")),
+    ("0.3.0", TYPE_OF_0_2_1, Some("types.colour must have @since Some(\"0.3.0\")")),
+    ("0.3.0", OLD_ITEM_OF_0_3_0, Some("recovery must have @since Some(\"0.2.0\")")),
     ("0.3.0", FUNCTION_REMOVED, None),
     ("0.3.0", PARAMETER_ADDED, None),
 ];
 
 #[test]
-fn released_contract_keeps_recorded_hash() {
+fn released_wit_is_unchanged() {
     let mut found = Vec::new();
     for entry in fs::read_dir(root().join("tests/golden/released")).unwrap() {
         let entry = entry.unwrap();
@@ -408,49 +411,56 @@ fn released_contract_keeps_recorded_hash() {
 }
 
 #[test]
-fn contract_version_equals_host_version() {
+fn contract_version_equals_host_constant() {
     let current = files("wit");
     assert_eq!(format!("optoken:authority@{}", version_of(&current)), CONTRACT);
 }
 
 #[test]
-fn current_contract_may_follow_releases() {
+fn contract_is_valid_successor_of_releases() {
     let releases: Vec<_> = releases().iter().map(|version| released(version)).collect();
     for contract in releases.iter().chain([&files("wit")]) {
-        // An item without its version would let a later item omit it as well.
+        // Every item has a version, or a later item could be without one.
         assert_eq!(since(contract).into_iter().find(|(_, since)| since.is_none()), None);
     }
-    assert_eq!(may_follow(&files("wit"), &releases), Ok(()));
+    assert_eq!(check_successor(&files("wit"), &releases), Ok(()));
 }
 
 #[test]
-fn change_after_release_needs_its_version() {
-    // The current contract as if it were released.
+fn successor_check_classifies_changes() {
+    // The current contract takes the place of a release.
     let release = as_version(&files("wit"), "0.2.0");
-    assert_eq!(may_follow(&release, std::slice::from_ref(&release)), Ok(()));
-    for (version, change, why_not) in FOLLOWING {
-        let next = changed(&as_version(&release, version), change);
-        let result = may_follow(&next, std::slice::from_ref(&release));
-        match why_not {
+    assert_eq!(check_successor(&release, std::slice::from_ref(&release)), Ok(()));
+    for (version, change, error) in SUCCESSORS {
+        let next = apply_change(&as_version(&release, version), change);
+        let result = check_successor(&next, std::slice::from_ref(&release));
+        match error {
             None => assert_eq!(result, Ok(()), "{version}: {change:?}"),
-            Some(why) => {
+            Some(expected) => {
                 let error = result.expect_err(version);
-                assert!(error.contains(why), "{version}: {change:?}: {error}");
+                assert!(error.contains(expected), "{version}: {change:?}: {error}");
             }
         }
     }
 }
 
 #[test]
-fn breaking_changes_differ_from_compatible_ones() {
+fn semver_check_classifies_changes() {
     let current = ("the current contract".to_owned(), files("wit"));
     let releases = releases().into_iter().map(|version| (version.clone(), released(&version)));
     for (version, release) in releases.chain([current]) {
         for (case, change, _) in BREAKING {
-            assert!(does_in(&changed(&release, change), &release).is_err(), "{version}: {case}");
+            assert!(
+                check_compatible(&apply_change(&release, change), &release).is_err(),
+                "{version}: {case}"
+            );
         }
         for (case, change) in COMPATIBLE {
-            assert_eq!(does_in(&changed(&release, change), &release), Ok(()), "{version}: {case}");
+            assert_eq!(
+                check_compatible(&apply_change(&release, change), &release),
+                Ok(()),
+                "{version}: {case}"
+            );
         }
     }
 }
@@ -460,11 +470,11 @@ fn build_error(component: &[u8]) -> String {
 }
 
 #[test]
-fn component_of_other_contract_is_refused_with_difference() {
+fn incompatible_component_error_has_versions_and_difference() {
     let current = files("wit");
     for (case, change, difference) in BREAKING {
         for version in ["0.2.0", "0.2.7", "0.3.0"] {
-            let component = component_of(&as_version(&changed(&current, change), version));
+            let component = component_of(&as_version(&apply_change(&current, change), version));
             let error = build_error(&component);
             let expected = format!(
                 "the component does not fit: this host speaks optoken:authority@0.2.0, the component was built for \
@@ -476,7 +486,7 @@ fn component_of_other_contract_is_refused_with_difference() {
 }
 
 #[test]
-fn component_of_incompatible_version_is_refused() {
+fn other_version_alone_is_incompatible() {
     for version in ["0.3.0", "1.2.0", "0.2.2-draft", "0.2.1-rc.1"] {
         let error = build_error(&component_of(&as_version(&files("wit"), version)));
         let expected = format!(
@@ -489,18 +499,18 @@ fn component_of_incompatible_version_is_refused() {
 
 #[test]
 fn component_with_additional_exports_is_accepted() {
-    // It traps at its first call, which follows the check.
+    // The component fits. It traps in its first call.
     let current = files("wit");
     for (case, change) in COMPATIBLE {
         for version in ["0.2.0", "0.2.1", "0.2.12"] {
-            let error = build_error(&component_of(&as_version(&changed(&current, change), version)));
+            let error = build_error(&component_of(&as_version(&apply_change(&current, change), version)));
             assert!(error.contains("the sandboxed component failed"), "{case}, {version}: {error}");
         }
     }
 }
 
 #[test]
-fn component_without_contract_is_refused() {
+fn component_without_contract_is_reported() {
     let empty = b"\0asm\x0d\0\x01\0";
     let error = build_error(empty);
     assert!(error.contains("the component was built for no optoken:authority at all"), "{error}");

@@ -1,5 +1,5 @@
-//! The crate as others use it, without the server: a store of one's own, an observer, commands to be awaited, and the pieces
-//! for a host with its own engine. Runs with `--no-default-features --features async` as well.
+//! The crate as a library, without the server: custom stores, observers, async commands, and the
+//! parts for a host with its own engine. Also runs with `--no-default-features --features async`.
 
 // All of this crate is test code; clippy.toml allows the same in the unit tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -24,11 +24,11 @@ use optoken::secret::Secret;
 use optoken::store::{Entry, MemoryStore, Store, StoreError, SwapOutcome, Version};
 use optoken::token::{AuthenticateError, CommandError, ImportOutcome, IssuedToken, Principal, TokenKind};
 
-/// A store of somebody else's, whose next swap can be held up.
+/// A store of an embedder. A gate can pause its next swap.
 #[derive(Clone, Default)]
 struct GatedStore {
     document: Arc<Mutex<Option<Entry>>>,
-    /// Met at the beginning and before the end of a swap, if there is one.
+    /// The swap waits for it at its start and before its end.
     gate: Arc<Mutex<Option<Arc<Barrier>>>>,
 }
 
@@ -43,13 +43,13 @@ impl Store for GatedStore {
             gate.wait();
             gate.wait();
         }
-        let mut stored_catalog = self.document.lock().unwrap();
-        if stored_catalog.as_ref().map(|entry| &entry.version) != expected {
+        let mut current = self.document.lock().unwrap();
+        if current.as_ref().map(|entry| &entry.version) != expected {
             return Ok(SwapOutcome::Stale);
         }
         let next = expected.map_or(0, |version| version.as_str().parse::<u64>().unwrap() + 1);
         let version = Version::from(next.to_string());
-        *stored_catalog = Some(Entry { version: version.clone(), document: document.to_owned() });
+        *current = Some(Entry { version: version.clone(), document: document.to_owned() });
         Ok(SwapOutcome::Swapped(version))
     }
 }
@@ -59,7 +59,7 @@ fn in_tokio<T>(future: impl Future<Output = T>) -> T {
 }
 
 #[test]
-fn an_authority_over_a_store_of_somebody_else_keeps_its_tokens_there() {
+fn custom_store_keeps_tokens() {
     let store = GatedStore::default();
     let authority = Authority::builder(store.clone()).build().unwrap();
     let issued = authority.create_operator("test").unwrap();
@@ -68,50 +68,50 @@ fn an_authority_over_a_store_of_somebody_else_keeps_its_tokens_there() {
     assert_eq!(again.authenticate(issued.secret.expose()).unwrap().kind, TokenKind::Operator);
 }
 
-/// Panics where it is next asked for its version, as often as it is told to.
+/// A store whose `version` panics a number of times.
 #[derive(Clone, Default)]
-struct Panicking {
-    there: Arc<MemoryStore>,
+struct PanickingStore {
+    inner: Arc<MemoryStore>,
     panics: Arc<AtomicU64>,
 }
 
-impl Store for Panicking {
+impl Store for PanickingStore {
     fn version(&self) -> Result<Option<Version>, StoreError> {
         let left = self.panics.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         assert!(left.is_err(), "a store that panics on purpose");
-        self.there.version()
+        self.inner.version()
     }
 
     fn load(&self) -> Result<Option<Entry>, StoreError> {
-        self.there.load()
+        self.inner.load()
     }
 
     fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
-        self.there.swap(expected, document)
+        self.inner.swap(expected, document)
     }
 }
 
-/// Waits for what should come to pass.
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+/// Waits until a condition holds.
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_mins(1);
-    while !is_so() {
+    while !condition() {
         assert!(Instant::now() < deadline, "{what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
 
 #[test]
-fn a_store_that_panics_once_is_asked_again() {
-    let store = Panicking::default();
+fn poller_retries_after_store_panic() {
+    let store = PanickingStore::default();
     let authority = Authority::builder(store.clone()).build().unwrap();
     let other = Authority::builder(store.clone()).build().unwrap();
     store.panics.store(3, Ordering::Relaxed);
-    wait_until("it was not asked", || store.panics.load(Ordering::Relaxed) == 0);
+    wait_until("the store was not called", || store.panics.load(Ordering::Relaxed) == 0);
     let issued = other.create_operator("test").unwrap();
-    wait_until("nobody looks any more", || authority.authenticate(issued.secret.expose()).is_ok());
+    wait_until("the poller has stopped", || authority.authenticate(issued.secret.expose()).is_ok());
 }
 
-/// Panics where it is told of an answer of the store, once.
+/// An observer that panics once, on an operation of the store.
 #[derive(Default)]
 struct PanickingObserver(AtomicBool);
 
@@ -123,18 +123,18 @@ impl Observer for PanickingObserver {
 }
 
 #[test]
-fn an_observer_that_panics_once_does_not_end_the_watch() {
+fn poller_survives_observer_panic() {
     let store = Arc::new(MemoryStore::default());
     let observer = Arc::new(PanickingObserver::default());
     let authority = Authority::builder_shared(store.clone()).observer(observer.clone()).build().unwrap();
-    wait_until("it was not told", || observer.0.load(Ordering::Relaxed));
+    wait_until("the observer was not called", || observer.0.load(Ordering::Relaxed));
     let other = Authority::builder_shared(store).build().unwrap();
     let issued = other.create_operator("test").unwrap();
-    wait_until("nobody looks any more", || authority.authenticate(issued.secret.expose()).is_ok());
+    wait_until("the poller has stopped", || authority.authenticate(issued.secret.expose()).is_ok());
 }
 
 #[test]
-fn an_authority_that_is_gone_has_let_go_of_its_audit_log_and_its_store() {
+fn drop_releases_audit_log_and_store() {
     let directory = tempfile::tempdir().unwrap();
     let store = Arc::new(MemoryStore::default());
     for round in 0..12 {
@@ -147,34 +147,34 @@ fn an_authority_that_is_gone_has_let_go_of_its_audit_log_and_its_store() {
     }
 }
 
-/// Does not answer until it is let go.
+/// A store that hangs until released.
 #[derive(Default)]
-struct Hanging {
-    there: MemoryStore,
+struct HangingStore {
+    inner: MemoryStore,
     hangs: Mutex<bool>,
-    asked: AtomicBool,
-    let_go: Condvar,
+    called: AtomicBool,
+    released: Condvar,
 }
 
-impl Store for Hanging {
+impl Store for HangingStore {
     fn version(&self) -> Result<Option<Version>, StoreError> {
         let hangs = self.hangs.lock().unwrap();
-        self.asked.store(*hangs, Ordering::Relaxed);
-        drop(self.let_go.wait_while(hangs, |hangs| *hangs).unwrap());
-        self.there.version()
+        self.called.store(*hangs, Ordering::Relaxed);
+        drop(self.released.wait_while(hangs, |hangs| *hangs).unwrap());
+        self.inner.version()
     }
 
     fn load(&self) -> Result<Option<Entry>, StoreError> {
-        self.there.load()
+        self.inner.load()
     }
 
     fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
-        self.there.swap(expected, document)
+        self.inner.swap(expected, document)
     }
 }
 
 #[test]
-fn what_panics_on_a_thread_of_tokio_is_told_so() {
+fn panic_in_async_build_is_an_error() {
     struct Broken;
     impl Store for Broken {
         fn load(&self) -> Result<Option<Entry>, StoreError> {
@@ -189,15 +189,15 @@ fn what_panics_on_a_thread_of_tokio_is_told_so() {
 }
 
 #[test]
-fn dropping_an_authority_does_not_wait_for_a_store_that_hangs() {
-    let store = Arc::new(Hanging::default());
+fn drop_does_not_wait_for_hanging_store() {
+    let store = Arc::new(HangingStore::default());
     let authority = Authority::builder_shared(store.clone()).build().unwrap();
     *store.hangs.lock().unwrap() = true;
-    wait_until("it was not asked", || store.asked.load(Ordering::Relaxed));
+    wait_until("the store was not called", || store.called.load(Ordering::Relaxed));
     drop(authority);
     assert!(*store.hangs.lock().unwrap());
     *store.hangs.lock().unwrap() = false;
-    store.let_go.notify_all();
+    store.released.notify_all();
     wait_until("the store is still held", || Arc::strong_count(&store) == 1);
 }
 
@@ -225,9 +225,9 @@ fn every_command_can_be_awaited() {
         let presented = operator.clone();
         let named =
             authority.run(move |authority| authority.create_named(&presented, "ci", Some(60), "test"));
-        let made_elsewhere =
+        let imported =
             Secret::from(named.await.unwrap().secret.expose().replace("apiv3_", "apiv3_Elsewhere"));
-        let token = made_elsewhere.clone();
+        let token = imported.clone();
         let import =
             authority.run(move |authority| authority.import_token("elsewhere", &token, None, "test"));
         assert!(matches!(import.await.unwrap(), ImportOutcome::Created(_)));
@@ -243,13 +243,13 @@ fn every_command_can_be_awaited() {
         let recovered = authority.run(|authority| authority.recover("test")).await.unwrap();
         assert!(!authority.read(|authority| authority.audit(None)).await.unwrap().lines.is_empty());
         let accepted = |secret: &Secret| authority.authority().authenticate(secret.expose()).is_ok();
-        assert!(accepted(&recovered.secret) && accepted(&made_elsewhere));
+        assert!(accepted(&recovered.secret) && accepted(&imported));
         assert!(!accepted(&operator) && !accepted(&first));
     });
 }
 
 #[test]
-fn a_command_that_nobody_waits_for_any_more_is_finished() {
+fn dropped_future_does_not_cancel_running_command() {
     in_tokio(async {
         let store = GatedStore::default();
         let authority = Authority::builder(store.clone()).build_async().await.unwrap();
@@ -261,7 +261,7 @@ fn a_command_that_nobody_waits_for_any_more_is_finished() {
             gate.wait();
         }
         gate.wait();
-        // It waits for its turn behind the one that was dropped.
+        // This command waits for the one whose future was dropped.
         let second = authority.run(|authority| authority.create_operator("second")).await.unwrap_err();
         assert_eq!(second, CommandError::AlreadyExists("_admin".into()));
         let audit = authority.read(|authority| authority.audit(None)).await.unwrap();
@@ -270,7 +270,7 @@ fn a_command_that_nobody_waits_for_any_more_is_finished() {
 }
 
 #[test]
-fn a_command_that_still_waits_for_its_turn_never_begins_when_nobody_waits_for_it() {
+fn dropped_future_cancels_queued_command() {
     in_tokio(async {
         let store = GatedStore::default();
         let authority = Authority::builder(store.clone()).build_async().await.unwrap();
@@ -289,33 +289,28 @@ fn a_command_that_still_waits_for_its_turn_never_begins_when_nobody_waits_for_it
         drop(commands);
         gate.wait();
         gate.wait();
-        // Behind all that have begun.
+        // After all commands that have started.
         create("last".to_owned()).await.unwrap();
-        let made = || authority.authority().list_tokens().unwrap().len();
-        // The operator token, those that had a turn, and the last.
-        while made() < MAX_CONCURRENT_COMMANDS + 2 {
+        let count = || authority.authority().list_tokens().unwrap().len();
+        // The operator token, the commands with a permit, and the last one.
+        while count() < MAX_CONCURRENT_COMMANDS + 2 {
             tokio::task::yield_now().await;
         }
-        let made: Vec<_> = authority
-            .read(Authority::list_tokens)
-            .await
-            .unwrap()
-            .into_iter()
-            .map(|token| token.name)
-            .collect();
-        assert!(!made.contains(&names[MAX_CONCURRENT_COMMANDS]), "{made:?}");
+        let listed = authority.read(Authority::list_tokens).await.unwrap();
+        let names_after: Vec<_> = listed.into_iter().map(|token| token.name).collect();
+        assert!(!names_after.contains(&names[MAX_CONCURRENT_COMMANDS]), "{names_after:?}");
     });
 }
 
 #[test]
-fn reading_waits_for_no_command() {
+fn reads_do_not_wait_for_commands() {
     in_tokio(async {
         let store = GatedStore::default();
         let authority = Authority::builder(store.clone()).build_async().await.unwrap();
         let operator = authority.run(|authority| authority.create_operator("test")).await.unwrap().secret;
         let gate = Arc::new(Barrier::new(2));
         *store.gate.lock().unwrap() = Some(Arc::clone(&gate));
-        // Of another face of the same authority: they take their turns together.
+        // Another handle of the same authority shares its permits.
         let other = authority.authority().clone().into_async();
         let begin = |name: usize| {
             let (authority, operator) = (other.clone(), operator.clone());
@@ -341,39 +336,43 @@ fn reading_waits_for_no_command() {
             command.await.unwrap();
         }
         drop((authority, other));
-        // A command that had begun would still have the store.
-        wait_until("it is never let go", || Arc::strong_count(&store.document) == 1);
+        // A running command would still hold the store.
+        wait_until("the store is released", || Arc::strong_count(&store.document) == 1);
         let document = store.document.lock().unwrap().take().unwrap().document;
-        assert!(document.contains("number 0") && !document.contains("one more"), "one too many at a time");
+        assert!(
+            document.contains("number 0") && !document.contains("one more"),
+            "more than the limit ran concurrently"
+        );
     });
 }
 
-/// A store with an asynchronous client, which may not be waited for in a task.
-struct Remote {
-    there: MemoryStore,
+/// A store with an async client, which must not block in a task.
+struct AsyncClientStore {
+    inner: MemoryStore,
     runtime: tokio::runtime::Handle,
 }
 
-impl Store for Remote {
+impl Store for AsyncClientStore {
     fn load(&self) -> Result<Option<Entry>, StoreError> {
         self.runtime.block_on(async {
             tokio::task::yield_now().await;
-            self.there.load()
+            self.inner.load()
         })
     }
 
     fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
         self.runtime.block_on(async {
             tokio::task::yield_now().await;
-            self.there.swap(expected, document)
+            self.inner.swap(expected, document)
         })
     }
 }
 
 #[test]
-fn a_store_may_wait_for_an_asynchronous_client() {
+fn store_may_block_on_async_client() {
     in_tokio(async {
-        let store = Remote { there: MemoryStore::default(), runtime: tokio::runtime::Handle::current() };
+        let store =
+            AsyncClientStore { inner: MemoryStore::default(), runtime: tokio::runtime::Handle::current() };
         let authority = Authority::builder(store).build_async().await.unwrap();
         let operator = authority.run(|authority| authority.create_operator("test")).await.unwrap().secret;
         assert!(authority.authority().authenticate(operator.expose()).is_ok());
@@ -419,7 +418,7 @@ fn documented_limits_match_constants() {
 }
 
 #[test]
-fn what_it_is_made_of_is_shown_without_a_secret_and_within_bounds() {
+fn debug_output_is_bounded_and_has_no_secret() {
     let builder = Authority::builder(MemoryStore::default()).max_staleness(Duration::ZERO);
     let shown = format!("{builder:?}");
     assert!(shown.contains("max_staleness: 500ms"), "{shown}");
@@ -432,24 +431,24 @@ fn what_it_is_made_of_is_shown_without_a_secret_and_within_bounds() {
 }
 
 #[test]
-fn a_component_of_any_lifetime_can_be_built_with_asynchronously() {
+fn async_build_accepts_borrowed_component() {
     let bytes = BUILT_IN_COMPONENT.to_vec();
     let building = Authority::builder(MemoryStore::default()).component(&bytes).build_async();
     assert!(in_tokio(building).is_ok());
 }
 
-/// Counts what it is told.
+/// Counts events.
 #[derive(Default)]
-struct Counts {
+struct CountingObserver {
     accepted: AtomicU64,
-    refused: AtomicU64,
+    rejected: AtomicU64,
     commands: Mutex<Vec<(&'static str, bool)>>,
     swaps: AtomicU64,
 }
 
-impl Observer for Counts {
-    fn authenticated(&self, answer: &Result<Principal, AuthenticateError>) {
-        let count = if answer.is_ok() { &self.accepted } else { &self.refused };
+impl Observer for CountingObserver {
+    fn authenticated(&self, response: &Result<Principal, AuthenticateError>) {
+        let count = if response.is_ok() { &self.accepted } else { &self.rejected };
         count.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -470,43 +469,43 @@ impl Observer for Counts {
 }
 
 #[test]
-fn an_observer_is_told_of_everything() {
-    let counts = Arc::new(Counts::default());
+fn observer_receives_all_events() {
+    let counts = Arc::new(CountingObserver::default());
     let authority = Authority::builder(MemoryStore::default()).observer(counts.clone()).build().unwrap();
     let issued = authority.create_operator("test").unwrap();
     authority.create_operator("test").unwrap_err();
     authority.authenticate(issued.secret.expose()).unwrap();
     authority.authenticate("x").unwrap_err();
     let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-    assert_eq!((of(&counts.accepted), of(&counts.refused)), (1, 1));
+    assert_eq!((of(&counts.accepted), of(&counts.rejected)), (1, 1));
     assert_eq!(*counts.commands.lock().unwrap(), [("create_operator", true), ("create_operator", false)]);
-    // The name of the catalog, and the token.
+    // The id of the catalog, and the token.
     assert_eq!(of(&counts.swaps), 2);
 }
 
-/// What a host with an engine of its own keeps for an instance.
-struct Own {
+/// State of an instance in a host with its own engine.
+struct HostState {
     catalog: CatalogStoreCtx,
     limits: StoreLimits,
 }
 
-fn own_host() -> AuthorityPre<Own> {
+fn foreign_host() -> AuthorityPre<HostState> {
     let engine = Engine::default();
     let component = Component::new(&engine, BUILT_IN_COMPONENT).unwrap();
-    let mut linker = Linker::<Own>::new(&engine);
-    add_to_linker(&mut linker, |own| &mut own.catalog).unwrap();
+    let mut linker = Linker::<HostState>::new(&engine);
+    add_to_linker(&mut linker, |state| &mut state.catalog).unwrap();
     add_wasi_to_linker(&mut linker).unwrap();
     AuthorityPre::new(linker.instantiate_pre(&component).unwrap()).unwrap()
 }
 
 #[test]
-fn an_instance_may_call_its_store_so_often_for_each_command() {
-    let host = own_host();
+fn store_calls_are_limited_per_command() {
+    let host = foreign_host();
     let (mut store, writer) = open(&host, CatalogStoreCtx::from_store(Arc::new(MemoryStore::default())));
     let tokens = writer.optoken_authority_tokens();
     let issued = tokens.call_create_operator(&mut store, "test").unwrap().unwrap();
     let caller = Caller { credential: issued.secret, origin: "test".to_owned() };
-    // Each loads once.
+    // Each command loads once.
     for _ in 0..2 {
         store.data_mut().catalog.begin_command();
         for _ in 0..sandbox::MAX_STORE_CALLS {
@@ -517,16 +516,16 @@ fn an_instance_may_call_its_store_so_often_for_each_command() {
     assert!(format!("{trap:#}").contains("it called the store more than 64 times"), "{trap:#}");
 }
 
-fn open(host: &AuthorityPre<Own>, catalog: CatalogStoreCtx) -> (wasmtime::Store<Own>, Instance) {
-    let mut store = wasmtime::Store::new(host.engine(), Own { catalog, limits: store_limits() });
-    store.limiter(|own| &mut own.limits);
+fn open(host: &AuthorityPre<HostState>, catalog: CatalogStoreCtx) -> (wasmtime::Store<HostState>, Instance) {
+    let mut store = wasmtime::Store::new(host.engine(), HostState { catalog, limits: store_limits() });
+    store.limiter(|state| &mut state.limits);
     let instance = host.instantiate(&mut store).unwrap();
     (store, instance)
 }
 
 #[test]
-fn a_host_with_an_engine_of_its_own_reads_snapshots_and_writes_to_its_store() {
-    let host = own_host();
+fn foreign_engine_reads_snapshots_and_writes_store() {
+    let host = foreign_host();
     let (mut store, writer) = open(&host, CatalogStoreCtx::from_store(Arc::new(GatedStore::default())));
     let issued = writer.optoken_authority_tokens().call_create_operator(&mut store, "test").unwrap();
     let issued = IssuedToken::from(issued.unwrap());
@@ -538,8 +537,8 @@ fn a_host_with_an_engine_of_its_own_reads_snapshots_and_writes_to_its_store() {
     let authenticator = reader.optoken_authority_authenticator();
     let principal = authenticator.call_authenticate(&mut store, issued.secret.expose()).unwrap().unwrap();
     assert_eq!(Principal::from(principal).kind, TokenKind::Operator);
-    let refused = authenticator.call_authenticate(&mut store, "x").unwrap().unwrap_err();
-    assert_eq!(AuthenticateError::from(refused), AuthenticateError::Unknown);
+    let rejected = authenticator.call_authenticate(&mut store, "x").unwrap().unwrap_err();
+    assert_eq!(AuthenticateError::from(rejected), AuthenticateError::Unknown);
     let caller = Caller { credential: issued.secret.expose().to_owned(), origin: "test".to_owned() };
     let trap = reader.optoken_authority_tokens().call_regenerate(&mut store, &caller, None);
     assert!(format!("{:#}", trap.unwrap_err()).contains("a reader tried to write"));
@@ -547,53 +546,53 @@ fn a_host_with_an_engine_of_its_own_reads_snapshots_and_writes_to_its_store() {
 }
 
 #[test]
-fn the_pieces_can_be_added_once() {
-    let mut linker = Linker::<Own>::new(&Engine::default());
-    add_to_linker(&mut linker, |own| &mut own.catalog).unwrap();
+fn linking_twice_is_an_error() {
+    let mut linker = Linker::<HostState>::new(&Engine::default());
+    add_to_linker(&mut linker, |state| &mut state.catalog).unwrap();
     add_wasi_to_linker(&mut linker).unwrap();
-    assert!(add_to_linker(&mut linker, |own| &mut own.catalog).is_err());
+    assert!(add_to_linker(&mut linker, |state| &mut state.catalog).is_err());
     assert!(add_wasi_to_linker(&mut linker).is_err());
 }
 
-/// Somebody else's randomness, which is none.
-fn add_other_random(linker: &mut Linker<Own>, version: &str) -> wasmtime::Result<()> {
+/// Adds another implementation of the randomness, which returns zeros.
+fn add_other_random(linker: &mut Linker<HostState>, version: &str) -> wasmtime::Result<()> {
     let mut random = linker.instance(&format!("wasi:random/random@{version}"))?;
-    random.func_wrap("get-random-bytes", |_: wasmtime::StoreContextMut<'_, Own>, (len,): (u64,)| {
+    random.func_wrap("get-random-bytes", |_: wasmtime::StoreContextMut<'_, HostState>, (len,): (u64,)| {
         Ok((vec![0_u8; usize::try_from(len)?],))
     })
 }
 
 #[test]
-fn of_two_implementations_of_wasi_none_gets_its_way_silently() {
+fn linking_wasi_twice_is_an_error() {
     for version in ["0.2.0", "0.2.9", "0.2.12", "0.2.63"] {
-        let mut linker = Linker::<Own>::new(&Engine::default());
+        let mut linker = Linker::<HostState>::new(&Engine::default());
         add_other_random(&mut linker, version).unwrap();
         assert!(add_wasi_to_linker(&mut linker).is_err(), "{version}, before");
-        let mut linker = Linker::<Own>::new(&Engine::default());
+        let mut linker = Linker::<HostState>::new(&Engine::default());
         add_wasi_to_linker(&mut linker).unwrap();
         assert!(add_other_random(&mut linker, version).is_err(), "{version}, after");
     }
-    // Of a version that is not known, ours is the one that the component gets.
+    // The linker does not know this version. The component gets the random numbers of this crate.
     let engine = Engine::default();
-    let mut linker = Linker::<Own>::new(&engine);
+    let mut linker = Linker::<HostState>::new(&engine);
     add_other_random(&mut linker, "0.2.999").unwrap();
-    add_to_linker(&mut linker, |own| &mut own.catalog).unwrap();
+    add_to_linker(&mut linker, |state| &mut state.catalog).unwrap();
     add_wasi_to_linker(&mut linker).unwrap();
     let component = Component::new(&engine, BUILT_IN_COMPONENT).unwrap();
     let host = AuthorityPre::new(linker.instantiate_pre(&component).unwrap()).unwrap();
     let (mut store, writer) = open(&host, CatalogStoreCtx::from_store(Arc::new(MemoryStore::default())));
     let issued = writer.optoken_authority_tokens().call_create_operator(&mut store, "test").unwrap().unwrap();
-    assert!(!issued.secret.contains("AAAAAAAA"), "the other one made it");
+    assert!(!issued.secret.contains("AAAAAAAA"), "the other implementation made the secret");
 }
 
 #[test]
-fn a_host_with_an_engine_of_its_own_is_told_what_does_not_fit() {
+fn check_reports_mismatch_to_foreign_engine() {
     let engine = Engine::default();
     let built_in = Component::new(&engine, BUILT_IN_COMPONENT).unwrap();
     sandbox::check(&engine, &built_in).unwrap();
     let empty = Component::new(&engine, b"\0asm\x0d\0\x01\0").unwrap();
-    let said = sandbox::check(&engine, &empty).unwrap_err().to_string();
+    let error = sandbox::check(&engine, &empty).unwrap_err().to_string();
     let both =
         "this host speaks optoken:authority@0.2.0, the component was built for no optoken:authority at all";
-    assert!(said.contains(both), "{said}");
+    assert!(error.contains(both), "{error}");
 }

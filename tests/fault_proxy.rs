@@ -1,7 +1,7 @@
-//! A way to a server on which requests and answers are lost, cut, delayed, sent twice and mistaken for others, and on which whoever talks or
-//! listens is killed: each at a request that is named in advance.
+//! A proxy in front of a server that loses, cuts, delays, repeats and swaps messages, and kills the
+//! client or the server. A plan names the request at which a fault happens.
 //!
-//! Where it is stays the same, whatever port the server behind it has.
+//! Its address stays the same while the port of the server changes.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,43 +13,43 @@ use std::time::Duration;
 
 use crate::support::{Cli, Server, TIMEOUT, TestEnv, read_all};
 
-/// What happens to a request, to its answer, or to who is at either end.
+/// What happens to a request, its response, the client or the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// All of it is lost, or all but its beginning, and the connection closed.
+    /// The request is lost, or all but its beginning, and the connection closed.
     LoseRequest,
-    /// It is lost, and nothing more is heard.
+    /// The request is lost, and the connection stays open without a response.
     SilenceRequest,
-    /// All of its answer is lost, or all but its beginning, and the connection closed.
-    LoseAnswer,
-    /// Its answer is lost, and nothing more is heard.
-    SilenceAnswer,
-    /// It comes later, when the client has given up or asked again.
+    /// The response is lost, or all but its beginning, and the connection closed.
+    LoseResponse,
+    /// The response is lost, and the connection stays open.
+    SilenceResponse,
+    /// The request arrives later, after a timeout or a retry of the client.
     DelayRequest,
-    /// It comes now, and once more later.
+    /// The request arrives now, and once more later.
     Repeat,
-    /// It comes twice: at once, or one behind the other, and the second answer is given.
+    /// The request arrives twice, concurrently or in sequence.
     Duplicate,
-    /// Its answer comes late, but comes.
-    DelayAnswer,
-    /// Its answer comes twice on the same connection.
-    RepeatAnswer,
-    /// It is lost, and answered by what an earlier request was answered.
-    ReplayAnswer,
-    /// The client is killed before the server has it.
+    /// The response is late.
+    DelayResponse,
+    /// The response arrives twice on the same connection.
+    RepeatResponse,
+    /// The request is lost, and the response to an earlier one arrives.
+    ReplayResponse,
+    /// The client is killed before the server has the request.
     KillClientBefore,
-    /// The client is killed while the server is at it.
+    /// The client is killed while the server processes the request.
     KillClientDuring,
-    /// The client is killed between the answer and its arrival.
+    /// The client is killed before the response arrives.
     KillClientAfter,
-    /// The client is killed at some moment after it has the answer: while it writes its files, say.
+    /// The client is killed at a moment after the response, for example while it writes files.
     KillClientLater,
-    /// The server is killed before it has it. The next one is started when the client is gone, or while it still asks
-    /// again.
+    /// The server is killed before it has the request. The next one starts after the client has
+    /// ended, or during its retries.
     KillServerBefore,
-    /// The same while it is at it.
+    /// The server is killed while it processes the request.
     KillServerDuring,
-    /// The same when it has answered, and the answer is lost.
+    /// The server is killed after its response, which is lost.
     KillServerAfter,
 }
 
@@ -57,14 +57,14 @@ impl Fault {
     pub(crate) const ALL: [Self; 17] = [
         Self::LoseRequest,
         Self::SilenceRequest,
-        Self::LoseAnswer,
-        Self::SilenceAnswer,
+        Self::LoseResponse,
+        Self::SilenceResponse,
         Self::DelayRequest,
         Self::Repeat,
         Self::Duplicate,
-        Self::DelayAnswer,
-        Self::RepeatAnswer,
-        Self::ReplayAnswer,
+        Self::DelayResponse,
+        Self::RepeatResponse,
+        Self::ReplayResponse,
         Self::KillClientBefore,
         Self::KillClientDuring,
         Self::KillClientAfter,
@@ -74,21 +74,21 @@ impl Fault {
         Self::KillServerAfter,
     ];
 
-    /// Whether the client waits for an answer that never comes.
+    /// Returns whether the client waits for a response that never comes.
     pub(crate) fn is_silent(self) -> bool {
-        matches!(self, Self::SilenceRequest | Self::SilenceAnswer)
+        matches!(self, Self::SilenceRequest | Self::SilenceResponse)
     }
 }
 
-/// What is to go wrong.
+/// A fault, and where it happens.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FaultPlan {
-    /// What the first line of the request begins with.
+    /// Prefix of the first line of the request.
     pub(crate) at: &'static str,
     pub(crate) fault: Fault,
-    /// Whether it happens to every such request, or to the first alone.
+    /// Happens to every such request, not to the first alone.
     pub(crate) repeats: bool,
-    /// Which form the fault has where it has two, where a message is cut, or when somebody is killed: any number.
+    /// Selects the form of a fault, the place of a cut, or the moment of a kill.
     pub(crate) random: usize,
 }
 
@@ -97,23 +97,23 @@ impl FaultPlan {
         !self.random.is_multiple_of(2)
     }
 
-    /// The beginning of a message, or nothing of it.
+    /// The beginning of a message, or nothing.
     fn cut<'a>(&self, message: &'a [u8]) -> &'a [u8] {
         if self.uses_second_form() { &message[..self.random % message.len()] } else { &[] }
     }
 }
 
-/// What has become of a client.
+/// Exit and output of a client.
 pub(crate) struct ClientResult {
-    /// None if it was killed.
+    /// `None` if the client was killed.
     pub(crate) code: Option<i32>,
-    /// How often something went wrong on the way.
+    /// Number of faults.
     pub(crate) faults: usize,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-/// The way, the server at its end and the client at its beginning.
+/// The proxy, its server and its client.
 pub(crate) struct FaultProxy {
     pub(crate) address: SocketAddr,
     env: Arc<TestEnv>,
@@ -122,33 +122,33 @@ pub(crate) struct FaultProxy {
 
 #[derive(Default)]
 struct State {
-    /// Weak, as the thread that listens keeps the state for ever.
+    /// Weak, as the listener thread never drops the state.
     env: Weak<TestEnv>,
     server: Option<Server>,
-    /// Whether the next one is being started.
+    /// The next server is starting.
     starting: bool,
     client: Option<Child>,
     plan: Option<FaultPlan>,
-    /// How often it has gone wrong.
+    /// Number of faults of the current run.
     faults: usize,
-    /// How many clients there were.
+    /// Number of the current client.
     run: usize,
     /// Requests that have not arrived yet.
     delayed: Vec<Vec<u8>>,
-    /// All answers that were given, by whichever server.
-    answers: Vec<Vec<u8>>,
-    /// Before which of the next requests the delayed ones arrive.
+    /// All responses, of any server.
+    responses: Vec<Vec<u8>>,
+    /// Number of requests before the delayed ones arrive.
     release: Option<usize>,
 }
 
-/// The longest that a client is let live that is to be killed later, in microseconds.
-const LONGEST: usize = 15_000;
+/// Limit for the moment of a kill, in microseconds.
+const MAX_KILL_DELAY: usize = 15_000;
 
-/// The longest that an answer is late, in milliseconds.
-const LATEST: usize = 400;
+/// Limit for the delay of a response, in milliseconds.
+const MAX_RESPONSE_DELAY: usize = 400;
 
 impl FaultProxy {
-    /// The way to a server on this machine, which is started.
+    /// Starts a server in this environment, and a proxy in front of it.
     pub(crate) fn new(env: TestEnv) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -159,8 +159,8 @@ impl FaultProxy {
         thread::spawn(move || {
             for client in listener.incoming() {
                 let state = Arc::clone(&accepted);
-                // An end that is gone is what this is about.
-                thread::spawn(move || drop(carry(&client.unwrap(), &state)));
+                // Faults make connections end, so errors are expected.
+                thread::spawn(move || drop(forward(&client.unwrap(), &state)));
             }
         });
         Self { address, env, state }
@@ -170,16 +170,16 @@ impl FaultProxy {
         &self.env
     }
 
-    /// The server, started if it was killed: a request and its answer, directly.
+    /// Calls `ask` with the server, without the proxy. Starts the server if it was killed.
     pub(crate) fn with_server<T>(&self, ask: impl FnOnce(&Server) -> T) -> T {
         let mut state = not_starting(&self.state);
         ask(state.server.get_or_insert_with(|| self.env.serve(&[])))
     }
 
-    /// Lets a client run until it ends or is killed.
+    /// Runs a client until it exits or is killed.
     pub(crate) fn run(&self, client: Cli, plan: Option<FaultPlan>) -> ClientResult {
         self.with_server(|_| ());
-        // Before the first request can be carried.
+        // Locked until the client is known, before its first request.
         let mut state = self.state.lock().unwrap();
         let mut child = client.spawn_client();
         let output = [read_all(child.stdout.take().unwrap()), read_all(child.stderr.take().unwrap())];
@@ -202,21 +202,21 @@ impl FaultProxy {
         ClientResult { code, faults, stdout, stderr }
     }
 
-    /// Lets what was delayed arrive before so many of the next requests have.
+    /// Delayed requests arrive after this number of further requests.
     pub(crate) fn release_before(&self, request: usize) {
         self.state.lock().unwrap().release = Some(request);
     }
 
-    /// Lets what was delayed arrive now.
+    /// Delayed requests arrive now.
     pub(crate) fn release(&self) {
         let address = self.with_server(|server| server.address);
         let delayed = std::mem::take(&mut self.state.lock().unwrap().delayed);
-        arrive(address, delayed);
+        deliver(address, delayed);
     }
 }
 
 impl Drop for FaultProxy {
-    /// The thread that listens keeps the state for ever; what runs is not to.
+    /// The listener thread never drops the state, so the processes are ended here.
     fn drop(&mut self) {
         let mut state = not_starting(&self.state);
         let (server, client) = (state.server.take(), state.client.take());
@@ -229,7 +229,7 @@ impl Drop for FaultProxy {
     }
 }
 
-/// The state, once no server is being started.
+/// Waits until no server is starting, and returns the state.
 fn not_starting(state: &Mutex<State>) -> MutexGuard<'_, State> {
     loop {
         let state = state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -241,27 +241,27 @@ fn not_starting(state: &Mutex<State>) -> MutexGuard<'_, State> {
     }
 }
 
-fn arrive(address: SocketAddr, requests: Vec<Vec<u8>>) {
+fn deliver(address: SocketAddr, requests: Vec<Vec<u8>>) {
     for request in requests {
         let _ = ask(address, &request);
     }
 }
 
-/// Carries what a client sends on one connection.
-fn carry(client: &TcpStream, state: &Arc<Mutex<State>>) -> io::Result<()> {
+/// Forwards the requests of one connection.
+fn forward(client: &TcpStream, state: &Arc<Mutex<State>>) -> io::Result<()> {
     client.set_read_timeout(Some(TIMEOUT))?;
     client.set_nodelay(true)?;
     let mut reader = BufReader::new(client.try_clone()?);
     loop {
         let request = read_message(&mut reader)?;
-        let (run, address, plan) = arrived(state, &request);
-        // Nobody is there.
+        let (run, address, plan) = register(state, &request);
+        // The server is down.
         let Some(address) = address else { return close(client) };
         match plan {
             None => {
-                let answer = ask(address, &request)?;
-                state.lock().unwrap().answers.push(answer.clone());
-                (&*client).write_all(&answer)?;
+                let response = ask(address, &request)?;
+                state.lock().unwrap().responses.push(response.clone());
+                (&*client).write_all(&response)?;
             }
             Some(plan) => {
                 Exchange { client, state, run, server: address, request: &request }.apply(plan)?;
@@ -270,8 +270,8 @@ fn carry(client: &TcpStream, state: &Arc<Mutex<State>>) -> io::Result<()> {
     }
 }
 
-/// Of which client a request is, where it goes, and what goes wrong with it.
-fn arrived(state: &Mutex<State>, request: &[u8]) -> (usize, Option<SocketAddr>, Option<FaultPlan>) {
+/// Registers a request. Returns the number of its client, the address of the server, and its fault.
+fn register(state: &Mutex<State>, request: &[u8]) -> (usize, Option<SocketAddr>, Option<FaultPlan>) {
     let mut locked = state.lock().unwrap();
     let address = locked.server.as_ref().map(|server| server.address);
     let due = match &mut locked.release {
@@ -295,16 +295,16 @@ fn arrived(state: &Mutex<State>, request: &[u8]) -> (usize, Option<SocketAddr>, 
     let run = locked.run;
     drop(locked);
     if let Some(address) = address {
-        arrive(address, delayed);
+        deliver(address, delayed);
     }
     (run, address, plan)
 }
 
-/// A request on its way.
+/// A request with a fault.
 struct Exchange<'a> {
     client: &'a TcpStream,
     state: &'a Arc<Mutex<State>>,
-    /// Of which client it is.
+    /// Number of the client.
     run: usize,
     server: SocketAddr,
     request: &'a [u8],
@@ -315,12 +315,12 @@ impl Exchange<'_> {
         ask(self.server, self.request)
     }
 
-    fn respond(&self, answer: &[u8]) -> io::Result<()> {
+    fn respond(&self, response: &[u8]) -> io::Result<()> {
         let mut client = self.client;
-        client.write_all(answer)
+        client.write_all(response)
     }
 
-    /// Lets the request arrive later.
+    /// Stores the request for a later arrival.
     fn delay(&self) {
         self.state.lock().unwrap().delayed.push(self.request.to_vec());
     }
@@ -329,7 +329,7 @@ impl Exchange<'_> {
         close(self.client)
     }
 
-    /// Nobody kills what belongs to the next run.
+    /// Kills the client of this run, never the next one.
     fn kill_client(&self) -> io::Result<()> {
         let mut state = self.state.lock().unwrap();
         if state.run == self.run
@@ -341,7 +341,7 @@ impl Exchange<'_> {
         self.close()
     }
 
-    /// Kills it, and starts the next one at once if asked to.
+    /// Kills the server, and starts the next one at once if `restart`.
     fn kill_server(&self, restart: bool) -> io::Result<()> {
         let mut state = self.state.lock().unwrap();
         if state.run == self.run
@@ -354,7 +354,8 @@ impl Exchange<'_> {
             if let Some(env) = env {
                 let state = Arc::clone(self.state);
                 thread::spawn(move || {
-                    // If it cannot start, whoever asks next starts it, and says so.
+                    // If the start fails, the next `with_server` starts it, and reports the
+                    // failure.
                     let server = catch_unwind(AssertUnwindSafe(|| env.serve(&[])));
                     let mut state = state.lock().unwrap();
                     state.server = server.ok();
@@ -372,12 +373,12 @@ impl Exchange<'_> {
                 self.close()
             }
             Fault::SilenceRequest => silence(self.client),
-            Fault::LoseAnswer => {
-                let answer = self.ask()?;
-                self.respond(plan.cut(&answer))?;
+            Fault::LoseResponse => {
+                let response = self.ask()?;
+                self.respond(plan.cut(&response))?;
                 self.close()
             }
-            Fault::SilenceAnswer => {
+            Fault::SilenceResponse => {
                 self.ask()?;
                 silence(self.client)
             }
@@ -400,30 +401,30 @@ impl Exchange<'_> {
                 let second = second.join().unwrap()?;
                 self.respond(if plan.random.is_multiple_of(4) { &first } else { &second })
             }
-            Fault::DelayAnswer => {
-                let answer = self.ask()?;
-                thread::sleep(Duration::from_millis((plan.random % LATEST) as u64));
-                self.respond(&answer)
+            Fault::DelayResponse => {
+                let response = self.ask()?;
+                thread::sleep(Duration::from_millis((plan.random % MAX_RESPONSE_DELAY) as u64));
+                self.respond(&response)
             }
-            Fault::RepeatAnswer => {
-                let answer = self.ask()?;
-                self.respond(&[answer.as_slice(), &answer].concat())
+            Fault::RepeatResponse => {
+                let response = self.ask()?;
+                self.respond(&[response.as_slice(), &response].concat())
             }
-            Fault::ReplayAnswer => {
-                let answers = self.state.lock().unwrap().answers.clone();
-                if answers.is_empty() {
+            Fault::ReplayResponse => {
+                let responses = self.state.lock().unwrap().responses.clone();
+                if responses.is_empty() {
                     self.close()
                 } else {
-                    self.respond(&answers[plan.random % answers.len()])
+                    self.respond(&responses[plan.random % responses.len()])
                 }
             }
             _ => self.kill(plan),
         }
     }
 
-    /// The faults at either end.
+    /// Applies a fault that kills.
     fn kill(&self, plan: FaultPlan) -> io::Result<()> {
-        let moment = Duration::from_micros((plan.random % LONGEST) as u64);
+        let moment = Duration::from_micros((plan.random % MAX_KILL_DELAY) as u64);
         match plan.fault {
             Fault::KillClientBefore => self.kill_client(),
             Fault::KillClientDuring => {
@@ -452,18 +453,18 @@ impl Exchange<'_> {
                 self.ask()?;
                 self.kill_server(plan.uses_second_form())
             }
-            other => unreachable!("{other:?} kills nobody"),
+            other => unreachable!("{other:?} does not kill"),
         }
     }
 }
 
-/// Says nothing until the client goes.
+/// Sends nothing until the client closes the connection.
 fn silence(mut client: &TcpStream) -> io::Result<()> {
     let _ = client.read(&mut [0]);
     close(client)
 }
 
-/// An error, so that nothing more is carried on this connection.
+/// Closes the connection. Returns an error, which ends the forwarding.
 fn close(client: &TcpStream) -> io::Result<()> {
     client.shutdown(Shutdown::Both)?;
     Err(io::ErrorKind::ConnectionAborted.into())
@@ -477,7 +478,7 @@ pub(crate) fn ask(server: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {
     read_message(&mut BufReader::new(connection))
 }
 
-/// A whole request or answer, down to the bytes. An error is an end before its end.
+/// Reads a whole request or response, unchanged. Returns an error if it ends early.
 pub(crate) fn read_message(from: &mut BufReader<TcpStream>) -> io::Result<Vec<u8>> {
     let mut message = Vec::new();
     let mut length = 0;

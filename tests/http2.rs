@@ -1,4 +1,4 @@
-//! As much of HTTP/2 as a client needs that sends one request on a connection (RFC 9113, RFC 7541).
+//! A minimal HTTP/2 client, for one request on a connection (RFC 9113, RFC 7541).
 
 use crate::support::Connection;
 
@@ -11,23 +11,23 @@ const PING: u8 = 6;
 const END_STREAM: u8 = 0b001;
 const END_HEADERS: u8 = 0b100;
 
-/// The number of the first request on a connection.
+/// Id of the first stream of a client.
 const STREAM: u32 = 1;
 
-/// How a head begins whose status is 200: entry 8 of the static table.
+/// First byte of a head with status 200: entry 8 of the static table.
 pub(crate) const STATUS_200: u8 = 0x88;
 
-/// What opens a connection: the preface, and settings that are all default.
+/// Opens a connection: the preface, and default settings.
 pub(crate) fn opening() -> Vec<u8> {
     [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &*frame(SETTINGS, 0, 0, &[])].concat()
 }
 
-/// The head of a request, which may be all of it.
+/// The head of a request. `all` ends the request.
 pub(crate) fn request(method: &str, path: &str, headers: &[(&str, &str)], all: bool) -> Vec<u8> {
     request_to("localhost", method, path, headers, all)
 }
 
-/// As [`request`], to a server that is called so.
+/// As [`request`], with this authority.
 pub(crate) fn request_to(
     authority: &str,
     method: &str,
@@ -38,7 +38,7 @@ pub(crate) fn request_to(
     request_on(STREAM, authority, method, path, headers, all)
 }
 
-/// As [`request_to`], as the request of this number on its connection, which must be odd and grow.
+/// As [`request_to`], on this stream. Ids of a client are odd and increase.
 pub(crate) fn request_on(
     stream: u32,
     authority: &str,
@@ -53,18 +53,18 @@ pub(crate) fn request_on(
     frame(HEADERS, flags, stream, &fields.concat())
 }
 
-/// All of the request's body.
+/// The whole body of a request.
 pub(crate) fn body(bytes: &[u8]) -> Vec<u8> {
     frame(DATA, END_STREAM, STREAM, bytes)
 }
 
-/// Takes the request back.
+/// Cancels the request.
 pub(crate) fn cancel() -> Vec<u8> {
     const CANCEL: u32 = 8;
     frame(RST_STREAM, 0, STREAM, &CANCEL.to_be_bytes())
 }
 
-/// Waits until the server has seen all that was written, and had time to begin with it.
+/// Waits until the server has read all that was sent, and has started to process it.
 pub(crate) fn synchronize(connection: &mut Connection) {
     for _ in 0..3 {
         connection.write(&frame(PING, 0, 0, &[0; 8]));
@@ -72,14 +72,14 @@ pub(crate) fn synchronize(connection: &mut Connection) {
     }
 }
 
-/// Reads one frame: its kind and its payload.
+/// Reads a frame: its kind and its payload.
 pub(crate) fn read_frame(from: &mut Connection) -> (u8, Vec<u8>) {
     let head = from.read_bytes(9);
     let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
     (head[3], from.read_bytes(length as usize))
 }
 
-/// Reads up to the text of the answer.
+/// Reads up to the body of the response.
 pub(crate) fn read_data(from: &mut Connection) -> String {
     loop {
         let (kind, payload) = read_frame(from);
@@ -94,7 +94,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A header that is in no table, neither before nor after.
+/// A literal header without indexing.
 fn literal(name: &str, value: &str) -> Vec<u8> {
     let length = |text: &str| u8::try_from(text.len()).ok().filter(|length| *length < 127).unwrap();
     [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()

@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod audit;
-mod browser;
 mod cli;
 mod compat;
 mod component;
@@ -13,18 +12,16 @@ mod contract;
 mod http2;
 mod invalid_input;
 mod lifecycle;
-mod memory;
 mod metrics;
 mod openapi;
 mod preconfigured_token;
-mod proxies;
 mod quickstart;
 mod recovery;
 mod request_forgery;
 mod rotation;
 mod sandbox;
 mod serve;
-#[allow(unused_imports, reason = "each test crate uses a part")]
+#[allow(dead_code, unused_imports, reason = "each test crate uses a part")]
 mod support;
 mod tls;
 mod verify;

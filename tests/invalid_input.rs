@@ -1,4 +1,4 @@
-//! Input that makes no sense gets an answer that does, and changes nothing.
+//! Invalid input has a clear error and changes nothing.
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -20,15 +20,15 @@ fn database(path: &Path, statements: &str) {
 }
 
 #[test]
-fn a_data_directory_that_cannot_be_used_is_named() {
+fn unusable_data_directory_is_named() {
     let env = TestEnv::new();
     let file = env.file("file", b"precious");
     let open = env.home().join("open");
     fs::create_dir(&open).unwrap();
-    for (directory, mode, said) in [
+    for (directory, mode, message) in [
         (file.clone(), 0o600, ""),
         (file.join("below"), 0o600, ""),
-        // Not even root can make a directory there.
+        // Root cannot create a directory there either.
         (PathBuf::from("/proc/optoken"), 0o600, ""),
         (open.clone(), 0o777, "others can write to it (mode 777); run: chmod go-w "),
         (open.clone(), 0o720, "others can write to it (mode 720); run: chmod go-w "),
@@ -40,7 +40,7 @@ fn a_data_directory_that_cannot_be_used_is_named() {
         let output =
             env.influxdb3(["serve", "--http-bind", "127.0.0.1:0", "--data-dir"]).arg(&directory).run();
         let named =
-            format!("Serve command failed: cannot use the data directory {}: {said}", directory.display());
+            format!("Serve command failed: cannot use the data directory {}: {message}", directory.display());
         output.assert_failed(1, &[&named]);
     }
     assert_eq!(fs::read(file).unwrap(), b"precious");
@@ -51,7 +51,7 @@ fn a_data_directory_that_cannot_be_used_is_named() {
 }
 
 #[test]
-fn a_file_that_is_no_token_store_is_named_and_left_alone() {
+fn foreign_file_as_store_is_not_changed() {
     let env = TestEnv::new();
     let foreign = env.home().join("foreign.db");
     database(
@@ -63,7 +63,7 @@ fn a_file_that_is_no_token_store_is_named_and_left_alone() {
     database(&layout, "PRAGMA user_version = 2");
     let directory = env.home().join("directory.db");
     fs::create_dir(&directory).unwrap();
-    for (path, said) in [
+    for (path, message) in [
         (env.file("text.db", b"This is a letter, longer than the hundred bytes that the header of a SQLite database takes, and it is precious."), "is not a token store"),
         (env.file("short.db", b"short"), "is not a token store"),
         (foreign, "is not a token store"),
@@ -75,10 +75,10 @@ fn a_file_that_is_no_token_store_is_named_and_left_alone() {
         let before = fs::read(&path).ok();
         let store = format!("sqlite:{}", path.display());
         let output = env.serve_with(&["--store", &store]).run();
-        output.assert_failed(1, &["Serve command failed: ", &path.display().to_string(), said]);
-        assert!(fs::read(&path).ok() == before, "{} has been written to", path.display());
+        output.assert_failed(1, &["Serve command failed: ", &path.display().to_string(), message]);
+        assert!(fs::read(&path).ok() == before, "{} was written", path.display());
     }
-    // In the data directory, where nobody has chosen it.
+    // At the default path in the data directory.
     fs::create_dir(env.data_dir()).unwrap();
     fs::write(env.store(), "precious").unwrap();
     env.serve_with(&[]).run().assert_failed(1, &[&env.store().display().to_string(), "is not a token store"]);
@@ -86,25 +86,25 @@ fn a_file_that_is_no_token_store_is_named_and_left_alone() {
 }
 
 #[test]
-fn the_empty_database_of_another_program_is_left_alone() {
+fn empty_foreign_database_is_not_changed() {
     let env = TestEnv::new();
     let path = env.home().join("empty.db");
-    // That of a GeoPackage: it says whose it is, and has no tables yet.
+    // The database of a GeoPackage, with an application id and no tables yet.
     database(&path, "PRAGMA application_id = 0x47504B47; PRAGMA user_version = 10300");
     let before = fs::read(&path).unwrap();
     let output = env.serve_with(&["--store", &format!("sqlite:{}", path.display())]).run();
     output.assert_failed(1, &[&path.display().to_string(), "is not a token store"]);
-    assert!(fs::read(&path).unwrap() == before, "the file has been written to");
+    assert!(fs::read(&path).unwrap() == before, "the file was written");
 }
 
 #[test]
-fn a_catalog_that_cannot_be_read_is_refused_and_left_alone() {
+fn unreadable_catalog_prevents_start() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     server.create();
     server.stop();
     let (version, good) = env.stored_catalog().unwrap();
-    for (document, said) in [
+    for (document, message) in [
         (
             NEWER.to_owned(),
             "the catalog has format 2, this version reads format 1 only; a newer version may have written it",
@@ -118,18 +118,18 @@ fn a_catalog_that_cannot_be_read_is_refused_and_left_alone() {
         store.execute("UPDATE catalog SET document = ?1", [&document]).unwrap();
         drop(store);
         let before = fs::read(env.store()).unwrap();
-        env.serve_with(&[]).run().assert_failed(1, &["Serve command failed: ", said]);
+        env.serve_with(&[]).run().assert_failed(1, &["Serve command failed: ", message]);
         assert_eq!(env.stored_catalog(), Some((version.clone(), document)));
-        assert!(fs::read(env.store()).unwrap() == before, "the file has been written to");
+        assert!(fs::read(env.store()).unwrap() == before, "the file was written");
     }
 }
 
 #[test]
-fn a_running_server_neither_trusts_nor_rewrites_a_catalog_of_a_newer_format() {
+fn newer_catalog_denies_and_is_not_rewritten() {
     let env = TestEnv::new();
     let server = env.serve(&RECOVERY);
     let token = server.create();
-    // As when the other server on this store has been upgraded.
+    // Another server on this store has been upgraded.
     let newer = ("of the newer version".to_owned(), NEWER.to_owned());
     let store = rusqlite::Connection::open(env.store()).unwrap();
     store.execute("UPDATE catalog SET version = ?1, document = ?2", [&newer.0, &newer.1]).unwrap();
@@ -141,16 +141,16 @@ fn a_running_server_neither_trusts_nor_rewrites_a_catalog_of_a_newer_format() {
         (post(REGENERATE).bearer(&token), server.address),
         (post(REGENERATE), server.recovery()),
     ] {
-        let answer = request.send(to);
-        assert!(matches!(answer.status, 500 | 503), "{answer:?}");
-        assert!(answer.body.contains("nothing was changed"), "{answer:?}");
+        let response = request.send(to);
+        assert!(matches!(response.status, 500 | 503), "{response:?}");
+        assert!(response.body.contains("nothing was changed"), "{response:?}");
     }
     assert_eq!(env.stored_catalog(), Some(newer));
     server.wait_for_log("newer version");
 }
 
 #[test]
-fn a_component_that_does_not_fit_is_refused_with_both_worlds_named() {
+fn incompatible_component_prevents_start() {
     let env = TestEnv::new();
     let contract = [
         "optoken:authority/tokens@0.1.0",
@@ -159,7 +159,7 @@ fn a_component_that_does_not_fit_is_refused_with_both_worlds_named() {
     ];
     let worlds =
         ["the component does not fit", "This host runs a world with", "The component has a world with"];
-    for (file, said) in [
+    for (file, message) in [
         (env.file("letter.wasm", b"not wasm"), &["this is not a WebAssembly component"][..]),
         (env.file("empty.wasm", b""), &["this is not a WebAssembly component"]),
         (env.file("module.wasm", b"\0asm\x01\0\0\0"), &["this is not a WebAssembly component"]),
@@ -168,24 +168,24 @@ fn a_component_that_does_not_fit_is_refused_with_both_worlds_named() {
     ] {
         let output = env.serve_with(&["--store", "memory:", "--component"]).arg(&file).run();
         output.assert_failed(1, &["Serve command failed: ", &file.display().to_string()]);
-        output.assert_failed(1, said);
+        output.assert_failed(1, message);
     }
     let fitting = concat!(env!("CARGO_MANIFEST_DIR"), "/../component/prebuilt/optoken.wasm");
     env.serve(&["--store", "memory:", "--component", fitting]).create();
 }
 
 #[test]
-fn an_address_that_cannot_be_listened_on_is_named() {
+fn unusable_address_is_named() {
     let env = TestEnv::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
-    for (address, said) in [
+    for (address, message) in [
         (taken.as_str(), "another server is running there, or choose another port"),
         ("nonsense", "an address is HOST:PORT, such as 127.0.0.1:8181"),
         ("127.0.0.1", "an address is HOST:PORT, such as 127.0.0.1:8181"),
         ("127.0.0.1:99999", "an address is HOST:PORT, such as 127.0.0.1:8181"),
         ("", "an address is HOST:PORT, such as 127.0.0.1:8181"),
-        // Of TEST-NET-1 (RFC 5737), so not of this machine.
+        // TEST-NET-1 (RFC 5737), which no machine has.
         ("192.0.2.1:0", ""),
     ] {
         for option in ["--http-bind", "--admin-token-recovery-http-bind"] {
@@ -194,15 +194,15 @@ fn an_address_that_cannot_be_listened_on_is_named() {
                 cli = cli.args(&["--http-bind", "127.0.0.1:0"]);
             }
             let named = format!("Serve command failed: {option}: cannot listen on {address}");
-            cli.run().assert_failed(1, &[&named, said]);
+            cli.run().assert_failed(1, &[&named, message]);
         }
     }
 }
 
 #[test]
-fn a_command_line_that_makes_no_sense_is_answered_with_exit_code_2() {
+fn invalid_command_line_exits_with_code_2() {
     let env = TestEnv::new();
-    for (args, said) in [
+    for (args, message) in [
         ("", "Usage: influxdb3 <COMMAND>"),
         ("create", "Usage: influxdb3 create <COMMAND>"),
         ("nonsense", "unrecognized subcommand 'nonsense'"),
@@ -218,7 +218,7 @@ fn a_command_line_that_makes_no_sense_is_answered_with_exit_code_2() {
         ("serve --store memory:x", "a store is sqlite:PATH or memory:"),
         ("serve --max-staleness 0", "invalid value '0' for '--max-staleness <SECONDS>'"),
     ] {
-        env.influxdb3(args.split_whitespace()).run().assert_failed(2, &[said]);
+        env.influxdb3(args.split_whitespace()).run().assert_failed(2, &[message]);
     }
     env.serve_with(&["--log-filter", "===", "--store", "memory:"])
         .run()
@@ -226,8 +226,8 @@ fn a_command_line_that_makes_no_sense_is_answered_with_exit_code_2() {
 }
 
 #[test]
-fn a_token_in_the_wrong_place_is_not_repeated() {
-    // That no token is on stderr is checked for every command line; a misplaced one may end up in a log as well.
+fn misplaced_token_is_not_echoed() {
+    // The fixture asserts that stderr has no token. A misplaced token could also reach a log.
     let env = TestEnv::new();
     let token =
         "apiv3_Jkalv-IPKqJR2P7QT0n28gFpf1iEwK-eZ7q6hXqyzrJu0kEPB-VE88eGXTTz9GKhwKm38-6qkykKPdhNeduS9g";
@@ -251,15 +251,16 @@ fn a_token_in_the_wrong_place_is_not_repeated() {
         assert!(matches!(output.code, Some(1 | 2)), "{output:?}");
         assert_ne!(output.stderr, "");
     }
-    // Help shows what the environment has set; not this.
+    // Help shows values of the environment, except this one.
     let help =
         env.influxdb3(["create", "token", "--admin", "--help"]).env("INFLUXDB3_AUTH_TOKEN", token).run();
     assert_eq!(help.code, Some(0));
     assert!(!help.stdout.contains(token));
 }
 
-/// Answers every connection with these bytes, after it has read the head of a request, and closes it.
-fn stranger(answer: Vec<u8>) -> SocketAddr {
+/// A server that reads a head, sends these bytes, and closes the connection. `ECHO` stands for the
+/// head.
+fn foreign_server(response: Vec<u8>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -268,8 +269,8 @@ fn stranger(answer: Vec<u8>) -> SocketAddr {
             stream.set_read_timeout(Some(TIMEOUT)).unwrap();
             let head = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
             let head: Vec<_> = head.take_while(|line| !line.is_empty()).collect();
-            let answer = String::from_utf8_lossy(&answer).replace("ECHO", &head.join(" "));
-            stream.write_all(answer.as_bytes()).unwrap();
+            let response = String::from_utf8_lossy(&response).replace("ECHO", &head.join(" "));
+            stream.write_all(response.as_bytes()).unwrap();
         }
     });
     address
@@ -280,28 +281,28 @@ fn http(status: &str, body: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_host_that_is_no_token_server_is_told_from_one() {
+fn non_token_server_is_reported() {
     let env = TestEnv::new();
-    // Nobody listens on that port.
+    // No server listens on that port.
     let unused = SocketAddr::from(([127, 0, 0, 1], 1));
-    for (address, said) in [
+    for (address, message) in [
         (unused, &["cannot reach", "Connection refused", "influxdb3 serve"][..]),
         (
-            stranger(http("404 Not Found", "<html>nothing here</html>")),
+            foreign_server(http("404 Not Found", "<html>nothing here</html>")),
             &["404 Not Found", "nothing here", "the address of a token server?"],
         ),
         (
-            stranger(http("307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/", "")),
+            foreign_server(http("307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/", "")),
             &["307 Temporary Redirect"],
         ),
-        (stranger(b"SSH-2.0-OpenSSH_10.0\r\n".to_vec()), &["did not answer"]),
-        (stranger(Vec::new()), &["did not answer", "the old token is still in force"]),
+        (foreign_server(b"SSH-2.0-OpenSSH_10.0\r\n".to_vec()), &["did not answer"]),
+        (foreign_server(Vec::new()), &["did not answer", "the old token is still in force"]),
     ] {
         let output = env.create_token(address, &["--regenerate", "--yes", "--token", UNKNOWN]).run();
         output.assert_failed(1, &["Create command failed: "]);
-        output.assert_failed(1, said);
+        output.assert_failed(1, message);
     }
-    for (host, said) in [
+    for (host, message) in [
         ("nonsense", "http://127.0.0.1:8181"),
         ("localhost:8181", "http://127.0.0.1:8181"),
         ("ftp://localhost", "http://127.0.0.1:8181"),
@@ -309,7 +310,7 @@ fn a_host_that_is_no_token_server_is_told_from_one() {
         ("", "http://127.0.0.1:8181"),
     ] {
         let output = env.influxdb3(["create", "token", "--admin", "--host", host]).run();
-        output.assert_failed(1, &[host, said]);
+        output.assert_failed(1, &[host, message]);
     }
     let output =
         env.influxdb3(["create", "token", "--admin", "--host", "http://me:password@127.0.0.1:1"]).run();
@@ -320,16 +321,16 @@ fn a_host_that_is_no_token_server_is_told_from_one() {
 }
 
 #[test]
-fn the_words_of_a_stranger_do_not_control_the_terminal() {
+fn server_text_cannot_inject_terminal_escapes() {
     let env = TestEnv::new();
-    let address = stranger(http("500 Internal Server Error", "\u{1b}[2Jcleared\u{7}"));
+    let address = foreign_server(http("500 Internal Server Error", "\u{1b}[2Jcleared\u{7}"));
     let output = env.create_token(address, &[]).run();
     output.assert_failed(1, &["server responded with error [500 Internal Server Error]: [2Jcleared"]);
     assert!(!output.stderr.contains(['\u{1b}', '\u{7}']), "{output:?}");
 }
 
 #[test]
-fn an_answer_without_a_token_is_not_shown_as_one() {
+fn response_without_token_is_rejected() {
     let env = TestEnv::new();
     for (status, body) in [
         ("201 Created", "<html>"),
@@ -340,24 +341,24 @@ fn an_answer_without_a_token_is_not_shown_as_one() {
         ("200 OK", "hello"),
         ("200 OK", r#"{"token":"apiv3_x"}"#),
     ] {
-        let output = env.create_token(stranger(http(status, body)), &[]).run();
+        let output = env.create_token(foreign_server(http(status, body)), &[]).run();
         output.assert_failed(1, &["Create command failed: ", "answers, but not as a token server"]);
     }
 }
 
 #[test]
-fn an_error_that_repeats_the_token_is_not_passed_on() {
+fn token_echoed_by_server_is_redacted() {
     let env = TestEnv::new();
-    // Some servers answer an unknown request with all that was in it.
+    // Some servers echo an unknown request.
     for body in ["ECHO", r#"{"error":"ECHO"}"#] {
-        let address = stranger(http("500 Internal Server Error", body));
+        let address = foreign_server(http("500 Internal Server Error", body));
         let output = env.create_token(address, &["--regenerate", "--yes", "--token", UNKNOWN]).run();
         output.assert_failed(1, &["Create command failed: ", "500 Internal Server Error"]);
     }
 }
 
 #[test]
-fn a_token_that_cannot_be_shown_is_a_failure() {
+fn unwritable_stdout_is_an_error() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -366,7 +367,7 @@ fn a_token_that_cannot_be_shown_is_a_failure() {
 }
 
 #[test]
-fn a_body_that_is_too_large_is_refused_and_changes_nothing() {
+fn large_body_is_413_and_changes_nothing() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     let empty = env.stored_catalog();
@@ -376,13 +377,13 @@ fn a_body_that_is_too_large_is_refused_and_changes_nothing() {
         [request().body(&body), request().chunked(&body, 1000), request().chunked(&body, size)]
     };
     for request in with_bodies(&|| post(CREATE), limit + 1) {
-        let answer = request.send(server.address);
-        answer.assert_is(413, "max request size (65536 bytes) exceeded");
-        assert_eq!(answer.header("connection"), Some("close"));
+        let response = request.send(server.address);
+        response.assert_is(413, "max request size (65536 bytes) exceeded");
+        assert_eq!(response.header("connection"), Some("close"));
     }
-    // Judged by what the head says: the body is never read.
-    let announced = post(CREATE).header("Content-Length", "1000000000000");
-    announced.send(server.address).assert_is(413, "max request size (65536 bytes) exceeded");
+    // The server rejects the length and does not read the body.
+    let large = post(CREATE).header("Content-Length", "1000000000000");
+    large.send(server.address).assert_is(413, "max request size (65536 bytes) exceeded");
     assert_eq!(env.stored_catalog(), empty);
 
     let mut token = server.create();
@@ -390,9 +391,9 @@ fn a_body_that_is_too_large_is_refused_and_changes_nothing() {
     for request in with_bodies(&|| post(REGENERATE).bearer(&token), limit + 1) {
         request.send(server.address).assert_is(413, "max request size (65536 bytes) exceeded");
     }
-    // Who is nobody learns nothing of limits.
-    let stranger = post(REGENERATE).bearer(UNKNOWN).header("Content-Length", "1000000000000");
-    assert_eq!(stranger.send(server.address).status, 401);
+    // An unauthenticated client learns nothing of limits.
+    let unauthenticated = post(REGENERATE).bearer(UNKNOWN).header("Content-Length", "1000000000000");
+    assert_eq!(unauthenticated.send(server.address).status, 401);
     assert_eq!(env.stored_catalog(), before);
     assert!(server.accepts(&token));
     for number in 0..3 {
@@ -403,7 +404,7 @@ fn a_body_that_is_too_large_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn bytes_that_are_no_request_are_refused_and_never_waited_for() {
+fn malformed_request_is_rejected_without_waiting() {
     let env = TestEnv::new();
     let server = env.serve(&RECOVERY);
     let token = server.create();
@@ -431,13 +432,13 @@ fn bytes_that_are_no_request_are_refused_and_never_waited_for() {
             let mut connection = Connection::open(to).unwrap();
             let bytes = bytes.replace("Host: localhost", &format!("Host: localhost:{}", to.port()));
             connection.write(bytes.as_bytes());
-            // There, no chunk is looked at.
+            // The recovery listener rejects chunks before it reads them.
             let status = if case == "unreadable chunk" && to == server.recovery() { 403 } else { status };
-            // It may close the connection without a word, too.
-            if let Ok(answer) = connection.read() {
+            // The server may also close the connection without a response.
+            if let Ok(response) = connection.read() {
                 assert!(
-                    answer.status == status || status == 414 && answer.status == 431,
-                    "{case}: {answer:?}"
+                    response.status == status || status == 414 && response.status == 431,
+                    "{case}: {response:?}"
                 );
             }
         }
@@ -447,7 +448,7 @@ fn bytes_that_are_no_request_are_refused_and_never_waited_for() {
 }
 
 #[test]
-fn a_body_that_breaks_off_changes_nothing() {
+fn truncated_body_changes_nothing() {
     let env = TestEnv::new();
     let server = env.serve(&RECOVERY);
     let token = server.create();
@@ -457,8 +458,8 @@ fn a_body_that_breaks_off_changes_nothing() {
         connection.write(&post(REGENERATE).bearer(&token).header("Content-Length", "2").to(to).to_bytes());
         connection.write(b"{");
         connection.finish_writing();
-        if let Ok(answer) = connection.read() {
-            answer.assert_is(400, "Failed to read request body");
+        if let Ok(response) = connection.read() {
+            response.assert_is(400, "Failed to read request body");
         }
     }
     assert_eq!(env.stored_catalog(), before);

@@ -1,4 +1,4 @@
-//! What stays when processes come and go: the store on disk, other servers on it, signals.
+//! Restarts, servers on the same store, signals, and the files of a server.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,8 +11,8 @@ use crate::support::{
     CREATE, Connection, RECOVERY, REGENERATE, Server, TestEnv, eventually, get, post, within,
 };
 
-/// How long another server on the same store may go on with an old token: what `authority::POLL_INTERVAL` promises,
-/// on a machine that is busy with tests.
+/// Limit for another server on the same store to reject an old token: `authority::POLL_INTERVAL`,
+/// with a margin for a busy machine.
 const BOUND: Duration = Duration::from_secs(5);
 
 fn mode(path: &Path) -> u32 {
@@ -20,7 +20,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn a_regenerated_token_outlives_a_killed_server_and_the_old_one_does_not() {
+fn regenerated_token_survives_kill() {
     let env = TestEnv::new();
     let mut tokens: Vec<String> = Vec::new();
     for round in 0..4 {
@@ -30,7 +30,7 @@ fn a_regenerated_token_outlives_a_killed_server_and_the_old_one_does_not() {
             Some(old) => server.regenerate(old),
         };
         tokens.push(new);
-        // At the moment when the answer is there.
+        // Right after the response.
         server.kill();
         let server = env.serve(&[]);
         let (newest, older) = tokens.split_last().unwrap();
@@ -41,7 +41,7 @@ fn a_regenerated_token_outlives_a_killed_server_and_the_old_one_does_not() {
 }
 
 #[test]
-fn another_server_on_the_same_store_follows_within_the_bound() {
+fn second_server_follows_within_bound() {
     let env = TestEnv::new();
     let (one, two) = (env.serve(&[]), env.serve(&[]));
     let mut token = one.create();
@@ -50,14 +50,14 @@ fn another_server_on_the_same_store_follows_within_the_bound() {
         let new = here.regenerate(&token);
         assert!(!here.accepts(&token));
         within(BOUND, "the other server refuses the old token", || !there.accepts(&token));
-        // Both in one step: where the old one is refused, the new one is accepted.
+        // In one step: a server that rejects the old token accepts the new one.
         assert!(there.accepts(&new));
         token = new;
     }
 }
 
 #[test]
-fn servers_may_start_at_once_in_a_new_directory() {
+fn servers_start_concurrently_in_new_directory() {
     let env = TestEnv::new();
     let servers: Vec<Server> = std::thread::scope(|scope| {
         let starting: Vec<_> = (0..6).map(|_| scope.spawn(|| env.serve(&[]))).collect();
@@ -70,7 +70,7 @@ fn servers_may_start_at_once_in_a_new_directory() {
 }
 
 #[test]
-fn its_files_are_closed_to_others() {
+fn files_are_private() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     server.create();
@@ -83,7 +83,7 @@ fn its_files_are_closed_to_others() {
 }
 
 #[test]
-fn no_secret_is_on_the_disk() {
+fn disk_has_no_secret() {
     let env = TestEnv::new();
     let server = env.serve(&RECOVERY);
     let first = server.create();
@@ -93,7 +93,7 @@ fn no_secret_is_on_the_disk() {
     for file in fs::read_dir(env.data_dir()).unwrap() {
         let content = fs::read(file.unwrap().path()).unwrap();
         for token in [&first, &second, &third] {
-            // Not even without the prefix that they share.
+            // The random part, without the common prefix.
             let secret = token.strip_prefix("apiv3_").unwrap().as_bytes();
             assert!(!content.windows(secret.len()).any(|window| window == secret));
         }
@@ -101,11 +101,11 @@ fn no_secret_is_on_the_disk() {
 }
 
 #[test]
-fn signals_stop_it_in_order() {
+fn signals_shut_down_gracefully() {
     let env = TestEnv::new();
     for signal in [Signal::TERM, Signal::INT] {
         let mut server = env.serve(&RECOVERY);
-        // Connections on which nothing happens do not hold it up.
+        // Idle connections do not delay the shutdown.
         let mut idle = Connection::open(server.address).unwrap();
         idle.write(&get("/").to_bytes());
         idle.read().unwrap();
@@ -117,7 +117,7 @@ fn signals_stop_it_in_order() {
     }
 }
 
-/// A create that the server has begun to read and cannot finish before its two bytes of body are there.
+/// Sends a create request without its body of two bytes, which the server waits for.
 fn begin_create(server: &Server) -> Connection {
     let mut connection = Connection::open(server.address).unwrap();
     connection.write(&post(CREATE).header("Content-Length", "2").header("Expect", "100-continue").to_bytes());
@@ -126,7 +126,7 @@ fn begin_create(server: &Server) -> Connection {
 }
 
 #[test]
-fn a_request_under_way_is_finished_before_it_stops() {
+fn shutdown_finishes_requests_in_flight() {
     let env = TestEnv::new();
     let mut server = env.serve(&[]);
     let mut connection = begin_create(&server);
@@ -139,7 +139,7 @@ fn a_request_under_way_is_finished_before_it_stops() {
 }
 
 #[test]
-fn a_second_signal_stops_it_at_once() {
+fn second_signal_exits_at_once() {
     let env = TestEnv::new();
     let mut server = env.serve(&[]);
     let connection = begin_create(&server);
@@ -151,21 +151,21 @@ fn a_second_signal_stops_it_at_once() {
 }
 
 #[test]
-fn a_store_in_memory_forgets() {
+fn memory_store_is_not_persistent() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);
     server.wait_for_log("memory only");
-    let forgotten = server.create();
+    let old = server.create();
     server.stop();
     let server = env.serve(&["--store", "memory:"]);
-    assert!(!server.accepts(&forgotten));
+    assert!(!server.accepts(&old));
     let token = server.create();
     assert!(server.accepts(&token));
     assert!(!env.data_dir().exists());
 }
 
 #[test]
-fn it_runs_without_any_option_but_an_address() {
+fn default_data_directory_is_used() {
     for (home, variable) in [(".local/share/optoken", None), ("elsewhere/optoken", Some("elsewhere"))] {
         let env = TestEnv::new();
         let start = || {
@@ -178,7 +178,7 @@ fn it_runs_without_any_option_but_an_address() {
         };
         let server = start();
         let store = env.home().join(home).join("tokens.db");
-        // It says where it keeps its data, and what to do next.
+        // The log has the location of the data, and the next command.
         server.wait_for_log(&format!("sqlite:{}", store.display()));
         server.wait_for_log(&format!("influxdb3 create token --admin --host http://{}", server.address));
         let token = server.create();
@@ -190,7 +190,7 @@ fn it_runs_without_any_option_but_an_address() {
 }
 
 #[test]
-fn the_environment_says_what_the_options_say() {
+fn variables_equal_options() {
     let env = TestEnv::new();
     let start = |args: &[&str]| {
         env.influxdb3(["serve"])
@@ -206,7 +206,7 @@ fn the_environment_says_what_the_options_say() {
     server.stop();
     assert!(env.serve(&[]).accepts(&token));
 
-    // An option beats the variable.
+    // A flag overrides a variable.
     let other = env.home().join("other.db");
     let server = start(&["--store", &format!("sqlite:{}", other.display())]);
     assert!(!server.accepts(&token));
@@ -214,7 +214,7 @@ fn the_environment_says_what_the_options_say() {
 }
 
 #[test]
-fn tokens_are_refused_while_the_store_is_silent_and_accepted_again_when_it_answers() {
+fn silent_store_denies_until_it_answers() {
     let env = TestEnv::new();
     let server = env.serve(&["--max-staleness", "1"]);
     let token = server.create();
@@ -223,10 +223,10 @@ fn tokens_are_refused_while_the_store_is_silent_and_accepted_again_when_it_answe
 
     store.execute_batch("ALTER TABLE catalog RENAME TO away").unwrap();
     eventually("tokens are refused", || status() == 503);
-    let answer = post(REGENERATE).bearer(&token).send(server.address);
-    answer.assert_is(503, "tokens are not available at the moment, nothing was changed, try again");
-    assert_eq!(answer.header("retry-after"), Some("1"));
-    assert_eq!(answer.header("www-authenticate"), None);
+    let response = post(REGENERATE).bearer(&token).send(server.address);
+    response.assert_is(503, "tokens are not available at the moment, nothing was changed, try again");
+    assert_eq!(response.header("retry-after"), Some("1"));
+    assert_eq!(response.header("www-authenticate"), None);
     server.wait_for_log("the token store does not answer");
 
     store.execute_batch("ALTER TABLE away RENAME TO catalog").unwrap();
@@ -236,15 +236,15 @@ fn tokens_are_refused_while_the_store_is_silent_and_accepted_again_when_it_answe
 }
 
 #[test]
-fn a_server_whose_log_nobody_reads_answers_as_before() {
+fn closed_stderr_does_not_stop_server() {
     let env = TestEnv::new();
-    // As with `influxdb3 serve 2>&1 | head`, once `head` has seen enough.
-    let server = env.serve_with(&RECOVERY).start_and_read_until(Some("token recovery is open"));
+    // As with `influxdb3 serve 2>&1 | head`, after the exit of `head`.
+    let server = env.serve_with(&RECOVERY).start_and_close_stderr_after(Some("token recovery is open"));
     let recovery = server.recovery();
     let old = server.create();
     let new = post(REGENERATE).send(recovery).token();
     for _ in 0..3 {
-        // A refusal is logged.
+        // The server logs a rejection.
         assert!(!server.accepts(&old));
     }
     assert!(server.accepts(&new));

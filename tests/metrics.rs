@@ -1,17 +1,17 @@
-//! What the server tells Prometheus.
+//! Metrics for Prometheus.
 
-#![allow(clippy::float_cmp, reason = "what was counted is a whole number")]
+#![allow(clippy::float_cmp, reason = "counters are whole numbers")]
 
 use crate::support::{CREATE, RECOVERY, REGENERATE, Server, TestEnv, eventually, get, post};
 
-/// The value of the series that begins so.
+/// Value of a series.
 #[track_caller]
 fn value(server: &Server, token: &str, series: &str) -> f64 {
-    let answer = get("/metrics").bearer(token).send(server.address);
-    assert_eq!(answer.status, 200, "{answer:?}");
-    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
-    let line = answer.body.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {series} in\n{}", answer.body)).parse().unwrap()
+    let response = get("/metrics").bearer(token).send(server.address);
+    assert_eq!(response.status, 200, "{response:?}");
+    assert_eq!(response.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let line = response.body.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {series} in\n{}", response.body)).parse().unwrap()
 }
 
 #[test]
@@ -25,7 +25,7 @@ fn requests_authentications_and_rotations_are_counted() {
     get("/health").authorization("nonsense").send(server.address);
     get("/nowhere?apiv3_secret").bearer(&token).send(server.address);
     post(CREATE).send(server.address);
-    let told = |series: &str| value(&server, &token, series);
+    let metric = |series: &str| value(&server, &token, series);
     for (series, expected) in [
         (r#"optoken_authentications_total{outcome="unknown"}"#, 1.0),
         (r#"optoken_authentications_total{outcome="missing"}"#, 1.0),
@@ -47,33 +47,34 @@ fn requests_authentications_and_rotations_are_counted() {
         ("optoken_audit_records_lost_total", 0.0),
         ("optoken_tokens", 1.0),
     ] {
-        assert_eq!(told(series), expected, "{series}");
+        assert_eq!(metric(series), expected, "{series}");
     }
-    assert!(told(r#"optoken_authentications_total{outcome="accepted"}"#) >= 3.0);
-    // Initialised, created, replaced.
+    assert!(metric(r#"optoken_authentications_total{outcome="accepted"}"#) >= 3.0);
+    // Initialization, creation, regeneration.
     let swaps = r#"optoken_store_operation_duration_seconds_count{operation="swap",outcome="answered"}"#;
-    assert_eq!(told(swaps), 3.0);
-    assert!((0.0..60.0).contains(&told("optoken_operator_token_age_seconds")));
+    assert_eq!(metric(swaps), 3.0);
+    assert!((0.0..60.0).contains(&metric("optoken_operator_token_age_seconds")));
 }
 
 #[test]
-fn the_age_is_that_of_the_newest_secret_and_unknown_without_one() {
+fn token_age_is_that_of_newest_secret() {
     let env = TestEnv::new();
     let server = env.serve(&["--disable-authz", "metrics"]);
-    let answer = get("/metrics").send(server.address);
-    assert!(answer.body.contains("optoken_operator_token_age_seconds NaN"), "{}", answer.body);
+    let response = get("/metrics").send(server.address);
+    assert!(response.body.contains("optoken_operator_token_age_seconds NaN"), "{}", response.body);
     let token = server.create();
     let age = || value(&server, &token, "optoken_operator_token_age_seconds");
     eventually("time passes", || age() > 0.3);
     let before = age();
     server.regenerate(&token);
-    let answer = get("/metrics").send(server.address);
-    let after = answer.body.lines().find_map(|line| line.strip_prefix("optoken_operator_token_age_seconds "));
-    assert!(after.unwrap().parse::<f64>().unwrap() < before, "{}", answer.body);
+    let response = get("/metrics").send(server.address);
+    let after =
+        response.body.lines().find_map(|line| line.strip_prefix("optoken_operator_token_age_seconds "));
+    assert!(after.unwrap().parse::<f64>().unwrap() < before, "{}", response.body);
 }
 
 #[test]
-fn a_recovery_is_counted_and_the_door_shown_closed() {
+fn recovery_is_counted_and_listener_gauge_falls() {
     let env = TestEnv::new();
     let server = env.serve(&RECOVERY);
     server.create();

@@ -1,4 +1,4 @@
-//! The OpenAPI document, and that answers are as it says.
+//! The OpenAPI document, and responses that must match it.
 
 use std::collections::HashSet;
 
@@ -10,19 +10,19 @@ use crate::support::{
 
 pub(crate) const OPENAPI: &str = "/api/v3/openapi.json";
 
-/// The document that a server gives of itself.
+/// The OpenAPI document of a server.
 pub(crate) struct Document(Value);
 
 impl Document {
     pub(crate) fn of(server: &Server, token: &str) -> Self {
-        let answer = get(OPENAPI).bearer(token).send(server.address);
-        assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
-        let document = Self(answer.json());
-        document.check(&get(OPENAPI), &answer);
+        let response = get(OPENAPI).bearer(token).send(server.address);
+        assert_eq!((response.status, response.header("content-type")), (200, Some("application/json")));
+        let document = Self(response.json());
+        document.check(&get(OPENAPI), &response);
         document
     }
 
-    /// The methods on each path, in upper case.
+    /// The operations of each path, with methods in upper case.
     fn operations(&self) -> impl Iterator<Item = (&str, String, &Value)> {
         self.0["paths"].as_object().unwrap().iter().flat_map(|(path, methods)| {
             let methods = methods.as_object().unwrap().iter();
@@ -30,41 +30,42 @@ impl Document {
         })
     }
 
-    /// The answer to a request is one of those that the document has for it: status, content type, headers, and the
-    /// properties of JSON. What it has nothing for can only have been refused.
+    /// Asserts that the document has the response to a request: status, content type, headers and
+    /// the properties of JSON. A request that is not documented must have been rejected.
     #[track_caller]
-    pub(crate) fn check(&self, request: &Request, answer: &Response) {
+    pub(crate) fn check(&self, request: &Request, response: &Response) {
         let (method, path) = request.target();
         let found =
             self.operations().find(|(its_path, its_method, _)| *its_path == path && *its_method == method);
         let Some((.., operation)) = found else {
-            assert!(matches!(answer.status, 204 | 400 | 401 | 404 | 405), "{method} {path}: {answer:?}");
+            assert!(matches!(response.status, 204 | 400 | 401 | 404 | 405), "{method} {path}: {response:?}");
             return;
         };
-        let documented = &operation["responses"][answer.status.to_string()];
-        assert!(documented.is_object(), "{method} {path}: this status is not documented: {answer:?}");
-        for (name, value) in &answer.headers {
+        let documented = &operation["responses"][response.status.to_string()];
+        assert!(documented.is_object(), "{method} {path}: this status is not documented: {response:?}");
+        for (name, value) in &response.headers {
             let known = match name.as_str() {
                 "date" | "content-length" | "connection" => true,
                 "content-type" => documented["content"][value].is_object(),
                 name => documented["headers"][name].is_object(),
             };
-            assert!(known, "{method} {path}: {name} is not documented: {answer:?}");
+            assert!(known, "{method} {path}: {name} is not documented: {response:?}");
         }
-        match answer.header("content-type") {
+        match response.header("content-type") {
             Some("application/json") => {
                 let schema = &documented["content"]["application/json"]["schema"];
-                self.check_value(schema, &answer.json(), &format!("{method} {path} {}", answer.status));
+                self.check_value(schema, &response.json(), &format!("{method} {path} {}", response.status));
             }
             Some(_) => {}
             None => assert!(
-                documented["content"].is_null() && answer.body.is_empty(),
-                "{method} {path}: {answer:?}"
+                documented["content"].is_null() && response.body.is_empty(),
+                "{method} {path}: {response:?}"
             ),
         }
     }
 
-    /// As much of JSON Schema as there is to check here, and stricter in that there is nothing but what is described.
+    /// Checks the part of JSON Schema that the document uses. Rejects properties that are not
+    /// documented.
     fn check_value(&self, schema: &Value, value: &Value, at: &str) {
         if let Some(reference) = schema["$ref"].as_str() {
             return self.check_value(self.resolve(reference), value, at);
@@ -98,11 +99,11 @@ impl Document {
 
     fn resolve(&self, reference: &str) -> &Value {
         let found = self.0.pointer(reference.strip_prefix('#').unwrap());
-        found.unwrap_or_else(|| panic!("{reference} leads nowhere"))
+        found.unwrap_or_else(|| panic!("{reference} does not resolve"))
     }
 }
 
-/// All values of this key, wherever they are.
+/// Collects all values of this key, at any depth.
 fn all<'a>(key: &str, value: &'a Value, found: &mut Vec<&'a Value>) {
     match value {
         Value::Object(object) => {
@@ -115,7 +116,7 @@ fn all<'a>(key: &str, value: &'a Value, found: &mut Vec<&'a Value>) {
 }
 
 #[test]
-fn the_document_names_everything_that_is_there() {
+fn document_lists_every_operation() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
@@ -155,12 +156,12 @@ fn the_document_names_everything_that_is_there() {
             "GET /api/v3/openapi.json",
         ]
     );
-    // The server says the same of each path.
+    // The response to OPTIONS lists the same methods.
     for (path, ..) in document.operations().filter(|(path, ..)| *path != "/api/v3/verify") {
         let there = document.operations().filter(|(other, ..)| *other == path).map(|(_, method, _)| method);
         let there: Vec<_> = there.chain(["OPTIONS".to_owned()]).collect();
-        let answer = request("OPTIONS", path).send(server.address);
-        assert_eq!(answer.header("allow"), Some(there.join(", ").as_str()), "{path}");
+        let response = request("OPTIONS", path).send(server.address);
+        assert_eq!(response.header("allow"), Some(there.join(", ").as_str()), "{path}");
     }
 
     let mut references = Vec::new();
@@ -175,7 +176,7 @@ fn the_document_names_everything_that_is_there() {
 }
 
 #[test]
-fn the_document_tells_what_asks_for_a_token() {
+fn document_lists_required_credentials() {
     let env = TestEnv::new();
     for (args, open) in [
         (&[][..], &[CREATE][..]),
@@ -184,13 +185,13 @@ fn the_document_tells_what_asks_for_a_token() {
         let server = env.serve(&[&["--store", "memory:"], args].concat());
         let document = Document::of(&server, &server.create());
         for (path, method, operation) in document.operations() {
-            let asks = !open.contains(&path) || (path == CREATE && method == "GET");
-            assert_eq!(operation["security"] != json!([]), asks, "{method} {path}");
-            assert_eq!(operation["responses"]["401"].is_object(), asks, "{method} {path}");
+            let requires_token = !open.contains(&path) || (path == CREATE && method == "GET");
+            assert_eq!(operation["security"] != json!([]), requires_token, "{method} {path}");
+            assert_eq!(operation["responses"]["401"].is_object(), requires_token, "{method} {path}");
             let sent = request(&method, path);
-            let answer = sent.send(server.address);
-            document.check(&sent, &answer);
-            assert_eq!(answer.status == 401, asks, "{method} {path}: {answer:?}");
+            let response = sent.send(server.address);
+            document.check(&sent, &response);
+            assert_eq!(response.status == 401, requires_token, "{method} {path}: {response:?}");
         }
         let schemes = document.0["components"]["securitySchemes"].as_object().unwrap();
         assert_eq!(schemes.keys().collect::<Vec<_>>(), ["basic", "bearer", "token"]);
@@ -198,7 +199,7 @@ fn the_document_tells_what_asks_for_a_token() {
 }
 
 #[test]
-fn the_document_of_a_server_without_authentication_is_another_one() {
+fn document_without_auth_has_no_security() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:", "--without-auth"]);
     let document = Document::of(&server, "anything");

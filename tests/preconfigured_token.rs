@@ -1,4 +1,5 @@
-//! Tokens that were made elsewhere and are taken in when the server starts: `--admin-token-file` (COMPAT 5.4).
+//! Preconfigured tokens that the server imports at its start: `--admin-token-file`
+//! (docs/compatibility.md 5.4).
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,11 +8,11 @@ use serde_json::{Value, json};
 
 use crate::support::{Cli, REGENERATE, TestEnv, get, post, sha512_hex};
 
-/// The one of COMPAT 1.8.
+/// The token of docs/compatibility.md 1.8.
 const TOKEN: &str =
     "apiv3_Jkalv-IPKqJR2P7QT0n28gFpf1iEwK-eZ7q6hXqyzrJu0kEPB-VE88eGXTTz9GKhwKm38-6qkykKPdhNeduS9g";
 
-/// Of 16 random bytes, as the documentation has them (COMPAT 1.6).
+/// A token of 16 random bytes, as in the documentation (docs/compatibility.md 1.6).
 const OTHER: &str = "apiv3_kM2vQ8xTz0yB3nWfR7uJpA";
 
 impl TestEnv {
@@ -21,27 +22,27 @@ impl TestEnv {
         path.to_str().unwrap().to_owned()
     }
 
-    fn serve_preset(&self, content: &Value) -> Cli {
+    fn serve_preconfigured(&self, content: &Value) -> Cli {
         let file = self.token_file(&content.to_string(), 0o600);
         self.serve_with(&["--admin-token-file", &file])
     }
 }
 
 #[test]
-fn a_preset_token_is_accepted_from_the_first_start_on() {
+fn preconfigured_token_is_accepted_after_start() {
     for (content, name) in [
         (json!({ "token": TOKEN, "name": "_admin" }), "_admin"),
         (json!({ "token": TOKEN, "name": "ci", "description": "ignored" }), "ci"),
         (json!({ "token_sha512": sha512_hex(TOKEN), "name": "_admin", "expiry_millis": null }), "_admin"),
     ] {
         let env = TestEnv::new();
-        let server = env.serve_preset(&content).start();
+        let server = env.serve_preconfigured(&content).start();
         assert!(server.accepts(TOKEN));
         server.wait_for_log(&format!("Loaded admin token from file, name: {name}"));
         server.wait_for_log(&format!("Admin token '{name}' initialized from file"));
         server.stop();
         let stored_catalog = env.stored_catalog();
-        let server = env.serve_preset(&content).start();
+        let server = env.serve_preconfigured(&content).start();
         server.wait_for_log(&format!("Admin token '{name}' already exists, skipping initialization"));
         assert!(server.accepts(TOKEN));
         assert_eq!(env.stored_catalog(), stored_catalog);
@@ -49,55 +50,55 @@ fn a_preset_token_is_accepted_from_the_first_start_on() {
 }
 
 #[test]
-fn a_preset_operator_can_be_replaced_and_the_file_does_not_bring_it_back() {
+fn regenerated_preconfigured_operator_is_not_restored() {
     let env = TestEnv::new();
     let content = json!({ "token": TOKEN, "name": "_admin" });
-    let server = env.serve_preset(&content).start();
+    let server = env.serve_preconfigured(&content).start();
     let token = server.regenerate(TOKEN);
     server.stop();
-    let server = env.serve_preset(&content).start();
+    let server = env.serve_preconfigured(&content).start();
     server.wait_for_log("WARN Admin token '_admin' already exists with another secret");
     assert!(server.accepts(&token));
     assert!(!server.accepts(TOKEN));
 }
 
 #[test]
-fn a_preset_named_token_does_not_replace_the_operator() {
+fn preconfigured_named_token_is_not_operator() {
     let env = TestEnv::new();
-    let server = env.serve_preset(&json!({ "token": OTHER, "name": "ci" })).start();
+    let server = env.serve_preconfigured(&json!({ "token": OTHER, "name": "ci" })).start();
     server.wait_for_log("no operator token yet");
-    let answer = post(REGENERATE).bearer(OTHER).send(server.address);
-    answer.assert_is(404, "missing admin token, cannot update");
+    let response = post(REGENERATE).bearer(OTHER).send(server.address);
+    response.assert_is(404, "missing admin token, cannot update");
     let operator = server.create();
     assert!(server.accepts(&operator) && server.accepts(OTHER));
 }
 
 #[test]
-fn an_expiry_holds_and_is_reported() {
-    for (expiry, accepted, said) in [
+fn preconfigured_expiry_is_enforced_and_logged() {
+    for (expiry, accepted, message) in [
         (4_102_444_800_000_i64, true, "the operator token expires"),
         (1, false, "Admin token '_admin' has expired and is not accepted"),
         (-1, false, "Admin token '_admin' has expired and is not accepted"),
     ] {
         let env = TestEnv::new();
         let content = json!({ "token": TOKEN, "name": "_admin", "expiry_millis": expiry });
-        let server = env.serve_preset(&content).start();
+        let server = env.serve_preconfigured(&content).start();
         assert_eq!(server.accepts(TOKEN), accepted);
-        server.wait_for_log(said);
+        server.wait_for_log(message);
         server.stop();
         let content = json!({ "token": TOKEN, "name": "_admin", "expiry_millis": 5 });
-        let server = env.serve_preset(&content).start();
+        let server = env.serve_preconfigured(&content).start();
         server.wait_for_log("Admin token '_admin' keeps the expiry that it has, not that of the file");
     }
 }
 
 #[test]
-fn a_file_that_cannot_be_used_keeps_the_server_from_starting() {
+fn unusable_token_file_prevents_start() {
     let env = TestEnv::new();
     let good = json!({ "token": TOKEN, "name": "_admin" }).to_string();
     let hash = json!({ "token_sha512": sha512_hex(TOKEN), "name": "_admin" }).to_string();
     let with = |token: &str, name: &str| json!({ "token": token, "name": name }).to_string();
-    for (content, mode, said) in [
+    for (content, mode, message) in [
         (
             good.as_str(),
             0o644,
@@ -140,15 +141,15 @@ fn a_file_that_cannot_be_used_keeps_the_server_from_starting() {
     ] {
         let file = env.token_file(content, mode);
         let output = env.serve_with(&["--admin-token-file", &file]).run();
-        output.assert_failed(1, &["Serve command failed: Token error: ", said]);
-        assert!(!output.stderr.contains("12345678"), "it quotes the file: {}", output.stderr);
+        output.assert_failed(1, &["Serve command failed: Token error: ", message]);
+        assert!(!output.stderr.contains("12345678"), "the error quotes the file: {}", output.stderr);
     }
-    for (path, said) in [
+    for (path, message) in [
         (env.home().join("missing.json"), "Failed to read admin token file: No such file or directory"),
         (env.home().to_owned(), "it is not a regular file"),
     ] {
         let output = env.serve_with(&["--admin-token-file"]).arg(&path).run();
-        output.assert_failed(1, &["Serve command failed: Token error: ", said]);
+        output.assert_failed(1, &["Serve command failed: Token error: ", message]);
     }
     let server = env.serve(&[]);
     assert!(!server.accepts(TOKEN));
@@ -156,7 +157,7 @@ fn a_file_that_cannot_be_used_keeps_the_server_from_starting() {
 }
 
 #[test]
-fn a_file_of_a_hash_may_be_read_by_others() {
+fn hash_file_may_be_world_readable() {
     let env = TestEnv::new();
     let content = json!({ "token_sha512": sha512_hex(TOKEN), "name": "_admin" });
     let file = env.token_file(&content.to_string(), 0o444);

@@ -1,11 +1,12 @@
-//! The documented flow: create the operator token, use it, regenerate it (COMPAT 2.1 to 2.4, 2.8, 3 and 4.1).
+//! The documented flow: create the operator token, use it, and regenerate it (docs/compatibility.md
+//! 2.1 to 2.4, 2.8, 3 and 4.1).
 
 use base64ct::{Base64, Encoding as _};
 
 use crate::http2;
 use crate::support::{
-    CREATE, Connection, NOT_AUTHENTICATED, REGENERATE, TestEnv, assert_token_form, get, post, request,
-    sha512_hex,
+    CREATE, Connection, NOT_AUTHENTICATED, REGENERATE, Request, TestEnv, assert_token_form, get, post,
+    request, sha512_hex,
 };
 
 const MALFORMED: &str = r#"{"error": "Authorization header was malformed, the request was not in the form of 'Authorization: <auth-scheme> <token>', supported auth-schemes are Bearer, Token and Basic"}"#;
@@ -18,12 +19,12 @@ const IN_FORCE: &str = "The new token, which is not in force yet:\n\
 const PROMPT: &str = "Are you sure you want to regenerate admin token? Enter 'yes' to confirm\n";
 
 #[test]
-fn creating_shows_the_token_as_documented_and_works_once() {
+fn create_prints_documented_text_and_works_once() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     let created = env.create_token(server.address, &[]).run();
     let token = created.token();
-    // COMPAT 4.1, without colours where it does not go to a terminal.
+    // docs/compatibility.md 4.1, without colours, as stdout is not a terminal.
     assert_eq!(
         created.stdout,
         format!(
@@ -48,11 +49,11 @@ fn creating_shows_the_token_as_documented_and_works_once() {
 }
 
 #[test]
-fn the_json_format_is_one_object_and_nothing_else() {
+fn json_format_is_one_object() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     let mut old = None::<String>;
-    // Created first, then regenerated twice, once with the question.
+    // A creation, and two regenerations, one of them with the question.
     for (args, input) in [("", ""), ("--regenerate --yes", ""), ("--regenerate", "yes\n")] {
         let args: Vec<_> = args.split_whitespace().chain(["--format", "json"]).collect();
         let mut cli = env.create_token(server.address, &args).input(input);
@@ -75,7 +76,7 @@ fn the_json_format_is_one_object_and_nothing_else() {
 }
 
 #[test]
-fn a_regenerated_token_works_and_the_old_one_is_refused() {
+fn regenerate_replaces_token() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     let mut seen = vec![server.create()];
@@ -89,7 +90,7 @@ fn a_regenerated_token_works_and_the_old_one_is_refused() {
         };
         let output = cli.run();
         let new = output.token();
-        // COMPAT 4.1, but that success is said last: when it is one.
+        // docs/compatibility.md 4.1. Success is reported last, after the confirmation.
         assert_eq!(
             output.stdout,
             format!(
@@ -106,7 +107,7 @@ fn a_regenerated_token_works_and_the_old_one_is_refused() {
         );
         let warned = if way == "environment" { "" } else { ARGUMENT };
         assert_eq!(output.stderr, format!("{warned}{IN_FORCE}"), "{way}");
-        // At once, without waiting for anything.
+        // At once.
         assert!(server.accepts(&new), "{way}");
         for old in &seen {
             assert!(!server.accepts(old), "{way}");
@@ -117,15 +118,17 @@ fn a_regenerated_token_works_and_the_old_one_is_refused() {
 }
 
 #[test]
-fn what_is_typed_beats_the_environment() {
+fn flag_overrides_environment() {
     let env = TestEnv::new();
     let (server, other) = (env.serve(&[]), env.serve(&["--store", "memory:"]));
     let mut token = server.create();
     let wrong = other.create();
     for flag in ["--token", ""] {
-        let regenerate = |typed: &str, environment: &str| {
-            let args: Vec<_> =
-                ["--regenerate", "--yes", flag, typed].into_iter().filter(|arg| !arg.is_empty()).collect();
+        let regenerate = |flag_token: &str, environment: &str| {
+            let args: Vec<_> = ["--regenerate", "--yes", flag, flag_token]
+                .into_iter()
+                .filter(|arg| !arg.is_empty())
+                .collect();
             env.create_token(server.address, &args).env("INFLUXDB3_AUTH_TOKEN", environment).run()
         };
         let before = env.stored_catalog();
@@ -137,7 +140,7 @@ fn what_is_typed_beats_the_environment() {
         token = regenerate(&token, &wrong).token();
     }
 
-    // The same for the address.
+    // The same holds for the URL of the server.
     let (here, there) = (format!("http://{}", server.address), format!("http://{}", other.address));
     let environment = |host: &str| {
         env.influxdb3(["create", "token", "--admin", "--regenerate", "--yes"]).env("INFLUXDB3_HOST_URL", host)
@@ -149,7 +152,7 @@ fn what_is_typed_beats_the_environment() {
 }
 
 #[test]
-fn regenerating_without_a_token_tells_how_to_give_one() {
+fn regenerate_without_token_prints_hint() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     server.create();
@@ -165,11 +168,11 @@ fn regenerating_without_a_token_tells_how_to_give_one() {
 }
 
 #[test]
-fn only_the_whole_word_yes_confirms() {
+fn regenerate_requires_yes() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     let mut token = server.create();
-    for (answer, confirms) in [
+    for (response, confirms) in [
         ("", false),
         ("\n", false),
         ("y\n", false),
@@ -182,17 +185,17 @@ fn only_the_whole_word_yes_confirms() {
         ("\t yes \r\n", true),
     ] {
         let before = env.stored_catalog();
-        let cli = env.create_token(server.address, &["--regenerate"]).input(answer);
+        let cli = env.create_token(server.address, &["--regenerate"]).input(response);
         let output = cli.env("INFLUXDB3_AUTH_TOKEN", &token).run();
-        assert!(output.stderr.starts_with(PROMPT), "{answer:?}: {}", output.stderr);
+        assert!(output.stderr.starts_with(PROMPT), "{response:?}: {}", output.stderr);
         if confirms {
             token = output.token();
-            assert_eq!(output.stderr, format!("{PROMPT}{IN_FORCE}"), "{answer:?}");
+            assert_eq!(output.stderr, format!("{PROMPT}{IN_FORCE}"), "{response:?}");
         } else {
             output.assert_failed(1, &["Create command failed: Cannot regenerate token without confirmation"]);
-            assert_eq!(env.stored_catalog(), before, "{answer:?}");
+            assert_eq!(env.stored_catalog(), before, "{response:?}");
         }
-        assert!(server.accepts(&token), "{answer:?}");
+        assert!(server.accepts(&token), "{response:?}");
     }
     for yes in ["--yes", "-y"] {
         let output = env.create_token(server.address, &["--regenerate", yes, &token]).input("no\n").run();
@@ -202,7 +205,7 @@ fn only_the_whole_word_yes_confirms() {
 }
 
 #[test]
-fn the_http_api_answers_a_new_token_in_the_documented_form() {
+fn http_api_returns_documented_token_object() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     let body = |token: &str, created_at: &str| {
@@ -211,7 +214,7 @@ fn the_http_api_answers_a_new_token_in_the_documented_form() {
             sha512_hex(token)
         )
     };
-    // As curl sends it.
+    // A request of curl.
     let curl = |path| post(path).header("User-Agent", "curl/8.14.1").header("Accept", "application/json");
 
     let created = curl(CREATE).send(server.address);
@@ -224,16 +227,16 @@ fn the_http_api_answers_a_new_token_in_the_documented_form() {
     let regenerated = curl(REGENERATE).bearer(&first).send(server.address);
     let second = regenerated.token();
     assert_ne!(first, second);
-    // The record stays, only the secret is new (COMPAT 2.4).
-    for (answer, token) in [(&created, &first), (&regenerated, &second)] {
-        assert_eq!(answer.body, body(token, &created_at));
-        assert_eq!(answer.header("content-type"), Some("application/json"));
-        assert_eq!(answer.header("cache-control"), Some("no-store"));
+    // Only the secret of the record changes (docs/compatibility.md 2.4).
+    for (response, token) in [(&created, &first), (&regenerated, &second)] {
+        assert_eq!(response.body, body(token, &created_at));
+        assert_eq!(response.header("content-type"), Some("application/json"));
+        assert_eq!(response.header("cache-control"), Some("no-store"));
     }
     assert!(!server.accepts(&first));
     assert!(server.accepts(&second));
 
-    // What comes with the request means nothing.
+    // The server ignores query, type and body.
     let third = post(&format!("{REGENERATE}?token=x"))
         .bearer(&second)
         .header("Content-Type", "text/csv")
@@ -246,7 +249,7 @@ fn the_http_api_answers_a_new_token_in_the_documented_form() {
 }
 
 #[test]
-fn creating_looks_at_nothing_that_comes_with_the_request() {
+fn create_ignores_body_and_credentials() {
     let env = TestEnv::new();
     for (case, request) in [
         ("unknown token", post(CREATE).bearer("apiv3_unknown")),
@@ -271,7 +274,7 @@ fn creating_looks_at_nothing_that_comes_with_the_request() {
 }
 
 #[test]
-fn three_schemes_carry_a_token() {
+fn three_auth_schemes_are_accepted() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
@@ -287,11 +290,11 @@ fn three_schemes_carry_a_token() {
         (format!("Bearer {}", token.to_uppercase()), 401),
         (format!("Bearer {}", sha512_hex(&token)), 401),
     ] {
-        let answer = get("/health").authorization(&value).send(server.address);
-        assert_eq!(answer.status, status, "{value}");
-        assert_eq!(answer.body, if status == 200 { "OK" } else { NOT_AUTHENTICATED }, "{value}");
+        let response = get("/health").authorization(&value).send(server.address);
+        assert_eq!(response.status, status, "{value}");
+        assert_eq!(response.body, if status == 200 { "OK" } else { NOT_AUTHENTICATED }, "{value}");
     }
-    // The first header counts, and only this one.
+    // Only the first header counts.
     for (good_first, status) in [(true, 200), (false, 401)] {
         let wrong = "apiv3_wrong";
         let (first, second) = if good_first { (token.as_str(), wrong) } else { (wrong, token.as_str()) };
@@ -304,7 +307,7 @@ fn three_schemes_carry_a_token() {
 }
 
 #[test]
-fn a_refusal_says_how_to_authenticate() {
+fn unauthenticated_response_has_challenge() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);
     server.create();
@@ -314,17 +317,17 @@ fn a_refusal_says_how_to_authenticate() {
         (post(REGENERATE), ""),
         (post(REGENERATE).bearer("apiv3_wrong"), r#", error="invalid_token""#),
     ] {
-        let answer = request.send(server.address);
-        answer.assert_is(401, NOT_AUTHENTICATED);
+        let response = request.send(server.address);
+        response.assert_is(401, NOT_AUTHENTICATED);
         let challenge = format!(r#"Bearer realm="influxdb3"{reason}"#);
-        assert_eq!(answer.header("www-authenticate"), Some(challenge.as_str()));
-        assert_eq!(answer.header("content-type"), Some("application/json"));
-        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        assert_eq!(response.header("www-authenticate"), Some(challenge.as_str()));
+        assert_eq!(response.header("content-type"), Some("application/json"));
+        assert_eq!(response.header("cache-control"), Some("no-store"));
     }
 }
 
 #[test]
-fn a_malformed_credential_is_told_from_a_wrong_one() {
+fn malformed_credential_is_400() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     let token = server.create();
@@ -350,11 +353,11 @@ fn a_malformed_credential_is_told_from_a_wrong_one() {
         basic(pair.as_bytes()).trim_end_matches('=').to_owned(),
     ] {
         for request in [get("/health"), post(REGENERATE)] {
-            let answer = request.authorization(&value).send(server.address);
-            answer.assert_is(400, MALFORMED);
-            assert_eq!(answer.header("content-type"), Some("application/json"));
+            let response = request.authorization(&value).send(server.address);
+            response.assert_is(400, MALFORMED);
+            assert_eq!(response.header("content-type"), Some("application/json"));
             assert_eq!(
-                answer.header("www-authenticate"),
+                response.header("www-authenticate"),
                 Some(r#"Bearer realm="influxdb3", error="invalid_request""#)
             );
         }
@@ -364,7 +367,7 @@ fn a_malformed_credential_is_told_from_a_wrong_one() {
 }
 
 #[test]
-fn what_is_not_served_is_not_found_and_only_told_to_who_is_authenticated() {
+fn unknown_path_is_404_only_when_authenticated() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     let token = server.create();
@@ -387,7 +390,7 @@ fn what_is_not_served_is_not_found_and_only_told_to_who_is_authenticated() {
         let found = request.bearer(&token).send(server.address);
         found.assert_is(404, "Not found");
     }
-    // Nothing is asked for here, whatever the method (COMPAT 2.2).
+    // This path requires no credential for any method (docs/compatibility.md 2.2).
     for method in ["PUT", "DELETE", "PATCH"] {
         request(method, CREATE).send(server.address).assert_is(404, "Not found");
     }
@@ -399,33 +402,33 @@ fn what_is_not_served_is_not_found_and_only_told_to_who_is_authenticated() {
 }
 
 #[test]
-fn no_web_page_is_invited() {
+fn no_cors_headers() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);
-    let from_page = |request: crate::support::Request| {
+    let from_page = |request: Request| {
         request
             .header("Origin", "https://example.com")
             .header("Access-Control-Request-Method", "POST")
             .header("Access-Control-Request-Headers", "authorization")
             .send(server.address)
     };
-    // That no answer has a CORS header is checked where it is read.
+    // The fixture asserts that no response has a CORS header.
     assert_eq!(from_page(post(CREATE)).status, 403);
     let token = server.create();
     for path in [CREATE, REGENERATE, "/health"] {
         let preflight = from_page(request("OPTIONS", path));
-        // It is told the methods, and not that it may use them.
+        // The response lists the methods, and allows none to a page.
         preflight.assert_is(204, "");
     }
     assert_eq!(from_page(get("/health").bearer(&token)).status, 200);
 }
 
 #[test]
-fn a_connection_serves_one_request_after_the_other() {
+fn keepalive_connection_serves_several_requests() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);
     let mut connection = Connection::open(server.address).unwrap();
-    let mut send = |request: crate::support::Request| {
+    let mut send = |request: Request| {
         connection.write(&request.to_bytes());
         connection.read().unwrap()
     };
@@ -438,7 +441,7 @@ fn a_connection_serves_one_request_after_the_other() {
 }
 
 #[test]
-fn http_2_is_spoken_with_who_starts_with_it() {
+fn http2_with_prior_knowledge_is_served() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
@@ -446,22 +449,22 @@ fn http_2_is_spoken_with_who_starts_with_it() {
     let mut connection = Connection::open(server.address).unwrap();
     connection.write(&http2::opening());
     connection.write(&http2::request("GET", "/health", &[("authorization", &authorization)], true));
-    let answer = loop {
+    let response = loop {
         let (kind, payload) = http2::read_frame(&mut connection);
         if kind == http2::HEADERS {
             break payload;
         }
     };
-    assert_eq!(answer.first(), Some(&http2::STATUS_200), "{answer:?}");
+    assert_eq!(response.first(), Some(&http2::STATUS_200), "{response:?}");
 }
 
 #[test]
-fn a_proxy_is_not_told_the_token_of_this_machine() {
+fn proxy_variables_are_ignored_for_loopback() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);
     let mut cli = env.create_token(server.address, &[]);
     for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
-        // Nobody listens there.
+        // No proxy listens there.
         cli = cli.env(name, "http://127.0.0.1:1");
     }
     assert!(server.accepts(&cli.run().token()));

@@ -1,266 +1,84 @@
-//! `--regenerate` locks nobody out: whatever is lost, late, doubled or killed on the way, running the same command again
-//! ends with a token in the file that is in force (DESIGN section 3).
+//! Rotation under faults: after any lost, late, repeated or killed step, the same command completes
+//! and leaves the operator token in the file (docs/design.md 3).
 
-use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io::{BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
-use serde_json::{Value, json};
+use fastrand::Rng;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use serde_json::Value;
 
-use crate::fault_proxy::{ClientResult, Fault, FaultPlan, FaultProxy, ask, read_message};
+use crate::fault_proxy::{Fault, FaultPlan, FaultProxy, ask, read_message};
+use crate::rotation_run::{RotationRun, STEPS, read_token, write_private, write_staged};
 use crate::support::{
-    CREATE, Cli, OVERLAP, RECOVERY, REGENERATE, STAGE, Server, TOKENS, TestEnv, assert_token_form,
-    eventually, get, holds_token, post, request, sha512_hex,
+    CREATE, NOT_AUTHENTICATED, OVERLAP, RECOVERY, REGENERATE, Server, TestEnv, eventually, get, post, request,
 };
 
-/// The requests that a rotation consists of, in their order.
-const STEPS: [&str; 3] = [
-    "POST /api/v3/configure/token/admin/regenerate/stage ",
-    "POST /api/v3/configure/token/admin/regenerate/confirm ",
-    "GET /api/v3/configure/token/admin ",
-];
-
-/// How a server without those steps is asked whether it accepts a token.
+/// First line of the request that checks a token on a server without staging.
 const AUTHENTICATE: &str = "GET /api/v3/configure/token ";
 
-/// How often each step meets each fault.
+/// Number of times that each step has each fault.
 const SEEDS: u64 = 20;
 
-/// How many servers there are at a time.
-const AT_ONCE: usize = 6;
+/// Number of servers at the same time.
+const CONCURRENCY: usize = 6;
 
-/// Xorshift: moments and choices, not secrets.
-struct Dice(u64);
-
-impl Dice {
-    fn throw(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 1).unwrap() % sides
-    }
-
-    fn coin(&mut self) -> bool {
-        self.throw(2) == 0
-    }
-
-    fn shuffled<T: Copy>(&mut self, mut items: Vec<T>) -> Vec<T> {
-        for last in (1..items.len()).rev() {
-            items.swap(last, self.throw(last + 1));
-        }
-        items
-    }
-}
-
-/// One command, and what it must not lose.
-struct RotationRun<'a> {
-    proxy: &'a FaultProxy,
-    args: Vec<&'static str>,
-    old: String,
-    overlap: bool,
-}
-
-impl<'a> RotationRun<'a> {
-    /// In the file that is rotated in place, or in another one that need not be there before; with the token alone in it,
-    /// or as JSON.
-    fn new(proxy: &'a FaultProxy, old: &str, in_place: bool, json: bool, overlap: bool) -> Self {
-        let home = proxy.env().home();
-        let mut args = if in_place {
-            let alone = format!("{old}\n");
-            let content = json!({ "name": "_admin", "token": old }).to_string();
-            private(&home.join("token"), if json { &content } else { &alone });
-            vec!["--token-file", "token", "--output-file", "token"]
-        } else {
-            fs::remove_file(home.join("token")).ok();
-            private(&home.join("old"), old);
-            vec!["--token-file", "old", "--output-file", "token"]
-        };
-        if overlap {
-            args.extend(["--overlap", "1h"]);
-        }
-        Self { proxy, args, old: old.to_owned(), overlap }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.proxy.env().home().join(name)
-    }
-
-    fn command(&self) -> Cli {
-        self.proxy.env().create_token(self.proxy.address, &["--regenerate", "--yes"]).args(&self.args)
-    }
-
-    /// Runs the command; whether it has said success, and how often something went wrong on the way.
-    fn run(&self, plan: Option<FaultPlan>) -> (Option<i32>, bool, usize) {
-        // Only who is never answered gives up early; a busy machine is no reason to.
-        let silent = plan.is_some_and(|plan| plan.fault.is_silent());
-        let cli = if silent { self.command().args(&["--timeout", "1s"]) } else { self.command() };
-        let ClientResult { code, faults, stdout, stderr } = self.proxy.run(cli, plan);
-        // Not on stdout either: it is in the file.
-        assert!(!holds_token(&stdout) && !holds_token(&stderr), "{stdout}{stderr}");
-        if plan.is_none() {
-            self.assert_ends_well(code, &stderr);
-        }
-        let said = stdout == "Token saved to: token\n";
-        assert!(said || stdout.is_empty(), "{stdout}");
-        assert!(said == (code == Some(0)) || code.is_none(), "{stdout}{stderr}");
-        (code, said, faults)
-    }
-
-    /// The same command again has finished what was begun. Where the last run was killed when all but its last word was
-    /// done, the token in the file is a new one already; to replace that once more is what the overlap forbids.
-    #[track_caller]
-    fn assert_ends_well(&self, code: Option<i32>, stderr: &str) {
-        let new = saved(&self.path("token")).is_some_and(|token| token != self.old);
-        let overlapping = self.overlap && new && code == Some(1) && stderr.contains("[409 Conflict]");
-        assert!(code == Some(0) || overlapping, "the same command again fails: {stderr}");
-    }
-
-    /// Somebody who has the old token or what is in the files has a token that is accepted, and at most one of them has
-    /// full power.
-    fn nobody_is_locked_out(&self) {
-        let held = [Some(self.old.clone()), saved(&self.path("token")), saved(&self.path("token.staged"))];
-        let held: BTreeSet<_> = held.into_iter().flatten().collect();
-        let look = || {
-            self.proxy.with_server(|server| {
-                let stands = |token: &String| {
-                    let accepted = server.accepts(token);
-                    (accepted, accepted && can_rotate(server, token))
-                };
-                held.iter().map(stands).collect::<Vec<_>>()
-            })
-        };
-        // What a client has sent that was killed may still be under way, and arrive between two looks.
-        let mut stands = look();
-        while let next = look()
-            && next != stands
-        {
-            stands = next;
-        }
-        let count = |holds: fn(&(bool, bool)) -> bool| stands.iter().filter(|stands| holds(stands)).count();
-        let (accepted, powerful) = (count(|stands| stands.0), count(|stands| stands.1));
-        assert_eq!(powerful, 1, "{accepted} are accepted: {:?}", self.args);
-        // The other one is that whose time ends.
-        assert!(accepted == 1 || self.overlap && accepted == 2, "{accepted} are accepted: {:?}", self.args);
-    }
-
-    /// The token that is in the file is the operator's, and no other is.
-    fn is_finished(&self) -> String {
-        let path = self.path("token");
-        let new = saved(&path).unwrap();
-        assert_token_form(&new);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
-        assert_ne!(new, self.old);
-        let left = |name: &OsStr| name == "token.staged" || name.to_string_lossy().ends_with(".tmp");
-        let mut files = fs::read_dir(self.proxy.env().home()).unwrap();
-        assert!(!files.any(|file| left(&file.unwrap().file_name())));
-        self.proxy.with_server(|server| {
-            assert!(can_rotate(server, &new));
-            let status = get(CREATE).bearer(&new).send(server.address).json();
-            assert_eq!(status["staged"], Value::Null);
-            // Whichever run it was that has replaced the old token, and by which of its requests.
-            assert_eq!(status["overlap"].is_null(), !self.overlap, "{status}");
-            assert_eq!(server.accepts(&self.old), self.overlap);
-            if self.overlap {
-                // Not with full power: it replaces nothing any more.
-                assert_eq!(post(STAGE).bearer(&self.old).send(server.address).status, 403);
-                request("DELETE", OVERLAP).bearer(&new).send(server.address).assert_is(200, "");
-            }
-            assert!(!server.accepts(&self.old));
-            assert!(server.accepts(&new));
-            let status = get(CREATE).bearer(&new).send(server.address).json();
-            assert_eq!((&status["staged"], &status["overlap"]), (&Value::Null, &Value::Null));
-            let all = get(TOKENS).bearer(&new).send(server.address).json();
-            assert_eq!(all["tokens"].as_array().unwrap().len(), 1, "{all}");
-        });
-        new
-    }
-}
-
-/// Whether a token may replace the operator token: asked in a way that is refused to everybody, but later.
-fn can_rotate(server: &Server, token: &str) -> bool {
-    let body = br#"{"ttl_secs": 604801}"#;
-    let probe = post(STAGE).bearer(token).header("Content-Type", "application/json").body(body);
-    match probe.send(server.address) {
-        answer if answer.status == 400 => true,
-        answer if matches!(answer.status, 401 | 403) => false,
-        answer => panic!("{answer:?}"),
-    }
-}
-
-/// The token in a file, if there is one.
-pub(crate) fn saved(path: &Path) -> Option<String> {
-    let text = fs::read_to_string(path).ok()?;
-    match serde_json::from_str::<Value>(&text) {
-        Ok(json) => Some(json["token"].as_str().unwrap().to_owned()),
-        Err(_) => Some(text.trim().to_owned()),
-    }
-}
-
-/// Lets a token wait as an interrupted rotation does.
-pub(crate) fn waiting(staged: &Path, token: &str, replaces: &str) {
-    private(staged, &json!({ "token": token, "replaces": sha512_hex(replaces) }).to_string());
-}
-
-pub(crate) fn private(path: &Path, content: &str) {
-    fs::write(path, content).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-}
-
-/// Lets every step meet every fault once; how many runs were disturbed, and how many of them ended before success.
+/// Applies every fault to every step once. Returns the number of disturbed runs, and how many of
+/// them failed.
 fn disturb(seed: u64) -> (usize, usize) {
-    let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ (seed + 1));
+    let mut rng = Rng::with_seed(seed);
     let proxy = FaultProxy::new(TestEnv::new());
     let mut token = proxy.with_server(Server::create);
     let (mut disturbed, mut interrupted) = (0, 0);
-    let [stage, confirm, authenticate] = STEPS.map(|_| dice.shuffled(Fault::ALL.to_vec()));
+    let [stage, confirm, authenticate] = STEPS.map(|_| {
+        let mut faults = Fault::ALL;
+        rng.shuffle(&mut faults);
+        faults
+    });
     for (number, faults) in stage.into_iter().zip(confirm).zip(authenticate).enumerate() {
         let ((stage, confirm), authenticate) = faults;
         let mut steps = [stage, confirm, authenticate].into_iter().zip(STEPS).peekable();
         while steps.peek().is_some() {
-            let (in_place, json, overlap) = (dice.coin(), dice.coin(), dice.throw(6) == 0);
+            let (in_place, json, overlap) = (rng.bool(), rng.bool(), rng.u8(..6) == 0);
             let rotation = RotationRun::new(&proxy, &token, in_place, json, overlap);
             let mut done = false;
             for (fault, at) in steps.by_ref() {
-                let plan =
-                    FaultPlan { at, fault, repeats: dice.throw(3) == 0, random: dice.throw(usize::MAX >> 1) };
-                proxy.release_before(dice.throw(3));
-                let (code, said, faults) = rotation.run(Some(plan));
-                assert!(faults > 0, "seed {seed}, job {number}: {plan:?} was not met");
+                let plan = FaultPlan { at, fault, repeats: rng.u8(..3) == 0, random: rng.usize(..) };
+                proxy.release_before(rng.usize(..3));
+                let (code, reports_success, faults) = rotation.run(Some(plan));
+                assert!(faults > 0, "seed {seed}, rotation {number}: {plan:?} was not applied");
                 disturbed += 1;
                 interrupted += usize::from(code != Some(0));
-                rotation.nobody_is_locked_out();
-                done = said && !rotation.path("token.staged").exists();
-                // Once more interrupted, or not.
-                if done || dice.coin() {
+                rotation.assert_not_locked_out();
+                done = reports_success && !rotation.path("token.staged").exists();
+                // The next run of the command is disturbed too, or not.
+                if done || rng.bool() {
                     break;
                 }
             }
-            proxy.release_before(dice.throw(4));
+            proxy.release_before(rng.usize(..4));
             if !done {
                 rotation.run(None);
             }
-            rotation.nobody_is_locked_out();
+            rotation.assert_not_locked_out();
             proxy.release();
-            token = rotation.is_finished();
+            token = rotation.assert_finished();
         }
     }
     (disturbed, interrupted)
 }
 
 #[test]
-fn a_rotation_into_a_file_locks_nobody_out_whatever_fails() {
+fn rotation_with_any_fault_keeps_access() {
     let next = AtomicU64::new(0);
     let (disturbed, interrupted) = (AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..CONCURRENCY {
             scope.spawn(|| {
                 while let Some(seed) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < SEEDS)
                 {
@@ -272,74 +90,20 @@ fn a_rotation_into_a_file_locks_nobody_out_whatever_fails() {
         }
     });
     let (disturbed, interrupted) = (disturbed.into_inner(), interrupted.into_inner());
-    println!("{disturbed} disturbed runs, {interrupted} of them ended before success");
+    println!("{disturbed} disturbed runs, {interrupted} of them failed");
     assert_eq!(disturbed, STEPS.len() * Fault::ALL.len() * usize::try_from(SEEDS).unwrap());
     assert!(disturbed >= 1000 && interrupted > disturbed / 4);
 }
 
-/// The system calls by which a run changes what is outside of it, or hears of it.
-const CALLS: &str = "openat,write,fchmod,fsync,renameat,unlink,sendto,recvfrom";
-
-/// Kills the command behind each of its system calls in turn, from the first on that has to do with its files, and runs
-/// it again; how often.
-fn kill_at_every_call(in_place: bool, json: bool, overlap: bool) -> usize {
-    let proxy = FaultProxy::new(TestEnv::new());
-    let mut token = proxy.with_server(Server::create);
-    let log = proxy.env().home().join("calls");
-    let strace = |rotation: &RotationRun, what: &[&str]| {
-        let args = [&["-qq", "-o", log.to_str().unwrap()], what].concat();
-        proxy.run(rotation.command().wrapped_in("strace", &args), None)
-    };
-    let rotation = RotationRun::new(&proxy, &token, in_place, json, overlap);
-    let undisturbed = strace(&rotation, &["-e", &format!("trace={CALLS}")]);
-    assert_eq!(undisturbed.code, Some(0), "is there an strace? {}", undisturbed.stderr);
-    token = rotation.is_finished();
-    let calls = fs::read_to_string(&log).unwrap();
-    let calls: Vec<_> = calls.lines().map(|line| (line.split('(').next().unwrap(), line)).collect();
-    // What comes before reads libraries and compiles the component.
-    let first = calls.iter().position(|(_, line)| line.contains(".token.")).unwrap();
-    let mut kills = 0;
-    for (number, (call, line)) in calls.iter().enumerate().skip(first) {
-        // Each has a number of its own.
-        let when = calls[..=number].iter().filter(|(name, _)| name == call).count();
-        let rotation = RotationRun::new(&proxy, &token, in_place, json, overlap);
-        let killed = strace(&rotation, &["-e", &format!("inject={call}:signal=SIGKILL:when={when}")]);
-        rotation.nobody_is_locked_out();
-        if killed.code.is_none() {
-            kills += 1;
-            rotation.run(None);
-            rotation.nobody_is_locked_out();
-        } else {
-            // That one was there by chance.
-            assert_eq!(killed.code, Some(0), "{line}: {}", killed.stderr);
-        }
-        token = rotation.is_finished();
-    }
-    kills
-}
-
-#[test]
-fn a_rotation_that_is_killed_behind_any_of_its_system_calls_is_finished_by_the_next() {
-    let kinds = [(true, false, false), (true, true, false), (false, false, false), (true, false, true)];
-    let kills: Vec<_> = thread::scope(|scope| {
-        let runs = kinds.map(|(in_place, json, overlap)| {
-            scope.spawn(move || kill_at_every_call(in_place, json, overlap))
-        });
-        runs.into_iter().map(|run| run.join().unwrap()).collect()
-    });
-    println!("{kills:?} system calls, and a kill behind each");
-    assert!(kills.iter().all(|kills| *kills > 20), "{kills:?}");
-}
-
-/// A server that answers these requests, which must come in this order, each with a status and a body; one that is sent
-/// again is answered again.
-struct Scripted {
+/// A server with scripted responses: for each request, in this order, a status and a body. It
+/// repeats the response to a request that is sent again.
+struct ScriptedServer {
     address: SocketAddr,
     ended: Arc<AtomicBool>,
     thread: thread::JoinHandle<()>,
 }
 
-impl Scripted {
+impl ScriptedServer {
     fn new(script: Vec<(&'static str, &'static str, &'static str)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -380,14 +144,14 @@ impl Scripted {
 }
 
 #[test]
-fn a_server_that_cannot_stage_is_asked_in_a_single_call_and_that_is_said() {
+fn server_without_staging_is_rotated_with_warning() {
     let issued = r#"{"token":"apiv3_new"}"#;
     let single = "POST /api/v3/configure/token/admin/regenerate ";
     let refused = r#"{"error": "the request was not authenticated"}"#;
     let no_stage = (STEPS[0], "404 Not Found", "Not found");
     let replaced = (single, "201 Created", issued);
     let warning = "warning: the server cannot stage a new token (404)";
-    for (args, script, code, said) in [
+    for (args, script, code, message) in [
         ("", vec![no_stage, replaced, (AUTHENTICATE, "404 Not Found", "Not found")], 0, warning),
         ("--output-file token", vec![no_stage, replaced, (AUTHENTICATE, "200 OK", "{}")], 0, warning),
         (
@@ -397,30 +161,33 @@ fn a_server_that_cannot_stage_is_asked_in_a_single_call_and_that_is_said() {
             "does not authenticate",
         ),
         ("--output-file token", vec![no_stage, (single, "403 Forbidden", "no")], 1, "[403 Forbidden]: no"),
-        // Not what was asked for: the old one would be dead at once.
+        // A single call would revoke the old token at once.
         ("--overlap 1h", vec![no_stage], 1, "without --overlap the old one stops working at once"),
-        // A recovery listener, although there is a token in the environment. It is closed afterwards.
+        // A recovery listener, in spite of a token in the environment. It closes afterwards.
         ("", vec![(STEPS[0], "404 Not Found", "not found"), replaced], 0, ""),
     ] {
         let env = TestEnv::new();
-        let server = Scripted::new(script);
+        let server = ScriptedServer::new(script);
         let args: Vec<_> = ["--regenerate", "--yes"].into_iter().chain(args.split_whitespace()).collect();
         let output = env.create_token(server.address, &args).env("INFLUXDB3_AUTH_TOKEN", "apiv3_old").run();
         server.end();
         assert_eq!(output.code, Some(code), "{output:?}");
-        assert!(output.stderr.contains(said) && (!said.is_empty() || output.stderr.is_empty()), "{output:?}");
+        assert!(
+            output.stderr.contains(message) && (!message.is_empty() || output.stderr.is_empty()),
+            "{output:?}"
+        );
         let file = env.home().join("token");
         if code == 0 && args.contains(&"token") {
             assert_eq!(
-                (saved(&file).as_deref(), output.stdout.as_str()),
+                (read_token(&file).as_deref(), output.stdout.as_str()),
                 (Some("apiv3_new"), "Token saved to: token\n")
             );
         } else {
             assert_eq!(
                 output.stdout.contains("Token: apiv3_new\n"),
-                said != "[403 Forbidden]: no" && args.len() == 2
+                message != "[403 Forbidden]: no" && args.len() == 2
             );
-            // Not of a token that does not authenticate.
+            // The token does not authenticate, so the command reports no success.
             assert_eq!(output.stdout.contains("New token created successfully!"), code == 0, "{output:?}");
             assert!(!file.exists());
         }
@@ -429,7 +196,7 @@ fn a_server_that_cannot_stage_is_asked_in_a_single_call_and_that_is_said() {
 }
 
 #[test]
-fn a_token_is_taken_from_a_file_or_from_stdin_and_one_in_an_argument_is_warned_of() {
+fn token_is_read_from_file_or_stdin() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
@@ -437,7 +204,7 @@ fn a_token_is_taken_from_a_file_or_from_stdin_and_one_in_an_argument_is_warned_o
     let path = env.home().join("token");
     let argument = "warning: other users of this machine can see a token that is an argument; give it with --token-file, --token - or INFLUXDB3_AUTH_TOKEN\n";
     let json = format!("{{\"name\": \"_admin\", \"token\": \"{token}\"}}");
-    for (content, mode, args, input, said) in [
+    for (content, mode, args, input, message) in [
         (token.as_str(), 0o600, "--token-file token", "", ""),
         (json.as_str(), 0o400, "--token-file token", "", ""),
         (
@@ -450,9 +217,9 @@ fn a_token_is_taken_from_a_file_or_from_stdin_and_one_in_an_argument_is_warned_o
         ("", 0o600, "--token -", token.as_str(), ""),
         ("", 0o600, "--token ARGUMENT", "", argument),
     ] {
-        private(&path, content);
+        write_private(&path, content);
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        for command in ["show tokens", "delete token --yes --token-name nobody"] {
+        for command in ["show tokens", "delete token --yes --token-name unknown"] {
             let args: Vec<_> =
                 args.split(' ').map(|arg| if arg == "ARGUMENT" { token.as_str() } else { arg }).collect();
             let output = env
@@ -468,20 +235,20 @@ fn a_token_is_taken_from_a_file_or_from_stdin_and_one_in_an_argument_is_warned_o
                 output.stderr.contains("404")
             };
             assert!(found, "{args:?}: {output:?}");
-            let rest = output.stderr.strip_prefix(said).unwrap();
+            let rest = output.stderr.strip_prefix(message).unwrap();
             assert!(!rest.contains("warning"), "{args:?}: {output:?}");
         }
     }
-    for (content, args, said) in [
+    for (content, args, message) in [
         ("", "--token-file token", "it must hold one token and nothing else, or JSON with a \"token\""),
         ("apiv3_a apiv3_b", "--token-file token", "it must hold one token"),
         ("{\"name\": \"_admin\"}", "--token-file token", "it is not JSON with a \"token\""),
         ("", "--token-file nowhere", "cannot read the token from nowhere: No such file"),
         ("", "--token -", "there is no token on standard input"),
     ] {
-        private(&path, content);
+        write_private(&path, content);
         let args: Vec<_> = args.split(' ').collect();
-        env.influxdb3(["show", "tokens", "--host", &host]).args(&args).run().assert_failed(1, &[said]);
+        env.influxdb3(["show", "tokens", "--host", &host]).args(&args).run().assert_failed(1, &[message]);
     }
     let both = ["show", "tokens", "--token", "-", "--token-file", "token"];
     env.influxdb3(both).run().assert_failed(2, &["--token-file cannot be used with a token as an argument"]);
@@ -494,7 +261,7 @@ fn a_token_is_taken_from_a_file_or_from_stdin_and_one_in_an_argument_is_warned_o
 }
 
 #[test]
-fn what_waits_in_a_file_is_used_only_if_this_user_alone_can_have_put_it_there() {
+fn staged_file_must_be_owned_and_private() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     let token = server.create();
@@ -507,8 +274,8 @@ fn what_waits_in_a_file_is_used_only_if_this_user_alone_can_have_put_it_there() 
             .run()
     };
     let before = env.stored_catalog();
-    let waiting = |token: &str, replaces: &str| waiting(&staged, token, replaces);
-    waiting(planted, &token);
+    let write_staged = |token: &str, replaces: &str| write_staged(&staged, token, replaces);
+    write_staged(planted, &token);
     for mode in [0o644, 0o620, 0o606] {
         fs::set_permissions(&staged, fs::Permissions::from_mode(mode)).unwrap();
         run(&token)
@@ -516,34 +283,34 @@ fn what_waits_in_a_file_is_used_only_if_this_user_alone_can_have_put_it_there() 
     }
     fs::remove_file(&staged).unwrap();
     let elsewhere = env.home().join("elsewhere");
-    waiting(planted, &token);
+    write_staged(planted, &token);
     fs::rename(&staged, &elsewhere).unwrap();
     symlink(&elsewhere, &staged).unwrap();
     run(&token).assert_failed(1, &["token.staged is not the staged file of a rotation"]);
     fs::remove_file(&staged).unwrap();
-    // Nobody waits for what a pipe might give.
-    assert!(Command::new("mkfifo").args(["-m", "600"]).arg(&staged).status().unwrap().success());
+    // The command does not open a pipe.
+    mknodat(CWD, &staged, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     run(&token).assert_failed(1, &["token.staged is not the staged file of a rotation"]);
     fs::remove_file(&staged).unwrap();
-    // Nor has a rotation left what does not tell which token it is to replace.
+    // A rotation always writes which token it replaces.
     for content in [planted.to_owned(), format!("{{\"token\": \"{planted}\"}}")] {
-        private(&staged, &content);
+        write_private(&staged, &content);
         run(&token).assert_failed(1, &["token.staged is not the staged file of a rotation", "\"replaces\""]);
     }
 
-    // A token that can be guessed has not been made by a rotation.
-    waiting("apiv3_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", &token);
+    // A rotation generates no weak token.
+    write_staged("apiv3_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", &token);
     run(&token).assert_failed(1, &["the token in token.staged is not that of an interrupted rotation"]);
-    // What may be the only token that a server accepts stays.
+    // The staged token may be the only valid one, so the file stays.
     for (replaces, neither) in [("apiv3_wrong", "is accepted"), ("apiv3_another", "is the operator token")] {
-        waiting(planted, replaces);
+        write_staged(planted, replaces);
         let neither = format!("neither the given token nor the one in token.staged {neither}");
         run("apiv3_wrong").assert_failed(1, &[&neither, "--admin-token-recovery-http-bind"]);
-        assert_eq!(saved(&staged).as_deref(), Some(planted));
+        assert_eq!(read_token(&staged).as_deref(), Some(planted));
     }
-    waiting(planted, &token);
+    write_staged(planted, &token);
     assert_eq!(env.stored_catalog(), before);
-    // It is of this user: the rotation that it is of goes on.
+    // The file belongs to this user, so its rotation continues.
     assert_eq!(run(&token).code, Some(0));
     assert!(server.accepts(planted) && !server.accepts(&token));
     assert!(!staged.exists());
@@ -557,7 +324,7 @@ fn what_waits_in_a_file_is_used_only_if_this_user_alone_can_have_put_it_there() 
 }
 
 #[test]
-fn a_token_that_cannot_be_shown_or_saved_replaces_nothing() {
+fn unwritable_output_keeps_old_token() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
@@ -574,7 +341,7 @@ fn a_token_that_cannot_be_shown_or_saved_replaces_nothing() {
 }
 
 #[test]
-fn the_old_token_stays_until_the_end_of_the_overlap() {
+fn overlap_keeps_old_token_until_deadline() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);
     let old = server.create();
@@ -603,11 +370,11 @@ fn the_old_token_stays_until_the_end_of_the_overlap() {
 }
 
 #[test]
-fn the_token_is_seen_before_it_takes_over_and_success_is_said_afterwards() {
+fn token_is_printed_before_confirm() {
     let lose = |at| FaultPlan { at, fault: Fault::LoseRequest, repeats: true, random: 0 };
     let success = "New token created successfully!";
-    // What is lost, and whether the token is shown, replaces the old one, and is said to.
-    for (plan, shown, replaces, said) in [
+    // The lost request, and whether the token is printed, replaces the old one, and is reported.
+    for (plan, shown, replaces, reported) in [
         (Some(lose(STEPS[0])), false, false, false),
         (Some(lose(STEPS[1])), true, false, false),
         (Some(lose(STEPS[2])), true, true, false),
@@ -620,7 +387,7 @@ fn the_token_is_seen_before_it_takes_over_and_success_is_said_afterwards() {
             let args = ["--regenerate", "--yes", "--format", format];
             let cli = proxy.env().create_token(proxy.address, &args).env("INFLUXDB3_AUTH_TOKEN", &old);
             let output = proxy.run(cli, plan);
-            assert_eq!(output.code, Some(i32::from(!said)), "{}", output.stderr);
+            assert_eq!(output.code, Some(i32::from(!reported)), "{}", output.stderr);
             let token = match (shown, json) {
                 (false, _) => {
                     assert_eq!(output.stdout, "");
@@ -633,10 +400,10 @@ fn the_token_is_seen_before_it_takes_over_and_success_is_said_afterwards() {
                     .as_str()
                     .map(str::to_owned),
             };
-            assert_eq!(output.stdout.contains(success), said && !json, "{}", output.stdout);
+            assert_eq!(output.stdout.contains(success), reported && !json, "{}", output.stdout);
             assert_eq!(
                 output.stderr.contains("is in force, and the old one is refused"),
-                said,
+                reported,
                 "{}",
                 output.stderr
             );
@@ -648,7 +415,7 @@ fn the_token_is_seen_before_it_takes_over_and_success_is_said_afterwards() {
     }
 }
 
-/// One address for two servers, which take turns at its requests.
+/// A proxy that sends requests to two servers in turn. Returns its address.
 fn round_robin(servers: [SocketAddr; 2]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -669,28 +436,28 @@ fn round_robin(servers: [SocketAddr; 2]) -> SocketAddr {
 }
 
 #[test]
-fn of_two_servers_on_one_store_the_one_that_hears_later_does_not_stop_a_rotation() {
+fn lagging_replica_does_not_stop_rotation() {
     let env = TestEnv::new();
     let servers = [env.serve(&[]), env.serve(&[])];
     let address = round_robin([servers[0].address, servers[1].address]);
     let file = env.home().join("token");
-    private(&file, &servers[0].create());
+    write_private(&file, &servers[0].create());
     for run in 0..10 {
-        let old = saved(&file).unwrap();
+        let old = read_token(&file).unwrap();
         let args = ["--regenerate", "--yes", "--token-file", "token"];
         let output = if run % 2 == 0 {
             env.create_token(address, &args).args(&["--output-file", "token"]).run()
         } else {
             let output = env.create_token(address, &args).run();
-            private(&file, &output.token());
+            write_private(&file, &output.token());
             output
         };
         assert_eq!(output.code, Some(0), "run {run}: {output:?}");
-        let new = saved(&file).unwrap();
+        let new = read_token(&file).unwrap();
         for server in &servers {
-            eventually("it has heard", || server.accepts(&new) && !server.accepts(&old));
+            eventually("the server has the new token", || server.accepts(&new) && !server.accepts(&old));
         }
-        // Only half of the time both have heard before the next run.
+        // Every second time, one server may lag when the next run starts.
         if run % 4 < 2 {
             let output = env.create_token(address, &args).args(&["--output-file", "token"]).run();
             assert_eq!(output.code, Some(0), "run {run}: {output:?}");
@@ -701,12 +468,15 @@ fn of_two_servers_on_one_store_the_one_that_hears_later_does_not_stop_a_rotation
 }
 
 #[test]
-fn of_many_runs_at_once_each_ends_with_the_token_in_the_file_in_force() {
+fn concurrent_rotations_leave_valid_token_in_file() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     let old = server.create();
     for credential in ["token", "old"] {
-        private(&env.home().join(credential), &saved(&env.home().join("token")).unwrap_or(old.clone()));
+        write_private(
+            &env.home().join(credential),
+            &read_token(&env.home().join("token")).unwrap_or(old.clone()),
+        );
         thread::scope(|scope| {
             for _ in 0..6 {
                 scope.spawn(|| {
@@ -717,13 +487,13 @@ fn of_many_runs_at_once_each_ends_with_the_token_in_the_file_in_force() {
                 });
             }
         });
-        assert!(server.accepts(&saved(&env.home().join("token")).unwrap()));
+        assert!(server.accepts(&read_token(&env.home().join("token")).unwrap()));
         assert!(!server.accepts(&old));
     }
 }
 
 #[test]
-fn a_file_that_a_server_starts_with_stays_one() {
+fn rotated_admin_token_file_still_starts_server() {
     let env = TestEnv::new();
     let offline = ["--offline", "--output-file", "admin-token.json"];
     let old = env.influxdb3(["create", "token", "--admin"]).args(&offline).run().token();
@@ -748,17 +518,17 @@ fn a_file_that_a_server_starts_with_stays_one() {
 }
 
 #[test]
-fn a_recovered_token_is_saved_too_and_ends_what_waits() {
+fn recovery_writes_output_file_and_removes_staged() {
     let env = TestEnv::new();
     let server = env.serve(&RECOVERY);
     let old = server.create();
     let staged = env.home().join("token.staged");
-    waiting(&staged, "apiv3_waits", &old);
+    write_staged(&staged, "apiv3_waits", &old);
     let output =
         env.create_token(server.recovery(), &["--regenerate", "--yes", "--output-file", "token"]).run();
     assert_eq!((output.code, output.stdout.as_str()), (Some(0), "Token saved to: token\n"), "{output:?}");
-    let new = saved(&env.home().join("token")).unwrap();
+    let new = read_token(&env.home().join("token")).unwrap();
     assert!(server.accepts(&new) && !server.accepts(&old));
     assert!(!staged.exists());
-    post(REGENERATE).bearer(&old).send(server.address).assert_is(401, crate::support::NOT_AUTHENTICATED);
+    post(REGENERATE).bearer(&old).send(server.address).assert_is(401, NOT_AUTHENTICATED);
 }

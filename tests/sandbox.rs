@@ -1,9 +1,9 @@
-//! What the sandbox does with a component that misbehaves: it is stopped, counted and replaced, and nothing is let in.
+//! A component that misbehaves is stopped, counted and replaced, and grants no access.
 //!
-//! The components are written here, as core modules in text form that are given the world of `wit/`. Each behaves unless
-//! it is handed a credential or origin that begins with `!`; what it does wrong then, the second character says: `a` for
-//! the first of its misbehaviours, and so on. A credential that begins with `?` is the operator token's until a command
-//! is asked for with it, which then goes wrong in the same ways.
+//! The components are core modules in text form with the world of `wit/`. A credential or origin
+//! that begins with `!` makes one misbehave: the second character selects how, from `a` on. A
+//! credential that begins with `?` authenticates as the operator, and makes commands misbehave in
+//! the same ways.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,14 +21,14 @@ use wit_parser::Resolve;
 
 use crate::support::{CREATE, REGENERATE, Server, TestEnv, get, post, sha512_hex};
 
-/// The function of WASI's randomness that a misbehaving component imports. It is of another release than the import of
-/// the contract, which declares another function.
+/// The part of `wasi:random` that these components import. The contract imports another version of
+/// the package, which declares another function.
 const WASI_RANDOM: &str = "
     package wasi:random@0.2.1;
     interface random { get-random-bytes: func(len: u64) -> list<u8>; }
 ";
 
-/// A world of this repository, with what misbehaving components import on top.
+/// The world of this repository with one more import.
 fn world() -> (Resolve, wit_parser::WorldId) {
     let mut resolve = Resolve::default();
     resolve.push_str("random.wit", WASI_RANDOM).unwrap();
@@ -44,31 +44,30 @@ fn world() -> (Resolve, wit_parser::WorldId) {
     (resolve, world)
 }
 
-/// A component whose exports misbehave as they are told, and else answer that the token is not known or that the command
-/// is forbidden.
+/// A component that misbehaves on request. Its other results are `unknown-token` and `forbidden`.
 fn component(misbehaviours: &[&str]) -> Vec<u8> {
     MisbehavingComponent { commanded: misbehaviours, ..MisbehavingComponent::default() }.component()
 }
 
-/// What a component here does other than it should. What is not said answers as it should, with nothing in it.
+/// Misbehaviour of a component. A default field returns an empty success.
 struct MisbehavingComponent<'a> {
-    /// Where it is handed a text that begins with `!` or `?`.
+    /// In a call with a text that begins with `!` or `?`.
     commanded: &'a [&'a str],
-    /// Where it is asked for the tokens, the status or the audit records.
-    asked: &'a str,
+    /// In a call for the tokens, the status or the audit records.
+    read: &'a str,
     initialized: &'a str,
-    /// As it is instantiated.
+    /// In its start function.
     started: &'a str,
-    /// How many core modules it has beside its own.
+    /// Number of core modules beside its own.
     extra: usize,
 }
 
-/// Success with the empty list, or with nothing, or with the empty name.
+/// Success with an empty list, no value, or an empty name.
 const NOTHING: &str = "(i32.const 3072)";
 
 impl Default for MisbehavingComponent<'_> {
     fn default() -> Self {
-        Self { commanded: &[], asked: NOTHING, initialized: NOTHING, started: NOTHING, extra: 0 }
+        Self { commanded: &[], read: NOTHING, initialized: NOTHING, started: NOTHING, extra: 0 }
     }
 }
 
@@ -84,7 +83,7 @@ impl MisbehavingComponent<'_> {
     }
 
     fn module(&self, extra: &[String]) -> Vec<u8> {
-        let Self { commanded, asked, initialized, started, .. } = self;
+        let Self { commanded, read, initialized, started, .. } = self;
         let import = |name: &String| format!(r#"(import "{name}" "f" (func))"#);
         let imports = extra.iter().map(import).collect::<Vec<_>>().concat();
         let cases = commanded.iter().enumerate().fold(String::new(), |cases, (number, misbehaviour)| {
@@ -160,11 +159,11 @@ impl MisbehavingComponent<'_> {
                     (call $command (local.get 0) (local.get 1)))
                 (export "optoken:authority/provision@0.2.0#import-token" (func $import))
                 (export "optoken:authority/provision@0.2.0#import-hash" (func $import))
-                (func $asked (result i32) (block (result i32) {asked}))
-                (export "optoken:authority/tokens@0.2.0#list-tokens" (func $asked))
-                (export "optoken:authority/authenticator@0.2.0#state" (func $asked))
-                (func (export "optoken:authority/tokens@0.2.0#audit") (param i32 i64) (result i32) (call $asked))
-                (export "optoken:authority/tokens@0.2.0#status" (func $asked))
+                (func $read (result i32) (block (result i32) {read}))
+                (export "optoken:authority/tokens@0.2.0#list-tokens" (func $read))
+                (export "optoken:authority/authenticator@0.2.0#state" (func $read))
+                (func (export "optoken:authority/tokens@0.2.0#audit") (param i32 i64) (result i32) (call $read))
+                (export "optoken:authority/tokens@0.2.0#status" (func $read))
                 (func (export "optoken:authority/provision@0.2.0#initialize") (param i32 i32) (result i32)
                     (block (result i32) {initialized}))
                 (func $start (drop (block (result i32) {started})))
@@ -178,20 +177,20 @@ impl MisbehavingComponent<'_> {
     }
 }
 
-/// What a component may do wrong. Case 3 of a command's errors carries text; authentication has no case 3.
+/// Kinds of misbehaviour. Case 3 of the errors of a command has text. Authentication has no case 3.
 ///
-/// The first ones are found out in doing it, the others by what they answer.
+/// The first ones fail while they run, the others by their result.
 const MISBEHAVIOURS: [(&str, &str); 13] = [
     ("traps", "unreachable"),
-    ("loops for ever", "(loop $l (br $l)) unreachable"),
+    ("loops endlessly", "(loop $l (br $l)) unreachable"),
     ("loops over the store", "(loop $l (call $load (i32.const 2048)) (br $l)) unreachable"),
-    ("recurses for ever", "(call $recurse (i32.const 0))"),
+    ("recurses endlessly", "(call $recurse (i32.const 0))"),
     (
-        "takes all memory",
+        "allocates all memory",
         "(loop $l (br_if $l (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) unreachable",
     ),
     (
-        "takes too much memory at once",
+        "allocates too much memory at once",
         "(i32.store (i32.mul (memory.grow (i32.const 1024)) (i32.const 65536)) (i32.const 0)) (i32.const 1024)",
     ),
     (
@@ -199,31 +198,31 @@ const MISBEHAVIOURS: [(&str, &str); 13] = [
         "(call $random (i64.const 0x10000000000) (i32.const 2048)) (i32.const 1024)",
     ),
     (
-        "hands over more than a document",
+        "passes more than a document",
         "(if (i32.eq (memory.grow (i32.const 273)) (i32.const -1)) (then unreachable))
          (call $swap (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 65536) (i32.const 17825792) (i32.const 2048))
          (i32.const 1024)",
     ),
-    ("answers beyond its memory", "(i32.const 0x7ffffff8)"),
-    ("answers without alignment", "(i32.const 1025)"),
+    ("result outside its memory", "(i32.const 0x7ffffff8)"),
+    ("unaligned result", "(i32.const 1025)"),
     (
-        "answers with a case that is none",
+        "unknown case as result",
         "(i32.store8 (i32.const 1024) (i32.const 1)) (i32.store8 (i32.const 1032) (i32.const 99)) (i32.const 1024)",
     ),
     (
-        "answers with text that is none",
+        "invalid text as result",
         "(i32.store8 (i32.const 1024) (i32.const 1)) (i32.store8 (i32.const 1032) (i32.const 3)) (i32.store (i32.const 1040) (i32.const 256)) (i32.store (i32.const 1044) (i32.const 2)) (i32.const 1024)",
     ),
     (
-        "answers with endless text",
+        "endless text as result",
         "(i32.store8 (i32.const 1024) (i32.const 1)) (i32.store8 (i32.const 1032) (i32.const 3)) (i32.store (i32.const 1040) (i32.const 0)) (i32.store (i32.const 1044) (i32.const 0x7fffffff)) (i32.const 1024)",
     ),
 ];
 
-/// How many of them are not answers.
-const DEEDS: usize = 8;
+/// Number of those that fail while they run.
+const RUNNING_MISBEHAVIOURS: usize = 8;
 
-/// A component that misbehaves in every way, and how it is told to: the rest of the text that begins with `!` or `?`.
+/// A component with every misbehaviour, and the characters that select them.
 fn misbehaving() -> (Vec<u8>, impl Iterator<Item = (&'static str, char)>) {
     let ways = MISBEHAVIOURS.map(|(_, misbehaviour)| misbehaviour);
     (component(&ways), MISBEHAVIOURS.into_iter().map(|(case, _)| case).zip('a'..))
@@ -233,16 +232,16 @@ fn over(component: &[u8]) -> Authority {
     Authority::builder(MemoryStore::default()).component(component).build().unwrap()
 }
 
-/// What this gives, and that it takes little more processor time than the budget. Time on the clock would tell nothing on a
-/// busy machine.
+/// Runs a function, and asserts that its processor time is close to the budget. Wall clock time
+/// shows nothing on a busy machine.
 #[track_caller]
-fn within<T>(budget: Duration, case: &str, run: impl FnOnce() -> T) -> T {
+fn assert_budget<T>(budget: Duration, case: &str, run: impl FnOnce() -> T) -> T {
     let processor_time = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
     let before = processor_time();
-    let answer = run();
+    let response = run();
     let took = processor_time().saturating_sub(before);
     assert!(took < 3 * budget + Duration::from_millis(250), "{case} took {took:?}");
-    answer
+    response
 }
 
 fn failed() -> CommandError {
@@ -250,14 +249,18 @@ fn failed() -> CommandError {
 }
 
 #[test]
-fn whatever_a_command_does_wrong_changes_nothing_and_the_next_one_works() {
+fn command_trap_changes_nothing_and_recovers() {
     let (component, cases) = misbehaving();
     let authority = over(&component);
     for (case, letter) in cases {
         for _ in 1..=3 {
             let traps = authority.traps();
             let command = || authority.create_operator(&format!("!{letter}"));
-            assert_eq!(within(sandbox::COMMAND_BUDGET, case, command).unwrap_err(), failed(), "{case}");
+            assert_eq!(
+                assert_budget(sandbox::COMMAND_BUDGET, case, command).unwrap_err(),
+                failed(),
+                "{case}"
+            );
             assert_eq!(authority.traps(), traps + 1, "{case}");
             assert_eq!(authority.create_operator("good").unwrap_err(), CommandError::Forbidden, "{case}");
         }
@@ -265,7 +268,7 @@ fn whatever_a_command_does_wrong_changes_nothing_and_the_next_one_works() {
 }
 
 #[test]
-fn whatever_an_authentication_does_wrong_lets_nobody_in_and_the_next_one_works() {
+fn authenticate_trap_denies_and_recovers() {
     let (component, cases) = misbehaving();
     let authority = over(&component);
     for (case, letter) in cases {
@@ -273,7 +276,11 @@ fn whatever_an_authentication_does_wrong_lets_nobody_in_and_the_next_one_works()
             let traps = authority.traps();
             let failed = AuthenticateError::Unavailable("the sandboxed component failed".to_owned());
             let authentication = || authority.authenticate(&format!("!{letter}"));
-            assert_eq!(within(sandbox::AUTHENTICATE_BUDGET, case, authentication), Err(failed), "{case}");
+            assert_eq!(
+                assert_budget(sandbox::AUTHENTICATE_BUDGET, case, authentication),
+                Err(failed),
+                "{case}"
+            );
             assert_eq!(authority.traps(), traps + 1, "{case}");
             assert_eq!(authority.authenticate("other"), Err(AuthenticateError::Unknown), "{case}");
         }
@@ -281,40 +288,51 @@ fn whatever_an_authentication_does_wrong_lets_nobody_in_and_the_next_one_works()
 }
 
 #[test]
-fn whatever_it_does_wrong_when_it_is_asked_is_an_error_and_counted_and_the_next_request_works() {
+fn read_trap_is_an_error_counted_and_recovers() {
     for (case, misbehaviour) in MISBEHAVIOURS {
         let component =
-            MisbehavingComponent { asked: misbehaviour, ..MisbehavingComponent::default() }.component();
-        // The status is asked for already as it starts.
-        let authority = within(sandbox::AUTHENTICATE_BUDGET + COMPILING, case, || over(&component));
+            MisbehavingComponent { read: misbehaviour, ..MisbehavingComponent::default() }.component();
+        // The build reads the status.
+        let authority =
+            assert_budget(sandbox::AUTHENTICATE_BUDGET + COMPILE_BUDGET, case, || over(&component));
         assert_eq!(authority.traps(), 1, "{case}");
         let budget = sandbox::AUTHENTICATE_BUDGET;
-        assert_eq!(within(budget, case, || authority.list_tokens().unwrap_err()), failed(), "{case}");
-        assert_eq!(within(budget, case, || authority.status().unwrap_err()), failed(), "{case}");
-        assert_eq!(within(budget, case, || authority.audit(None).unwrap_err()), failed(), "{case}");
-        assert_eq!(within(budget, case, || authority.catalog_state().unwrap_err()), failed(), "{case}");
+        assert_eq!(assert_budget(budget, case, || authority.list_tokens().unwrap_err()), failed(), "{case}");
+        assert_eq!(assert_budget(budget, case, || authority.status().unwrap_err()), failed(), "{case}");
+        assert_eq!(assert_budget(budget, case, || authority.audit(None).unwrap_err()), failed(), "{case}");
+        assert_eq!(
+            assert_budget(budget, case, || authority.catalog_state().unwrap_err()),
+            failed(),
+            "{case}"
+        );
         assert_eq!(authority.traps(), 5, "{case}");
         assert_eq!(authority.authenticate("other"), Err(AuthenticateError::Unknown), "{case}");
     }
 }
 
-/// For a component of this size, with room for a machine that is slow.
-const COMPILING: Duration = Duration::from_secs(1);
+/// Time to compile a component of this size, with a margin for a slow machine.
+const COMPILE_BUDGET: Duration = Duration::from_secs(1);
 
 #[test]
-fn whatever_it_does_wrong_as_it_is_started_or_initialized_refuses_the_start() {
-    let refused = |case: &str, odd: &MisbehavingComponent<'_>| {
-        let component = odd.component();
+fn start_or_initialize_trap_prevents_start() {
+    let assert_start_fails = |case: &str, misbehaving: &MisbehavingComponent<'_>| {
+        let component = misbehaving.component();
         let builder = Authority::builder(MemoryStore::default()).component(&component);
-        let built = within(sandbox::COMMAND_BUDGET + COMPILING, case, || builder.build());
-        let error = built.err().unwrap_or_else(|| panic!("{case}: it starts"));
+        let built = assert_budget(sandbox::COMMAND_BUDGET + COMPILE_BUDGET, case, || builder.build());
+        let error = built.err().unwrap_or_else(|| panic!("{case}: the start succeeds"));
         assert!(matches!(error, BuildError::Trap(_)), "{case}: {error}");
     };
     for (number, (case, misbehaviour)) in MISBEHAVIOURS.into_iter().enumerate() {
-        refused(case, &MisbehavingComponent { initialized: misbehaviour, ..MisbehavingComponent::default() });
-        // Nobody looks at what a start function leaves.
-        if number < DEEDS {
-            refused(case, &MisbehavingComponent { started: misbehaviour, ..MisbehavingComponent::default() });
+        assert_start_fails(
+            case,
+            &MisbehavingComponent { initialized: misbehaviour, ..MisbehavingComponent::default() },
+        );
+        // A start function has no result.
+        if number < RUNNING_MISBEHAVIOURS {
+            assert_start_fails(
+                case,
+                &MisbehavingComponent { started: misbehaviour, ..MisbehavingComponent::default() },
+            );
         }
     }
 }
@@ -322,14 +340,14 @@ fn whatever_it_does_wrong_as_it_is_started_or_initialized_refuses_the_start() {
 /// An error of case 2: that the command is forbidden.
 const FORBIDDEN: &str = "(i32.store8 (i32.const 1024) (i32.const 1)) (i32.store8 (i32.const 1032) (i32.const 2)) (i32.const 1024)";
 
-/// What a component may do just so, and then says that the command is forbidden, and what that is one too many of, at which it
+/// Limits: a name, a use at the limit, which ends with `forbidden`, and a use above it, which
 /// traps.
-fn bounds() -> [(&'static str, String, String); 3] {
+fn limits() -> [(&'static str, String, String); 3] {
     let page = 64 << 10;
     let grown = |what: &str, by: usize| {
         format!("(if (i32.eq ({what} (i32.const {by})) (i32.const -1)) (then unreachable)) {FORBIDDEN}")
     };
-    // It has one page already.
+    // The module starts with one page.
     let memory = |pages: usize| grown("memory.grow", pages - 1);
     let table = |elements: usize| grown("table.grow $elements (ref.null func)", elements);
     let document = |bytes: usize| {
@@ -344,14 +362,14 @@ fn bounds() -> [(&'static str, String, String); 3] {
     [
         ("memory", memory(pages), memory(pages + 1)),
         ("elements of a table", table(sandbox::MAX_TABLE_ELEMENTS), table(sandbox::MAX_TABLE_ELEMENTS + 1)),
-        // Beside a document there is its version.
+        // The version of the document counts too.
         ("data in one call", document(data - 1024), document(data + 1)),
     ]
 }
 
 #[test]
-fn a_component_may_use_what_the_limits_allow_and_no_more() {
-    for (case, allowed, too_much) in bounds() {
+fn limits_hold_from_both_sides() {
+    for (case, allowed, too_much) in limits() {
         let authority = over(&component(&[&allowed, &too_much]));
         assert_eq!(authority.create_operator("!a").unwrap_err(), CommandError::Forbidden, "{case}");
         assert_eq!(authority.traps(), 0, "{case}");
@@ -360,12 +378,11 @@ fn a_component_may_use_what_the_limits_allow_and_no_more() {
     }
 }
 
-/// How many core instances a component from here has beside those that it is told to have: its own, and two that
-/// `wit-component` puts around that.
+/// Core instances of every component: its own, and two of `wit-component`.
 const USUAL_INSTANCES: usize = 3;
 
 #[test]
-fn a_component_may_have_as_many_core_instances_as_the_limits_allow_and_no_more() {
+fn core_instance_limit_holds_from_both_sides() {
     let allowed = sandbox::MAX_CORE_INSTANCES as usize - USUAL_INSTANCES;
     over(&MisbehavingComponent { extra: allowed, ..MisbehavingComponent::default() }.component());
     let component =
@@ -375,18 +392,18 @@ fn a_component_may_have_as_many_core_instances_as_the_limits_allow_and_no_more()
 }
 
 #[test]
-fn whatever_it_does_wrong_in_a_server_is_answered_with_503_and_counted_and_the_next_request_works() {
+fn trap_is_503_counted_and_recovers() {
     let (component, cases) = misbehaving();
     let env = TestEnv::new();
     let file = env.file("misbehaving.wasm", &component);
     let server = env.serve(&["--component", file.to_str().unwrap(), "--disable-authz", "metrics"]);
-    are_answered_with_503_and_counted(&server, cases);
+    assert_503_and_counted(&server, cases);
 }
 
 #[test]
-fn a_machine_without_address_space_for_a_pool_has_the_same_limits() {
+fn limits_hold_without_instance_pool() {
     let (allowed, too_much): (Vec<_>, Vec<_>) =
-        bounds().into_iter().map(|(case, allowed, too_much)| ((case, allowed), (case, too_much))).unzip();
+        limits().into_iter().map(|(case, allowed, too_much)| ((case, allowed), (case, too_much))).unzip();
     let wrong = MISBEHAVIOURS.map(|(case, misbehaviour)| (case, misbehaviour.to_owned()));
     let cases: Vec<_> = allowed.into_iter().chain(too_much).chain(wrong).zip('a'..).collect();
     let component = component(&cases.iter().map(|((_, case), _)| case.as_str()).collect::<Vec<_>>());
@@ -396,11 +413,11 @@ fn a_machine_without_address_space_for_a_pool_has_the_same_limits() {
     let server = cli.after(&format!("ulimit -v {}", 4 << 20)).start();
     server.wait_for_log("no instance pool on this machine");
     let mut cases = cases.into_iter().map(|((case, _), letter)| (case, letter));
-    for (case, letter) in cases.by_ref().take(bounds().len()) {
+    for (case, letter) in cases.by_ref().take(limits().len()) {
         let command = post(REGENERATE).bearer(&format!("?{letter}")).send(server.address);
         assert_eq!(command.status, 403, "{case}: {command:?}");
     }
-    are_answered_with_503_and_counted(&server, cases);
+    assert_503_and_counted(&server, cases);
 
     let allowed = sandbox::MAX_CORE_INSTANCES as usize - USUAL_INSTANCES;
     let large = |extra: usize| {
@@ -417,7 +434,7 @@ fn a_machine_without_address_space_for_a_pool_has_the_same_limits() {
     assert!(output.stderr.contains("instance count too high"), "{output:?}");
 }
 
-fn are_answered_with_503_and_counted(server: &Server, cases: impl Iterator<Item = (&'static str, char)>) {
+fn assert_503_and_counted(server: &Server, cases: impl Iterator<Item = (&'static str, char)>) {
     let traps = || {
         let metrics = get("/metrics").send(server.address).body;
         let line = metrics.lines().find_map(|line| line.strip_prefix("optoken_sandbox_traps_total "));
@@ -437,36 +454,36 @@ fn are_answered_with_503_and_counted(server: &Server, cases: impl Iterator<Item 
     }
 }
 
-/// Calls `swap(none, "x")` with room for the answer at 2048.
+/// Calls `swap(none, "x")`, with space for the result at 2048.
 const SWAP: &str = "(i32.store8 (i32.const 512) (i32.const 120))
     (call $swap (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 512) (i32.const 1) (i32.const 2048))";
 
-/// A store that counts how often it is loaded, and takes no processor time for it.
+/// A store that counts its loads, and sleeps in each.
 #[derive(Default)]
-struct Slow {
-    there: MemoryStore,
+struct SlowStore {
+    inner: MemoryStore,
     loads: AtomicU32,
 }
 
-impl Store for Slow {
+impl Store for SlowStore {
     fn version(&self) -> Result<Option<Version>, StoreError> {
-        self.there.version()
+        self.inner.version()
     }
 
     fn load(&self) -> Result<Option<Entry>, StoreError> {
         self.loads.fetch_add(1, Ordering::Relaxed);
         thread::sleep(Duration::from_millis(5));
-        self.there.load()
+        self.inner.load()
     }
 
     fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
-        self.there.swap(expected, document)
+        self.inner.swap(expected, document)
     }
 }
 
 #[test]
-fn a_component_that_loops_over_a_slow_store_is_stopped_by_how_often_it_asks() {
-    let store = Arc::new(Slow::default());
+fn store_call_limit_stops_loop_over_slow_store() {
+    let store = Arc::new(SlowStore::default());
     let (component, mut cases) = misbehaving();
     let (_, letter) = cases.find(|(case, _)| *case == "loops over the store").unwrap();
     let authority = Authority::builder_shared(store.clone()).component(&component).build().unwrap();
@@ -477,7 +494,7 @@ fn a_component_that_loops_over_a_slow_store_is_stopped_by_how_often_it_asks() {
 }
 
 #[test]
-fn a_reader_that_tries_to_write_is_stopped() {
+fn reader_that_writes_traps() {
     let store = Arc::new(MemoryStore::default());
     let authority = Authority::builder_shared(store.clone())
         .component(component(&[&format!("{SWAP} (i32.const 1024)")]))
@@ -489,7 +506,7 @@ fn a_reader_that_tries_to_write_is_stopped() {
 }
 
 #[test]
-fn a_command_that_fails_after_it_wrote_does_not_claim_that_nothing_was_changed() {
+fn trap_after_write_is_unknown_outcome() {
     let authority = Authority::builder(MemoryStore::default())
         .component(component(&[&format!("{SWAP} unreachable")]))
         .build()
@@ -499,7 +516,7 @@ fn a_command_that_fails_after_it_wrote_does_not_claim_that_nothing_was_changed()
 }
 
 #[test]
-fn a_catalog_of_ten_thousand_tokens_is_within_the_limits() {
+fn catalog_of_ten_thousand_tokens_fits_limits() {
     let token = |id: usize, name: &str| {
         let hash = sha512_hex(&format!("secret of {id}"));
         format!(r#"{{"id":{id},"name":"{name}","hash":"{hash}","created_at":1700000000000}}"#)
@@ -529,7 +546,7 @@ fn a_catalog_of_ten_thousand_tokens_is_within_the_limits() {
 }
 
 #[test]
-fn what_is_no_component_is_refused() {
+fn invalid_bytes_are_not_a_component() {
     for (case, bytes) in [
         ("nothing", &b""[..]),
         ("text", b"hello"),
@@ -537,13 +554,13 @@ fn what_is_no_component_is_refused() {
         ("half of it", &BUILT_IN_COMPONENT[..BUILT_IN_COMPONENT.len() / 2]),
     ] {
         let error = Authority::builder(MemoryStore::default()).component(bytes).build().err().unwrap();
-        let refused = matches!(error, BuildError::Sandbox(sandbox::SandboxError::NotAComponent(_)));
-        assert!(refused, "{case}: {error}");
+        let rejected = matches!(error, BuildError::Sandbox(sandbox::SandboxError::NotAComponent(_)));
+        assert!(rejected, "{case}: {error}");
     }
 }
 
 #[test]
-fn a_component_of_another_world_is_refused_with_both_worlds_named() {
+fn other_world_error_names_both_worlds() {
     let empty = b"\0asm\x0d\0\x01\0";
     let error =
         Authority::builder(MemoryStore::default()).component(empty).build().err().unwrap().to_string();
@@ -555,7 +572,7 @@ fn a_component_of_another_world_is_refused_with_both_worlds_named() {
 }
 
 #[test]
-fn a_component_that_wants_more_is_refused() {
+fn component_with_additional_imports_is_refused() {
     let module = wat::parse_str(r#"(module (import "wasi:cli/environment@0.2.0" "x" (func)))"#).unwrap();
     let component = {
         let mut resolve = Resolve::default();

@@ -1,4 +1,5 @@
-//! `influxdb3 serve` and what is around it: options, listener files, the log, the service manager (COMPAT 5.1 to 5.3).
+//! `serve`: options, listener files, the log, the service manager, sockets, and resource limits
+//! (docs/compatibility.md 5.1 to 5.3).
 
 use std::fs;
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -14,19 +15,19 @@ use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use serde_json::Value;
 
 use crate::http2;
-use crate::recovery::assert_closes;
 use crate::support::{
-    CREATE, Connection, RECOVERY, REGENERATE, TIMEOUT, TestEnv, eventually, get, holds_token, post,
+    CREATE, Connection, RECOVERY, REGENERATE, TIMEOUT, TestEnv, assert_closed, eventually, get, holds_token,
+    post,
 };
 
-/// What clients call soon, though a machine that runs tests is busy.
+/// Limit for a response without delay on a busy machine.
 const SOON: Duration = Duration::from_secs(15);
 
 const LISTENER_FILE: &str = "--tcp-listener-file-path";
 const RECOVERY_FILE: &str = "--admin-token-recovery-tcp-listener-file-path";
 
 #[test]
-fn a_token_in_any_output_would_be_noticed() {
+fn token_in_output_is_detected_in_any_form() {
     let env = TestEnv::new();
     let token = env.serve(&["--store", "memory:"]).create();
     let random = token.strip_prefix("apiv3_").unwrap();
@@ -35,7 +36,7 @@ fn a_token_in_any_output_would_be_noticed() {
     for text in [
         format!("ERROR {token}"),
         format!(r#"{{"x":"{random}"}}"#),
-        "behind apiv3_a".to_owned(),
+        "after apiv3_a".to_owned(),
         format!("result={number}"),
         format!("result={bytes:?}"),
         format!("result={bytes:02x?}"),
@@ -48,14 +49,14 @@ fn a_token_in_any_output_would_be_noticed() {
 }
 
 #[test]
-fn options_that_make_no_sense_are_answered_with_exit_code_2() {
+fn invalid_options_exit_with_code_2() {
     let env = TestEnv::new();
     let versions = "Valid minimum version strings are tls-1.2 and tls-1.3";
     let authz = "invalid value passed in for --disable-authz, allowed values are health, ping, metrics, ready, pprof, and node_stop";
     let size = "a size is a number of bytes from 1 to 67108864, or such as 64KiB or 10MB";
     let id = "a node id is 1 to 64 visible ASCII characters";
     let long = format!("--node-id={}", "x".repeat(65));
-    for (args, said) in [
+    for (args, message) in [
         (&["--tls-minimum-version", "tls-1.1"][..], versions),
         (&["--tls-minimum-version", "1.3"], versions),
         (&["--tls-minimum-version", "TLS-1.3"], versions),
@@ -78,7 +79,7 @@ fn options_that_make_no_sense_are_answered_with_exit_code_2() {
         (&["--without-auth=maybe"], "invalid value 'maybe' for '--without-auth"),
         (&["--without-auth", "true"], "unexpected argument 'true'"),
     ] {
-        env.serve_with(args).run().assert_failed(2, &[said]);
+        env.serve_with(args).run().assert_failed(2, &[message]);
     }
     for (variable, value, code) in [
         ("INFLUXDB3_WITHOUT_AUTH", "yes", 2),
@@ -99,7 +100,7 @@ fn options_that_make_no_sense_are_answered_with_exit_code_2() {
 }
 
 #[test]
-fn options_and_variables_that_make_sense_are_taken() {
+fn valid_options_and_variables_are_applied() {
     let env = TestEnv::new();
     let without_auth = "WARN server started without auth (`--without-auth` switch), all token creation and regeneration of \
                         admin token endpoints are disabled\n";
@@ -107,7 +108,7 @@ fn options_and_variables_that_make_sense_are_taken() {
     let memory = "token store: memory only";
     let longest = "x".repeat(64);
     let id = |id: &str| format!("node_id=\"{id}\"\n");
-    for (args, variables, said, unsaid) in [
+    for (args, variables, present, absent) in [
         ("", &[][..], "listening on", "node_id"),
         ("", &[], "sqlite:", without_auth),
         ("", &[], "sqlite:", "authz disabled"),
@@ -115,7 +116,7 @@ fn options_and_variables_that_make_sense_are_taken() {
         ("", &[("INFLUXDB3_WITHOUT_AUTH", "true")], without_auth, memory),
         ("", &[("INFLUXDB3_START_WITHOUT_AUTH", "true")], without_auth, memory),
         ("", &[("INFLUXDB3_START_WITHOUT_AUTH", "false")], "listening", without_auth),
-        // What is nearer to the user, and newer, counts.
+        // A flag overrides a variable, and a new variable overrides an old one.
         ("--without-auth=false", &[("INFLUXDB3_WITHOUT_AUTH", "true")], "listening", without_auth),
         (
             "",
@@ -144,13 +145,13 @@ fn options_and_variables_that_make_sense_are_taken() {
         let server = cli.start();
         server.wait_for_log("no operator token yet");
         let log = server.log();
-        assert!(log.contains(said), "{args} {variables:?}: {said:?} is not in {log}");
-        assert!(!log.contains(unsaid), "{args} {variables:?}: {unsaid:?} is in {log}");
+        assert!(log.contains(present), "{args} {variables:?}: {present:?} is not in {log}");
+        assert!(!log.contains(absent), "{args} {variables:?}: {absent:?} is in {log}");
     }
 }
 
 #[test]
-fn the_help_tells_of_every_option_and_its_variable() {
+fn help_lists_every_option_and_variable() {
     let help = TestEnv::new().influxdb3(["serve", "--help"]).without_env("LOG_FILTER").run();
     assert_eq!(help.code, Some(0));
     for (option, variable) in [
@@ -181,15 +182,14 @@ fn the_help_tells_of_every_option_and_its_variable() {
         ("--log-filter <FILTER>", "LOG_FILTER"),
         ("--log-format <FORMAT>", "LOG_FORMAT"),
     ] {
-        let (_, behind) =
-            help.stdout.split_once(&format!("{option}\n")).unwrap_or_else(|| panic!("{option}"));
-        let (_, variable_behind) = behind.split_once("[env: ").unwrap();
-        assert!(variable_behind.starts_with(&format!("{variable}=]")), "{option}: {variable_behind}");
+        let (_, rest) = help.stdout.split_once(&format!("{option}\n")).unwrap_or_else(|| panic!("{option}"));
+        let (_, named) = rest.split_once("[env: ").unwrap();
+        assert!(named.starts_with(&format!("{variable}=]")), "{option}: {named}");
     }
 }
 
 #[test]
-fn a_file_tells_where_each_listener_is_for_as_long_as_it_is_there() {
+fn listener_file_exists_while_listener_is_open() {
     let env = TestEnv::new();
     let (main, recovery) = (env.home().join("main"), env.home().join("recovery"));
     let arguments = [LISTENER_FILE, main.to_str().unwrap(), RECOVERY_FILE, recovery.to_str().unwrap()];
@@ -208,16 +208,16 @@ fn a_file_tells_where_each_listener_is_for_as_long_as_it_is_there() {
     server.stop();
     assert!(!main.exists());
 
-    // Without recovery there is nothing to write.
+    // Without recovery the server writes no file for it.
     let server = env.serve(&arguments);
     assert!(main.exists() && !recovery.exists());
-    // Who ends like this removes nothing.
+    // A killed server does not remove its file.
     server.kill();
     env.serve_with(&arguments).run().assert_failed(1, &[&format!("remove it: rm {}", main.display())]);
 }
 
 #[test]
-fn variables_say_where_the_listener_files_are() {
+fn listener_file_variables_are_honoured() {
     let env = TestEnv::new();
     let file = |name: &str| env.home().join(name);
     for (variable, args) in [
@@ -239,13 +239,13 @@ fn variables_say_where_the_listener_files_are() {
 }
 
 #[test]
-fn a_listener_file_that_exists_is_left_alone() {
+fn existing_listener_file_is_not_replaced() {
     let env = TestEnv::new();
     let precious = env.file("precious", b"precious");
     let dangling = env.home().join("dangling");
     std::os::unix::fs::symlink(env.home().join("nowhere"), &dangling).unwrap();
     let nowhere = env.home().join("nowhere/file");
-    for (path, said) in [
+    for (path, message) in [
         (&precious, "exists, so another server may be running there; if none is, remove it: rm "),
         (&dangling, "exists, so another server may be running there; if none is, remove it: rm "),
         (&nowhere, "No such file or directory"),
@@ -253,10 +253,10 @@ fn a_listener_file_that_exists_is_left_alone() {
         for option in [LISTENER_FILE, RECOVERY_FILE] {
             let other = env.home().join("other");
             let cli = env.serve_with(&RECOVERY).arg(option).arg(path);
-            // Written first where the one for recovery fails.
+            // The file of the main listener is written before the one for recovery fails.
             let output = if option == RECOVERY_FILE { cli.arg(LISTENER_FILE).arg(&other) } else { cli }.run();
             let named = format!("Serve command failed: {option}: ");
-            output.assert_failed(1, &[&named, &path.display().to_string(), said]);
+            output.assert_failed(1, &[&named, &path.display().to_string(), message]);
             assert!(!output.stderr.contains("listening"), "{output:?}");
             assert!(!other.exists());
         }
@@ -266,11 +266,11 @@ fn a_listener_file_that_exists_is_left_alone() {
 }
 
 #[test]
-fn the_listener_file_of_another_server_is_not_removed() {
+fn listener_file_of_other_server_is_not_removed() {
     let env = TestEnv::new();
     let path = env.home().join("listener");
     let server = env.serve(&[LISTENER_FILE, path.to_str().unwrap()]);
-    // As when somebody makes room for the next server while this one still stops.
+    // An operator starts the next server while this one still stops.
     fs::remove_file(&path).unwrap();
     fs::write(&path, "127.0.0.1:1").unwrap();
     server.stop();
@@ -278,16 +278,16 @@ fn the_listener_file_of_another_server_is_not_removed() {
 }
 
 #[test]
-fn a_listener_file_is_never_seen_half() {
+fn listener_file_is_written_atomically() {
     let env = TestEnv::new();
     let path = env.home().join("listener");
     let ended = AtomicBool::new(false);
-    let look = |path: &Path| fs::read_to_string(path).ok();
+    let read = |path: &Path| fs::read_to_string(path).ok();
     thread::scope(|scope| {
-        let looking = scope.spawn(|| {
+        let reader = scope.spawn(|| {
             let mut seen = Vec::new();
             while !ended.load(Ordering::Relaxed) {
-                seen.extend(look(&path));
+                seen.extend(read(&path));
                 seen.dedup();
             }
             seen
@@ -299,14 +299,14 @@ fn a_listener_file_is_never_seen_half() {
             server.stop();
         }
         ended.store(true, Ordering::Relaxed);
-        for seen in looking.join().unwrap() {
+        for seen in reader.join().unwrap() {
             assert!(written.contains(&seen), "{seen:?}");
         }
     });
 }
 
 #[test]
-fn every_line_of_a_json_log_is_an_object_and_none_holds_a_secret() {
+fn json_log_lines_are_objects_without_secrets() {
     let env = TestEnv::new();
     for filter in ["info", "trace"] {
         let store = format!("sqlite:{}", env.home().join(filter).display());
@@ -330,13 +330,13 @@ fn every_line_of_a_json_log_is_an_object_and_none_holds_a_secret() {
         let head = http2::request("GET", "/health", &[("authorization", &bearer)], true);
         connection.write(&[http2::opening(), head].concat());
         while http2::read_frame(&mut connection).0 != http2::HEADERS {}
-        // A path that is none. The HTTP library quotes it.
+        // A malformed path, which the HTTP library logs.
         let mut connection = Connection::open(server.address).unwrap();
         let head = http2::request("GET", &format!("/query?p={second} "), &[], true);
         connection.write(&[http2::opening(), head].concat());
         http2::synchronize(&mut connection);
         let third = post(REGENERATE).header("X-Token", &second).send(recovery).token();
-        assert_closes(recovery);
+        assert_closed(recovery);
         assert!(server.accepts(&third));
         server.signal(Signal::TERM);
         assert_eq!(server.exit_code(), Some(0), "{}", server.log());
@@ -350,7 +350,7 @@ fn every_line_of_a_json_log_is_an_object_and_none_holds_a_secret() {
             }
         }
         for token in [&first, &second, &third] {
-            // Not even without the prefix that they share.
+            // The random part, without the common prefix.
             assert!(!log.contains(&token["apiv3_".len()..]), "{log}");
         }
         let started = log.lines().find(|line| line.contains("listening on")).unwrap();
@@ -365,7 +365,7 @@ fn every_line_of_a_json_log_is_an_object_and_none_holds_a_secret() {
 }
 
 #[test]
-fn a_token_in_an_option_is_not_logged() {
+fn token_in_option_is_redacted_in_log() {
     let env = TestEnv::new();
     for format in ["text", "json"] {
         let store = format!("sqlite:{}", env.home().join("apiv3_misplaced").display());
@@ -378,31 +378,31 @@ fn a_token_in_an_option_is_not_logged() {
 }
 
 #[test]
-fn the_service_manager_is_told_when_it_is_ready_and_when_it_stops() {
+fn service_manager_is_notified_of_start_and_stop() {
     let env = TestEnv::new();
     for args in [&[][..], &RECOVERY] {
         let path = env.home().join(format!("notify-{}", args.len()));
         let manager = UnixDatagram::bind(&path).unwrap();
         manager.set_read_timeout(Some(TIMEOUT)).unwrap();
-        let told = || {
+        let notification = || {
             let mut message = [0; 100];
             let length = manager.recv(&mut message).unwrap();
             String::from_utf8(message[..length].to_vec()).unwrap()
         };
         let mut server = env.serve_with(args).env("NOTIFY_SOCKET", &path).start();
-        assert_eq!(told(), "READY=1\n");
+        assert_eq!(notification(), "READY=1\n");
         server.signal(Signal::TERM);
-        assert_eq!(told(), "STOPPING=1\n");
+        assert_eq!(notification(), "STOPPING=1\n");
         assert_eq!(server.exit_code(), Some(0), "{}", server.log());
     }
-    // Nobody is there: that is no reason to stop.
-    let server = env.serve_with(&[]).env("NOTIFY_SOCKET", env.home().join("nobody")).start();
+    // A missing service manager is a warning.
+    let server = env.serve_with(&[]).env("NOTIFY_SOCKET", env.home().join("missing")).start();
     server.wait_for_log("WARN cannot tell the service manager (NOTIFY_SOCKET): No such file or directory");
     server.create();
 }
 
 #[test]
-fn a_server_that_cannot_start_is_not_called_ready() {
+fn failed_start_sends_no_notification() {
     let env = TestEnv::new();
     let path = env.home().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
@@ -413,18 +413,18 @@ fn a_server_that_cannot_start_is_not_called_ready() {
     assert!(manager.recv(&mut [0; 100]).is_err());
 }
 
-/// Two sockets that are bound and listened on, and one more of each.
-fn bound() -> ([TcpListener; 2], [OwnedFd; 2]) {
+/// Two listening sockets, and a duplicate of each.
+fn bind_sockets() -> ([TcpListener; 2], [OwnedFd; 2]) {
     let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let passed = sockets.each_ref().map(|socket| socket.try_clone().unwrap().into());
     (sockets, passed)
 }
 
 #[test]
-fn sockets_that_are_passed_are_taken_over_in_order() {
+fn passed_sockets_are_used_in_order() {
     let env = TestEnv::new();
-    let ([main, recovery], passed) = bound();
-    // This one waits since before the server has started.
+    let ([main, recovery], passed) = bind_sockets();
+    // A client that connects before the server starts.
     let mut early = Connection::open(main.local_addr().unwrap()).unwrap();
     early.write(&post(CREATE).to_bytes());
     let server = env.serve_with(&RECOVERY).pass(2, passed).start();
@@ -436,7 +436,7 @@ fn sockets_that_are_passed_are_taken_over_in_order() {
     assert!(server.accepts(&new));
     server.stop();
 
-    // The service manager still has them, for the next start.
+    // The service manager passes the same sockets to the next start.
     let passed = [main.try_clone().unwrap().into(), recovery.try_clone().unwrap().into()];
     let server = env.serve_with(&RECOVERY).pass(2, passed).start();
     assert_eq!(server.address, main.local_addr().unwrap());
@@ -444,14 +444,14 @@ fn sockets_that_are_passed_are_taken_over_in_order() {
 }
 
 #[test]
-fn a_socket_for_recovery_is_used_only_where_recovery_is_asked_for() {
+fn passed_recovery_socket_is_used_only_with_recovery() {
     let env = TestEnv::new();
-    let ([main, second], passed) = bound();
+    let ([main, second], passed) = bind_sockets();
     let server = env.serve_with(&[]).pass(2, passed).start();
     assert_eq!(server.address, main.local_addr().unwrap());
     server.wait_for_log("2 sockets were passed, and 1 of them used: nobody answers on the others");
     assert!(!server.log().contains("recovery is open"), "{}", server.log());
-    // Not even where somebody connects to it.
+    // A connection to the unused socket stays in its queue.
     let waiting = Connection::open(second.local_addr().unwrap()).unwrap();
     server.create();
     server.stop();
@@ -459,8 +459,8 @@ fn a_socket_for_recovery_is_used_only_where_recovery_is_asked_for() {
     assert!(second.accept().is_ok());
     drop(waiting);
 
-    // One socket is the main listener; recovery listens where it is told to.
-    let ([main, _], passed) = bound();
+    // A single socket is the main listener. Recovery listens on its own option.
+    let ([main, _], passed) = bind_sockets();
     let server = env.serve_with(&RECOVERY).pass(1, passed).start();
     assert_eq!(server.address, main.local_addr().unwrap());
     assert_ne!(server.recovery(), server.address);
@@ -469,14 +469,14 @@ fn a_socket_for_recovery_is_used_only_where_recovery_is_asked_for() {
 }
 
 #[test]
-fn a_socket_that_cannot_be_taken_over_is_refused() {
+fn unusable_passed_socket_is_refused() {
     let env = TestEnv::new();
     let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
     let anywhere = || TcpListener::bind("0.0.0.0:0").unwrap().into();
     let datagrams = || UdpSocket::bind("127.0.0.1:0").unwrap().into();
     let local = listener();
     let connection = || TcpStream::connect(local.local_addr().unwrap()).unwrap().into();
-    for (first, second, said) in [
+    for (first, second, message) in [
         (datagrams(), listener().into(), "socket 1 of LISTEN_FDS: fd 3 is not a valid tcp socket"),
         (
             connection(),
@@ -488,54 +488,54 @@ fn a_socket_that_cannot_be_taken_over_is_refused() {
         (listener().into(), anywhere(), "is not a loopback address"),
     ] {
         let output = env.serve_with(&RECOVERY).pass(2, [first, second]).run();
-        output.assert_failed(1, &["Serve command failed: ", said]);
+        output.assert_failed(1, &["Serve command failed: ", message]);
     }
 }
 
 #[test]
-fn silent_connections_neither_keep_others_out_nor_stay() {
+fn idle_connections_are_evicted_and_time_out() {
     let env = TestEnv::new();
     let server = env.serve_with(&RECOVERY).after("ulimit -n 64").start();
     server.wait_for_log("no more than 16 connections at a time");
     let old = server.create();
     let recovery = server.recovery();
-    // More than it may have files open, of which the log has nothing to tell.
-    let mut silent: Vec<_> = (0..70).map(|_| Connection::open(server.address).unwrap()).collect();
-    let asked = Instant::now();
+    // More connections than file descriptors. The log reports no failure.
+    let mut idle: Vec<_> = (0..70).map(|_| Connection::open(server.address).unwrap()).collect();
+    let sent = Instant::now();
     assert!(server.accepts(&old));
     let new = post(REGENERATE).send(recovery).token();
     assert!(server.accepts(&new));
-    assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
+    assert!(sent.elapsed() < SOON, "{:?}", sent.elapsed());
     assert!(!server.log().contains("cannot accept"), "{}", server.log());
-    // Those who have a place lose it, too, and nobody has to come for that.
-    for connection in silent.iter_mut().rev() {
+    // The remaining connections time out, without a new client.
+    for connection in idle.iter_mut().rev() {
         assert!(connection.read().is_err());
     }
 }
 
 #[test]
-fn a_server_that_may_open_no_more_files_shows_out_who_is_silent() {
+fn fd_exhaustion_evicts_idle_connections() {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     let token = server.create();
-    let _silent: Vec<_> = (0..40).map(|_| Connection::open(server.address).unwrap()).collect();
+    let _idle: Vec<_> = (0..40).map(|_| Connection::open(server.address).unwrap()).collect();
     assert!(server.accepts(&token));
-    // Fewer than are open.
+    // Fewer than the server has open.
     let limit = Rlimit { current: Some(40), maximum: Some(40) };
     prlimit(Some(server.pid()), Resource::Nofile, limit).unwrap();
-    let asked = Instant::now();
+    let sent = Instant::now();
     for _ in 0..3 {
         assert!(server.accepts(&token));
     }
-    assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
-    // Tried many times a second, and told once.
-    let told =
+    assert!(sent.elapsed() < SOON, "{:?}", sent.elapsed());
+    // The server retries many times a second, and logs it once.
+    let warning =
         |line: &&str| line.contains(" WARN ") && line.contains("cannot accept a connection: Too many open");
-    assert_eq!(server.log().lines().filter(told).count(), 1);
+    assert_eq!(server.log().lines().filter(warning).count(), 1);
 }
 
 #[test]
-fn a_server_may_have_as_many_files_open_as_the_system_allows() {
+fn soft_fd_limit_is_raised_to_hard_limit() {
     let env = TestEnv::new();
     let server = env.serve_with(&["--store", "memory:"]).after("ulimit -Sn 100").start();
     let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
@@ -546,28 +546,9 @@ fn a_server_may_have_as_many_files_open_as_the_system_allows() {
 }
 
 #[test]
-fn every_signal_that_ends_a_process_lets_it_clean_up_first() {
-    for signal in [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP] {
-        let env = TestEnv::new();
-        let door = env.home().join("door");
-        let server = env.serve_with(&["--admin-token-recovery-code"]);
-        let server = server.arg("--admin-token-recovery-socket").arg(&door);
-        // Whoever runs the tests may do so under nohup.
-        let mut server = server.wrapped_in("env", &["--default-signal=HUP"]).start();
-        server.wait_for_log("token recovery is open");
-        let code = env.data_dir().join("recovery-code");
-        assert!(door.exists() && code.exists());
-        server.signal(signal);
-        assert_eq!(server.exit_code(), Some(0), "{signal:?}: {}", server.log());
-        server.wait_for_log(": stopping after the requests in flight");
-        assert!(!door.exists() && !code.exists(), "{signal:?}");
-    }
-}
-
-#[test]
-fn a_terminal_that_is_closed_does_not_end_what_is_to_outlive_it() {
+fn nohup_ignores_sighup() {
     let env = TestEnv::new();
-    // As nohup does it.
+    // The disposition that nohup sets.
     let server = env.serve_with(&[]).after("trap '' HUP").start();
     server.signal(Signal::HUP);
     let token = server.create();

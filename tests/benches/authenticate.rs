@@ -1,8 +1,9 @@
-//! What the sandbox costs: authenticating a token through the component under wasmtime, beside the same code native.
+//! Cost of the sandbox: `authenticate` of the component in wasmtime, compared with the same code
+//! native.
 //!
 //! `cargo bench --bench authenticate` prints criterion's figures and, last, the ratio that
-//! docs/benchmarks.md quotes. The ratio is the median over many rounds in which both sides take turns, so
-//! that other load on the machine affects both.
+//! docs/benchmarks.md quotes. The ratio is the median of many rounds. Both sides alternate in each
+//! round, so other load of the machine affects both.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -17,11 +18,11 @@ use optoken_core::ports::{
     CatalogStore, Clock, Entropy, EntropyError, Entry, StoreError, SwapOutcome, Timestamp,
 };
 
-/// How often the sides take turns, and how many calls each makes at its turn.
+/// Number of rounds, and of calls in each.
 const ROUNDS: usize = 200;
 const CALLS: u32 = 2_000;
 
-/// The ports of the native side: a catalog to read.
+/// Ports of the native side: a catalog to read.
 struct Reading(Entry);
 
 impl CatalogStore for Reading {
@@ -70,7 +71,7 @@ fn main() {
     println!("authenticate: sandboxed takes {:.2} times native", ratios[ROUNDS / 2]);
 }
 
-/// Seconds for one turn.
+/// Seconds of one round.
 fn time(call: &mut impl FnMut()) -> f64 {
     let start = Instant::now();
     for _ in 0..CALLS {

@@ -1,8 +1,9 @@
-//! What the number of tokens costs: authenticating with 1, 1,000 and 5,000 of them, and creating and deleting one.
+//! Cost of the number of tokens: `authenticate` with 1, 1,000 and 5,000 tokens, and the creation
+//! and deletion of one.
 //!
-//! `cargo bench --bench catalog` prints both. Authentication is compared in rounds in which all sizes take turns, so that
-//! whatever else the machine does hits each; creating and deleting go to SQLite on disk, synced as in production, and with the
-//! largest catalog into an audit log as well.
+//! `cargo bench --bench catalog` prints both. All sizes alternate in each round, so other load of
+//! the machine affects each. Creation and deletion use SQLite on disk, synced as in production.
+//! With the largest catalog they also use an audit log.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -15,21 +16,21 @@ use optoken::secret::Secret;
 use optoken::store::{SqliteStore, Store as _};
 use sha2::{Digest as _, Sha512};
 
-/// How many tokens there are.
+/// Numbers of tokens.
 const SIZES: [usize; 3] = [1, 1_000, 5_000];
 
-/// How often the sizes take turns, and how many calls each makes at its turn.
+/// Number of rounds, and of calls in each.
 const ROUNDS: usize = 200;
 const CALLS: usize = 2_000;
 
-/// How many tokens are created and deleted.
+/// Number of tokens to create and delete.
 const COMMANDS: usize = 50;
 
 fn secret(number: usize) -> String {
     format!("apiv3_{number:086}")
 }
 
-/// A catalog as the component writes it, with the operator and as many named tokens as are missing.
+/// A catalog of the operator token and named tokens, in the format of the component.
 fn document(tokens: usize) -> String {
     let mut document = format!("{{\"format\":1}}\n{{\"next_id\":{tokens},\"tokens\":{tokens}}}\n");
     for id in 0..tokens {
@@ -52,7 +53,7 @@ fn main() {
         Authority::builder(store).build().unwrap()
     });
 
-    // One token for one, a thousand different ones for the others: as it would be.
+    // A single token, or a thousand different ones.
     let presented: Vec<Vec<String>> =
         SIZES.iter().map(|tokens| (0..CALLS).map(|call| secret(call * 7919 % tokens)).collect()).collect();
     let mut rounds: Vec<[f64; SIZES.len()]> = Vec::new();
@@ -109,7 +110,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The median; sorts, so that the last is the slowest.
+/// Returns the median. Sorts the times.
 fn median_time(times: &mut [Duration]) -> Duration {
     times.sort();
     times[times.len() / 2]

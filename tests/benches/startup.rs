@@ -1,6 +1,7 @@
-//! How long the server takes until it answers, and how much memory it then holds.
+//! Time from the start of the server to its first response, and its memory then.
 //!
-//! `cargo bench --bench startup` starts the optimised server a number of times on fresh data directories.
+//! `cargo bench --bench startup` starts the optimised server a number of times on fresh data
+//! directories.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -22,7 +23,8 @@ fn main() {
     println!("memory: {memory} KiB resident after the first request, at most");
 }
 
-/// Starts the server and asks it once; the time until it has answered and its resident memory in KiB.
+/// Starts the server and sends a request. Returns the time to the response, and the resident memory
+/// in KiB.
 fn start() -> (Duration, u64) {
     let data = tempfile::tempdir().unwrap();
     let started = Instant::now();

@@ -1,8 +1,8 @@
-//! Plays cases against the crate's own `Authority`, as the server runs it: with its readers and writers, its pool of
-//! instances, its limits, and the words into which it puts what the component answers.
+//! Plays cases with the `Authority` of the crate, as the server runs it: with its instances, limits
+//! and error texts.
 //!
-//! One authority plays them all. Each case begins with its document in the store, which to the authority looks as if another
-//! process had put it there. What differs from the contract, and how it is compared, stands in `README.md`.
+//! One authority plays all cases. Each case starts with its document in the store, as if another
+//! process had written it. README.md lists the differences from the contract.
 
 use std::sync::Arc;
 
@@ -32,17 +32,17 @@ impl Runner {
 
     pub(crate) fn play(&self, case: &Case) -> CaseResult {
         self.store.open(&case.directory).unwrap();
-        self.look();
-        let mut answered = Bindings::default();
+        self.refresh();
+        let mut bindings = Bindings::default();
         let answers = case.calls.iter().enumerate().map(|(at, call)| {
             self.store.begin(&case.directory, at + 1).unwrap();
-            let answer = self.answer(&call.function, &answered.arguments(call));
+            let answer = self.answer(&call.function, &bindings.arguments(call));
             self.store.end().unwrap_or_else(|error| panic!("{}, call {}: {error}", case.name, at + 1));
-            // What an initialization has made, and what nobody knows whether it was made, it finds a little later by itself.
+            // After these the authority reads the store a little later by itself.
             if call.function == "provision.initialize" || answer["err"].get("unknown-outcome").is_some() {
-                self.look();
+                self.refresh();
             }
-            answered.keep(call, &answer);
+            bindings.bind(call, &answer);
             answer
         });
         let answers = answers.collect();
@@ -50,9 +50,8 @@ impl Runner {
         CaseResult { case: case.name.clone(), answers, document: self.store.document(), started: None }
     }
 
-    /// Lets the authority see what is in the store now, without waiting until it looks by itself: every command reads it, also
-    /// one that is refused.
-    fn look(&self) {
+    /// Makes the authority read the store, which every command does, also one that is rejected.
+    fn refresh(&self) {
         self.authority.cancel(&Secret::from(String::new()), "").unwrap_err();
     }
 
@@ -173,7 +172,7 @@ impl Runner {
     }
 }
 
-/// An answer of the contract, as far as the host's types tell it apart.
+/// Maps an answer of the contract to the types of the host, which distinguish fewer errors.
 pub(crate) fn normalize(answer: &Value) -> Value {
     let error = &answer["err"];
     if error == "contended" {
@@ -247,6 +246,6 @@ fn command_error(error: CommandError) -> Value {
         CommandError::Unavailable(why) => json!({ "unavailable": why }),
         CommandError::UnknownOutcome(why) => json!({ "unknown-outcome": why }),
         CommandError::Internal(why) => json!({ "internal": why }),
-        unknown => panic!("{unknown:?} is none of the contract's"),
+        unknown => panic!("{unknown:?} is not in the contract"),
     }
 }

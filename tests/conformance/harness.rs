@@ -1,4 +1,5 @@
-//! Reads the cases, lets a runner play them, and compares what came back, byte for byte but for what cannot be the same twice.
+//! Reads the cases, lets a runner play them, and compares the results byte for byte, except values
+//! that differ in every run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -10,15 +11,16 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha512, Sha512_256};
+use tempfile::TempDir;
 
-/// How far the clock of a runner may be from this one: it is of the same machine, but counts in milliseconds.
+/// Limit for the difference of clocks. A runner uses the same clock, in milliseconds.
 const TOLERANCE: Duration = Duration::from_millis(2);
 
-/// The longest that anything lasts in a case, in seconds: whatever lies further ahead is no time from now.
-const LONGEST: u64 = 31 * 24 * 60 * 60;
+/// Limit for durations in a case, in seconds. A number further ahead is not relative to now.
+const MAX_DURATION: u64 = 31 * 24 * 60 * 60;
 
-/// The functions that read the catalog and never change it.
-const READING: [&str; 7] = [
+/// Functions that read the catalog and never change it.
+const READ_ONLY_CALLS: [&str; 7] = [
     "authenticator.load",
     "authenticator.state",
     "authenticator.authenticate",
@@ -28,19 +30,18 @@ const READING: [&str; 7] = [
     "tokens.status",
 ];
 
-/// Where the cases are.
 fn cases_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/conformance/cases")
 }
 
-/// One directory of `cases`.
+/// A case: one directory of `cases`.
 #[derive(Clone)]
 pub(crate) struct Case {
     pub(crate) name: String,
-    /// As a runner gets it.
+    /// The directory that a runner gets.
     pub(crate) directory: PathBuf,
     pub(crate) calls: Vec<Call>,
-    /// Made where it is too large to be kept.
+    /// Generated from `before.json` if the document is large.
     before: Option<String>,
     after: Option<String>,
     faults: Option<Faults>,
@@ -89,20 +90,20 @@ struct FaultsOfCall {
 }
 
 impl Faults {
-    /// The files of a case whose document somebody else stores.
+    /// Files with the documents that a concurrent writer stores.
     fn documents(&self) -> impl Iterator<Item = &str> {
         self.calls.values().flat_map(|faults| &faults.swap).filter_map(|fault| fault["overtaken"].as_str())
     }
 }
 
-/// What of its faults a host can be given, from least to most.
+/// What a host lends the component, from least to most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum HostCapabilities {
-    /// It has a store and randomness of its own.
+    /// The component has its own store and randomness.
     Nothing,
-    /// It is lent a store, and reads it ahead of those who ask.
+    /// A store, which the host reads before a call needs it.
     StoreForCommands,
-    /// It is lent a store and randomness.
+    /// A store and randomness.
     Everything,
 }
 
@@ -128,7 +129,7 @@ impl Case {
             let file = file.unwrap().file_name();
             assert!(
                 file.to_str().is_some_and(|file| known.contains(file)),
-                "{name}: what is {}?",
+                "{name}: unknown file {}",
                 file.display()
             );
         }
@@ -139,29 +140,29 @@ impl Case {
         Self { name, directory, calls, before, after, faults }
     }
 
-    /// What a host must be lent to play this.
+    /// What the case needs of a host.
     fn needs(&self) -> HostCapabilities {
         let Some(faults) = &self.faults else { return HostCapabilities::Nothing };
-        let of_reading = |call: &usize| READING.contains(&self.calls[call - 1].function.as_str());
-        if faults.random.is_some() || faults.calls.keys().any(of_reading) {
+        let reads = |call: &usize| READ_ONLY_CALLS.contains(&self.calls[call - 1].function.as_str());
+        if faults.random.is_some() || faults.calls.keys().any(reads) {
             HostCapabilities::Everything
         } else {
             HostCapabilities::StoreForCommands
         }
     }
 
-    /// Whether a call asks for the description of a component of the contract.
+    /// Returns whether a call asks for the description of a component of the contract.
     fn needs_component(&self) -> bool {
         self.calls.iter().any(|call| call.function.starts_with("component-info."))
     }
 
-    /// Whether every secret that is made in it must be another one.
+    /// Returns whether every secret of the case must be new.
     fn is_random(&self) -> bool {
         self.faults.as_ref().is_none_or(|faults| faults.random.is_none())
     }
 
-    /// The case as a runner gets it, below a directory.
-    fn given(&self, below: &Path) -> Self {
+    /// Copies the case for a runner, below a directory.
+    fn copy_for_runner(&self, below: &Path) -> Self {
         let directory = below.join(&self.name);
         fs::create_dir_all(&directory).unwrap();
         for file in fs::read_dir(&self.directory).unwrap() {
@@ -179,7 +180,7 @@ fn parse<'a, T: Deserialize<'a>>(case: &str, text: &'a str) -> T {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{case}: {error}"))
 }
 
-/// A catalog of so many named admins. The secret of the one called `N` is `token N`.
+/// Generates the document of `before.json`. The secret of the named admin `N` is `token N`.
 fn large_catalog(large: &Large) -> String {
     let tokens = match large {
         Large::Tokens(tokens) => tokens,
@@ -193,30 +194,30 @@ fn large_catalog(large: &Large) -> String {
     document
 }
 
-/// What a runner tells of a case: its line.
+/// Result of a case: a line of a runner.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CaseResult {
     pub(crate) case: String,
     pub(crate) answers: Vec<Value>,
     pub(crate) document: Option<String>,
-    /// When it began, in milliseconds since the epoch.
+    /// Start of the case, in milliseconds since the epoch.
     #[serde(default)]
     pub(crate) started: Option<u64>,
 }
 
-/// What calls have answered that have a name, for the arguments of later ones.
+/// Results of named calls, for the arguments of later ones.
 #[derive(Default)]
 pub(crate) struct Bindings(BTreeMap<String, Value>);
 
 impl Bindings {
-    pub(crate) fn keep(&mut self, call: &Call, answer: &Value) {
+    pub(crate) fn bind(&mut self, call: &Call, answer: &Value) {
         if let Some(name) = &call.name {
             self.0.insert(name.clone(), answer["ok"].clone());
         }
     }
 
-    /// The arguments of a call, with `<NAME.FIELD>` replaced.
+    /// Arguments of a call, with each `<NAME.FIELD>` replaced.
     pub(crate) fn arguments(&self, call: &Call) -> Vec<Value> {
         fn replace(bindings: &BTreeMap<String, Value>, argument: &Value) -> Value {
             if let Value::Object(fields) = argument {
@@ -241,7 +242,7 @@ pub(crate) fn read_cases() -> Vec<Case> {
     directories.into_iter().map(Case::read).collect()
 }
 
-/// How many calls there are in these cases.
+/// Number of calls in these cases.
 pub(crate) fn count_calls(cases: &[Case]) -> usize {
     cases.iter().map(|case| case.calls.len()).sum()
 }
@@ -250,29 +251,31 @@ pub(crate) fn count_calls(cases: &[Case]) -> usize {
 pub(crate) struct Host {
     pub(crate) name: &'static str,
     pub(crate) capabilities: HostCapabilities,
-    /// Whether it runs a component of the contract.
+    /// Whether the host runs a component of the contract.
     pub(crate) runs_component: bool,
-    /// An answer of the contract, as far as this host tells it apart.
+    /// Maps an answer of the contract to the answer of this host, which may distinguish fewer.
     pub(crate) normalize: fn(&Value) -> Value,
 }
 
-/// The cases of one run, each in a directory of this one.
+/// The cases of one run, each in a subdirectory.
 pub(crate) struct Run {
     pub(crate) directory: PathBuf,
     pub(crate) cases: Vec<Case>,
 }
 
-/// Lets a runner play all cases, and tells how many there were. It plays the first few before in a run of their own: what is
-/// made at random must be something else in each.
+/// Lets a runner play all cases, and compares the results. Prints the number of cases.
+///
+/// A first run plays the first few cases alone: random values must differ between runs.
 #[track_caller]
-pub(crate) fn judge(host: &Host, mut play: impl FnMut(&Run) -> Vec<(CaseResult, Times)>) {
-    let (described, cases): (Vec<_>, Vec<_>) =
+pub(crate) fn assert_conforms(host: &Host, mut play: impl FnMut(&Run) -> Vec<(CaseResult, Times)>) {
+    let (component_cases, cases): (Vec<_>, Vec<_>) =
         read_cases().into_iter().partition(|case| case.needs_component() && !host.runs_component);
-    if !described.is_empty() {
-        let names: Vec<_> = described.iter().map(|case| case.name.as_str()).collect();
+    if !component_cases.is_empty() {
+        let names: Vec<_> = component_cases.iter().map(|case| case.name.as_str()).collect();
         println!(
-            "{}: NOT PLAYED, since it runs no component of the contract: {}",
+            "{}: NOT PLAYED: {} cases, as it runs no component of the contract: {}",
             host.name,
+            names.len(),
             names.join(", ")
         );
     }
@@ -280,13 +283,11 @@ pub(crate) fn judge(host: &Host, mut play: impl FnMut(&Run) -> Vec<(CaseResult, 
         cases.into_iter().partition(|case| case.needs() <= host.capabilities);
     let names: Vec<_> = skipped.iter().map(|case| case.name.as_str()).collect();
     if !names.is_empty() {
-        let of_those = match host.capabilities {
-            HostCapabilities::Nothing => {
-                "it has a store and randomness of its own, in which nothing goes wrong to order"
-            }
-            _ => "it reads ahead of those who ask, and takes its randomness from the operating system",
+        let reason = match host.capabilities {
+            HostCapabilities::Nothing => "it has its own store and randomness, which take no faults",
+            _ => "it reads ahead of the calls, and has its randomness from the operating system",
         };
-        println!("{}: NOT PLAYED, {} cases, since {of_those}: {}", host.name, names.len(), names.join(", "));
+        println!("{}: NOT PLAYED: {} cases, as {reason}: {}", host.name, names.len(), names.join(", "));
     }
     let faultless = |case: &&Case| case.faults.is_none();
     assert!(skipped.iter().find(faultless).is_none(), "without faults, every host must play a case");
@@ -295,7 +296,7 @@ pub(crate) fn judge(host: &Host, mut play: impl FnMut(&Run) -> Vec<(CaseResult, 
     let first = 1 + cases.iter().position(makes_secret).unwrap();
     for cases in [&cases[..first], &cases[..]] {
         let below = tempfile::tempdir().unwrap();
-        let cases: Vec<_> = cases.iter().map(|case| case.given(below.path())).collect();
+        let cases: Vec<_> = cases.iter().map(|case| case.copy_for_runner(below.path())).collect();
         let run = Run { directory: below.path().to_owned(), cases };
         let result = play(&run);
         check(host, &run.cases, &result, &mut seen);
@@ -318,13 +319,13 @@ fn check(host: &Host, cases: &[Case], result: &[(CaseResult, Times)], seen: &mut
     let runner = host.name;
     let names: Vec<_> = result.iter().map(|(result, _)| &result.case).collect();
     let expected: Vec<_> = cases.iter().map(|case| &case.name).collect();
-    assert_eq!(names, expected, "{runner} has played other cases");
+    assert_eq!(names, expected, "{runner} played other cases");
     let failed: Vec<_> = cases
         .iter()
         .zip(result)
         .filter_map(|(case, (result, times))| {
             let failure =
-                compare(host, case, result, times).and_then(|()| note_random(case, result, seen)).err()?;
+                compare(host, case, result, times).and_then(|()| check_random(case, result, seen)).err()?;
             Some(format!("{}: {failure}", case.name))
         })
         .collect();
@@ -337,15 +338,15 @@ fn check(host: &Host, cases: &[Case], result: &[(CaseResult, Times)], seen: &mut
     );
 }
 
-/// Takes down what was made at random in a case. Each must be of its form, and have never been there.
-fn note_random(case: &Case, result: &CaseResult, seen: &mut BTreeSet<String>) -> Result<(), String> {
-    let mut made = BTreeSet::new();
+/// Checks the random values of a case: each has its form, and is new.
+fn check_random(case: &Case, result: &CaseResult, seen: &mut BTreeSet<String>) -> Result<(), String> {
+    let mut values = BTreeSet::new();
     for (call, answer) in case.calls.iter().zip(&result.answers) {
         if let Some(secret) = answer["ok"]["secret"].as_str() {
             if !is_secret(secret) {
                 return Err(format!("{secret:?} is not `apiv3_` and 512 bits in base64"));
             }
-            if !made.insert(secret) {
+            if !values.insert(secret) {
                 return Err("a secret came twice".to_owned());
             }
         }
@@ -353,16 +354,16 @@ fn note_random(case: &Case, result: &CaseResult, seen: &mut BTreeSet<String>) ->
             if !is_uuid(id) {
                 return Err(format!("{id:?} is no random UUID"));
             }
-            made.insert(id);
+            values.insert(id);
         }
     }
-    match made.into_iter().find(|made| case.is_random() && !seen.insert((*made).to_owned())) {
-        Some(_) => Err("what was made at random has been there before".to_owned()),
+    match values.into_iter().find(|value| case.is_random() && !seen.insert((*value).to_owned())) {
+        Some(_) => Err("a random value came twice".to_owned()),
         None => Ok(()),
     }
 }
 
-/// When a case was played.
+/// Start and end of a case.
 #[derive(Clone, Copy)]
 pub(crate) struct Times {
     from: SystemTime,
@@ -370,23 +371,24 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    /// Between then and now.
+    /// From this time until now.
     pub(crate) fn since(from: SystemTime) -> Self {
         Self { from: from - TOLERANCE, to: SystemTime::now() + TOLERANCE }
     }
 
-    /// Whether this time, in milliseconds since the epoch, is so many seconds from when the case was played.
-    fn hold(&self, at: u64, seconds: u64) -> bool {
+    /// Returns whether this time, in milliseconds since the epoch, is `seconds` after the case.
+    fn contain(&self, at: u64, seconds: u64) -> bool {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(at);
         let ahead = Duration::from_secs(seconds);
         (self.from + ahead..=self.to + ahead).contains(&at)
     }
 
-    /// How many seconds from then this time is, if it is one.
+    /// Returns how many seconds after the case this time is, if it is a time.
     fn seconds_ahead(&self, at: u64) -> Option<u64> {
         let from = self.from.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
         let ahead = u64::try_from(u128::from(at).checked_sub(from)? / 1000).unwrap();
-        (ahead.saturating_sub(1)..=ahead).find(|seconds| *seconds <= LONGEST && self.hold(at, *seconds))
+        (ahead.saturating_sub(1)..=ahead)
+            .find(|seconds| *seconds <= MAX_DURATION && self.contain(at, *seconds))
     }
 }
 
@@ -420,11 +422,11 @@ fn compare(host: &Host, case: &Case, result: &CaseResult, times: &Times) -> Resu
                 .map_err(|difference| format!("document: {difference}"))?;
             check_chain(document)
         }
-        (after, document) => Err(format!("the document should be {after:?} and is {document:?}")),
+        (after, document) => Err(format!("the document is {document:?}, expected {after:?}")),
     }
 }
 
-/// Every state names the hash of an audit record that the case has returned or stored.
+/// Checks that each state has the hash of an audit record that the case returned or stored.
 fn check_heads(case: &Case, result: &CaseResult) -> Result<(), String> {
     let returned = result.answers.iter().filter_map(|answer| answer["ok"]["lines"].as_array());
     let returned = returned.flatten().filter_map(Value::as_str);
@@ -441,7 +443,8 @@ fn check_heads(case: &Case, result: &CaseResult) -> Result<(), String> {
     Ok(())
 }
 
-/// Every audit record names the hash of the line before it, and the header that of the last.
+/// Checks that each audit record has the hash of the line before it, and the header that of the
+/// last.
 fn check_chain(document: &str) -> Result<(), String> {
     let lines: Vec<_> = document.lines().collect();
     if let [_, header, .., last] = lines[..]
@@ -452,18 +455,18 @@ fn check_chain(document: &str) -> Result<(), String> {
     }
     let linked = lines.windows(2).filter_map(|pair| {
         let (_, previous) = pair[1].strip_suffix("\"}")?.rsplit_once(r#","previous":""#)?;
-        // The oldest that is kept names one that is not.
+        // The oldest record links to one that the catalog no longer retains.
         pair[0].starts_with(r#"{"sequence":"#).then_some((pair[0], previous))
     });
     for (line, previous) in linked {
         if hex(&Sha512_256::digest(line)) != previous {
-            return Err(format!("the chain is broken behind {line}"));
+            return Err(format!("the chain is broken after {line}"));
         }
     }
     Ok(())
 }
 
-/// What stands for what in one case: the secrets that were made in it, their hashes, and the name of the catalog.
+/// Values of the placeholders of one case: its secrets, their hashes, and the id of the catalog.
 struct Known(Vec<(String, String)>);
 
 impl Known {
@@ -505,7 +508,7 @@ impl Known {
                 .zip(actual.values())
                 .try_for_each(|((_, expected), actual)| self.fits(expected, actual, times)),
             (expected, actual) if expected == actual => Ok(()),
-            (expected, actual) => Err(format!("{actual} where {expected} should be")),
+            (expected, actual) => Err(format!("{actual}, expected {expected}")),
         }
     }
 
@@ -513,21 +516,21 @@ impl Known {
         let (mut expected, mut left) = (expected, actual);
         while !expected.is_empty() {
             let at = expected.find('<').unwrap_or(expected.len());
-            let (literal, behind) = expected.split_at(at);
+            let (literal, rest) = expected.split_at(at);
             left = left.strip_prefix(literal).ok_or_else(|| differs(literal, left))?;
-            let Some(end) = behind.find('>') else {
-                // There is no placeholder any more.
-                left = left.strip_prefix(behind).ok_or_else(|| differs(behind, left))?;
+            let Some(end) = rest.find('>') else {
+                // No placeholder follows.
+                left = left.strip_prefix(rest).ok_or_else(|| differs(rest, left))?;
                 break;
             };
-            let (placeholder, behind) = behind.split_at(end + 1);
+            let (placeholder, rest) = rest.split_at(end + 1);
             left = self.value_fits(placeholder, left, times)?;
-            expected = behind;
+            expected = rest;
         }
         if left.is_empty() { Ok(()) } else { Err(differs("the end", left)) }
     }
 
-    /// Takes what stands for a placeholder off the front of a text.
+    /// Removes the value of a placeholder from the front of a text.
     fn value_fits<'a>(&self, placeholder: &str, text: &'a str, times: &Times) -> Result<&'a str, String> {
         let inside = &placeholder[1..placeholder.len() - 1];
         if inside == "revision" {
@@ -543,7 +546,7 @@ impl Known {
         if let Some(ahead) = inside.strip_prefix("now") {
             let seconds = ahead.strip_prefix('+').map_or(0, |seconds| seconds.parse().unwrap());
             let digits = text.find(|next: char| !next.is_ascii_digit()).unwrap_or(text.len());
-            let fits = text[..digits].parse().is_ok_and(|at| times.hold(at, seconds));
+            let fits = text[..digits].parse().is_ok_and(|at| times.contain(at, seconds));
             return if fits { Ok(&text[digits..]) } else { Err(differs(placeholder, text)) };
         }
         match self.0.iter().find(|(name, _)| name == placeholder) {
@@ -552,7 +555,7 @@ impl Known {
         }
     }
 
-    /// The text with placeholders in it.
+    /// Replaces values in a text with their placeholders.
     fn template(&self, text: &str, times: &Times) -> String {
         // A version may be a digit, which stands in other texts as well.
         let known = self.0.iter().filter(|(name, _)| !name.ends_with(".version>"));
@@ -565,15 +568,15 @@ impl Known {
         let mut with_times = String::new();
         let mut left = template.as_str();
         while let Some(at) = left.find(|next: char| next.is_ascii_digit()) {
-            let behind = &left[at..];
-            let digits = behind.find(|next: char| !next.is_ascii_digit()).unwrap_or(behind.len());
+            let rest = &left[at..];
+            let digits = rest.find(|next: char| !next.is_ascii_digit()).unwrap_or(rest.len());
             with_times += &left[..at];
-            match behind[..digits].parse().ok().and_then(|at| times.seconds_ahead(at)) {
+            match rest[..digits].parse().ok().and_then(|at| times.seconds_ahead(at)) {
                 Some(0) => with_times.push_str("<now>"),
                 Some(seconds) => write!(with_times, "<now+{seconds}>").unwrap(),
-                None => with_times.push_str(&behind[..digits]),
+                None => with_times.push_str(&rest[..digits]),
             }
-            left = &behind[digits..];
+            left = &rest[digits..];
         }
         with_times + left
     }
@@ -610,7 +613,7 @@ impl Known {
     }
 }
 
-/// Whether this is a random UUID (RFC 9562, version 4), in lower case.
+/// Returns whether this is a random UUID (RFC 9562, version 4), in lower case.
 fn is_uuid(text: &str) -> bool {
     let groups: Vec<_> = text.split('-').collect();
     groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
@@ -619,7 +622,8 @@ fn is_uuid(text: &str) -> bool {
         && text.bytes().all(|byte| matches!(byte, b'-' | b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Whether this is a secret as the component makes them: 512 bits, so that of its last digit only the first two count.
+/// Returns whether this has the form of a secret: 512 bits, so only two bits of its last digit
+/// count.
 fn is_secret(text: &str) -> bool {
     let digits = text.strip_prefix("apiv3_").unwrap_or_default();
     digits.len() == 86
@@ -629,15 +633,15 @@ fn is_secret(text: &str) -> bool {
 
 fn differs(expected: &str, actual: &str) -> String {
     let shown: String = actual.chars().take(200).collect();
-    format!("{shown:?} where {expected:?} should be")
+    format!("{shown:?}, expected {expected:?}")
 }
 
-/// Writes anew what must come back, as this runner has it.
+/// Rewrites the expected results with those of this runner.
 pub(crate) fn bless(play: impl Fn(&Case) -> CaseResult) {
     // The core alone cannot describe a component.
     for case in read_cases().into_iter().filter(|case| !case.needs_component()) {
         let below = tempfile::tempdir().unwrap();
-        let mut given = case.given(below.path());
+        let mut given = case.copy_for_runner(below.path());
         let from = SystemTime::now();
         let result = play(&given);
         let times = Times::since(from);
@@ -645,7 +649,7 @@ pub(crate) fn bless(play: impl Fn(&Case) -> CaseResult) {
         for (call, answer) in given.calls.iter_mut().zip(&result.answers) {
             call.answer = known.value_template(answer, &times);
         }
-        // A line for each call, its answer below.
+        // A line for each call, and its answer on the next.
         let calls: Vec<_> = given
             .calls
             .iter()
@@ -663,7 +667,7 @@ pub(crate) fn bless(play: impl Fn(&Case) -> CaseResult) {
         fs::write(case.directory.join("calls.json"), format!("[\n{}\n]\n", calls.join(",\n"))).unwrap();
         let after = case.directory.join("after.jsonl");
         match result.document {
-            // What is too large to be kept stays as it is.
+            // A generated document is not written.
             Some(document)
                 if case.directory.join("before.json").exists() && Some(&document) == case.before.as_ref() => {
             }
@@ -671,4 +675,19 @@ pub(crate) fn bless(play: impl Fn(&Case) -> CaseResult) {
             None => drop(fs::remove_file(after)),
         }
     }
+}
+
+/// Calls with one argument too many, one too few, and of an unknown function.
+pub(crate) const INVALID_CALLS: [&str; 3] = [
+    r#"{ "call": "tokens.create-operator", "args": ["conformance", "conformance"] }"#,
+    r#"{ "call": "tokens.create-operator", "args": [] }"#,
+    r#"{ "call": "tokens.create", "args": ["conformance"] }"#,
+];
+
+/// A directory with the one case `invalid`, which makes this call.
+pub(crate) fn invalid_case(call: &str) -> TempDir {
+    let below = tempfile::tempdir().unwrap();
+    fs::create_dir(below.path().join("invalid")).unwrap();
+    fs::write(below.path().join("invalid/calls.json"), format!("[{call}]")).unwrap();
+    below
 }

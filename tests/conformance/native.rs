@@ -1,4 +1,4 @@
-//! Plays cases against the core as ordinary Rust, without wasm.
+//! Plays cases with the core as native Rust, without wasm.
 
 use std::time::SystemTime;
 
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::faults::ScriptedStore;
 use crate::harness::{Bindings, Case, CaseResult};
 
-/// Everything the core needs.
+/// The ports of the core.
 struct Ports<'a>(&'a ScriptedStore);
 
 impl Entropy for Ports<'_> {
@@ -67,12 +67,12 @@ pub(crate) fn play(case: &Case) -> CaseResult {
     let store = ScriptedStore::default();
     store.open(&case.directory).unwrap();
     let mut authority = Authority::new(Ports(&store));
-    let mut answered = Bindings::default();
+    let mut bindings = Bindings::default();
     let answers = case.calls.iter().enumerate().map(|(at, call)| {
         store.begin(&case.directory, at + 1).unwrap();
-        let answer = answer(&mut authority, &call.function, &answered.arguments(call));
+        let answer = answer(&mut authority, &call.function, &bindings.arguments(call));
         store.end().unwrap_or_else(|error| panic!("{}, call {}: {error}", case.name, at + 1));
-        answered.keep(call, &answer);
+        bindings.bind(call, &answer);
         answer
     });
     let answers = answers.collect();
@@ -160,15 +160,17 @@ fn answer(authority: &mut Authority<Ports<'_>>, call: &str, args: &[Value]) -> V
     }
 }
 
-/// The arguments of the contract, as a case has them.
+/// A string argument of a case.
 pub(crate) fn text(argument: &Value) -> &str {
     argument.as_str().unwrap_or_else(|| panic!("{argument} is no text"))
 }
 
+/// An integer argument of a case.
 pub(crate) fn number(argument: &Value) -> u64 {
     argument.as_u64().unwrap_or_else(|| panic!("{argument} is no number"))
 }
 
+/// An optional integer argument of a case.
 pub(crate) fn seconds(argument: &Value) -> Option<u64> {
     (!argument.is_null()).then(|| number(argument))
 }

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod layers;
+mod programs;
 mod references;
 mod sizes;
 mod sources;

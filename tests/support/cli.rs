@@ -1,4 +1,4 @@
-//! A command line, and what it has done.
+//! A command line, and its output.
 
 use std::env;
 use std::ffi::OsStr;
@@ -13,14 +13,14 @@ use std::time::Instant;
 use super::secrets::{assert_token_form, holds_token, remember_tokens};
 use super::{POLL_INTERVAL, TIMEOUT};
 
-/// Lets a server log at the level that `OPTOKEN_TEST_LOG` says.
+/// Sets the log level from `OPTOKEN_TEST_LOG`.
 pub(crate) fn apply_log_filter(command: &mut Command) {
     if let Some(level) = env::var_os("OPTOKEN_TEST_LOG") {
         command.env("LOG_FILTER", level);
     }
 }
 
-/// A command line.
+/// A command that is not started yet.
 pub(crate) struct Cli {
     pub(super) command: Command,
     pub(super) input: Vec<u8>,
@@ -44,7 +44,7 @@ impl Cli {
         self
     }
 
-    /// Lets it run in this directory instead of the home directory.
+    /// Runs it in this directory instead of the home directory.
     pub(crate) fn current_dir(mut self, directory: &Path) -> Self {
         self.command.current_dir(directory);
         self
@@ -55,45 +55,45 @@ impl Cli {
         self
     }
 
-    /// What is typed into it. Without this, its stdin is at its end.
+    /// Sets the content of stdin, which is empty by default.
     pub(crate) fn input(mut self, text: &str) -> Self {
         self.input = text.as_bytes().to_vec();
         self
     }
 
-    /// Lets its stdout go there instead of into [`CommandOutput`].
+    /// Redirects stdout to a file instead of [`CommandOutput`].
     pub(crate) fn stdout(mut self, to: File) -> Self {
         self.stdout = to.into();
         self
     }
 
-    /// Lets another program run it, which takes its command line behind these arguments.
+    /// Runs it under another program, which gets the command line after these arguments.
     pub(crate) fn wrapped_in(mut self, program: &str, args: &[&str]) -> Self {
         let mut outer = Command::new(program);
         outer.args(args).arg(self.command.get_program()).args(self.command.get_args());
         outer.env_clear().envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        // Where it is found itself.
+        // The outer program may start others.
         outer.env("PATH", env::var_os("PATH").unwrap_or_default());
         outer.current_dir(self.command.get_current_dir().unwrap());
         self.command = outer;
         self
     }
 
-    /// Passes it the first `count` of these sockets, as systemd does that has bound them for it.
+    /// Passes the first `count` of these sockets, as systemd does (`LISTEN_FDS`).
     pub(crate) fn pass(mut self, count: usize, sockets: [OwnedFd; 2]) -> Self {
-        // A shell, because only what `exec` starts has the process id that LISTEN_PID must name.
+        // LISTEN_PID must be the id of the server, and `exec` keeps the id of the shell.
         self = self.in_shell(r#"export LISTEN_PID=$$; exec "$0" "$@" 3<&0 4<&1 </dev/null >/dev/null"#);
         self.command.env("LISTEN_FDS", count.to_string());
         self.listen_fds = Some(sockets);
         self
     }
 
-    /// Lets a shell do this first, in the same process.
+    /// Runs a shell command first, in the same process.
     pub(crate) fn after(self, command: &str) -> Self {
         self.in_shell(&format!(r#"{command} && exec "$0" "$@""#))
     }
 
-    /// Lets a shell run it with this script, which finds it in `"$0" "$@"`.
+    /// Runs it in a shell script, which has the command line in `"$0" "$@"`.
     pub(crate) fn in_shell(self, script: &str) -> Self {
         self.wrapped_in("/bin/sh", &["-c", script])
     }
@@ -106,12 +106,12 @@ impl Cli {
         self.command.stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    /// Runs it to its end. Whatever it has to say on stderr, a token is not in it.
+    /// Runs it to its end. Panics if stderr holds a token.
     pub(crate) fn run(mut self) -> CommandOutput {
         let stdout = std::mem::replace(&mut self.stdout, Stdio::null());
         let mut child = self.spawn(Stdio::piped(), stdout);
         if let Some(mut stdin) = child.stdin.take() {
-            // It need not want to read it.
+            // The process may exit without reading it.
             let _ = stdin.write_all(&self.input);
         }
         let stdout = child.stdout.take().map(read_all);
@@ -123,14 +123,13 @@ impl Cli {
             stdout: stdout.map(|reader| reader.join().unwrap()).unwrap_or_default(),
             stderr: stderr.join().unwrap(),
         };
-        assert!(status.is_some(), "it does not end: {output:?}");
+        assert!(status.is_some(), "the process does not exit: {output:?}");
         remember_tokens(&output.stdout);
         assert!(!holds_token(&output.stderr), "a token on stderr: {output:?}");
         output
     }
 
-    /// Starts it and does not wait for its end.
-    #[allow(dead_code, reason = "for tests/fault_injection.rs")]
+    /// Starts it without waiting for its end.
     pub(crate) fn spawn_client(mut self) -> Child {
         self.spawn(Stdio::null(), Stdio::piped())
     }
@@ -144,7 +143,7 @@ pub(crate) fn read_all(mut from: impl io::Read + Send + 'static) -> JoinHandle<S
     })
 }
 
-/// Waits for a process that should end by itself; ends it and gives `None` if it does not.
+/// Waits until a process exits. Kills it after [`TIMEOUT`], and returns `None`.
 pub(super) fn wait(child: &mut Child) -> Option<ExitStatus> {
     let deadline = Instant::now() + TIMEOUT;
     while Instant::now() < deadline {
@@ -157,10 +156,9 @@ pub(super) fn wait(child: &mut Child) -> Option<ExitStatus> {
     None
 }
 
-/// What a command line has done.
+/// Exit code and output of a command.
 #[derive(Debug)]
 pub(crate) struct CommandOutput {
-    /// For the message of a test that fails.
     #[expect(dead_code, reason = "shown by Debug")]
     command: String,
     pub(crate) code: Option<i32>,
@@ -169,7 +167,8 @@ pub(crate) struct CommandOutput {
 }
 
 impl CommandOutput {
-    /// The token in the text form, found as the official client's own tests find it (COMPAT 4.1).
+    /// Returns the token of the text format, parsed as the tests of InfluxDB's client do
+    /// (docs/compatibility.md 4.1).
     pub(crate) fn token(&self) -> String {
         assert_eq!(self.code, Some(0), "{}", self.stderr);
         let token = self.stdout.lines().find_map(|line| line.strip_prefix("Token: ")).unwrap();
@@ -177,16 +176,16 @@ impl CommandOutput {
         token.to_owned()
     }
 
-    /// It failed, this way, saying all this, each thing once, and writing nothing to stdout.
+    /// Asserts the exit code, each of these texts on stderr, and an empty stdout.
     #[track_caller]
-    pub(crate) fn assert_failed(&self, code: i32, said: &[&str]) {
+    pub(crate) fn assert_failed(&self, code: i32, messages: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert_eq!(self.stdout, "", "{self:?}");
-        for text in said {
+        for text in messages {
             assert!(self.stderr.contains(text), "{text:?} is not in {}", self.stderr);
         }
-        // As when an error repeats its source and is shown with its sources.
+        // An error whose text includes its source is printed twice by a printer of sources.
         let parts: Vec<_> = self.stderr.lines().flat_map(|line| line.split(": ")).collect();
-        assert!(parts.windows(2).all(|pair| pair[0] != pair[1]), "said twice: {}", self.stderr);
+        assert!(parts.windows(2).all(|pair| pair[0] != pair[1]), "repeated: {}", self.stderr);
     }
 }

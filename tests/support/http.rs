@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::TIMEOUT;
 use super::secrets::{assert_token_form, holds_known_token, remember_tokens};
@@ -21,7 +21,7 @@ pub(crate) const TOKENS: &str = "/api/v3/configure/token";
 pub(crate) const VERIFY: &str = "/api/v3/verify";
 pub(crate) const NOT_AUTHENTICATED: &str = r#"{"error": "the request was not authenticated"}"#;
 
-/// How a server is called whose port is not known yet.
+/// Host header of a request whose server is not known yet.
 const HOST: &str = "Host: localhost\r\n";
 
 /// A request, down to the bytes.
@@ -43,6 +43,16 @@ pub(crate) fn post(path: &str) -> Request {
     request("POST", path)
 }
 
+/// A request that creates a named admin token.
+pub(crate) fn create_named(credential: &str, name: &str) -> Request {
+    post(NAMED_ADMIN).bearer(credential).json(&json!({ "token_name": name }))
+}
+
+/// A request that deletes a named admin token. `name` is percent-encoded.
+pub(crate) fn delete_named(credential: &str, name: &str) -> Request {
+    request("DELETE", &format!("{TOKENS}?token_name={name}")).bearer(credential)
+}
+
 impl Request {
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         write!(self.head, "{name}: {value}\r\n").unwrap();
@@ -55,6 +65,11 @@ impl Request {
 
     pub(crate) fn bearer(self, token: &str) -> Self {
         self.authorization(&format!("Bearer {token}"))
+    }
+
+    /// A body of JSON, with its type and length.
+    pub(crate) fn json(self, body: &Value) -> Self {
+        self.header("Content-Type", "application/json").body(body.to_string().as_bytes())
     }
 
     /// A body and its length.
@@ -75,14 +90,14 @@ impl Request {
         Self { body: chunks, ..self.header("Transfer-Encoding", "chunked") }
     }
 
-    /// A body in one chunk, and a line behind it.
+    /// A body in one chunk, and a trailer after it.
     pub(crate) fn chunked_with_trailer(self, body: &[u8], trailer: &str) -> Self {
         let chunk = [format!("{:x}\r\n", body.len()).as_bytes(), body].concat();
         let body = [&chunk[..], format!("\r\n0\r\n{trailer}\r\n\r\n").as_bytes()].concat();
         Self { body, ..self.header("Transfer-Encoding", "chunked") }
     }
 
-    /// Its method, and its path without the query string.
+    /// Method, and path without the query string.
     pub(crate) fn target(&self) -> (&str, &str) {
         let mut words = self.head.split(' ');
         let (method, target) = (words.next().unwrap(), words.next().unwrap());
@@ -93,13 +108,13 @@ impl Request {
         [self.head.as_bytes(), b"\r\n", &self.body].concat()
     }
 
-    /// With the port in the name of the server, which matters to a recovery listener.
+    /// Adds the port of the server to the Host header, which a recovery listener checks.
     pub(crate) fn to(&self, server: SocketAddr) -> Self {
         let host = format!("Host: localhost:{}\r\n", server.port());
         Self { head: self.head.replacen(HOST, &host, 1), ..self.clone() }
     }
 
-    /// Sends it on a connection of its own.
+    /// Sends it on a new connection.
     #[track_caller]
     pub(crate) fn send(&self, to: SocketAddr) -> Response {
         let mut connection = Connection::open(to).unwrap();
@@ -122,7 +137,7 @@ impl Connection {
         Ok(Self { stream: BufReader::new(stream) })
     }
 
-    /// Sends bytes. That the other end may not want them shows when its answer is read.
+    /// Sends bytes. Ignores errors, which show when the response is read.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         match self.stream.get_mut().write_all(bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("the server does not read"),
@@ -130,13 +145,13 @@ impl Connection {
         }
     }
 
-    /// Says that nothing more will come.
+    /// Closes the direction to the server.
     pub(crate) fn finish_writing(&self) {
         self.stream.get_ref().shutdown(Shutdown::Write).unwrap();
     }
 
-    /// Reads an answer. An error is a connection that the other end has closed; that it keeps silent is a failure
-    /// of the test.
+    /// Reads a response. Returns an error if the server has closed the connection, and panics if it
+    /// sends nothing.
     pub(crate) fn read(&mut self) -> io::Result<Response> {
         let mut head = Vec::new();
         loop {
@@ -167,12 +182,15 @@ impl Connection {
         if response.status < 400 {
             remember_tokens(&response.body);
         } else {
-            assert!(!holds_known_token(&format!("{response:?}")), "a token in a refusal: {response:?}");
+            assert!(
+                !holds_known_token(&format!("{response:?}")),
+                "a token in an error response: {response:?}"
+            );
         }
         Ok(response)
     }
 
-    /// Reads exactly so many bytes.
+    /// Reads exactly `count` bytes.
     pub(crate) fn read_bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         or_panic_on_timeout(self.stream.read_exact(&mut bytes)).unwrap();
@@ -180,17 +198,17 @@ impl Connection {
     }
 }
 
-/// Passes on what a closed connection gives, and fails on a silent one.
+/// Panics on a timeout, and passes every other result on.
 fn or_panic_on_timeout<T>(read: io::Result<T>) -> io::Result<T> {
     match read {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            panic!("the server neither answers nor closes")
+            panic!("the server neither responds nor closes")
         }
         read => read,
     }
 }
 
-/// An answer. The names of its headers are in lower case.
+/// A response. Header names are in lower case.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -207,7 +225,7 @@ impl Response {
         serde_json::from_str(&self.body).unwrap()
     }
 
-    /// The new token that it shows.
+    /// The token of a response that creates one.
     #[track_caller]
     pub(crate) fn token(&self) -> String {
         assert_eq!(self.status, 201, "{self:?}");
@@ -216,15 +234,15 @@ impl Response {
         token
     }
 
-    /// It says no, this way.
+    /// Asserts status and body.
     #[track_caller]
     pub(crate) fn assert_is(&self, status: u16, body: &str) {
         assert_eq!((self.status, self.body.as_str()), (status, body), "{self:?}");
     }
 }
 
-/// Sends all requests at one moment: each on its own connection, which is open, and has all of the request but its last
-/// byte, before the first last byte leaves.
+/// Sends all requests at the same moment, each on its own connection. All connections are open and
+/// have sent all but the last byte before the first last byte is sent.
 pub(crate) fn send_concurrently(requests: Vec<(SocketAddr, Request)>) -> Vec<io::Result<Response>> {
     let ready = Arc::new(Barrier::new(requests.len()));
     let begun: Vec<_> = requests
@@ -245,7 +263,7 @@ pub(crate) fn send_concurrently(requests: Vec<(SocketAddr, Request)>) -> Vec<io:
             connection.read()
         })
     };
-    // All of them are started before the first is waited for.
+    // All threads start before the first is joined.
     let senders: Vec<_> = begun.into_iter().map(finish).collect();
     senders.into_iter().map(|sender| sender.join().unwrap()).collect()
 }

@@ -1,15 +1,21 @@
-//! What the tests stand on: a machine to run `influxdb3` on, a server that tells where it listens, and HTTP/1.1 down to
-//! the bytes.
+//! Fixtures of the tests: an isolated environment for the program, a running server, and HTTP/1.1
+//! down to the bytes.
 //!
-//! Checked here for every test alike: no process ever writes a token to stderr, no server writes one to stdout, no answer that
-//! says no holds one, and no answer has a CORS header. Every token that is made in a test is known here, so it is found in
-//! other forms, too. Nor does the log of a server have a place where a token was taken out, which would hide that
-//! somebody logs tokens, unless a test says that it has put one where it does not belong.
+//! They hold every test to these rules:
 //!
-//! With `OPTOKEN_TEST_LOG=trace` in the environment every server logs at that level, unless a test says otherwise.
+//! - No process writes a token to stderr, and no server writes one to stdout.
+//! - No error response holds a token, and no response has a CORS header.
+//! - No log holds a redacted token: redaction would hide that a component logs tokens. A test that
+//!   sends a token to a wrong place allows it with [`Server::allow_redaction`].
+//!
+//! Tokens that a test creates are also found in other forms: decimal, hexadecimal and base64.
+//!
+//! `OPTOKEN_TEST_LOG=trace` sets the log level of every server whose test sets none.
 
+mod certificate;
 mod cli;
 mod http;
+mod recovery;
 mod secrets;
 mod server;
 
@@ -17,42 +23,81 @@ use std::ffi::OsStr;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+pub(crate) use self::certificate::TestCertificate;
 pub(crate) use self::cli::{Cli, CommandOutput, apply_log_filter, read_all};
 pub(crate) use self::http::{
     CONFIRM, CREATE, Connection, NAMED_ADMIN, NOT_AUTHENTICATED, OVERLAP, REGENERATE, Request, Response,
-    STAGE, TOKENS, VERIFY, get, post, request, send_concurrently,
+    STAGE, TOKENS, VERIFY, create_named, delete_named, get, post, request, send_concurrently,
 };
+pub(crate) use self::recovery::{assert_closed, assert_too_late, recover_at, serve_socket};
 pub(crate) use self::secrets::{assert_token_form, holds_token, remember_tokens, sha512_hex};
 pub(crate) use self::server::{RECOVERY, Server};
 
-/// How long anything may take that should take milliseconds: machines that run tests are busy. Longer than a server
-/// waits for a client.
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_influxdb3");
+
+/// User and group id without privileges, on Debian and most other systems.
+pub(crate) const UNPRIVILEGED: u32 = 65534;
+
+/// Limit for operations that take milliseconds on an idle machine. Longer than a server waits for
+/// a client.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(45);
 
-/// How often a condition is looked at that nobody announces.
+/// Interval between two checks of a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Waits until `condition` holds.
+#[track_caller]
 pub(crate) fn eventually(what: &str, condition: impl FnMut() -> bool) {
     within(TIMEOUT, what, condition);
 }
 
-/// Waits until `condition` holds, but not longer than `limit`.
-pub(crate) fn within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+/// Waits until `condition` holds, at most for `limit`.
+#[track_caller]
+pub(crate) fn within(limit: Duration, what: &str, condition: impl FnMut() -> bool) {
+    assert!(holds_within(limit, condition), "not within {limit:?}: {what}");
+}
+
+/// Returns whether `condition` holds before `limit` has passed.
+pub(crate) fn holds_within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;
     while !condition() {
-        assert!(Instant::now() < deadline, "waited {limit:?} in vain: {what}");
+        if Instant::now() >= deadline {
+            return false;
+        }
         thread::sleep(POLL_INTERVAL);
+    }
+    true
+}
+
+/// Names a case of a table on stderr if the test panics while it is alive.
+pub(crate) struct CaseName<T: AsRef<str>>(pub(crate) T);
+
+impl<T: AsRef<str>> Drop for CaseName<T> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("in the case: {}", self.0.as_ref());
+        }
     }
 }
 
-/// A machine without past: an empty home directory, and no environment but what a test adds.
+/// A process that is killed when dropped.
+pub(crate) struct ChildGuard(pub(crate) Child);
+
+impl Drop for ChildGuard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// An isolated environment: an empty home directory, and only the variables that a test sets.
 pub(crate) struct TestEnv {
     home: TempDir,
 }
@@ -66,7 +111,7 @@ impl TestEnv {
         self.home.path()
     }
 
-    /// Where [`serve`](Self::serve) keeps its data.
+    /// The data directory of [`serve`](Self::serve).
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.home().join("data")
     }
@@ -75,7 +120,8 @@ impl TestEnv {
         self.data_dir().join("tokens.db")
     }
 
-    /// The version and the document of the stored catalog: what must not differ where nothing was changed.
+    /// Version and document of the stored catalog. Equal before and after a command that changed
+    /// nothing.
     pub(crate) fn stored_catalog(&self) -> Option<(String, String)> {
         let store = rusqlite::Connection::open(self.store()).unwrap();
         store.busy_timeout(TIMEOUT).unwrap();
@@ -84,22 +130,22 @@ impl TestEnv {
         rows.next().transpose().unwrap()
     }
 
-    /// A file with this content in the home directory.
+    /// Writes a file in the home directory.
     pub(crate) fn file(&self, name: &str, content: &[u8]) -> PathBuf {
         let path = self.home().join(name);
         fs::write(&path, content).unwrap();
         path
     }
 
-    /// `influxdb3` with these arguments.
+    /// The program with these arguments.
     pub(crate) fn influxdb3<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Cli {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_influxdb3"));
+        let mut command = Command::new(PROGRAM);
         command.env_clear().env("HOME", self.home()).current_dir(self.home()).args(args);
         apply_log_filter(&mut command);
         Cli { command, input: Vec::new(), stdout: Stdio::piped(), listen_fds: None }
     }
 
-    /// `influxdb3 serve` in the data directory, on a port that the system picks; not started yet.
+    /// `serve` with the data directory, on a port that the system picks; not started yet.
     pub(crate) fn serve_with(&self, args: &[&str]) -> Cli {
         let cli = self.influxdb3(["serve", "--http-bind", "127.0.0.1:0"]);
         cli.arg("--data-dir").arg(self.data_dir()).args(args)
@@ -110,7 +156,7 @@ impl TestEnv {
         self.serve_with(args).start()
     }
 
-    /// `influxdb3 create token --admin` against the server at `address`.
+    /// `create token --admin` against the server at `address`.
     pub(crate) fn create_token(&self, address: SocketAddr, args: &[&str]) -> Cli {
         let host = format!("http://{address}");
         self.influxdb3(["create", "token", "--admin", "--host", host.as_str()]).args(args)

@@ -1,4 +1,4 @@
-//! Every token that is made in a test, and the forms in which it would be found in an output.
+//! Knows every token that a test creates, and finds it in an output in many forms.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -7,13 +7,13 @@ use std::sync::{LazyLock, Mutex};
 use base64ct::{Base64Unpadded, Base64UrlUnpadded, Encoding as _};
 use sha2::{Digest as _, Sha512};
 
-/// What all tokens begin with, and no message contains.
+/// Prefix of every token. No message contains it followed by a token character.
 const TOKEN_PREFIX: &str = "apiv3_";
 
-/// What stands in a log where a token was taken out.
+/// Replacement of a token in a log.
 pub(super) const REDACTED: &str = "[token]";
 
-/// The form that COMPAT 1.4 gives: `^apiv3_[A-Za-z0-9_-]{85}[AQgw]$`.
+/// Asserts the form of docs/compatibility.md 1.4: `^apiv3_[A-Za-z0-9_-]{85}[AQgw]$`.
 pub(crate) fn assert_token_form(token: &str) {
     let well_formed = token.strip_prefix(TOKEN_PREFIX).is_some_and(|random| {
         random.len() == 86 && random.chars().all(is_token_char) && random.ends_with(['A', 'Q', 'g', 'w'])
@@ -22,26 +22,26 @@ pub(crate) fn assert_token_form(token: &str) {
     remember_tokens(token);
 }
 
-/// What would give away a token that was made here: what stands behind its prefix, and the random bytes in the forms in which
-/// programs print bytes.
+/// Forms of the known tokens: the text after the prefix, and the random bytes as programs print
+/// bytes.
 ///
-/// By how they begin, so that a text is looked through once, however many there are.
+/// Keyed by their first bytes, so that one pass over a text finds any of them.
 static KNOWN_FORMS: LazyLock<Mutex<HashMap<[u8; PREFIX_LEN], BTreeSet<String>>>> =
     LazyLock::new(Mutex::default);
 
-/// How many bytes of what would give a token away are looked for first. None of it is shorter.
+/// Length of the keys of [`KNOWN_FORMS`]. No form is shorter.
 const PREFIX_LEN: usize = 8;
 
-/// Remembers the tokens in what a server or a command has answered.
-pub(crate) fn remember_tokens(answer: &str) {
-    for rest in answer.split(TOKEN_PREFIX).skip(1) {
+/// Remembers the tokens in the output of a server or a command.
+pub(crate) fn remember_tokens(output: &str) {
+    for rest in output.split(TOKEN_PREFIX).skip(1) {
         let random = rest.split(|next| !is_token_char(next)).next().unwrap();
-        // Shorter ones are made up by tests, and 64 bytes have no other length.
+        // Tests invent shorter ones. The encoding of 64 bytes has no other length.
         if let Ok(bytes) = Base64UrlUnpadded::decode_vec(random)
             && bytes.len() == 64
         {
             let mut forms = BTreeSet::new();
-            // As bytes, they come in lists; as numbers, one by one.
+            // Debug output has bytes as lists, and numbers one by one.
             let (list, hex) = (format!("{:?}", &bytes[..8]), format!("{:02x?}", &bytes[..8]));
             forms.extend([&list, &hex].map(|list| list.trim_matches(['[', ']']).to_owned()));
             forms.insert(hex.replace(['[', ']', ',', ' '], ""));
@@ -51,7 +51,7 @@ pub(crate) fn remember_tokens(answer: &str) {
             forms.insert(random.to_owned());
             let mut known = KNOWN_FORMS.lock().unwrap();
             for form in forms {
-                // But for a number that has very few digits by chance.
+                // Leaves out a number that has few digits by chance.
                 if let Some(beginning) = form.as_bytes().first_chunk() {
                     known.entry(*beginning).or_default().insert(form);
                 }
@@ -60,24 +60,25 @@ pub(crate) fn remember_tokens(answer: &str) {
     }
 }
 
-/// How a text stands in the base64 of a longer one, as in Basic credentials: in either alphabet, and wherever it begins.
+/// The text inside the base64 of a longer text, as in Basic credentials: both alphabets, and all
+/// three alignments.
 fn in_base64(text: &str) -> impl Iterator<Item = String> {
     (0..3).flat_map(move |before| {
         let longer = ["x".repeat(before).as_bytes(), text.as_bytes()].concat();
         let (standard, url) =
             (Base64Unpadded::encode_string(&longer), Base64UrlUnpadded::encode_string(&longer));
-        // Six bits a character; those at the ends also hold bits of what stands around it.
+        // A character holds six bits. Those at the ends also hold bits of the surrounding text.
         let whole = (before * 8).div_ceil(6)..longer.len() * 8 / 6;
         [&standard, &url].map(|encoded| encoded[whole.clone()].to_owned())
     })
 }
 
-/// Whether a text holds a token, or the beginning of one, or one that was made here, whatever it looks like.
+/// Returns whether a text holds a token, the beginning of one, or a known token in any form.
 pub(crate) fn holds_token(text: &str) -> bool {
     text.split(TOKEN_PREFIX).skip(1).any(|rest| rest.starts_with(is_token_char)) || holds_known_token(text)
 }
 
-/// Whether a text holds a token that was made here, with or without its prefix.
+/// Returns whether a text holds a known token, with or without its prefix.
 pub(super) fn holds_known_token(text: &str) -> bool {
     let forms = KNOWN_FORMS.lock().unwrap();
     text.as_bytes().windows(PREFIX_LEN).enumerate().any(|(at, beginning)| {

@@ -14,18 +14,19 @@ use super::cli::{Cli, read_all, wait};
 use super::http::{CREATE, REGENERATE, get, post};
 use super::secrets::{REDACTED, holds_token};
 
+/// Options that open a recovery listener on a port that the system picks.
 pub(crate) const RECOVERY: [&str; 2] = ["--admin-token-recovery-http-bind", "127.0.0.1:0"];
 
 impl Cli {
     /// Starts it as a server.
     pub(crate) fn start(self) -> Server {
-        self.start_and_read_until(None)
+        self.start_and_close_stderr_after(None)
     }
 
-    /// Starts it as a server and closes the other end of its stderr behind the line that holds `last`.
-    pub(crate) fn start_and_read_until(mut self, last: Option<&'static str>) -> Server {
+    /// Starts it as a server. Closes its stderr after the line that contains `last`.
+    pub(crate) fn start_and_close_stderr_after(mut self, last: Option<&'static str>) -> Server {
         let mut child = self.spawn(Stdio::null(), Stdio::piped());
-        let log = Log::of(child.stderr.take().unwrap(), last);
+        let log = Log::read(child.stderr.take().unwrap(), last);
         let stdout = child.stdout.take().map(read_all);
         let (address, redaction_allowed) = (SocketAddr::from(([0; 4], 0)), Cell::new(false));
         let mut server = Server { child, log, stdout, redaction_allowed, address };
@@ -34,7 +35,7 @@ impl Cli {
     }
 }
 
-/// A running server; ended, and what it has written looked through for tokens, when dropped.
+/// A running server. Dropping it kills it, and panics if its output holds a token.
 pub(crate) struct Server {
     child: Child,
     log: Log,
@@ -44,7 +45,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Where its recovery listener is.
+    /// Address of the recovery listener.
     pub(crate) fn recovery(&self) -> SocketAddr {
         self.log.address("token recovery is open on ")
     }
@@ -57,12 +58,12 @@ impl Server {
         self.log.wait_for(text);
     }
 
-    /// It gets a token, or what looks like one, where none belongs and where it is logged; it may take that out of its log.
+    /// Allows redacted tokens in the log: the test sends a token to a place that is logged.
     pub(crate) fn allow_redaction(&self) {
         self.redaction_allowed.set(true);
     }
 
-    /// Makes the operator token.
+    /// Creates the operator token.
     pub(crate) fn create(&self) -> String {
         post(CREATE).send(self.address).token()
     }
@@ -72,14 +73,22 @@ impl Server {
         post(REGENERATE).bearer(token).send(self.address).token()
     }
 
-    /// Whether it accepts this token.
+    /// Returns whether the server accepts this token.
     pub(crate) fn accepts(&self, token: &str) -> bool {
-        let answer = get("/health").bearer(token).send(self.address);
-        match answer.status {
+        let response = get("/health").bearer(token).send(self.address);
+        match response.status {
             200 => true,
             401 => false,
-            _ => panic!("{answer:?}"),
+            _ => panic!("{response:?}"),
         }
+    }
+
+    /// Value of a metric without labels.
+    #[track_caller]
+    pub(crate) fn metric(&self, token: &str, name: &str) -> u64 {
+        let text = get("/metrics").bearer(token).send(self.address).body;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -90,20 +99,20 @@ impl Server {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    /// Ends it without a warning.
+    /// Kills it with SIGKILL.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// The code it ended with, once it has.
+    /// Waits for its end, and returns the exit code.
     #[track_caller]
     pub(crate) fn exit_code(&mut self) -> Option<i32> {
         let status = wait(&mut self.child);
-        status.unwrap_or_else(|| panic!("it does not end: {}", self.log())).code()
+        status.unwrap_or_else(|| panic!("the server does not exit: {}", self.log())).code()
     }
 
-    /// Asks it to stop, and waits until it has.
+    /// Stops it with SIGTERM, and waits for its end.
     pub(crate) fn stop(mut self) {
         self.signal(Signal::TERM);
         assert_eq!(self.exit_code(), Some(0), "{}", self.log());
@@ -120,7 +129,7 @@ impl Drop for Server {
             assert!(!holds_token(&log), "a token in the log: {log}");
             assert!(
                 self.redaction_allowed.get() || !log.contains(REDACTED),
-                "a token was taken out of the log: {log}"
+                "a redacted token in the log: {log}"
             );
             let stdout = self.stdout.take().map(|reader| reader.join().unwrap()).unwrap_or_default();
             assert!(!holds_token(&stdout), "a token on stdout: {stdout}");
@@ -128,7 +137,7 @@ impl Drop for Server {
     }
 }
 
-/// What a server writes to stderr, collected while it runs.
+/// Stderr of a server, collected while it runs.
 struct Log {
     shared: Arc<(Mutex<LogText>, Condvar)>,
 }
@@ -140,8 +149,8 @@ struct LogText {
 }
 
 impl Log {
-    /// Reads until the end, or until a line that holds `last`.
-    fn of(stderr: ChildStderr, last: Option<&'static str>) -> Self {
+    /// Reads until the end, or until a line that contains `last`.
+    fn read(stderr: ChildStderr, last: Option<&'static str>) -> Self {
         let shared = Arc::<(Mutex<LogText>, Condvar)>::default();
         let log = Self { shared: Arc::clone(&shared) };
         thread::spawn(move || {
@@ -151,7 +160,7 @@ impl Log {
                 let mut line = String::new();
                 let read = reader.read_line(&mut line).unwrap();
                 if read == 0 || last.is_some_and(|last| line.contains(last)) {
-                    // Closed before anybody can see that line.
+                    // Closed before a test can see that line.
                     stderr = None;
                 }
                 let mut written = written.lock().unwrap();
@@ -169,7 +178,7 @@ impl Log {
 
     fn wait_for(&self, text: &str) -> String {
         let written = self.wait_until(|written| written.ended || written.text.contains(text));
-        assert!(written.contains(text), "the log does not say {text:?}: {written}");
+        assert!(written.contains(text), "{text:?} is not in the log: {written}");
         written
     }
 
@@ -182,15 +191,15 @@ impl Log {
         let (written, waited) = changed
             .wait_timeout_while(written.lock().unwrap(), TIMEOUT, |written| !condition(written))
             .unwrap();
-        assert!(!waited.timed_out(), "this is all that the log says: {}", written.text);
+        assert!(!waited.timed_out(), "timed out; the log: {}", written.text);
         written.text.clone()
     }
 
-    /// The address in the URL that stands behind `text`, in a log of either format.
+    /// Address in the URL that follows `text`, in a log of either format.
     fn address(&self, text: &str) -> SocketAddr {
         let written = self.wait_for(text);
-        let (_, behind) = written.split_once(text).unwrap();
-        let url = behind.split(['"', ' ', '\n']).next().unwrap();
+        let (_, rest) = written.split_once(text).unwrap();
+        let url = rest.split(['"', ' ', '\n']).next().unwrap();
         let (_, address) = url.split_once("://").unwrap();
         address.trim_end_matches(':').parse().unwrap()
     }

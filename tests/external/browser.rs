@@ -1,25 +1,28 @@
-//! A real browser, with a page in it that wants the operator token. Needs `chromium`, as Debian has it.
+//! A browser that shows a hostile page, which tries to get the operator token.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{CREATE, NOT_AUTHENTICATED, RECOVERY, REGENERATE, TestEnv, eventually, post};
+use crate::needs::{self, CHROMIUM};
+use crate::support::{
+    CREATE, ChildGuard, NOT_AUTHENTICATED, RECOVERY, REGENERATE, TestEnv, eventually, post,
+};
 
-/// How long the browser may take for all of it. It starts within seconds where nothing else runs.
+/// Limit for all attempts of a page. The browser starts within seconds on an idle machine.
 const LIMIT: Duration = Duration::from_mins(3);
 
-/// Where the page is from: a site that has pointed its name at this machine.
+/// Host of the page. Its name resolves to this machine.
 const SITE: &str = "evil.example";
 
-/// What the page tries with every target, one after the other.
-const WAYS: [&str; 14] = [
+/// Attempts of the page on every target, in this order.
+const ATTEMPTS: [&str; 14] = [
     "fetch",
     "fetch with credentials",
     "fetch with a preflight",
@@ -36,7 +39,8 @@ const WAYS: [&str; 14] = [
     "WebSocket",
 ];
 
-/// A way reports the text that it could read of the answer, if any. A way that gets no event is over after a second.
+/// An attempt reports the text that it could read of the response, if any. It ends after a second
+/// without an event.
 const PAGE: &str = r#"<!doctype html><meta charset="utf-8"><title>a page</title><body><script>
 const targets = TARGETS;
 const read = response => response.text();
@@ -107,35 +111,35 @@ const ways = {
 })();
 </script>"#;
 
-/// The server of the page. It passes requests for other things on to a door, if it has one: so a page gets to ask a server
-/// of this machine as if that were its own, after DNS rebinding.
+/// The server of the page. With an upstream it forwards requests for `/api/` there: after DNS
+/// rebinding a page can ask a local server as its own origin.
 struct Site {
     address: SocketAddr,
     report: mpsc::Receiver<Value>,
 }
 
 impl Site {
-    fn open(at: &str, targets: &[String], door: Option<SocketAddr>) -> Self {
+    fn open(at: &str, targets: &[String], upstream: Option<SocketAddr>) -> Self {
         let listener = TcpListener::bind(at).unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, report) = mpsc::channel();
         let page = PAGE.replace("TARGETS", &json!(targets).to_string());
-        // Both end with the process.
+        // The threads end with the process.
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (page, sender) = (page.clone(), sender.clone());
-                thread::spawn(move || answer(&stream.unwrap(), &page, door, &sender));
+                thread::spawn(move || response(&stream.unwrap(), &page, upstream, &sender));
             }
         });
         Self { address, report }
     }
 }
 
-/// Answers one request, unless the browser has only connected to be ready for one.
-fn answer(
+/// Responds to one request. A browser may also connect in advance and send none.
+fn response(
     mut stream: &TcpStream,
     page: &str,
-    door: Option<SocketAddr>,
+    upstream: Option<SocketAddr>,
     report: &mpsc::Sender<Value>,
 ) -> Option<()> {
     let (head, body) = message(stream)?;
@@ -150,11 +154,11 @@ fn answer(
             report.send(serde_json::from_slice(&body).ok()?).ok()?;
             (html, "")
         }
-        path => match door.filter(|_| path.starts_with("/api/")) {
-            Some(door) => {
-                let mut door = TcpStream::connect(door).ok()?;
-                door.write_all(&[head.as_bytes(), &body].concat()).ok()?;
-                let (head, body) = message(&door)?;
+        path => match upstream.filter(|_| path.starts_with("/api/")) {
+            Some(upstream) => {
+                let mut upstream = TcpStream::connect(upstream).ok()?;
+                upstream.write_all(&[head.as_bytes(), &body].concat()).ok()?;
+                let (head, body) = message(&upstream)?;
                 return stream.write_all(&[head.as_bytes(), &body].concat()).ok();
             }
             None => ("404 Not Found".to_owned(), ""),
@@ -166,7 +170,7 @@ fn answer(
     stream.write_all(response.as_bytes()).ok()
 }
 
-/// The head of a request or of an answer as it stands, and its body.
+/// Reads the head of a request or response, unchanged, and its body.
 fn message(stream: &TcpStream) -> Option<(String, Vec<u8>)> {
     let mut reader = BufReader::new(stream);
     let mut head = String::new();
@@ -189,55 +193,33 @@ fn message(stream: &TcpStream) -> Option<(String, Vec<u8>)> {
     Some((head, body))
 }
 
-/// A browser; ended when dropped.
-struct Browser(Child);
-
-impl Browser {
-    /// Shows a page of the site, whose name leads to where its server is.
-    fn open(env: &TestEnv, site: &Site) -> Self {
-        let mut command = Command::new("chromium");
-        command
-            .args([
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-dev-shm-usage",
-                "--no-first-run",
-            ])
-            .arg(format!("--user-data-dir={}", env.home().join("profile").display()))
-            .arg(format!("--host-resolver-rules=MAP {SITE} {}", site.address.ip()))
-            .arg(format!("http://{SITE}:{}/", site.address.port()))
-            .env("HOME", env.home())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        match command.spawn() {
-            Ok(child) => Self(child),
-            Err(error) => panic!(
-                "cannot start chromium ({error}); this test needs a browser, on Debian: apt-get install chromium"
-            ),
-        }
-    }
+/// Starts a browser that shows the page of a site, whose name resolves to its server.
+fn open_browser(env: &TestEnv, site: &Site) -> ChildGuard {
+    let mut command = needs::command(CHROMIUM);
+    command
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
+        .arg(format!("--user-data-dir={}", env.home().join("profile").display()))
+        .arg(format!("--host-resolver-rules=MAP {SITE} {}", site.address.ip()))
+        .arg(format!("http://{SITE}:{}/", site.address.port()))
+        .env("HOME", env.home())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    ChildGuard(command.spawn().unwrap())
 }
 
-impl Drop for Browser {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Opens the page of a site, and gives what it has tried and read.
+/// Opens the page of a site, and returns the report of its attempts.
 fn browse(site: &Site, targets: &[String]) -> Vec<Value> {
     let browsing = TestEnv::new();
-    let browser = Browser::open(&browsing, site);
-    let report = site.report.recv_timeout(LIMIT).expect("the page does not report what it has tried");
+    let browser = open_browser(&browsing, site);
+    let report = site.report.recv_timeout(LIMIT).expect("the page sends no report");
     drop(browser);
 
     let mut tried = report.as_array().unwrap().clone();
     let control = tried.pop().unwrap();
     assert_eq!(control["read"], "readable");
-    let expected: BTreeSet<_> = targets.iter().flat_map(|url| WAYS.map(|way| (url.as_str(), way))).collect();
+    let expected: BTreeSet<_> =
+        targets.iter().flat_map(|url| ATTEMPTS.map(|way| (url.as_str(), way))).collect();
     let found: BTreeSet<_> = tried
         .iter()
         .map(|attempt| (attempt["url"].as_str().unwrap(), attempt["way"].as_str().unwrap()))
@@ -246,18 +228,17 @@ fn browse(site: &Site, targets: &[String]) -> Vec<Value> {
     tried
 }
 
-#[test]
-fn a_page_in_a_browser_neither_takes_the_operator_token_nor_reads_an_answer() {
+pub(crate) fn cross_site_page_neither_creates_nor_reads_token() {
     let (lost, fresh) = (TestEnv::new(), TestEnv::new());
-    // Where every refusal is logged.
+    // Logs every rejection.
     let detailed = ["--log-filter", "debug"];
     let recovering = lost.serve(&[RECOVERY, detailed].concat());
     let token = recovering.create();
     let bootstrapping = fresh.serve(&detailed);
-    let doors = [(recovering.recovery(), REGENERATE), (bootstrapping.address, CREATE)];
+    let endpoints = [(recovering.recovery(), REGENERATE), (bootstrapping.address, CREATE)];
     let before = (lost.stored_catalog(), fresh.stored_catalog());
 
-    let targets: Vec<_> = doors
+    let targets: Vec<_> = endpoints
         .iter()
         .flat_map(|(address, path)| {
             ["127.0.0.1", "localhost", SITE].map(|name| format!("http://{name}:{}{path}", address.port()))
@@ -268,53 +249,55 @@ fn a_page_in_a_browser_neither_takes_the_operator_token_nor_reads_an_answer() {
         assert!(matches!(attempt["read"].as_str(), None | Some("")), "{attempt}");
     }
     assert_eq!((lost.stored_catalog(), fresh.stored_catalog()), before);
-    // They have come to where they were refused: with each of three names, by at least six ways.
-    for (server, what) in
+    // The requests have reached the checks: at least six attempts with each of three names.
+    for (server, message) in
         [(&recovering, "token recovery refused"), (&bootstrapping, "creation of the operator token refused")]
     {
-        eventually("the log tells of the page", || server.log().matches(what).count() >= 18);
+        eventually("the log has the rejections", || server.log().matches(message).count() >= 18);
     }
     assert!(recovering.accepts(&token));
-    for (address, path) in doors {
+    for (address, path) in endpoints {
         post(path).send(address).token();
     }
 }
 
-#[test]
-fn a_page_whose_name_leads_to_this_machine_by_now_gets_nothing_but_refusals() {
-    let not_by_that_name = "the Host header names no address of this listener";
-    let not_for_pages = "web pages may not ask for this";
+pub(crate) fn dns_rebinding_page_is_rejected() {
+    let host_mismatch = "the Host header names no address of this listener";
+    let page_rejected = "web pages may not ask for this";
     for (path, flags, posted, got) in [
-        // No browser says where a GET is from that asks the page's own server, so only the name tells.
-        (REGENERATE, &RECOVERY[..], not_by_that_name, not_by_that_name),
-        (CREATE, &[], not_by_that_name, NOT_AUTHENTICATED),
-        // From afar a server has any name.
-        (CREATE, &["--admin-token-bootstrap", "any"], not_for_pages, NOT_AUTHENTICATED),
+        // A browser sends no Origin with a same-origin GET, so only the Host header differs.
+        (REGENERATE, &RECOVERY[..], host_mismatch, host_mismatch),
+        (CREATE, &[], host_mismatch, NOT_AUTHENTICATED),
+        // A server with remote bootstrap has any name.
+        (CREATE, &["--admin-token-bootstrap", "any"], page_rejected, NOT_AUTHENTICATED),
     ] {
         let env = TestEnv::new();
         let server = env.serve_with(flags).args(&["--log-filter", "debug"]).start();
         let recovering = path == REGENERATE;
         let token = recovering.then(|| server.create());
-        let door = if recovering { server.recovery() } else { server.address };
+        let upstream = if recovering { server.recovery() } else { server.address };
         let before = env.stored_catalog();
-        // Of the same port, for that belongs to the origin of a page.
-        let targets = [format!("http://{SITE}:{}{path}", door.port())];
-        let site = Site::open(&format!("127.0.0.2:{}", door.port()), &targets, Some(door));
+        // The origin of a page includes the port.
+        let targets = [format!("http://{SITE}:{}{path}", upstream.port())];
+        let site = Site::open(&format!("127.0.0.2:{}", upstream.port()), &targets, Some(upstream));
         let tried = browse(&site, &targets);
-        let read = |way: &str| tried.iter().find(|attempt| attempt["way"] == way).unwrap()["read"].as_str();
-        for (way, said) in
+        let read = |name: &str| tried.iter().find(|attempt| attempt["way"] == name).unwrap()["read"].as_str();
+        for (name, message) in
             [("fetch", posted), ("fetch with a preflight", posted), ("form", posted), ("fetch of GET", got)]
         {
-            assert!(read(way).unwrap_or_default().starts_with(said), "{way}: {tried:?}");
+            assert!(read(name).unwrap_or_default().starts_with(message), "{name}: {tried:?}");
         }
         for attempt in &tried {
             let read = attempt["read"].as_str().unwrap_or_default();
-            let refused = [not_by_that_name, not_for_pages, NOT_AUTHENTICATED];
-            assert!(read.is_empty() || refused.iter().any(|said| read.starts_with(said)), "{attempt}");
+            let rejections = [host_mismatch, page_rejected, NOT_AUTHENTICATED];
+            assert!(
+                read.is_empty() || rejections.iter().any(|message| read.starts_with(message)),
+                "{attempt}"
+            );
         }
         assert_eq!(env.stored_catalog(), before);
-        eventually("the log tells of the page", || server.log().matches(" refused: ").count() >= 6);
+        eventually("the log has the rejections", || server.log().matches(" refused: ").count() >= 6);
         assert!(token.iter().all(|token| server.accepts(token)));
-        post(path).send(door).token();
+        post(path).send(upstream).token();
     }
 }

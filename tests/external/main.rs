@@ -1,0 +1,129 @@
+//! Tests that need more than a Rust toolchain and a POSIX shell, with the needs of each.
+//!
+//! needs.rs describes what happens to a test with an unmet need. The environment can set:
+//!
+//! - `CI=true`: a test with an unmet need fails.
+//! - `OPTOKEN_TEST_INSTALL=off`: no program is installed.
+//! - `OPTOKEN_TEST_ENVOY=FILE`: the program of Envoy.
+//! - `OPTOKEN_TEST_HOSTS=on`: the conformance cases also run in Node, Python and wasmtime.
+
+// All of this crate is test code; clippy.toml allows the same in the unit tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod audit;
+mod browser;
+mod component;
+mod conformance;
+#[allow(dead_code, reason = "each test crate uses a part")]
+#[path = "../fault_proxy.rs"]
+mod fault_proxy;
+#[path = "../request_forgery/cases.rs"]
+mod forgery_cases;
+#[allow(dead_code, reason = "each test crate uses a part")]
+#[path = "../conformance/harness.rs"]
+mod harness;
+#[allow(dead_code, reason = "each test crate uses a part")]
+#[path = "../http2.rs"]
+mod http2;
+mod lifecycle;
+mod memory;
+mod needs;
+mod proxies;
+mod recovery;
+mod request_forgery;
+mod rotation;
+#[allow(dead_code, reason = "each test crate uses a part")]
+#[path = "../rotation_run.rs"]
+mod rotation_run;
+#[allow(dead_code, unused_imports, reason = "each test crate uses a part")]
+#[path = "../support/mod.rs"]
+mod support;
+mod tls;
+
+use std::process::ExitCode;
+
+use self::needs::{BASH, CHROMIUM, CURL, ENV, HAPROXY, NGINX, Need, PERL, SCRIPT, STRACE, Test};
+
+/// Rows of the table: a function, and its needs.
+macro_rules! tests {
+    ($($module:ident::$function:ident: [$($need:expr),*],)*) => {
+        vec![$(Test {
+            name: concat!(stringify!($module), "::", stringify!($function)).to_owned(),
+            needs: vec![$($need),*],
+            run: Box::new($module::$function),
+        }),*]
+    };
+}
+
+/// Rows of tests that run once for each value: a function of the value, for all values.
+macro_rules! tests_for {
+    ($values:expr, $name:expr, $needs:expr, [$($module:ident::$function:ident,)*]) => {{
+        let mut tests = Vec::new();
+        for value in $values {
+            $(tests.push(Test {
+                name: format!("{}::{}::{}", stringify!($module), stringify!($function), $name(value)),
+                needs: $needs(value),
+                run: Box::new(move || $module::$function(value)),
+            });)*
+        }
+        tests
+    }};
+}
+
+fn main() -> ExitCode {
+    let mut tests = tests! {
+        audit::hung_audit_log_does_not_block_commands: [SCRIPT],
+        browser::cross_site_page_neither_creates_nor_reads_token: [CHROMIUM],
+        browser::dns_rebinding_page_is_rejected: [CHROMIUM],
+        component::prebuilt_components_match_sources: [BASH],
+        lifecycle::signals_remove_files_before_exit: [ENV],
+        memory::server_memory_has_no_token_after_use: [Need::Root],
+        memory::server_process_is_not_dumpable: [Need::Root],
+        recovery::bootstrap_from_remote_address_is_forbidden: [Need::NetworkAddress],
+        recovery::recovery_code_is_printed_on_terminal: [SCRIPT],
+        recovery::recovery_flag_without_value_means_port_8182: [Need::FreePort(8182)],
+        recovery::recovery_socket_in_directory_of_other_user_is_refused: [Need::Root],
+        recovery::recovery_socket_rejects_other_uid: [Need::Root, PERL],
+        request_forgery::forged_requests_over_ipv6_are_rejected: [Need::Ipv6Loopback],
+        request_forgery::haproxy_clients_cannot_bootstrap: [HAPROXY],
+        request_forgery::nginx_clients_cannot_bootstrap: [NGINX],
+        rotation::failed_file_operation_keeps_a_valid_token: [STRACE],
+        rotation::output_link_of_other_user_is_refused: [Need::Root],
+        rotation::rotation_killed_after_any_system_call_completes: [STRACE],
+        rotation::unwritable_output_file_does_not_consume_recovery: [STRACE],
+        tls::alpn_selects_http_version: [CURL],
+        tls::certificate_chain_in_one_file_is_sent: [CURL],
+        tls::certificate_names_are_valid_hosts: [CURL],
+        tls::curl_creates_regenerates_and_recovers: [CURL],
+        tls::idle_tls_connections_do_not_block_recovery: [CURL],
+        tls::plaintext_gets_no_response_and_one_warning: [CURL],
+        tls::recovery_over_tls_closes_after_use: [CURL],
+        tls::server_memory_has_no_token_after_tls_use: [CURL, Need::Root],
+        tls::shutdown_finishes_tls_requests_in_flight: [CURL],
+        tls::tls_below_minimum_is_refused: [CURL],
+        tls::tls_variables_equal_tls_options: [CURL],
+    };
+    tests.extend(tests_for!(
+        &proxies::KINDS,
+        |kind: &proxies::ProxyKind| kind.name,
+        |kind: &proxies::ProxyKind| vec![kind.need],
+        [
+            proxies::deleted_token_is_rejected_at_once,
+            proxies::disabled_auth_passes_without_identity_headers,
+            proxies::every_request_on_keepalive_connection_is_checked,
+            proxies::invalid_token_gets_challenge,
+            proxies::oversized_or_malformed_head_is_rejected,
+            proxies::trailers_cannot_set_identity_headers,
+            proxies::unavailable_store_denies,
+            proxies::unreachable_or_silent_authority_denies,
+            proxies::valid_token_passes_with_identity_headers,
+        ]
+    ));
+    tests.extend(tests_for!(
+        [&conformance::NODE, &conformance::PYTHON, &conformance::WASMTIME],
+        |host: &harness::Host| host.name,
+        |host: &harness::Host| vec![conformance::need(host)],
+        [conformance::host_conforms, conformance::host_rejects_invalid_calls,]
+    ));
+    needs::run(tests)
+}
