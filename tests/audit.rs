@@ -36,7 +36,7 @@ impl TestEnv {
     }
 
     fn verify(&self, args: &[&str]) -> CommandOutput {
-        self.influxdb3(["audit", "verify"]).arg(self.log()).args(args).run()
+        self.cli(["audit", "verify"]).arg(self.log()).args(args).run()
     }
 }
 
@@ -541,7 +541,7 @@ fn rewritten_log_is_detected_only_with_server() {
     let server = env.audited(&[]).start();
     let host = format!("http://{}", server.address);
     let verify = |args: &[&str]| {
-        let verify = env.influxdb3(["audit", "verify", "--host", &host]).arg(env.log()).args(args);
+        let verify = env.cli(["audit", "verify", "--host", &host]).arg(env.log()).args(args);
         verify.env("INFLUXDB3_AUTH_TOKEN", &token).run()
     };
     let compared = verify(&["--with-server", "--complete"]);
@@ -585,8 +585,7 @@ fn show_prints_records_of_server_or_file() {
     let token = server.create();
     create_named(&token, "a \"name\"").send(server.address).token();
     let host = format!("http://{}", server.address);
-    let show =
-        |args: &[&str]| env.influxdb3(["audit", "show"]).args(args).env("INFLUXDB3_AUTH_TOKEN", &token);
+    let show = |args: &[&str]| env.cli(["audit", "show"]).args(args).env("INFLUXDB3_AUTH_TOKEN", &token);
     let from_server = show(&["--host", &host]).run();
     let log = env.log();
     let from_file = show(&[log.to_str().unwrap()]).run();
@@ -629,7 +628,7 @@ fn control_characters_are_escaped() {
         ),
         ("json", &line.replace('\u{9b}', "\\u009b").replace('\u{7f}', "\\u007f")),
     ] {
-        let output = env.influxdb3(["audit", "show", "--format", format]).arg(&file).run();
+        let output = env.cli(["audit", "show", "--format", format]).arg(&file).run();
         assert_eq!((output.code, output.stdout.as_str()), (Some(0), message), "{format}");
     }
 }

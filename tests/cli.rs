@@ -96,7 +96,7 @@ fn serve(stream: impl Read + Write, response: &str) -> ReceivedRequest {
 }
 
 fn admin(env: &TestEnv, args: &[&str]) -> Cli {
-    env.influxdb3(["create", "token", "--admin"]).args(args)
+    env.cli(["create", "token", "--admin"]).args(args)
 }
 
 fn mode(path: &Path) -> u32 {
@@ -195,8 +195,8 @@ fn contradictory_options_send_no_request() {
         output.assert_failed(2, &[message, "--help"]);
     }
     for args in ["delete token", "delete token --yes", "delete tokens", "show", "show token"] {
-        let output = env.influxdb3(args.split_whitespace()).env("INFLUXDB3_HOST_URL", server.url()).run();
-        output.assert_failed(2, &["Usage: influxdb3"]);
+        let output = env.cli(args.split_whitespace()).env("INFLUXDB3_HOST_URL", server.url()).run();
+        output.assert_failed(2, &["Usage: optoken"]);
     }
     assert!(server.has_no_client());
     assert!(files(env.home()).is_empty());
@@ -209,7 +209,7 @@ fn named_token_is_created_listed_and_deleted() {
     let operator = server.create();
     let host = format!("http://{}", server.address);
     let run = |args: &[&str]| {
-        let cli = env.influxdb3(args).env("INFLUXDB3_HOST_URL", &host);
+        let cli = env.cli(args).env("INFLUXDB3_HOST_URL", &host);
         cli.env("INFLUXDB3_AUTH_TOKEN", &operator).run()
     };
     let created = run(&["create", "token", "--admin", "--name", "ci runner"]);
@@ -233,7 +233,7 @@ fn named_token_is_created_listed_and_deleted() {
         &[
             "Create command failed: server responded with error [409 Conflict]: token name already exists, other\n",
             "Choose another name",
-            "influxdb3 delete token --token-name NAME\n",
+            "optoken delete token --token-name NAME\n",
         ],
     );
     run(&["create", "token", "--admin", "--name", "_admin"])
@@ -295,7 +295,7 @@ fn named_token_is_created_listed_and_deleted() {
         1,
         &[
             "Delete command failed: server responded with error [404 Not Found]: the requested resource was not found: ci runner\n",
-            "influxdb3 show tokens\n",
+            "optoken show tokens\n",
         ],
     );
     for command in [&["delete", "token", "--token-name", "other", "--yes"][..], &["show", "tokens"]] {
@@ -311,7 +311,7 @@ fn deletion_requires_yes_or_y() {
     let operator = server.create();
     let host = format!("http://{}", server.address);
     let run = |args: &[&str], input: &str| {
-        let cli = env.influxdb3(args).input(input).args(&["--host", &host]);
+        let cli = env.cli(args).input(input).args(&["--host", &host]);
         cli.env("INFLUXDB3_AUTH_TOKEN", &operator).run()
     };
     let question = "Are you sure you want to delete \"ci\"? Enter 'yes' or 'y' to confirm\n";
@@ -346,15 +346,13 @@ fn operator_token_deletion_is_refused_without_request() {
     let env = TestEnv::new();
     let server = FakeServer::new();
     for yes in [&[][..], &["--yes"]] {
-        let output = env
-            .influxdb3(["delete", "token", "--token-name", "_admin", "--host", &server.url()])
-            .args(yes)
-            .run();
+        let output =
+            env.cli(["delete", "token", "--token-name", "_admin", "--host", &server.url()]).args(yes).run();
         output.assert_failed(1, &[]);
         assert_eq!(
             output.stderr,
             "Delete command failed: The operator token \"_admin\" is required and cannot be deleted. To regenerate an \
-             operator token, use: influxdb3 create token --admin --regenerate --token [TOKEN]\n"
+             operator token, use: optoken create token --admin --regenerate --token [TOKEN]\n"
         );
     }
     assert!(server.has_no_client());
@@ -375,7 +373,7 @@ fn deletion_encodes_name_in_query() {
         let host = format!("{}/prefix?token_name=other#x", server.url());
         let server = server.respond(http("200 OK", ""));
         let output = env
-            .influxdb3(["delete", "token", "--yes", "--token", TOKEN, "--host", &host, "--token-name", name])
+            .cli(["delete", "token", "--yes", "--token", TOKEN, "--host", &host, "--token-name", name])
             .run();
         assert_eq!(output.stdout, format!("Token \"{name}\" deleted successfully\n"), "{output:?}");
         let received = server.join().unwrap();
@@ -384,7 +382,7 @@ fn deletion_encodes_name_in_query() {
         assert_eq!(received.body, "");
     }
     // The question redacts a token in the place of the name. The fixture also checks every stderr.
-    let output = env.influxdb3(["delete", "token", "--token-name", TOKEN]).run();
+    let output = env.cli(["delete", "token", "--token-name", TOKEN]).run();
     output.assert_failed(1, &["delete \"[token]\"?"]);
 }
 
@@ -407,7 +405,7 @@ fn show_tokens_sends_documented_query() {
             ("é\u{1b}[2J\u{7}\r\u{9b}x\0\n", "é[2Jx\n"),
         ] {
             let server = FakeServer::new();
-            let cli = env.influxdb3(["show", "tokens", "--host", &server.url()]);
+            let cli = env.cli(["show", "tokens", "--host", &server.url()]);
             let cli = cli.env("INFLUXDB3_AUTH_TOKEN", TOKEN);
             let server = server.respond(http("200 OK", response));
             let output = cli.args(args).run();
@@ -427,7 +425,7 @@ fn show_tokens_sends_documented_query() {
         }
     }
     let server = FakeServer::new();
-    let output = env.influxdb3(["show", "tokens", "--format", "parquet", "--host", &server.url()]).run();
+    let output = env.cli(["show", "tokens", "--format", "parquet", "--host", &server.url()]).run();
     output.assert_failed(1, &["Show command failed: parquet is binary and cannot be printed", "json"]);
     assert!(server.has_no_client());
 }
@@ -454,20 +452,20 @@ fn unexpected_response_is_an_error() {
         ),
         ("delete token --token-name x --yes", String::new(), "The token may have been deleted."),
         ("create token --admin", String::new(), "The token may have been created"),
-        ("create token --admin --name x", String::new(), "influxdb3 delete token --token-name NAME"),
+        ("create token --admin --name x", String::new(), "optoken delete token --token-name NAME"),
         ("create token --admin --regenerate --yes", String::new(), "The token may have been replaced."),
         ("show tokens", String::new(), "did not answer"),
         // The alert of a server that expects TLS.
         ("show tokens", "\u{15}\u{3}\u{3}\0\u{2}\u{2}\u{16}".to_owned(), "its URL begins with https://"),
     ] {
         let server = FakeServer::new();
-        let cli = env.influxdb3(command.split_whitespace()).args(&["--host", &server.url()]);
+        let cli = env.cli(command.split_whitespace()).args(&["--host", &server.url()]);
         let server = server.respond(response.clone());
         cli.run().assert_failed(1, &["command failed: ", message]);
         server.join().unwrap();
     }
     let server = FakeServer::new();
-    let cli = env.influxdb3(["show", "tokens", "--host", &server.url()]);
+    let cli = env.cli(["show", "tokens", "--host", &server.url()]);
     let binary = thread::spawn(move || {
         let mut stream = accept(&server.listener);
         serve(&stream, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n");
@@ -657,7 +655,7 @@ fn dotenv_file_extends_environment() {
     ] {
         let server = FakeServer::new();
         let path = env.file(file, url("apiv3_file", &server).as_bytes());
-        let mut cli = env.influxdb3(["show", "tokens"]).current_dir(&below);
+        let mut cli = env.cli(["show", "tokens"]).current_dir(&below);
         if let Some(token) = environment {
             cli = cli.env("INFLUXDB3_AUTH_TOKEN", token);
         }
@@ -683,7 +681,7 @@ fn dotenv_file_extends_environment() {
     // A directory is not a .env file.
     fs::create_dir(below.join(".env")).unwrap();
     let near = near.respond(http("200 OK", "[]"));
-    assert_eq!(env.influxdb3(["show", "tokens"]).current_dir(&below).run().code, Some(0));
+    assert_eq!(env.cli(["show", "tokens"]).current_dir(&below).run().code, Some(0));
     assert!(!near.join().unwrap().fields.iter().any(|field| field.starts_with("authorization")));
 }
 
@@ -703,20 +701,20 @@ fn invalid_dotenv_aborts_without_echo() {
         for args in
             ["show tokens", "create token --admin", "serve", "delete token --token-name x -y", "nonsense"]
         {
-            let output = env.influxdb3(args.split_whitespace()).run();
+            let output = env.cli(args.split_whitespace()).run();
             output.assert_failed(1, &[&format!("FATAL Error loading config from: {}", path.display())]);
             assert!(output.stderr.ends_with("\nAborting\n"), "{output:?}");
             assert!(!output.stderr.contains("secret"), "{output:?}");
         }
         for args in ["--help", "--version", "help", "show tokens --help", "create token --admin -h"] {
-            let output = env.influxdb3(args.split_whitespace()).run();
+            let output = env.cli(args.split_whitespace()).run();
             assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{args}");
-            assert!(output.stdout.contains("influxdb3"), "{args}");
+            assert!(output.stdout.contains("optoken"), "{args}");
         }
     }
     fs::remove_file(&path).unwrap();
     symlink(&path, &path).unwrap();
-    let output = env.influxdb3(["show", "tokens"]).run();
+    let output = env.cli(["show", "tokens"]).run();
     output.assert_failed(1, &["FATAL Error loading config from: ", "symbolic links", "\nAborting\n"]);
 }
 
@@ -724,21 +722,21 @@ fn invalid_dotenv_aborts_without_echo() {
 fn help_has_examples_and_no_secret() {
     let env = TestEnv::new();
     for (args, message) in [
-        ("--help", "influxdb3 show tokens"),
-        ("help", "influxdb3 show tokens"),
-        ("--help-all", "influxdb3 show tokens"),
-        ("create token --help", "influxdb3 create token --admin"),
-        ("create token --admin --help", "influxdb3 serve --admin-token-file admin-token.json"),
-        ("create token --admin --help-all", "influxdb3 serve --admin-token-file admin-token.json"),
-        ("create token --admin -h", "influxdb3 create token --admin --name ci --expiry 90d"),
-        ("delete token --help", "influxdb3 delete token --token-name ci --yes"),
-        ("show tokens --help", "influxdb3 show tokens --format json"),
-        ("help show tokens", "influxdb3 show tokens --format json"),
-        ("audit show --help", "influxdb3 audit show --format json"),
-        ("audit verify --help", "influxdb3 audit verify audit.jsonl --expect-head"),
-        ("serve --help", "influxdb3 create token --admin --regenerate"),
+        ("--help", "optoken show tokens"),
+        ("help", "optoken show tokens"),
+        ("--help-all", "optoken show tokens"),
+        ("create token --help", "optoken create token --admin"),
+        ("create token --admin --help", "optoken serve --admin-token-file admin-token.json"),
+        ("create token --admin --help-all", "optoken serve --admin-token-file admin-token.json"),
+        ("create token --admin -h", "optoken create token --admin --name ci --expiry 90d"),
+        ("delete token --help", "optoken delete token --token-name ci --yes"),
+        ("show tokens --help", "optoken show tokens --format json"),
+        ("help show tokens", "optoken show tokens --format json"),
+        ("audit show --help", "optoken audit show --format json"),
+        ("audit verify --help", "optoken audit verify audit.jsonl --expect-head"),
+        ("serve --help", "optoken create token --admin --regenerate"),
     ] {
-        let cli = env.influxdb3(args.split_whitespace()).env("INFLUXDB3_AUTH_TOKEN", TOKEN);
+        let cli = env.cli(args.split_whitespace()).env("INFLUXDB3_AUTH_TOKEN", TOKEN);
         let output = cli.run();
         assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{args}");
         assert!(
@@ -768,7 +766,7 @@ fn token_over_plain_http_warns() {
         for (host, far) in [("http://token-server.invalid", true), ("", false)] {
             let server = FakeServer::new();
             let host = if far { host.to_owned() } else { server.url() };
-            let mut cli = env.influxdb3(args.split_whitespace()).args(&["--host", &host]);
+            let mut cli = env.cli(args.split_whitespace()).args(&["--host", &host]);
             cli = cli.env("http_proxy", server.url());
             if let Some(token) = token {
                 cli = cli.env("INFLUXDB3_AUTH_TOKEN", token);
@@ -910,7 +908,7 @@ fn untrusted_server_receives_no_request() {
         ),
     ] {
         let server = trusted.server(name, TLS_1_3);
-        let cli = env.influxdb3(["show", "tokens", "--token", TOKEN, "--host", &server.url()]);
+        let cli = env.cli(["show", "tokens", "--token", TOKEN, "--host", &server.url()]);
         let server = server.respond(http("200 OK", "[]"));
         let output = cli.env("SSL_CERT_FILE", "nowhere").args(args).run();
         output.assert_failed(1, &["Show command failed: the server at https://127.0.0.1:"]);
@@ -921,7 +919,7 @@ fn untrusted_server_receives_no_request() {
     for environment in [None, Some("true")] {
         for _ in 0..2 {
             let server = other.server("example.com", TLS_1_3);
-            let mut cli = env.influxdb3(["show", "tokens", "--host", &server.url()]);
+            let mut cli = env.cli(["show", "tokens", "--host", &server.url()]);
             cli = cli.env("INFLUXDB3_AUTH_TOKEN", TOKEN);
             cli = match environment {
                 None => cli.args(&["--tls-no-verify"]),
@@ -944,9 +942,8 @@ fn protocol_mismatch_differs_from_untrusted_certificate() {
     let env = TestEnv::new();
     let trusted = Authority::new("trusted");
     env.file("ca.pem", trusted.0.pem().as_bytes());
-    let show = |host: &str| {
-        env.influxdb3(["show", "tokens", "--tls-ca", "ca.pem", "--token", TOKEN, "--host", host])
-    };
+    let show =
+        |host: &str| env.cli(["show", "tokens", "--tls-ca", "ca.pem", "--token", TOKEN, "--host", host]);
     // The client requires TLS 1.3 (docs/compatibility.md 4).
     let server = trusted.server("127.0.0.1", &[&rustls::version::TLS12]);
     let cli = show(&server.url());
@@ -998,7 +995,7 @@ fn unusable_certificate_files_are_named() {
     ] {
         // Also for an HTTP server, which needs no certificate.
         for host in ["https://127.0.0.1:1", "http://127.0.0.1:1"] {
-            let output = env.influxdb3(["show", "tokens", "--host", host, "--tls-ca", file]).run();
+            let output = env.cli(["show", "tokens", "--host", host, "--tls-ca", file]).run();
             output.assert_failed(1, &["Show command failed: --tls-ca: ", message]);
         }
     }
@@ -1010,7 +1007,7 @@ fn system_certificates_are_read_for_tls_only() {
     // A reader of the pipe blocks.
     let pipe = pipe(&env);
     let server = FakeServer::new();
-    let cli = env.influxdb3(["show", "tokens", "--host", &server.url()]).env("SSL_CERT_FILE", &pipe);
+    let cli = env.cli(["show", "tokens", "--host", &server.url()]).env("SSL_CERT_FILE", &pipe);
     let server = server.respond(http("200 OK", "[]"));
     assert_eq!(cli.run().code, Some(0));
     server.join().unwrap();

@@ -15,6 +15,7 @@ mod lifecycle;
 mod metrics;
 mod openapi;
 mod preconfigured_token;
+mod program;
 mod quickstart;
 mod recovery;
 mod request_forgery;

@@ -37,8 +37,7 @@ fn unusable_data_directory_is_named() {
         if directory == open {
             fs::set_permissions(&open, fs::Permissions::from_mode(mode)).unwrap();
         }
-        let output =
-            env.influxdb3(["serve", "--http-bind", "127.0.0.1:0", "--data-dir"]).arg(&directory).run();
+        let output = env.cli(["serve", "--http-bind", "127.0.0.1:0", "--data-dir"]).arg(&directory).run();
         let named =
             format!("Serve command failed: cannot use the data directory {}: {message}", directory.display());
         output.assert_failed(1, &[&named]);
@@ -46,7 +45,7 @@ fn unusable_data_directory_is_named() {
     assert_eq!(fs::read(file).unwrap(), b"precious");
     assert_eq!(fs::read_dir(open).unwrap().count(), 0);
 
-    let homeless = env.influxdb3(["serve", "--http-bind", "127.0.0.1:0"]).without_env("HOME").run();
+    let homeless = env.cli(["serve", "--http-bind", "127.0.0.1:0"]).without_env("HOME").run();
     homeless.assert_failed(1, &["--data-dir", "INFLUXDB3_DATA_DIR"]);
 }
 
@@ -189,7 +188,7 @@ fn unusable_address_is_named() {
         ("192.0.2.1:0", ""),
     ] {
         for option in ["--http-bind", "--admin-token-recovery-http-bind"] {
-            let mut cli = env.influxdb3(["serve", "--store", "memory:"]).args(&[option, address]);
+            let mut cli = env.cli(["serve", "--store", "memory:"]).args(&[option, address]);
             if option != "--http-bind" {
                 cli = cli.args(&["--http-bind", "127.0.0.1:0"]);
             }
@@ -203,10 +202,10 @@ fn unusable_address_is_named() {
 fn invalid_command_line_exits_with_code_2() {
     let env = TestEnv::new();
     for (args, message) in [
-        ("", "Usage: influxdb3 <COMMAND>"),
-        ("create", "Usage: influxdb3 create <COMMAND>"),
+        ("", "Usage: optoken <COMMAND>"),
+        ("create", "Usage: optoken create <COMMAND>"),
         ("nonsense", "unrecognized subcommand 'nonsense'"),
-        ("create token", "error: Missing required subcommand. Use: influxdb3 create token --admin [OPTIONS]"),
+        ("create token", "error: Missing required subcommand. Use: optoken create token --admin [OPTIONS]"),
         ("create token --name x", "error: unexpected argument '--name' found"),
         ("create token --admin --nonsense", "error: unexpected argument '--nonsense' found"),
         ("create token --admin --format yaml", "invalid value 'yaml' for '--format <FORMAT>'"),
@@ -218,7 +217,7 @@ fn invalid_command_line_exits_with_code_2() {
         ("serve --store memory:x", "a store is sqlite:PATH or memory:"),
         ("serve --max-staleness 0", "invalid value '0' for '--max-staleness <SECONDS>'"),
     ] {
-        env.influxdb3(args.split_whitespace()).run().assert_failed(2, &[message]);
+        env.cli(args.split_whitespace()).run().assert_failed(2, &[message]);
     }
     env.serve_with(&["--log-filter", "===", "--store", "memory:"])
         .run()
@@ -247,13 +246,12 @@ fn misplaced_token_is_not_echoed() {
         format!("serve {token}"),
         format!("serve --store {token}"),
     ] {
-        let output = env.influxdb3(args.split_whitespace()).run();
+        let output = env.cli(args.split_whitespace()).run();
         assert!(matches!(output.code, Some(1 | 2)), "{output:?}");
         assert_ne!(output.stderr, "");
     }
     // Help shows values of the environment, except this one.
-    let help =
-        env.influxdb3(["create", "token", "--admin", "--help"]).env("INFLUXDB3_AUTH_TOKEN", token).run();
+    let help = env.cli(["create", "token", "--admin", "--help"]).env("INFLUXDB3_AUTH_TOKEN", token).run();
     assert_eq!(help.code, Some(0));
     assert!(!help.stdout.contains(token));
 }
@@ -286,7 +284,7 @@ fn non_token_server_is_reported() {
     // No server listens on that port.
     let unused = SocketAddr::from(([127, 0, 0, 1], 1));
     for (address, message) in [
-        (unused, &["cannot reach", "Connection refused", "influxdb3 serve"][..]),
+        (unused, &["cannot reach", "Connection refused", "optoken serve"][..]),
         (
             foreign_server(http("404 Not Found", "<html>nothing here</html>")),
             &["404 Not Found", "nothing here", "the address of a token server?"],
@@ -309,11 +307,10 @@ fn non_token_server_is_reported() {
         ("http://", "http://127.0.0.1:8181"),
         ("", "http://127.0.0.1:8181"),
     ] {
-        let output = env.influxdb3(["create", "token", "--admin", "--host", host]).run();
+        let output = env.cli(["create", "token", "--admin", "--host", host]).run();
         output.assert_failed(1, &[host, message]);
     }
-    let output =
-        env.influxdb3(["create", "token", "--admin", "--host", "http://me:password@127.0.0.1:1"]).run();
+    let output = env.cli(["create", "token", "--admin", "--host", "http://me:password@127.0.0.1:1"]).run();
     output.assert_failed(1, &["no user name or password"]);
     assert!(!output.stderr.contains("password@"), "{output:?}");
     let bad_token = env.create_token(unused, &["--regenerate", "--yes", "--token", "two\nlines"]).run();

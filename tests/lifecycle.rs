@@ -169,7 +169,7 @@ fn default_data_directory_is_used() {
     for (home, variable) in [(".local/share/optoken", None), ("elsewhere/optoken", Some("elsewhere"))] {
         let env = TestEnv::new();
         let start = || {
-            let cli = env.influxdb3(["serve", "--http-bind", "127.0.0.1:0"]);
+            let cli = env.cli(["serve", "--http-bind", "127.0.0.1:0"]);
             match variable {
                 Some(variable) => cli.env("XDG_DATA_HOME", env.home().join(variable)),
                 None => cli,
@@ -180,7 +180,7 @@ fn default_data_directory_is_used() {
         let store = env.home().join(home).join("tokens.db");
         // The log has the location of the data, and the next command.
         server.wait_for_log(&format!("sqlite:{}", store.display()));
-        server.wait_for_log(&format!("influxdb3 create token --admin --host http://{}", server.address));
+        server.wait_for_log(&format!("optoken create token --admin --host http://{}", server.address));
         let token = server.create();
         server.stop();
         assert_eq!(mode(&store), 0o600);
@@ -193,7 +193,7 @@ fn default_data_directory_is_used() {
 fn variables_equal_options() {
     let env = TestEnv::new();
     let start = |args: &[&str]| {
-        env.influxdb3(["serve"])
+        env.cli(["serve"])
             .args(args)
             .env("INFLUXDB3_HTTP_BIND_ADDR", "127.0.0.1:0")
             .env("INFLUXDB3_ADMIN_TOKEN_RECOVERY_HTTP_BIND_ADDR", "127.0.0.1:0")
@@ -238,7 +238,7 @@ fn silent_store_denies_until_it_answers() {
 #[test]
 fn closed_stderr_does_not_stop_server() {
     let env = TestEnv::new();
-    // As with `influxdb3 serve 2>&1 | head`, after the exit of `head`.
+    // As with `optoken serve 2>&1 | head`, after the exit of `head`.
     let server = env.serve_with(&RECOVERY).start_and_close_stderr_after(Some("token recovery is open"));
     let recovery = server.recovery();
     let old = server.create();

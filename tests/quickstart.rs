@@ -20,7 +20,7 @@ const PROMPT: &str = "Are you sure you want to regenerate admin token? Enter 'ye
 
 #[test]
 fn create_prints_documented_text_and_works_once() {
-    let env = TestEnv::new();
+    let env = TestEnv::named("influxdb3");
     let server = env.serve(&[]);
     let created = env.create_token(server.address, &[]).run();
     let token = created.token();
@@ -50,7 +50,7 @@ fn create_prints_documented_text_and_works_once() {
 
 #[test]
 fn json_format_is_one_object() {
-    let env = TestEnv::new();
+    let env = TestEnv::named("influxdb3");
     let server = env.serve(&[]);
     let mut old = None::<String>;
     // A creation, and two regenerations, one of them with the question.
@@ -77,7 +77,7 @@ fn json_format_is_one_object() {
 
 #[test]
 fn regenerate_replaces_token() {
-    let env = TestEnv::new();
+    let env = TestEnv::named("influxdb3");
     let server = env.serve(&[]);
     let mut seen = vec![server.create()];
     for way in ["--token", "last argument", "environment"] {
@@ -119,7 +119,7 @@ fn regenerate_replaces_token() {
 
 #[test]
 fn flag_overrides_environment() {
-    let env = TestEnv::new();
+    let env = TestEnv::named("influxdb3");
     let (server, other) = (env.serve(&[]), env.serve(&["--store", "memory:"]));
     let mut token = server.create();
     let wrong = other.create();
@@ -143,7 +143,7 @@ fn flag_overrides_environment() {
     // The same holds for the URL of the server.
     let (here, there) = (format!("http://{}", server.address), format!("http://{}", other.address));
     let environment = |host: &str| {
-        env.influxdb3(["create", "token", "--admin", "--regenerate", "--yes"]).env("INFLUXDB3_HOST_URL", host)
+        env.cli(["create", "token", "--admin", "--regenerate", "--yes"]).env("INFLUXDB3_HOST_URL", host)
     };
     token = environment(&here).args(&["--token", &token]).run().token();
     token = environment(&there).args(&["-H", &here, "--token", &token]).run().token();
@@ -153,7 +153,7 @@ fn flag_overrides_environment() {
 
 #[test]
 fn regenerate_without_token_prints_hint() {
-    let env = TestEnv::new();
+    let env = TestEnv::named("influxdb3");
     let server = env.serve(&[]);
     server.create();
     let before = env.stored_catalog();
@@ -169,7 +169,7 @@ fn regenerate_without_token_prints_hint() {
 
 #[test]
 fn regenerate_requires_yes() {
-    let env = TestEnv::new();
+    let env = TestEnv::named("influxdb3");
     let server = env.serve(&[]);
     let mut token = server.create();
     for (response, confirms) in [
@@ -206,7 +206,7 @@ fn regenerate_requires_yes() {
 
 #[test]
 fn http_api_returns_documented_token_object() {
-    let env = TestEnv::new();
+    let env = TestEnv::named("influxdb3");
     let server = env.serve(&[]);
     let body = |token: &str, created_at: &str| {
         format!(
@@ -250,7 +250,7 @@ fn http_api_returns_documented_token_object() {
 
 #[test]
 fn create_ignores_body_and_credentials() {
-    let env = TestEnv::new();
+    let env = TestEnv::named("influxdb3");
     for (case, request) in [
         ("unknown token", post(CREATE).bearer("apiv3_unknown")),
         ("malformed credential", post(CREATE).authorization("Nonsense")),
@@ -275,7 +275,7 @@ fn create_ignores_body_and_credentials() {
 
 #[test]
 fn three_auth_schemes_are_accepted() {
-    let env = TestEnv::new();
+    let env = TestEnv::named("influxdb3");
     let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
     let basic = |pair: &str| format!("Basic {}", Base64::encode_string(pair.as_bytes()));
@@ -308,7 +308,7 @@ fn three_auth_schemes_are_accepted() {
 
 #[test]
 fn unauthenticated_response_has_challenge() {
-    let env = TestEnv::new();
+    let env = TestEnv::named("influxdb3");
     let server = env.serve(&["--store", "memory:"]);
     server.create();
     for (request, reason) in [
@@ -328,7 +328,7 @@ fn unauthenticated_response_has_challenge() {
 
 #[test]
 fn malformed_credential_is_400() {
-    let env = TestEnv::new();
+    let env = TestEnv::named("influxdb3");
     let server = env.serve(&[]);
     let token = server.create();
     let before = env.stored_catalog();
@@ -368,7 +368,7 @@ fn malformed_credential_is_400() {
 
 #[test]
 fn unknown_path_is_404_only_when_authenticated() {
-    let env = TestEnv::new();
+    let env = TestEnv::named("influxdb3");
     let server = env.serve(&[]);
     let token = server.create();
     let before = env.stored_catalog();
@@ -403,7 +403,7 @@ fn unknown_path_is_404_only_when_authenticated() {
 
 #[test]
 fn no_cors_headers() {
-    let env = TestEnv::new();
+    let env = TestEnv::named("influxdb3");
     let server = env.serve(&["--store", "memory:"]);
     let from_page = |request: Request| {
         request
@@ -425,7 +425,7 @@ fn no_cors_headers() {
 
 #[test]
 fn keepalive_connection_serves_several_requests() {
-    let env = TestEnv::new();
+    let env = TestEnv::named("influxdb3");
     let server = env.serve(&["--store", "memory:"]);
     let mut connection = Connection::open(server.address).unwrap();
     let mut send = |request: Request| {
@@ -442,7 +442,7 @@ fn keepalive_connection_serves_several_requests() {
 
 #[test]
 fn http2_with_prior_knowledge_is_served() {
-    let env = TestEnv::new();
+    let env = TestEnv::named("influxdb3");
     let server = env.serve(&["--store", "memory:"]);
     let token = server.create();
     let authorization = format!("Bearer {token}");
@@ -460,7 +460,7 @@ fn http2_with_prior_knowledge_is_served() {
 
 #[test]
 fn proxy_variables_are_ignored_for_loopback() {
-    let env = TestEnv::new();
+    let env = TestEnv::named("influxdb3");
     let server = env.serve(&["--store", "memory:"]);
     let mut cli = env.create_token(server.address, &[]);
     for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {

@@ -72,7 +72,7 @@ fn recovery_regenerates_without_credential_and_closes() {
     }
     env.create_token(recovery, &["--regenerate", "--yes"])
         .run()
-        .assert_failed(1, &["Create command failed: cannot reach", "Connection refused", "influxdb3 serve"]);
+        .assert_failed(1, &["Create command failed: cannot reach", "Connection refused", "optoken serve"]);
     server.wait_for_log("token recovery is closed");
 
     // The main listener still requires a token.
@@ -150,7 +150,7 @@ fn recovery_without_operator_stays_open() {
     }
     env.create_token(recovery, &["--regenerate", "--yes"])
         .run()
-        .assert_failed(1, &["missing admin token, cannot update", "influxdb3 create token --admin"]);
+        .assert_failed(1, &["missing admin token, cannot update", "optoken create token --admin"]);
     assert_eq!(env.stored_catalog(), empty);
 
     let old = server.create();

@@ -223,7 +223,7 @@ fn token_is_read_from_file_or_stdin() {
             let args: Vec<_> =
                 args.split(' ').map(|arg| if arg == "ARGUMENT" { token.as_str() } else { arg }).collect();
             let output = env
-                .influxdb3(command.split(' '))
+                .cli(command.split(' '))
                 .args(&["--host", &host])
                 .args(&args)
                 .env("INFLUXDB3_AUTH_TOKEN", "apiv3_forgotten")
@@ -248,13 +248,12 @@ fn token_is_read_from_file_or_stdin() {
     ] {
         write_private(&path, content);
         let args: Vec<_> = args.split(' ').collect();
-        env.influxdb3(["show", "tokens", "--host", &host]).args(&args).run().assert_failed(1, &[message]);
+        env.cli(["show", "tokens", "--host", &host]).args(&args).run().assert_failed(1, &[message]);
     }
     let both = ["show", "tokens", "--token", "-", "--token-file", "token"];
-    env.influxdb3(both).run().assert_failed(2, &["--token-file cannot be used with a token as an argument"]);
+    env.cli(both).run().assert_failed(2, &["--token-file cannot be used with a token as an argument"]);
     for command in ["create token --admin --regenerate", "delete token --token-name x"] {
-        let output =
-            env.influxdb3(command.split(' ')).args(&["--host", &host, "--token", "-"]).input(&token).run();
+        let output = env.cli(command.split(' ')).args(&["--host", &host, "--token", "-"]).input(&token).run();
         output.assert_failed(1, &["the token is read from standard input", "add --yes"]);
     }
     assert!(server.accepts(&token));
@@ -496,7 +495,7 @@ fn concurrent_rotations_leave_valid_token_in_file() {
 fn rotated_admin_token_file_still_starts_server() {
     let env = TestEnv::new();
     let offline = ["--offline", "--output-file", "admin-token.json"];
-    let old = env.influxdb3(["create", "token", "--admin"]).args(&offline).run().token();
+    let old = env.cli(["create", "token", "--admin"]).args(&offline).run().token();
     let server = env.serve(&["--admin-token-file", "admin-token.json"]);
     let args =
         ["--regenerate", "--yes", "--token-file", "admin-token.json", "--output-file", "admin-token.json"];

@@ -221,7 +221,7 @@ fn temporary_files_of_killed_runs_are_removed() {
 
     write_private(&env.home().join(&leftovers[0]), &token);
     let offline = ["create", "token", "--admin", "--offline", "--yes", "--output-file", "token"];
-    env.influxdb3(offline).run().token();
+    env.cli(offline).run().token();
     assert_eq!(files(&leftovers), 0);
 }
 

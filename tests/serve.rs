@@ -152,7 +152,7 @@ fn valid_options_and_variables_are_applied() {
 
 #[test]
 fn help_lists_every_option_and_variable() {
-    let help = TestEnv::new().influxdb3(["serve", "--help"]).without_env("LOG_FILTER").run();
+    let help = TestEnv::new().cli(["serve", "--help"]).without_env("LOG_FILTER").run();
     assert_eq!(help.code, Some(0));
     for (option, variable) in [
         ("--http-bind <ADDR>", "INFLUXDB3_HTTP_BIND_ADDR"),

@@ -24,7 +24,7 @@ fn commands_in_log_work() {
         let fixture = TestCertificate::with_names(names);
         let env = &fixture.env;
         let any = format!("{bind}:0");
-        let mut serve = env.influxdb3(["serve", "--http-bind", &any]);
+        let mut serve = env.cli(["serve", "--http-bind", &any]);
         serve = serve.args(&["--admin-token-recovery-http-bind", &any]);
         serve = serve.args(&["--admin-token-recovery-insecure-allow-remote", "--admin-token-recovery-code"]);
         if !names.is_empty() {
@@ -33,16 +33,16 @@ fn commands_in_log_work() {
         let server = serve.arg("--data-dir").arg(env.data_dir()).start();
         let code = fs::read_to_string(env.data_dir().join("recovery-code")).unwrap();
         for (address, message, more) in [
-            (server.address, "create it with: influxdb3 ", &[][..]),
-            (server.recovery(), "with: influxdb3 create token --admin --regenerate ", &["--yes"]),
+            (server.address, "create it with: optoken ", &[][..]),
+            (server.recovery(), "with: optoken create token --admin --regenerate ", &["--yes"]),
         ] {
             let log = server.log();
             let (before, command) = log.rsplit_once(message).unwrap();
             let command =
-                format!("{}{}", message.split_once("influxdb3 ").unwrap().1, command.lines().next().unwrap());
+                format!("{}{}", message.split_once("optoken ").unwrap().1, command.lines().next().unwrap());
             let host = host.replace("PORT", &address.port().to_string());
             assert!(command.contains(&format!(" --host {host}")), "{before}{message}: {command}");
-            let cli = env.influxdb3(command.split_whitespace()).args(more);
+            let cli = env.cli(command.split_whitespace()).args(more);
             let cli = cli.env("INFLUXDB3_TLS_CA", &fixture.authority).input(&code);
             cli.run().token();
         }

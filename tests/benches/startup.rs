@@ -28,7 +28,7 @@ fn main() {
 fn start() -> (Duration, u64) {
     let data = tempfile::tempdir().unwrap();
     let started = Instant::now();
-    let mut server = Command::new(env!("CARGO_BIN_EXE_influxdb3"))
+    let mut server = Command::new(env!("CARGO_BIN_EXE_optoken"))
         .args(["serve", "--http-bind", "127.0.0.1:0", "--data-dir"])
         .arg(data.path())
         .stderr(Stdio::piped())

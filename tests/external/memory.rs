@@ -97,7 +97,7 @@ pub(crate) fn server_process_is_not_dumpable() {
     // Runs the server without privileges, as files of a process of root look the same either way.
     let env = TestEnv::new();
     fs::set_permissions(env.home(), fs::Permissions::from_mode(0o755)).unwrap();
-    let program = env.home().join("influxdb3");
+    let program = env.home().join("optoken");
     fs::copy(PROGRAM, &program).unwrap();
     let mut server = Command::new("/bin/sh");
     server

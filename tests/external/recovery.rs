@@ -17,7 +17,7 @@ pub(crate) fn recovery_flag_without_value_means_port_8182() {
     // The main listener takes the port, so the server does not open recovery on it.
     let env = TestEnv::new();
     let output = env
-        .influxdb3([
+        .cli([
             "serve",
             "--store",
             "memory:",
@@ -111,11 +111,11 @@ pub(crate) fn bootstrap_from_remote_address_is_forbidden() {
     // A listener that no loopback address reaches can never create the token.
     let unreachable = TestEnv::new();
     let address = SocketAddr::new(ip, 0).to_string();
-    let server = unreachable.influxdb3(["serve", "--store", "memory:", "--http-bind", &address]).start();
+    let server = unreachable.cli(["serve", "--store", "memory:", "--http-bind", &address]).start();
     server.wait_for_log("none can be created, as no client has a loopback address");
     drop(server);
     let env = TestEnv::new();
-    let server = env.influxdb3(["serve", "--http-bind", "0.0.0.0:0"]).arg("--data-dir").arg(env.data_dir());
+    let server = env.cli(["serve", "--http-bind", "0.0.0.0:0"]).arg("--data-dir").arg(env.data_dir());
     let server = server.start();
     let before = env.stored_catalog();
     let remote = SocketAddr::new(ip, server.address.port());
@@ -130,6 +130,6 @@ pub(crate) fn bootstrap_from_remote_address_is_forbidden() {
     post(CREATE).send(remote).assert_is(
         403,
         "the operator token can be created on the machine of the server only: \
-        run there influxdb3 create token --admin, or start the server with --admin-token-bootstrap any",
+        run there optoken create token --admin, or start the server with --admin-token-bootstrap any",
     );
 }

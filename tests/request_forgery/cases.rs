@@ -292,8 +292,7 @@ pub(crate) fn assert_all_rejected(address: &str) {
 /// Sends all cases to a server that listens on this address, and a valid request afterwards.
 fn assert_rejected(address: &str, by: RejectedBy) {
     let env = TestEnv::new();
-    let server =
-        env.influxdb3(["serve", "--http-bind", address, "--admin-token-recovery-http-bind", address]);
+    let server = env.cli(["serve", "--http-bind", address, "--admin-token-recovery-http-bind", address]);
     let server = server.arg("--data-dir").arg(env.data_dir()).start();
     let (to, path, token) = match by {
         Recovery => (server.recovery(), REGENERATE, Some(server.create())),

@@ -22,6 +22,7 @@ mod server;
 use std::ffi::OsStr;
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -40,7 +41,7 @@ pub(crate) use self::secrets::{assert_token_form, holds_token, remember_tokens, 
 pub(crate) use self::server::{RECOVERY, Server};
 
 /// The program under test.
-pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_influxdb3");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_optoken");
 
 /// User and group id without privileges, on Debian and most other systems.
 pub(crate) const UNPRIVILEGED: u32 = 65534;
@@ -100,11 +101,21 @@ impl Drop for ChildGuard {
 /// An isolated environment: an empty home directory, and only the variables that a test sets.
 pub(crate) struct TestEnv {
     home: TempDir,
+    program: PathBuf,
 }
 
 impl TestEnv {
     pub(crate) fn new() -> Self {
-        Self { home: tempfile::tempdir().unwrap() }
+        Self { home: tempfile::tempdir().unwrap(), program: PathBuf::from(PROGRAM) }
+    }
+
+    /// An environment that runs the program under another name.
+    pub(crate) fn named(name: &str) -> Self {
+        let mut env = Self::new();
+        env.program = env.home().join("bin").join(name);
+        fs::create_dir(env.home().join("bin")).unwrap();
+        symlink(PROGRAM, &env.program).unwrap();
+        env
     }
 
     pub(crate) fn home(&self) -> &Path {
@@ -138,8 +149,8 @@ impl TestEnv {
     }
 
     /// The program with these arguments.
-    pub(crate) fn influxdb3<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Cli {
-        let mut command = Command::new(PROGRAM);
+    pub(crate) fn cli<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Cli {
+        let mut command = Command::new(&self.program);
         command.env_clear().env("HOME", self.home()).current_dir(self.home()).args(args);
         apply_log_filter(&mut command);
         Cli { command, input: Vec::new(), stdout: Stdio::piped(), listen_fds: None }
@@ -147,7 +158,7 @@ impl TestEnv {
 
     /// `serve` with the data directory, on a port that the system picks; not started yet.
     pub(crate) fn serve_with(&self, args: &[&str]) -> Cli {
-        let cli = self.influxdb3(["serve", "--http-bind", "127.0.0.1:0"]);
+        let cli = self.cli(["serve", "--http-bind", "127.0.0.1:0"]);
         cli.arg("--data-dir").arg(self.data_dir()).args(args)
     }
 
@@ -159,6 +170,6 @@ impl TestEnv {
     /// `create token --admin` against the server at `address`.
     pub(crate) fn create_token(&self, address: SocketAddr, args: &[&str]) -> Cli {
         let host = format!("http://{address}");
-        self.influxdb3(["create", "token", "--admin", "--host", host.as_str()]).args(args)
+        self.cli(["create", "token", "--admin", "--host", host.as_str()]).args(args)
     }
 }

@@ -40,5 +40,5 @@ pub(crate) fn serve_socket(env: &TestEnv, path: &Path, args: &[&str]) -> Cli {
 /// `create token --admin --regenerate` at a socket.
 pub(crate) fn recover_at(env: &TestEnv, path: &Path) -> Cli {
     let host = format!("unix:{}", path.display());
-    env.influxdb3(["create", "token", "--admin", "--regenerate", "--yes", "--host", &host])
+    env.cli(["create", "token", "--admin", "--regenerate", "--yes", "--host", &host])
 }

@@ -183,7 +183,9 @@ impl Create {
             None => bail!(UsageError {
                 command: &["create", "token"],
                 kind: ErrorKind::MissingSubcommand,
-                text: program::named("Missing required subcommand. Use: {program} create token --admin [OPTIONS]"),
+                text: program::named(
+                    "Missing required subcommand. Use: {program} create token --admin [OPTIONS]"
+                ),
             }),
         }
     }
