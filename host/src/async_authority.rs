@@ -1,7 +1,7 @@
 //! The authority for asynchronous programs.
 //!
-//! A command waits for its store, and the component can only wait by blocking its thread. So commands
-//! run on the blocking threads of tokio, a few at a time, and the program awaits them.
+//! A command waits for its store, and the component can only wait by blocking its thread. So
+//! commands run on the blocking threads of tokio, a few at a time, and the program awaits them.
 
 use std::sync::Arc;
 
@@ -10,20 +10,22 @@ use tokio::task;
 use crate::authority::{Authority, BuildError, Builder};
 use crate::token::CommandError;
 
-/// The commands of one authority that block a thread at a time. They wait for each other at the store;
-/// a higher number of threads would only wait there. [`AsyncAuthority::read`] needs no permit.
+/// The commands of one authority that block a thread at a time. They wait for each other at the
+/// store; a higher number of threads would only wait there. [`AsyncAuthority::read`] needs no
+/// permit.
 pub const MAX_CONCURRENT_COMMANDS: usize = crate::authority::MAX_CONCURRENT_COMMANDS;
 
 /// An [`Authority`] for asynchronous programs. Clones are the same authority.
 ///
-/// [`run`](Self::run) executes commands and [`read`](Self::read) queries, both in any tokio runtime.
-/// [`authenticate`](Authority::authenticate) takes about a microsecond and waits for no store, so a
-/// program calls it on [`authority`](Self::authority) directly.
+/// [`run`](Self::run) executes commands and [`read`](Self::read) queries, both in any tokio
+/// runtime. [`authenticate`](Authority::authenticate) takes about a microsecond and waits for no
+/// store, so a program calls it on [`authority`](Self::authority) directly.
 ///
-/// Dropping a future does not undo a command that has begun: it completes, durable and published, and
-/// its secret is lost, as with any lost answer. A command that waits for one of its
+/// Dropping a future does not undo a command that has begun: it completes, durable and published,
+/// and its secret is lost, as with any lost answer. A command that waits for one of its
 /// [`MAX_CONCURRENT_COMMANDS`] permits never begins. So a command in `select!` or a timeout needs a
-/// check afterwards; [`stage`](Authority::stage) and [`confirm`](Authority::confirm) can be repeated.
+/// check afterwards; [`stage`](Authority::stage) and [`confirm`](Authority::confirm) can be
+/// repeated.
 ///
 /// ```
 /// use optoken::authority::Authority;
@@ -75,8 +77,8 @@ impl AsyncAuthority {
         &self.authority
     }
 
-    /// Runs a command on a thread that may block, when one of [`MAX_CONCURRENT_COMMANDS`] permits is
-    /// free. A panic is an [`UnknownOutcome`](CommandError::UnknownOutcome).
+    /// Runs a command on a thread that may block, when one of [`MAX_CONCURRENT_COMMANDS`] permits
+    /// is free. A panic is an [`UnknownOutcome`](CommandError::UnknownOutcome).
     pub async fn run<T: Send + 'static>(
         &self,
         command: impl FnOnce(&Authority) -> Result<T, CommandError> + Send + 'static,
@@ -92,8 +94,8 @@ impl AsyncAuthority {
         self.spawn_blocking(run, CommandError::UnknownOutcome).await
     }
 
-    /// Runs a query, such as [`Authority::list_tokens`], on a thread that may block, at once. It waits for
-    /// no store and no command. A panic is [`Unavailable`](CommandError::Unavailable).
+    /// Runs a query, such as [`Authority::list_tokens`], on a thread that may block, at once. It
+    /// waits for no store and no command. A panic is [`Unavailable`](CommandError::Unavailable).
     pub async fn read<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Authority) -> Result<T, CommandError> + Send + 'static,

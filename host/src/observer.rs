@@ -9,8 +9,8 @@ use crate::token::{AuthenticateError, CommandError, Principal};
 ///
 /// The authority calls it on the thread of the event, before the caller gets its result. An
 /// implementation must not block and should take no longer than an increment. It must not panic: a
-/// panic on the thread of a caller reaches that caller, although a command may have been executed. A
-/// panic on the polling thread counts as a failed poll. No function receives a token.
+/// panic on the thread of a caller reaches that caller, although a command may have been executed.
+/// A panic on the polling thread counts as a failed poll. No function receives a token.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -65,8 +65,8 @@ pub trait Observer: Send + Sync + 'static {
 
     /// Audit records were not appended to the audit log, or not in time for their command.
     ///
-    /// The catalog retains the newest records. The authority repeats the attempt at least four times a
-    /// second and calls this for each failure, also on the thread that appends.
+    /// The catalog retains the newest records. The authority repeats the attempt at least four
+    /// times a second and calls this for each failure, also on the thread that appends.
     fn audit_append_failed(&self) {}
 
     /// The audit log lacks so many records for good: the store made more changes than a catalog

@@ -1,4 +1,5 @@
-//! The text of a token on the host's side: wiped when dropped, absent from every log and `Debug` output.
+//! The text of a token on the host's side: wiped when dropped, absent from every log and `Debug`
+//! output.
 
 use std::fmt;
 

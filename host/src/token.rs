@@ -1,5 +1,5 @@
-//! The tokens of an authority, their states and the errors about them: the types of `wit/types.wit`,
-//! `wit/authenticator.wit` and `wit/tokens.wit`, independent of the sandbox.
+//! The tokens of an authority, their states and the errors about them: the types of
+//! `wit/types.wit`, `wit/authenticator.wit` and `wit/tokens.wit`, independent of the sandbox.
 
 use std::ops::RangeInclusive;
 use std::time::SystemTime;
@@ -57,7 +57,8 @@ pub enum ImportOutcome {
     Created(TokenInfo),
     /// The token was imported before; nothing was changed.
     Unchanged(TokenInfo),
-    /// A token of that name exists with another secret, which stays. The given secret is not accepted.
+    /// A token of that name exists with another secret, which stays. The given secret is not
+    /// accepted.
     Different(TokenInfo),
 }
 

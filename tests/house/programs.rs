@@ -7,7 +7,7 @@ use crate::sources::{Sources, repository};
 
 /// Calls that start a program, and the only arguments that other tests give them.
 const CALLS: [(&str, &[&str]); 2] =
-    [("Command::new(", &["PROGRAM)", "program)"]), (".wrapped_in(", &["\"/bin/sh\","])];
+    [("Command::new(", &["PROGRAM)", "program)", "&self.program)"]), (".wrapped_in(", &["\"/bin/sh\","])];
 
 #[test]
 fn only_external_tests_run_other_programs() {

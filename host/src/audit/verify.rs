@@ -360,7 +360,8 @@ mod tests {
             for bit in 0..8 {
                 flipped[at] = whole[at] ^ (1 << bit);
                 assert_eq!(place(&flipped, Some(&head)), Some(line), "bit {bit} of byte {at}");
-                // Without the expected head, an altered last record passes; one before it is ambiguous.
+                // Without the expected head, an altered last record passes; one before it is
+                // ambiguous.
                 let alone = place(&flipped, None);
                 assert!(alone == Some(line) || line >= 12, "bit {bit} of byte {at}: {alone:?}");
             }

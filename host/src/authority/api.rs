@@ -19,13 +19,13 @@ use crate::token::{
 /// An operator-token authority over one store. Clones are the same authority.
 ///
 /// All commands block until their change is durable, which takes as long as the store takes; the
-/// commands of one authority run one after the other. Each takes the `origin` of its request for the
-/// audit record; the origin decides nothing.
+/// commands of one authority run one after the other. Each takes the `origin` of its request for
+/// the audit record; the origin decides nothing.
 ///
 /// The drop of the last clone ends the polling thread and unlocks the audit log, so that another
 /// authority can be built on the same log. It waits for a poll in progress, at most for
-/// [`DROP_TIMEOUT`](crate::authority::DROP_TIMEOUT). If the store is slower than that, store and log
-/// are dropped when it returns.
+/// [`DROP_TIMEOUT`](crate::authority::DROP_TIMEOUT). If the store is slower than that, store and
+/// log are dropped when it returns.
 ///
 /// ```
 /// use optoken::authority::Authority;
@@ -54,10 +54,11 @@ impl Authority {
 
     /// The token that a credential belongs to.
     ///
-    /// Answers from memory in about a microsecond, so async code may call it. It waits for no store and no
-    /// command; where as many calls run as the machine has processors, it waits for one of them. A
-    /// component that failed, or a store that has not answered for too long, is
-    /// [`Unavailable`](AuthenticateError::Unavailable), which says nothing about the token.
+    /// Answers from memory in about a microsecond, so async code may call it. It waits for no store
+    /// and no command; where as many calls run as the machine has processors, it waits for one of
+    /// them. A component that failed, or a store that has not answered for too long, is
+    /// [`Unavailable`](AuthenticateError::Unavailable), which means that the state of the token is
+    /// unknown.
     pub fn authenticate(&self, credential: &str) -> Result<Principal, AuthenticateError> {
         let result = self.check_token(|reader| reader.authenticate(credential));
         self.shared.observer.authenticated(&result);
@@ -74,16 +75,17 @@ impl Authority {
         self.check_token(|reader| reader.describe(credential))
     }
 
-    /// Creates the operator token, if there is none. A client that may call this becomes the operator.
+    /// Creates the operator token, if there is none. A client that may call this becomes the
+    /// operator.
     pub fn create_operator(&self, origin: &str) -> Result<IssuedToken, CommandError> {
         self.execute(&Command::CreateOperator, origin)
     }
 
-    /// Creates a named admin token that is accepted for `lifetime_seconds`, without limit if `None`; 0
-    /// creates an expired token. `credential` may be any accepted token.
+    /// Creates a named admin token that is accepted for `lifetime_seconds`, without limit if
+    /// `None`; 0 creates an expired token. `credential` may be any accepted token.
     ///
-    /// `name` is 1 to 128 bytes of visible text without leading or trailing space, and looks neither like
-    /// `_admin` nor like a token. Any other name is an
+    /// `name` is 1 to 128 bytes of visible text without leading or trailing space, and looks
+    /// neither like `_admin` nor like a token. Any other name is an
     /// [`InvalidArgument`](CommandError::InvalidArgument), a name in use
     /// [`AlreadyExists`](CommandError::AlreadyExists). A catalog holds 10,000 tokens, then it is
     /// [`Full`](CommandError::Full).
@@ -99,9 +101,10 @@ impl Authority {
 
     /// Replaces the secret of the operator token; `credential` must be that secret.
     ///
-    /// When this returns, the old secret is refused, unless `overlap_seconds` is more than 0: then it is
-    /// accepted for so long. The maximum is 2,592,000 (30 days); more is an
-    /// [`InvalidArgument`](CommandError::InvalidArgument). A staged secret and an earlier overlap end.
+    /// When this returns, the old secret is refused, unless `overlap_seconds` is more than 0: then
+    /// it is accepted for so long. The maximum is 2,592,000 (30 days); more is an
+    /// [`InvalidArgument`](CommandError::InvalidArgument). A staged secret and an earlier overlap
+    /// end.
     pub fn regenerate(
         &self,
         credential: &Secret,
@@ -111,13 +114,14 @@ impl Authority {
         self.execute(&Command::Regenerate { credential, overlap_seconds }, origin)
     }
 
-    /// Stages a secret that waits to replace the secret of the operator token, which `credential` must be
-    /// and which stays accepted.
+    /// Stages a secret that waits to replace the secret of the operator token, which `credential`
+    /// must be and which stays accepted.
     ///
-    /// The secret is a new one, or the one with this SHA-512 of 128 lower-case hexadecimal digits. Only
-    /// [`confirm`](Self::confirm) accepts it, for `ttl_seconds`. The default is an hour, 0 expires at
-    /// once, and more than 604,800 (a week) is an [`InvalidArgument`](CommandError::InvalidArgument).
-    /// Repeated, the command replaces the staged secret or sets a new deadline. During an overlap it is a
+    /// The secret is a new one, or the one with this SHA-512 of 128 lower-case hexadecimal digits.
+    /// Only [`confirm`](Self::confirm) accepts it, for `ttl_seconds`. The default is an hour, 0
+    /// expires at once, and more than 604,800 (a week) is an
+    /// [`InvalidArgument`](CommandError::InvalidArgument). Repeated, the command replaces the
+    /// staged secret or sets a new deadline. During an overlap it is a
     /// [`Conflict`](CommandError::Conflict).
     pub fn stage(
         &self,
@@ -152,24 +156,25 @@ impl Authority {
         self.execute(&Command::EndOverlap { credential }, origin)
     }
 
-    /// Deletes a named admin token. `credential` may be any accepted token. When this returns, the token
-    /// is refused.
+    /// Deletes a named admin token. `credential` may be any accepted token. When this returns, the
+    /// token is refused.
     pub fn delete(&self, credential: &Secret, name: &str, origin: &str) -> Result<TokenInfo, CommandError> {
         self.execute(&Command::Delete { credential, name }, origin)
     }
 
-    /// Replaces the secret of the operator token without a credential. A client that may call this becomes
-    /// the operator.
+    /// Replaces the secret of the operator token without a credential. A client that may call this
+    /// becomes the operator.
     pub fn recover(&self, origin: &str) -> Result<IssuedToken, CommandError> {
         self.execute(&Command::Recover, origin)
     }
 
-    /// Imports a token by its text, unless a token of its name exists. `expiry` is the first moment at
-    /// which it is refused. `name` is as in [`create_named`](Self::create_named), or
+    /// Imports a token by its text, unless a token of its name exists. `expiry` is the first moment
+    /// at which it is refused. `name` is as in [`create_named`](Self::create_named), or
     /// [`OPERATOR`](crate::token::OPERATOR).
     ///
-    /// The token must begin with `apiv3_`, be visible ASCII and carry at least 112 bits of plausible
-    /// randomness. Any other text is an [`InvalidArgument`](CommandError::InvalidArgument).
+    /// The token must begin with `apiv3_`, be visible ASCII and carry at least 112 bits of
+    /// plausible randomness. Any other text is an
+    /// [`InvalidArgument`](CommandError::InvalidArgument).
     pub fn import_token(
         &self,
         name: &str,
@@ -214,8 +219,8 @@ impl Authority {
 
     /// The name of the token with this number; `None` if no token has it.
     ///
-    /// Answers from memory in well under a microsecond. The first call after a change of the catalog lists
-    /// all tokens, which takes some milliseconds for ten thousand.
+    /// Answers from memory in well under a microsecond. The first call after a change of the
+    /// catalog lists all tokens, which takes some milliseconds for ten thousand.
     pub fn token_name(&self, id: u64) -> Result<Option<Arc<str>>, CommandError> {
         self.shared.token_name(id, || self.list_tokens())
     }

@@ -19,8 +19,8 @@ use crate::sandbox::{BUILT_IN_COMPONENT, Sandbox, SandboxError, Trap, VersionedS
 use crate::store::Store;
 use crate::token::CommandError;
 
-/// The default of [`Builder::max_staleness`]. Longer than a checkpoint or a short lock of the database,
-/// and short enough that a revocation by another process is not ignored for long.
+/// The default of [`Builder::max_staleness`]. Longer than a checkpoint or a short lock of the
+/// database, and short enough that a revocation by another process is not ignored for long.
 pub const DEFAULT_MAX_STALENESS: Duration = Duration::from_secs(10);
 
 /// The minimum of [`Builder::max_staleness`]: with less, one slow poll would refuse all tokens.
@@ -96,18 +96,19 @@ impl<'a> Builder<'a> {
         self
     }
 
-    /// Appends the record of every change to this file. The authority creates a missing file with mode
+    /// Appends the record of every change to this file. The authority creates a missing file with
+    /// mode
     /// 0600. No other process may write to it.
     ///
-    /// A command returns when its record is on disk, or after a second. A failure to append does not undo
-    /// the change. The catalog retains the newest 64 records, and this process or the next appends them
-    /// when that is possible again.
+    /// A command returns when its record is on disk, or after a second. A failure to append does
+    /// not undo the change. The catalog retains the newest 64 records, and this process or the next
+    /// appends them when that is possible again.
     ///
-    /// Between two polls of the store, which are [`POLL_INTERVAL`] apart, the log records up to 64 changes
-    /// by other processes. [`Observer::audit_records_lost`] reports more.
+    /// Between two polls of the store, which are [`POLL_INTERVAL`] apart, the log records up to 64
+    /// changes by other processes. [`Observer::audit_records_lost`] reports more.
     ///
-    /// To rotate the file, rename it: the next record goes into a new file. It must not be copied and
-    /// truncated.
+    /// To rotate the file, rename it: the next record goes into a new file. It must not be copied
+    /// and truncated.
     pub fn audit_log(mut self, file: impl Into<PathBuf>) -> Self {
         self.audit_log = Some(file.into());
         self
@@ -119,10 +120,12 @@ impl<'a> Builder<'a> {
         self
     }
 
-    /// Compiles the component, loads the catalog or creates an empty one, and starts to poll the store.
+    /// Compiles the component, loads the catalog or creates an empty one, and starts to poll the
+    /// store.
     ///
-    /// Blocks for some tens of milliseconds in a release build, and for a second or two in one without
-    /// optimisation. Fails on a catalog that cannot be read, and on the audit log of another catalog.
+    /// Blocks for some tens of milliseconds in a release build, and for a second or two in one
+    /// without optimisation. Fails on a catalog that cannot be read, and on the audit log of
+    /// another catalog.
     pub fn build(self) -> Result<Authority, BuildError> {
         let sandbox = Sandbox::new(&self.component)?;
         let store: Arc<dyn Store> = Arc::new(ObservedStore::new(self.store, Arc::clone(&self.observer)));

@@ -8,8 +8,8 @@ use crate::token::{Principal, Timestamp, TokenKind, now};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LastUsed {
-    /// The last use of the current secret; `None` if there was none since the start or since the secret
-    /// was created.
+    /// The last use of the current secret; `None` if there was none since the start or since the
+    /// secret was created.
     pub current: Option<Timestamp>,
     /// The last use of the previous secret, where it is still accepted.
     pub previous: Option<Timestamp>,
@@ -42,8 +42,8 @@ impl OperatorLastUsed {
         used.store(now(), Ordering::Relaxed);
     }
 
-    /// Sets the creation time of the current secret. If that is another secret than before, the uses of
-    /// the old one become those of the previous one.
+    /// Sets the creation time of the current secret. If that is another secret than before, the
+    /// uses of the old one become those of the previous one.
     pub(crate) fn set_created_at(&self, at: Timestamp) {
         if self.created_at.swap(at, Ordering::Relaxed) != at {
             self.previous.store(self.current.swap(0, Ordering::Relaxed), Ordering::Relaxed);

@@ -1,8 +1,8 @@
 //! The authority: authentication and the commands that change tokens.
 //!
-//! Answers authentication from the current snapshot of the catalog, in memory. A command goes to the
-//! store, and the authority publishes the state that it read or wrote before the command returns. Knows
-//! the sandbox and the store, nothing of HTTP.
+//! Answers authentication from the current snapshot of the catalog, in memory. A command goes to
+//! the store, and the authority publishes the state that it read or wrote before the command
+//! returns. Knows the sandbox and the store, nothing of HTTP.
 
 mod api;
 mod builder;

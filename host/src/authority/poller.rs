@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::authority::snapshot::Shared;
 use crate::store::StoreError;
 
-/// The interval in which an authority polls its store. After a regenerate, every other process on the
-/// same store refuses the old token within this time and the one read that follows.
+/// The interval in which an authority polls its store. After a regenerate, every other process on
+/// the same store refuses the old token within this time and the one read that follows.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long the drop of the last clone of an authority waits for a call of the store that is in
@@ -55,8 +55,8 @@ impl Drop for StorePoller {
 fn poll(shared: &Shared, stopped: &Receiver<Infallible>) {
     let mut failing = false;
     loop {
-        // A panic of a store or an observer must not end this thread: no token would be accepted from
-        // then on. The panic leaves no partial state, since the snapshot is assigned whole.
+        // A panic of a store or an observer must not end this thread: no token would be accepted
+        // from then on. The panic leaves no partial state, since the snapshot is assigned whole.
         let result = catch_unwind(AssertUnwindSafe(|| shared.poll()))
             .unwrap_or_else(|_| Err(StoreError::Unavailable("it panicked".to_owned())));
         match &result {

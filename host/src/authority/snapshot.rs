@@ -14,8 +14,9 @@ use crate::sandbox::{CallResult, ReadInstance, Sandbox, Trap, VersionedSnapshot}
 use crate::store::{Store, StoreError};
 use crate::token::{CommandError, TokenInfo};
 
-/// The commands of one authority that block a thread at a time. They wait for each other at the store;
-/// a higher number of threads would only wait there. A function that only reads needs no permit.
+/// The commands of one authority that block a thread at a time. They wait for each other at the
+/// store; a higher number of threads would only wait there. A function that only reads needs no
+/// permit.
 #[cfg(feature = "async")]
 pub(crate) const MAX_CONCURRENT_COMMANDS: usize = 4;
 
@@ -186,8 +187,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Reads the creation time of the operator secret. The read instance has then loaded the snapshot,
-    /// before a request waits for that.
+    /// Reads the creation time of the operator secret. The read instance has then loaded the
+    /// snapshot, before a request waits for that.
     pub(crate) fn refresh_operator_last_used(&self) {
         match self.read(ReadInstance::status) {
             Ok(Ok(Some(status))) => {
@@ -234,7 +235,8 @@ impl Shared {
         self.publish_lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Follows a change of the catalog. Returns the submission to wait for, if there is an audit log.
+    /// Follows a change of the catalog. Returns the submission to wait for, if there is an audit
+    /// log.
     fn on_catalog_changed(&self) -> Option<u64> {
         self.refresh_operator_last_used();
         self.submit_audit_records()

@@ -39,8 +39,8 @@ fn write_pages(command: &Command, folder: &Path) -> io::Result<()> {
     fs::write(folder.join(man.get_filename()), page(command, &man)?)
 }
 
-/// Renders a page. Differs from [`Man::render`] in the examples, whose lines are not filled: a reader
-/// copies them.
+/// Renders a page. Differs from [`Man::render`] in the examples, whose lines are not filled: a
+/// reader copies them.
 fn page(command: &Command, man: &Man) -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
     man.render_title(&mut page)?;

@@ -294,7 +294,8 @@ impl Client {
 }
 
 fn is_short_hash_of(short_hash: &str, token: &Secret) -> bool {
-    // A collision of these digits is of no use to an attacker, because both tokens would be its own.
+    // A collision of these digits is of no use to an attacker, because both tokens would be its
+    // own.
     short_hash.len() >= SHORT_HASH_DIGITS && sha512_hex(token).starts_with(short_hash)
 }
 

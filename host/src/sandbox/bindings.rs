@@ -1,9 +1,9 @@
-//! The bindings that wasmtime generates from the contract: the world as [`Authority`], its types, and
-//! the traits of its imports. [`linker`](super::linker) implements the trait of the catalog store and
-//! both WASI interfaces.
+//! The bindings that wasmtime generates from the contract: the world as [`Authority`], its types,
+//! and the traits of its imports. [`linker`](super::linker) implements the trait of the catalog
+//! store and both WASI interfaces.
 //!
-//! Calls into the component are synchronous; [`linker`](super::linker) explains the consequences. The
-//! types of [`token`](crate::token) implement `From` for the types here.
+//! Calls into the component are synchronous; [`linker`](super::linker) explains the consequences.
+//! The types of [`token`](crate::token) implement `From` for the types here.
 
 #![allow(missing_docs, missing_debug_implementations, clippy::all, clippy::pedantic)]
 

@@ -1,7 +1,7 @@
 //! Compares a component with the contract, and reports the first difference.
 //!
-//! Linking compares types. This check runs before, because it also compares names of parameters, cases
-//! and fields, and names the item that differs. The built-in component defines the contract.
+//! Linking compares types. This check runs before, because it also compares names of parameters,
+//! cases and fields, and names the item that differs. The built-in component defines the contract.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -36,8 +36,8 @@ const WASI_INTERFACES: [&str; 2] = ["wasi:clocks/wall-clock@0.2.", "wasi:random/
 const MAX_TYPE_DEPTH: usize = 3;
 
 /// Checks that a component fits this host, for hosts that compile it for an engine of their own;
-/// [`Authority`](crate::authority::Authority) does it itself. The error is [`SandboxError::World`], which
-/// names both contracts and the first item that differs.
+/// [`Authority`](crate::authority::Authority) does it itself. The error is [`SandboxError::World`],
+/// which names both contracts and the first item that differs.
 ///
 /// The first call in a process compiles the built-in component as well, which defines the contract.
 pub fn check(engine: &Engine, component: &Component) -> Result<(), SandboxError> {
@@ -81,8 +81,8 @@ pub(crate) fn mismatch_error(engine: &Engine, component: &Component, difference:
     }
 }
 
-/// The types of the contract. Compiling the built-in component takes some tens of milliseconds, once in a
-/// process that runs another one.
+/// The types of the contract. Compiling the built-in component takes some tens of milliseconds,
+/// once in a process that runs another one.
 fn contract(engine: &Engine) -> Result<&'static types::Component, SandboxError> {
     static CONTRACT: OnceLock<types::Component> = OnceLock::new();
     if let Some(contract) = CONTRACT.get() {
@@ -279,8 +279,8 @@ fn differing_types(at: &str, expected: &Type, found: &Type) -> Option<String> {
     })
 }
 
-/// A type in the syntax of WIT. A component does not hold the names of types, so a type with members is
-/// named by its kind. `depth` bounds the output.
+/// A type in the syntax of WIT. A component does not hold the names of types, so a type with
+/// members is named by its kind. `depth` bounds the output.
 fn type_name(ty: &Type, depth: usize) -> String {
     let Some(depth) = depth.checked_sub(1) else { return "…".to_owned() };
     let part = |ty: Option<Type>| ty.map_or_else(|| "_".to_owned(), |ty| type_name(&ty, depth));

@@ -101,7 +101,8 @@ pub(crate) fn instantiate(
     store.limiter(|state| &mut state.limits);
     store.set_hostcall_fuel(MAX_HOSTCALL_DATA);
     // Processor time, not wall-clock time: a busy machine or a slow store must not count as a loop.
-    // Reading it is a system call. A call that ends before its first tick, as all should, reads none.
+    // Reading it is a system call. A call that ends before its first tick, as all should, reads
+    // none.
     store.epoch_deadline_callback(move |mut store| {
         let now: Duration = clock_gettime(ClockId::ThreadCPUTime).try_into()?;
         let since = *store.data_mut().since.get_or_insert(now);

@@ -2,8 +2,8 @@
 
 use thiserror::Error;
 
-/// The contract that this host implements. The host accepts a component of another patch release that
-/// imports nothing beyond this contract and exports all of it.
+/// The contract that this host implements. The host accepts a component of another patch release
+/// that imports nothing beyond this contract and exports all of it.
 pub const CONTRACT: &str = "optoken:authority@0.2.0";
 
 /// Why a component cannot be used.

@@ -34,7 +34,8 @@ impl CommandInstance {
         Ok(Self { store, instance })
     }
 
-    /// Executes a command, drops the instance, and returns its effects on the store beside the result.
+    /// Executes a command, drops the instance, and returns its effects on the store beside the
+    /// result.
     pub(crate) fn execute(
         mut self,
         command: &Command<'_>,

@@ -11,9 +11,9 @@ pub const MAX_MEMORY: usize = 32 << 20;
 /// little else.
 pub const MAX_HOSTCALL_DATA: usize = 16 << 20;
 
-/// The most calls of the store for one command. Waiting for the store costs no processor time, so the
-/// budget of a command does not end a loop of such calls. The component tries a command at most 32
-/// times, with one load and one swap each.
+/// The most calls of the store for one command. Waiting for the store costs no processor time, so
+/// the budget of a command does not end a loop of such calls. The component tries a command at most
+/// 32 times, with one load and one swap each.
 pub const MAX_STORE_CALLS: u32 = 64;
 
 /// The most random bytes of one call. A token takes 64, in calls of 8.

@@ -1,22 +1,22 @@
 //! The imports of the contract, for a host that has an engine and a linker of its own.
 //!
-//! [`add_to_linker`] adds the catalog store. [`add_wasi_to_linker`] adds the two WASI interfaces, for
-//! hosts that do not use `wasmtime-wasi`. [`store_limits`] bounds the memory of an instance.
+//! [`add_to_linker`] adds the catalog store. [`add_wasi_to_linker`] adds the two WASI interfaces,
+//! for hosts that do not use `wasmtime-wasi`. [`store_limits`] bounds the memory of an instance.
 //! [`Authority`](crate::authority::Authority) uses the same functions.
 //!
 //! A host that uses these instead of [`Authority`](crate::authority::Authority) has further duties:
 //!
 //! - It bounds the time of a call.
 //! - It drops an instance that has trapped.
-//! - It drops every instance that only reads when the catalog has changed, here or in another process.
+//! - It drops every instance that only reads when the catalog has changed, here or in another
+//!   process.
 //! - It refuses all tokens when its store has not answered for too long.
 //!
 //! All functions here are synchronous. A wasmtime store that must be entered asynchronously refuses
-//! them. That is a store whose linker has a function added with an `…_async` method, such as those of
-//! `wasmtime_wasi::p2::add_to_linker_async`, or one that yields at an epoch or out of fuel. A host with
-//! such stores has two ways. It gives this component a linker and stores of its own and calls it on a
-//! thread that may block, as `AsyncAuthority` does. Or, with the feature `async-store`, it adds the
-//! catalog store with `add_to_linker_async`.
+//! them. That is a store whose linker has a function added with an `…_async` method, such as those
+//! of `wasmtime_wasi::p2::add_to_linker_async`, or one that yields at an epoch or out of fuel. A
+//! host with such stores gives this component a linker and stores of its own. It calls the component
+//! on a thread that may block, as `AsyncAuthority` does.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -155,14 +155,14 @@ enum CatalogSource {
 }
 
 impl CatalogStoreCtx {
-    /// An immutable catalog, for an instance that checks tokens without waiting for a store. An instance
-    /// that writes to it traps.
+    /// An immutable catalog, for an instance that checks tokens without waiting for a store. An
+    /// instance that writes to it traps.
     pub fn from_snapshot(snapshot: Arc<Snapshot>) -> Self {
         Self::new(CatalogSource::Snapshot(snapshot))
     }
 
-    /// The catalog in a store, for an instance that executes commands. Calls into the instance block for
-    /// as long as the store does.
+    /// The catalog in a store, for an instance that executes commands. Calls into the instance
+    /// block for as long as the store does.
     pub fn from_store(store: Arc<dyn Store>) -> Self {
         Self::new(CatalogSource::Store(store))
     }
@@ -171,8 +171,8 @@ impl CatalogStoreCtx {
         Self { source, effects: StoreEffects::default(), calls: 0 }
     }
 
-    /// Starts another command on the same instance: its store calls count from zero. A host that makes an
-    /// instance for each command does not need it.
+    /// Starts another command on the same instance: its store calls count from zero. A host that
+    /// makes an instance for each command does not need it.
     pub fn begin_command(&mut self) {
         self.calls = 0;
     }
@@ -199,17 +199,18 @@ pub fn add_to_linker<T: 'static>(
     catalog_store::add_to_linker::<T, HasSelf<CatalogStoreCtx>>(linker, get)
 }
 
-/// Adds `wasi:random/random` and `wasi:clocks/wall-clock` to a linker, the only WASI interfaces that the
-/// component imports, in every version 0.2.x.
+/// Adds `wasi:random/random` and `wasi:clocks/wall-clock` to a linker, the only WASI interfaces
+/// that the component imports, in every version 0.2.x.
 ///
-/// Random bytes come from the operating system, at most [`MAX_RANDOM_BYTES`] in one call. `wasmtime-wasi`
-/// uses the operating system as well, but logs every random number at level `trace`, and these numbers
-/// become tokens. A host that uses it keeps that level off. wasmtime frees the data of a call without
-/// wiping it; a program that requires wiping has a global allocator that wipes, as the server has.
+/// Random bytes come from the operating system, at most [`MAX_RANDOM_BYTES`] in one call.
+/// `wasmtime-wasi` uses the operating system as well, but logs every random number at level
+/// `trace`, and these numbers become tokens. A host that uses it keeps that level off. wasmtime
+/// frees the data of a call without wiping it; a program that requires wiping has a global
+/// allocator that wipes, as the server has.
 ///
-/// Fails if the linker has one of these interfaces in any version 0.2.x, and prevents that one is added
-/// later. Of two implementations, the versions would decide which one makes the tokens. After an error
-/// the linker has some of the functions and is unusable.
+/// Fails if the linker has one of these interfaces in any version 0.2.x, and prevents that one is
+/// added later. Of two implementations, the versions would decide which one makes the tokens. After
+/// an error the linker has some of the functions and is unusable.
 pub fn add_wasi_to_linker<T: 'static>(linker: &mut Linker<T>) -> Result<()> {
     // A linker resolves the exact version that a component imports, otherwise the highest. So this
     // occupies each version that another implementation may have.
@@ -230,8 +231,8 @@ pub fn add_wasi_to_linker<T: 'static>(linker: &mut Linker<T>) -> Result<()> {
 /// More than exist: the newest patch release of WASI 0.2 is the twelfth, and work continues in 0.3.
 const WASI_PATCH_RELEASES: u64 = 64;
 
-/// The limits of one instance: [`MAX_MEMORY`], [`MAX_MEMORIES`], [`MAX_CORE_INSTANCES`], [`MAX_TABLES`] and
-/// [`MAX_TABLE_ELEMENTS`]; for [`wasmtime::Store::limiter`].
+/// The limits of one instance: [`MAX_MEMORY`], [`MAX_MEMORIES`], [`MAX_CORE_INSTANCES`],
+/// [`MAX_TABLES`] and [`MAX_TABLE_ELEMENTS`]; for [`wasmtime::Store::limiter`].
 pub fn store_limits() -> StoreLimits {
     StoreLimitsBuilder::new()
         .memory_size(MAX_MEMORY)

@@ -1,10 +1,11 @@
 //! Runs the component under wasmtime: engine, linker, limits and instances.
 //!
-//! The only module that knows wasmtime. The sandbox has two kinds of instances. A *read instance* may
-//! only load, and loads one immutable [`Snapshot`](linker::Snapshot); the sandbox reuses it until the
-//! snapshot is replaced. A *command instance* has the store, executes one command and is dropped with
-//! its memory. The sandbox drops an instance that traps or exceeds a limit, and the next call gets a
-//! new one: the component keeps no state between calls that the store does not have.
+//! The only module that knows wasmtime. The sandbox has two kinds of instances. A *read instance*
+//! may only load, and loads one immutable [`Snapshot`](linker::Snapshot); the sandbox reuses it
+//! until the snapshot is replaced. A *command instance* has the store, executes one command and is
+//! dropped with its memory. The sandbox drops an instance that traps or exceeds a limit, and the
+//! next call gets a new one: the component keeps no state between calls that the store does not
+//! have.
 //!
 //! A host with an engine of its own uses [`linker`] and [`bindings`] instead, and [`wasmtime`] from
 //! here, so that the versions match.

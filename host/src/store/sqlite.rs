@@ -23,7 +23,8 @@ use crate::store::{Entry, Store, StoreError, SwapOutcome, Version};
 /// Marks the file as a token store in its header (`PRAGMA application_id`): "optk".
 const APPLICATION_ID: i32 = 0x6f70_746b;
 
-/// The layout of the tables (`PRAGMA user_version`). The catalog inside has a format number of its own.
+/// The layout of the tables (`PRAGMA user_version`). The catalog inside has a format number of its
+/// own.
 const SCHEMA: i32 = 1;
 
 /// How long a swap waits for the swap of another process, which takes a few milliseconds.
@@ -119,7 +120,8 @@ impl SqliteStore {
         switch_to_wal(&connection)
             .and_then(|()| connection.pragma_update(None, "synchronous", "FULL"))
             .and_then(|()| connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES))
-            // An existing schema is not written again: a server that then fails to start changes nothing.
+            // An existing schema is not written again: a server that then fails to start changes
+            // nothing.
             .and_then(|()| if schema == SCHEMA { Ok(()) } else { migrate(&mut connection) })
             .map_err(sqlite)?;
         Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
@@ -320,7 +322,7 @@ mod tests {
         assert_eq!(fs::read(&text).unwrap(), before);
 
         let other = directory.path().join("other.db");
-        Connection::open(&other).unwrap().execute_batch("CREATE TABLE foreign (x)").unwrap();
+        Connection::open(&other).unwrap().execute_batch("CREATE TABLE other (x)").unwrap();
         let before = fs::read(&other).unwrap();
         assert!(matches!(SqliteStore::open(&other).unwrap_err(), OpenError::Foreign { .. }));
         assert_eq!(fs::read(&other).unwrap(), before);
@@ -333,7 +335,7 @@ mod tests {
         let foreign = Connection::open(&path).unwrap();
         foreign.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).unwrap();
         foreign.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
-        foreign.execute_batch("CREATE TABLE foreign (x)").unwrap();
+        foreign.execute_batch("CREATE TABLE other (x)").unwrap();
         drop(foreign);
         let files =
             || ["foreign.db", "foreign.db-wal"].map(|name| fs::read(directory.path().join(name)).unwrap());
