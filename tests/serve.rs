@@ -170,7 +170,7 @@ fn help_lists_every_option_and_variable() {
         ("--admin-token-recovery-code", "INFLUXDB3_ADMIN_TOKEN_RECOVERY_CODE"),
         ("--admin-token-recovery-code-file <FILE>", "INFLUXDB3_ADMIN_TOKEN_RECOVERY_CODE_FILE"),
         ("--admin-token-recovery-timeout <DURATION>", "INFLUXDB3_ADMIN_TOKEN_RECOVERY_TIMEOUT"),
-        ("--admin-token-bootstrap <WHO>", "INFLUXDB3_ADMIN_TOKEN_BOOTSTRAP"),
+        ("--admin-token-bootstrap <CLIENTS>", "INFLUXDB3_ADMIN_TOKEN_BOOTSTRAP"),
         ("--without-auth[=<true|false>]", "INFLUXDB3_WITHOUT_AUTH"),
         ("--disable-authz <LIST>", "INFLUXDB3_DISABLE_AUTHZ"),
         ("--data-dir <DIR>", "INFLUXDB3_DATA_DIR"),
@@ -397,7 +397,7 @@ fn service_manager_is_notified_of_start_and_stop() {
     }
     // A missing service manager is a warning.
     let server = env.serve_with(&[]).env("NOTIFY_SOCKET", env.home().join("missing")).start();
-    server.wait_for_log("WARN cannot tell the service manager (NOTIFY_SOCKET): No such file or directory");
+    server.wait_for_log("WARN cannot notify the service manager (NOTIFY_SOCKET): No such file or directory");
     server.create();
 }
 
@@ -449,7 +449,7 @@ fn passed_recovery_socket_is_used_only_with_recovery() {
     let ([main, second], passed) = bind_sockets();
     let server = env.serve_with(&[]).pass(2, passed).start();
     assert_eq!(server.address, main.local_addr().unwrap());
-    server.wait_for_log("2 sockets were passed, and 1 of them used: nobody answers on the others");
+    server.wait_for_log("2 sockets were passed, and 1 of them used: the others are not served");
     assert!(!server.log().contains("recovery is open"), "{}", server.log());
     // A connection to the unused socket stays in its queue.
     let waiting = Connection::open(second.local_addr().unwrap()).unwrap();

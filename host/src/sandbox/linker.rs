@@ -15,8 +15,8 @@
 //! All functions here are synchronous. A wasmtime store that must be entered asynchronously refuses
 //! them. That is a store whose linker has a function added with an `…_async` method, such as those
 //! of `wasmtime_wasi::p2::add_to_linker_async`, or one that yields at an epoch or out of fuel. A
-//! host with such stores gives this component a linker and stores of its own. It calls the component
-//! on a thread that may block, as `AsyncAuthority` does.
+//! host with such stores gives this component a linker and stores of its own. It calls the
+//! component on a thread that may block, as `AsyncAuthority` does.
 //!
 //! ```
 //! use std::sync::Arc;
