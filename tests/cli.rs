@@ -119,7 +119,7 @@ fn pipe(env: &TestEnv) -> PathBuf {
 fn create_options_send_documented_request() {
     let named = "POST /api/v3/configure/token/named_admin HTTP/1.1";
     let operator = "POST /api/v3/configure/token/admin HTTP/1.1";
-    let ignored = "warning: the operator token never expires, so --expiry is ignored; it is for a token with a --name\n";
+    let ignored = "warning: the operator token never expires, so --expiry is ignored; it applies to a token with a --name\n";
     let unused = "warning: --output-file is used with --offline and --regenerate only; the token is not written to it\n";
     for (args, line, body, message) in [
         ("", operator, "", ""),
@@ -479,7 +479,7 @@ fn unexpected_response_is_an_error() {
 fn offline_token_file_has_documented_format() {
     let env = TestEnv::new();
     let now = || u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap();
-    let ignored = "warning: the operator token never expires, so --expiry is ignored; it is for a token with a --name\n";
+    let ignored = "warning: the operator token never expires, so --expiry is ignored; it applies to a token with a --name\n";
     let year_9999 = 253_370_764_800_000;
     for (args, name, lifetime, message) in [
         (&[][..], "_admin", None, ""),

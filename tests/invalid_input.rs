@@ -152,8 +152,8 @@ fn newer_catalog_denies_and_is_not_rewritten() {
 fn incompatible_component_prevents_start() {
     let env = TestEnv::new();
     let contract = [
-        "optoken:authority/tokens@0.1.0",
-        "optoken:authority/catalog-store@0.1.0",
+        "optoken:authority/tokens@0.2.0",
+        "optoken:authority/catalog-store@0.2.0",
         "wasi:random/random@0.2.",
     ];
     let worlds =
