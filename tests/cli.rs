@@ -120,7 +120,8 @@ fn create_options_send_documented_request() {
     let named = "POST /api/v3/configure/token/named_admin HTTP/1.1";
     let operator = "POST /api/v3/configure/token/admin HTTP/1.1";
     let ignored = "warning: the operator token never expires, so --expiry is ignored; it applies to a token with a --name\n";
-    let unused = "warning: --output-file is used with --offline and --regenerate only; the token is not written to it\n";
+    let unused =
+        "warning: --output-file applies to --offline and --regenerate only; the token is not written to it\n";
     for (args, line, body, message) in [
         ("", operator, "", ""),
         ("--expiry 10d", operator, "", ignored),
