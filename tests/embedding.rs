@@ -20,6 +20,8 @@ use optoken::sandbox::linker::{CatalogStoreCtx, add_to_linker, add_wasi_to_linke
 use optoken::sandbox::wasmtime::component::{Component, Linker};
 use optoken::sandbox::wasmtime::{self, Engine, StoreLimits};
 use optoken::sandbox::{self, BUILT_IN_COMPONENT};
+#[cfg(feature = "async-store")]
+use optoken::sandbox::{async_linker, bindings_async};
 use optoken::secret::Secret;
 use optoken::store::{Entry, MemoryStore, Store, StoreError, SwapOutcome, Version};
 use optoken::token::{AuthenticateError, CommandError, ImportOutcome, IssuedToken, Principal, TokenKind};
@@ -595,4 +597,105 @@ fn check_reports_mismatch_to_foreign_engine() {
     let both =
         "this host speaks optoken:authority@0.2.0, the component was built for no optoken:authority at all";
     assert!(error.contains(both), "{error}");
+}
+
+/// An asynchronous store that suspends each call once, and loses the outcome of every swap that it makes.
+#[cfg(feature = "async-store")]
+struct SuspendingStore {
+    store: MemoryStore,
+    suspended: AtomicU64,
+    loses_outcomes: bool,
+}
+
+#[cfg(feature = "async-store")]
+impl SuspendingStore {
+    async fn suspend(&self) {
+        self.suspended.fetch_add(1, Ordering::Relaxed);
+        tokio::task::yield_now().await;
+    }
+}
+
+#[cfg(feature = "async-store")]
+impl async_linker::AsyncStore for SuspendingStore {
+    fn load(&self) -> async_linker::StoreFuture<'_, Option<Entry>> {
+        Box::pin(async {
+            self.suspend().await;
+            self.store.load()
+        })
+    }
+
+    fn swap<'a>(
+        &'a self,
+        expected: Option<&'a Version>,
+        document: &'a str,
+    ) -> async_linker::StoreFuture<'a, SwapOutcome> {
+        Box::pin(async move {
+            self.suspend().await;
+            let outcome = self.store.swap(expected, document)?;
+            if self.loses_outcomes { Err(StoreError::UnknownOutcome("lost".into())) } else { Ok(outcome) }
+        })
+    }
+}
+
+#[cfg(feature = "async-store")]
+fn async_host() -> bindings_async::AuthorityPre<async_linker::AsyncCatalogStoreCtx> {
+    let engine = Engine::default();
+    let component = Component::new(&engine, BUILT_IN_COMPONENT).unwrap();
+    let mut linker = Linker::new(&engine);
+    async_linker::add_to_linker_async(&mut linker, |context| context).unwrap();
+    add_wasi_to_linker(&mut linker).unwrap();
+    assert!(async_linker::add_to_linker_async(&mut linker, |context| context).is_err());
+    bindings_async::AuthorityPre::new(linker.instantiate_pre(&component).unwrap()).unwrap()
+}
+
+#[cfg(feature = "async-store")]
+#[test]
+fn async_store_suspends_instance_and_reports_effects() {
+    let host = async_host();
+    for (loses_outcomes, calls) in [(false, 2), (true, 3)] {
+        let catalog =
+            Arc::new(SuspendingStore { store: MemoryStore::default(), suspended: 0.into(), loses_outcomes });
+        let context = async_linker::AsyncCatalogStoreCtx::from_store(catalog.clone());
+        let mut store = wasmtime::Store::new(host.engine(), context);
+        let secret = in_tokio(async {
+            let instance = host.instantiate_async(&mut store).await.unwrap();
+            let tokens = instance.optoken_authority_tokens();
+            // After a lost outcome, the component finds its change in the store.
+            let issued = tokens.call_create_operator(&mut store, "test").await.unwrap().unwrap();
+            assert_eq!(catalog.suspended.load(Ordering::Relaxed), calls);
+            let authenticator = instance.optoken_authority_authenticator();
+            authenticator.call_authenticate(&mut store, &issued.secret).await.unwrap().unwrap();
+            issued.secret
+        });
+        let effects = store.into_data().into_effects();
+        assert!(effects.wrote);
+        let entry = catalog.store.load().unwrap().unwrap();
+        assert_eq!(effects.snapshot.unwrap().entry(), Some(&entry));
+        assert!(!entry.document.contains(&secret));
+    }
+}
+
+#[cfg(feature = "async-store")]
+#[test]
+fn async_store_call_limit_traps() {
+    let host = async_host();
+    let catalog =
+        SuspendingStore { store: MemoryStore::default(), suspended: 0.into(), loses_outcomes: false };
+    let context = async_linker::AsyncCatalogStoreCtx::from_store(Arc::new(catalog));
+    let mut store = wasmtime::Store::new(host.engine(), context);
+    in_tokio(async {
+        let instance = host.instantiate_async(&mut store).await.unwrap();
+        let tokens = instance.optoken_authority_tokens();
+        for _ in 0..sandbox::MAX_STORE_CALLS / 2 {
+            store.data_mut().begin_command();
+            drop(tokens.call_create_operator(&mut store, "test").await.unwrap());
+        }
+        // Each loads the catalog and rejects the command.
+        store.data_mut().begin_command();
+        for _ in 0..sandbox::MAX_STORE_CALLS {
+            tokens.call_create_operator(&mut store, "test").await.unwrap().unwrap_err();
+        }
+        let trap = tokens.call_create_operator(&mut store, "test").await.unwrap_err();
+        assert!(format!("{trap:#}").contains("it called the store more than 64 times"), "{trap:#}");
+    });
 }

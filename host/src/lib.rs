@@ -30,6 +30,7 @@
 //! |---|---|---|
 //! | (none) | [`Authority`](authority::Authority), the audit log, [`MemoryStore`](store::MemoryStore), and the [linker functions](sandbox::linker) for a host with its own engine | wasmtime, and small crates |
 //! | `async` | `optoken::async_authority`: awaits commands | tokio, its runtime alone |
+//! | `async-store` | `sandbox::async_linker`: an asynchronous store for a host with its own engine | the fibers of wasmtime |
 //! | `sqlite` | `store::SqliteStore`: a file for any number of processes on one machine | SQLite, built from C |
 //! | `test-suite` | `store::conformance`: the conformance tests of the port, for other stores | nothing |
 //! | `server` (default) | `cli`, the HTTP listeners, the client and the binary `optoken`; has `async` and `sqlite` | clap, hyper, reqwest, rustls, … |

@@ -286,7 +286,7 @@ impl catalog_store::Host for CatalogStoreCtx {
     }
 }
 
-fn count_store_call(calls: &mut u32) -> Result<()> {
+pub(crate) fn count_store_call(calls: &mut u32) -> Result<()> {
     *calls = calls.saturating_add(1);
     wasmtime::ensure!(
         *calls <= MAX_STORE_CALLS,

@@ -10,7 +10,11 @@
 //! A host with an engine of its own uses [`linker`] and [`bindings`] instead, and [`wasmtime`] from
 //! here, so that the versions match.
 
+#[cfg(feature = "async-store")]
+pub mod async_linker;
 pub mod bindings;
+#[cfg(feature = "async-store")]
+pub mod bindings_async;
 mod contract_check;
 mod convert;
 mod engine;
