@@ -599,7 +599,7 @@ fn check_reports_mismatch_to_foreign_engine() {
     assert!(error.contains(both), "{error}");
 }
 
-/// An asynchronous store that suspends each call once, and loses the outcome of every swap that it makes.
+/// An asynchronous store that suspends each call once, and can lose the outcome of every swap.
 #[cfg(feature = "async-store")]
 struct SuspendingStore {
     store: MemoryStore,

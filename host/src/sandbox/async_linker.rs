@@ -1,10 +1,11 @@
-//! The catalog store of the contract over an asynchronous client, for a host that has an engine and a
-//! linker of its own.
+//! The catalog store of the contract over an asynchronous client, for a host that has an engine and
+//! a linker of its own.
 //!
-//! Differs from [`linker`](super::linker) in that a call of the store suspends the instance instead of
-//! blocking its thread. wasmtime runs such an instance on a stack of its own, so the host instantiates
-//! and calls it with the `async` functions of [`bindings_async`](super::bindings_async). The duties
-//! that [`linker`](super::linker) lists stay with the host.
+//! Differs from [`linker`](super::linker) in one point: a call of the store suspends the instance
+//! instead of blocking its thread. wasmtime runs such an instance on a stack of its own. So the
+//! host instantiates and calls it with the `async` functions of
+//! [`bindings_async`](super::bindings_async). The duties that [`linker`](super::linker) lists stay
+//! with the host.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -65,8 +66,8 @@ use crate::store::{Entry, StoreError, SwapOutcome, Version};
 /// The future of a call of an [`AsyncStore`].
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// A [`Store`](crate::store::Store) whose calls are awaited. Both functions have the contract of the
-/// functions of that name there.
+/// A [`Store`](crate::store::Store) whose calls are awaited. Both functions have the contract of
+/// the functions of that name there.
 pub trait AsyncStore: Send + Sync + 'static {
     /// Reads the document; `None` if no document was ever stored.
     fn load(&self) -> StoreFuture<'_, Option<Entry>>;
@@ -77,8 +78,8 @@ pub trait AsyncStore: Send + Sync + 'static {
 
 /// The catalog of one instance, in an asynchronous store.
 ///
-/// An instance that calls its store more than [`MAX_STORE_CALLS`](super::MAX_STORE_CALLS) times for one
-/// command traps.
+/// An instance that calls its store more than [`MAX_STORE_CALLS`](super::MAX_STORE_CALLS) times for
+/// one command traps.
 pub struct AsyncCatalogStoreCtx {
     store: Arc<dyn AsyncStore>,
     effects: StoreEffects,
@@ -92,8 +93,8 @@ impl AsyncCatalogStoreCtx {
         Self { store, effects: StoreEffects::default(), calls: 0 }
     }
 
-    /// Starts another command on the same instance: its store calls count from zero. A host that makes an
-    /// instance for each command does not need it.
+    /// Starts another command on the same instance: its store calls count from zero. A host that
+    /// makes an instance for each command does not need it.
     pub fn begin_command(&mut self) {
         self.calls = 0;
     }
@@ -125,11 +126,12 @@ impl fmt::Debug for AsyncCatalogStoreCtx {
     }
 }
 
-/// Adds `optoken:authority/catalog-store` to a linker, over an asynchronous store; `get` returns its
-/// context from the data of a wasmtime store. Instances of that linker must be called asynchronously.
+/// Adds `optoken:authority/catalog-store` to a linker, over an asynchronous store; `get` returns
+/// its context from the data of a wasmtime store. Instances of that linker must be called
+/// asynchronously.
 ///
-/// The future of a call that is dropped leaves the outcome of a swap in progress unknown. The host must
-/// drop the instance then.
+/// The future of a call that is dropped leaves the outcome of a swap in progress unknown. The host
+/// must drop the instance then.
 ///
 /// Fails if the linker has that interface.
 pub fn add_to_linker_async<T: Send + 'static>(
