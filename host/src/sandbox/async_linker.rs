@@ -72,7 +72,7 @@ pub trait AsyncStore: Send + Sync + 'static {
     /// Reads the document; `None` if no document was ever stored.
     fn load(&self) -> StoreFuture<'_, Option<Entry>>;
 
-    /// Replaces the document if it still has the version `expected`, durably and in one atomic step.
+    /// Replaces the document if it has the version `expected`, durably and in one atomic step.
     fn swap<'a>(&'a self, expected: Option<&'a Version>, document: &'a str) -> StoreFuture<'a, SwapOutcome>;
 }
 
