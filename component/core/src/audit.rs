@@ -13,7 +13,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha512_256};
 use thiserror::Error;
 
-use crate::json_line::{push_number, push_string};
+use crate::json_line::{LineReader, push_number, push_string};
 use crate::ports::Timestamp;
 
 /// The number of records that the catalog retains: the last days of a busy authority. A catalog of
@@ -50,6 +50,8 @@ pub enum Action {
     Recover,
     /// A named admin token was deleted.
     Delete,
+    /// An older state of the catalog was restored, with a new operator token.
+    Restore,
 }
 
 impl Action {
@@ -67,6 +69,7 @@ impl Action {
             Self::EndOverlap => "end_overlap",
             Self::Recover => "recover",
             Self::Delete => "delete",
+            Self::Restore => "restore",
         }
     }
 }
@@ -122,7 +125,7 @@ impl AuditRecord {
         let mut line = String::with_capacity(384);
         line.push_str(BEFORE_SEQUENCE);
         push_number(&mut line, self.sequence);
-        line.push_str(",\"at\":");
+        line.push_str(BEFORE_TIME);
         push_number(&mut line, self.at);
         line.push_str(",\"action\":");
         push_string(&mut line, self.action.name());
@@ -185,6 +188,8 @@ pub struct AuditChain {
     head: Option<RecordHash>,
     /// The sequence number of the newest record.
     sequence: u64,
+    /// The time of the newest record.
+    newest_at: Timestamp,
     lines: Vec<String>,
 }
 
@@ -194,7 +199,7 @@ impl AuditChain {
     pub fn read<'a>(head: Option<&str>, lines: impl Iterator<Item = &'a str>) -> Result<Self, BrokenChain> {
         let mut chain = Self::default();
         for line in lines {
-            let sequence = sequence_of(line).unwrap_or_default();
+            let (sequence, at) = sequence_and_time_of(line).unwrap_or_default();
             let broken = BrokenChain { sequence };
             let follows = match &chain.head {
                 Some(previous) => {
@@ -206,6 +211,7 @@ impl AuditChain {
                 return Err(broken);
             }
             chain.sequence = sequence;
+            chain.newest_at = at;
             chain.head = Some(RecordHash::of(line));
             chain.lines.push(line.into());
         }
@@ -219,6 +225,11 @@ impl AuditChain {
     /// The sequence number of the newest record; 0 if there is none.
     pub fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// The time of the newest record; 0 if there is none.
+    pub fn newest_at(&self) -> Timestamp {
+        self.newest_at
     }
 
     /// The hash of the newest record.
@@ -250,7 +261,19 @@ impl AuditChain {
         let line = record.to_line();
         let surplus = (self.lines.len() + 1).saturating_sub(RETAINED_RECORDS);
         let head = Some(RecordHash::of(&line));
-        Self { head, sequence, lines: self.lines.iter().skip(surplus).cloned().chain([line]).collect() }
+        let lines = self.lines.iter().skip(surplus).cloned().chain([line]).collect();
+        Self { head, sequence, newest_at: at, lines }
+    }
+
+    /// Whether the record with this sequence number has this hash; `None` if the chain retains
+    /// neither that record nor the one after it.
+    pub fn has(&self, sequence: u64, head: &str) -> Option<bool> {
+        let back = usize::try_from(self.sequence.checked_sub(sequence)?).ok()?;
+        if back == 0 {
+            return Some(self.head().is_some_and(|newest| newest.as_str() == head));
+        }
+        let after = self.lines.len().checked_sub(back)?;
+        self.lines.get(after).map(|line| links_to(line, head))
     }
 
     /// The retained records, oldest first.
@@ -262,6 +285,7 @@ impl AuditChain {
 
 /// The begin of a line, up to its sequence number.
 const BEFORE_SEQUENCE: &str = "{\"sequence\":";
+const BEFORE_TIME: &str = ",\"at\":";
 
 /// The end of a line, around the hash of the previous record.
 const BEFORE_PREVIOUS: &str = ",\"previous\":\"";
@@ -278,9 +302,13 @@ fn links_to(line: &str, previous: &str) -> bool {
         .is_some_and(|line| line.ends_with(BEFORE_PREVIOUS))
 }
 
-/// Returns the sequence number at the begin of a line.
-fn sequence_of(line: &str) -> Option<u64> {
-    line.strip_prefix(BEFORE_SEQUENCE)?.split_once(',')?.0.parse().ok()
+/// Returns the sequence number and the time at the begin of a line.
+fn sequence_and_time_of(line: &str) -> Option<(u64, Timestamp)> {
+    let mut line = LineReader::new(line);
+    line.literal(BEFORE_SEQUENCE)?;
+    let sequence = line.number()?;
+    line.literal(BEFORE_TIME)?;
+    Some((sequence, line.number()?))
 }
 
 /// A record does not link to the previous one.
@@ -320,6 +348,24 @@ mod tests {
             assert_eq!(first, (changes > 0).then_some(changes.saturating_sub(RETAINED_RECORDS as u64) + 1));
             assert_eq!(read(chain.head(), chain.lines()).as_ref(), Ok(&chain));
         }
+    }
+
+    #[test]
+    fn chain_knows_which_records_it_continues() {
+        let retained = RETAINED_RECORDS as u64;
+        let (old, new) = (chain(10), chain(retained + 9));
+        let head = |chain: &AuditChain| chain.head().unwrap().as_str().to_owned();
+        assert_eq!(old.has(10, &head(&old)), Some(true));
+        assert_eq!(old.has(10, &head(&new)), Some(false));
+        // Record 9 is the last that no longer is retained, and the next one names its hash.
+        for (sequence, result) in [(8, None), (9, Some(true)), (10, Some(true)), (retained + 9, Some(true))] {
+            assert_eq!(new.has(sequence, &head(&chain(sequence))), result, "{sequence}");
+            let other = chain(sequence).with(7, Action::Recover, Actor::Recovery, None, "fork");
+            assert_ne!(new.has(sequence, &head(&other)), Some(true), "{sequence}");
+        }
+        assert_eq!(old.has(11, &head(&new)), None);
+        assert_eq!((old.newest_at(), AuditChain::default().newest_at()), (1009, 0));
+        assert_eq!(read(old.head(), old.lines()).unwrap().newest_at(), 1009);
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub enum ImportOutcome {
     Unchanged(TokenRecord),
     /// A token of that name exists with another secret, which stays.
     Different(TokenRecord),
+    /// The token was imported before and then deleted. It stays deleted.
+    Deleted,
 }
 
 /// The state of the catalog that an authority holds.
@@ -69,10 +71,29 @@ pub enum ImportOutcome {
 pub struct CatalogState<'a> {
     /// The version of the document in the store.
     pub version: &'a str,
+    /// The identifier of the catalog, if it has one.
+    pub catalog_id: Option<&'a str>,
     /// The sequence number of the newest audit record; 0 if there is none.
     pub audit_sequence: u64,
     /// The hash of the newest audit record.
     pub audit_head: Option<&'a str>,
+}
+
+/// How a catalog relates to an earlier state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Succession {
+    /// The catalog has the same newest record.
+    Same,
+    /// The catalog has more records, and the earlier ones are their predecessors.
+    Newer,
+    /// The catalog has so many more records that it no longer retains the earlier ones.
+    NewerUnproven,
+    /// The catalog has fewer records.
+    Older,
+    /// The catalog has another record at the end of the earlier state.
+    Diverged,
+    /// The catalog has another identifier or none, or the store is empty.
+    OtherCatalog,
 }
 
 /// Audit records that the catalog retains.
@@ -112,9 +133,33 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         let audit = catalog.audit();
         Ok(version.as_deref().map(|version| CatalogState {
             version,
+            catalog_id: catalog.id(),
             audit_sequence: audit.sequence(),
             audit_head: audit.head().map(crate::audit::RecordHash::as_str),
         }))
+    }
+
+    /// How the catalog that the authority holds relates to an earlier state.
+    pub fn succession(
+        &mut self,
+        catalog_id: Option<&str>,
+        audit_sequence: u64,
+        audit_head: Option<&str>,
+    ) -> Result<Succession, CommandError> {
+        let catalog = self.catalog()?;
+        let audit = catalog.audit();
+        Ok(if catalog.id() != catalog_id {
+            Succession::OtherCatalog
+        } else if audit.sequence() < audit_sequence {
+            Succession::Older
+        } else {
+            match audit_head.map_or(Some(true), |head| audit.has(audit_sequence, head)) {
+                Some(true) if audit.sequence() == audit_sequence => Succession::Same,
+                Some(true) => Succession::Newer,
+                Some(false) => Succession::Diverged,
+                None => Succession::NewerUnproven,
+            }
+        })
     }
 
     /// The token that a credential belongs to.
@@ -263,13 +308,18 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
     pub fn status(&mut self) -> Result<Option<(&TokenRecord, Rotation)>, CommandError> {
         let (Loaded { catalog, .. }, ports) = self.loaded()?;
         let rotation = catalog.rotation();
-        let rotation = if rotation.pending().is_some() { rotation.at(ports.now()) } else { rotation };
+        let rotation = if rotation.pending().is_some() {
+            rotation.at(catalog.not_before_newest(ports.now()))
+        } else {
+            rotation
+        };
         Ok(catalog.operator().map(|operator| (operator, rotation)))
     }
 
-    /// Replaces the secret of the operator token without a credential.
-    pub fn recover(&mut self, origin: &str) -> Result<Issued, CommandError> {
-        self.issue(origin, &|new| Command::Recover { new })
+    /// Replaces the secret of the operator token without a credential. `restore` if an older state
+    /// of the catalog is about to be put back.
+    pub fn recover(&mut self, origin: &str, restore: bool) -> Result<Issued, CommandError> {
+        self.issue(origin, &|new| if restore { Command::Restore { new } } else { Command::Recover { new } })
     }
 
     /// Deletes a named admin token and returns its last record.
@@ -302,7 +352,7 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         origin: &str,
     ) -> Result<ImportOutcome, CommandError> {
         let (changed, token) = self.commit(origin, &Command::Import { name, expiry, new })?;
-        let token = token.ok_or(MISSING_TOKEN)?;
+        let Some(token) = token else { return Ok(ImportOutcome::Deleted) };
         Ok(if changed {
             ImportOutcome::Created(token)
         } else if token.hash == new {

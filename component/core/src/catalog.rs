@@ -15,13 +15,19 @@ use optoken_hot_path::HashIndex;
 use thiserror::Error;
 
 use crate::audit::{AuditChain, BrokenChain, RETAINED_RECORDS};
-use crate::json_line::{LineReader, push_number, push_string};
+use crate::json_line::{LineReader, push_hash, push_number, push_string};
 use crate::ports::Timestamp;
 use crate::rotation::{ExpiringHash, Rotation};
 use crate::token::TokenHash;
 
 /// The format this code writes, and the newest it reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+
+/// The oldest format this code reads. The next change of such a catalog writes [`FORMAT`].
+const OLDEST_FORMAT: u32 = 1;
+
+/// The most [`Tombstones`](Catalog::is_deleted_import) of a catalog; the oldest go first.
+pub const MAX_TOMBSTONES: usize = 256;
 
 /// The largest document that is decoded, in bytes. A full catalog with the longest names stays
 /// below it. The limit bounds the memory of an instance on hosts that cannot.
@@ -48,6 +54,20 @@ pub struct TokenRecord {
     /// The first moment at which the token is refused; `None` for never
     /// (docs/compatibility.md 1.13).
     pub expiry: Option<Timestamp>,
+    /// How the token was made.
+    pub source: Source,
+}
+
+/// How a token was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Source {
+    /// With the current operator token, with a named token, or without a credential.
+    #[default]
+    Command,
+    /// By an import. Every token of format 1 counts as imported: that format does not record it.
+    Import,
+    /// With the previous secret of the operator token, or with a token that was made with it.
+    PreviousSecret,
 }
 
 impl TokenRecord {
@@ -83,6 +103,8 @@ pub struct Catalog {
     next_id: u64,
     tokens: Vec<TokenRecord>,
     rotation: Rotation,
+    /// The hashes of the imported tokens that were deleted, oldest first.
+    tombstones: Vec<TokenHash>,
     audit: AuditChain,
     /// Positions in `tokens`, and [`ROTATION_SLOT`].
     by_hash: HashIndex,
@@ -96,18 +118,21 @@ impl Catalog {
         }
         let (first, rest) = document.split_once('\n').unwrap_or((document, ""));
         let format = read_format(first).ok_or(CatalogError::Malformed)?;
-        if format != u64::from(FORMAT) {
+        if !(u64::from(OLDEST_FORMAT)..=u64::from(FORMAT)).contains(&format) {
             return Err(CatalogError::UnknownFormat { found: format });
         }
+        let default_source = if format < 2 { Source::Import } else { Source::Command };
         let mut lines = rest.strip_suffix('\n').ok_or(CatalogError::Malformed)?.split('\n');
         let header = lines.next().and_then(Header::read).ok_or(CatalogError::Malformed)?;
         let mut tokens = Vec::with_capacity(header.tokens.min(document.len() / SHORTEST_LINE));
         for _ in 0..header.tokens {
-            tokens.push(lines.next().and_then(TokenRecord::read).ok_or(CatalogError::Malformed)?);
+            let token = lines.next().and_then(|line| TokenRecord::read(line, default_source));
+            tokens.push(token.ok_or(CatalogError::Malformed)?);
         }
         let audit = AuditChain::read(header.audit.as_deref(), lines)?;
-        let Header { id, next_id, rotation, .. } = header;
-        Self { id, next_id, tokens, rotation, audit, by_hash: HashIndex::default() }.validate_and_index()
+        let Header { id, next_id, rotation, tombstones, .. } = header;
+        Self { id, next_id, tokens, rotation, tombstones, audit, by_hash: HashIndex::default() }
+            .validate_and_index()
     }
 
     /// Writes the document to store. Equal catalogs give equal bytes.
@@ -122,6 +147,7 @@ impl Catalog {
             next_id: self.next_id,
             tokens: self.tokens.len(),
             rotation: self.rotation,
+            tombstones: self.tombstones.clone(),
             audit: self.audit.head().map(|head| head.as_str().into()),
         };
         header.write(&mut document);
@@ -261,18 +287,45 @@ impl Catalog {
         Self { rotation, audit, ..self }.validate_and_index()
     }
 
-    /// The catalog without the token of this number, with these audit records.
-    pub(crate) fn without(mut self, id: u64, audit: AuditChain) -> Result<Self, CatalogError> {
-        self.tokens.retain(|token| token.id != id);
+    /// The catalog without this token, with these audit records.
+    pub(crate) fn without(mut self, token: &TokenRecord, audit: AuditChain) -> Result<Self, CatalogError> {
+        self.tokens.retain(|other| other.id != token.id);
+        if token.source == Source::Import {
+            if self.tombstones.len() >= MAX_TOMBSTONES {
+                self.tombstones.remove(0);
+            }
+            self.tombstones.push(token.hash);
+        }
         Self { audit, ..self }.validate_and_index()
+    }
+
+    /// Whether an imported token with this hash was deleted. Its configuration, which still names
+    /// it, must not bring it back.
+    pub fn is_deleted_import(&self, hash: &TokenHash) -> bool {
+        self.tombstones.contains(hash)
+    }
+
+    /// The time of a decision on this catalog: that of the clock, but never before the newest
+    /// record. So a clock that was set back revives nothing that has expired.
+    pub fn not_before_newest(&self, now: Timestamp) -> Timestamp {
+        now.max(self.audit.newest_at())
+    }
+
+    /// The tokens that were made with the previous secret of the operator token since its last
+    /// replacement, and those made with them.
+    pub fn made_with_previous_secret(&self) -> impl Iterator<Item = &TokenRecord> {
+        let replaced_at = self.operator().and_then(|operator| operator.updated_at);
+        self.tokens.iter().filter(move |token| {
+            token.source == Source::PreviousSecret && replaced_at.is_some_and(|at| token.created_at >= at)
+        })
     }
 }
 
 impl PartialEq for Catalog {
     fn eq(&self, other: &Self) -> bool {
         // The index follows from the rest.
-        (&self.id, self.next_id, &self.tokens, self.rotation, &self.audit)
-            == (&other.id, other.next_id, &other.tokens, other.rotation, &other.audit)
+        (&self.id, self.next_id, &self.tokens, self.rotation, &self.tombstones, &self.audit)
+            == (&other.id, other.next_id, &other.tokens, other.rotation, &other.tombstones, &other.audit)
     }
 }
 
@@ -289,7 +342,7 @@ pub enum CatalogError {
     },
     /// The document has another format: of a newer version of this software, or of another program.
     #[error(
-        "the catalog has format {found}, this version reads format {FORMAT} only; a newer version may have written it"
+        "the catalog has format {found}, this version reads formats 1 to {FORMAT}; a newer version may have written it"
     )]
     UnknownFormat {
         /// The format number of the document.
@@ -330,6 +383,7 @@ struct Header {
     /// The number of token lines that follow.
     tokens: usize,
     rotation: Rotation,
+    tombstones: Vec<TokenHash>,
     /// The hash of the last line, which is the newest audit record.
     audit: Option<String>,
 }
@@ -346,10 +400,11 @@ impl Header {
             Some(staged) => Rotation::Staged(staged),
             None => line.optional(OVERLAP, read_expiring)?.map_or(Rotation::Idle, Rotation::Overlap),
         };
+        let tombstones = line.optional(TOMBSTONES, read_hashes)?.unwrap_or_default();
         let audit = line.optional(",\"audit\":", LineReader::string)?;
         line.literal("}")?;
         line.end()?;
-        Some(Self { id, next_id, tokens, rotation, audit })
+        Some(Self { id, next_id, tokens, rotation, tombstones, audit })
     }
 
     fn write(&self, document: &mut String) {
@@ -368,11 +423,20 @@ impl Header {
         };
         if let Some((key, ExpiringHash { hash, expires_at })) = rotation {
             document.push_str(key);
-            document.push_str("{\"hash\":\"");
-            hash.write_hex(document);
-            document.push_str("\",\"until\":");
+            document.push_str("{\"hash\":");
+            push_hash(document, hash);
+            document.push_str(",\"until\":");
             push_number(document, *expires_at);
             document.push('}');
+        }
+        let mut separator = TOMBSTONES;
+        for hash in &self.tombstones {
+            document.push_str(separator);
+            push_hash(document, hash);
+            separator = ",";
+        }
+        if !self.tombstones.is_empty() {
+            document.push(']');
         }
         if let Some(audit) = &self.audit {
             document.push_str(",\"audit\":");
@@ -384,6 +448,19 @@ impl Header {
 
 const STAGED: &str = ",\"staged\":";
 const OVERLAP: &str = ",\"overlap\":";
+const TOMBSTONES: &str = ",\"deleted_imports\":[";
+
+/// Reads the hashes of a list that has one at least, after its begin.
+fn read_hashes(line: &mut LineReader<'_>) -> Option<Vec<TokenHash>> {
+    let mut hashes = Vec::new();
+    loop {
+        hashes.push(line.hash()?);
+        if line.literal("]").is_some() {
+            return Some(hashes);
+        }
+        line.literal(",")?;
+    }
+}
 
 fn read_expiring(line: &mut LineReader<'_>) -> Option<ExpiringHash> {
     line.literal("{\"hash\":")?;
@@ -395,7 +472,7 @@ fn read_expiring(line: &mut LineReader<'_>) -> Option<ExpiringHash> {
 }
 
 impl TokenRecord {
-    fn read(line: &str) -> Option<Self> {
+    fn read(line: &str, default_source: Source) -> Option<Self> {
         let mut line = LineReader::new(line);
         line.literal("{\"id\":")?;
         let id = line.number()?;
@@ -408,9 +485,16 @@ impl TokenRecord {
         let updated_at = line.optional(",\"updated_at\":", LineReader::number)?;
         let updated_by = line.optional(",\"updated_by\":", LineReader::number)?;
         let expiry = line.optional(",\"expiry\":", LineReader::number)?;
+        let source = if line.literal(IMPORTED).is_some() {
+            Source::Import
+        } else if line.literal(BY_PREVIOUS_SECRET).is_some() {
+            Source::PreviousSecret
+        } else {
+            default_source
+        };
         line.literal("}")?;
         line.end()?;
-        Some(Self { id, name, hash, created_at, updated_at, updated_by, expiry })
+        Some(Self { id, name, hash, created_at, updated_at, updated_by, expiry, source })
     }
 
     fn write(&self, document: &mut String) {
@@ -418,9 +502,9 @@ impl TokenRecord {
         push_number(document, self.id);
         document.push_str(",\"name\":");
         push_string(document, &self.name);
-        document.push_str(",\"hash\":\"");
-        self.hash.write_hex(document);
-        document.push_str("\",\"created_at\":");
+        document.push_str(",\"hash\":");
+        push_hash(document, &self.hash);
+        document.push_str(",\"created_at\":");
         push_number(document, self.created_at);
         let rest = [
             (",\"updated_at\":", self.updated_at),
@@ -433,9 +517,17 @@ impl TokenRecord {
                 push_number(document, value);
             }
         }
+        document.push_str(match self.source {
+            Source::Command => "",
+            Source::Import => IMPORTED,
+            Source::PreviousSecret => BY_PREVIOUS_SECRET,
+        });
         document.push_str("}\n");
     }
 }
+
+const IMPORTED: &str = ",\"source\":\"import\"";
+const BY_PREVIOUS_SECRET: &str = ",\"source\":\"previous_secret\"";
 
 /// FNV-1a. Admins choose the names and gain nothing from collisions.
 fn name_bucket(name: &str) -> u64 {
@@ -457,6 +549,7 @@ mod tests {
             updated_at: None,
             updated_by: None,
             expiry: None,
+            source: Source::Command,
         }
     }
 
@@ -511,7 +604,7 @@ mod tests {
         assert_eq!(
             catalog.encode(),
             format!(
-                r#"{{"format":1}}
+                r#"{{"format":2}}
 {{"next_id":1,"tokens":1,"id":"a name","audit":"{head}"}}
 {{"id":0,"name":"_admin","hash":"{hash}","created_at":1700000000000}}
 {first}
@@ -522,11 +615,23 @@ mod tests {
     }
 
     #[test]
+    fn format_1_is_read_and_written_as_the_newest() {
+        let old = catalog().encode().replace("{\"format\":2}", "{\"format\":1}");
+        let read = Catalog::decode(&old).unwrap();
+        assert_eq!(read.operator().unwrap().hash, TokenHash::of("secret of _admin"));
+        // That format does not record which tokens were imported, so all of them may be.
+        assert!(read.tokens().iter().all(|token| token.source == Source::Import));
+        let new = read.encode();
+        assert!(new.starts_with("{\"format\":2}\n"), "{new}");
+        assert_eq!(Catalog::decode(&new).unwrap(), read);
+    }
+
+    #[test]
     fn newer_format_is_rejected() {
-        for newer in ["{\"format\":2}", "{\"format\":2}\n", "{\"format\":2}\nanything"] {
+        for newer in ["{\"format\":3}", "{\"format\":3}\n", "{\"format\":3}\nanything"] {
             assert_eq!(
                 Catalog::decode(newer).unwrap_err(),
-                CatalogError::UnknownFormat { found: 2 },
+                CatalogError::UnknownFormat { found: 3 },
                 "{newer}"
             );
         }
@@ -541,7 +646,7 @@ mod tests {
             ("no JSON", "SQLite format 3".into()),
             ("cut off", good[..good.len() - 1].into()),
             ("two at once", format!("{good}{good}")),
-            ("no format", good.replace("\"format\":1", "")),
+            ("no format", good.replace("\"format\":2", "")),
             ("unknown field", good.replace("\"created_at\"", "\"created_by\"")),
             ("one field more", good.replace("00}\n", "00,\"expirry\":5}\n")),
             ("white space", good.replace("\"created_at\":", "\"created_at\": ")),

@@ -92,6 +92,13 @@ pub(crate) fn push_number(text: &mut String, number: u64) {
     let _ = write!(text, "{number}");
 }
 
+/// Appends the hash of a token, as a string.
+pub(crate) fn push_hash(text: &mut String, hash: &TokenHash) {
+    text.push('"');
+    hash.write_hex(text);
+    text.push('"');
+}
+
 /// Appends a JSON string.
 pub(crate) fn push_string(text: &mut String, string: &str) {
     text.push('"');

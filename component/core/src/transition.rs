@@ -9,7 +9,7 @@ use alloc::string::String;
 use thiserror::Error;
 
 use crate::audit::{Action, Actor, Subject};
-use crate::catalog::{Catalog, CatalogError, MAX_TOKENS, OPERATOR, SecretMatch, TokenRecord};
+use crate::catalog::{Catalog, CatalogError, MAX_TOKENS, OPERATOR, SecretMatch, Source, TokenRecord};
 use crate::ports::Timestamp;
 use crate::rotation::{ExpiringHash, MAX_OVERLAP_SECONDS, MAX_STAGE_SECONDS, Rotation};
 use crate::token::TokenHash;
@@ -98,6 +98,12 @@ pub enum Command<'a> {
         credential: TokenHash,
         /// The name of the token.
         name: &'a str,
+    },
+    /// Replace the secret of the operator token of an older catalog, before that catalog is put
+    /// back.
+    Restore {
+        /// The hash of the new secret.
+        new: TokenHash,
     },
 }
 
@@ -196,12 +202,14 @@ pub enum CommandRejected {
     Invariant(#[from] CatalogError),
 }
 
-/// The token that this hash belongs to. Calls `now` only where a token has a deadline.
+/// The token that this hash belongs to. Calls `now` only where a token has a deadline. A time
+/// before the newest record of the catalog counts as the time of that record.
 pub fn authenticate(
     catalog: &Catalog,
     credential: &TokenHash,
     now: impl FnOnce() -> Timestamp,
 ) -> Result<Principal, AuthError> {
+    let now = || catalog.not_before_newest(now());
     let expired =
         |at: Timestamp, now: Timestamp| if at <= now { Err(AuthError::Expired { at }) } else { Ok(()) };
     match catalog.find(credential) {
@@ -228,8 +236,9 @@ pub fn apply(
     catalog: Catalog,
     command: &Command<'_>,
     origin: &str,
-    now: Timestamp,
+    clock: Timestamp,
 ) -> Result<Transition, CommandRejected> {
+    let now = catalog.not_before_newest(clock);
     match *command {
         Command::Initialize { id } => {
             if catalog.id().is_some() {
@@ -239,7 +248,8 @@ pub fn apply(
             Ok(Transition::Changed { catalog: catalog.with_id(id, audit), token: None })
         }
         Command::CreateOperator { new } => {
-            add(catalog, OPERATOR, None, new, (Action::CreateOperator, Actor::Bootstrap), origin, now)
+            let by = (Action::CreateOperator, Actor::Bootstrap);
+            add(catalog, OPERATOR, None, (new, Source::Command), by, origin, now)
         }
         Command::CreateNamed { credential, name, lifetime_seconds, new } => {
             let principal = authenticate(&catalog, &credential, || now)?;
@@ -248,7 +258,8 @@ pub fn apply(
             // An admin may create a missing operator token this way, too
             // (docs/compatibility.md 2.5).
             let action = if name == OPERATOR { Action::CreateOperator } else { Action::CreateNamed };
-            add(catalog, name, expiry, new, (action, Actor::Token(principal.id)), origin, now)
+            let source = source_of(&catalog, principal);
+            add(catalog, name, expiry, (new, source), (action, Actor::Token(principal.id)), origin, now)
         }
         Command::Import { name, expiry, new } => import(catalog, name, expiry, new, origin, now),
         Command::Regenerate { credential, new, overlap_seconds } => {
@@ -281,6 +292,23 @@ pub fn apply(
             replace_operator(catalog, new, Rotation::Idle, (Action::Recover, Actor::Recovery), origin, now)
         }
         Command::Delete { credential, name } => delete(catalog, &credential, name, origin, now),
+        Command::Restore { new } => {
+            // At the time of the clock: this is how an operator corrects a record from the future.
+            let by = (Action::Restore, Actor::Provision);
+            replace_operator(catalog, new, Rotation::Idle, by, origin, clock)
+        }
+    }
+}
+
+/// How a token is made that this principal creates.
+fn source_of(catalog: &Catalog, principal: Principal) -> Source {
+    let is_from_previous = |token: &TokenRecord| token.id == principal.id;
+    if principal.kind == TokenKind::PreviousOperator
+        || catalog.made_with_previous_secret().any(is_from_previous)
+    {
+        Source::PreviousSecret
+    } else {
+        Source::Command
     }
 }
 
@@ -308,6 +336,7 @@ pub fn was_applied<'a>(
         | Command::Import { new, .. }
         | Command::Regenerate { new, .. }
         | Command::Recover { new }
+        | Command::Restore { new }
         | Command::Confirm { credential: new, .. } => match catalog.find(new) {
             Some(SecretMatch::Current(token)) => (true, Some(token)),
             _ => (false, None),
@@ -326,7 +355,8 @@ pub fn was_applied<'a>(
     if applied { Evidence::Applied(token) } else { Evidence::Missing }
 }
 
-/// Adds a token that was made elsewhere.
+/// Adds a token that was made elsewhere. Without a token in the result, the token was imported
+/// before and then deleted.
 fn import(
     catalog: Catalog,
     name: &str,
@@ -339,6 +369,9 @@ fn import(
     if let Some(existing) = catalog.named(name).cloned() {
         return Ok(Transition::Unchanged(catalog, Some(existing)));
     }
+    if catalog.is_deleted_import(&new) {
+        return Ok(Transition::Unchanged(catalog, None));
+    }
     match catalog.find(&new) {
         None => {}
         Some(SecretMatch::Current(other)) => return Err(CommandRejected::SecretTaken(other.name.clone())),
@@ -347,7 +380,7 @@ fn import(
         }
     }
     let expiry = expiry.map(|at| at.min(MAX_EXPIRY));
-    add(catalog, name, expiry, new, (Action::Import, Actor::Provision), origin, now)
+    add(catalog, name, expiry, (new, Source::Import), (Action::Import, Actor::Provision), origin, now)
 }
 
 /// Stages a secret.
@@ -392,7 +425,7 @@ fn delete(
     let token = catalog.named(name).ok_or_else(|| CommandRejected::NotFound(name.into()))?.clone();
     let actor = Actor::Token(principal.id);
     let audit = catalog.audit().with(now, Action::Delete, actor, Some(subject(&token)), origin);
-    Ok(Transition::Changed { catalog: catalog.without(token.id, audit)?, token: Some(token) })
+    Ok(Transition::Changed { catalog: catalog.without(&token, audit)?, token: Some(token) })
 }
 
 /// Makes the staged secret the secret of the operator token.
@@ -427,7 +460,7 @@ fn add(
     catalog: Catalog,
     name: &str,
     expiry: Option<Timestamp>,
-    new: TokenHash,
+    (new, source): (TokenHash, Source),
     (action, actor): (Action, Actor),
     origin: &str,
     now: Timestamp,
@@ -449,6 +482,7 @@ fn add(
         updated_at: None,
         updated_by: None,
         expiry,
+        source,
     };
     let audit = catalog.audit().with(now, action, actor, Some(subject(&token)), origin);
     Ok(Transition::Changed { catalog: catalog.with_new(token.clone(), audit)?, token: Some(token) })
