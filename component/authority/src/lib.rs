@@ -14,7 +14,7 @@ use core::cell::{RefCell, RefMut};
 
 use optoken_core::audit::{MAX_ORIGIN_BYTES, RETAINED_RECORDS};
 use optoken_core::authority::{self, AuthenticateError, Issued, Staged};
-use optoken_core::catalog::{FORMAT, MAX_DOCUMENT_BYTES, MAX_TOKENS, TokenRecord};
+use optoken_core::catalog::{FORMAT, MAX_DOCUMENT_BYTES, MAX_TOKENS, Source, TokenRecord};
 use optoken_core::commit::CommandError;
 use optoken_core::ports::{self, CatalogStore, Clock, Entropy, EntropyError, Timestamp};
 use optoken_core::rotation::{ExpiringHash, MAX_OVERLAP_SECONDS, MAX_STAGE_SECONDS, Rotation};
@@ -76,6 +76,7 @@ impl authenticator::Guest for Component {
     fn state() -> Result<Option<authenticator::CatalogState>, types::CommandError> {
         Ok(authority().state()?.map(|state| authenticator::CatalogState {
             version: state.version.into(),
+            catalog_id: state.catalog_id.map(Into::into),
             audit_sequence: state.audit_sequence,
             audit_head: state.audit_head.map(Into::into),
         }))
@@ -198,8 +199,11 @@ impl provision::Guest for Component {
 }
 
 impl recovery::Guest for Component {
-    fn regenerate(origin: String) -> Result<types::IssuedToken, types::CommandError> {
-        issued(authority().recover(&origin))
+    fn regenerate(
+        origin: String,
+        reason: recovery::Reason,
+    ) -> Result<types::IssuedToken, types::CommandError> {
+        issued(authority().recover(&origin, matches!(reason, recovery::Reason::Restore)))
     }
 }
 
@@ -220,6 +224,7 @@ impl From<authority::ImportOutcome> for provision::ImportOutcome {
             authority::ImportOutcome::Created(token) => Self::Created(token.into()),
             authority::ImportOutcome::Unchanged(token) => Self::Unchanged(token.into()),
             authority::ImportOutcome::Different(token) => Self::Different(token.into()),
+            authority::ImportOutcome::Deleted => Self::Deleted,
         }
     }
 }
@@ -240,6 +245,11 @@ impl From<&TokenRecord> for types::TokenInfo {
             updated_at: token.updated_at,
             updated_by: token.updated_by,
             expiry: token.expiry,
+            source: match token.source {
+                Source::Command => types::TokenSource::Command,
+                Source::Import => types::TokenSource::Imported,
+                Source::PreviousSecret => types::TokenSource::PreviousSecret,
+            },
         }
     }
 }

@@ -49,6 +49,8 @@ pub(crate) enum Output {
 pub(crate) struct State {
     /// The version of the document.
     pub(crate) version: String,
+    /// The id of the catalog, if it has one.
+    pub(crate) catalog_id: Option<String>,
     /// The sequence number of the newest audit record; 0 if there is none.
     pub(crate) audit_sequence: u64,
     /// The hash of the newest audit record.
@@ -111,10 +113,11 @@ pub(crate) fn execute<P: CatalogStore + Entropy + Clock>(
         }
         Command::State => Output::State(authority.state()?.map(|state| State {
             version: state.version.into(),
+            catalog_id: state.catalog_id.map(Into::into),
             audit_sequence: state.audit_sequence,
             audit_head: state.audit_head.map(Into::into),
         })),
-        Command::Recover => Output::Issued(authority.recover(origin)?),
+        Command::Recover => Output::Issued(authority.recover(origin, false)?),
         Command::Initialize => Output::CatalogId(authority.initialize(origin)?),
         Command::Check => {
             authority.load()?;

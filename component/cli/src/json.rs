@@ -5,7 +5,7 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use optoken_core::authority::{AuthenticateError, ImportOutcome, Issued, Staged};
-use optoken_core::catalog::{MAX_TOKENS, TokenRecord};
+use optoken_core::catalog::{MAX_TOKENS, Source, TokenRecord};
 use optoken_core::commit::CommandError;
 use optoken_core::ports::Timestamp;
 use optoken_core::rotation::{self, ExpiringHash};
@@ -59,6 +59,15 @@ struct TokenInfo<'a> {
     updated_at: Option<Timestamp>,
     updated_by: Option<u64>,
     expiry: Option<Timestamp>,
+    source: TokenSource,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum TokenSource {
+    Command,
+    Imported,
+    PreviousSecret,
 }
 
 #[derive(Serialize)]
@@ -81,6 +90,7 @@ enum Import<'a> {
     Created(TokenInfo<'a>),
     Unchanged(TokenInfo<'a>),
     Different(TokenInfo<'a>),
+    Deleted,
 }
 
 #[derive(Serialize)]
@@ -119,6 +129,7 @@ struct AuditRange {
 #[serde(rename_all = "kebab-case")]
 struct CatalogState<'a> {
     version: &'a str,
+    catalog_id: Option<&'a str>,
     audit_sequence: u64,
     audit_head: Option<&'a str>,
 }
@@ -180,6 +191,7 @@ impl<'a> From<&'a Output> for Value<'a> {
                 ImportOutcome::Created(token) => Import::Created(token.into()),
                 ImportOutcome::Unchanged(token) => Import::Unchanged(token.into()),
                 ImportOutcome::Different(token) => Import::Different(token.into()),
+                ImportOutcome::Deleted => Import::Deleted,
             }),
             Output::Principal(transition::Principal { id, kind }) => Self::Principal(Principal {
                 id: *id,
@@ -206,6 +218,7 @@ impl<'a> From<&'a Output> for Value<'a> {
             }),
             Output::State(state) => Self::State(state.as_ref().map(|state| CatalogState {
                 version: &state.version,
+                catalog_id: state.catalog_id.as_deref(),
                 audit_sequence: state.audit_sequence,
                 audit_head: state.audit_head.as_deref(),
             })),
@@ -231,6 +244,11 @@ impl<'a> From<&'a TokenRecord> for TokenInfo<'a> {
             updated_at: token.updated_at,
             updated_by: token.updated_by,
             expiry: token.expiry,
+            source: match token.source {
+                Source::Command => TokenSource::Command,
+                Source::Import => TokenSource::Imported,
+                Source::PreviousSecret => TokenSource::PreviousSecret,
+            },
         }
     }
 }

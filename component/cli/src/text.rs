@@ -139,6 +139,9 @@ pub(crate) fn output(output: &Output) -> Zeroizing<String> {
             "A token of this name exists with another secret, which stays; the imported secret is not accepted.\n{}",
             details(token)
         ),
+        Output::Import(ImportOutcome::Deleted) => {
+            "This token was imported before and then deleted. It stays deleted; import a new one.\n".into()
+        }
         Output::Principal(token) => principal(*token),
         Output::Status(None) => "There is no operator token; create it with: optoken-cli create\n".into(),
         Output::Status(Some((operator, rotation))) => {
@@ -147,8 +150,9 @@ pub(crate) fn output(output: &Output) -> Zeroizing<String> {
         Output::List(tokens) => table(tokens),
         Output::Described(token) => details(token),
         Output::State(None) => "There is no catalog.\n".into(),
-        Output::State(Some(State { version, audit_sequence, audit_head })) => format!(
-            "version: {version}\naudit sequence: {audit_sequence}\naudit head: {}\n",
+        Output::State(Some(State { version, catalog_id, audit_sequence, audit_head })) => format!(
+            "version: {version}\ncatalog: {}\naudit sequence: {audit_sequence}\naudit head: {}\n",
+            catalog_id.as_deref().unwrap_or("none"),
             audit_head.as_deref().unwrap_or("none")
         ),
         Output::Audit(lines, _) => lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect(),
