@@ -27,8 +27,10 @@ pub(crate) enum Command<'a> {
     EndOverlap { credential: &'a Secret },
     /// `tokens.delete`
     Delete { credential: &'a Secret, name: &'a str },
-    /// `recovery.regenerate`
+    /// `recovery.regenerate`, for a lost secret
     Recover,
+    /// `recovery.regenerate`, before an older catalog is put back
+    Restore,
     /// `provision.import-token`
     ImportToken { name: &'a str, token: &'a Secret, expiry: Option<Timestamp> },
     /// `provision.import-hash`
@@ -49,6 +51,7 @@ impl Command<'_> {
             Self::EndOverlap { .. } => "end_overlap",
             Self::Delete { .. } => "delete",
             Self::Recover => "recover",
+            Self::Restore => "restore",
             // The name in audit records and metrics.
             Self::ImportToken { .. } | Self::ImportHash { .. } => "preset",
         }
@@ -65,7 +68,11 @@ impl Command<'_> {
             Self::Cancel { .. } => Some("no operator token is staged any more"),
             Self::EndOverlap { .. } => Some("no replaced operator token is accepted any more"),
             Self::Delete { .. } => Some("named admin token deleted"),
-            Self::Initialize | Self::Recover | Self::ImportToken { .. } | Self::ImportHash { .. } => None,
+            Self::Initialize
+            | Self::Recover
+            | Self::Restore
+            | Self::ImportToken { .. }
+            | Self::ImportHash { .. } => None,
         }
     }
 }

@@ -38,6 +38,20 @@ pub struct TokenInfo {
     pub updated_by: Option<u64>,
     /// The first moment at which the token is refused; `None` for never.
     pub expiry: Option<Timestamp>,
+    /// How the token was made.
+    pub source: TokenSource,
+}
+
+/// How a token was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenSource {
+    /// With the current operator token, with a named token, or without a credential.
+    Command,
+    /// By an import, or before the catalog had format 2, which records imports.
+    Imported,
+    /// With the previous secret of the operator token during an overlap, or with a token that was
+    /// made with that secret since its replacement.
+    PreviousSecret,
 }
 
 /// A token that was just issued. Its hash is durable; the authority keeps no copy of its secret.
@@ -60,6 +74,9 @@ pub enum ImportOutcome {
     /// A token of that name exists with another secret, which stays. The given secret is not
     /// accepted.
     Different(TokenInfo),
+    /// The token was imported before and then deleted. Nothing was changed, and the token is not
+    /// accepted.
+    Deleted,
 }
 
 /// The kind of a token.
@@ -132,6 +149,8 @@ pub struct OperatorStatus {
 pub struct CatalogState {
     /// The version of the document in the store; only equality is meaningful.
     pub version: String,
+    /// The identifier of the catalog, if it has one.
+    pub catalog_id: Option<String>,
     /// The sequence number of the newest audit record; 0 if there is none.
     pub audit_sequence: u64,
     /// SHA-512/256 of the newest audit record, as 64 lower-case hexadecimal digits.

@@ -13,7 +13,7 @@ use crate::sandbox::{ReadInstance, Trap};
 use crate::secret::Secret;
 use crate::token::{
     AuditRecords, AuthenticateError, CatalogState, CommandError, ComponentInfo, ImportOutcome, IssuedToken,
-    OperatorStatus, Principal, StagedSecret, Timestamp, TokenInfo,
+    OperatorStatus, Principal, StagedSecret, Timestamp, TokenInfo, TokenSource,
 };
 
 /// An operator-token authority over one store. Clones are the same authority.
@@ -152,8 +152,25 @@ impl Authority {
     }
 
     /// Ends the overlap, if there is one; `credential` must be the operator secret.
-    pub fn end_overlap(&self, credential: &Secret, origin: &str) -> Result<(), CommandError> {
-        self.execute(&Command::EndOverlap { credential }, origin)
+    ///
+    /// Returns the tokens that were made with the previous secret since its replacement, or with
+    /// such a token. They stay accepted until they are deleted: if that secret had leaked, an
+    /// attacker may hold them.
+    pub fn end_overlap(&self, credential: &Secret, origin: &str) -> Result<Vec<TokenInfo>, CommandError> {
+        self.execute::<()>(&Command::EndOverlap { credential }, origin)?;
+        self.made_with_previous_secret()
+    }
+
+    /// The tokens that were made with the previous secret of the operator token since its last
+    /// replacement, or with such a token. Overlap or not, they stay accepted until they are deleted.
+    pub fn made_with_previous_secret(&self) -> Result<Vec<TokenInfo>, CommandError> {
+        let replaced_at = self.status()?.and_then(|status| status.info.updated_at);
+        let mut tokens = self.list_tokens()?;
+        tokens.retain(|token| {
+            token.source == TokenSource::PreviousSecret
+                && replaced_at.is_some_and(|at| token.created_at >= at)
+        });
+        Ok(tokens)
     }
 
     /// Deletes a named admin token. `credential` may be any accepted token. When this returns, the
@@ -166,6 +183,13 @@ impl Authority {
     /// becomes the operator.
     pub fn recover(&self, origin: &str) -> Result<IssuedToken, CommandError> {
         self.execute(&Command::Recover, origin)
+    }
+
+    /// Replaces the secret of the operator token of an older catalog, such as a backup, before that
+    /// catalog is put back. So no old secret of the operator comes back with it. The audit record
+    /// has the action `restore`, and the time of the clock even if a record before it is later.
+    pub fn restore(&self, origin: &str) -> Result<IssuedToken, CommandError> {
+        self.execute(&Command::Restore, origin)
     }
 
     /// Imports a token by its text, unless a token of its name exists. `expiry` is the first moment

@@ -10,7 +10,7 @@ use crate::store::{self, StoreError};
 use crate::token::{
     AuditRecords, AuthenticateError, CatalogState, CommandError, ComponentInfo, ComponentLimits,
     ExpiringSecret, ImportOutcome, IssuedToken, OperatorStatus, Principal, Rotation, StagedSecret, TokenInfo,
-    TokenKind,
+    TokenKind, TokenSource,
 };
 
 impl From<authenticator::TokenKind> for TokenKind {
@@ -31,8 +31,8 @@ impl From<authenticator::Principal> for Principal {
 
 impl From<authenticator::CatalogState> for CatalogState {
     fn from(state: authenticator::CatalogState) -> Self {
-        let authenticator::CatalogState { version, audit_sequence, audit_head } = state;
-        Self { version, audit_sequence, audit_head }
+        let authenticator::CatalogState { version, catalog_id, audit_sequence, audit_head } = state;
+        Self { version, catalog_id, audit_sequence, audit_head }
     }
 }
 
@@ -85,8 +85,18 @@ impl From<authenticator::AuthenticationError> for AuthenticateError {
 
 impl From<types::TokenInfo> for TokenInfo {
     fn from(info: types::TokenInfo) -> Self {
-        let types::TokenInfo { id, name, sha512, created_at, updated_at, updated_by, expiry } = info;
-        Self { id, name, sha512, created_at, updated_at, updated_by, expiry }
+        let types::TokenInfo { id, name, sha512, created_at, updated_at, updated_by, expiry, source } = info;
+        Self { id, name, sha512, created_at, updated_at, updated_by, expiry, source: source.into() }
+    }
+}
+
+impl From<types::TokenSource> for TokenSource {
+    fn from(source: types::TokenSource) -> Self {
+        match source {
+            types::TokenSource::Command => Self::Command,
+            types::TokenSource::Imported => Self::Imported,
+            types::TokenSource::PreviousSecret => Self::PreviousSecret,
+        }
     }
 }
 
@@ -126,6 +136,7 @@ impl From<provision::ImportOutcome> for ImportOutcome {
             provision::ImportOutcome::Created(info) => Self::Created(info.into()),
             provision::ImportOutcome::Unchanged(info) => Self::Unchanged(info.into()),
             provision::ImportOutcome::Different(info) => Self::Different(info.into()),
+            provision::ImportOutcome::Deleted => Self::Deleted,
         }
     }
 }

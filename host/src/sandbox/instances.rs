@@ -7,7 +7,7 @@ use zeroize::Zeroize as _;
 
 use crate::command::{Command, Outcome};
 use crate::sandbox::bindings;
-use crate::sandbox::bindings::exports::optoken::authority::types;
+use crate::sandbox::bindings::exports::optoken::authority::{recovery, types};
 use crate::sandbox::engine::{State, instantiate, start_budget};
 use crate::sandbox::error::Trap;
 use crate::sandbox::limits::{AUTHENTICATE_BUDGET, COMMAND_BUDGET};
@@ -80,7 +80,12 @@ impl CommandInstance {
                 tokens.call_delete(store, &caller(credential), name)?.map(changed)
             }
             Command::Recover => {
-                instance.optoken_authority_recovery().call_regenerate(store, origin)?.map(issued)
+                let recovery = instance.optoken_authority_recovery();
+                recovery.call_regenerate(store, origin, recovery::Reason::LostSecret)?.map(issued)
+            }
+            Command::Restore => {
+                let recovery = instance.optoken_authority_recovery();
+                recovery.call_regenerate(store, origin, recovery::Reason::Restore)?.map(issued)
             }
             Command::ImportToken { name, token, expiry } => provision
                 .call_import_token(store, name, token.expose(), expiry, origin)?

@@ -45,18 +45,30 @@ pub(crate) fn import(authority: &Authority, path: &Path) -> anyhow::Result<()> {
         (Some(_), Some(_)) => bail!("it has both \"token\" and \"token_sha512\": remove one of them"),
         (None, None) => bail!("it has neither \"token\" nor \"token_sha512\""),
     };
-    match &imported {
-        ImportOutcome::Created(_) => tracing::info!("Admin token '{name}' initialized from file"),
-        ImportOutcome::Unchanged(_) => {
-            tracing::info!("Admin token '{name}' already exists, skipping initialization");
+    let token = match imported {
+        ImportOutcome::Created(token) => {
+            tracing::info!("Admin token '{name}' initialized from file");
+            token
         }
-        ImportOutcome::Different(_) => tracing::warn!(
-            "Admin token '{name}' already exists with another secret, skipping initialization: the token of the file is \
-             not accepted; if it was replaced since, omit --admin-token-file or update the file"
-        ),
-    }
-    let (ImportOutcome::Created(token) | ImportOutcome::Unchanged(token) | ImportOutcome::Different(token)) =
-        imported;
+        ImportOutcome::Unchanged(token) => {
+            tracing::info!("Admin token '{name}' already exists, skipping initialization");
+            token
+        }
+        ImportOutcome::Different(token) => {
+            tracing::warn!(
+                "Admin token '{name}' already exists with another secret, skipping initialization: the token of the file \
+                 is not accepted; if it was replaced since, omit --admin-token-file or update the file"
+            );
+            token
+        }
+        ImportOutcome::Deleted => {
+            tracing::warn!(
+                "Admin token '{name}' was imported before and then deleted, skipping initialization: the token of the file \
+                 is not accepted; omit --admin-token-file, or put a new token into the file"
+            );
+            return Ok(());
+        }
+    };
     match token.expiry {
         Some(expiry) if expiry <= now() => {
             tracing::warn!("Admin token '{name}' has expired and is not accepted");

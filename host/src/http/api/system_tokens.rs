@@ -184,6 +184,7 @@ fn csv_field(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::token::TokenSource;
 
     fn tokens() -> Vec<TokenInfo> {
         let token = |id, name: &str, expiry| TokenInfo {
@@ -194,6 +195,7 @@ mod tests {
             updated_at: None,
             updated_by: None,
             expiry,
+            source: TokenSource::Command,
         };
         vec![
             // Regenerated, in a whole second.
