@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use zeroize::Zeroize as _;
 
@@ -11,7 +12,8 @@ use crate::sandbox::bindings::exports::optoken::authority::{recovery, types};
 use crate::sandbox::engine::{State, instantiate, start_budget};
 use crate::sandbox::error::Trap;
 use crate::sandbox::limits::{AUTHENTICATE_BUDGET, COMMAND_BUDGET};
-use crate::sandbox::linker::{CatalogStoreCtx, Snapshot, StoreEffects};
+use crate::sandbox::linker::{CatalogStoreCtx, StoreEffects};
+use crate::sandbox::snapshot::VersionedSnapshot;
 use crate::secret::Secret;
 use crate::store::Store;
 use crate::token::{
@@ -132,6 +134,8 @@ fn changed(info: types::TokenInfo) -> Outcome {
 pub(crate) struct ReadInstance {
     /// The number of the snapshot.
     pub(crate) number: u64,
+    /// When the store last confirmed the snapshot.
+    pub(crate) confirmed: Arc<AtomicU64>,
     store: wasmtime::Store<State>,
     instance: bindings::Authority,
 }
@@ -139,12 +143,11 @@ pub(crate) struct ReadInstance {
 impl ReadInstance {
     pub(crate) fn open(
         pre: &bindings::AuthorityPre<State>,
-        number: u64,
-        snapshot: Arc<Snapshot>,
+        VersionedSnapshot { number, snapshot, confirmed }: VersionedSnapshot,
     ) -> Result<Self, Trap> {
         let catalog = CatalogStoreCtx::from_snapshot(snapshot);
         let (store, instance) = instantiate(pre, catalog, AUTHENTICATE_BUDGET).map_err(Trap)?;
-        Ok(Self { number, store, instance })
+        Ok(Self { number, confirmed, store, instance })
     }
 
     /// `authenticator.authenticate`

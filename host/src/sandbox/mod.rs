@@ -23,6 +23,7 @@ mod instances;
 mod limits;
 pub mod linker;
 mod pool;
+mod snapshot;
 
 pub use wasmtime;
 
@@ -33,4 +34,5 @@ pub use self::limits::{
     AUTHENTICATE_BUDGET, COMMAND_BUDGET, MAX_CORE_INSTANCES, MAX_HOSTCALL_DATA, MAX_MEMORIES, MAX_MEMORY,
     MAX_RANDOM_BYTES, MAX_STORE_CALLS, MAX_TABLE_ELEMENTS, MAX_TABLES,
 };
-pub(crate) use self::pool::{Sandbox, VersionedSnapshot};
+pub(crate) use self::pool::Sandbox;
+pub(crate) use self::snapshot::VersionedSnapshot;

@@ -16,18 +16,12 @@ use crate::sandbox::engine::{State, engine, link, start_ticker};
 use crate::sandbox::error::{SandboxError, Trap};
 use crate::sandbox::instances::{CallResult, CommandInstance, ReadInstance};
 use crate::sandbox::linker::{Snapshot, StoreEffects};
+use crate::sandbox::snapshot::VersionedSnapshot;
 use crate::store::Store;
 
 /// The room of the instance pool beside the read instances: for command instances, and for read
 /// instances that are being replaced.
 const SPARE_INSTANCES: u32 = 16;
-
-/// A snapshot and its number: a newer one has a higher number.
-#[derive(Debug, Clone)]
-pub(crate) struct VersionedSnapshot {
-    pub(crate) number: u64,
-    pub(crate) snapshot: Arc<Snapshot>,
-}
 
 /// A compiled component with its resources, for one catalog. Compiling takes tens of milliseconds.
 pub(crate) struct Sandbox {
@@ -67,8 +61,7 @@ impl Sandbox {
         if slot.as_ref().is_none_or(|reader| reader.number < at_least) {
             // Dropped first: the pool has one place for each read instance and a few to spare.
             *slot = None;
-            let VersionedSnapshot { number, snapshot } = current();
-            *slot = Some(ReadInstance::open(&self.pre, number, snapshot)?);
+            *slot = Some(ReadInstance::open(&self.pre, current())?);
         }
         let reader = slot.as_mut().ok_or_else(no_reader)?;
         let result = call(reader);
@@ -77,6 +70,26 @@ impl Sandbox {
             *slot = None;
         }
         result
+    }
+
+    /// Makes a read instance of this snapshot, which need not be the current one.
+    pub(crate) fn open_reader(&self, snapshot: VersionedSnapshot) -> Result<ReadInstance, Trap> {
+        ReadInstance::open(&self.pre, snapshot)
+    }
+
+    /// Makes a read instance of this state, which nothing else uses.
+    pub(crate) fn open_examiner(&self, snapshot: Arc<Snapshot>) -> Result<ReadInstance, Trap> {
+        self.open_reader(VersionedSnapshot { number: 0, snapshot, confirmed: Arc::default() })
+    }
+
+    /// Adds an instance of the current snapshot to the read instances, if one of them is free.
+    pub(crate) fn install(&self, reader: ReadInstance) {
+        for slot in &self.readers {
+            if let Ok(mut slot) = slot.try_lock() {
+                *slot = Some(reader);
+                return;
+            }
+        }
     }
 
     /// Executes a command in an instance of its own.
