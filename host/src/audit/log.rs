@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::audit::{AuditRecord, MAX_LINE_BYTES, hash};
 use crate::private_file::{Mode, PRIVATE_MODE, identity, sync_directory_of};
+use crate::token::now;
 
 /// An audit log, locked against other writers.
 #[derive(Debug)]
@@ -203,6 +204,29 @@ impl AuditLog {
         let lost = self.report_gaps(new);
         self.last = Some(Head { sequence: newest.record.sequence, hash: hash(newest.line.as_bytes()) });
         Ok(lost)
+    }
+
+    /// Checks that the records of a catalog continue this log.
+    pub(crate) fn check_continued_by(&self, kept: &[RetainedRecord]) -> Result<(), AuditLogError> {
+        self.unrecorded(kept).map(drop)
+    }
+
+    /// Renames the file, whose records another history of the catalog has replaced from `sequence`
+    /// on, and opens a new one.
+    pub(crate) fn set_aside(self, sequence: u64) -> Result<Self, AuditLogError> {
+        if !self.regular {
+            return Ok(Self { last: None, torn: None, ..self });
+        }
+        let mut name = self.path.clone().into_os_string();
+        name.push(format!(".replaced-at-{sequence}.{}", now()));
+        let failed = |reason| AuditLogError::Open { path: self.path.clone(), reason };
+        fs::rename(&self.path, &name).map_err(failed)?;
+        tracing::warn!(
+            "the audit log {} has records that this state of the catalog does not have; it is {} from now on",
+            self.path.display(),
+            name.display()
+        );
+        Self::open(&self.path)
     }
 
     /// Opens a new file if the open one is no longer at its path, as after a log rotation.

@@ -78,12 +78,12 @@ impl AuditRecord {
     }
 
     /// Whether the record names this hash as the hash of the record before it.
-    fn links_to(&self, hash: &str) -> bool {
+    pub(crate) fn links_to(&self, hash: &str) -> bool {
         self.previous.as_deref() == Some(hash)
     }
 }
 
 /// The hash of a line without its newline: SHA-512/256, as 64 lower-case hexadecimal digits.
-fn hash(line: &[u8]) -> String {
+pub(crate) fn hash(line: &[u8]) -> String {
     base16ct::lower::encode_string(&Sha512_256::digest(line))
 }

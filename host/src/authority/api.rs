@@ -1,15 +1,17 @@
 //! The functions of an authority.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::authority::last_used::LastUsed;
+use crate::authority::lineage::{CatalogPosition, CatalogRefusal};
 use crate::authority::poller::StorePoller;
-use crate::authority::snapshot::{COMPONENT_FAILED, Shared};
+use crate::authority::snapshot::Shared;
 use crate::command::{Command, Outcome};
-use crate::sandbox::{ReadInstance, Trap};
+use crate::sandbox::ReadInstance;
 use crate::secret::Secret;
 use crate::token::{
     AuditRecords, AuthenticateError, CatalogState, CommandError, ComponentInfo, ImportOutcome, IssuedToken,
@@ -60,7 +62,7 @@ impl Authority {
     /// [`Unavailable`](AuthenticateError::Unavailable), which means that the state of the token is
     /// unknown.
     pub fn authenticate(&self, credential: &str) -> Result<Principal, AuthenticateError> {
-        let result = self.check_token(|reader| reader.authenticate(credential));
+        let result = self.shared.check_token(|reader| reader.authenticate(credential));
         self.shared.observer.authenticated(&result);
         if let Ok(principal) = result {
             self.shared.operator.record_use(principal);
@@ -72,7 +74,7 @@ impl Authority {
     /// [`authenticate`](Self::authenticate). It is no use of the token: neither the observer nor
     /// [`operator_last_used`](Self::operator_last_used) reports it.
     pub fn describe(&self, credential: &str) -> Result<TokenInfo, AuthenticateError> {
-        self.check_token(|reader| reader.describe(credential))
+        self.shared.check_token(|reader| reader.describe(credential))
     }
 
     /// Creates the operator token, if there is none. A client that may call this becomes the
@@ -270,6 +272,28 @@ impl Authority {
         self.shared.staleness()
     }
 
+    /// Why the state in the store is not used; `None` if it is. Then changes are refused, and beyond
+    /// [`max_staleness`](crate::authority::Builder::max_staleness) all tokens.
+    pub fn catalog_refusal(&self) -> Option<CatalogRefusal> {
+        self.shared.refusal()
+    }
+
+    /// The file with the high-water mark and the state that it holds; `None` without such a file.
+    pub fn high_water_mark(&self) -> Option<(&Path, Option<CatalogPosition>)> {
+        self.shared.high_water.as_ref().map(|mark| (mark.path(), mark.written()))
+    }
+
+    /// How far the clock is behind the newest audit record. Until it has caught up, deadlines are
+    /// compared with the time of that record.
+    pub fn clock_behind(&self) -> Duration {
+        self.shared.clock_behind()
+    }
+
+    /// The configured [`max_staleness`](crate::authority::Builder::max_staleness).
+    pub fn max_staleness(&self) -> Duration {
+        self.shared.max_staleness
+    }
+
     /// The number of calls into the component that trapped since the start.
     pub fn traps(&self) -> u64 {
         self.shared.traps.load(Ordering::Relaxed)
@@ -278,23 +302,6 @@ impl Authority {
     #[cfg(feature = "async")]
     pub(crate) fn command_permits(&self) -> &Arc<tokio::sync::Semaphore> {
         &self.shared.command_permits
-    }
-
-    fn check_token<T>(
-        &self,
-        call: impl FnOnce(&mut ReadInstance) -> Result<Result<T, AuthenticateError>, Trap>,
-    ) -> Result<T, AuthenticateError> {
-        let shared = &*self.shared;
-        if shared.staleness() > shared.max_staleness {
-            return Err(AuthenticateError::Unavailable(format!(
-                "the token store has not answered for more than {:?}",
-                shared.max_staleness
-            )));
-        }
-        shared.read(call).unwrap_or_else(|trap| {
-            shared.count_trap(&trap);
-            Err(AuthenticateError::Unavailable(COMPONENT_FAILED.to_owned()))
-        })
     }
 
     pub(super) fn execute<T>(&self, command: &Command<'_>, origin: &str) -> Result<T, CommandError>

@@ -4,20 +4,25 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::audit::{AuditLog, AuditLogError, AuditWriter, RetainedRecord};
 use crate::authority::api::Authority;
+use crate::authority::boot_clock::BootInstant;
+use crate::authority::high_water::{HighWaterError, HighWaterMark};
+use crate::authority::lineage::{CatalogPosition, CatalogRefusal, CheckedStore, Examined, Lineage};
 use crate::authority::poller::{POLL_INTERVAL, StorePoller};
-use crate::authority::snapshot::{Audit, Parts, Shared};
+use crate::authority::snapshot::{Parts, Shared};
 use crate::command::Command;
 use crate::observed_store::ObservedStore;
 use crate::observer::{NoopObserver, Observer};
+use crate::sandbox::linker::Snapshot;
 use crate::sandbox::{BUILT_IN_COMPONENT, Sandbox, SandboxError, Trap, VersionedSnapshot};
-use crate::store::Store;
-use crate::token::CommandError;
+use crate::store::{Store, StoreError};
+use crate::token::{CommandError, Timestamp, now};
 
 /// The default of [`Builder::max_staleness`]. Longer than a checkpoint or a short lock of the
 /// database, and short enough that a revocation by another process is not ignored for long.
@@ -42,6 +47,17 @@ pub enum BuildError {
     /// The component trapped while it loaded the catalog.
     #[error(transparent)]
     Trap(#[from] Trap),
+    /// The store went back: it holds another catalog than this node has seen, or an older state.
+    #[error("{}", refusal_text(refusal, *accepted_at))]
+    Refused {
+        /// The difference.
+        refusal: CatalogRefusal,
+        /// When an operator has accepted this sequence before; it is accepted once.
+        accepted_at: Option<Timestamp>,
+    },
+    /// The high-water mark cannot be used.
+    #[error(transparent)]
+    HighWater(#[from] HighWaterError),
     /// The audit log cannot be used, or belongs to another catalog.
     #[error(transparent)]
     AuditLog(#[from] AuditLogError),
@@ -61,6 +77,8 @@ pub struct Builder<'a> {
     component: Cow<'a, [u8]>,
     max_staleness: Duration,
     audit_log: Option<PathBuf>,
+    high_water_mark: Option<PathBuf>,
+    accept_catalog_at: Option<u64>,
     observer: Arc<dyn Observer>,
 }
 
@@ -77,6 +95,8 @@ impl Authority {
             component: Cow::Borrowed(BUILT_IN_COMPONENT),
             max_staleness: DEFAULT_MAX_STALENESS,
             audit_log: None,
+            high_water_mark: None,
+            accept_catalog_at: None,
             observer: Arc::new(NoopObserver),
         }
     }
@@ -114,6 +134,28 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// Keeps the newest state of the catalog that this node has seen in this small file, created with
+    /// mode 0600. The start fails with [`BuildError::Refused`] if the store holds an older state, a
+    /// history that does not continue the newest one, another catalog, or none.
+    ///
+    /// A thread writes the file within a second of a change, also of a change by another process,
+    /// and at the drop of the authority. On another disk than the store, the file also shows that
+    /// the disk of the store went back. Servers on one store and one machine may share the file.
+    pub fn high_water_mark(mut self, file: impl Into<PathBuf>) -> Self {
+        self.high_water_mark = Some(file.into());
+        self
+    }
+
+    /// Accepts a state of the store that would be [refused](BuildError::Refused), if its sequence is
+    /// this one; 0 is an empty store. An audit log of the newer state is renamed.
+    ///
+    /// The use is noted in the file of the [high-water mark](Self::high_water_mark), and a second
+    /// use of the same sequence is refused. Where nothing is refused, this has no effect.
+    pub fn accept_catalog_at(mut self, sequence: u64) -> Self {
+        self.accept_catalog_at = Some(sequence);
+        self
+    }
+
     /// Reports the events of the authority to this observer.
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = observer;
@@ -127,18 +169,34 @@ impl<'a> Builder<'a> {
     /// without optimisation. Fails on a catalog that cannot be read, and on the audit log of
     /// another catalog.
     pub fn build(self) -> Result<Authority, BuildError> {
-        let sandbox = Sandbox::new(&self.component)?;
+        let sandbox = Arc::new(Sandbox::new(&self.component)?);
         let store: Arc<dyn Store> = Arc::new(ObservedStore::new(self.store, Arc::clone(&self.observer)));
         // Opened before the first change, which has to be recorded.
-        let log = self.audit_log.as_deref().map(AuditLog::open).transpose()?;
-        let started = Instant::now();
-        let (result, effects) = sandbox.execute(Arc::clone(&store), &Command::Initialize, STARTUP_ORIGIN);
+        let mut log = self.audit_log.as_deref().map(AuditLog::open).transpose()?;
+        let accept = self.accept_catalog_at;
+        let mark = self.high_water_mark.as_deref();
+        let mark = mark.map(|path| HighWaterMark::open(path, accept.is_some())).transpose()?;
+        let lineage = start_lineage(&sandbox, &*store, mark.as_ref(), &mut log, accept)?;
+        let lineage = Arc::new(Lineage::new(lineage));
+        let checked = CheckedStore::new(Arc::clone(&store), Arc::clone(&sandbox), Arc::clone(&lineage));
+        let read_at = BootInstant::now();
+        let (result, effects) = sandbox.execute(Arc::new(checked), &Command::Initialize, STARTUP_ORIGIN);
         let catalog_id = result?.and_then(String::try_from).map_err(BuildError::Catalog)?;
         // The component has loaded the catalog, as it returned its identifier.
-        let snapshot =
-            VersionedSnapshot { number: 1, snapshot: Arc::new(effects.snapshot.unwrap_or_default()) };
+        let snapshot = VersionedSnapshot {
+            number: 1,
+            snapshot: Arc::new(effects.snapshot.unwrap_or_default()),
+            confirmed: Arc::new(AtomicU64::new(read_at.as_millis())),
+        };
+        let mut reader = sandbox.open_reader(snapshot.clone())?;
+        let examined = Examined::read(&mut reader)?.map_err(BuildError::Catalog)?;
+        sandbox.install(reader);
+        if let (Some(mark), Some(position)) = (&mark, &examined.position) {
+            mark.advance(position);
+        }
+        lineage.advance(examined.position, snapshot.snapshot.version().cloned());
         let audit = match log {
-            Some(log) => Some(start_audit_writer(log, &sandbox, &snapshot, Arc::clone(&self.observer))?),
+            Some(log) => Some(start_audit_writer(log, examined.records, Arc::clone(&self.observer))?),
             None => None,
         };
         let shared = Arc::new(Shared::new(Parts {
@@ -148,8 +206,10 @@ impl<'a> Builder<'a> {
             max_staleness: self.max_staleness,
             observer: self.observer,
             audit,
+            high_water: mark,
+            lineage,
             snapshot,
-            started,
+            newest_at: examined.newest_at,
         }));
         shared.refresh_operator_last_used();
         let poller = StorePoller::start(Arc::clone(&shared)).map_err(BuildError::Thread)?;
@@ -175,20 +235,69 @@ impl fmt::Debug for Builder<'_> {
     }
 }
 
+/// Returns the state that every later one must continue: the one that the store holds now, if it
+/// continues the high-water mark and the audit log, or if the operator accepts it.
+fn start_lineage(
+    sandbox: &Sandbox,
+    store: &dyn Store,
+    mark: Option<&HighWaterMark>,
+    log: &mut Option<AuditLog>,
+    accept: Option<u64>,
+) -> Result<Option<CatalogPosition>, BuildError> {
+    let unavailable = |error: StoreError| BuildError::Catalog(CommandError::Unavailable(error.to_string()));
+    let snapshot = Arc::new(Snapshot::from(store.load().map_err(unavailable)?));
+    let mut examiner = sandbox.open_examiner(snapshot)?;
+    let examined = Examined::read(&mut examiner)?.map_err(BuildError::Catalog)?;
+    let newest = mark.and_then(HighWaterMark::newest);
+    let by_mark = newest.as_ref().map_or(Ok(()), |newest| examined.check_continues(newest));
+    let by_log = log.as_ref().map_or(Ok(()), |log| log.check_continued_by(&examined.records));
+    let sequence = examined.sequence();
+    if accept != Some(sequence) || (by_mark.is_ok() && by_log.is_ok()) {
+        by_mark.map_err(|refusal| BuildError::Refused { refusal, accepted_at: None })?;
+        by_log?;
+        return Ok(newest.or(examined.position));
+    }
+    if let Some(mark) = mark {
+        if let (Some(at), Err(refusal)) = (mark.accepted_at(sequence), &by_mark) {
+            return Err(BuildError::Refused { refusal: refusal.clone(), accepted_at: Some(at) });
+        }
+        mark.accept(sequence, examined.position.as_ref())?;
+    }
+    tracing::warn!("accepting the catalog at sequence {sequence} although this node has seen a newer state");
+    if by_log.is_err()
+        && let Some(old) = log.take()
+    {
+        *log = Some(old.set_aside(sequence)?);
+    }
+    Ok(examined.position)
+}
+
+/// The text of [`BuildError::Refused`] with the next step.
+fn refusal_text(refusal: &CatalogRefusal, accepted_at: Option<Timestamp>) -> String {
+    let sequence = refusal.found_sequence();
+    match accepted_at {
+        None => format!(
+            "{refusal}; put the newest catalog back, or a backup with `restore`, which replaces the operator token; if \
+             this state is meant as it is, start with --accept-catalog-at {sequence}"
+        ),
+        Some(at) => format!(
+            "{refusal}; --accept-catalog-at {sequence} was used before, {} seconds ago, and accepts a sequence once; put the \
+             newest catalog back, or a backup with `restore`, which replaces the operator token",
+            now().saturating_sub(at) / 1000
+        ),
+    }
+}
+
 /// Appends the retained records to the log and starts the thread that writes it from then on.
 fn start_audit_writer(
     mut log: AuditLog,
-    sandbox: &Sandbox,
-    snapshot: &VersionedSnapshot,
+    retained: Vec<RetainedRecord>,
     observer: Arc<dyn Observer>,
-) -> Result<Audit, BuildError> {
-    let records = sandbox.read(snapshot.number, || snapshot.clone(), |reader| reader.audit(None))?;
-    let retained = RetainedRecord::read(records.map_err(BuildError::Catalog)?.lines)?;
+) -> Result<AuditWriter, BuildError> {
     let attempted = match log.append_missing(&retained) {
         // As with a later change: a full disk is no reason to refuse all tokens.
         attempted @ (Ok(_) | Err(AuditLogError::Append { .. })) => attempted,
         Err(error) => return Err(error.into()),
     };
-    let writer = AuditWriter::start(log, retained, attempted, observer).map_err(BuildError::Thread)?;
-    Ok(Audit::new(writer))
+    AuditWriter::start(log, retained, attempted, observer).map_err(BuildError::Thread)
 }

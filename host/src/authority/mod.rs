@@ -5,8 +5,12 @@
 //! returns. Knows the sandbox and the store, nothing of HTTP.
 
 mod api;
+mod boot_clock;
 mod builder;
+mod command_lock;
+mod high_water;
 mod last_used;
+mod lineage;
 mod poller;
 mod snapshot;
 #[cfg(feature = "test-suite")]
@@ -14,7 +18,9 @@ mod test_suite;
 
 pub use self::api::Authority;
 pub use self::builder::{BuildError, Builder, DEFAULT_MAX_STALENESS, MIN_MAX_STALENESS};
+pub use self::high_water::HighWaterError;
 pub use self::last_used::LastUsed;
+pub use self::lineage::{CatalogPosition, CatalogRefusal};
 pub use self::poller::{DROP_TIMEOUT, POLL_INTERVAL};
 #[cfg(feature = "async")]
 pub(crate) use self::snapshot::MAX_CONCURRENT_COMMANDS;

@@ -1,13 +1,14 @@
 //! The thread that polls the store for changes by other processes.
 
 use std::convert::Infallible;
+use std::mem::{Discriminant, discriminant};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use crate::authority::snapshot::Shared;
+use crate::authority::snapshot::{PollError, Shared};
 use crate::store::StoreError;
 
 /// The interval in which an authority polls its store. After a regenerate, every other process on
@@ -53,22 +54,23 @@ impl Drop for StorePoller {
 
 /// Polls until the other end of `stopped` is dropped.
 fn poll(shared: &Shared, stopped: &Receiver<Infallible>) {
-    let mut failing = false;
+    let mut failing: Option<Discriminant<PollError>> = None;
     loop {
         // A panic of a store or an observer must not end this thread: no token would be accepted
         // from then on. The panic leaves no partial state, since the snapshot is assigned whole.
         let result = catch_unwind(AssertUnwindSafe(|| shared.poll()))
-            .unwrap_or_else(|_| Err(StoreError::Unavailable("it panicked".to_owned())));
+            .unwrap_or_else(|_| Err(PollError::Store(StoreError::Unavailable("it panicked".to_owned()))));
+        let failure = result.as_ref().err().map(discriminant);
         match &result {
-            // Logged once, not four times a second.
-            Err(error) if !failing => tracing::error!(
-                "the token store does not answer: {error}; tokens are refused {:?} after its last word",
+            // Each kind of error is logged once, not four times a second.
+            Err(error) if failure != failing => tracing::error!(
+                "{error}; tokens are refused {:?} after the last good read of the store",
                 shared.max_staleness
             ),
-            Ok(()) if failing => tracing::info!("the token store answers again"),
+            Ok(()) if failing.is_some() => tracing::info!("the token store answers again"),
             _ => {}
         }
-        failing = result.is_err();
+        failing = failure;
         if stopped.recv_timeout(POLL_INTERVAL) != Err(RecvTimeoutError::Timeout) {
             return;
         }

@@ -1,18 +1,23 @@
 //! The current snapshot of the catalog, shared by all clones of an authority and its poller.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
-use crate::audit::{AuditLogError, AuditWriter, RetainedRecord};
+use crate::audit::AuditWriter;
+use crate::authority::boot_clock::BootInstant;
+use crate::authority::command_lock::CommandLock;
+use crate::authority::high_water::HighWaterMark;
 use crate::authority::last_used::OperatorLastUsed;
+use crate::authority::lineage::{CatalogRefusal, CheckedStore, Examined, Lineage, LineageError};
 use crate::command::{Command, Outcome};
 use crate::observer::Observer;
 use crate::sandbox::linker::{Snapshot, StoreEffects};
 use crate::sandbox::{CallResult, ReadInstance, Sandbox, Trap, VersionedSnapshot};
 use crate::store::{Store, StoreError};
-use crate::token::{CommandError, TokenInfo};
+use crate::token::{AuthenticateError, CommandError, Timestamp, TokenInfo, now};
 
 /// The commands of one authority that block a thread at a time. They wait for each other at the
 /// store; a higher number of threads would only wait there. A function that only reads needs no
@@ -20,51 +25,47 @@ use crate::token::{CommandError, TokenInfo};
 #[cfg(feature = "async")]
 pub(crate) const MAX_CONCURRENT_COMMANDS: usize = 4;
 
+/// How long a command waits for the one before it.
+const COMMAND_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The difference of two clocks that is no reason for a log line.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
+
 /// The error text of a trap. Its cause is for the log, not for the client.
 pub(crate) const COMPONENT_FAILED: &str = "the sandboxed component failed";
 
 /// The state of an authority.
 pub(crate) struct Shared {
-    pub(crate) sandbox: Sandbox,
+    pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) catalog_id: String,
     pub(crate) max_staleness: Duration,
     pub(crate) observer: Arc<dyn Observer>,
-    pub(crate) audit: Option<Audit>,
+    pub(crate) audit: Option<AuditWriter>,
+    pub(crate) high_water: Option<HighWaterMark>,
     pub(crate) operator: OperatorLastUsed,
     pub(crate) traps: AtomicU64,
     /// The names of all tokens, after the first query for one.
     names: Mutex<TokenNameCache>,
-    current: CurrentSnapshot,
-    /// Locked to read the store and publish the result: so the result is newer than the current
-    /// snapshot. Audit records are submitted under it as well, and therefore in order.
+    current: RwLock<VersionedSnapshot>,
+    /// The number of that snapshot, which a request compares before it reads the snapshot.
+    current_number: AtomicU64,
+    /// The states that may follow the current one.
+    lineage: Arc<Lineage>,
+    /// Why the state in the store is not published, if it is not.
+    refusal: Mutex<Option<CatalogRefusal>>,
+    /// The time of the newest record of the current snapshot.
+    newest_at: AtomicU64,
+    /// Whether the clock was behind that record at the last poll.
+    clock_is_behind: AtomicBool,
+    /// Held by a command, so that the commands of one process do not race for the store.
+    commands: CommandLock,
+    /// Locked to compare a state with the current snapshot and to replace that. No call of the store
+    /// is made under it.
     publish_lock: Mutex<()>,
     /// The permits of the commands that are awaited.
     #[cfg(feature = "async")]
     pub(crate) command_permits: Arc<tokio::sync::Semaphore>,
-}
-
-/// The audit log beside the catalog.
-pub(crate) struct Audit {
-    pub(crate) writer: AuditWriter,
-    /// Whether the last attempt to read the newest records from the component failed.
-    last_read_failed: AtomicBool,
-}
-
-impl Audit {
-    pub(crate) fn new(writer: AuditWriter) -> Self {
-        Self { writer, last_read_failed: AtomicBool::new(false) }
-    }
-}
-
-/// The snapshot that tokens are checked against, and when the store last confirmed it.
-struct CurrentSnapshot {
-    snapshot: RwLock<VersionedSnapshot>,
-    /// The number of that snapshot, which a request compares before it reads the snapshot.
-    number: AtomicU64,
-    /// When the store last confirmed that this is the newest, in milliseconds since `started`.
-    last_confirmed_fresh: AtomicU64,
-    started: Instant,
 }
 
 /// The names of the tokens by their numbers, in the snapshot of this number; 0 is none.
@@ -76,20 +77,63 @@ struct TokenNameCache {
 
 /// The parts of [`Shared`] that its builder makes.
 pub(crate) struct Parts {
-    pub(crate) sandbox: Sandbox,
+    pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) catalog_id: String,
     pub(crate) max_staleness: Duration,
     pub(crate) observer: Arc<dyn Observer>,
-    pub(crate) audit: Option<Audit>,
+    pub(crate) audit: Option<AuditWriter>,
+    pub(crate) high_water: Option<HighWaterMark>,
+    pub(crate) lineage: Arc<Lineage>,
     pub(crate) snapshot: VersionedSnapshot,
-    /// When the read of the snapshot began.
-    pub(crate) started: Instant,
+    /// The time of its newest record.
+    pub(crate) newest_at: Option<Timestamp>,
+}
+
+/// Why a poll did not confirm the current snapshot.
+#[derive(Debug)]
+pub(crate) enum PollError {
+    /// The store failed.
+    Store(StoreError),
+    /// The catalog in the store cannot be read.
+    Catalog(CommandError),
+    /// The store went back.
+    Refused(CatalogRefusal),
+}
+
+impl fmt::Display for PollError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(error) => write!(f, "the token store does not answer: {error}"),
+            Self::Catalog(error) => write!(f, "the token store cannot be used: {error}"),
+            Self::Refused(refusal) => write!(
+                f,
+                "{refusal}; changes are refused; put the newest catalog back, or stop the server and start it with \
+                 --accept-catalog-at {} if this state is meant",
+                refusal.found_sequence()
+            ),
+        }
+    }
+}
+
+/// How a state of the store was published.
+#[derive(Debug, PartialEq, Eq)]
+enum Published {
+    /// It is the current snapshot now.
+    Changed {
+        /// The submission to wait for, if there is an audit log.
+        submitted: Option<u64>,
+    },
+    /// It was the current snapshot before.
+    Unchanged,
+    /// A newer state was published meanwhile.
+    Overtaken,
 }
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { sandbox, store, catalog_id, max_staleness, observer, audit, snapshot, started } = parts;
+        let Parts { sandbox, store, catalog_id, max_staleness, observer, audit, high_water, .. } = parts;
+        let Parts { lineage, snapshot, newest_at, .. } = parts;
         Self {
             sandbox,
             store,
@@ -97,30 +141,64 @@ impl Shared {
             max_staleness,
             observer,
             audit,
+            high_water,
             operator: OperatorLastUsed::new(),
             traps: AtomicU64::new(0),
             names: Mutex::default(),
-            current: CurrentSnapshot {
-                number: AtomicU64::new(snapshot.number),
-                snapshot: RwLock::new(snapshot),
-                last_confirmed_fresh: AtomicU64::new(0),
-                started,
-            },
+            current_number: AtomicU64::new(snapshot.number),
+            current: RwLock::new(snapshot),
+            lineage,
+            refusal: Mutex::default(),
+            newest_at: AtomicU64::new(newest_at.unwrap_or_default()),
+            clock_is_behind: AtomicBool::new(false),
+            commands: CommandLock::default(),
             publish_lock: Mutex::default(),
             #[cfg(feature = "async")]
             command_permits: Arc::new(tokio::sync::Semaphore::new(MAX_CONCURRENT_COMMANDS)),
         }
     }
 
-    /// How long ago the store last confirmed that the current snapshot is the newest.
+    /// How long ago the read began that last found the current snapshot to be the newest.
     pub(crate) fn staleness(&self) -> Duration {
-        let confirmed = Duration::from_millis(self.current.last_confirmed_fresh.load(Ordering::Acquire));
-        self.current.started.elapsed().saturating_sub(confirmed)
+        age(&self.snapshot().confirmed)
+    }
+
+    /// Why the state in the store is not published; `None` if it is.
+    pub(crate) fn refusal(&self) -> Option<CatalogRefusal> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How far the clock is behind the newest record.
+    pub(crate) fn clock_behind(&self) -> Duration {
+        Duration::from_millis(self.newest_at.load(Ordering::Relaxed).saturating_sub(now()))
+    }
+
+    /// Checks a token in a read instance of the current snapshot.
+    pub(crate) fn check_token<T>(
+        &self,
+        call: impl FnOnce(&mut ReadInstance) -> Result<Result<T, AuthenticateError>, Trap>,
+    ) -> Result<T, AuthenticateError> {
+        let checked = self.read(|reader| {
+            let result = call(reader)?;
+            // After the call: a process that was stopped in between must not use an old snapshot.
+            Ok((result, age(&reader.confirmed)))
+        });
+        match checked {
+            Ok((result, age)) if age <= self.max_staleness => result,
+            Ok(_) => Err(AuthenticateError::Unavailable(format!(
+                "the token store has not answered for more than {:?}",
+                self.max_staleness
+            ))),
+            Err(trap) => {
+                self.count_trap(&trap);
+                Err(AuthenticateError::Unavailable(COMPONENT_FAILED.to_owned()))
+            }
+        }
     }
 
     /// Calls a read instance of the current snapshot.
     pub(crate) fn read<T>(&self, call: impl FnOnce(&mut ReadInstance) -> Result<T, Trap>) -> Result<T, Trap> {
-        let current = self.current.number.load(Ordering::Acquire);
+        let current = self.current_number.load(Ordering::Acquire);
         self.sandbox.read(current, || self.snapshot(), call)
     }
 
@@ -137,22 +215,47 @@ impl Shared {
 
     /// Executes a command and publishes the state of the store that it read or wrote.
     pub(crate) fn execute(&self, command: &Command<'_>, origin: &str) -> Result<Outcome, CommandError> {
-        let publish_lock = self.lock_publishing();
-        let started = Instant::now();
-        let (result, effects) = self.sandbox.execute(Arc::clone(&self.store), command, origin);
+        let Some(lock) = self.commands.lock(COMMAND_LOCK_TIMEOUT) else {
+            return Err(CommandError::Unavailable(format!(
+                "another change has waited for the token store for more than {COMMAND_LOCK_TIMEOUT:?}"
+            )));
+        };
+        let read_at = BootInstant::now();
+        let (result, effects) = self.sandbox.execute(self.checked_store(), command, origin);
         let StoreEffects { snapshot, wrote } = effects;
-        let changed = snapshot.is_some_and(|snapshot| self.publish(snapshot, started));
-        let submitted = if changed { self.on_catalog_changed() } else { None };
-        drop(publish_lock);
-        // A log that hangs must not delay other commands.
-        if let (Some(audit), Some(submitted)) = (&self.audit, submitted) {
-            audit.writer.wait(submitted);
+        let published = snapshot.map_or(Ok(Published::Unchanged), |snapshot| self.publish(snapshot, read_at));
+        drop(lock);
+        if read_at.elapsed() > self.max_staleness / 2 {
+            // The store was slow. A read that begins now proves the new snapshot for longer.
+            let _ = self.poll();
+        }
+        match published {
+            // A log that hangs must not delay other commands.
+            Ok(Published::Changed { submitted: Some(submitted) }) => {
+                if let Some(audit) = &self.audit {
+                    audit.wait(submitted);
+                }
+            }
+            Ok(_) => {}
+            Err(error) if wrote => {
+                tracing::error!("{error}; all tokens are refused until the change can be read back");
+                // Tokens that the change has revoked must not be accepted.
+                self.snapshot().confirmed.store(0, Ordering::Release);
+            }
+            // The next poll reports it.
+            Err(_) => {}
         }
         result.unwrap_or_else(|trap| {
             self.count_trap(&trap);
             let why = COMPONENT_FAILED.to_owned();
             Err(if wrote { CommandError::UnknownOutcome(why) } else { CommandError::Unavailable(why) })
         })
+    }
+
+    /// The store for the instances that execute commands.
+    pub(crate) fn checked_store(&self) -> Arc<dyn Store> {
+        let (store, sandbox) = (Arc::clone(&self.store), Arc::clone(&self.sandbox));
+        Arc::new(CheckedStore::new(store, sandbox, Arc::clone(&self.lineage)))
     }
 
     /// The name of the token with this number, from a cache of the current snapshot.
@@ -163,7 +266,7 @@ impl Shared {
     ) -> Result<Option<Arc<str>>, CommandError> {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         // Read before the list, which may be that of a newer snapshot.
-        let number = self.current.number.load(Ordering::Acquire);
+        let number = self.current_number.load(Ordering::Acquire);
         if names.number != number {
             let by_id = list()?.into_iter().map(|token| (token.id, token.name.into())).collect();
             *names = TokenNameCache { number, by_id };
@@ -173,18 +276,18 @@ impl Shared {
 
     /// Compares the store with the current snapshot, and publishes its state if another process has
     /// changed it.
-    pub(crate) fn poll(&self) -> Result<(), StoreError> {
-        let _publish_lock = self.lock_publishing();
-        let started = Instant::now();
-        if self.store.version()?.as_ref() == self.snapshot().snapshot.version() {
-            self.confirm_fresh(started);
-        } else if self.publish(self.store.load()?.into(), started) {
-            self.on_catalog_changed();
+    pub(crate) fn poll(&self) -> Result<(), PollError> {
+        self.check_clock();
+        let current = self.snapshot();
+        let read_at = BootInstant::now();
+        let version = self.store.version().map_err(PollError::Store)?;
+        if version.as_ref() == current.snapshot.version() {
+            self.confirm(&current, read_at);
+            return Ok(());
         }
-        if self.audit.as_ref().is_some_and(|audit| audit.last_read_failed.load(Ordering::Relaxed)) {
-            self.submit_audit_records();
-        }
-        Ok(())
+        let read_at = BootInstant::now();
+        let snapshot = self.store.load().map_err(PollError::Store)?.into();
+        self.publish(snapshot, read_at).map(drop)
     }
 
     /// Reads the creation time of the operator secret. The read instance has then loaded the
@@ -208,62 +311,88 @@ impl Shared {
     }
 
     fn snapshot(&self) -> VersionedSnapshot {
-        self.current.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Makes `snapshot` the current one. The store returned it to a read that began at `started` or
-    /// later. Returns whether it differs from the one before.
-    fn publish(&self, snapshot: Snapshot, started: Instant) -> bool {
-        let mut current = self.current.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+    /// Publishes a state that a read returned which began at `read_at`, if it continues the current
+    /// one. Of two states, the newer one stays, in whichever order they arrive.
+    fn publish(&self, snapshot: Snapshot, read_at: BootInstant) -> Result<Published, PollError> {
+        let _publish_lock = self.publish_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.snapshot();
         // An equal state stays the same snapshot, or every read instance would load it again.
-        let changed = current.snapshot.version() != snapshot.version();
-        if changed {
-            let number = current.number + 1;
-            *current = VersionedSnapshot { number, snapshot: Arc::new(snapshot) };
-            self.current.number.store(number, Ordering::Release);
+        if current.snapshot.version() == snapshot.version() {
+            self.confirm(&current, read_at);
+            return Ok(Published::Unchanged);
         }
-        self.confirm_fresh(started);
-        changed
-    }
-
-    fn confirm_fresh(&self, at: Instant) {
-        let at = at.saturating_duration_since(self.current.started).as_millis();
-        self.current.last_confirmed_fresh.store(u64::try_from(at).unwrap_or(u64::MAX), Ordering::Release);
-    }
-
-    fn lock_publishing(&self) -> MutexGuard<'_, ()> {
-        self.publish_lock.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Follows a change of the catalog. Returns the submission to wait for, if there is an audit
-    /// log.
-    fn on_catalog_changed(&self) -> Option<u64> {
-        self.refresh_operator_last_used();
-        self.submit_audit_records()
-    }
-
-    /// Submits the retained records to the audit log.
-    fn submit_audit_records(&self) -> Option<u64> {
-        let Audit { writer, last_read_failed } = self.audit.as_ref()?;
-        let retained = match self.read(|reader| reader.audit(None)) {
-            Ok(Ok(records)) => RetainedRecord::read(records.lines),
-            Ok(Err(error)) => Err(AuditLogError::Catalog(error.to_string())),
-            Err(trap) => {
-                self.count_trap(&trap);
-                Err(AuditLogError::Catalog(trap.to_string()))
-            }
+        let next = VersionedSnapshot {
+            number: current.number + 1,
+            snapshot: Arc::new(snapshot),
+            confirmed: Arc::new(AtomicU64::new(read_at.as_millis())),
         };
-        let failed_before = last_read_failed.swap(retained.is_err(), Ordering::Relaxed);
-        match retained {
-            Ok(retained) => Some(writer.submit(retained)),
-            Err(error) => {
-                self.observer.audit_append_failed();
-                // Logged once, not at every attempt.
-                if !failed_before {
-                    tracing::error!("{error}; changes are still made");
-                }
-                None
+        let opened = self.sandbox.open_reader(next.clone()).and_then(|mut reader| {
+            let examined = Examined::read(&mut reader)?;
+            Ok(examined.map(|examined| (examined, reader)))
+        });
+        let opened = opened.unwrap_or_else(|trap| {
+            self.count_trap(&trap);
+            Err(CommandError::Unavailable(COMPONENT_FAILED.to_owned()))
+        });
+        let (examined, reader) = opened.map_err(PollError::Catalog)?;
+        match self.lineage.check(&examined, read_at) {
+            Ok(()) => {}
+            Err(LineageError::Overtaken) => return Ok(Published::Overtaken),
+            Err(LineageError::Refused(refusal)) => {
+                self.set_refusal(Some(refusal.clone()));
+                return Err(PollError::Refused(refusal));
             }
         }
+        let Examined { position, newest_at, records, .. } = examined;
+        let (number, version) = (next.number, next.snapshot.version().cloned());
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
+        self.current_number.store(number, Ordering::Release);
+        self.sandbox.install(reader);
+        if let (Some(mark), Some(position)) = (&self.high_water, &position) {
+            mark.advance(position);
+        }
+        self.lineage.advance(position, version);
+        self.newest_at.store(newest_at.unwrap_or_default(), Ordering::Relaxed);
+        self.set_refusal(None);
+        self.refresh_operator_last_used();
+        // Under the lock, and so in the order of the changes.
+        let submitted = self.audit.as_ref().map(|audit| audit.submit(records));
+        Ok(Published::Changed { submitted })
     }
+
+    /// Moves the proof that a snapshot is the newest.
+    fn confirm(&self, snapshot: &VersionedSnapshot, read_at: BootInstant) {
+        snapshot.confirmed.fetch_max(read_at.as_millis(), Ordering::AcqRel);
+        self.set_refusal(None);
+    }
+
+    fn set_refusal(&self, refusal: Option<CatalogRefusal>) {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
+    }
+
+    /// Logs a clock that is behind the newest record, once.
+    fn check_clock(&self) {
+        let behind = self.clock_behind();
+        let is_behind = behind > CLOCK_TOLERANCE;
+        if self.clock_is_behind.swap(is_behind, Ordering::Relaxed) == is_behind {
+            return;
+        }
+        if is_behind {
+            tracing::warn!(
+                "the clock of this machine is {}s behind the newest audit record; until it has caught up, deadlines \
+                 are compared with the time of that record",
+                behind.as_secs()
+            );
+        } else {
+            tracing::info!("the clock of this machine is no longer behind the newest audit record");
+        }
+    }
+}
+
+/// How long ago the read began that confirmed a snapshot.
+fn age(confirmed: &AtomicU64) -> Duration {
+    BootInstant::from_millis(confirmed.load(Ordering::Acquire)).elapsed()
 }

@@ -1,7 +1,5 @@
 //! Functions for the conformance runner and the benchmarks of this repository.
 
-use std::sync::Arc;
-
 use crate::authority::api::Authority;
 use crate::command::Command;
 use crate::sandbox::Trap;
@@ -16,6 +14,6 @@ impl Authority {
 
     /// Makes and drops an instance as a command does.
     pub fn instantiate(&self) -> Result<(), Trap> {
-        self.shared.sandbox.command_instance(Arc::clone(&self.shared.store)).map(drop)
+        self.shared.sandbox.command_instance(self.shared.checked_store()).map(drop)
     }
 }

@@ -25,6 +25,7 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> 
 
 /// Checks whether `path` can be replaced by a file with this mode: replaces it by a copy of itself.
 /// If nothing is there, checks whether a file can be created.
+#[cfg(feature = "server")]
 pub(crate) fn check_replaceable(path: &Path, mode: u32) -> io::Result<()> {
     match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -50,6 +51,7 @@ pub(crate) fn check_replaceable(path: &Path, mode: u32) -> io::Result<()> {
 
 /// Creates a file with this content at a path where nothing is. Other users may read it, as far as
 /// the umask allows. A program that waits for the file finds it complete.
+#[cfg(feature = "server")]
 pub(crate) fn create_new(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut temporary = create_temporary(path, 0o666)?;
     temporary.as_file_mut().write_all(content)?;
@@ -58,6 +60,7 @@ pub(crate) fn create_new(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// Returns whether a file of this name is a temporary file for one that is called `name`.
+#[cfg(feature = "server")]
 pub(super) fn is_temporary(file: &OsStr, name: &OsStr) -> bool {
     let random = file.as_bytes().strip_prefix(prefix(name).as_bytes());
     let random = random.and_then(|rest| rest.strip_suffix(SUFFIX.as_bytes()));

@@ -4,7 +4,6 @@
 //! Knows nothing of what the files hold, and nothing of the command line: it asks no question and
 //! prints nothing.
 
-#[cfg(feature = "server")]
 mod atomic;
 #[cfg(feature = "server")]
 mod directory_lock;
@@ -17,8 +16,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+pub(crate) use atomic::replace;
 #[cfg(feature = "server")]
-pub(crate) use atomic::{check_replaceable, create_new, replace};
+pub(crate) use atomic::{check_replaceable, create_new};
 #[cfg(feature = "server")]
 pub(crate) use directory_lock::DirectoryLock;
 #[cfg(feature = "server")]

@@ -1,0 +1,307 @@
+//! The states of a catalog that may follow each other.
+//!
+//! A catalog never goes back: neither to an older state, nor to one that does not continue the
+//! published one, nor to another catalog. The audit chain inside the catalog decides, so that no
+//! store has to be believed.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::audit::{self, RetainedRecord};
+use crate::authority::boot_clock::BootInstant;
+use crate::sandbox::linker::Snapshot;
+use crate::sandbox::{ReadInstance, Sandbox, Trap};
+use crate::store::{Entry, Store, StoreError, SwapOutcome, Version};
+use crate::token::{CommandError, Timestamp};
+
+/// The end of the audit chain of a catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogPosition {
+    /// The identifier of the catalog.
+    pub catalog_id: String,
+    /// The sequence number of the newest audit record.
+    pub sequence: u64,
+    /// SHA-512/256 of that record, as 64 lower-case hexadecimal digits.
+    pub head: String,
+}
+
+impl fmt::Display for CatalogPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "catalog {} at sequence {}", self.catalog_id, self.sequence)
+    }
+}
+
+/// Why a state of the store is not accepted in place of an earlier one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CatalogRefusal {
+    /// The store holds no catalog.
+    Missing {
+        /// The earlier state.
+        expected: CatalogPosition,
+    },
+    /// The store holds a catalog with another identifier, or with none.
+    OtherCatalog {
+        /// The earlier state.
+        expected: CatalogPosition,
+        /// The identifier in the store.
+        found: Option<String>,
+        /// The sequence number in the store.
+        sequence: u64,
+    },
+    /// The store holds an older state of the catalog.
+    Older {
+        /// The earlier state.
+        expected: CatalogPosition,
+        /// The sequence number in the store.
+        found: u64,
+    },
+    /// The store holds a state with another record where the earlier one ends.
+    Diverged {
+        /// The earlier state.
+        expected: CatalogPosition,
+        /// The sequence number in the store.
+        found: u64,
+    },
+}
+
+impl CatalogRefusal {
+    /// One word for metrics and for programs.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => "missing",
+            Self::OtherCatalog { .. } => "other_catalog",
+            Self::Older { .. } => "older",
+            Self::Diverged { .. } => "diverged",
+        }
+    }
+
+    /// The state that the store must hold, or a later one.
+    pub const fn expected(&self) -> &CatalogPosition {
+        let (Self::Missing { expected }
+        | Self::OtherCatalog { expected, .. }
+        | Self::Older { expected, .. }
+        | Self::Diverged { expected, .. }) = self;
+        expected
+    }
+
+    /// The sequence number in the store; 0 if it holds no catalog.
+    pub const fn found_sequence(&self) -> u64 {
+        match self {
+            Self::Missing { .. } => 0,
+            Self::OtherCatalog { sequence, .. } => *sequence,
+            Self::Older { found, .. } | Self::Diverged { found, .. } => *found,
+        }
+    }
+}
+
+impl fmt::Display for CatalogRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let expected = self.expected();
+        match self {
+            Self::Missing { .. } => write!(f, "the token store holds no catalog, but it held {expected}"),
+            Self::OtherCatalog { found: Some(found), .. } => {
+                write!(f, "the token store holds catalog {found}, but it held {expected}")
+            }
+            Self::OtherCatalog { found: None, .. } => {
+                write!(f, "the token store holds a catalog without identifier, but it held {expected}")
+            }
+            Self::Older { found, .. } => {
+                write!(f, "the token store holds an older state, sequence {found}, but it held {expected}")
+            }
+            Self::Diverged { found, .. } => write!(
+                f,
+                "the token store holds another history, at sequence {found}, that does not continue {expected}"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for CatalogRefusal {}
+
+/// A state of the store that was examined.
+#[derive(Debug)]
+pub(crate) struct Examined {
+    /// The end of its chain; `None` if the store is empty or the catalog has no record.
+    pub(crate) position: Option<CatalogPosition>,
+    /// The identifier, also of a catalog without record.
+    catalog_id: Option<String>,
+    /// Whether the store holds no document.
+    is_empty: bool,
+    /// The time of the newest record.
+    pub(crate) newest_at: Option<Timestamp>,
+    /// The retained records, oldest first.
+    pub(crate) records: Vec<RetainedRecord>,
+}
+
+impl Examined {
+    /// Reads the chain of the snapshot that an instance has.
+    pub(crate) fn read(reader: &mut ReadInstance) -> Result<Result<Self, CommandError>, Trap> {
+        let state = match reader.state()? {
+            Ok(state) => state,
+            Err(error) => return Ok(Err(error)),
+        };
+        let lines = match reader.audit(None)? {
+            Ok(records) => records.lines,
+            Err(error) => return Ok(Err(error)),
+        };
+        let records = match RetainedRecord::read(lines) {
+            Ok(records) => records,
+            Err(error) => return Ok(Err(CommandError::Internal(error.to_string()))),
+        };
+        let is_empty = state.is_none();
+        let (catalog_id, end) = match state {
+            Some(state) => (state.catalog_id, state.audit_head.map(|head| (state.audit_sequence, head))),
+            None => (None, None),
+        };
+        let position = catalog_id.clone().zip(end).map(|(catalog_id, (sequence, head))| CatalogPosition {
+            catalog_id,
+            sequence,
+            head,
+        });
+        let newest_at = records.last().map(|newest| newest.record.at);
+        Ok(Ok(Self { position, catalog_id, is_empty, newest_at, records }))
+    }
+
+    /// The sequence number of the newest record; 0 if there is none.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.records.last().map_or(0, |newest| newest.record.sequence)
+    }
+
+    /// Whether this state is `earlier` or continues it.
+    pub(crate) fn check_continues(&self, earlier: &CatalogPosition) -> Result<(), CatalogRefusal> {
+        let expected = || earlier.clone();
+        if self.is_empty {
+            return Err(CatalogRefusal::Missing { expected: expected() });
+        }
+        if self.catalog_id.as_ref() != Some(&earlier.catalog_id) {
+            return Err(CatalogRefusal::OtherCatalog {
+                expected: expected(),
+                found: self.catalog_id.clone(),
+                sequence: self.sequence(),
+            });
+        }
+        let found = self.sequence();
+        if found < earlier.sequence {
+            return Err(CatalogRefusal::Older { expected: expected(), found });
+        }
+        // The record itself, or the one after it, which has its hash. If the catalog retains
+        // neither, so many changes were made that nothing can be compared.
+        let continues = self.records.iter().find_map(|RetainedRecord { record, line }| {
+            if record.sequence == earlier.sequence {
+                Some(audit::hash(line.as_bytes()) == earlier.head)
+            } else if record.sequence.checked_sub(1) == Some(earlier.sequence) {
+                Some(record.links_to(&earlier.head))
+            } else {
+                None
+            }
+        });
+        match continues {
+            Some(false) => Err(CatalogRefusal::Diverged { expected: expected(), found }),
+            Some(true) | None => Ok(()),
+        }
+    }
+}
+
+/// The state that every later one must continue.
+#[derive(Debug)]
+pub(crate) struct Lineage {
+    state: Mutex<LineageState>,
+}
+
+#[derive(Debug)]
+struct LineageState {
+    position: Option<CatalogPosition>,
+    /// The document that was found in that state, so that it need not be examined again.
+    version: Option<Version>,
+    /// When the position was set. A read that began before may return an older state.
+    set_at: BootInstant,
+}
+
+impl Lineage {
+    /// Begins at this state; `None` accepts any.
+    pub(crate) fn new(position: Option<CatalogPosition>) -> Self {
+        let state = LineageState { position, version: None, set_at: BootInstant::now() };
+        Self { state: Mutex::new(state) }
+    }
+
+    /// Sets the state that every later one must continue.
+    pub(crate) fn advance(&self, position: Option<CatalogPosition>, version: Option<Version>) {
+        let mut state = self.lock();
+        state.position = position;
+        state.version = version;
+        state.set_at = BootInstant::now();
+    }
+
+    /// Whether this is the very document that was accepted last.
+    pub(crate) fn is_current(&self, version: Option<&Version>) -> bool {
+        let state = self.lock();
+        version.is_some() && state.version.as_ref() == version
+    }
+
+    /// Checks a state that was read by a read that began at `read_at`.
+    pub(crate) fn check(&self, examined: &Examined, read_at: BootInstant) -> Result<(), LineageError> {
+        let state = self.lock();
+        let Some(position) = &state.position else { return Ok(()) };
+        examined.check_continues(position).map_err(|refusal| {
+            if read_at < state.set_at { LineageError::Overtaken } else { LineageError::Refused(refusal) }
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LineageState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a state that was read is not the newest one.
+#[derive(Debug)]
+pub(crate) enum LineageError {
+    /// A newer state was published while this one was read: the read is repeated.
+    Overtaken,
+    /// The store went back.
+    Refused(CatalogRefusal),
+}
+
+/// A store whose documents continue the published state, for the instances that execute commands.
+pub(crate) struct CheckedStore {
+    store: Arc<dyn Store>,
+    sandbox: Arc<Sandbox>,
+    lineage: Arc<Lineage>,
+}
+
+impl CheckedStore {
+    pub(crate) fn new(store: Arc<dyn Store>, sandbox: Arc<Sandbox>, lineage: Arc<Lineage>) -> Self {
+        Self { store, sandbox, lineage }
+    }
+}
+
+impl Store for CheckedStore {
+    fn version(&self) -> Result<Option<Version>, StoreError> {
+        self.store.version()
+    }
+
+    fn load(&self) -> Result<Option<Entry>, StoreError> {
+        let read_at = BootInstant::now();
+        let entry = self.store.load()?;
+        if self.lineage.is_current(entry.as_ref().map(|entry| &entry.version)) {
+            return Ok(entry);
+        }
+        let snapshot = Arc::new(Snapshot::from(entry.clone()));
+        match self.sandbox.open_examiner(snapshot).and_then(|mut reader| Examined::read(&mut reader)) {
+            Ok(Ok(examined)) => match self.lineage.check(&examined, read_at) {
+                Ok(()) => Ok(entry),
+                Err(LineageError::Overtaken) => {
+                    Err(StoreError::Unavailable("the catalog changed while it was read".to_owned()))
+                }
+                Err(LineageError::Refused(refusal)) => Err(StoreError::Unavailable(refusal.to_string())),
+            },
+            // The command instance gets the same error for the same document.
+            Ok(Err(_)) => Ok(entry),
+            Err(trap) => Err(StoreError::Unavailable(trap.to_string())),
+        }
+    }
+
+    fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
+        self.store.swap(expected, document)
+    }
+}
