@@ -36,6 +36,9 @@ pub(crate) struct Metrics {
     tokens: IntGauge,
     operator_age: Gauge,
     staleness: Gauge,
+    refused: IntGauge,
+    sequence: IntGauge,
+    clock_behind: Gauge,
 }
 
 /// The metrics cannot be registered, because two have one name.
@@ -50,6 +53,9 @@ struct Gauges {
     operator_age: Option<Duration>,
     /// The time since the last response of the store.
     staleness: Duration,
+    refused: bool,
+    sequence: u64,
+    clock_behind: Duration,
 }
 
 impl Metrics {
@@ -114,6 +120,15 @@ impl Metrics {
                 "optoken_store_staleness_seconds",
                 "Time since the last response of the token store. Tokens are rejected beyond --max-staleness.",
             )?,
+            refused: gauge(
+                "optoken_catalog_refused",
+                "Whether the token store holds a state that does not continue the current one (1) or not (0).",
+            )?,
+            sequence: gauge("optoken_catalog_sequence", "Sequence number of the newest audit record.")?,
+            clock_behind: float_gauge(
+                "optoken_clock_behind_seconds",
+                "How far the clock is behind the newest audit record. Deadlines wait until it has caught up.",
+            )?,
             registry,
         })
     }
@@ -139,6 +154,9 @@ impl Metrics {
             tokens: tokens.len(),
             operator_age: operator.map(age),
             staleness: authority.staleness(),
+            refused: authority.catalog_refusal().is_some(),
+            sequence: authority.catalog_state()?.map_or(0, |state| state.audit_sequence),
+            clock_behind: authority.clock_behind(),
         };
         self.to_text(gauges).map_err(|error| CommandError::Internal(error.to_string()))
     }
@@ -147,6 +165,9 @@ impl Metrics {
         self.tokens.set(i64::try_from(gauges.tokens).unwrap_or(i64::MAX));
         self.operator_age.set(gauges.operator_age.map_or(f64::NAN, |age| age.as_secs_f64()));
         self.staleness.set(gauges.staleness.as_secs_f64());
+        self.refused.set(gauges.refused.into());
+        self.sequence.set(i64::try_from(gauges.sequence).unwrap_or(i64::MAX));
+        self.clock_behind.set(gauges.clock_behind.as_secs_f64());
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
@@ -250,8 +271,14 @@ mod tests {
         metrics.set_recovery_open(true);
         metrics.set_build_info("1.2.3", "one").unwrap();
         metrics.store_operation_completed("load", Duration::from_millis(2), Ok(()));
-        let gauges =
-            Gauges { tokens: 3, operator_age: Some(Duration::from_millis(1500)), staleness: Duration::ZERO };
+        let gauges = Gauges {
+            tokens: 3,
+            operator_age: Some(Duration::from_millis(1500)),
+            staleness: Duration::ZERO,
+            refused: false,
+            sequence: 5,
+            clock_behind: Duration::ZERO,
+        };
         let text = metrics.to_text(gauges).unwrap();
         for line in [
             r#"optoken_authentications_total{outcome="accepted"} 1"#,

@@ -28,6 +28,9 @@ pub const AUDIT: &str = "/api/v3/configure/token/audit";
 /// `GET` and `POST` answer the query of [`system_tokens`](crate::system_tokens).
 pub const QUERY_SQL: &str = "/api/v3/query_sql";
 
+/// `GET` shows what this server knows of its catalog and its store.
+pub const STATUS: &str = "/api/v3/optoken/status";
+
 /// Any method asks whether the token of a request is accepted (forward authentication).
 pub const VERIFY: &str = "/api/v3/verify";
 

@@ -98,6 +98,8 @@ pub enum Problem {
     UnknownOutcome(&'static str),
     /// The command may have been carried out. Repeating it has the same result in both cases.
     UnknownOutcomeRetryable,
+    /// The named token may have been created; if it was, its secret is lost.
+    UnknownOutcomeOfNamed,
     /// The command cannot be carried out, and trying again does not help.
     Internal,
     /// The request is forbidden regardless of its credentials; the text has the reason.
@@ -170,9 +172,10 @@ impl Problem {
             Self::RecoveryClosed => ErrorStatus::Gone,
             Self::BodyTooLarge(_) => ErrorStatus::ContentTooLarge,
             Self::UnsupportedMediaType => ErrorStatus::UnsupportedMediaType,
-            Self::Unavailable | Self::UnknownOutcome(_) | Self::UnknownOutcomeRetryable => {
-                ErrorStatus::ServiceUnavailable
-            }
+            Self::Unavailable
+            | Self::UnknownOutcome(_)
+            | Self::UnknownOutcomeRetryable
+            | Self::UnknownOutcomeOfNamed => ErrorStatus::ServiceUnavailable,
             Self::Internal => ErrorStatus::InternalServerError,
             Self::ForwardAuth(reason) if reason.challenge().is_some() => ErrorStatus::Unauthorized,
             Self::ForwardAuth(_) => ErrorStatus::ServiceUnavailable,
@@ -214,6 +217,9 @@ impl Problem {
             .into(),
             Self::UnknownOutcomeRetryable => "the token store failed in the middle of the change, which may have been made; \
                  nothing is lost, do it again"
+                .into(),
+            Self::UnknownOutcomeOfNamed => "the token store failed in the middle of the change, which may have been made; if the \
+                 list has a token of this name, its secret is lost: delete it and do it again"
                 .into(),
             Self::Internal => "the server cannot do this, its log has the cause; nothing was changed".into(),
             Self::Forbidden(reason) => reason.clone(),

@@ -32,6 +32,14 @@ pub(crate) fn invalid_query(error: &serde_urlencoded::de::Error) -> Problem {
     Problem::InvalidQuery(redact(&error.to_string()).into_owned())
 }
 
+/// Converts an unknown outcome of a command that can be repeated without a loss.
+pub(crate) fn repeatable(problem: Problem) -> Problem {
+    match problem {
+        Problem::UnknownOutcome(_) => Problem::UnknownOutcomeRetryable,
+        problem => problem,
+    }
+}
+
 /// Returns the problem of a command with an unknown outcome.
 pub(crate) fn unknown_outcome() -> Problem {
     Problem::UnknownOutcome("token recovery")

@@ -71,6 +71,13 @@ fn problems() -> Vec<Case> {
             &[],
         ),
         (
+            Problem::UnknownOutcomeOfNamed,
+            503,
+            "the token store failed in the middle of the change, which may have been made; if the list has a token of \
+             this name, its secret is lost: delete it and do it again",
+            &[],
+        ),
+        (
             Problem::Internal,
             500,
             "the server cannot do this, its log has the cause; nothing was changed",

@@ -2,6 +2,7 @@
 //! (docs/compatibility.md 5).
 
 mod address_file;
+mod continuity;
 mod fd_limit;
 mod listeners;
 mod logging;
@@ -25,6 +26,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, DEFAULT_MAX_STALENESS};
+use crate::cli::serve::continuity::Continuity;
 use crate::cli::serve::listeners::{Listeners, Tls};
 use crate::cli::serve::logging::Log;
 use crate::cli::serve::recovery::{Recovery, RecoveryListeners};
@@ -83,6 +85,9 @@ pub(crate) struct Serve {
 
     #[command(flatten)]
     storage: Storage,
+
+    #[command(flatten)]
+    continuity: Continuity,
 
     /// Refuse all tokens (503) after this many seconds without a response from the token store
     #[arg(
@@ -209,9 +214,11 @@ impl Serve {
             ),
             None => None,
         };
-        let mut builder = Authority::builder_shared(self.storage.open()?)
+        let (store, store_file) = self.storage.open()?;
+        let builder = Authority::builder_shared(store)
             .max_staleness(Duration::from_secs(self.max_staleness))
             .observer(metrics);
+        let mut builder = self.continuity.apply(builder, store_file.as_deref())?;
         if let Some(file) = &self.audit_log {
             builder = builder.audit_log(file.clone());
         }

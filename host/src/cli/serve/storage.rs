@@ -73,12 +73,12 @@ impl FromStr for ObjectStore {
 }
 
 impl Storage {
-    /// Opens the store, or creates it.
-    pub(crate) fn open(&self) -> anyhow::Result<Arc<dyn Store>> {
+    /// Opens the store, or creates it. Returns it with its file, if it is in one.
+    pub(crate) fn open(&self) -> anyhow::Result<(Arc<dyn Store>, Option<PathBuf>)> {
         let path = match (&self.store, self.object_store) {
             (Some(StoreUrl::Memory), _) | (None, Some(ObjectStore::Memory)) => {
                 tracing::warn!("token store: memory only, all tokens are lost when the server ends");
-                return Ok(Arc::new(MemoryStore::default()));
+                return Ok((Arc::new(MemoryStore::default()), None));
             }
             (Some(StoreUrl::Sqlite(path)), _) => path.clone(),
             (None, Some(ObjectStore::File) | None) => {
@@ -89,7 +89,7 @@ impl Storage {
         };
         let store = SqliteStore::open(&path)?;
         tracing::info!("token store: sqlite:{}", path.display());
-        Ok(Arc::new(store))
+        Ok((Arc::new(store), Some(path)))
     }
 
     /// Returns the data directory, if the store is in it.

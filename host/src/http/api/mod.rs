@@ -11,6 +11,7 @@ mod rotation;
 mod service;
 mod sql;
 pub(crate) mod state;
+mod status;
 mod system_tokens;
 mod tokens;
 mod verify;
@@ -26,6 +27,7 @@ pub(crate) fn table(options: &Options) -> Vec<Endpoint> {
         audit::endpoints(),
         sql::endpoints(options),
         verify::endpoints(),
+        status::endpoints(),
         service::endpoints(),
         openapi::endpoints(),
     ]

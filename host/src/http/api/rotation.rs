@@ -10,20 +10,21 @@ use optoken_protocol::problem::Problem;
 use optoken_protocol::timestamp::rfc3339;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::{Object, Required, Type};
 use zeroize::Zeroizing;
 
 use crate::authority::Authority;
 use crate::http::api::endpoint::{
     ApiRequest, BodySchema, Endpoint, SuccessResponse, command_problems, ignored_body_problems,
-    json_body_problems, ok_response, read_problems, retryable_command_problems,
+    json_body_problems, ok_response, parameter, read_problems, retryable_command_problems,
 };
 use crate::http::api::issued_token;
 use crate::http::api::system_tokens::short_hash;
 use crate::http::api::tokens::ListedToken;
-use crate::http::{Options, body, response};
+use crate::http::{Options, body, problem, response};
 use crate::secret::Secret;
 use crate::server::serve::Response;
-use crate::token::{ExpiringSecret, Rotation, StagedSecret, Timestamp};
+use crate::token::{CommandError, ExpiringSecret, Rotation, StagedSecret, Timestamp};
 
 /// Options of a replacement of the operator token.
 #[derive(Default, Deserialize, ToSchema)]
@@ -50,6 +51,23 @@ struct StageRequest {
     token_sha512: Option<String>,
     /// How many seconds the token can be confirmed; 3600 if absent or null, at most 604800.
     ttl_secs: Option<u64>,
+}
+
+/// Options of the end of an overlap.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EndOverlapRequest {
+    #[serde(default)]
+    delete_tokens: bool,
+}
+
+/// The tokens that were created with the previous token since its replacement, or with such a token.
+#[derive(Serialize, ToSchema)]
+struct EndedOverlap {
+    /// The names of those that are still accepted.
+    remaining_tokens: Vec<String>,
+    /// The names of those that were deleted.
+    deleted_tokens: Vec<String>,
 }
 
 /// An upper bound of the bytes in the JSON of a staged token.
@@ -132,7 +150,7 @@ async fn stage(request: ApiRequest) -> Result<Response, Problem> {
         body::optional_json(request, state.options.max_request_size).await?;
     let staged = state
         .command(move |authority| authority.stage(&credential, token_sha512.as_deref(), ttl_secs, &origin));
-    let StagedSecret { secret, sha512, expires_at } = staged.await.map_err(repeatable)?;
+    let StagedSecret { secret, sha512, expires_at } = staged.await.map_err(problem::repeatable)?;
     let token = StagedToken {
         token: secret.as_ref().map(Secret::expose),
         hash: sha512,
@@ -159,7 +177,7 @@ async fn confirm(request: ApiRequest) -> Result<Response, Problem> {
         body::optional_json(request, state.options.max_request_size).await?;
     let overlap = overlap_secs.unwrap_or(0);
     let confirmed = state.command(move |authority| authority.confirm(&credential, overlap, &origin));
-    let token = confirmed.await.map_err(repeatable)?;
+    let token = confirmed.await.map_err(problem::repeatable)?;
     response::json(&ListedToken::from(token))
 }
 
@@ -167,24 +185,36 @@ async fn cancel(request: ApiRequest) -> Result<Response, Problem> {
     let (state, credential, origin, request) = request.into_parts()?;
     body::discard(request.into_body()).await?;
     let cancelled = state.command(move |authority| authority.cancel(&credential, &origin));
-    cancelled.await.map_err(repeatable)?;
+    cancelled.await.map_err(problem::repeatable)?;
     Ok(response::empty(StatusCode::OK))
 }
 
 async fn end_overlap(request: ApiRequest) -> Result<Response, Problem> {
     let (state, credential, origin, request) = request.into_parts()?;
+    let query = request.uri().query().unwrap_or_default();
+    let EndOverlapRequest { delete_tokens } =
+        serde_urlencoded::from_str(query).map_err(|error| problem::invalid_query(&error))?;
     body::discard(request.into_body()).await?;
-    let ended = state.command(move |authority| authority.end_overlap(&credential, &origin));
-    ended.await.map_err(repeatable)?;
-    Ok(response::empty(StatusCode::OK))
-}
-
-/// Converts an unknown outcome: these commands can be repeated without a loss.
-fn repeatable(problem: Problem) -> Problem {
-    match problem {
-        Problem::UnknownOutcome(_) => Problem::UnknownOutcomeRetryable,
-        problem => problem,
-    }
+    let ended = state.command(move |authority| {
+        let tokens = authority.end_overlap(&credential, &origin)?;
+        if delete_tokens {
+            for token in &tokens {
+                match authority.delete(&credential, &token.name, &origin) {
+                    // Another client has deleted it meanwhile.
+                    Ok(_) | Err(CommandError::NotFound(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(tokens)
+    });
+    let tokens = ended.await.map_err(problem::repeatable)?;
+    let names = tokens.into_iter().map(|token| token.name).collect();
+    response::json(&if delete_tokens {
+        EndedOverlap { remaining_tokens: Vec::new(), deleted_tokens: names }
+    } else {
+        EndedOverlap { remaining_tokens: names, deleted_tokens: Vec::new() }
+    })
 }
 
 fn status(request: &ApiRequest) -> Result<Response, Problem> {
@@ -305,11 +335,23 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             path: paths::OVERLAP,
             handler: |request| Box::pin(end_overlap(request)),
             name: "endOverlap",
-            summary: "Revoke the previous token, if it is still accepted; ignores any body",
-            parameters: vec![],
+            summary: "Revoke the previous token, if it is still accepted, and name the tokens that were created with it since its \
+                      replacement; ignores any body",
+            parameters: vec![parameter(
+                "delete_tokens",
+                "Whether to delete these tokens as well.",
+                Required::False,
+                Object::with_type(Type::Boolean).into(),
+            )],
             body: None,
-            success: ok_response(vec![]),
-            problems: [ignored_body_problems(), retryable_command_problems(), operator()].concat(),
+            success: ok_response(vec![(JSON, BodySchema::of::<EndedOverlap>())]),
+            problems: [
+                ignored_body_problems(),
+                retryable_command_problems(),
+                operator(),
+                vec![Problem::InvalidQuery("…".to_owned())],
+            ]
+            .concat(),
         },
     ]
 }

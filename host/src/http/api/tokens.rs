@@ -13,7 +13,7 @@ use utoipa::openapi::Required;
 use crate::authority::Authority;
 use crate::http::api::endpoint::{
     ApiRequest, BodySchema, Endpoint, command_problems, create_problems, ignored_body_problems,
-    json_body_problems, ok_response, parameter, read_problems, text_schema,
+    json_body_problems, ok_response, parameter, read_problems, retryable_command_problems, text_schema,
 };
 use crate::http::api::issued_token;
 use crate::http::api::system_tokens::{PERMISSIONS, short_hash};
@@ -105,7 +105,12 @@ async fn create_named(request: ApiRequest) -> Result<Response, Problem> {
         body::json(request, state.options.max_request_size).await?;
     let create =
         move |authority: &Authority| authority.create_named(&credential, &token_name, expiry_secs, &origin);
-    Ok(issued_token::created_response(&state.command(create).await?))
+    // The presented token stays what it is, so token recovery is not the way out.
+    let issued = state.command(create).await.map_err(|problem| match problem {
+        Problem::UnknownOutcome(_) => Problem::UnknownOutcomeOfNamed,
+        problem => problem,
+    })?;
+    Ok(issued_token::created_response(&issued))
 }
 
 async fn delete(request: ApiRequest) -> Result<Response, Problem> {
@@ -114,7 +119,8 @@ async fn delete(request: ApiRequest) -> Result<Response, Problem> {
     let DeleteRequest { token_name } =
         serde_urlencoded::from_str(query).map_err(|error| problem::invalid_query(&error))?;
     body::discard(request.into_body()).await?;
-    state.command(move |authority| authority.delete(&credential, &token_name, &origin)).await?;
+    let deleted = state.command(move |authority| authority.delete(&credential, &token_name, &origin));
+    deleted.await.map_err(problem::repeatable)?;
     Ok(response::empty(StatusCode::OK))
 }
 
@@ -154,7 +160,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             success: issued_token::success_response(),
             problems: [
                 json_body_problems(options),
-                command_problems(),
+                vec![Problem::Unavailable, Problem::UnknownOutcomeOfNamed, Problem::Internal],
                 create_problems(),
                 vec![Problem::UnsupportedMediaType, Problem::InvalidArgument("…".to_owned())],
             ]
@@ -187,7 +193,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             success: ok_response(vec![]),
             problems: [
                 ignored_body_problems(),
-                command_problems(),
+                retryable_command_problems(),
                 vec![
                     Problem::InvalidQuery("…".to_owned()),
                     Problem::OperatorProtected,
