@@ -272,7 +272,7 @@ fn slow_change_delays_neither_tokens_nor_news() {
             done.store(true, Ordering::SeqCst);
             issued.secret
         });
-        // Longer than the store may be silent: reads go on to prove that the snapshot is the newest.
+        // Longer than the store may be silent: reads still prove that the snapshot is the newest.
         let until = Instant::now() + 4 * MIN_MAX_STALENESS;
         while Instant::now() < until {
             assert!(authority.authenticate(token.expose()).is_ok());

@@ -16,7 +16,7 @@ pub const STAGE: &str = "/api/v3/configure/token/admin/regenerate/stage";
 /// `POST` makes the staged secret the operator's.
 pub const CONFIRM: &str = "/api/v3/configure/token/admin/regenerate/confirm";
 
-/// `DELETE` revokes the previous operator secret before its deadline.
+/// `DELETE` revokes the previous operator secret before its deadline, `GET` lists what it created.
 pub const OVERLAP: &str = "/api/v3/configure/token/admin/regenerate/overlap";
 
 /// `POST` creates a named admin token.

@@ -164,7 +164,7 @@ impl Authority {
     }
 
     /// The tokens that were made with the previous secret of the operator token since its last
-    /// replacement, or with such a token. Overlap or not, they stay accepted until they are deleted.
+    /// replacement, or with such a token. They stay accepted until they are deleted.
     pub fn made_with_previous_secret(&self) -> Result<Vec<TokenInfo>, CommandError> {
         let replaced_at = self.status()?.and_then(|status| status.info.updated_at);
         let mut tokens = self.list_tokens()?;
@@ -272,8 +272,8 @@ impl Authority {
         self.shared.staleness()
     }
 
-    /// Why the state in the store is not used; `None` if it is. Then changes are refused, and beyond
-    /// [`max_staleness`](crate::authority::Builder::max_staleness) all tokens.
+    /// Why the state in the store is not used; `None` if it is. Then changes are refused, and all
+    /// tokens beyond [`max_staleness`](crate::authority::Builder::max_staleness).
     pub fn catalog_refusal(&self) -> Option<CatalogRefusal> {
         self.shared.refusal()
     }

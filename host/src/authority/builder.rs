@@ -134,9 +134,9 @@ impl<'a> Builder<'a> {
         self
     }
 
-    /// Keeps the newest state of the catalog that this node has seen in this small file, created with
-    /// mode 0600. The start fails with [`BuildError::Refused`] if the store holds an older state, a
-    /// history that does not continue the newest one, another catalog, or none.
+    /// Keeps the newest state of the catalog that this node has seen in this file, of mode 0600. The
+    /// start fails with [`BuildError::Refused`] if the store holds an older state, a history that
+    /// does not continue the newest one, another catalog, or none.
     ///
     /// A thread writes the file within a second of a change, also of a change by another process,
     /// and at the drop of the authority. On another disk than the store, the file also shows that
@@ -188,9 +188,20 @@ impl<'a> Builder<'a> {
             snapshot: Arc::new(effects.snapshot.unwrap_or_default()),
             confirmed: Arc::new(AtomicU64::new(read_at.as_millis())),
         };
-        let mut reader = sandbox.open_reader(snapshot.clone())?;
-        let examined = Examined::read(&mut reader)?.map_err(BuildError::Catalog)?;
-        sandbox.install(reader);
+        let opened = sandbox.open_reader(snapshot.clone()).and_then(|mut reader| {
+            let examined = Examined::read(&mut reader)?;
+            Ok((examined, reader))
+        });
+        let examined = match opened {
+            Ok((examined, reader)) => {
+                sandbox.install(reader);
+                examined.map_err(BuildError::Catalog)?
+            }
+            // A component that cannot read its catalog denies every request. Without witness there
+            // is nothing to compare.
+            Err(_) if mark.is_none() && log.is_none() => Examined::empty(),
+            Err(trap) => return Err(trap.into()),
+        };
         if let (Some(mark), Some(position)) = (&mark, &examined.position) {
             mark.advance(position);
         }
@@ -245,9 +256,13 @@ fn start_lineage(
     accept: Option<u64>,
 ) -> Result<Option<CatalogPosition>, BuildError> {
     let unavailable = |error: StoreError| BuildError::Catalog(CommandError::Unavailable(error.to_string()));
-    let snapshot = Arc::new(Snapshot::from(store.load().map_err(unavailable)?));
-    let mut examiner = sandbox.open_examiner(snapshot)?;
-    let examined = Examined::read(&mut examiner)?.map_err(BuildError::Catalog)?;
+    let examined = match store.load().map_err(unavailable)? {
+        None => Examined::empty(),
+        Some(entry) => {
+            let mut examiner = sandbox.open_examiner(Arc::new(Snapshot::Stored(entry)))?;
+            Examined::read(&mut examiner)?.map_err(BuildError::Catalog)?
+        }
+    };
     let newest = mark.and_then(HighWaterMark::newest);
     let by_mark = newest.as_ref().map_or(Ok(()), |newest| examined.check_continues(newest));
     let by_log = log.as_ref().map_or(Ok(()), |log| log.check_continued_by(&examined.records));

@@ -135,6 +135,11 @@ pub(crate) struct Examined {
 }
 
 impl Examined {
+    /// An empty store.
+    pub(crate) const fn empty() -> Self {
+        Self { position: None, catalog_id: None, is_empty: true, newest_at: None, records: Vec::new() }
+    }
+
     /// Reads the chain of the snapshot that an instance has.
     pub(crate) fn read(reader: &mut ReadInstance) -> Result<Result<Self, CommandError>, Trap> {
         let state = match reader.state()? {

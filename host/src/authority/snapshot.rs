@@ -60,8 +60,8 @@ pub(crate) struct Shared {
     clock_is_behind: AtomicBool,
     /// Held by a command, so that the commands of one process do not race for the store.
     commands: CommandLock,
-    /// Locked to compare a state with the current snapshot and to replace that. No call of the store
-    /// is made under it.
+    /// Locked to compare a state with the current snapshot and to replace that. No call of the
+    /// store is made under it.
     publish_lock: Mutex<()>,
     /// The permits of the commands that are awaited.
     #[cfg(feature = "async")]

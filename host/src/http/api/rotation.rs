@@ -61,13 +61,11 @@ struct EndOverlapRequest {
     delete_tokens: bool,
 }
 
-/// The tokens that were created with the previous token since its replacement, or with such a token.
+/// The tokens that were created with the previous token since its replacement, or with such a
+/// token. They stay accepted when the overlap ends.
 #[derive(Serialize, ToSchema)]
-struct EndedOverlap {
-    /// The names of those that are still accepted.
-    remaining_tokens: Vec<String>,
-    /// The names of those that were deleted.
-    deleted_tokens: Vec<String>,
+struct OverlapTokens {
+    tokens: Vec<ListedToken>,
 }
 
 /// An upper bound of the bytes in the JSON of a staged token.
@@ -206,15 +204,15 @@ async fn end_overlap(request: ApiRequest) -> Result<Response, Problem> {
                 }
             }
         }
-        Ok(tokens)
+        Ok(())
     });
-    let tokens = ended.await.map_err(problem::repeatable)?;
-    let names = tokens.into_iter().map(|token| token.name).collect();
-    response::json(&if delete_tokens {
-        EndedOverlap { remaining_tokens: Vec::new(), deleted_tokens: names }
-    } else {
-        EndedOverlap { remaining_tokens: names, deleted_tokens: Vec::new() }
-    })
+    ended.await.map_err(problem::repeatable)?;
+    Ok(response::empty(StatusCode::OK))
+}
+
+fn overlap(request: &ApiRequest) -> Result<Response, Problem> {
+    let tokens = request.state.read(Authority::made_with_previous_secret)?;
+    response::json(&OverlapTokens { tokens: tokens.into_iter().map(Into::into).collect() })
 }
 
 fn status(request: &ApiRequest) -> Result<Response, Problem> {
@@ -331,20 +329,31 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             problems: [ignored_body_problems(), retryable_command_problems(), operator()].concat(),
         },
         Endpoint {
+            method: Some(Method::GET),
+            path: paths::OVERLAP,
+            handler: |request| Box::pin(async move { overlap(&request) }),
+            name: "listOverlapTokens",
+            summary: "List the tokens that were created with the previous token since its replacement, or with such a token; \
+                      they stay accepted when the overlap ends",
+            parameters: vec![],
+            body: None,
+            success: ok_response(vec![(JSON, BodySchema::of::<OverlapTokens>())]),
+            problems: read_problems(),
+        },
+        Endpoint {
             method: Some(Method::DELETE),
             path: paths::OVERLAP,
             handler: |request| Box::pin(end_overlap(request)),
             name: "endOverlap",
-            summary: "Revoke the previous token, if it is still accepted, and name the tokens that were created with it since its \
-                      replacement; ignores any body",
+            summary: "Revoke the previous token, if it is still accepted; ignores any body",
             parameters: vec![parameter(
                 "delete_tokens",
-                "Whether to delete these tokens as well.",
+                "Whether to delete the tokens that were created with the previous token since its replacement.",
                 Required::False,
                 Object::with_type(Type::Boolean).into(),
             )],
             body: None,
-            success: ok_response(vec![(JSON, BodySchema::of::<EndedOverlap>())]),
+            success: ok_response(vec![]),
             problems: [
                 ignored_body_problems(),
                 retryable_command_problems(),

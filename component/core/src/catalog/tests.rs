@@ -1,0 +1,132 @@
+use super::*;
+use crate::audit::{Action, Actor, Subject};
+
+fn record(id: u64, name: &str) -> TokenRecord {
+    TokenRecord {
+        id,
+        name: name.into(),
+        hash: TokenHash::of(&format!("secret of {name}")),
+        created_at: 1_700_000_000_000,
+        updated_at: None,
+        updated_by: None,
+        expiry: None,
+        source: Source::Command,
+    }
+}
+
+fn catalog() -> Catalog {
+    let chain = AuditChain::default().with(1, Action::CreateOperator, Actor::Bootstrap, None, "test");
+    let catalog = Catalog::default().with_new(record(0, OPERATOR), chain.clone()).unwrap();
+    catalog.with_new(record(1, "ci"), chain).unwrap()
+}
+
+#[test]
+fn catalog_decodes_as_encoded() {
+    let catalog = catalog();
+    let document = catalog.encode();
+    let again = Catalog::decode(&document).unwrap();
+    assert_eq!(again, catalog);
+    assert_eq!(again.encode(), document);
+    assert_eq!(again.find(&TokenHash::of("secret of ci")), Some(SecretMatch::Current(&again.tokens()[1])));
+    assert_eq!(again.find(&TokenHash::of("secret of no token")), None);
+}
+
+#[test]
+fn rotation_decodes_as_encoded_and_requires_an_operator() {
+    let expiring = |text| ExpiringHash { hash: TokenHash::of(text), expires_at: 1_800_000_000_000 };
+    for rotation in [Rotation::Staged(expiring("x")), Rotation::Overlap(expiring("x"))] {
+        let catalog = catalog().with_rotation(rotation, AuditChain::default()).unwrap();
+        let document = catalog.encode();
+        let again = Catalog::decode(&document).unwrap();
+        assert_eq!((again.rotation(), again.encode()), (rotation, document.clone()));
+        let bad = document.replace("_admin", "_other");
+        assert_ne!(bad, document);
+        assert!(Catalog::decode(&bad).is_err());
+    }
+    let in_use = Rotation::Staged(expiring("secret of ci"));
+    assert!(catalog().with_rotation(in_use, AuditChain::default()).is_err());
+}
+
+#[test]
+fn stored_form_is_fixed() {
+    // A change of this text is a change of the format: raise FORMAT and keep reading the old
+    // one.
+    let hash = TokenHash::of("secret of _admin");
+    let chain = AuditChain::default().with(5, Action::Initialize, Actor::Provision, None, "here");
+    let subject = Subject { id: 0, name: OPERATOR.into() };
+    let chain = chain.with(6, Action::CreateOperator, Actor::Bootstrap, Some(subject), "here");
+    let catalog =
+        Catalog::default().with_id("a name", chain.clone()).with_new(record(0, OPERATOR), chain).unwrap();
+    let [first, second] = catalog.audit().lines() else { panic!("not two records") };
+    let head = catalog.audit().head().unwrap().as_str();
+    assert_eq!(
+        catalog.encode(),
+        format!(
+            r#"{{"format":2}}
+{{"next_id":1,"tokens":1,"id":"a name","audit":"{head}"}}
+{{"id":0,"name":"_admin","hash":"{hash}","created_at":1700000000000}}
+{first}
+{second}
+"#
+        )
+    );
+}
+
+#[test]
+fn format_1_is_read_and_written_as_the_newest() {
+    let old = catalog().encode().replace("{\"format\":2}", "{\"format\":1}");
+    let read = Catalog::decode(&old).unwrap();
+    assert_eq!(read.operator().unwrap().hash, TokenHash::of("secret of _admin"));
+    // That format does not record which tokens were imported, so all of them may be.
+    assert!(read.tokens().iter().all(|token| token.source == Source::Import));
+    let new = read.encode();
+    assert!(new.starts_with("{\"format\":2}\n"), "{new}");
+    assert_eq!(Catalog::decode(&new).unwrap(), read);
+}
+
+#[test]
+fn newer_format_is_rejected() {
+    for newer in ["{\"format\":3}", "{\"format\":3}\n", "{\"format\":3}\nanything"] {
+        assert_eq!(Catalog::decode(newer).unwrap_err(), CatalogError::UnknownFormat { found: 3 }, "{newer}");
+    }
+}
+
+#[test]
+fn damaged_documents_are_rejected() {
+    let good = catalog().encode();
+    let hash = |name: &str| TokenHash::of(&format!("secret of {name}")).to_string();
+    for (case, bad) in [
+        ("empty", String::new()),
+        ("no JSON", "SQLite format 3".into()),
+        ("cut off", good[..good.len() - 1].into()),
+        ("two at once", format!("{good}{good}")),
+        ("no format", good.replace("\"format\":2", "")),
+        ("unknown field", good.replace("\"created_at\"", "\"created_by\"")),
+        ("one field more", good.replace("00}\n", "00,\"expirry\":5}\n")),
+        ("white space", good.replace("\"created_at\":", "\"created_at\": ")),
+        ("a line too few", good.replace("\"tokens\":2", "\"tokens\":1")),
+        ("a line too many", good.replace("\"tokens\":2", "\"tokens\":3")),
+        ("more lines than there are", good.replace("\"tokens\":2", "\"tokens\":18446744073709551615")),
+        ("an empty line", good.replace("}\n{", "}\n\n{")),
+        ("another line end", good.replace('\n', "\r\n")),
+        ("no history", good.split_inclusive('\n').take(4).collect()),
+        ("number repeats", good.replace("\"id\":1,", "\"id\":0,")),
+        ("number ahead", good.replace("\"next_id\":2", "\"next_id\":1")),
+        ("name repeats", good.replace("\"name\":\"ci\"", "\"name\":\"_admin\"")),
+        ("hash repeats", good.replace(&hash("ci"), &hash(OPERATOR))),
+        ("hash too short", good.replace(&hash("ci"), &hash("ci")[2..])),
+        ("history altered", good.replace("\"origin\":\"test\"", "\"origin\":\"rest\"")),
+    ] {
+        assert_ne!(bad, good, "{case} is not a case");
+        assert!(Catalog::decode(&bad).is_err(), "{case}");
+    }
+}
+
+#[test]
+fn error_of_a_damaged_document_quotes_nothing() {
+    let hash = TokenHash::of("secret of ci").to_string();
+    let bad = catalog().encode().replace(&hash, "apiv3_secret");
+    let error = Catalog::decode(&bad).unwrap_err();
+    assert_eq!(error, CatalogError::Malformed);
+    assert!(!error.to_string().contains("apiv3_"), "{error}");
+}
