@@ -53,6 +53,13 @@ pub(crate) fn request_on(
     frame(HEADERS, flags, stream, &fields.concat())
 }
 
+/// A whole request without `:authority`.
+pub(crate) fn request_without_authority(method: &str, path: &str) -> Vec<u8> {
+    let pseudo = [(":method", method), (":scheme", "http"), (":path", path)];
+    let fields = pseudo.map(|(name, value)| literal(name, value));
+    frame(HEADERS, END_HEADERS | END_STREAM, STREAM, &fields.concat())
+}
+
 /// The whole body of a request.
 pub(crate) fn body(bytes: &[u8]) -> Vec<u8> {
     frame(DATA, END_STREAM, STREAM, bytes)

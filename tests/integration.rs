@@ -11,6 +11,7 @@ mod component;
 mod concurrency;
 mod contract;
 mod http2;
+mod http_edges;
 mod invalid_input;
 mod lifecycle;
 mod metrics;

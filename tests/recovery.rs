@@ -586,7 +586,7 @@ fn recovery_socket_recovers_once() {
             ("POST PATH HTTP/1.1\r\nHost: localhost\r\nOrigin: null", "403"),
             ("POST PATH HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: cross-site", "403"),
             ("POST http://localhostPATH HTTP/1.1\r\nHost: localhost", "403"),
-            ("POST PATH HTTP/1.1", "403"),
+            ("POST PATH HTTP/1.1", "400"),
             ("POST PATH HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1025", "413"),
         ] {
             let response =

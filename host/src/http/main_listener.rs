@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::header::{ALLOW, HeaderValue};
-use hyper::{Method, StatusCode, Uri};
+use hyper::{HeaderMap, Method, StatusCode, Uri};
 use optoken_protocol::headers::CLUSTER_UUID;
 use optoken_protocol::paths;
 use optoken_protocol::problem::Problem;
@@ -17,25 +17,28 @@ use optoken_protocol::redact::sanitize;
 use crate::authority::Authority;
 use crate::http::access::{is_confirmation, is_disabled, is_open};
 use crate::http::api::endpoint::{ApiRequest, Endpoint};
-use crate::http::api::state::AppState;
+use crate::http::api::state::{AppState, LogLimiters, RequestState};
 use crate::http::api::{self, openapi};
 use crate::http::{OTHER_PATH, Options, credentials, problem, response};
 use crate::metrics::Metrics;
 use crate::secret::Secret;
 use crate::server::connections::{ConnectionHandle, ConnectionLimits, ConnectionMode};
-use crate::server::log_throttle::LogThrottle;
 use crate::server::peer::Peer;
 use crate::server::serve::{Request, Response, Service};
 use crate::token::Principal;
 
 /// How many connections may be open at a time, if the limit of open files allows it.
-pub(crate) const MAX_CONNECTIONS: usize = 1024;
+pub(crate) const MAX_CONNECTIONS: usize = 1280;
 
 /// Returns the limits of connections. Proxies keep theirs open, and send a request for each of
 /// their own.
 pub(crate) fn connection_limits(max_connections: usize) -> ConnectionLimits {
+    let max_connections = max_connections.min(MAX_CONNECTIONS);
+    // A fifth is for connections before their first request.
+    let max_unused = (max_connections / 5).max(1);
     ConnectionLimits {
-        max_connections: max_connections.min(MAX_CONNECTIONS),
+        max_used: max_connections.saturating_sub(max_unused).max(1),
+        max_unused,
         evictable_after: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(30),
         mode: ConnectionMode::KeepAlive,
@@ -44,6 +47,9 @@ pub(crate) fn connection_limits(max_connections: usize) -> ConnectionLimits {
 
 /// How many bytes of a path are logged.
 const LOGGED_PATH_BYTES: usize = 256;
+
+/// How many bytes of an address are logged that a proxy states.
+const LOGGED_ADDRESS_BYTES: usize = 128;
 
 /// The service of the main listener.
 struct MainListener {
@@ -64,7 +70,7 @@ pub(crate) fn service(authority: Authority, metrics: Arc<Metrics>, options: Opti
             metrics,
             authority,
             options,
-            bootstrap_throttle: LogThrottle::default(),
+            limiters: LogLimiters::default(),
         }),
         endpoints,
     })
@@ -79,6 +85,14 @@ impl Service for MainListener {
             response.headers_mut().insert(CLUSTER_UUID, cluster_uuid.clone());
         }
         self.state.metrics.http_response("main", path, response.status().as_u16());
+        response
+    }
+
+    fn reject(&self, reason: &'static str, connection: &ConnectionHandle) -> Response {
+        let peer = connection.peer();
+        problem::log_malformed(reason, peer, &self.state.limiters.malformed);
+        let response = problem::malformed_request(reason);
+        self.state.metrics.http_response("main", OTHER_PATH, response.status().as_u16());
         response
     }
 }
@@ -100,7 +114,7 @@ impl MainListener {
         if is_disabled(&self.state.options, request.uri().path()) {
             return Err(Problem::AuthDisabled);
         }
-        let (credential, principal) = authenticate(&self.state, &mut request)?;
+        let (credential, principal) = authenticate(&self.state, peer, &mut request)?;
         let endpoint = self
             .endpoints
             .iter()
@@ -108,7 +122,8 @@ impl MainListener {
             .find(|endpoint| endpoint.matches(request.method(), request.uri().path()))
             // An unknown method is answered like an unknown path.
             .ok_or(Problem::PathNotFound)?;
-        let (state, peer) = (Arc::clone(&self.state), peer.clone());
+        let peer = peer.clone();
+        let state = RequestState::new(Arc::clone(&self.state), peer.clone());
         (endpoint.handler)(ApiRequest { state, credential, peer, principal, request }).await
     }
 
@@ -144,6 +159,7 @@ impl MainListener {
 /// Rejects a request that needs an accepted token and has none.
 fn authenticate(
     state: &AppState,
+    peer: &Peer,
     request: &mut Request,
 ) -> Result<(Option<Secret>, Option<Principal>), Problem> {
     // The header is not read (docs/compatibility.md 2.2, 2.3).
@@ -175,9 +191,23 @@ fn authenticate(
         },
     };
     accepted.map_err(|(reason, problem): (String, Problem)| {
-        tracing::warn!(path = sanitized_path(request.uri()), "cannot authenticate token: {reason}");
+        let (path, client_ip) = (sanitized_path(request.uri()), peer.client_ip());
+        let forwarded_for = forwarded_for(request.headers());
+        if state.limiters.authentication.allow(peer) {
+            tracing::warn!(path, client_ip, forwarded_for, "cannot authenticate token: {reason}");
+        } else {
+            tracing::debug!(path, client_ip, forwarded_for, "cannot authenticate token: {reason}");
+        }
         problem
     })
+}
+
+/// Returns the address of the client as a proxy states it, for the log. Any client can send such a
+/// header, so it decides nothing.
+fn forwarded_for(headers: &HeaderMap) -> Option<String> {
+    let value = ["x-forwarded-for", "x-real-ip"].into_iter().find_map(|name| headers.get(name))?;
+    let value = String::from_utf8_lossy(value.as_bytes());
+    Some(sanitize(value.split(',').next().unwrap_or_default().trim(), LOGGED_ADDRESS_BYTES))
 }
 
 /// Returns the path of a request for the log, without the query string, which may hold a token.

@@ -4,10 +4,12 @@
 //! client receives what it can act on; the cause is for the log.
 
 use hyper::StatusCode;
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::{CONNECTION, HeaderName, HeaderValue};
 use optoken_protocol::problem::Problem;
 use optoken_protocol::redact::redact;
 
+use crate::server::log_throttle::LogLimiter;
+use crate::server::peer::Peer;
 use crate::server::serve::Response;
 use crate::token::{AuthenticateError, CommandError, OPERATOR};
 
@@ -19,6 +21,22 @@ pub(crate) fn response(problem: &Problem) -> Response {
         response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     response
+}
+
+/// Returns the response to a request that violates HTTP. It closes the connection.
+pub(crate) fn malformed_request(reason: &'static str) -> Response {
+    let mut response = response(&Problem::InvalidArgument(reason.to_owned()));
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Logs a request that violates HTTP.
+pub(crate) fn log_malformed(reason: &'static str, peer: &Peer, limiter: &LogLimiter) {
+    if limiter.allow(peer) {
+        tracing::warn!(%peer, "malformed request: {reason}");
+    } else {
+        tracing::debug!(%peer, "malformed request: {reason}");
+    }
 }
 
 /// Returns the status of a problem.

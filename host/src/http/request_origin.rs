@@ -16,7 +16,7 @@ use optoken_protocol::problem::{Problem, SENT_BY_PAGE};
 use optoken_protocol::redact::sanitize;
 use thiserror::Error;
 
-use crate::server::log_throttle::LogThrottle;
+use crate::server::log_throttle::LogLimiter;
 use crate::server::peer::Peer;
 use crate::server::tls::CertificateNames;
 
@@ -116,18 +116,12 @@ impl From<Rejection> for Problem {
 }
 
 impl Rejection {
-    /// Logs a rejected request: as a warning, or at debug level if the throttle suppresses it.
-    pub(crate) fn log<B>(
-        self,
-        what: &'static str,
-        request: &Request<B>,
-        peer: &Peer,
-        throttle: &LogThrottle,
-    ) {
+    /// Logs a rejected request: as a warning, or at debug level if the limiter suppresses it.
+    pub(crate) fn log<B>(self, what: &'static str, request: &Request<B>, peer: &Peer, limiter: &LogLimiter) {
         let host = request.headers().get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
         // The client chooses this text.
         let host = host.map(|host| sanitize(&host, LOGGED_HOST_BYTES));
-        if throttle.allow() {
+        if limiter.allow(peer) {
             tracing::warn!(%peer, host, "{what} refused: {self}");
         } else {
             tracing::debug!(%peer, host, "{what} refused: {self}");

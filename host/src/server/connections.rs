@@ -1,23 +1,42 @@
 //! The open connections of a listener: their limits, their activity, and the eviction of idle ones.
 //!
-//! An idle connection serves no request. It is closed after a timeout, or earlier for a new
-//! connection if the listener is full. A connection with a request in flight is never evicted.
+//! A connection is unused until its first request, and used from then on. Each kind has its own
+//! places, so clients that connect and send nothing displace each other, and never a used
+//! connection. A used one is idle while it serves no request; it is closed after a timeout, or
+//! earlier if the first request of another connection needs its place. A connection with a request
+//! in flight is never evicted.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use crate::server::peer::Peer;
+use crate::server::peer::{ClientGroup, Peer};
+
+/// How long to wait before the next attempt to evict a connection for a waiting one.
+const EVICTION_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The longest time that a client has for its first request while others wait, once it has sent the
+/// first bytes.
+const OPENING_GRACE: Duration = Duration::from_millis(250);
+
+/// Into how many parts the places of silent connections are divided. Those of a part are evicted
+/// together.
+const EVICTION_BATCHES: usize = 16;
 
 /// The limits of the connections of a listener.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConnectionLimits {
-    /// How many connections may be open at a time. At that number, a new connection evicts the one
-    /// that has been idle for the longest time.
-    pub(crate) max_connections: usize,
-    /// How long a connection must be idle before a new one can evict it. It is long enough to send
+    /// How many used connections may be open at a time. At that number, the first request of
+    /// another connection evicts the one that has been idle for the longest time.
+    pub(crate) max_used: usize,
+    /// How many unused connections may be open beside these. At that number, a new connection
+    /// evicts the oldest that has sent nothing, at once.
+    pub(crate) max_unused: usize,
+    /// How long a used connection must be idle before it can be evicted. It is long enough to send
     /// a finished response.
     pub(crate) evictable_after: Duration,
     /// How long a connection may be idle: before its first request, including the TLS handshake,
@@ -32,18 +51,36 @@ pub(crate) struct ConnectionLimits {
 pub(crate) enum ConnectionMode {
     /// Any number of requests. The connection is active while one of them is in flight.
     KeepAlive,
-    /// One request. The connection stays idle, and so evictable, until the service calls
+    /// One request. The connection stays unused, and so evictable, until the service calls
     /// [`ConnectionHandle::begin_request`].
     SingleRequest,
 }
 
 /// The open connections of a listener.
+pub(super) struct Connections {
+    limits: ConnectionLimits,
+    open: Mutex<Open>,
+    /// Notified when a place is free.
+    freed: Notify,
+}
+
 #[derive(Default)]
-pub(super) struct Connections(Vec<Weak<Connection>>);
+struct Open {
+    connections: Vec<Arc<Connection>>,
+    used: usize,
+    unused: usize,
+}
+
+/// The place of an open connection, which is free again when this is dropped.
+pub(super) struct Place {
+    pub(super) connection: Arc<Connection>,
+    connections: Arc<Connections>,
+}
 
 /// An open connection.
 pub(super) struct Connection {
     pub(super) peer: Peer,
+    group: ClientGroup,
     activity: Mutex<Activity>,
     /// Cancelled when the connection is evicted.
     close: CancellationToken,
@@ -51,8 +88,22 @@ pub(super) struct Connection {
     pub(super) response_ready: CancellationToken,
 }
 
+/// What a connection has received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// The server has not read yet. Bytes may have arrived, so the connection is not evictable.
+    New,
+    /// The server has read, and the client has sent nothing.
+    Silent,
+    /// The client has sent bytes, and not yet a request: it does a TLS handshake, or sends a head.
+    Opening,
+    /// The connection has had a request.
+    Used,
+}
+
 /// The requests of a connection that are in flight.
 struct Activity {
+    phase: Phase,
     requests: usize,
     /// When that number last changed.
     since: Instant,
@@ -96,39 +147,186 @@ impl Drop for InFlightGuard {
     }
 }
 
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.connections.open();
+        open.connections.retain(|connection| !Arc::ptr_eq(connection, &self.connection));
+        if self.connection.activity().phase == Phase::Used {
+            open.used = open.used.saturating_sub(1);
+        } else {
+            open.unused = open.unused.saturating_sub(1);
+        }
+        drop(open);
+        self.connections.freed.notify_waiters();
+    }
+}
+
 impl Connections {
-    /// Adds a connection, which is idle.
-    pub(super) fn register(&mut self, peer: Peer) -> Arc<Connection> {
-        let activity = Activity { requests: 0, since: Instant::now(), closing: false };
-        let connection = Arc::new(Connection {
-            peer,
-            activity: Mutex::new(activity),
-            close: CancellationToken::new(),
-            response_ready: CancellationToken::new(),
-        });
-        self.0.retain(|connection| connection.strong_count() > 0);
-        self.0.push(Arc::downgrade(&connection));
-        connection
+    pub(super) fn new(limits: ConnectionLimits) -> Arc<Self> {
+        Arc::new(Self { limits, open: Mutex::default(), freed: Notify::new() })
     }
 
-    /// Evicts the connection that has been idle for the longest time, if that is at least
-    /// `idle_for`.
-    pub(super) fn evict_longest_idle(&self, idle_for: Duration) {
-        let idle = |connection: Arc<Connection>| {
-            let since = connection.activity().idle_since();
-            Some((since?, connection))
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a place for a new connection.
+    pub(super) async fn admit(self: &Arc<Self>, peer: Peer) -> Place {
+        loop {
+            let freed = self.freed.notified();
+            if let Some(connection) = self.try_admit(&peer) {
+                return Place { connection, connections: Arc::clone(self) };
+            }
+            let _ = time::timeout(EVICTION_INTERVAL, freed).await;
+        }
+    }
+
+    fn try_admit(&self, peer: &Peer) -> Option<Arc<Connection>> {
+        let mut open = self.open();
+        if open.unused >= self.limits.max_unused {
+            open.evict_unused(self.limits);
+            return None;
+        }
+        let connection = Connection::new(peer.clone());
+        open.unused += 1;
+        open.connections.push(Arc::clone(&connection));
+        Some(connection)
+    }
+
+    /// Waits until a connection that has a request in flight has a place among the used ones.
+    pub(super) async fn promote(&self, connection: &Connection) {
+        loop {
+            let freed = self.freed.notified();
+            if self.try_promote(connection) {
+                return;
+            }
+            let _ = time::timeout(EVICTION_INTERVAL, freed).await;
+        }
+    }
+
+    fn try_promote(&self, connection: &Connection) -> bool {
+        let mut open = self.open();
+        let mut activity = connection.activity();
+        if activity.phase == Phase::Used {
+            return true;
+        }
+        if open.used >= self.limits.max_used {
+            drop(activity);
+            open.evict_used(self.limits, connection.group);
+            return false;
+        }
+        activity.phase = Phase::Used;
+        drop(activity);
+        open.used += 1;
+        open.unused = open.unused.saturating_sub(1);
+        drop(open);
+        // The place among the unused ones.
+        self.freed.notify_waiters();
+        true
+    }
+
+    /// Evicts an idle connection, because the process can open no further file.
+    pub(super) fn evict_for_file(&self) {
+        let open = self.open();
+        if !open.evict_unused(self.limits) {
+            open.evict_longest_idle(self.limits, |_| true);
+        }
+    }
+}
+
+impl Open {
+    /// Evicts unused connections: a few that have sent nothing, or one that has had its time for the
+    /// first request. A client group that holds more than its share loses connections first.
+    /// Returns whether there was one.
+    fn evict_unused(&self, limits: ConnectionLimits) -> bool {
+        let grace = limits.evictable_after.min(OPENING_GRACE);
+        let share = (limits.max_unused / 8).max(1);
+        let mut groups = HashMap::<ClientGroup, usize>::new();
+        let mut candidates = Vec::new();
+        for connection in &self.connections {
+            let activity = connection.activity();
+            if activity.phase == Phase::Used || activity.closing {
+                continue;
+            }
+            *groups.entry(connection.group).or_default() += 1;
+            let evictable = match activity.phase {
+                Phase::New | Phase::Used => false,
+                Phase::Silent => activity.requests == 0,
+                Phase::Opening => activity.idle_since().is_some_and(|since| since.elapsed() >= grace),
+            };
+            if evictable {
+                candidates.push((activity.phase, activity.since, connection));
+            }
+        }
+        let order = |(phase, since, connection): &(Phase, Instant, &Arc<Connection>)| {
+            let within_share = groups.get(&connection.group).is_none_or(|size| *size <= share);
+            (within_share, *phase, *since)
         };
-        let longest_idle =
-            self.0.iter().filter_map(Weak::upgrade).filter_map(idle).min_by_key(|(since, _)| *since);
-        if let Some((_, connection)) = longest_idle {
-            connection.evict_if_idle(idle_for);
+        candidates.sort_by_key(order);
+        // Several at once, because the connections of a flood do not wait for each other.
+        let batch = (limits.max_unused / EVICTION_BATCHES).max(1);
+        let mut evicted = false;
+        for (number, (phase, _, connection)) in candidates.into_iter().take(batch).enumerate() {
+            if number == 0 || phase == Phase::Silent {
+                evicted |= connection.evict_if_idle(Duration::ZERO);
+            }
+        }
+        evicted
+    }
+
+    /// Evicts an idle used connection for one of `group`. A group that holds most places loses one
+    /// of its own.
+    fn evict_used(&self, limits: ConnectionLimits, group: ClientGroup) {
+        let is_own = |connection: &Connection| connection.group == group;
+        let used = self.connections.iter().filter(|other| other.activity().phase == Phase::Used);
+        if used.filter(|other| is_own(other)).count() > limits.max_used / 2 {
+            self.evict_longest_idle(limits, is_own);
+        } else {
+            self.evict_longest_idle(limits, |_| true);
+        }
+    }
+
+    /// Evicts, of these connections, the used one that has been idle for the longest time.
+    fn evict_longest_idle(&self, limits: ConnectionLimits, of: impl Fn(&Connection) -> bool) {
+        let idle = |connection: &Arc<Connection>| {
+            let activity = connection.activity();
+            let is_candidate = activity.phase == Phase::Used && !activity.closing;
+            activity.idle_since().filter(|_| is_candidate)
+        };
+        let candidates = self.connections.iter().filter(|connection| of(connection));
+        let longest = candidates.filter_map(|connection| Some((idle(connection)?, connection)));
+        if let Some((_, connection)) = longest.min_by_key(|(since, _)| *since) {
+            connection.evict_if_idle(limits.evictable_after);
         }
     }
 }
 
 impl Connection {
+    fn new(peer: Peer) -> Arc<Self> {
+        let activity = Activity { phase: Phase::New, requests: 0, since: Instant::now(), closing: false };
+        Arc::new(Self {
+            group: peer.group(),
+            peer,
+            activity: Mutex::new(activity),
+            close: CancellationToken::new(),
+            response_ready: CancellationToken::new(),
+        })
+    }
+
     fn activity(&self) -> MutexGuard<'_, Activity> {
         self.activity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the server has read, and that the client had sent nothing.
+    pub(super) fn note_silence(&self) {
+        let mut activity = self.activity();
+        activity.phase = activity.phase.max(Phase::Silent);
+    }
+
+    /// Notes that the client has sent bytes.
+    pub(super) fn note_bytes(&self) {
+        let mut activity = self.activity();
+        activity.phase = activity.phase.max(Phase::Opening);
     }
 
     /// Evicts the connection if it has been idle for at least `idle_for`, and returns whether it is
@@ -142,7 +340,7 @@ impl Connection {
         activity.closing
     }
 
-    /// Waits until the connection is evicted, for a new connection or after `idle_timeout`.
+    /// Waits until the connection is evicted, for another connection or after `idle_timeout`.
     pub(super) async fn evicted(&self, idle_timeout: Duration) {
         let timed_out = async {
             while !self.evict_if_idle(idle_timeout) {

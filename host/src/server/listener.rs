@@ -6,13 +6,17 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio_util::sync::CancellationToken;
 
 use crate::server::connections::ConnectionLimits;
 use crate::server::peer::{Accept, Peer};
 use crate::server::serve::{Service, TlsHandshake, serve};
 use crate::server::tls::ServerTls;
+
+/// How many connections may wait to be accepted; the system may allow fewer. A client beyond these
+/// repeats its attempt after a second.
+const BACKLOG: u32 = 4096;
 
 /// A bound TCP socket. Clients that connect wait until [`serve`](Listener::serve) accepts them.
 #[derive(Debug)]
@@ -47,7 +51,12 @@ impl Listener {
     pub(crate) async fn bind(address: &str) -> Result<Self, BindError> {
         let bind = async || {
             let first = lookup_host(address).await?.next();
-            let socket = TcpListener::bind(first.ok_or(io::ErrorKind::AddrNotAvailable)?).await?;
+            let first = first.ok_or(io::ErrorKind::AddrNotAvailable)?;
+            let socket = if first.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            // Connections of the last process may still be closing at this address.
+            socket.set_reuseaddr(true)?;
+            socket.bind(first)?;
+            let socket = socket.listen(BACKLOG)?;
             let address = socket.local_addr()?;
             Ok(Self { socket, address, tls: None })
         };

@@ -2,7 +2,9 @@
 //!
 //! Serves HTTP, and knows nothing of the API behind it.
 
+mod client_stream;
 pub(crate) mod connections;
+mod host_header;
 pub(crate) mod listener;
 pub(crate) mod log_throttle;
 pub(crate) mod peer;

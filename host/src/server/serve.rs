@@ -1,13 +1,14 @@
 //! Accepts connections, plain or with TLS, and serves HTTP on them until the listener stops.
 //!
 //! Any client that reaches the port can open connections and leave them idle. So connections are
-//! limited, and idle ones are closed after a timeout, or earlier for a new one if the listener is
+//! limited, and idle ones are closed after a timeout, or earlier for another one if the listener is
 //! full. Requests in flight are never cut off. Knows nothing of the API that the service
 //! implements.
 
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -20,17 +21,16 @@ use hyper_util::server::conn::auto;
 use rustix::io::Errno;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
 use tokio::time;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::server::connections::{
-    Connection, ConnectionHandle, ConnectionLimits, ConnectionMode, Connections,
-};
-use crate::server::log_throttle::LogThrottle;
+use crate::server::client_stream::{ClientStream, linger};
+use crate::server::connections::{ConnectionHandle, ConnectionLimits, ConnectionMode, Connections, Place};
+use crate::server::host_header;
+use crate::server::log_throttle::{LogLimiter, LogThrottle};
 use crate::server::peer::{Accept, Peer};
 
 /// How many bytes the head of a request may have. A token has 92, and proxies add some headers.
@@ -57,6 +57,10 @@ pub(crate) trait Service: Send + Sync + 'static {
         request: Request,
         connection: ConnectionHandle,
     ) -> impl Future<Output = Response> + Send;
+
+    /// Responds to a request that violates HTTP, for this reason. The response closes the
+    /// connection.
+    fn reject(&self, reason: &'static str, connection: &ConnectionHandle) -> Response;
 }
 
 /// Serves a socket until `stop` is cancelled. Then closes the socket at once, and lets requests in
@@ -68,36 +72,21 @@ pub(super) async fn serve<S: Service>(
     limits: ConnectionLimits,
     stop: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(limits.max_connections));
+    let connections = Connections::new(limits);
     let tasks = TaskTracker::new();
-    let mut connections = Connections::default();
     let throttle = LogThrottle::default();
     let accepting = async {
         loop {
             match socket.accept().await {
                 Ok((stream, peer)) => {
-                    let permit = loop {
-                        if permits.available_permits() == 0 {
-                            connections.evict_longest_idle(limits.evictable_after);
-                        }
-                        let permit = time::timeout(ACCEPT_RETRY_DELAY, Arc::clone(&permits).acquire_owned());
-                        if let Ok(Ok(permit)) = permit.await {
-                            break permit;
-                        }
-                    };
-                    let connection = connections.register(peer);
-                    let served = serve_client(
-                        stream,
-                        tls.clone(),
-                        connection,
-                        Arc::clone(&service),
+                    let place = connections.admit(peer).await;
+                    let context = ConnectionContext {
+                        service: Arc::clone(&service),
+                        connections: Arc::clone(&connections),
                         limits,
-                        stop.clone(),
-                    );
-                    tasks.spawn(async move {
-                        served.await;
-                        drop(permit);
-                    });
+                        stop: stop.clone(),
+                    };
+                    tasks.spawn(serve_client(stream, tls.clone(), place, context));
                 }
                 Err(error) => {
                     if throttle.allow() {
@@ -107,7 +96,7 @@ pub(super) async fn serve<S: Service>(
                     }
                     // Connections are open files: the process or the system has reached its limit.
                     if let Some(Errno::MFILE | Errno::NFILE) = Errno::from_io_error(&error) {
-                        connections.evict_longest_idle(limits.evictable_after);
+                        connections.evict_for_file();
                     }
                     time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
@@ -127,12 +116,13 @@ pub(super) async fn serve<S: Service>(
 /// The server side of TLS handshakes.
 pub(super) struct TlsHandshake {
     acceptor: TlsAcceptor,
-    throttle: LogThrottle,
+    limiter: LogLimiter,
 }
 
 impl TlsHandshake {
     pub(super) fn new(config: &Arc<ServerConfig>) -> Self {
-        Self { acceptor: TlsAcceptor::from(Arc::clone(config)), throttle: LogThrottle::default() }
+        let limiter = LogLimiter::new("TLS handshake failed");
+        Self { acceptor: TlsAcceptor::from(Arc::clone(config)), limiter }
     }
 
     async fn complete<S: AsyncRead + AsyncWrite + Unpin>(
@@ -143,7 +133,7 @@ impl TlsHandshake {
         match self.acceptor.accept(stream).await {
             Ok(stream) => Some(stream),
             // Client and server do not agree. With any other error the client has disconnected.
-            Err(error) if error.kind() == io::ErrorKind::InvalidData && self.throttle.allow() => {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData && self.limiter.allow(peer) => {
                 tracing::warn!(%peer, "TLS handshake failed: {error}");
                 None
             }
@@ -155,44 +145,79 @@ impl TlsHandshake {
     }
 }
 
+/// What all connections of a listener share.
+struct ConnectionContext<S> {
+    service: Arc<S>,
+    connections: Arc<Connections>,
+    limits: ConnectionLimits,
+    stop: CancellationToken,
+}
+
+impl<S> Clone for ConnectionContext<S> {
+    fn clone(&self) -> Self {
+        Self {
+            service: Arc::clone(&self.service),
+            connections: Arc::clone(&self.connections),
+            limits: self.limits,
+            stop: self.stop.clone(),
+        }
+    }
+}
+
 async fn serve_client<S: Service>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     tls: Option<Arc<TlsHandshake>>,
-    connection: Arc<Connection>,
-    service: Arc<S>,
-    limits: ConnectionLimits,
-    stop: CancellationToken,
+    place: Place,
+    context: ConnectionContext<S>,
 ) {
+    let connection = ConnectionHandle(Arc::clone(&place.connection));
+    let (idle_timeout, stop) = (context.limits.idle_timeout, context.stop.clone());
+    let (stream, returned) = ClientStream::new(stream, Arc::clone(&place.connection));
     let served = async {
-        let Some(tls) = tls else {
-            return serve_connection(stream, &connection, service, limits.mode, stop).await;
+        let expects_bytes = match tls {
+            None => serve_connection(stream, &connection, context).await,
+            Some(tls) => {
+                let stream = tokio::select! {
+                    stream = tls.complete(stream, connection.peer()) => stream,
+                    // The client has sent no request yet.
+                    () = stop.cancelled() => None,
+                };
+                let Some(stream) = stream else { return };
+                serve_connection(stream, &connection, context).await
+            }
         };
-        let stream = tokio::select! {
-            stream = tls.complete(stream, &connection.peer) => stream,
-            // The client has sent no request yet.
-            () = stop.cancelled() => None,
-        };
-        if let Some(stream) = stream {
-            serve_connection(stream, &connection, service, limits.mode, stop).await;
+        if let Some(stream) = returned.take() {
+            tokio::select! {
+                () = linger(stream, expects_bytes) => {}
+                () = shutdown_overdue(&stop) => {}
+            }
         }
     };
     tokio::select! {
         () = served => {}
         // The connection has no request in flight, and accepts none.
-        () = connection.evicted(limits.idle_timeout) => {
-            tracing::debug!(peer = %connection.peer, "connection closed: it was idle");
+        () = connection.0.evicted(idle_timeout) => {
+            tracing::debug!(peer = %connection.peer(), "connection closed: it was idle");
         },
     }
+    drop(place);
 }
 
+/// Waits until requests in flight have had their time after the listener has stopped.
+async fn shutdown_overdue(stop: &CancellationToken) {
+    stop.cancelled().await;
+    time::sleep(SHUTDOWN_TIMEOUT).await;
+}
+
+/// Serves HTTP. Returns whether the client may still be sending, because the server has not read
+/// all of a request.
 async fn serve_connection<S: Service>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    connection: &Arc<Connection>,
-    service: Arc<S>,
-    mode: ConnectionMode,
-    stop: CancellationToken,
-) {
-    let single_request = mode == ConnectionMode::SingleRequest;
+    connection: &ConnectionHandle,
+    context: ConnectionContext<S>,
+) -> bool {
+    let single_request = context.limits.mode == ConnectionMode::SingleRequest;
+    let stop = context.stop.clone();
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // Without timers of hyper: `evicted` closes idle connections, in every phase.
     builder.http1().keep_alive(!single_request).max_buf_size(MAX_HEAD_BYTES);
@@ -200,15 +225,17 @@ async fn serve_connection<S: Service>(
     if single_request {
         builder.http2().max_concurrent_streams(1);
     }
-    let handler = service_fn(|request| {
-        let (service, connection) = (Arc::clone(&service), ConnectionHandle(Arc::clone(connection)));
-        async move { Ok::<_, Infallible>(handle(service, request, connection, mode).await) }
+    let has_body = Arc::new(AtomicBool::new(false));
+    let handler = service_fn(|request: Request| {
+        has_body.store(!request.body().is_end_stream(), Ordering::Relaxed);
+        let (connection, context) = (connection.clone(), context.clone());
+        async move { Ok::<_, Infallible>(handle(request, connection, context).await) }
     });
     let http = builder.serve_connection(TokioIo::new(stream), handler);
     tokio::pin!(http);
     let ended = tokio::select! {
         ended = http.as_mut() => Some(ended),
-        () = connection.response_ready.cancelled() => None,
+        () = connection.0.response_ready.cancelled() => None,
         () = stop.cancelled() => None,
     };
     let ended = if let Some(ended) = ended {
@@ -216,35 +243,34 @@ async fn serve_connection<S: Service>(
     } else {
         // Requests in flight still receive their responses.
         http.as_mut().graceful_shutdown();
-        let overdue = async {
-            stop.cancelled().await;
-            time::sleep(SHUTDOWN_TIMEOUT).await;
-        };
         tokio::select! {
             ended = http => ended,
             // The connection is dropped with its requests.
-            () = overdue => Ok(()),
+            () = shutdown_overdue(&stop) => Ok(()),
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(peer = %connection.peer, "connection ended: {error}");
+    if let Err(error) = &ended {
+        tracing::debug!(peer = %connection.peer(), "connection ended: {error}");
     }
+    ended.is_err() || has_body.load(Ordering::Relaxed)
 }
 
 /// Responds to a request, which keeps the connection from being evicted meanwhile.
 async fn handle<S: Service>(
-    service: Arc<S>,
     request: Request,
     connection: ConnectionHandle,
-    mode: ConnectionMode,
+    context: ConnectionContext<S>,
 ) -> Response {
+    let ConnectionContext { service, connections, limits, .. } = context;
     let method = request.method().clone();
-    let response = if mode == ConnectionMode::SingleRequest {
-        let response = service.call(request, connection.clone()).await;
-        connection.0.response_ready.cancel();
-        response
+    let single_request = limits.mode == ConnectionMode::SingleRequest;
+    let response = if let Err(reason) = host_header::check(&request) {
+        service.reject(reason, &connection)
+    } else if single_request {
+        service.call(request, connection.clone()).await
     } else if let Some(in_flight) = connection.begin_request() {
-        let response = service.call(request, connection).await;
+        connections.promote(&connection.0).await;
+        let response = service.call(request, connection.clone()).await;
         drop(in_flight);
         response
     } else {
@@ -252,6 +278,9 @@ async fn handle<S: Service>(
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         response
     };
+    if single_request {
+        connection.0.response_ready.cancel();
+    }
     frame_response(&method, response)
 }
 

@@ -240,11 +240,12 @@ impl Serve {
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<()> {
         let stop = stop_on_signal()?;
-        let limits = main_listener::connection_limits(fd_limit::raise_limit());
-        if limits.max_connections < main_listener::MAX_CONNECTIONS {
+        let max_connections = fd_limit::raise_limit();
+        let limits = main_listener::connection_limits(max_connections);
+        if max_connections < main_listener::MAX_CONNECTIONS {
             tracing::info!(
-                "no more than {} connections at a time: this process may not open more files (ulimit -n, LimitNOFILE)",
-                limits.max_connections
+                "no more than {max_connections} connections at a time: this process may not open more files (ulimit -n, \
+                 LimitNOFILE)"
             );
         }
         let main = self.listeners.bind(&mut listen_fds).await?.with_tls(tls.clone());

@@ -80,8 +80,8 @@ pub(crate) struct Recovery {
     /// can read
     ///
     /// The file is recovery-code in the data directory; it is removed when token recovery closes.
-    /// Five wrong codes close it. Without a terminal, the file alone has the code. Case and hyphens
-    /// of the code do not matter.
+    /// Five wrong codes at a listener close that listener. Without a terminal, the file alone has
+    /// the code. Case and hyphens of the code do not matter.
     #[arg(long, env = "INFLUXDB3_ADMIN_TOKEN_RECOVERY_CODE")]
     admin_token_recovery_code: bool,
 
@@ -218,20 +218,27 @@ impl RecoveryListeners {
         let Self { address, socket, code, timeout } = self;
         let (code, code_file) = code.unzip();
         let closed = stop.child_token();
-        let service = recovery::service(authority.clone(), Arc::clone(&metrics), code, closed.clone());
+        let recovery = recovery::Recovery::new(authority.clone(), Arc::clone(&metrics), code, closed.clone());
         metrics.set_recovery_open(true);
         tokio::spawn(async move {
             let limits = recovery::CONNECTION_LIMITS;
             let at_address = async {
                 if let Some((listener, file)) = address {
-                    listener.serve(Arc::clone(&service), limits, closed.clone()).await;
+                    let closed = closed.child_token();
+                    listener.serve(recovery.listener(closed.clone()), limits, closed).await;
                     drop(file);
                 }
             };
             let at_socket = async {
                 if let Some(socket) = socket {
-                    socket.serve(Arc::clone(&service), limits, closed.clone()).await;
+                    let closed = closed.child_token();
+                    socket.serve(recovery.listener(closed.clone()), limits, closed).await;
                 }
+            };
+            let listeners = async {
+                tokio::join!(at_address, at_socket);
+                // Too many wrong codes may have closed each.
+                closed.cancel();
             };
             let close_in_time = async {
                 tokio::select! {
@@ -245,7 +252,7 @@ impl RecoveryListeners {
                 // The code is of no use after this.
                 drop(code_file);
             };
-            tokio::join!(at_address, at_socket, close_in_time);
+            tokio::join!(listeners, close_in_time);
             metrics.set_recovery_open(false);
             tracing::info!("token recovery is closed");
         })

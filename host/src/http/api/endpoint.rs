@@ -2,7 +2,6 @@
 //! handler receives.
 
 use std::pin::Pin;
-use std::sync::Arc;
 
 use hyper::{Method, StatusCode};
 use optoken_protocol::problem::Problem;
@@ -10,7 +9,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::{Object, RefOr, Required, Schema, Type};
 
-use crate::http::api::state::AppState;
+use crate::http::api::state::RequestState;
 use crate::http::body::MAX_IGNORED_BYTES;
 use crate::http::{Options, problem};
 use crate::secret::Secret;
@@ -20,7 +19,7 @@ use crate::token::Principal;
 
 /// A request, as the handler of its endpoint receives it.
 pub(crate) struct ApiRequest {
-    pub(crate) state: Arc<AppState>,
+    pub(crate) state: RequestState,
     /// The presented credential. Requests that need none may have none.
     pub(crate) credential: Option<Secret>,
     /// The client of the connection.
@@ -38,7 +37,7 @@ impl ApiRequest {
 
     /// Splits a request into state, credential, origin and HTTP request. Authentication rejects a
     /// request without a credential earlier.
-    pub(crate) fn into_parts(self) -> Result<(Arc<AppState>, Secret, String, Request), Problem> {
+    pub(crate) fn into_parts(self) -> Result<(RequestState, Secret, String, Request), Problem> {
         let origin = self.origin();
         let Self { state, credential, request, .. } = self;
         Ok((state, credential.ok_or(Problem::MissingCredential)?, origin, request))

@@ -91,7 +91,7 @@ async fn create_operator(request: ApiRequest) -> Result<Response, Problem> {
     let ApiRequest { state, peer, request, .. } = request;
     // Before the body of a request that is not allowed is read.
     state.options.bootstrap.check(&request, &peer).inspect_err(|rejection| {
-        rejection.log("creation of the operator token", &request, &peer, &state.bootstrap_throttle);
+        rejection.log("creation of the operator token", &request, &peer, &state.limiters.bootstrap);
     })?;
     body::discard(request.into_body()).await?;
     let issued = state.command(move |authority| authority.create_operator(&origin)).await?;

@@ -3,6 +3,7 @@
 //!
 //! Knows nothing of how a request presents it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use subtle::ConstantTimeEq as _;
@@ -19,14 +20,19 @@ const LENGTH: usize = 16;
 /// The number of digits between hyphens, which help to type the code.
 const GROUP: usize = 2;
 
-/// How many wrong codes are allowed.
+/// How many wrong codes are allowed at one listener.
 const MAX_ATTEMPTS: u32 = 5;
 
-/// The code of one recovery listener.
+/// The code of token recovery.
 #[derive(Debug)]
-pub(crate) struct RecoveryCode {
-    code: Secret,
-    failed_attempts: AtomicU32,
+pub(crate) struct RecoveryCode(Secret);
+
+/// The attempts at one recovery listener. Each listener has its own, so that clients of one cannot
+/// close another.
+#[derive(Debug)]
+pub(crate) struct CodeAttempts {
+    code: Arc<RecoveryCode>,
+    failed: AtomicU32,
 }
 
 /// The result of a presented code.
@@ -51,23 +57,30 @@ impl RecoveryCode {
             // All digits are equally likely, because 32 divides 256.
             code.extend(DIGITS.get(usize::from(byte % 32)).copied().map(char::from));
         }
-        Ok(Self { code: code.into(), failed_attempts: AtomicU32::new(0) })
+        Ok(Self(code.into()))
     }
 
     /// Returns the code, to show it or to write it to a file.
     pub(crate) fn secret(&self) -> &Secret {
-        &self.code
+        &self.0
+    }
+}
+
+impl CodeAttempts {
+    /// Begins to count at a listener.
+    pub(crate) fn new(code: Arc<RecoveryCode>) -> Self {
+        Self { code, failed: AtomicU32::new(0) }
     }
 
     /// Compares a presented code in constant time, and counts it if it is wrong.
     pub(crate) fn verify(&self, presented: &[u8]) -> CodeCheck {
-        let wrong_before = self.failed_attempts.load(Ordering::Relaxed);
+        let wrong_before = self.failed.load(Ordering::Relaxed);
         // The length of a code is public.
-        let equal = normalize(presented).ct_eq(&normalize(self.code.expose().as_bytes()));
+        let equal = normalize(presented).ct_eq(&normalize(self.code.secret().expose().as_bytes()));
         if wrong_before < MAX_ATTEMPTS && equal.into() {
             return CodeCheck::Correct;
         }
-        let wrong = self.failed_attempts.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let wrong = self.failed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         CodeCheck::Wrong(MAX_ATTEMPTS.saturating_sub(wrong))
     }
 }
@@ -106,21 +119,18 @@ mod tests {
         assert!(digits.len() > 25, "800 random digits are of few kinds: {digits:?}");
     }
 
+    fn attempts(code: &str) -> CodeAttempts {
+        CodeAttempts::new(Arc::new(RecoveryCode(code.to_owned().into())))
+    }
+
     #[test]
     fn only_the_exact_code_is_correct() {
-        let right = |code: &RecoveryCode, text: &str| code.verify(text.as_bytes()) == CodeCheck::Correct;
         let code = RecoveryCode::generate().unwrap();
-        let text = code.secret().expose().to_owned();
-        assert!(right(&code, &text));
+        let text = code.secret().expose();
+        assert_eq!(attempts(text).verify(text.as_bytes()), CodeCheck::Correct);
         let last = if text.ends_with('0') { "1" } else { "0" };
         for wrong in ["", "-", &text[..22], &format!("{text}0"), &(text[..22].to_owned() + last)] {
-            assert!(
-                !right(
-                    &RecoveryCode { code: text.clone().into(), failed_attempts: AtomicU32::new(0) },
-                    wrong
-                ),
-                "{wrong}"
-            );
+            assert_eq!(attempts(text).verify(wrong.as_bytes()), CodeCheck::Wrong(4), "{wrong}");
         }
     }
 
@@ -139,19 +149,21 @@ mod tests {
             ("01_23_AB_CD_EF_GH_J0_1Z", false),
             ("U1-23-AB-CD-EF-GH-J0-1Z", false),
         ] {
-            let code = "01-23-AB-CD-EF-GH-J0-1Z".to_owned();
-            let code = RecoveryCode { code: code.into(), failed_attempts: AtomicU32::new(0) };
+            let code = attempts("01-23-AB-CD-EF-GH-J0-1Z");
             assert_eq!(code.verify(written.as_bytes()) == CodeCheck::Correct, right, "{written:?}");
         }
     }
 
     #[test]
     fn correct_code_fails_after_five_wrong_ones() {
-        let code = RecoveryCode::generate().unwrap();
+        let code = Arc::new(RecoveryCode::generate().unwrap());
+        let attempts = CodeAttempts::new(Arc::clone(&code));
         for left in [4, 3, 2, 1, 0] {
-            assert_eq!(code.verify(b"nonsense"), CodeCheck::Wrong(left));
+            assert_eq!(attempts.verify(b"nonsense"), CodeCheck::Wrong(left));
         }
-        let right = code.secret().expose().to_owned();
-        assert_eq!(code.verify(right.as_bytes()), CodeCheck::Wrong(0));
+        let right = code.secret().expose().as_bytes();
+        assert_eq!(attempts.verify(right), CodeCheck::Wrong(0));
+        // Another listener has attempts of its own.
+        assert_eq!(CodeAttempts::new(Arc::clone(&code)).verify(right), CodeCheck::Correct);
     }
 }

@@ -2,8 +2,9 @@
 //! (docs/compatibility.md 5.5, docs/design.md 5.3).
 //!
 //! A client that succeeds becomes the operator. So every request first passes [`request_origin`],
-//! there is one path and no CORS header, and the first success closes the listener. It can have two
-//! sockets, TCP and Unix, which open and close together.
+//! there is one path and no CORS header, and the first success closes recovery. There can be two
+//! listeners, TCP and Unix. They open together and close with the success; wrong codes close only the
+//! listener that receives them.
 
 pub(crate) mod code;
 
@@ -21,12 +22,12 @@ use tokio_util::sync::CancellationToken;
 use crate::async_authority::AsyncAuthority;
 use crate::authority::Authority;
 use crate::http::api::issued_token;
-use crate::http::api::state::log_command_error;
-use crate::http::recovery::code::{CodeCheck, RecoveryCode};
+use crate::http::api::state::{COMMAND_FAILED, log_command_error};
+use crate::http::recovery::code::{CodeAttempts, CodeCheck, RecoveryCode};
 use crate::http::{OTHER_PATH, body, problem, request_origin};
 use crate::metrics::Metrics;
 use crate::server::connections::{ConnectionHandle, ConnectionLimits, ConnectionMode};
-use crate::server::log_throttle::LogThrottle;
+use crate::server::log_throttle::LogLimiter;
 use crate::server::peer::Peer;
 use crate::server::serve::{Request, Response, Service};
 use crate::token::IssuedToken;
@@ -34,7 +35,8 @@ use crate::token::IssuedToken;
 /// The limits of connections. Any local process can connect, and must not keep the operator from
 /// doing so. A connection therefore serves one request, and is evictable until the attempt begins.
 pub(crate) const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits {
-    max_connections: 8,
+    max_used: 0,
+    max_unused: 8,
     evictable_after: Duration::from_millis(250),
     idle_timeout: Duration::from_secs(5),
     mode: ConnectionMode::SingleRequest,
@@ -43,36 +45,53 @@ pub(crate) const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits {
 /// How many bytes a body may have. It is ignored, and clients send at most an empty object.
 const MAX_BODY_BYTES: usize = 1 << 10;
 
-/// The service of the recovery listener.
-struct RecoveryListener {
+/// Token recovery, which all its listeners share.
+pub(crate) struct Recovery {
     authority: AsyncAuthority,
     metrics: Arc<Metrics>,
     /// The code that a request must present, if there is one.
-    code: Option<RecoveryCode>,
+    code: Option<Arc<RecoveryCode>>,
     /// Held during an attempt, so that of two simultaneous ones at most one succeeds.
     attempt_lock: Arc<Mutex<()>>,
     /// Cancelled when recovery is closed. No attempt succeeds afterwards.
     closed: CancellationToken,
-    throttle: LogThrottle,
 }
 
-/// Returns the service of the recovery listener. It cancels `closed` after its success, or after
-/// too many wrong codes. Once `closed` is cancelled, by the service or by the caller, no attempt
-/// succeeds.
-pub(crate) fn service(
-    authority: Authority,
-    metrics: Arc<Metrics>,
-    code: Option<RecoveryCode>,
+/// The service of one recovery listener.
+struct RecoveryListener {
+    recovery: Arc<Recovery>,
+    attempts: Option<CodeAttempts>,
+    /// Cancelled when this listener is closed, with recovery or before.
     closed: CancellationToken,
-) -> Arc<impl Service> {
-    Arc::new(RecoveryListener {
-        authority: authority.into_async(),
-        metrics,
-        code,
-        attempt_lock: Arc::default(),
-        closed,
-        throttle: LogThrottle::default(),
-    })
+    refusals: LogLimiter,
+    failures: LogLimiter,
+    malformed: LogLimiter,
+}
+
+impl Recovery {
+    /// Opens token recovery. It cancels `closed` after its success. Once `closed` is cancelled, here
+    /// or by the caller, no attempt succeeds.
+    pub(crate) fn new(
+        authority: Authority,
+        metrics: Arc<Metrics>,
+        code: Option<RecoveryCode>,
+        closed: CancellationToken,
+    ) -> Arc<Self> {
+        let (authority, code) = (authority.into_async(), code.map(Arc::new));
+        Arc::new(Self { authority, metrics, code, attempt_lock: Arc::default(), closed })
+    }
+
+    /// Returns the service of a listener. It cancels `closed` after too many wrong codes.
+    pub(crate) fn listener(self: &Arc<Self>, closed: CancellationToken) -> Arc<impl Service> {
+        Arc::new(RecoveryListener {
+            recovery: Arc::clone(self),
+            attempts: self.code.clone().map(CodeAttempts::new),
+            closed,
+            refusals: LogLimiter::new("token recovery refused"),
+            failures: LogLimiter::new(COMMAND_FAILED),
+            malformed: LogLimiter::new("malformed request"),
+        })
+    }
 }
 
 impl Service for RecoveryListener {
@@ -82,7 +101,14 @@ impl Service for RecoveryListener {
             .handle(request, connection)
             .await
             .unwrap_or_else(|problem| problem::response(&problem));
-        self.metrics.http_response("recovery", path, response.status().as_u16());
+        self.recovery.metrics.http_response("recovery", path, response.status().as_u16());
+        response
+    }
+
+    fn reject(&self, reason: &'static str, connection: &ConnectionHandle) -> Response {
+        problem::log_malformed(reason, connection.peer(), &self.malformed);
+        let response = problem::malformed_request(reason);
+        self.recovery.metrics.http_response("recovery", OTHER_PATH, response.status().as_u16());
         response
     }
 }
@@ -95,7 +121,7 @@ impl RecoveryListener {
     ) -> Result<Response, Problem> {
         // Before the path, so that a rejected client does not learn which paths exist.
         request_origin::check_recovery_request(&request, connection.peer()).inspect_err(|rejection| {
-            rejection.log("token recovery", &request, connection.peer(), &self.throttle);
+            rejection.log("token recovery", &request, connection.peer(), &self.refusals);
         })?;
         let not_found = Problem::RecoveryPathNotFound;
         if request.uri().path() != paths::REGENERATE {
@@ -117,7 +143,7 @@ impl RecoveryListener {
         let (head, body) = request.into_parts();
         body::discard_up_to(body, MAX_BODY_BYTES).await?;
         // A client that disconnects while it waits here has made no attempt.
-        let attempt = Arc::clone(&self.attempt_lock).lock_owned().await;
+        let attempt = Arc::clone(&self.recovery.attempt_lock).lock_owned().await;
         let in_flight = connection.begin_request().ok_or(Problem::Unavailable)?;
         // In a separate task: if the client disconnects now, the attempt still completes, and
         // closes recovery.
@@ -131,35 +157,35 @@ impl RecoveryListener {
 
     /// Replaces the operator token. The caller holds the attempt lock.
     async fn regenerate(&self, headers: &HeaderMap, peer: &Peer) -> Result<IssuedToken, Problem> {
-        if self.closed.is_cancelled() {
+        if self.closed.is_cancelled() || self.recovery.closed.is_cancelled() {
             return Err(Problem::RecoveryClosed);
         }
         self.check_code(headers, peer)?;
         let origin = format!("recovery {peer}");
-        let issued = self.authority.run(move |authority| authority.recover(&origin)).await;
-        let issued = issued.inspect_err(log_command_error)?;
-        self.closed.cancel();
+        let issued = self.recovery.authority.run(move |authority| authority.recover(&origin)).await;
+        let issued = issued.inspect_err(|error| log_command_error(error, peer, &self.failures))?;
+        self.recovery.closed.cancel();
         tracing::info!(token_id = issued.info.id, %peer, "operator token regenerated through token recovery");
         Ok(issued)
     }
 
     fn check_code(&self, headers: &HeaderMap, peer: &Peer) -> Result<(), Problem> {
-        let Some(code) = &self.code else {
+        let Some(attempts) = &self.attempts else {
             return Ok(());
         };
         let mut presented = headers.get_all(RECOVERY_CODE).iter();
         let check = match (presented.next(), presented.next()) {
             (None, _) => return Err(Problem::MissingRecoveryCode),
-            (Some(presented), None) => code.verify(presented.as_bytes()),
+            (Some(presented), None) => attempts.verify(presented.as_bytes()),
             // One request is one attempt.
-            (Some(_), Some(_)) => code.verify(b""),
+            (Some(_), Some(_)) => attempts.verify(b""),
         };
         let CodeCheck::Wrong(left) = check else {
             return Ok(());
         };
         tracing::warn!(%peer, left, "token recovery refused: wrong recovery code");
         if left == 0 {
-            tracing::warn!("too many wrong recovery codes, closing token recovery");
+            tracing::warn!(%peer, "too many wrong recovery codes, closing this listener of token recovery");
             self.closed.cancel();
         }
         Err(Problem::WrongRecoveryCode(left))

@@ -1,0 +1,265 @@
+//! The edges of HTTP on both listeners: hosts, lengths of bodies, responses to requests that are
+//! still arriving, silent connections, and lines of the log that clients without a token cause.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::http2;
+use crate::support::{
+    CREATE, Connection, RECOVERY, REGENERATE, Server, TIMEOUT, TestEnv, VERIFY, eventually, get, post,
+};
+
+/// Sends bytes and reads up to the end of the connection.
+fn exchange(to: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    stream.set_write_timeout(Some(TIMEOUT)).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut received = Vec::new();
+    stream.read_to_end(&mut received).unwrap();
+    String::from_utf8(received).unwrap()
+}
+
+#[test]
+fn requests_without_one_valid_host_are_400_and_closed() {
+    let env = TestEnv::new();
+    let server = env.serve_with(&RECOVERY).args(&["--disable-authz", "health"]).start();
+    server.create();
+    let no_host = "the request has no Host header";
+    let two = "the request names its host more than once";
+    let malformed = "the Host header is malformed";
+    for to in [server.address, server.recovery()] {
+        for (head, text) in [
+            ("GET /health HTTP/1.1\r\n", no_host),
+            ("GET http://localhost/health HTTP/1.1\r\n", no_host),
+            ("GET /health HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n", two),
+            ("GET /health HTTP/1.0\r\nHost: localhost\r\nHost: localhost\r\n", two),
+            ("GET /health HTTP/1.1\r\nHost: local host\r\n", malformed),
+            ("GET /health HTTP/1.1\r\nHost: a@localhost\r\n", malformed),
+            ("OPTIONS * HTTP/1.1\r\n", no_host),
+        ] {
+            // A second request on the connection has no response.
+            let second = "\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+            let response = exchange(to, format!("{head}{second}").as_bytes());
+            assert!(
+                response.starts_with("HTTP/1.1 400 ") || response.starts_with("HTTP/1.0 400 "),
+                "{response}"
+            );
+            assert!(response.ends_with(&format!("\r\n\r\n{text}")), "{head}: {response}");
+            assert!(response.contains("connection: close\r\n"), "{head}: {response}");
+        }
+    }
+    server.wait_for_log(&format!("malformed request: {two}"));
+    // Health checks of old proxies.
+    for head in [
+        "GET /health HTTP/1.0\r\n",
+        "GET /health HTTP/1.0\r\nHost: localhost\r\n",
+        "GET /health HTTP/1.1\r\nHost:\r\n",
+    ] {
+        let response = exchange(server.address, format!("{head}Connection: close\r\n\r\n").as_bytes());
+        assert!(response.contains(" 200 OK\r\n") && response.ends_with("\r\n\r\nOK"), "{head}: {response}");
+    }
+}
+
+#[test]
+fn http2_host_agrees_with_authority() {
+    let env = TestEnv::new();
+    let server = env.serve(&["--disable-authz", "health"]);
+    for (headers, body) in [
+        (&[][..], "OK"),
+        (&[("host", "localhost")], "OK"),
+        (&[("host", "evil.example")], "the request names its host more than once, with different names"),
+        (&[("host", "localhost"), ("host", "localhost")], "the request names its host more than once"),
+    ] {
+        let mut connection = Connection::open(server.address).unwrap();
+        connection.write(&http2::opening());
+        connection.write(&http2::request_to("localhost", "GET", "/health", headers, true));
+        assert_eq!(http2::read_data(&mut connection), body, "{headers:?}");
+    }
+    let mut connection = Connection::open(server.address).unwrap();
+    connection.write(&http2::opening());
+    connection.write(&http2::request_without_authority("GET", "/health"));
+    assert_eq!(http2::read_data(&mut connection), "the request has no Host header");
+}
+
+#[test]
+fn length_beside_chunks_is_ignored_and_closes() {
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
+    let mut token = server.create();
+    for lengths in
+        ["Content-Length: 5\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 5"]
+    {
+        // Read by its length, the body would end within the hidden request.
+        let hidden = format!("GET {VERIFY} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let head = format!(
+            "POST {REGENERATE} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n{lengths}\r\n\r\n"
+        );
+        let mut connection = Connection::open(server.address).unwrap();
+        connection.write(format!("{head}0\r\n\r\n{hidden}").as_bytes());
+        let response = connection.read().unwrap();
+        assert_eq!(response.header("connection"), Some("close"), "{lengths}");
+        token = response.token();
+        assert!(connection.read().is_err(), "{lengths}");
+    }
+    assert!(server.accepts(&token));
+}
+
+#[test]
+fn response_reaches_client_that_still_sends() {
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
+    let main = server.address;
+    let head = |to: SocketAddr, request: &str, more: &str| {
+        format!("POST {request} HTTP/1.1\r\nHost: localhost:{}\r\n{more}\r\n", to.port()).into_bytes()
+    };
+    let length = 10 << 20;
+    let announced = format!("Content-Length: {length}\r\n");
+    let body = vec![b'x'; length];
+    let chunk = [format!("{length:x}\r\n").as_bytes(), &body].concat();
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let malformed = format!("Content-Length: x\r\n{announced}");
+    for (to, head, body, status) in [
+        (main, head(main, CREATE, &announced), &body, 413),
+        (main, head(main, CREATE, chunked), &chunk, 413),
+        (main, head(main, REGENERATE, &announced), &body, 401),
+        (main, head(main, VERIFY, &announced), &body, 401),
+        (main, head(main, "/nowhere", chunked), &chunk, 401),
+        (main, head(main, CREATE, &format!("{announced}Host: localhost\r\n")), &body, 400),
+        (main, head(main, CREATE, &malformed), &body, 400),
+        (main, head(main, CREATE, &format!("X: {}\r\n", "x".repeat(20_000))), &body, 431),
+        (server.recovery(), head(server.recovery(), REGENERATE, &announced), &body, 413),
+        (server.recovery(), head(server.recovery(), REGENERATE, chunked), &chunk, 403),
+        (server.recovery(), head(server.recovery(), "/", &announced), &body, 404),
+    ] {
+        // The client reads after it has sent everything.
+        let response = exchange(to, &[&head[..], body].concat());
+        assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {response}");
+    }
+    server.create();
+}
+
+/// Raises the limit of open files of this process, for tests with many connections.
+fn raise_file_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+}
+
+#[test]
+fn silent_connections_do_not_delay_others() {
+    raise_file_limit();
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
+    let token = server.create();
+    let ask = || {
+        let mut connection = Connection::open(server.address).unwrap();
+        connection.write(&get("/health").bearer(&token).to_bytes());
+        assert_eq!(connection.read().unwrap().status, 200);
+        connection
+    };
+    // These wait for their next request, as those of a proxy.
+    let mut used: Vec<_> = (0..20).map(|_| ask()).collect();
+    let silent: Vec<_> = (0..3000).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    let asking: Vec<_> = thread::scope(|scope| {
+        // Silent clients that come back are in front of each ask.
+        let asks: Vec<_> = (0..30)
+            .map(|_| {
+                let returned: Vec<_> =
+                    (0..100).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+                let asking = scope.spawn(ask);
+                (asking, returned)
+            })
+            .collect();
+        asks.into_iter().map(|(asking, returned)| (asking.join().unwrap(), returned)).collect()
+    });
+    assert_eq!(asking.len(), 30);
+    // No used connection was evicted.
+    for connection in &mut used {
+        connection.write(&get("/health").bearer(&token).to_bytes());
+        assert_eq!(connection.read().unwrap().status, 200);
+    }
+    drop((silent, asking));
+}
+
+#[test]
+fn silent_connections_do_not_delay_recovery() {
+    raise_file_limit();
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
+    let old = server.create();
+    let _silent: Vec<_> = (0..1500).map(|_| TcpStream::connect(server.recovery()).unwrap()).collect();
+    let new = post(REGENERATE).send(server.recovery()).token();
+    assert!(server.accepts(&new) && !server.accepts(&old));
+}
+
+fn count(server: &Server, text: &str) -> usize {
+    server.log().lines().filter(|line| line.contains(" WARN ") && line.contains(text)).count()
+}
+
+#[test]
+fn lines_of_unauthenticated_clients_are_limited() {
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
+    server.create();
+    let requests = 40;
+    let mut connection = Connection::open(server.address).unwrap();
+    for _ in 0..requests {
+        let forwarded = get("/health").bearer("unknown").header("X-Forwarded-For", "203.0.113.7, 10.0.0.1");
+        connection.write(&forwarded.to_bytes());
+        assert_eq!(connection.read().unwrap().status, 401);
+        connection.write(&post(CREATE).to_bytes());
+        assert_eq!(connection.read().unwrap().status, 409);
+        post(CREATE)
+            .header("Origin", "null")
+            .send(server.address)
+            .assert_is(403, "web pages may not ask for this: there is an Origin or Sec-Fetch header");
+        exchange(server.address, b"GET / HTTP/1.1\r\n\r\n");
+        post(REGENERATE).header("Origin", "null").send(server.recovery());
+        exchange(server.recovery(), b"GET / HTTP/1.1\r\n\r\n");
+    }
+    server.signal(rustix::process::Signal::TERM);
+    server.wait_for_log("stopped");
+    for (lines, logged) in [
+        ("cannot authenticate token: the token is not known", 10),
+        (r#"client_ip="127.0.0.1" forwarded_for="203.0.113.7""#, 10),
+        ("cannot carry out a token command: there is a token", 10),
+        ("creation of the operator token refused: web pages", 10),
+        ("malformed request: the request has no Host header", 20),
+        ("token recovery refused: web pages", 10),
+    ] {
+        assert_eq!(count(&server, lines), logged, "{lines}: {}", server.log());
+    }
+    eventually("the number of omitted lines", || {
+        count(&server, ": 30 more of these within a minute, not logged") == 6
+    });
+}
+
+#[test]
+fn unusual_methods_and_paths_reach_no_endpoint() {
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
+    let token = server.create();
+    let before = env.stored_catalog();
+    for (head, status) in [
+        ("TRACE /health HTTP/1.1", 404),
+        ("CONNECT localhost:80 HTTP/1.1", 404),
+        ("POST /api/v3/configure/token/admin%2Fregenerate HTTP/1.1", 404),
+        ("POST /api/v3/configure/token/%61dmin/regenerate HTTP/1.1", 404),
+        ("POST /api/v3/configure/token/admin/regenerate/ HTTP/1.1", 404),
+        ("POST /api/v3/configure/token/admin//regenerate HTTP/1.1", 404),
+        ("POST /api/v3/configure/token/./admin/regenerate HTTP/1.1", 404),
+        ("post /api/v3/configure/token/admin/regenerate HTTP/1.1", 404),
+        ("OPTIONS * HTTP/1.1", 204),
+    ] {
+        let mut connection = Connection::open(server.address).unwrap();
+        let rest = format!("Host: localhost\r\nAuthorization: Bearer {token}\r\nX-Echo: echo\r\n\r\n");
+        connection.write(format!("{head}\r\n{rest}").as_bytes());
+        let response = connection.read().unwrap();
+        assert_eq!(response.status, status, "{head}: {response:?}");
+        assert!(!response.body.contains("echo"), "{head}: {response:?}");
+    }
+    assert_eq!(env.stored_catalog(), before);
+}
