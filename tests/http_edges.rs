@@ -6,10 +6,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::{Value, json};
 
 use crate::http2;
 use crate::support::{
-    CREATE, Connection, RECOVERY, REGENERATE, Server, TIMEOUT, TestEnv, VERIFY, eventually, get, post,
+    CONFIRM, CREATE, CaseName, Connection, NAMED_ADMIN, RECOVERY, REGENERATE, Request, STAGE, Server,
+    TIMEOUT, TestEnv, VERIFY, eventually, get, post, remember_tokens,
 };
 
 /// Sends bytes and reads up to the end of the connection.
@@ -262,4 +264,101 @@ fn unusual_methods_and_paths_reach_no_endpoint() {
         assert!(!response.body.contains("echo"), "{head}: {response:?}");
     }
     assert_eq!(env.stored_catalog(), before);
+}
+
+/// Requests with bodies that mean nothing.
+fn blank_bodies(path: &str, token: &str) -> Vec<Request> {
+    let plain = || post(path).bearer(token);
+    let json = || plain().header("Content-Type", "application/json");
+    vec![
+        plain(),
+        json(),
+        json().body(b""),
+        json().body(b"null"),
+        json().body(b" null\n"),
+        json().body(b" \r\n\t"),
+        json().chunked(b"", 1),
+        json().chunked(b" ", 1),
+        json().header("Content-Encoding", "gzip").body(b""),
+        plain().chunked(b"", 1),
+        plain().body(b" "),
+    ]
+}
+
+#[test]
+fn blank_body_is_no_body() {
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
+    let mut token = server.create();
+    for case in 0..blank_bodies(STAGE, &token).len() {
+        let _case = CaseName(format!("{:?}", blank_bodies(STAGE, "TOKEN")[case]));
+        let send = |path: &str, token: &str| blank_bodies(path, token)[case].send(server.address);
+        let staged = send(STAGE, &token).token();
+        assert_eq!(send(CONFIRM, &staged).status, 200);
+        token = send(REGENERATE, &staged).token();
+    }
+    // An empty DATA frame ends the request.
+    for path in [STAGE, REGENERATE] {
+        let mut connection = Connection::open(server.address).unwrap();
+        connection.write(&http2::opening());
+        let bearer = format!("Bearer {token}");
+        connection.write(&http2::request("POST", path, &[("authorization", &bearer)], false));
+        connection.write(&http2::body(b""));
+        let response = http2::read_data(&mut connection);
+        assert!(response.contains("apiv3_"), "{path}: {response}");
+        remember_tokens(&response);
+        token = serde_json::from_str::<Value>(&response).unwrap()["token"].as_str().unwrap().to_owned();
+        if path == STAGE {
+            assert_eq!(post(CONFIRM).bearer(&token).send(server.address).status, 200);
+        }
+    }
+    // A body with content needs its type.
+    for request in [post(STAGE).bearer(&token).body(b"{}"), post(STAGE).bearer(&token).chunked(b"null", 1)] {
+        assert_eq!(request.send(server.address).status, 415);
+    }
+}
+
+#[test]
+fn fields_about_limits_are_400() {
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
+    let empty = env.stored_catalog();
+    let rejected = |request: Request, text: &str| {
+        let response = request.send(server.address);
+        assert_eq!(response.status, 400, "{request:?}: {response:?}");
+        assert!(response.body.contains(text), "{response:?}");
+    };
+    let no_expiry = "this request sets no expiry";
+    rejected(post(CREATE).json(&json!({"expiry_secs": 60})), no_expiry);
+    rejected(post(CREATE).body(br#"{"expires": 60}"#), no_expiry);
+    rejected(post(&format!("{CREATE}?ttl=60")), no_expiry);
+    assert_eq!(env.stored_catalog(), empty);
+    let token = post(CREATE).json(&json!({"name": "mine", "expiry_secs": null})).send(server.address).token();
+    let before = env.stored_catalog();
+    for (path, body, text) in [
+        (NAMED_ADMIN, json!({"token_name": "a", "expires_in": 60}), "use the field expiry_secs, in seconds"),
+        (NAMED_ADMIN, json!({"token_name": "a", "permissions": ["read"]}), "every token has all of them"),
+        (REGENERATE, json!({"expiry_secs": 60}), no_expiry),
+        (STAGE, json!({"ttl": 60}), "`ttl_secs`"),
+        (CONFIRM, json!({"overlap": 60}), "`overlap_secs`"),
+    ] {
+        rejected(post(path).bearer(&token).json(&body), text);
+    }
+    for (path, text) in [
+        (NAMED_ADMIN, "use the field expiry_secs of the JSON body"),
+        (STAGE, "use the field ttl_secs of the JSON body"),
+        (REGENERATE, no_expiry),
+        (CONFIRM, no_expiry),
+    ] {
+        rejected(
+            post(&format!("{path}?expiry_secs=60")).bearer(&token).json(&json!({"token_name": "a"})),
+            text,
+        );
+    }
+    let twice = post(NAMED_ADMIN).bearer(&token).header("Content-Type", "application/json");
+    rejected(twice.body(br#"{"token_name":"a","note":1,"note":2}"#), "the field \"note\" stands twice");
+    assert_eq!(env.stored_catalog(), before);
+    // Any other unknown field is ignored.
+    let other = json!({"token_name": "a", "description": "b", "x": {"expires": 1}});
+    post(NAMED_ADMIN).bearer(&token).json(&other).send(server.address).token();
 }

@@ -14,6 +14,7 @@ use optoken_protocol::redact::redact;
 use serde::de::DeserializeOwned;
 use tokio::time;
 
+use crate::http::fields::KnownFields;
 use crate::server::serve::Request;
 
 /// How many bytes an ignored body may have.
@@ -39,9 +40,65 @@ pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     if content_type.is_some_and(is_json) { Ok(()) } else { Err(Problem::UnsupportedMediaType) }
 }
 
+/// Reads a body whose values are ignored. Rejects one whose fields ask for a limit that the endpoint
+/// does not set.
+pub(crate) async fn ignore(body: Incoming, fields: KnownFields) -> Result<(), Problem> {
+    let mut bytes = Vec::new();
+    read_body(body, MAX_IGNORED_BYTES, |data| bytes.extend_from_slice(data)).await?;
+    fields.check_body(&bytes)
+}
+
 /// Reads a body of JSON, which may be compressed, of at most `limit` bytes before and after
 /// decompression. The order of checks is that of docs/compatibility.md 2.2, step 7.
-pub(crate) async fn json<T: DeserializeOwned>(request: Request, limit: usize) -> Result<T, Problem> {
+pub(crate) async fn json<T: DeserializeOwned>(
+    request: Request,
+    limit: usize,
+    fields: Option<KnownFields>,
+) -> Result<T, Problem> {
+    parse(&content(request, limit).await?, fields)
+}
+
+/// Reads an optional body of JSON. A body without content, or with `null`, has every field at its
+/// default.
+pub(crate) async fn optional_json<T: DeserializeOwned + Default>(
+    request: Request,
+    limit: usize,
+    fields: Option<KnownFields>,
+) -> Result<T, Problem> {
+    // Some clients announce no type for a body that has no content, and send it in empty chunks.
+    let bytes = match require_json(request.headers()) {
+        Ok(()) => content(request, limit).await?,
+        Err(unsupported) => {
+            let mut is_blank = true;
+            let read =
+                read_body(request.into_body(), MAX_IGNORED_BYTES, |data| is_blank &= is_blank_text(data));
+            return match read.await {
+                Ok(()) if is_blank => Ok(T::default()),
+                Ok(()) | Err(Problem::BodyTooLarge(_)) => Err(unsupported),
+                Err(problem) => Err(problem),
+            };
+        }
+    };
+    if is_blank_text(&bytes) || bytes.trim_ascii() == b"null" {
+        return Ok(T::default());
+    }
+    parse(&bytes, fields)
+}
+
+fn is_blank_text(bytes: &[u8]) -> bool {
+    bytes.trim_ascii().is_empty()
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8], fields: Option<KnownFields>) -> Result<T, Problem> {
+    // The text of the error quotes the body.
+    let parsed = serde_json::from_slice(bytes)
+        .map_err(|error| Problem::InvalidJson(redact(&error.to_string()).into_owned()))?;
+    fields.map_or(Ok(()), |fields| fields.check_body(bytes))?;
+    Ok(parsed)
+}
+
+/// Reads a body that may be compressed.
+async fn content(request: Request, limit: usize) -> Result<Vec<u8>, Problem> {
     let compressed = match request.headers().get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => false,
         Some(b"gzip") => true,
@@ -51,24 +108,10 @@ pub(crate) async fn json<T: DeserializeOwned>(request: Request, limit: usize) ->
     };
     let mut bytes = Vec::new();
     read_body(request.into_body(), limit, |data| bytes.extend_from_slice(data)).await?;
-    if compressed {
+    if compressed && !bytes.is_empty() {
         bytes = decompress(&bytes, limit)?;
     }
-    // The text of the error quotes the body.
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Problem::InvalidJson(redact(&error.to_string()).into_owned()))
-}
-
-/// Reads an optional body of JSON. An empty body has every field at its default.
-pub(crate) async fn optional_json<T: DeserializeOwned + Default>(
-    request: Request,
-    limit: usize,
-) -> Result<T, Problem> {
-    if request.body().is_end_stream() {
-        return Ok(T::default());
-    }
-    require_json(request.headers())?;
-    json(request, limit).await
+    Ok(bytes)
 }
 
 async fn read_body(body: Incoming, limit: usize, mut each: impl FnMut(&[u8])) -> Result<(), Problem> {

@@ -10,6 +10,7 @@ mod body;
 pub(crate) mod bootstrap;
 mod credentials;
 pub(crate) mod disable_authz;
+mod fields;
 pub(crate) mod main_listener;
 mod problem;
 pub(crate) mod recovery;

@@ -21,6 +21,7 @@ use crate::http::api::endpoint::{
 use crate::http::api::issued_token;
 use crate::http::api::system_tokens::short_hash;
 use crate::http::api::tokens::ListedToken;
+use crate::http::fields::KnownFields;
 use crate::http::{Options, body, problem, response};
 use crate::secret::Secret;
 use crate::server::serve::Response;
@@ -55,7 +56,6 @@ struct StageRequest {
 
 /// Options of the end of an overlap.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct EndOverlapRequest {
     #[serde(default)]
     delete_tokens: bool,
@@ -67,6 +67,13 @@ struct EndOverlapRequest {
 struct OverlapTokens {
     tokens: Vec<ListedToken>,
 }
+
+/// The fields of [`RegenerateRequest`] and [`ConfirmRequest`].
+const REPLACEMENT_FIELDS: KnownFields = KnownFields { names: &["overlap_secs"], duration: None };
+
+/// The fields of [`StageRequest`].
+const STAGE_FIELDS: KnownFields =
+    KnownFields { names: &["token_sha512", "ttl_secs"], duration: Some("ttl_secs") };
 
 /// An upper bound of the bytes in the JSON of a staged token.
 const MAX_STAGED_BYTES: usize = 512;
@@ -131,10 +138,11 @@ async fn regenerate(request: ApiRequest) -> Result<Response, Problem> {
     let (state, credential, origin, request) = request.into_parts()?;
     // A body that is not announced as JSON is ignored, like in InfluxDB 3 Core
     // (docs/compatibility.md 2.4).
+    REPLACEMENT_FIELDS.check_query(request.uri().query())?;
     let RegenerateRequest { overlap_secs } = if body::require_json(request.headers()).is_ok() {
-        body::optional_json(request, state.options.max_request_size).await?
+        body::optional_json(request, state.options.max_request_size, Some(REPLACEMENT_FIELDS)).await?
     } else {
-        body::discard(request.into_body()).await?;
+        body::ignore(request.into_body(), REPLACEMENT_FIELDS).await?;
         RegenerateRequest::default()
     };
     let overlap = overlap_secs.unwrap_or(0);
@@ -144,8 +152,9 @@ async fn regenerate(request: ApiRequest) -> Result<Response, Problem> {
 
 async fn stage(request: ApiRequest) -> Result<Response, Problem> {
     let (state, credential, origin, request) = request.into_parts()?;
+    STAGE_FIELDS.check_query(request.uri().query())?;
     let StageRequest { token_sha512, ttl_secs } =
-        body::optional_json(request, state.options.max_request_size).await?;
+        body::optional_json(request, state.options.max_request_size, Some(STAGE_FIELDS)).await?;
     let staged = state
         .command(move |authority| authority.stage(&credential, token_sha512.as_deref(), ttl_secs, &origin));
     let StagedSecret { secret, sha512, expires_at } = staged.await.map_err(problem::repeatable)?;
@@ -171,8 +180,9 @@ async fn confirm(request: ApiRequest) -> Result<Response, Problem> {
     if !staged {
         state.authority.authenticate(credential.expose())?;
     }
+    REPLACEMENT_FIELDS.check_query(request.uri().query())?;
     let ConfirmRequest { overlap_secs } =
-        body::optional_json(request, state.options.max_request_size).await?;
+        body::optional_json(request, state.options.max_request_size, Some(REPLACEMENT_FIELDS)).await?;
     let overlap = overlap_secs.unwrap_or(0);
     let confirmed = state.command(move |authority| authority.confirm(&credential, overlap, &origin));
     let token = confirmed.await.map_err(problem::repeatable)?;

@@ -78,7 +78,7 @@ async fn query_sql(request: ApiRequest) -> Result<Response, Problem> {
         from_query_string(&request)?
     } else {
         // With any content type, like InfluxDB 3 Core.
-        body::json(request, state.options.max_request_size).await?
+        body::json(request, state.options.max_request_size, None).await?
     };
     let format = format.as_deref().unwrap_or(accepted);
     let format = Format::from_name(format).ok_or_else(|| {

@@ -17,6 +17,7 @@ use crate::http::api::endpoint::{
 };
 use crate::http::api::issued_token;
 use crate::http::api::system_tokens::{PERMISSIONS, short_hash};
+use crate::http::fields::KnownFields;
 use crate::http::{Options, body, problem, response};
 use crate::server::serve::Response;
 use crate::token::TokenInfo;
@@ -33,6 +34,13 @@ struct CreateNamedAdminTokenRequest {
     #[schema(format = "uint64")]
     expiry_secs: Option<u64>,
 }
+
+/// The fields of [`CreateNamedAdminTokenRequest`].
+const NAMED_FIELDS: KnownFields =
+    KnownFields { names: &["token_name", "expiry_secs"], duration: Some("expiry_secs") };
+
+/// The fields of a request that creates the operator token.
+const NO_FIELDS: KnownFields = KnownFields { names: &[], duration: None };
 
 /// The query string of a deletion.
 #[derive(Deserialize)]
@@ -93,16 +101,18 @@ async fn create_operator(request: ApiRequest) -> Result<Response, Problem> {
     state.options.bootstrap.check(&request, &peer).inspect_err(|rejection| {
         rejection.log("creation of the operator token", &request, &peer, &state.limiters.bootstrap);
     })?;
-    body::discard(request.into_body()).await?;
+    NO_FIELDS.check_query(request.uri().query())?;
+    body::ignore(request.into_body(), NO_FIELDS).await?;
     let issued = state.command(move |authority| authority.create_operator(&origin)).await?;
     Ok(issued_token::created_response(&issued))
 }
 
 async fn create_named(request: ApiRequest) -> Result<Response, Problem> {
     let (state, credential, origin, request) = request.into_parts()?;
+    NAMED_FIELDS.check_query(request.uri().query())?;
     body::require_json(request.headers())?;
     let CreateNamedAdminTokenRequest { token_name, expiry_secs } =
-        body::json(request, state.options.max_request_size).await?;
+        body::json(request, state.options.max_request_size, Some(NAMED_FIELDS)).await?;
     let create =
         move |authority: &Authority| authority.create_named(&credential, &token_name, expiry_secs, &origin);
     // The presented token stays what it is, so token recovery is not the way out.
@@ -137,7 +147,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             path: paths::OPERATOR,
             handler: |request| Box::pin(create_operator(request)),
             name: "createOperatorToken",
-            summary: "Create the operator token, once; needs no token, and ignores any body",
+            summary: "Create the operator token, once; needs no token, and ignores any body that asks for no limit",
             parameters: vec![],
             body: None,
             success: issued_token::success_response(),
@@ -146,6 +156,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
                 ignored_body_problems(),
                 command_problems(),
                 create_problems(),
+                vec![Problem::InvalidArgument("…".to_owned())],
             ]
             .concat(),
         },
