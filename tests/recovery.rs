@@ -531,6 +531,46 @@ fn five_wrong_codes_close_recovery() {
 }
 
 #[test]
+fn wrong_codes_close_one_listener() {
+    for wrong_at_address in [true, false] {
+        let env = TestEnv::new();
+        let path = env.home().join("socket");
+        let args = [RECOVERY[0], RECOVERY[1], "--admin-token-recovery-code"];
+        let server = serve_socket(&env, &path, &args).start();
+        let recovery = server.recovery();
+        let old = server.create();
+        let file = env.data_dir().join("recovery-code");
+        let code = fs::read_to_string(&file).unwrap();
+        let wrong = "00-00-00-00-00-00-00-00";
+        let recover = |at_address: bool, code: &str| {
+            let cli = if at_address {
+                env.create_token(recovery, &["--regenerate", "--yes"])
+            } else {
+                recover_at(&env, &path)
+            };
+            cli.env("INFLUXDB3_RECOVERY_CODE", code.trim_end()).run()
+        };
+        for left in (0..5).rev() {
+            let text = if left == 0 { "is closed now".to_owned() } else { format!("is closed: {left}") };
+            recover(wrong_at_address, wrong).assert_failed(1, &["this is not the recovery code", &text]);
+        }
+        server.wait_for_log("closing this listener of token recovery");
+        if wrong_at_address {
+            assert_closed(recovery);
+        } else {
+            eventually("the socket is removed", || !path.exists());
+        }
+        // The other listener has attempts of its own, and serves the first success.
+        recover(!wrong_at_address, wrong).assert_failed(1, &["is closed: 4"]);
+        let new = recover(!wrong_at_address, &code).token();
+        assert!(server.accepts(&new) && !server.accepts(&old));
+        server.wait_for_log("token recovery is closed");
+        assert_closed(recovery);
+        assert!(!path.exists() && !file.exists());
+    }
+}
+
+#[test]
 fn recovery_code_file_option_is_honoured() {
     let env = TestEnv::new();
     let serve = |file: &Path| {

@@ -535,6 +535,21 @@ fn fd_exhaustion_evicts_idle_connections() {
 }
 
 #[test]
+fn low_fd_limit_prevents_start() {
+    let env = TestEnv::new();
+    for limit in 8..=16 {
+        let output = env.serve_with(&[]).after(&format!("ulimit -n {limit}")).run();
+        let named = format!("Serve command failed: this process may open {limit} files only");
+        output.assert_failed(1, &[&named, "ulimit -n", "LimitNOFILE="]);
+        assert!(!output.stderr.contains("panicked"), "{output:?}");
+    }
+    assert!(!env.data_dir().exists());
+    let server = env.serve_with(&[]).after("ulimit -n 32").start();
+    let token = server.create();
+    assert!(server.accepts(&server.regenerate(&token)));
+}
+
+#[test]
 fn soft_fd_limit_is_raised_to_hard_limit() {
     let env = TestEnv::new();
     let server = env.serve_with(&["--store", "memory:"]).after("ulimit -Sn 100").start();

@@ -1,9 +1,44 @@
-//! Signals whose default disposition the test has to restore.
+//! Signals whose default disposition the test has to restore, and limits of another user.
+
+use std::os::unix::fs::chown;
 
 use rustix::process::Signal;
 
-use crate::needs::{ENV, path};
+use crate::needs::{ENV, SETPRIV, path};
 use crate::support::TestEnv;
+
+/// A user that runs no other process. The limit counts all of them, and root has none.
+const LIMITED: u32 = 64399;
+
+pub(crate) fn few_threads_prevent_start_with_advice() {
+    for limit in 1..=8 {
+        let env = TestEnv::new();
+        chown(env.home(), Some(LIMITED), None).unwrap();
+        let (user, limit) = (format!("--reuid={LIMITED}"), format!("--nproc={limit}"));
+        let server = env.serve_with(&[]);
+        let limited =
+            server.wrapped_in(&path(SETPRIV), &[user.as_str(), "--clear-groups", "prlimit", limit.as_str()]);
+        let output = limited.run();
+        output.assert_failed(
+            1,
+            &["Serve command failed: a server needs ", " threads", "ulimit -u", "TasksMax="],
+        );
+        assert!(!output.stderr.contains("panicked"), "{output:?}");
+        assert!(!env.data_dir().exists());
+    }
+    // With few more than it needs, a server runs commands.
+    let processors = std::thread::available_parallelism().unwrap().get();
+    let env = TestEnv::new();
+    chown(env.home(), Some(LIMITED), None).unwrap();
+    let (user, limit) = (format!("--reuid={LIMITED}"), format!("--nproc={}", 2 * processors + 10));
+    let server = env.serve_with(&[]);
+    let limited =
+        server.wrapped_in(&path(SETPRIV), &[user.as_str(), "--clear-groups", "prlimit", limit.as_str()]);
+    let server = limited.start();
+    let token = server.create();
+    let token = server.regenerate(&token);
+    assert!(server.accepts(&token));
+}
 
 pub(crate) fn signals_remove_files_before_exit() {
     for signal in [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP] {

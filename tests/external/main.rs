@@ -42,7 +42,7 @@ mod tls;
 
 use std::process::ExitCode;
 
-use self::needs::{BASH, CHROMIUM, CURL, ENV, HAPROXY, NGINX, Need, PERL, SCRIPT, STRACE, Test};
+use self::needs::{BASH, CHROMIUM, CURL, ENV, HAPROXY, NGINX, Need, PERL, SCRIPT, SETPRIV, STRACE, Test};
 
 /// Rows of the table: a function, and its needs.
 macro_rules! tests {
@@ -76,6 +76,7 @@ fn main() -> ExitCode {
         browser::cross_site_page_neither_creates_nor_reads_token: [CHROMIUM],
         browser::dns_rebinding_page_is_rejected: [CHROMIUM],
         component::prebuilt_components_match_sources: [BASH],
+        lifecycle::few_threads_prevent_start_with_advice: [Need::Root, SETPRIV],
         lifecycle::signals_remove_files_before_exit: [ENV],
         memory::server_memory_has_no_token_after_use: [Need::Root],
         memory::server_process_is_not_dumpable: [Need::Root],
@@ -96,7 +97,7 @@ fn main() -> ExitCode {
         tls::certificate_names_are_valid_hosts: [CURL],
         tls::curl_creates_regenerates_and_recovers: [CURL],
         tls::idle_tls_connections_do_not_block_recovery: [CURL],
-        tls::plaintext_gets_no_response_and_one_warning: [CURL],
+        tls::plaintext_gets_no_response_and_ten_warnings: [CURL],
         tls::recovery_over_tls_closes_after_use: [CURL],
         tls::server_memory_has_no_token_after_tls_use: [CURL, Need::Root],
         tls::shutdown_finishes_tls_requests_in_flight: [CURL],

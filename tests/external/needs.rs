@@ -85,6 +85,12 @@ pub(crate) const SCRIPT: Need = Need::Program(&Program::new(
     "bsdutils",
     &["--quiet", "--flush", "--command", "true", "/dev/null"],
 ));
+/// Changes the user, whose processes a limit counts. Its package also has `prlimit`.
+pub(crate) const SETPRIV: Need = Need::Program(&Program::new(
+    "setpriv",
+    "util-linux",
+    &["--reuid=64399", "--clear-groups", "prlimit", "true"],
+));
 /// Fails where a container denies the right to trace processes.
 pub(crate) const STRACE: Need =
     Need::Program(&Program::new("strace", "strace", &["-qq", "-o", "/dev/null", "true"]));

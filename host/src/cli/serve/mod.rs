@@ -9,6 +9,7 @@ mod logging;
 mod preconfigured_token;
 mod recovery;
 mod storage;
+mod threads;
 
 use std::env;
 use std::fs;
@@ -37,6 +38,7 @@ use crate::http::disable_authz::DisabledAuthz;
 use crate::http::{Options, main_listener};
 use crate::metrics::Metrics;
 use crate::program;
+use crate::server::connections::ConnectionLimits;
 use crate::server::listener::Listener;
 use crate::server::tls::ServerTls;
 use crate::token::OPERATOR;
@@ -171,17 +173,27 @@ struct Access {
 impl Serve {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         self.log.start()?;
+        // Before anything is changed.
+        let max_connections = fd_limit::raise_limit()?;
+        threads::check_limit()?;
         // Before there are other threads: it removes its variables from the environment.
         let listen_fds = ListenFd::from_env();
         let tls = self.tls.load()?;
         let options = self.options()?;
         let metrics = self.metrics().context("cannot set up the metrics")?;
-        let authority = self.authority(Arc::clone(&metrics))?;
+        let authority = threads::exit_on_panic(|| self.authority(Arc::clone(&metrics)))?;
         if let Some(file) = self.access.admin_token_file.as_ref().filter(|_| !options.without_auth) {
             preconfigured_token::import(&authority, file).context("Token error")?;
         }
-        let runtime = tokio::runtime::Runtime::new().context("cannot start the asynchronous runtime")?;
-        runtime.block_on(self.listen(listen_fds, tls, options, authority, metrics))
+        let runtime = threads::exit_on_panic(threads::start_runtime)?;
+        let limits = main_listener::connection_limits(max_connections);
+        if max_connections < main_listener::MAX_CONNECTIONS {
+            tracing::info!(
+                "no more than {max_connections} connections at a time: this process may not open more files (ulimit -n, \
+                 LimitNOFILE)"
+            );
+        }
+        runtime.block_on(self.listen(listen_fds, tls, limits, options, authority, metrics))
     }
 
     fn options(&self) -> anyhow::Result<Options> {
@@ -235,19 +247,12 @@ impl Serve {
         self,
         mut listen_fds: ListenFd,
         tls: Option<ServerTls>,
+        limits: ConnectionLimits,
         options: Options,
         authority: Authority,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<()> {
         let stop = stop_on_signal()?;
-        let max_connections = fd_limit::raise_limit();
-        let limits = main_listener::connection_limits(max_connections);
-        if max_connections < main_listener::MAX_CONNECTIONS {
-            tracing::info!(
-                "no more than {max_connections} connections at a time: this process may not open more files (ulimit -n, \
-                 LimitNOFILE)"
-            );
-        }
         let main = self.listeners.bind(&mut listen_fds).await?.with_tls(tls.clone());
         let data_dir = self.storage.directory()?;
         let recovery = self.recovery.bind(&mut listen_fds, tls, data_dir.as_deref()).await?;
