@@ -266,6 +266,16 @@ fn unusual_methods_and_paths_reach_no_endpoint() {
     assert_eq!(env.stored_catalog(), before);
 }
 
+#[test]
+fn body_is_not_awaited_where_creation_is_impossible() {
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
+    server.create();
+    let mut connection = Connection::open(server.address).unwrap();
+    connection.write(&post(CREATE).header("Content-Length", "1").to_bytes());
+    connection.read().unwrap().assert_is(409, "token name already exists, _admin");
+}
+
 /// Requests with bodies that mean nothing.
 fn blank_bodies(path: &str, token: &str) -> Vec<Request> {
     let plain = || post(path).bearer(token);
