@@ -4,8 +4,13 @@
 -- Decides nothing: haproxy.cfg lets a request pass if the status is 200, and rejects it otherwise.
 -- Requires only HAProxy 2.5 or later with Lua, as Debian packages it.
 
-local arguments = table.pack(...)
-local url = arguments[1] or "http://127.0.0.1:8181/api/v3/verify"
+-- haproxy.cfg sets it, as HAProxy 2.6 of Debian passes no arguments to a script. There is no default:
+-- a program at a wrong address receives every token, and lets requests pass with a 200.
+local url = os.getenv("OPTOKEN_VERIFY_URL")
+if not url or not url:match("^https?://[^/]+/") then
+    error("haproxy.lua: the address of optoken is missing. Add to the section global of haproxy.cfg, above "
+        .. "lua-load-per-thread: setenv OPTOKEN_VERIFY_URL http://ADDRESS:PORT/api/v3/verify", 0)
+end
 
 -- Timeout of one attempt. HAProxy makes up to four attempts.
 local TIMEOUT_MILLISECONDS = 500
@@ -29,7 +34,8 @@ core.register_action("optoken", { "http-req" }, function(txn)
     for name, variable in pairs(variables_by_header) do
         local values = response.headers and response.headers[name]
         if values then
-            txn:set_var(variable, values[0])
+            -- The challenges of several WWW-Authenticate headers make one list. Indices start at 0.
+            txn:set_var(variable, table.concat(values, ", ", 0))
         end
     end
     -- Set last, so that a failure before this line leaves no status.
