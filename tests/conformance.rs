@@ -60,7 +60,7 @@ fn component_in_foreign_engine_conforms() {
         runs_component: true,
         normalize: Value::clone,
     };
-    let runner = rust::Host::new().unwrap();
+    let runner = rust::Host::new(&harness::component()).unwrap();
     harness::assert_conforms(&host, |run| {
         play_each(run, |case| serde_json::from_value(runner.play(&case.directory).unwrap()).unwrap())
     });
@@ -74,7 +74,10 @@ fn invalid_calls_are_rejected() {
         let runner = authority::Runner::new();
         assert!(catch_unwind(|| native::play(&case)).is_err(), "native core: {call}");
         assert!(catch_unwind(AssertUnwindSafe(|| runner.play(&case))).is_err(), "Authority: {call}");
-        assert!(rust::Host::new().unwrap().play(&case.directory).is_err(), "foreign engine: {call}");
+        assert!(
+            rust::Host::new(&harness::component()).unwrap().play(&case.directory).is_err(),
+            "foreign engine: {call}"
+        );
     }
 }
 

@@ -15,7 +15,7 @@ use optoken::token::{
 use serde_json::{Value, json};
 
 use crate::faults::ScriptedStore;
-use crate::harness::{Bindings, Case, CaseResult};
+use crate::harness::{self, Bindings, Case, CaseResult};
 use crate::native::{caller_fields, seconds, text};
 
 pub(crate) struct Runner {
@@ -26,7 +26,8 @@ pub(crate) struct Runner {
 impl Runner {
     pub(crate) fn new() -> Self {
         let store = Arc::new(ScriptedStore::default());
-        let authority = Authority::builder_shared(Arc::<ScriptedStore>::clone(&store)).build().unwrap();
+        let builder = Authority::builder_shared(Arc::<ScriptedStore>::clone(&store));
+        let authority = builder.component(harness::component()).build().unwrap();
         Self { store, authority }
     }
 

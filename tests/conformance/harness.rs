@@ -2,6 +2,7 @@
 //! that differ in every run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -32,6 +33,16 @@ const READ_ONLY_CALLS: [&str; 7] = [
 
 fn cases_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/conformance/cases")
+}
+
+/// The component of the contract: that of the directory in `OPTOKEN_TEST_COMPONENTS`, otherwise the
+/// prebuilt one. The scripts of tests/embed read the same variable.
+pub(crate) fn component() -> Vec<u8> {
+    let directory = env::var_os("OPTOKEN_TEST_COMPONENTS").map(PathBuf::from);
+    let directory =
+        directory.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../component/prebuilt"));
+    let file = directory.join("optoken.wasm");
+    fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
 /// A case: one directory of `cases`.

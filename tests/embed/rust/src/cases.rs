@@ -8,11 +8,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use optoken::sandbox::MAX_HOSTCALL_DATA;
 use optoken::sandbox::linker::{CatalogStoreCtx, add_to_linker, add_wasi_to_linker, store_limits};
 use optoken::sandbox::wasmtime::component::{Component, Instance, Linker, Type, Val};
 use optoken::sandbox::wasmtime::error::Context as _;
 use optoken::sandbox::wasmtime::{Engine, Result, Store, StoreContextMut, StoreLimits, bail, ensure};
-use optoken::sandbox::{BUILT_IN_COMPONENT, MAX_HOSTCALL_DATA};
 use serde_json::{Value, json};
 
 use super::faults::ScriptedStore;
@@ -30,12 +30,12 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(component: &[u8]) -> Result<Self> {
         let engine = Engine::default();
         let mut linker = Linker::new(&engine);
         add_to_linker(&mut linker, |tenant: &mut Tenant| &mut tenant.catalog)?;
         add_wasi_to_linker(&mut linker)?;
-        let component = Component::new(&engine, BUILT_IN_COMPONENT)?;
+        let component = Component::new(&engine, component)?;
         Ok(Self { engine, component, linker })
     }
 

@@ -25,7 +25,7 @@ fn main() -> Result<()> {
     match args[..] {
         ["example"] => example::run(),
         ["cases", directory] => {
-            let host = cases::Host::new()?;
+            let host = cases::Host::new(optoken::sandbox::BUILT_IN_COMPONENT)?;
             for case in directories(Path::new(directory))? {
                 writeln!(io::stdout(), "{}", host.play(&case)?)?;
             }
