@@ -174,3 +174,5 @@ pub mod secret;
 mod server;
 pub mod store;
 pub mod token;
+#[cfg(feature = "server")]
+mod visible_text;

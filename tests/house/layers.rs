@@ -36,7 +36,7 @@ const LAYERS: &str = "
     component/runtime/src component/wasi/src
     component/authority/src component/cli/src component/http/src
 
-    host/src/program host/src/private_file
+    host/src/program host/src/private_file host/src/visible_text
     host/src/secret
     host/src/token
     host/src/command host/src/store/mod
@@ -57,8 +57,8 @@ const LAYERS: &str = "
 const CONFINED: [(&str, &str); 7] = [
     ("bindings", "component/authority/src host/src/sandbox tests/embed/rust/src"),
     ("clap", "host/src/cli"),
-    ("hyper", "host/src/http host/src/server"),
-    ("hyper_util", "host/src/server"),
+    ("hyper", "host/src/client host/src/http host/src/server"),
+    ("hyper_util", "host/src/client host/src/server"),
     ("rusqlite", "host/src/store/sqlite"),
     ("wasmtime", "host/src/sandbox tests/embed/rust/src"),
     ("wit_bindgen", "component/authority/src component/cli/src component/http/src component/wasi/src"),

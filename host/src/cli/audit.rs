@@ -1,6 +1,5 @@
 //! `optoken audit`: shows the audit records of a server, and verifies an audit log.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,6 +14,7 @@ use crate::audit::{Actor, AuditRecord, RetainedRecord};
 use crate::cli::connection::Connection;
 use crate::cli::stderr::print_stderr;
 use crate::program;
+use crate::visible_text::escape_json;
 
 /// Show and verify the audit records of changes to tokens.
 ///
@@ -136,7 +136,7 @@ impl Show {
                 RecordFormat::Text => AuditRecord::read(&line).map(|record| to_text(&record)),
                 RecordFormat::Json => AuditRecord::read(&line)
                     .and(String::from_utf8(line).ok())
-                    .map(|line| to_printable_json(&line)),
+                    .map(|line| escape_json(&line).into_owned()),
             };
             let shown = shown.ok_or_else(|| anyhow!("{from}: line {number} is no audit record"));
             // The records before the error are printed.
@@ -211,19 +211,6 @@ fn to_text(record: &AuditRecord) -> String {
         record.origin
     );
     redact(&line).into_owned()
-}
-
-/// Escapes the control characters that JSON allows in a record, because a terminal obeys them.
-fn to_printable_json(line: &str) -> String {
-    line.chars().fold(String::with_capacity(line.len()), |mut json, character| {
-        if character.is_control() {
-            // Writing to a string cannot fail.
-            let _ = write!(json, "\\u{:04x}", u32::from(character));
-        } else {
-            json.push(character);
-        }
-        json
-    })
 }
 
 fn record_hash(hash: &str) -> Result<String, &'static str> {

@@ -1,24 +1,49 @@
 //! The options of every command that contacts a server: which server, and with which token.
 
-use std::io::{self, BufRead as _};
+use std::env;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
-use clap::Args;
-use zeroize::Zeroizing;
+use anyhow::{bail, ensure};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 
+use crate::cli::bounded_read::{line_of_stdin, within};
+use crate::cli::dotenv;
 use crate::cli::stderr::warn;
 use crate::cli::token_file::SavedToken;
-use crate::client::{Client, ClientError, DEFAULT_HOST, Trust};
+use crate::client::{Client, ClientError, DEFAULT_HOST, Trust, is_this_machine};
 use crate::secret::Secret;
 
 /// The argument that reads a token or a code from standard input.
 pub(crate) const STDIN: &str = "-";
 
+/// The variable of the token.
+const TOKEN_VARIABLE: &str = "INFLUXDB3_AUTH_TOKEN";
+
+/// The variable of the recovery code.
+const CODE_VARIABLE: &str = "INFLUXDB3_RECOVERY_CODE";
+
+/// The options, and which of them a file `.env` has set.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    options: ConnectionOptions,
+    /// The options from the file that decide who gets a token.
+    from_file: Vec<FileOption>,
+}
+
+/// An option that decides who gets a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FileOption {
+    Host,
+    Proxy,
+    TlsCa,
+    TlsNoVerify,
+}
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
-pub(crate) struct Connection {
+struct ConnectionOptions {
     /// URL of the server, or unix:PATH for its recovery socket
     #[arg(short = 'H', long, value_name = "URL", env = "INFLUXDB3_HOST_URL", default_value = DEFAULT_HOST)]
     host: String,
@@ -27,7 +52,7 @@ pub(crate) struct Connection {
     ///
     /// Other users of this machine can see an argument while the command runs. They cannot see
     /// standard input, the environment or a file.
-    #[arg(long, value_name = "TOKEN", env = "INFLUXDB3_AUTH_TOKEN", hide_env_values = true)]
+    #[arg(long, value_name = "TOKEN", env = TOKEN_VARIABLE, hide_env_values = true)]
     token: Option<Secret>,
 
     /// File with the token to authenticate with
@@ -36,9 +61,16 @@ pub(crate) struct Connection {
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// Time limit of each request
+    /// Time limit of each request, and of reading a token from a pipe
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     timeout: Duration,
+
+    /// HTTP proxy, which may see the token: http://HOST:PORT or https://HOST:PORT
+    ///
+    /// A server on this machine is asked without a proxy. HTTPS_PROXY, ALL_PROXY and NO_PROXY
+    /// apply to a server with https:// alone, whose verified connection the proxy only passes on.
+    #[arg(long, value_name = "URL", env = "INFLUXDB3_PROXY", hide_env_values = true)]
+    proxy: Option<String>,
 
     /// File with further trusted certificates, beside those of the system
     ///
@@ -53,40 +85,158 @@ pub(crate) struct Connection {
     tls_no_verify: bool,
 }
 
+impl FileOption {
+    const ALL: [Self; 4] = [Self::Host, Self::Proxy, Self::TlsCa, Self::TlsNoVerify];
+
+    /// Returns the id of the argument, its option and its variable.
+    fn names(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Host => ("host", "--host", "INFLUXDB3_HOST_URL"),
+            Self::Proxy => ("proxy", "--proxy", "INFLUXDB3_PROXY"),
+            Self::TlsCa => ("tls_ca", "--tls-ca", "INFLUXDB3_TLS_CA"),
+            Self::TlsNoVerify => ("tls_no_verify", "--tls-no-verify", "INFLUXDB3_TLS_NO_VERIFY"),
+        }
+    }
+
+    /// Returns the options that a file `.env` has set and the command line has not.
+    fn from_file(matches: &ArgMatches) -> Vec<Self> {
+        let mut options = Self::ALL.to_vec();
+        options.retain(|option| {
+            let (id, _, variable) = option.names();
+            matches.value_source(id) == Some(ValueSource::EnvVariable)
+                && dotenv::origin_of(variable).is_some()
+        });
+        options
+    }
+}
+
+impl FromArgMatches for Connection {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Self::from_arg_matches_mut(&mut matches.clone())
+    }
+
+    fn from_arg_matches_mut(matches: &mut ArgMatches) -> Result<Self, clap::Error> {
+        let from_file = FileOption::from_file(matches);
+        Ok(Self { options: ConnectionOptions::from_arg_matches_mut(matches)?, from_file })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.from_file = FileOption::from_file(matches);
+        self.options.update_from_arg_matches(matches)
+    }
+}
+
+impl Args for Connection {
+    fn augment_args(command: Command) -> Command {
+        ConnectionOptions::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        ConnectionOptions::augment_args_for_update(command)
+    }
+}
+
 impl Connection {
     /// Returns the token, if there is one. An empty variable counts as none. `argument` is a token
     /// elsewhere on the command line, and takes precedence. `asks` is set if the command reads the
     /// answer to a question from standard input.
+    ///
+    /// Fails if the token would go to a server that a file `.env` names and that does not have it.
     pub(crate) fn token(&self, argument: Option<&Secret>, asks: bool) -> anyhow::Result<Option<Secret>> {
         // Options take precedence over the environment.
-        let token = match (argument, &self.token_file) {
-            (Some(argument), _) => Some(argument),
-            (None, Some(path)) => return Ok(Some(SavedToken::read(path)?.token)),
-            (None, None) => self.token.as_ref(),
+        let token = match (argument, &self.options.token_file) {
+            (Some(argument), _) => Some(argument.clone()),
+            (None, Some(path)) => Some(self.read_token_file(path)?),
+            (None, None) => self.options.token.clone(),
         };
-        match token.filter(|token| !token.expose().is_empty()) {
-            Some(token) if token.expose() == STDIN => {
-                ensure!(
-                    !asks,
-                    "the token is read from standard input, so no question can be answered there: add --yes"
-                );
-                from_stdin().map(Some)
+        let Some(token) = token.filter(|token| !token.expose().is_empty()) else { return Ok(None) };
+        let token = if token.expose() == STDIN {
+            ensure!(
+                !asks,
+                "the token is read from standard input, so no question can be answered there: add --yes"
+            );
+            let line = line_of_stdin(self.options.timeout, "the token on standard input")?;
+            ensure!(!line.is_empty(), "there is no token on standard input");
+            line.into()
+        } else {
+            token
+        };
+        let token = without_surroundings(&token)?;
+        self.check_destination("token", TOKEN_VARIABLE, &token)?;
+        Ok(Some(token))
+    }
+
+    fn read_token_file(&self, path: &Path) -> anyhow::Result<Secret> {
+        let what = format!("the token in {}", path.display());
+        let path = path.to_owned();
+        Ok(within(self.options.timeout, &what, move || SavedToken::read(&path))?.token)
+    }
+
+    /// Returns the recovery code. Fails if it would go to a server that a file `.env` names and
+    /// that does not have it.
+    pub(crate) fn recovery_code(&self, given: Option<&Secret>) -> anyhow::Result<Option<Secret>> {
+        let code = match given.map(|code| (code, code.expose().trim())) {
+            None | Some((_, "")) => return Ok(None),
+            Some((_, STDIN)) => {
+                crate::cli::stderr::print_stderr("Enter the recovery code");
+                line_of_stdin(self.options.timeout, "the recovery code on standard input")?.into()
             }
-            token => Ok(token.cloned()),
-        }
+            Some((_, code)) => Secret::from(code.to_owned()),
+        };
+        self.check_destination("recovery code", CODE_VARIABLE, &code)?;
+        Ok(Some(code))
     }
 
     /// Returns the file of the token.
     pub(crate) fn token_file(&self) -> Option<&Path> {
-        self.token_file.as_deref()
+        self.options.token_file.as_deref()
+    }
+
+    /// Fails if a file `.env` decides who gets a secret that is not in that file.
+    fn check_destination(&self, what: &str, variable: &str, secret: &Secret) -> anyhow::Result<()> {
+        let is_in_file = dotenv::origin_of(variable).is_some()
+            && env::var(variable).is_ok_and(|value| value.trim() == secret.expose());
+        let Some(option) =
+            self.from_file.iter().find(|option| self.redirects(**option)).filter(|_| !is_in_file)
+        else {
+            return Ok(());
+        };
+        let (_, name, variable_of_file) = option.names();
+        let file = dotenv::origin_of(variable_of_file).unwrap_or(Path::new(".env")).display();
+        let (does, give) = match option {
+            FileOption::Host => {
+                let host = &self.options.host;
+                (format!("names the server {host}"), format!("{name} {host}"))
+            }
+            FileOption::Proxy => ("names a proxy".to_owned(), format!("{name} URL")),
+            FileOption::TlsCa => ("names trusted certificates".to_owned(), format!("{name} FILE")),
+            FileOption::TlsNoVerify => ("disables verification".to_owned(), name.to_owned()),
+        };
+        bail!(
+            "{file} {does} ({variable_of_file}), and the {what} is not from that file, so it is not sent. If the file \
+             is right, add {give}, or put the {what} into the same file as {variable}"
+        );
+    }
+
+    /// Returns whether this option from a file has an effect.
+    fn redirects(&self, option: FileOption) -> bool {
+        match option {
+            FileOption::Host => true,
+            FileOption::Proxy => !is_this_machine(&self.options.host),
+            FileOption::TlsCa => !self.options.host.starts_with("http://"),
+            FileOption::TlsNoVerify => {
+                self.options.tls_no_verify && !self.options.host.starts_with("http://")
+            }
+        }
     }
 
     /// Returns a client of the server. Warns if an attacker on the network could read or take the
     /// token that requests and responses carry (`carries_token`).
     pub(crate) fn client(&self, carries_token: bool) -> Result<Client, ClientError> {
-        let trust = Trust { ca: self.tls_ca.clone(), no_verify: self.tls_no_verify };
-        let client = Client::new(&self.host, &trust, self.timeout)?;
-        if self.tls_no_verify {
+        let options = &self.options;
+        let trust = Trust { ca: options.tls_ca.clone(), no_verify: options.tls_no_verify };
+        let client = Client::new(&options.host, &trust, options.proxy.as_deref(), options.timeout)?;
+        if options.tls_no_verify {
             warn("--tls-no-verify: the server is not verified; an attacker in its place would get the token");
         }
         if carries_token && client.is_plaintext() {
@@ -99,10 +249,58 @@ impl Connection {
     }
 }
 
-fn from_stdin() -> anyhow::Result<Secret> {
-    let mut line = Zeroizing::new(String::new());
-    io::stdin().lock().read_line(&mut line).context("cannot read the token from standard input")?;
-    let token = line.trim();
-    ensure!(!token.is_empty(), "there is no token on standard input");
-    Ok(token.to_owned().into())
+/// Returns the token without white space around it. Rejects what files, shells and documents put
+/// around a token: a server could only refuse it.
+fn without_surroundings(token: &Secret) -> anyhow::Result<Secret> {
+    let text = token.expose().trim().trim_start_matches('\u{feff}').trim();
+    let is_quote = |character| matches!(character, '"' | '\'' | '`');
+    if text.starts_with(is_quote) || text.ends_with(is_quote) {
+        bail!("the token has quotes around it: give it without (docker --env-file keeps them)");
+    }
+    if let Some((scheme, _)) = text.split_once(char::is_whitespace)
+        && ["bearer", "token", "basic"].contains(&scheme.to_lowercase().as_str())
+    {
+        bail!("the token begins with the word {scheme}, as a header does: give the token alone");
+    }
+    if let Some((name, _)) = text.split_once('=')
+        && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+    {
+        bail!("the token begins with the name of a variable and =: give the value alone");
+    }
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        bail!("the token holds characters that no token has; was it copied whole?");
+    }
+    Ok(text.to_owned().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn surroundings_of_token_are_trimmed_or_named() {
+        for text in ["apiv3_x", " apiv3_x", "apiv3_x\n", "apiv3_x\r\n", "\t apiv3_x \t", "\u{feff}apiv3_x\n"]
+        {
+            let token = without_surroundings(&Secret::from(text.to_owned())).unwrap();
+            assert_eq!(token.expose(), "apiv3_x", "{text:?}");
+        }
+        // A token can hold these characters.
+        for text in ["apiv3_a+b/c==", "apiv3_=", "a=b"] {
+            assert!(without_surroundings(&Secret::from(text.to_owned())).is_ok(), "{text:?}");
+        }
+        for (text, message) in [
+            ("\"apiv3_x\"", "quotes"),
+            ("'apiv3_x'\n", "quotes"),
+            ("Bearer apiv3_x", "the word Bearer"),
+            ("token\tapiv3_x", "the word token"),
+            ("INFLUXDB3_AUTH_TOKEN=apiv3_x", "the name of a variable"),
+            ("apiv3_x apiv3_y", "copied whole"),
+            ("apiv3_x\napiv3_y", "copied whole"),
+            ("apiv3_\u{200b}x", "copied whole"),
+            ("\n", "copied whole"),
+        ] {
+            let error = without_surroundings(&Secret::from(text.to_owned())).unwrap_err().to_string();
+            assert!(error.contains(message) && !error.contains("apiv3"), "{text:?}: {error}");
+        }
+    }
 }

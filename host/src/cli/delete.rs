@@ -10,6 +10,7 @@ use crate::cli::connection::Connection;
 use crate::cli::prompt::ask;
 use crate::program;
 use crate::token::OPERATOR;
+use crate::visible_text::escape;
 
 /// Delete a resource.
 #[derive(Debug, Args)]
@@ -77,7 +78,7 @@ impl Token {
             }
         }
         self.connection.client(token.is_some())?.delete(token.as_ref(), name)?;
-        writeln!(io::stdout(), "Token \"{name}\" deleted successfully")
+        writeln!(io::stdout(), "Token \"{}\" deleted successfully", escape(name))
             .context("the token was deleted, but that cannot be written to standard output")
     }
 }

@@ -15,14 +15,17 @@ use optoken_protocol::redact::redact;
 use crate::cli::stderr::{print_stderr, warn};
 use crate::cli::usage_error::UsageError;
 use crate::program;
+use crate::visible_text::escape_styled;
 
 mod audit;
+mod bounded_read;
 mod completions;
 mod connection;
 mod core_dump;
 mod create;
 mod delete;
 mod dotenv;
+mod environment;
 mod man_pages;
 mod output_file;
 mod prompt;
@@ -52,7 +55,8 @@ Examples:
     {program} create token --admin --name ci --expiry 90d
     {program} show tokens
 
-Options take precedence over the environment, and the environment over a file .env in the working directory or above.")
+Options take precedence over the environment, and the environment over a file .env in the working directory or above.
+Only variables that begin with INFLUXDB3_ are read from that file, and only if no other user can write it.")
 )]
 struct CommandLine {
     /// Print help, as --help does
@@ -81,16 +85,12 @@ pub fn run() -> ExitCode {
         warn(&format!("core dumps of this process cannot be prevented, and would hold tokens: {error}"));
     }
     let environment = dotenv::load();
-    let command_line = CommandLine::command().try_get_matches().and_then(|matches| {
-        let command_line = CommandLine::from_arg_matches(&matches);
-        let command_line = command_line.map_err(|error| error.format(&mut CommandLine::command()))?;
-        Ok((command_line, matches))
-    });
+    let command_line = parse();
     // Help is printed whatever the state of `.env`.
-    if let (Err(error), false) = (environment, command_line.as_ref().is_err_and(|error| !error.use_stderr()))
+    if !command_line.as_ref().is_err_and(|error| !error.use_stderr())
+        && let Some(failed) = report_dotenv(environment)
     {
-        print_stderr(&format!("FATAL Error loading config from: {error}\nAborting"));
-        return ExitCode::FAILURE;
+        return failed;
     }
     let checked = command_line.and_then(|(command_line, matches)| {
         check_secret_arguments(&matches).map_err(|error| error.format(CommandLine::command()))?;
@@ -119,6 +119,35 @@ pub fn run() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+    }
+}
+
+/// Parses the command line of this process.
+fn parse() -> Result<(CommandLine, ArgMatches), clap::Error> {
+    let matches = environment::without_empty(CommandLine::command()).try_get_matches();
+    let matches = matches.or_else(|error| {
+        // Help names every variable, the empty ones included.
+        if error.use_stderr() { Err(error) } else { CommandLine::command().try_get_matches() }
+    })?;
+    let command_line = CommandLine::from_arg_matches(&matches);
+    let command_line = command_line.map_err(|error| error.format(&mut CommandLine::command()))?;
+    Ok((command_line, matches))
+}
+
+/// Reports which file `.env` is used and which are not. Returns the exit code if one is unusable.
+fn report_dotenv(environment: Result<dotenv::Found, dotenv::DotenvError>) -> Option<ExitCode> {
+    match environment {
+        Ok(found) => {
+            found.ignored.iter().for_each(|ignored| warn(ignored));
+            if let Some(path) = found.used {
+                print_stderr(&format!("note: using the variables of {}", path.display()));
+            }
+            None
+        }
+        Err(error) => {
+            print_stderr(&format!("FATAL Error loading config from: {error}\nAborting"));
+            Some(ExitCode::FAILURE)
+        }
     }
 }
 
@@ -161,7 +190,8 @@ fn check_secret_arguments(matches: &ArgMatches) -> Result<(), UsageError> {
 fn exit_with_usage_error(error: &clap::Error) -> ExitCode {
     let text = error.render();
     if error.use_stderr() {
-        let _ = write!(anstream::stderr(), "{}", redact(&text.ansi().to_string()));
+        let text = redact(&text.ansi().to_string()).into_owned();
+        let _ = write!(anstream::stderr(), "{}", escape_styled(&text));
     } else if write!(anstream::stdout(), "{}", text.ansi()).is_err() {
         return ExitCode::FAILURE;
     }

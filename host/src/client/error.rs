@@ -15,9 +15,12 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::client::address::{AddressError, ServerAddress};
+use crate::client::proxy::{ProxyError, Route};
 use crate::client::tls::{TlsFailure, TrustError};
+use crate::client::unix_socket::SocketError;
 use crate::program;
 use crate::token::OPERATOR;
+use crate::visible_text::one_line;
 
 /// The most characters of an error text that are shown.
 const MAX_MESSAGE_CHARS: usize = 500;
@@ -56,6 +59,9 @@ pub(crate) enum ClientError {
     /// The trusted certificates cannot be loaded.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// The proxy cannot be used.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// The token cannot be sent in a header.
     #[error("the token holds characters that no token has; was it copied whole?")]
     Token,
@@ -64,7 +70,16 @@ pub(crate) enum ClientError {
     RecoveryCode,
     /// No connection was made.
     #[error("cannot reach {host}: {reason}\n{}", program::named(.hint))]
-    Unreachable { host: String, reason: String, hint: &'static str },
+    Unreachable { host: String, reason: String, hint: String },
+    /// The socket is not that of a trusted user.
+    #[error(
+        "nothing was sent to {host}: {reason}\nUse a socket of root or of your own user, in a directory that no other \
+         user can write, or run this as the user of the server"
+    )]
+    ForeignSocket { host: String, reason: String },
+    /// The response is longer than any of a token server.
+    #[error("{host} answers with more than {limit}, which no token server does{}", program::named(.hint))]
+    TooLarge { host: String, limit: bytesize::ByteSize, hint: String },
     /// The peer did not prove that it is the server.
     #[error("the server at {host} is not trusted: {reason}\n{hint}")]
     Untrusted { host: String, reason: String, hint: &'static str },
@@ -100,23 +115,73 @@ pub(super) fn not_a_token_server(address: &ServerAddress, reason: impl Into<Stri
     ClientError::NotATokenServer { host: address.name().to_owned(), reason: reason.into() }
 }
 
+/// Why a request has no response.
+pub(super) enum SendError {
+    Http(reqwest::Error),
+    Socket(SocketError),
+    /// The response is longer than `limit` bytes.
+    TooLarge {
+        limit: usize,
+    },
+    /// The time limit has passed.
+    Timeout,
+}
+
 /// Converts an error of the connection.
 pub(super) fn transport_error(
     address: &ServerAddress,
+    route: &Route,
     operation: Operation,
-    error: &reqwest::Error,
+    error: &SendError,
 ) -> ClientError {
-    let (host, reason) = (address.name().to_owned(), root_cause(error));
-    if error.is_connect() {
-        let hint = match TlsFailure::find(error).filter(|_| address.is_https()) {
-            Some(TlsFailure::Untrusted(hint)) => return ClientError::Untrusted { host, reason, hint },
-            Some(TlsFailure::OtherProtocol(hint)) => hint,
-            None => unreachable_hint(address),
-        };
-        return ClientError::Unreachable { host, reason, hint };
+    let host = match route.proxy() {
+        Some(proxy) => format!("{} through the proxy {proxy}", address.name()),
+        None => address.name().to_owned(),
+    };
+    match error {
+        SendError::Socket(error @ (SocketError::Path(_) | SocketError::Peer { .. })) => {
+            ClientError::ForeignSocket { host, reason: error.to_string() }
+        }
+        SendError::Socket(SocketError::Connect(error)) => ClientError::Unreachable {
+            host,
+            reason: root_cause(error),
+            hint: unreachable_hint(address, route),
+        },
+        SendError::Socket(error) => no_answer(address, host, operation, root_cause(error), false),
+        SendError::Timeout => no_answer(address, host, operation, "operation timed out".to_owned(), true),
+        SendError::TooLarge { limit } => ClientError::TooLarge {
+            host,
+            limit: bytesize::ByteSize(u64::try_from(*limit).unwrap_or(u64::MAX)),
+            hint: format!(
+                "{}\nIs {} the address of a token server?",
+                no_answer_hint(operation),
+                address.name()
+            ),
+        },
+        SendError::Http(error) if error.is_connect() => {
+            let reason = one_line(&root_cause(error));
+            let hint = match TlsFailure::find(error).filter(|_| address.is_https()) {
+                Some(TlsFailure::Untrusted(hint)) => return ClientError::Untrusted { host, reason, hint },
+                Some(TlsFailure::OtherProtocol(hint)) if route.proxy().is_none() => hint.to_owned(),
+                _ => unreachable_hint(address, route),
+            };
+            ClientError::Unreachable { host, reason, hint }
+        }
+        SendError::Http(error) => {
+            no_answer(address, host, operation, one_line(&root_cause(error)), error.is_timeout())
+        }
     }
+}
+
+fn no_answer(
+    address: &ServerAddress,
+    host: String,
+    operation: Operation,
+    reason: String,
+    is_timeout: bool,
+) -> ClientError {
     let mut hint = String::new();
-    if !address.is_https() && !error.is_timeout() {
+    if !address.is_https() && address.socket().is_none() && !is_timeout {
         hint += "\nIf the server expects TLS, its URL begins with https://.";
     }
     hint += no_answer_hint(operation);
@@ -126,8 +191,22 @@ pub(super) fn transport_error(
     ClientError::NoAnswer { host, reason, hint }
 }
 
-fn unreachable_hint(address: &ServerAddress) -> &'static str {
-    if address.socket().is_some() {
+fn unreachable_hint(address: &ServerAddress, route: &Route) -> String {
+    match route {
+        Route::Through { .. } => {
+            return "Is the proxy running there, and does it permit connections to this server? To connect without it, \
+                    leave out --proxy and INFLUXDB3_PROXY, or add the server to NO_PROXY."
+                .to_owned();
+        }
+        Route::Bypass { proxy } => {
+            return format!(
+                "The proxy {proxy} of the environment is not used, because it would see the token. To use it all the \
+                 same, give it with --proxy."
+            );
+        }
+        Route::Direct => {}
+    }
+    let hint = if address.socket().is_some() {
         "Token recovery is off by default, and closes after its first success. To open it there, start the server \
          with --admin-token-recovery-socket, and run this as root or as the user of the server."
     } else if address.is_recovery_port() {
@@ -135,7 +214,8 @@ fn unreachable_hint(address: &ServerAddress) -> &'static str {
          {program} serve --admin-token-recovery-http-bind"
     } else {
         "Is the server running there? Start it with:\n  {program} serve"
-    }
+    };
+    hint.to_owned()
 }
 
 /// Returns what the server may have done although its response is missing.
@@ -163,6 +243,7 @@ fn no_answer_hint(operation: Operation) -> &'static str {
 /// Converts a response with an error status.
 pub(super) fn http_error(
     address: &ServerAddress,
+    route: &Route,
     operation: Operation,
     status: StatusCode,
     body: &[u8],
@@ -178,8 +259,12 @@ pub(super) fn http_error(
         Ok(ErrorBody { error }) => error,
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     };
-    let message: String = without_controls(&message, |_| false).chars().take(MAX_MESSAGE_CHARS).collect();
-    let hint = http_hint(address, operation, status, &message, had_credential);
+    let message: String = one_line(&message).chars().take(MAX_MESSAGE_CHARS).collect();
+    let mut hint = http_hint(address, operation, status, &message, had_credential);
+    // Inside TLS the proxy cannot respond itself.
+    if let Some(proxy) = route.proxy().filter(|_| !address.is_https()) {
+        hint = hint + "\nThe request passed the proxy " + proxy + ", which may have responded itself.";
+    }
     ClientError::Refused { status, message, hint }
 }
 
@@ -233,12 +318,6 @@ fn http_hint(
         }
         _ => String::new(),
     }
-}
-
-/// Returns the text without its control characters, except those that are kept. Any server may have
-/// sent it, and a terminal shows it.
-pub(super) fn without_controls(text: &str, keep: impl Fn(char) -> bool) -> String {
-    text.chars().filter(|&character| !character.is_control() || keep(character)).collect()
 }
 
 /// Returns the text of the innermost cause. The errors around it add nothing.

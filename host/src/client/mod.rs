@@ -1,11 +1,14 @@
 //! The HTTP client of the command line.
 //!
 //! Knows the requests of the API and the form of its responses. Knows nothing of arguments and
-//! files. Text of a response that a terminal shows has no control characters.
+//! files. Text of a response that a terminal shows has no invisible characters.
 
 mod address;
 mod error;
+mod proxy;
+mod response;
 mod tls;
+mod unix_socket;
 
 use std::time::Duration;
 
@@ -20,17 +23,27 @@ use sha2::{Digest as _, Sha512};
 use zeroize::Zeroizing;
 
 use crate::secret::Secret;
+use crate::visible_text::{escape, escape_json, one_line};
 pub(crate) use address::DEFAULT_HOST;
 use address::ServerAddress;
 pub(crate) use error::ClientError;
-use error::{Operation, http_error, not_a_token_server, root_cause, transport_error, without_controls};
+use error::{Operation, SendError, http_error, not_a_token_server, root_cause, transport_error};
+use proxy::Route;
+use response::read_body;
 pub(crate) use tls::Trust;
+
+/// Returns whether this is the address of a server on this machine.
+pub(crate) fn is_this_machine(host: &str) -> bool {
+    ServerAddress::parse(host).is_ok_and(|address| address.is_loopback())
+}
 
 /// A client of one server.
 pub(crate) struct Client {
     http: reqwest::Client,
     runtime: tokio::runtime::Runtime,
     address: ServerAddress,
+    route: Route,
+    timeout: Duration,
 }
 
 /// The state of the operator token.
@@ -69,30 +82,37 @@ pub(crate) struct Overlap {
 impl Overlap {
     /// Returns the first moment at which the token is refused, as text for a terminal.
     pub(crate) fn expires_at(&self) -> String {
-        without_controls(&self.expires_at, |_| false)
+        one_line(&self.expires_at)
     }
 }
 
 impl Client {
     /// Creates a client of the server at `host`: a URL, or `unix:` and the path of a socket. Each
-    /// request ends after `timeout`, connecting included.
-    pub(crate) fn new(host: &str, trust: &Trust, timeout: Duration) -> Result<Self, ClientError> {
+    /// request ends after `timeout`, connecting included. `proxy` is the URL of a proxy that may
+    /// see the token; a server on this machine is asked without.
+    pub(crate) fn new(
+        host: &str,
+        trust: &Trust,
+        proxy: Option<&str>,
+        timeout: Duration,
+    ) -> Result<Self, ClientError> {
         let address = ServerAddress::parse(host)?;
+        let route = Route::find(&address, trust, proxy)?;
         let mut http = reqwest::Client::builder()
             .tls_backend_preconfigured(trust.client_config(address.is_https())?)
             .timeout(timeout)
-            .redirect(reqwest::redirect::Policy::none());
-        // A proxy on another machine must not get the token of a server on this one.
-        if address.is_loopback() {
-            http = http.no_proxy();
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy();
+        if let Route::Through { client, .. } = &route {
+            http = http.proxy(client.clone());
         }
-        if let Some(path) = address.socket() {
-            http = http.unix_socket(path);
+        if let Some(name) = address.local_name() {
+            http = http.resolve_to_addrs(name, &ServerAddress::local_addresses());
         }
         let http = http.build().map_err(|error| ClientError::Start(root_cause(&error)))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| ClientError::Start(root_cause(&error)))?;
-        Ok(Self { http, runtime, address })
+        Ok(Self { http, runtime, address, route, timeout })
     }
 
     /// Returns whether requests cross a network without encryption.
@@ -191,15 +211,16 @@ impl Client {
         }
     }
 
-    /// Lists all tokens in a text format of the server. The text has no control characters but line
-    /// feeds.
+    /// Lists all tokens in a text format of the server. The text has no invisible characters but
+    /// line feeds: JSON has them as JSON escapes them.
     pub(crate) fn list(&self, credential: Option<&Secret>, format: &str) -> Result<String, ClientError> {
         let body = json!({ "db": system_tokens::DATABASE, "q": system_tokens::QUERY, "format": format });
         let request = json_body(self.post(paths::QUERY_SQL), &body);
         let body = self.send(Operation::List, request, credential, StatusCode::OK)?;
         let text =
             str::from_utf8(&body).map_err(|_| not_a_token_server(&self.address, "the list is not text"))?;
-        Ok(without_controls(text, |character| character == '\n'))
+        let text = if format.starts_with("json") { escape_json(text) } else { escape(text) };
+        Ok(text.into_owned())
     }
 
     /// Returns the newest audit records, a line each, as the server sent them. A terminal must not
@@ -275,11 +296,8 @@ impl Client {
         }
         let (status, body) = self
             .runtime
-            .block_on(async {
-                let response = request.send().await?;
-                Ok((response.status(), Zeroizing::new(response.bytes().await?.to_vec())))
-            })
-            .map_err(|error: reqwest::Error| transport_error(&self.address, operation, &error))?;
+            .block_on(self.exchange(operation, request))
+            .map_err(|error| transport_error(&self.address, &self.route, operation, &error))?;
         if status == expected {
             Ok(body)
         } else if status.is_success() {
@@ -288,8 +306,26 @@ impl Client {
                 format!("it responded with {status} instead of {expected}"),
             ))
         } else {
-            Err(http_error(&self.address, operation, status, &body, credential.is_some()))
+            Err(http_error(&self.address, &self.route, operation, status, &body, credential.is_some()))
         }
+    }
+
+    /// Sends a request, and reads the whole response.
+    async fn exchange(
+        &self,
+        operation: Operation,
+        request: RequestBuilder,
+    ) -> Result<(StatusCode, Zeroizing<Vec<u8>>), SendError> {
+        let Some(path) = self.address.socket() else {
+            let response = request.send().await.map_err(SendError::Http)?;
+            return read_body(operation, response).await;
+        };
+        let request = request.build().map_err(SendError::Http)?;
+        let exchange = async {
+            let response = unix_socket::send(path, request).await.map_err(SendError::Socket)?;
+            read_body(operation, response).await
+        };
+        tokio::time::timeout(self.timeout, exchange).await.map_err(|_| SendError::Timeout)?
     }
 }
 

@@ -4,7 +4,8 @@
 //! for the whole process.
 
 use std::error::Error;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +18,9 @@ use rustls::{
     version,
 };
 use thiserror::Error;
+
+/// The most bytes of a file of certificates. All certificates of a system have less than one MiB.
+const MAX_CA_BYTES: u64 = 4 << 20;
 
 /// What a server must prove.
 #[derive(Debug, Default)]
@@ -34,6 +38,9 @@ pub(crate) enum TrustError {
     /// The file cannot be read.
     #[error("--tls-ca: cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
+    /// The file is larger than any file of certificates.
+    #[error("--tls-ca: {path} is larger than 4 MiB; give a file of certificates")]
+    TooLarge { path: PathBuf },
     /// The file holds no certificate that can be used.
     #[error("--tls-ca: {path} holds no certificate{why}; a file named .der is DER, any other is PEM")]
     NoCertificate { path: PathBuf, why: String },
@@ -71,7 +78,13 @@ fn add_extra(roots: &mut RootCertStore, path: &Path) -> Result<(), TrustError> {
         path: path.to_owned(),
         why: why.map(|why| format!(" that can be used ({why})")).unwrap_or_default(),
     };
-    let content = std::fs::read(path).map_err(|source| TrustError::Read { path: path.to_owned(), source })?;
+    let read = |source| TrustError::Read { path: path.to_owned(), source };
+    let mut content = Vec::new();
+    let file = File::open(path).map_err(read)?;
+    file.take(MAX_CA_BYTES + 1).read_to_end(&mut content).map_err(read)?;
+    if content.len() as u64 > MAX_CA_BYTES {
+        return Err(TrustError::TooLarge { path: path.to_owned() });
+    }
     let certificates: Vec<_> = if path.extension().is_some_and(|extension| extension == "der") {
         vec![CertificateDer::from(content)]
     } else {

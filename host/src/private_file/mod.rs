@@ -8,6 +8,8 @@ mod atomic;
 #[cfg(feature = "server")]
 mod directory_lock;
 #[cfg(feature = "server")]
+pub(crate) mod owned_path;
+#[cfg(feature = "server")]
 mod remove_on_drop;
 
 use std::fmt;

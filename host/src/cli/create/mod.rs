@@ -25,6 +25,7 @@ use crate::cli::stderr::{print_stderr, warn};
 use crate::cli::usage_error::UsageError;
 use crate::program;
 use crate::secret::Secret;
+use crate::visible_text::{escape, escape_json};
 
 /// Create a resource.
 #[derive(Debug, Args)]
@@ -253,7 +254,7 @@ impl Admin {
         if !self.yes {
             confirm_regenerate()?;
         }
-        let code = self.recovery_code()?;
+        let code = self.connection.recovery_code(self.recovery_code.as_ref())?;
         let rotation = Rotation {
             client: &client,
             credential: token.as_ref(),
@@ -270,14 +271,6 @@ impl Admin {
                 rotation.rotate_to_file(&output)
             }
             None => rotation.rotate_to_stdout(),
-        }
-    }
-
-    /// Returns the recovery code, if there is one. An empty variable counts as none.
-    fn recovery_code(&self) -> io::Result<Option<Secret>> {
-        match &self.recovery_code {
-            Some(code) if code.expose() == "-" => Ok(Some(ask("Enter the recovery code")?.into())),
-            code => Ok(code.clone().filter(|code| !code.expose().is_empty())),
         }
     }
 
@@ -305,7 +298,7 @@ impl Admin {
                 print_stderr(&saved);
                 Ok(())
             }
-            TokenFormat::Text => writeln!(anstream::stdout(), "{saved}"),
+            TokenFormat::Text => writeln!(anstream::stdout(), "{}", escape(&saved)),
         };
         printed
             .and_then(|()| self.format.print_created(&token.secret))
@@ -378,10 +371,10 @@ impl Output for TokenFormat {
         let mut out = anstream::stdout().lock();
         match self {
             Self::Json => {
-                serde_json::to_writer_pretty(&mut out, &json!({ "saved_to": path.to_string_lossy() }))?;
-                writeln!(out)?;
+                let json = serde_json::to_string_pretty(&json!({ "saved_to": path.to_string_lossy() }))?;
+                writeln!(out, "{}", escape_json(&json))?;
             }
-            Self::Text => writeln!(out, "Token saved to: {}", path.display())?,
+            Self::Text => writeln!(out, "Token saved to: {}", escape(&path.display().to_string()))?,
         }
         out.flush()
     }

@@ -1,7 +1,6 @@
 //! The main listener of `optoken serve`, and TLS of all listeners (docs/compatibility.md 5.1 and
 //! 5.5).
 
-use std::env;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
@@ -9,6 +8,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use listenfd::ListenFd;
 
+use crate::cli::environment::variable;
 use crate::cli::serve::address_file::write_address_file;
 use crate::private_file::RemoveOnDrop;
 use crate::server::listener::Listener;
@@ -76,7 +76,7 @@ impl Listeners {
 
     /// Writes the address file, if the user wants one.
     pub(crate) fn write_address_file(&self, listener: &Listener) -> anyhow::Result<Option<RemoveOnDrop>> {
-        let older = || env::var_os("INFLUXDB3_TCP_LISTINER_FILE_PATH").map(PathBuf::from);
+        let older = || variable("INFLUXDB3_TCP_LISTINER_FILE_PATH").map(PathBuf::from);
         let path = self.tcp_listener_file_path.clone().or_else(older);
         path.map(|path| write_address_file(&path, listener.address()))
             .transpose()

@@ -11,7 +11,6 @@ mod recovery;
 mod storage;
 mod threads;
 
-use std::env;
 use std::fs;
 use std::future;
 use std::path::PathBuf;
@@ -27,6 +26,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, DEFAULT_MAX_STALENESS};
+use crate::cli::environment::variable;
 use crate::cli::serve::continuity::Continuity;
 use crate::cli::serve::listeners::{Listeners, Tls};
 use crate::cli::serve::logging::Log;
@@ -197,11 +197,11 @@ impl Serve {
     }
 
     fn options(&self) -> anyhow::Result<Options> {
-        let without_auth = match (self.access.without_auth, env::var("INFLUXDB3_START_WITHOUT_AUTH")) {
+        let without_auth = match (self.access.without_auth, variable("INFLUXDB3_START_WITHOUT_AUTH")) {
             (Some(without_auth), _) => without_auth,
-            (None, Err(env::VarError::NotPresent)) => false,
-            (None, value) => value
-                .ok()
+            (None, None) => false,
+            (None, Some(value)) => value
+                .to_str()
                 .and_then(|value| value.parse().ok())
                 .context("INFLUXDB3_START_WITHOUT_AUTH is neither true nor false")?,
         };
