@@ -626,7 +626,10 @@ fn control_characters_are_escaped() {
             "text",
             "1  1970-01-01T00:00:00Z  \\u{1b}[2J  by recovery  on token 1 \"\\u{9b}2J\\u{202e}\"  from \"\\u{7f}\\n\"\n",
         ),
-        ("json", &line.replace('\u{9b}', "\\u009b").replace('\u{7f}', "\\u007f")),
+        (
+            "json",
+            &line.replace('\u{9b}', "\\u009b").replace('\u{7f}', "\\u007f").replace('\u{202e}', "\\u202e"),
+        ),
     ] {
         let output = env.cli(["audit", "show", "--format", format]).arg(&file).run();
         assert_eq!((output.code, output.stdout.as_str()), (Some(0), message), "{format}");

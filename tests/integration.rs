@@ -10,6 +10,7 @@ mod compat;
 mod component;
 mod concurrency;
 mod contract;
+mod environment;
 mod http2;
 mod http_edges;
 mod invalid_input;

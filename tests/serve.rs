@@ -84,7 +84,6 @@ fn invalid_options_exit_with_code_2() {
     for (variable, value, code) in [
         ("INFLUXDB3_WITHOUT_AUTH", "yes", 2),
         ("INFLUXDB3_START_WITHOUT_AUTH", "yes", 1),
-        ("INFLUXDB3_START_WITHOUT_AUTH", "", 1),
         ("INFLUXDB3_TLS_MINIMUM_VERSION", "tls-1.1", 2),
         ("INFLUXDB3_OBJECT_STORE", "s3", 2),
         ("INFLUXDB3_DISABLE_AUTHZ", "nonsense", 2),

@@ -14,6 +14,7 @@ mod audit;
 mod browser;
 mod component;
 mod conformance;
+mod environment;
 #[allow(dead_code, reason = "each test crate uses a part")]
 #[path = "../fault_proxy.rs"]
 mod fault_proxy;
@@ -79,6 +80,10 @@ fn main() -> ExitCode {
         component::other_compiler_compares_behaviour: [BASH],
         component::prebuilt_components_match_sources: [BASH],
         component::verification_without_compiler_fails: [BASH],
+        environment::dotenv_of_other_user_is_ignored: [Need::Root],
+        environment::root_recovers_server_of_other_user: [Need::Root],
+        environment::socket_of_other_user_receives_nothing: [Need::Root],
+        environment::unsearchable_directory_has_no_dotenv: [Need::Root, PERL],
         lifecycle::few_threads_prevent_start_with_advice: [Need::Root, SETPRIV],
         lifecycle::signals_remove_files_before_exit: [ENV],
         memory::server_memory_has_no_token_after_use: [Need::Root],

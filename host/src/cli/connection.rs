@@ -10,8 +10,8 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use crate::cli::bounded_read::{line_of_stdin, within};
 use crate::cli::dotenv;
-use crate::cli::stderr::warn;
-use crate::cli::token_file::SavedToken;
+use crate::cli::stderr::{print_stderr, warn};
+use crate::cli::token_file::{MAX_BYTES, SavedToken};
 use crate::client::{Client, ClientError, DEFAULT_HOST, Trust, is_this_machine};
 use crate::secret::Secret;
 
@@ -169,7 +169,9 @@ impl Connection {
     fn read_token_file(&self, path: &Path) -> anyhow::Result<Secret> {
         let what = format!("the token in {}", path.display());
         let path = path.to_owned();
-        Ok(within(self.options.timeout, &what, move || SavedToken::read(&path))?.token)
+        let token = within(self.options.timeout, &what, move || SavedToken::read(&path))?.token;
+        ensure!(token.expose().len() < MAX_BYTES, "{what} is longer than 64 KiB; was the right file given?");
+        Ok(token)
     }
 
     /// Returns the recovery code. Fails if it would go to a server that a file `.env` names and
@@ -178,7 +180,7 @@ impl Connection {
         let code = match given.map(|code| (code, code.expose().trim())) {
             None | Some((_, "")) => return Ok(None),
             Some((_, STDIN)) => {
-                crate::cli::stderr::print_stderr("Enter the recovery code");
+                print_stderr("Enter the recovery code");
                 line_of_stdin(self.options.timeout, "the recovery code on standard input")?.into()
             }
             Some((_, code)) => Secret::from(code.to_owned()),

@@ -219,7 +219,10 @@ impl Client {
         let body = self.send(Operation::List, request, credential, StatusCode::OK)?;
         let text =
             str::from_utf8(&body).map_err(|_| not_a_token_server(&self.address, "the list is not text"))?;
-        let text = if format.starts_with("json") { escape_json(text) } else { escape(text) };
+        // A list has no control characters: names have none, and JSON escapes them.
+        let text: String =
+            text.chars().filter(|&character| character == '\n' || !character.is_control()).collect();
+        let text = if format.starts_with("json") { escape_json(&text) } else { escape(&text) };
         Ok(text.into_owned())
     }
 
