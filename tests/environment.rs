@@ -99,6 +99,15 @@ fn dotenv_host_never_gets_token_from_elsewhere() {
     env.file(".env", format!("{named}INFLUXDB3_AUTH_TOKEN={TOKEN}\n").as_bytes());
     assert_eq!(list(&env).run().code, Some(0));
     assert_eq!(listener.heads().iter().filter(|head| head.contains(TOKEN)).count(), 2);
+    // A rotation would present the tokens that an earlier one has saved.
+    for saved in ["saved", "saved.staged"] {
+        let path = env.file(saved, b"apiv3_saved");
+        let rotate = ["create", "token", "--admin", "--regenerate", "--yes", "--output-file", "saved"];
+        let what = format!("the token in {saved} is not from that file");
+        env.cli(rotate).run().assert_failed(1, &[&what, "so it is not sent"]);
+        fs::remove_file(path).unwrap();
+    }
+    assert_eq!(listener.heads().len(), 2);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -34,7 +35,7 @@ fn serve_as_other_user(env: &TestEnv, path: &Path) -> ChildGuard {
     command.args(["serve", "--store", "memory:", "--http-bind", "127.0.0.1:0"]);
     command.arg("--admin-token-recovery-socket").arg(path).current_dir("/");
     let server = ChildGuard(command.spawn().unwrap());
-    eventually("the socket of the other user is there", || path.exists());
+    eventually("the other user listens", || UnixStream::connect(path).is_ok());
     server
 }
 

@@ -162,7 +162,7 @@ impl Connection {
             token
         };
         let token = without_surroundings(&token)?;
-        self.check_destination("token", TOKEN_VARIABLE, &token)?;
+        self.check_destination("token", TOKEN_VARIABLE, Some(&token))?;
         Ok(Some(token))
     }
 
@@ -185,7 +185,7 @@ impl Connection {
             }
             Some((_, code)) => Secret::from(code.to_owned()),
         };
-        self.check_destination("recovery code", CODE_VARIABLE, &code)?;
+        self.check_destination("recovery code", CODE_VARIABLE, Some(&code))?;
         Ok(Some(code))
     }
 
@@ -194,10 +194,19 @@ impl Connection {
         self.options.token_file.as_deref()
     }
 
-    /// Fails if a file `.env` decides who gets a secret that is not in that file.
-    fn check_destination(&self, what: &str, variable: &str, secret: &Secret) -> anyhow::Result<()> {
+    /// Fails if a token that is saved in one of these files would go to a server that a file `.env`
+    /// names.
+    pub(crate) fn check_saved_token(&self, files: &[PathBuf]) -> anyhow::Result<()> {
+        let Some(file) = files.iter().find(|path| path.symlink_metadata().is_ok()) else { return Ok(()) };
+        self.check_destination(&format!("token in {}", file.display()), TOKEN_VARIABLE, None)
+    }
+
+    /// Fails if a file `.env` decides who gets a secret that is not in that file. A secret that is
+    /// not read yet counts as one.
+    fn check_destination(&self, what: &str, variable: &str, secret: Option<&Secret>) -> anyhow::Result<()> {
         let is_in_file = dotenv::origin_of(variable).is_some()
-            && env::var(variable).is_ok_and(|value| value.trim() == secret.expose());
+            && env::var(variable)
+                .is_ok_and(|value| secret.is_some_and(|secret| value.trim() == secret.expose()));
         let Some(option) =
             self.from_file.iter().find(|option| self.redirects(**option)).filter(|_| !is_in_file)
         else {

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use crate::cli::connection::Connection;
 use crate::cli::create::offline::OfflineToken;
 use crate::cli::create::rotation::{Output, Rotation};
+use crate::cli::create::staged_file::staged_path;
 use crate::cli::output_file::{confirm_overwrite, is_same_file, lock_directory_of, resolve_output_path};
 use crate::cli::prompt::ask;
 use crate::cli::stderr::{print_stderr, warn};
@@ -250,6 +251,10 @@ impl Admin {
     fn regenerate(&self) -> anyhow::Result<()> {
         let output = self.output_file.as_deref().map(resolve_output_path).transpose()?;
         let token = self.connection.token(self.token_argument.as_ref(), !self.yes)?;
+        // A rotation may also present the token that an interrupted one left in these files.
+        if let Some(output) = &output {
+            self.connection.check_saved_token(&[staged_path(output)?, output.clone()])?;
+        }
         let client = self.connection.client(true)?;
         if !self.yes {
             confirm_regenerate()?;

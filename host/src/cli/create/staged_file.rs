@@ -42,14 +42,18 @@ pub(crate) struct StagedFile {
     pub(crate) replaces: String,
 }
 
+/// Returns the path of the staged file beside an output file.
+pub(crate) fn staged_path(path: &Path) -> anyhow::Result<PathBuf> {
+    let name = path.file_name().with_context(|| format!("{} is not the name of a file", path.display()))?;
+    let mut staged = OsString::from(name);
+    staged.push(STAGED_SUFFIX);
+    Ok(path.with_file_name(staged))
+}
+
 impl<'a> OutputFile<'a> {
     /// Waits until no other run uses the directory of the file.
     pub(crate) fn lock(path: &'a Path) -> anyhow::Result<Self> {
-        let name =
-            path.file_name().with_context(|| format!("{} is not the name of a file", path.display()))?;
-        let mut staged = OsString::from(name);
-        staged.push(STAGED_SUFFIX);
-        let staged = path.with_file_name(staged);
+        let staged = staged_path(path)?;
         let lock = lock_directory_of(&[path, &staged])?;
         Ok(Self { path, staged, _lock: lock })
     }
