@@ -1,0 +1,112 @@
+//! The thread that copies the write-ahead log into the database file.
+//!
+//! A copy of the database file alone is a usable backup, because it holds the catalog soon after
+//! each change. No command waits for that.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
+
+use super::database::{Checkpoint, Database};
+use super::files::companion;
+
+/// Up to this length a database is copied right after each change: about 5,000 tokens. A change
+/// rewrites the catalog in the log, and the checkpoint writes it a second time.
+pub(super) const SMALL_DATABASE: u64 = 1 << 20;
+
+/// How long after a change a small database is copied. Changes that follow each other closely share
+/// a checkpoint.
+pub(super) const SMALL_DELAY: Duration = Duration::from_millis(100);
+
+/// The same for a larger database.
+pub(super) const LARGE_DELAY: Duration = Duration::from_secs(10);
+
+/// A longer log is copied without delay.
+const LONG_LOG: u64 = 16 << 20;
+
+/// How long after a failure the next attempt begins.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How long the drop of a store waits for a checkpoint that is in progress.
+const DROP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The thread, which ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Checkpointer {
+    /// Receives a message for each change. Dropped to end the thread.
+    changes: Option<Sender<Arc<Database>>>,
+    /// Disconnected when the thread has ended.
+    ended: Mutex<Receiver<()>>,
+}
+
+impl Checkpointer {
+    pub(super) fn start() -> io::Result<Self> {
+        let (changes, changed) = channel();
+        let (end, ended) = channel();
+        thread::Builder::new().name("optoken-checkpoint".into()).spawn(move || {
+            run(&changed);
+            drop::<Sender<()>>(end);
+        })?;
+        Ok(Self { changes: Some(changes), ended: Mutex::new(ended) })
+    }
+
+    /// Requests a checkpoint of this database.
+    pub(super) fn request(&self, database: &Arc<Database>) {
+        if let Some(changes) = &self.changes {
+            let _ = changes.send(Arc::clone(database));
+        }
+    }
+}
+
+impl Drop for Checkpointer {
+    fn drop(&mut self) {
+        self.changes = None;
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let _ = ended.recv_timeout(DROP_TIMEOUT);
+    }
+}
+
+fn run(changed: &Receiver<Arc<Database>>) {
+    // Outlives no checkpoint, so that the store can close the database between two of them.
+    while let Ok(mut database) = changed.recv() {
+        let mut due = Instant::now() + delay(&database);
+        let mut failing = false;
+        loop {
+            match changed.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(newest) => {
+                    database = newest;
+                    due = due.min(Instant::now() + delay(&database));
+                    continue;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                // The close of the database makes the last checkpoint.
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            match database.checkpoint() {
+                Ok(Checkpoint::Complete) => break,
+                Ok(Checkpoint::Incomplete) => {}
+                // Every call of the store reports that the files are not those at the path.
+                Err(_) if database.identity().check().is_err() => break,
+                Err(failure) if !failing => {
+                    failing = true;
+                    tracing::warn!("a copy of the token store alone lacks the newest changes: {failure}");
+                }
+                Err(_) => {}
+            }
+            due = Instant::now() + RETRY;
+        }
+    }
+}
+
+/// How long the newest change may be in the log alone.
+fn delay(database: &Database) -> Duration {
+    let length = |path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+    if length(companion(database.path(), "-wal")) > LONG_LOG {
+        Duration::ZERO
+    } else if length(database.path().to_owned()) > SMALL_DATABASE {
+        LARGE_DELAY
+    } else {
+        SMALL_DELAY
+    }
+}

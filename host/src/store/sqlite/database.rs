@@ -1,0 +1,309 @@
+//! An open database: its connections, and what they do.
+//!
+//! One connection reads, one writes and one makes checkpoints. So a commit that waits for the disk
+//! delays no read, and a checkpoint delays no commit.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, TransactionBehavior};
+
+use super::failure::{Change, Failure, Part};
+use super::files::restrict_mode;
+use super::identity::{Identity, has_moved};
+use super::layout::{self, Sharing};
+use crate::store::{Entry, StoreError, SwapOutcome, Version};
+
+/// An open database with a catalog.
+#[derive(Debug)]
+pub(super) struct Database {
+    path: PathBuf,
+    identity: Identity,
+    reader: Mutex<Connection>,
+    writer: Mutex<Writer>,
+    checkpoints: Mutex<Connection>,
+    /// Why the last commit failed, while it may still take effect after a crash. Calls look here
+    /// first, and answer nothing else before the store has settled it.
+    unsettled: Mutex<Option<Failure>>,
+    is_unsettled: AtomicBool,
+}
+
+/// The connection that writes. It exists as a type so that settling needs the same lock as a swap.
+#[derive(Debug)]
+struct Writer(Connection);
+
+/// What a checkpoint achieved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Checkpoint {
+    /// The database file alone holds the newest document.
+    Complete,
+    /// A reader or another checkpoint was in the way.
+    Incomplete,
+}
+
+impl Database {
+    /// Opens the database of this path. It must exist and hold a catalog.
+    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
+        if let Some(failure) = Failure::of_access(path) {
+            return Err(failure);
+        }
+        let reader = layout::connect(path, Sharing::Shared)?;
+        restrict_mode(path).map_err(|error| Failure::of_io(path, &error))?;
+        layout::check_structure(path, &reader)?;
+        layout::load(path, &reader)?;
+        layout::configure(path, &reader)?;
+        // Read again in the mode of the write-ahead log: its files exist from here on.
+        layout::version(path, &reader)?;
+        let identity = Identity::of(path, &reader)?;
+        let connect = || {
+            let connection = layout::connect(path, Sharing::Shared)?;
+            layout::configure(path, &connection)?;
+            if has_moved(&connection) {
+                return Err(Failure::Moved(Part::Database, Change::Replaced));
+            }
+            Ok(connection)
+        };
+        let (writer, checkpoints) = (connect()?, connect()?);
+        identity.check()?;
+        // A checkpoint gives way to everything else.
+        checkpoints
+            .busy_timeout(std::time::Duration::ZERO)
+            .map_err(|error| Failure::of_sqlite(path, &error))?;
+        let database = Self {
+            path: path.to_owned(),
+            identity,
+            reader: Mutex::new(reader),
+            writer: Mutex::new(Writer(writer)),
+            checkpoints: Mutex::new(checkpoints),
+            unsettled: Mutex::default(),
+            is_unsettled: AtomicBool::new(false),
+        };
+        // The log of a killed process. A failure changes nothing: the log is read as well.
+        let _ = database.checkpoint();
+        Ok(database)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Runs a read on the connection of its own, and makes sure that it read the database of the
+    /// path.
+    fn read<T>(&self, read: impl FnOnce(&Path, &Connection) -> Result<T, Failure>) -> Result<T, Failure> {
+        self.settle_without_waiting()?;
+        let reader = lock(&self.reader);
+        self.identity.check()?;
+        let result = read(&self.path, &reader)?;
+        self.identity.check()?;
+        // A commit may have failed meanwhile; what was read came before it.
+        Ok(result)
+    }
+
+    pub(super) fn version(&self) -> Result<Version, Failure> {
+        self.read(layout::version)
+    }
+
+    pub(super) fn load(&self) -> Result<Entry, Failure> {
+        self.read(layout::load)
+    }
+
+    pub(super) fn swap(&self, expected: &Version, document: &str) -> Result<SwapOutcome, StoreError> {
+        let unavailable = |failure: Failure| failure.unavailable(&self.path);
+        let mut writer = lock(&self.writer);
+        self.settle(&mut writer).map_err(unavailable)?;
+        self.identity.check().map_err(unavailable)?;
+        if has_moved(&writer.0) {
+            return Err(unavailable(Failure::Moved(Part::Database, Change::Replaced)));
+        }
+        let version = layout::new_version(document).map_err(unavailable)?;
+        match writer.update(expected, &version, document) {
+            Ok(true) => {}
+            Ok(false) => return Ok(SwapOutcome::Stale),
+            Err(Uncommitted { error, attempted: false }) => {
+                return Err(unavailable(Failure::of_sqlite(&self.path, &error)));
+            }
+            Err(Uncommitted { error, attempted: true }) => {
+                return self.resolve(&mut writer, &error, expected, version);
+            }
+        }
+        // The change is in the files that are open. Only those at the path are found by the next
+        // start, and files that were moved away can come back with it.
+        self.identity.check().map_err(|failure| failure.unknown_outcome(&self.path))?;
+        Ok(SwapOutcome::Swapped(Version(version)))
+    }
+
+    /// Settles a failed commit, and finds out what became of it.
+    fn resolve(
+        &self,
+        writer: &mut Writer,
+        error: &rusqlite::Error,
+        expected: &Version,
+        version: String,
+    ) -> Result<SwapOutcome, StoreError> {
+        let failure = Failure::of_sqlite(&self.path, error);
+        if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
+            // The last page of the change, which completes it, was not written: its checksum fails.
+            return Err(failure.unavailable(&self.path));
+        }
+        *lock(&self.unsettled) = Some(failure.clone());
+        self.is_unsettled.store(true, Ordering::Release);
+        if let Err(failure) = self.settle(writer) {
+            return Err(failure.unknown_outcome(&self.path));
+        }
+        match layout::version(&self.path, &writer.0) {
+            Ok(found) if found.as_str() == version => Ok(SwapOutcome::Swapped(found)),
+            Ok(found) if found == *expected => Err(failure.unavailable(&self.path)),
+            _ => Err(failure.unknown_outcome(&self.path)),
+        }
+    }
+
+    /// Settles a failed commit, unless the writer is busy: a read must not wait for it.
+    fn settle_without_waiting(&self) -> Result<(), Failure> {
+        if !self.is_unsettled.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        match self.writer.try_lock() {
+            Ok(mut writer) => self.settle(&mut writer),
+            Err(TryLockError::Poisoned(writer)) => self.settle(&mut writer.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(self.why_unsettled()),
+        }
+    }
+
+    fn why_unsettled(&self) -> Failure {
+        let failure = lock(&self.unsettled).clone().unwrap_or(Failure::Busy);
+        Failure::Unsettled(Box::new(failure))
+    }
+
+    /// Makes sure that no failed commit takes effect later. SQLite writes a change to the log before
+    /// it syncs it. Where the sync fails, the change stays in the log behind its end, and a recovery
+    /// after a crash would find it whole.
+    fn settle(&self, writer: &mut Writer) -> Result<(), Failure> {
+        if !self.is_unsettled.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let settled = self.identity.check().and_then(|()| {
+            writer.overwrite_end_of_log().map_err(|error| Failure::of_sqlite(&self.path, &error))
+        });
+        if let Err(failure) = settled {
+            *lock(&self.unsettled) = Some(failure);
+            return Err(self.why_unsettled());
+        }
+        *lock(&self.unsettled) = None;
+        self.is_unsettled.store(false, Ordering::Release);
+        tracing::warn!(path = %self.path.display(), "a change that failed on the disk is undone for good");
+        Ok(())
+    }
+
+    /// Copies the log into the database file, as far as no reader is in the way.
+    pub(super) fn checkpoint(&self) -> Result<Checkpoint, Failure> {
+        if self.is_unsettled.load(Ordering::Acquire) {
+            return Err(self.why_unsettled());
+        }
+        let connection = lock(&self.checkpoints);
+        self.identity.check()?;
+        // (blocked, pages of the log, pages of them that are in the database)
+        let run = |mode: &str| {
+            connection
+                .query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
+                    Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+                })
+                .map_err(|error| Failure::of_sqlite(&self.path, &error))
+        };
+        // The first step blocks no writer while it waits for the disk. The second has nothing left
+        // to copy; it empties the log, so that a log that stays behind holds nothing old.
+        match run("PASSIVE") {
+            Ok((0, log, copied)) if log == copied => {}
+            Ok(_) | Err(Failure::Busy) => return Ok(Checkpoint::Incomplete),
+            Err(failure) => return Err(failure),
+        }
+        let _ = run("TRUNCATE");
+        Ok(Checkpoint::Complete)
+    }
+
+    /// Closes the connections. The last one of all processes makes a checkpoint and removes the log,
+    /// by its path: so none does that unless the paths lead to the open files.
+    pub(super) fn close(self) {
+        let orderly = self.identity.check().is_ok();
+        if orderly {
+            let _ = self.checkpoint();
+        } else if self.identity.is_in_place() && self.identity.has_lost_its_log() {
+            // The open log is the only one, and holds changes that were answered.
+            let _ = lock(&self.checkpoints).query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        }
+        let into =
+            |connection: Mutex<Connection>| connection.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let writer = self.writer.into_inner().unwrap_or_else(PoisonError::into_inner).0;
+        // The reader is closed last, as it has no transaction that could be in the way.
+        for connection in [writer, into(self.checkpoints), into(self.reader)] {
+            if orderly {
+                let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false);
+            }
+            drop(connection);
+        }
+    }
+
+    /// Waits until no call of another thread uses the writer.
+    #[cfg(test)]
+    pub(super) fn with_writer<T>(&self, run: impl FnOnce(&Connection) -> T) -> T {
+        run(&lock(&self.writer).0)
+    }
+}
+
+/// A swap that SQLite did not report as durable.
+struct Uncommitted {
+    error: rusqlite::Error,
+    /// Whether the commit had begun. Before that, nothing was written to the log.
+    attempted: bool,
+}
+
+impl Writer {
+    /// Replaces the document if its version is `expected`. Returns whether it was.
+    fn update(&mut self, expected: &Version, version: &str, document: &str) -> Result<bool, Uncommitted> {
+        let before = |error| Uncommitted { error, attempted: false };
+        let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate).map_err(before)?;
+        let updated = transaction
+            .prepare_cached("UPDATE catalog SET version = ?2, document = ?3 WHERE version = ?1 RETURNING id")
+            .and_then(|mut update| {
+                update
+                    .query_row((expected.as_str(), version, document), |row| row.get::<_, i64>(0))
+                    .optional()
+            })
+            .map_err(before)?;
+        if updated.is_none() {
+            return Ok(false);
+        }
+        // From here on the change may be durable although an error is returned.
+        transaction.commit().map_err(|error| Uncommitted { error, attempted: true })?;
+        Ok(true)
+    }
+
+    /// Writes a page to the place in the log where a failed change stands. The log is checked page
+    /// by page from its beginning, so nothing behind this page counts.
+    ///
+    /// First without a sync: the death of this process then finds the change undone, whether or not
+    /// the disk works again. The second transaction is synced, for a power cut.
+    fn overwrite_end_of_log(&mut self) -> rusqlite::Result<()> {
+        self.0.pragma_update(None, "synchronous", "OFF")?;
+        let unsynced = self.rewrite_page();
+        self.0.pragma_update(None, "synchronous", "FULL")?;
+        unsynced?;
+        self.rewrite_page()
+    }
+
+    fn rewrite_page(&mut self) -> rusqlite::Result<()> {
+        let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.pragma_update(None, "user_version", super::failure::SCHEMA)?;
+        transaction.commit()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic rolls a transaction back and leaves the connection usable.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

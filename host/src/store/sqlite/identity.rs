@@ -1,0 +1,108 @@
+//! Which files the connections have open, and whether the paths still lead to them.
+//!
+//! SQLite asks no path again once it has opened a file. A server whose database was replaced would
+//! go on writing to a file that the next start does not find.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rusqlite::{Connection, FileControl, MAIN_DB};
+
+use super::failure::{Change, Failure, Part};
+use super::files::companion;
+use crate::private_file::identity;
+
+/// Device and inode numbers of the files of an open database.
+#[derive(Debug)]
+pub(super) struct Identity {
+    /// As the embedder named it: a symbolic link that leads elsewhere counts as replaced.
+    path: PathBuf,
+    log_path: PathBuf,
+    index_path: PathBuf,
+    database: (u64, u64),
+    log: (u64, u64),
+    index: (u64, u64),
+    /// The length of the mapped index. It grows, and shrinks only if another program truncates it.
+    index_length: AtomicU64,
+    /// The greatest length of the database that was seen, in bytes.
+    length: AtomicU64,
+}
+
+impl Identity {
+    /// Remembers the files that this connection has open. It has read the database.
+    pub(super) fn of(path: &Path, connection: &Connection) -> Result<Self, Failure> {
+        // SQLite follows a symbolic link, and creates the other files beside its target.
+        let opened = connection.path().map_or_else(|| path.to_owned(), PathBuf::from);
+        let (log_path, index_path) = (companion(&opened, "-wal"), companion(&opened, "-shm"));
+        let stat = |path: &Path| fs::metadata(path).map_err(|error| Failure::of_io(path, &error));
+        let (database, log, index) = (stat(path)?, stat(&log_path)?, stat(&index_path)?);
+        let found = Self {
+            path: path.to_owned(),
+            log_path,
+            index_path,
+            database: identity(&database),
+            log: identity(&log),
+            index: identity(&index),
+            index_length: index.len().into(),
+            length: database.len().into(),
+        };
+        if has_moved(connection) {
+            return Err(Failure::Moved(Part::Database, Change::Replaced));
+        }
+        Ok(found)
+    }
+
+    /// Compares what the paths lead to with the open files. Touches no connection.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        let length = check(&self.path, self.database, Part::Database)?.len();
+        check(&self.log_path, self.log, Part::Log)?;
+        // The index is mapped into memory: to touch a part that was cut off would end the process.
+        let index = fs::metadata(&self.index_path).map_err(|_| Failure::Reopening)?;
+        if identity(&index) != self.index || index.len() < self.index_length.load(Ordering::Relaxed) {
+            return Err(Failure::Reopening);
+        }
+        self.index_length.fetch_max(index.len(), Ordering::Relaxed);
+        if length < self.length.load(Ordering::Relaxed) {
+            return Err(Failure::Moved(Part::Database, Change::Truncated));
+        }
+        self.length.fetch_max(length, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the path still leads to the open database.
+    pub(super) fn is_in_place(&self) -> bool {
+        check(&self.path, self.database, Part::Database).is_ok()
+    }
+
+    /// Device and inode number of the database.
+    pub(super) fn database(&self) -> (u64, u64) {
+        self.database
+    }
+
+    /// Whether nothing is at the path of the write-ahead log.
+    pub(super) fn has_lost_its_log(&self) -> bool {
+        matches!(check(&self.log_path, self.log, Part::Log), Err(Failure::Moved(Part::Log, Change::Missing)))
+            && fs::metadata(&self.index_path).is_ok_and(|index| {
+                identity(&index) == self.index && index.len() >= self.index_length.load(Ordering::Relaxed)
+            })
+    }
+}
+
+/// Whether SQLite's own comparison finds another file at the path.
+pub(super) fn has_moved(connection: &Connection) -> bool {
+    let mut moved = 0;
+    connection.file_control(Some(MAIN_DB), FileControl::HasMoved(&mut moved)).is_ok() && moved != 0
+}
+
+fn check(path: &Path, opened: (u64, u64), part: Part) -> Result<Metadata, Failure> {
+    match fs::metadata(path) {
+        Ok(found) if identity(&found) == opened => Ok(found),
+        Ok(_) => Err(Failure::Moved(part, Change::Replaced)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Err(Failure::Moved(part, Change::Missing))
+        }
+        Err(error) => Err(Failure::of_io(path, &error)),
+    }
+}
