@@ -102,7 +102,9 @@ fn unreadable_catalog_prevents_start() {
     let server = env.serve(&[]);
     server.create();
     server.stop();
-    let (version, good) = env.stored_catalog().unwrap();
+    let (_, good) = env.stored_catalog().unwrap();
+    // The version of an earlier build, which does not vouch for its document.
+    let version = "0123456789abcdef0123456789abcdef".to_owned();
     for (document, message) in [
         (
             NEWER.to_owned(),
@@ -114,7 +116,7 @@ fn unreadable_catalog_prevents_start() {
         (good.replace(r#""next_id":1"#, r#""next_id":0"#), "the catalog is damaged"),
     ] {
         let store = rusqlite::Connection::open(env.store()).unwrap();
-        store.execute("UPDATE catalog SET document = ?1", [&document]).unwrap();
+        store.execute("UPDATE catalog SET version = ?1, document = ?2", [&version, &document]).unwrap();
         drop(store);
         let before = fs::read(env.store()).unwrap();
         env.serve_with(&[]).run().assert_failed(1, &["Serve command failed: ", message]);

@@ -36,6 +36,7 @@ mod rotation;
 #[allow(dead_code, reason = "each test crate uses a part")]
 #[path = "../rotation_run.rs"]
 mod rotation_run;
+mod store;
 #[allow(dead_code, unused_imports, reason = "each test crate uses a part")]
 #[path = "../support/mod.rs"]
 mod support;
@@ -43,7 +44,9 @@ mod tls;
 
 use std::process::ExitCode;
 
-use self::needs::{BASH, CHROMIUM, CURL, ENV, HAPROXY, NGINX, Need, PERL, SCRIPT, SETPRIV, STRACE, Test};
+use self::needs::{
+    BASH, CHROMIUM, CURL, ENV, HAPROXY, MOUNT, NGINX, Need, PERL, SCRIPT, SETPRIV, STRACE, Test, UNSHARE,
+};
 
 /// Rows of the table: a function, and its needs.
 macro_rules! tests {
@@ -72,6 +75,9 @@ macro_rules! tests_for {
 }
 
 fn main() -> ExitCode {
+    if store::run_child() {
+        return ExitCode::SUCCESS;
+    }
     let mut tests = tests! {
         audit::hung_audit_log_does_not_block_commands: [SCRIPT],
         browser::cross_site_page_neither_creates_nor_reads_token: [CHROMIUM],
@@ -101,6 +107,10 @@ fn main() -> ExitCode {
         rotation::output_link_of_other_user_is_refused: [Need::Root],
         rotation::rotation_killed_after_any_system_call_completes: [STRACE],
         rotation::unwritable_output_file_does_not_consume_recovery: [STRACE],
+        store::every_crash_point_leaves_the_answered_state: [STRACE],
+        store::failed_sync_has_one_outcome: [STRACE],
+        store::server_starts_on_full_disk: [Need::Root, MOUNT, UNSHARE],
+        store::server_starts_on_read_only_disk: [Need::Root, MOUNT, UNSHARE],
         tls::alpn_selects_http_version: [CURL],
         tls::certificate_chain_in_one_file_is_sent: [CURL],
         tls::certificate_names_are_valid_hosts: [CURL],

@@ -76,6 +76,7 @@ pub(crate) const CURL: Need =
 pub(crate) const ENV: Need =
     Need::Program(&Program::new("env", "coreutils", &["--default-signal=HUP", "true"]));
 pub(crate) const HAPROXY: Need = Need::Program(&Program::new("haproxy", "haproxy", &["-v"]));
+pub(crate) const MOUNT: Need = Need::Program(&Program::new("mount", "mount", &["--version"]));
 pub(crate) const NGINX: Need = Need::Program(&Program::new("nginx", "nginx", &["-v"]));
 pub(crate) const PERL: Need =
     Need::Program(&Program::new("perl", "perl-base", &["-MIO::Socket::UNIX", "-e", "1"]));
@@ -94,6 +95,9 @@ pub(crate) const SETPRIV: Need = Need::Program(&Program::new(
 /// Fails where a container denies the right to trace processes.
 pub(crate) const STRACE: Need =
     Need::Program(&Program::new("strace", "strace", &["-qq", "-o", "/dev/null", "true"]));
+
+/// Fails where a container denies the right to mount.
+pub(crate) const UNSHARE: Need = Need::Program(&Program::new("unshare", "util-linux", &["--mount", "true"]));
 
 /// A row of the table of tests.
 pub(crate) struct Test {

@@ -42,10 +42,10 @@ pub(super) struct Checkpointer {
 
 impl Checkpointer {
     pub(super) fn start() -> io::Result<Self> {
-        let (changes, changed) = channel();
+        let (changes, requests) = channel();
         let (end, ended) = channel();
         thread::Builder::new().name("optoken-checkpoint".into()).spawn(move || {
-            run(&changed);
+            run(&requests);
             drop::<Sender<()>>(end);
         })?;
         Ok(Self { changes: Some(changes), ended: Mutex::new(ended) })
@@ -67,13 +67,13 @@ impl Drop for Checkpointer {
     }
 }
 
-fn run(changed: &Receiver<Arc<Database>>) {
-    // Outlives no checkpoint, so that the store can close the database between two of them.
-    while let Ok(mut database) = changed.recv() {
+fn run(requests: &Receiver<Arc<Database>>) {
+    // The database is released after each checkpoint, so that the store can close it.
+    while let Ok(mut database) = requests.recv() {
         let mut due = Instant::now() + delay(&database);
         let mut failing = false;
         loop {
-            match changed.recv_timeout(due.saturating_duration_since(Instant::now())) {
+            match requests.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(newest) => {
                     database = newest;
                     due = due.min(Instant::now() + delay(&database));
@@ -85,14 +85,13 @@ fn run(changed: &Receiver<Arc<Database>>) {
             }
             match database.checkpoint() {
                 Ok(Checkpoint::Complete) => break,
-                Ok(Checkpoint::Incomplete) => {}
                 // Every call of the store reports that the files are not those at the path.
                 Err(_) if database.identity().check().is_err() => break,
                 Err(failure) if !failing => {
                     failing = true;
                     tracing::warn!("a copy of the token store alone lacks the newest changes: {failure}");
                 }
-                Err(_) => {}
+                Ok(Checkpoint::Incomplete) | Err(_) => {}
             }
             due = Instant::now() + RETRY;
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
 
 use super::failure::{Change, Failure, Part};
 use super::files::restrict_mode;
@@ -114,7 +114,7 @@ impl Database {
     }
 
     pub(super) fn swap(&self, expected: &Version, document: &str) -> Result<SwapOutcome, StoreError> {
-        let unavailable = |failure: Failure| failure.unavailable(&self.path);
+        let unavailable = |failure| Failure::unavailable(&failure, &self.path);
         let mut writer = lock(&self.writer);
         self.settle(&mut writer).map_err(unavailable)?;
         self.identity.check().map_err(unavailable)?;
@@ -129,7 +129,7 @@ impl Database {
                 return Err(unavailable(Failure::of_sqlite(&self.path, &error)));
             }
             Err(Uncommitted { error, attempted: true }) => {
-                return self.resolve(&mut writer, &error, expected, version);
+                return self.resolve(&mut writer, &error, expected, &version);
             }
         }
         // The change is in the files that are open. Only those at the path are found by the next
@@ -144,13 +144,9 @@ impl Database {
         writer: &mut Writer,
         error: &rusqlite::Error,
         expected: &Version,
-        version: String,
+        version: &str,
     ) -> Result<SwapOutcome, StoreError> {
         let failure = Failure::of_sqlite(&self.path, error);
-        if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
-            // The last page of the change, which completes it, was not written: its checksum fails.
-            return Err(failure.unavailable(&self.path));
-        }
         *lock(&self.unsettled) = Some(failure.clone());
         self.is_unsettled.store(true, Ordering::Release);
         if let Err(failure) = self.settle(writer) {
@@ -188,7 +184,13 @@ impl Database {
             return Ok(());
         }
         let settled = self.identity.check().and_then(|()| {
-            writer.overwrite_end_of_log().map_err(|error| Failure::of_sqlite(&self.path, &error))
+            let overwritten =
+                writer.overwrite_end_of_log().map_err(|error| Failure::of_sqlite(&self.path, &error));
+            // A full disk has no place for the page, and the log can still be emptied.
+            overwritten.or_else(|failure| {
+                let emptied = writer.empty_log().map_err(|error| Failure::of_sqlite(&self.path, &error));
+                if emptied? { self.identity.sync_empty_log() } else { Err(failure) }
+            })
         });
         if let Err(failure) = settled {
             *lock(&self.unsettled) = Some(failure);
@@ -294,6 +296,11 @@ impl Writer {
         self.0.pragma_update(None, "synchronous", "FULL")?;
         unsynced?;
         self.rewrite_page()
+    }
+
+    /// Copies the log into the database and truncates it. Returns whether no reader was in the way.
+    fn empty_log(&mut self) -> rusqlite::Result<bool> {
+        self.0.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok(row.get::<_, i64>(0)? == 0))
     }
 
     fn rewrite_page(&mut self) -> rusqlite::Result<()> {

@@ -171,8 +171,9 @@ impl Failure {
             (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => Self::Busy,
             (ErrorCode::PermissionDenied, _) => Self::Denied { owner: owner(path) },
             // SQLite reports neither of these causes when it cannot create or extend a file.
-            (ErrorCode::CannotOpen | ErrorCode::SystemIoFailure, _) => Self::of_file_system(path)
-                .unwrap_or_else(|| Self::Io(format!("SQLite error code {}", code.extended_code))),
+            (ErrorCode::CannotOpen | ErrorCode::SystemIoFailure, _) => {
+                Self::of_file_system(path).unwrap_or_else(|| Self::Io(operation(code.extended_code)))
+            }
             _ => Self::Other(error.to_string()),
         }
     }
@@ -232,6 +233,23 @@ impl Failure {
     pub(super) fn unknown_outcome(&self, path: &Path) -> StoreError {
         StoreError::UnknownOutcome(format!("{}: {self}", path.display()))
     }
+}
+
+/// What SQLite was doing at this error.
+fn operation(extended_code: i32) -> String {
+    let operation = match extended_code {
+        ffi::SQLITE_IOERR_READ => "a read",
+        ffi::SQLITE_IOERR_WRITE => "a write",
+        ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC => "a sync",
+        ffi::SQLITE_IOERR_TRUNCATE => "a truncation",
+        ffi::SQLITE_IOERR_FSTAT => "a status query",
+        ffi::SQLITE_IOERR_SHMOPEN | ffi::SQLITE_IOERR_SHMSIZE | ffi::SQLITE_IOERR_SHMMAP => {
+            "the creation of the index of the log"
+        }
+        ffi::SQLITE_CANTOPEN => "the opening of a file",
+        _ => "an operation",
+    };
+    format!("{operation}, SQLite error code {extended_code}")
 }
 
 /// The user id of the owner of a file.

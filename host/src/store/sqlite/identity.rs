@@ -3,7 +3,7 @@
 //! SQLite asks no path again once it has opened a file. A server whose database was replaced would
 //! go on writing to a file that the next start does not find.
 
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -79,6 +79,18 @@ impl Identity {
     /// Device and inode number of the database.
     pub(super) fn database(&self) -> (u64, u64) {
         self.database
+    }
+
+    /// Waits until the truncation of the log is on the disk, which SQLite does not. The log is the one
+    /// file that SQLite does not lock, so it may be opened a second time.
+    pub(super) fn sync_empty_log(&self) -> Result<(), Failure> {
+        let io = |error: io::Error| Failure::of_io(&self.log_path, &error);
+        let log = File::open(&self.log_path).map_err(io)?;
+        let metadata = log.metadata().map_err(io)?;
+        if identity(&metadata) != self.log || metadata.len() != 0 {
+            return Err(Failure::Busy);
+        }
+        log.sync_all().map_err(io)
     }
 
     /// Whether nothing is at the path of the write-ahead log.

@@ -68,7 +68,7 @@ impl SqliteStore {
             }
             // The first swap needs such a file. The attempt also removes what a killed process left.
             Access::Absent => {
-                drop(NewFile::create(&store.path).map_err(|error| failed(Failure::of_io(path, &error)))?)
+                drop(NewFile::create(&store.path).map_err(|error| failed(Failure::of_io(path, &error)))?);
             }
         }
         Ok(store)
@@ -138,7 +138,7 @@ impl SqliteStore {
 
     /// Creates the database with its first document. Returns `None` if another process was first.
     fn create(&self, state: &mut State, document: &str) -> Result<Option<Version>, StoreError> {
-        let unavailable = |failure: Failure| failure.unavailable(&self.path);
+        let unavailable = |failure| Failure::unavailable(&failure, &self.path);
         let io = |error: io::Error| Failure::of_io(&self.path, &error);
         let version = Version(layout::new_version(document).map_err(unavailable)?);
         let new = NewFile::create(&self.path).map_err(io).map_err(unavailable)?;

@@ -245,6 +245,16 @@ fn version_of_an_earlier_build_is_accepted() {
 }
 
 #[test]
+fn altered_document_is_damaged() {
+    let fixture = Fixture::new();
+    drop(fixture.with("x"));
+    Connection::open(&fixture.path).unwrap().execute("UPDATE catalog SET document = 'y'", []).unwrap();
+    for error in [SqliteStore::open(&fixture.path).unwrap_err(), read(&fixture.path).unwrap_err()] {
+        assert!(error.to_string().contains("it is damaged: restore a backup"), "{error}");
+    }
+}
+
+#[test]
 fn file_without_catalog_is_not_a_new_store() {
     let fixture = Fixture::new();
     let emptied = fixture.at("emptied.db");
