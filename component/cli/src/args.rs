@@ -56,8 +56,9 @@ pub(crate) enum Command {
     Audit { after: Option<u64> },
     /// Prints version, audit sequence and chain head of the catalog.
     State,
-    /// Replaces the operator token without a credential.
-    Recover,
+    /// Replaces the operator token without a credential: because it is lost, or before an older
+    /// catalog is put back.
+    Recover { restore: bool },
     /// Gives the catalog its id.
     Initialize,
     /// Reads the catalog.
@@ -90,7 +91,7 @@ impl Command {
             | Self::List
             | Self::Audit { .. }
             | Self::State
-            | Self::Recover
+            | Self::Recover { .. }
             | Self::Initialize
             | Self::Check
             | Self::Help
@@ -120,6 +121,9 @@ pub(crate) enum UsageError {
     UnexpectedValue(&'static str),
     #[error("{0} needs a whole number")]
     NotANumber(&'static str),
+    /// The reason of a recovery is none of the contract.
+    #[error("--reason is lost-secret or restore")]
+    UnknownReason,
     /// A required option or argument is missing.
     #[error("{command} needs {required}")]
     Missing { command: String, required: &'static str },
@@ -131,8 +135,18 @@ pub(crate) enum UsageError {
 }
 
 /// The options with a value.
-const VALUED: [&str; 9] =
-    ["--data", "--origin", "--name", "--lifetime", "--overlap", "--sha512", "--ttl", "--expiry", "--after"];
+const VALUED: [&str; 10] = [
+    "--data",
+    "--origin",
+    "--name",
+    "--lifetime",
+    "--overlap",
+    "--sha512",
+    "--ttl",
+    "--expiry",
+    "--after",
+    "--reason",
+];
 
 /// The arguments, split into options and words, before a command checks them.
 #[derive(Default)]
@@ -185,7 +199,13 @@ fn command(mut raw: RawArgs) -> Result<Command, UsageError> {
         "list" => Command::List,
         "audit" => Command::Audit { after: raw.number("--after")? },
         "state" => Command::State,
-        "recover" => Command::Recover,
+        "recover" => Command::Recover {
+            restore: match raw.take("--reason").as_deref() {
+                None | Some("lost-secret") => false,
+                Some("restore") => true,
+                Some(_) => return Err(UsageError::UnknownReason),
+            },
+        },
         "initialize" => Command::Initialize,
         "check" => Command::Check,
         "import" => Command::Import {

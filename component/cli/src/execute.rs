@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use optoken_core::authority::{AuthenticateError, Authority, Caller, ImportOutcome, Issued, Staged};
-use optoken_core::catalog::TokenRecord;
+use optoken_core::catalog::{Source, TokenRecord};
 use optoken_core::commit::CommandError;
 use optoken_core::ports::{CatalogStore, Clock, Entropy};
 use optoken_core::rotation::Rotation;
@@ -22,6 +22,8 @@ pub(crate) enum Output {
     Staged(Staged),
     /// The operator token after the staged secret became its own.
     Confirmed(TokenRecord),
+    /// The overlap ended. The tokens that were made with the previous secret stay accepted.
+    OverlapEnded(Vec<TokenRecord>),
     /// The record of a deleted token.
     Deleted(TokenRecord),
     /// The token that a credential belongs to.
@@ -97,7 +99,11 @@ pub(crate) fn execute<P: CatalogStore + Entropy + Clock>(
         }
         Command::EndOverlap => {
             authority.end_overlap(caller)?;
-            Output::Done("No replaced token is accepted.")
+            let replaced_at = authority.status()?.and_then(|(operator, _)| operator.updated_at);
+            let made_since = |token: &&TokenRecord| {
+                token.source == Source::PreviousSecret && replaced_at.is_some_and(|at| token.created_at >= at)
+            };
+            Output::OverlapEnded(authority.list_tokens()?.iter().filter(made_since).cloned().collect())
         }
         Command::Authenticate => Output::Principal(authority.authenticate(token)?),
         Command::Describe => Output::Described(authority.describe(token)?.clone()),
@@ -117,7 +123,7 @@ pub(crate) fn execute<P: CatalogStore + Entropy + Clock>(
             audit_sequence: state.audit_sequence,
             audit_head: state.audit_head.map(Into::into),
         })),
-        Command::Recover => Output::Issued(authority.recover(origin, false)?),
+        Command::Recover { restore } => Output::Issued(authority.recover(origin, *restore)?),
         Command::Initialize => Output::CatalogId(authority.initialize(origin)?),
         Command::Check => {
             authority.load()?;

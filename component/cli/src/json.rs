@@ -223,7 +223,7 @@ impl<'a> From<&'a Output> for Value<'a> {
                 audit_head: state.audit_head.as_deref(),
             })),
             Output::CatalogId(id) => Self::CatalogId(id),
-            Output::Done(_) => Self::Nothing(()),
+            Output::Done(_) | Output::OverlapEnded(_) => Self::Nothing(()),
         }
     }
 }

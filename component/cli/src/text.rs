@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::fmt::Write as _;
 
 use optoken_core::authority::{AuthenticateError, ImportOutcome, Issued, Staged};
-use optoken_core::catalog::{CatalogError, OPERATOR, TokenRecord};
+use optoken_core::catalog::{CatalogError, OPERATOR, Source, TokenRecord};
 use optoken_core::commit::CommandError;
 use optoken_core::ports::Timestamp;
 use optoken_core::rotation::{ExpiringHash, Rotation};
@@ -44,9 +44,12 @@ Commands; those marked * read a token from standard input:
   list                         print all tokens, by their hashes
   audit                        print the newest audit records, one JSON object a line
       --after SEQUENCE         only records after this sequence number
-  state                        print version, audit sequence and audit head of the catalog
+  state                        print version, id, audit sequence and audit head of the
+                               catalog
   recover                      replace a lost operator token; write permission for the
                                directory is the only credential
+      --reason restore         before an older catalog is put back: the audit record names
+                               a restore, at the time of the clock
   initialize                   give the catalog its id, a UUID, and print it
   check                        check that the catalog can be read
   import --name NAME *         import a token that was created elsewhere
@@ -128,6 +131,12 @@ pub(crate) fn output(output: &Output) -> Zeroizing<String> {
             text
         }
         Output::Confirmed(token) => format!("The token is now the operator token.\n{}", details(token)),
+        Output::OverlapEnded(tokens) if tokens.is_empty() => "No replaced token is accepted.\n".into(),
+        Output::OverlapEnded(tokens) => format!(
+            "No replaced token is accepted. These tokens were made with it and are accepted; if it had leaked, delete them \
+             with: optoken-cli delete NAME\n{}",
+            table(tokens)
+        ),
         Output::Deleted(token) => format!("The token is refused from now on.\n{}", details(token)),
         Output::Import(ImportOutcome::Created(token)) => {
             format!("The token was imported.\n{}", details(token))
@@ -140,7 +149,7 @@ pub(crate) fn output(output: &Output) -> Zeroizing<String> {
             details(token)
         ),
         Output::Import(ImportOutcome::Deleted) => {
-            "This token was imported before and then deleted. It stays deleted; import a new one.\n".into()
+            "This token was imported before and then deleted. It is not accepted. Import a new one.\n".into()
         }
         Output::Principal(token) => principal(*token),
         Output::Status(None) => "There is no operator token; create it with: optoken-cli create\n".into(),
@@ -180,7 +189,7 @@ const NEW_TOKEN: &str =
 /// line. It is empty for commands that change nothing.
 pub(crate) const fn output_failed_hint(command: &Command) -> &'static str {
     match command {
-        Command::CreateOperator | Command::Regenerate { .. } | Command::Recover => {
+        Command::CreateOperator | Command::Regenerate { .. } | Command::Recover { .. } => {
             "The token was created and is lost. Replace it with: optoken-cli recover\n"
         }
         Command::CreateNamed { .. } => {
@@ -226,7 +235,7 @@ const fn unknown_outcome_hint(command: &Command) -> &'static str {
             "Check with: optoken-cli authenticate, whether the token that was presented still is the operator token. If not, \
              the change was made and its new token is lost; then: optoken-cli recover"
         }
-        Command::Recover => {
+        Command::Recover { .. } => {
             "Run it again: it replaces the operator token, whether the change was made or not."
         }
         Command::Confirm { .. } => {
@@ -317,14 +326,23 @@ fn rotation_status(rotation: &Rotation) -> String {
 
 fn details(token: &TokenRecord) -> String {
     format!(
-        "id: {}\nname: {}\ncreated: {}\nupdated: {}\nexpiry: {}\nsha512: {}\n",
+        "id: {}\nname: {}\nsource: {}\ncreated: {}\nupdated: {}\nexpiry: {}\nsha512: {}\n",
         token.id,
         token.name,
+        source(token),
         rfc3339(token.created_at),
         timestamp_or_never(token.updated_at),
         timestamp_or_never(token.expiry),
         token.hash
     )
+}
+
+const fn source(token: &TokenRecord) -> &'static str {
+    match token.source {
+        Source::Command => "command",
+        Source::Import => "imported",
+        Source::PreviousSecret => "previous-secret",
+    }
 }
 
 fn timestamp_or_never(at: Option<Timestamp>) -> String {
@@ -333,12 +351,13 @@ fn timestamp_or_never(at: Option<Timestamp>) -> String {
 
 /// Returns one line a token, in columns.
 fn table(tokens: &[TokenRecord]) -> String {
-    const HEAD: [&str; 6] = ["ID", "NAME", "CREATED", "UPDATED", "EXPIRY", "SHA512"];
-    let rows: Vec<[String; 6]> = core::iter::once(HEAD.map(Into::into))
+    const HEAD: [&str; 7] = ["ID", "NAME", "SOURCE", "CREATED", "UPDATED", "EXPIRY", "SHA512"];
+    let rows: Vec<[String; 7]> = core::iter::once(HEAD.map(Into::into))
         .chain(tokens.iter().map(|token| {
             [
                 token.id.to_string(),
                 token.name.clone(),
+                source(token).into(),
                 rfc3339(token.created_at),
                 timestamp_or_never(token.updated_at),
                 timestamp_or_never(token.expiry),
@@ -346,7 +365,7 @@ fn table(tokens: &[TokenRecord]) -> String {
             ]
         }))
         .collect();
-    let mut widths = [0; 6];
+    let mut widths = [0; 7];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);

@@ -38,7 +38,7 @@ COMMANDS = {
     "tokens.delete": ("delete", "CALLER", "NAME"),
     "tokens.audit": ("audit", "--after"),
     "tokens.list-tokens": ("list",),
-    "recovery.regenerate": ("recover", "ORIGIN"),
+    "recovery.regenerate": ("recover", "ORIGIN", "--reason"),
     "provision.initialize": ("initialize", "ORIGIN"),
     "provision.import-token": ("import", "--name", "STDIN", "--expiry", "ORIGIN"),
     "provision.import-hash": ("import", "--name", "--sha512", "--expiry", "ORIGIN"),

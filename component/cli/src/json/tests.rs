@@ -47,15 +47,12 @@ fn info(secret: &str, rest: &str) -> String {
 fn outputs_have_the_names_of_the_contract() {
     let mut runs = Runs(ticking());
     let (one, two, three, four) = (secret(1), secret(2), secret(3), secret(4));
-    let created =
-        r#""id":0,"name":"_admin" / "created-at":1000,"updated-at":null,"updated-by":null,"expiry":null"#;
-    let named =
-        r#""id":1,"name":"ci" / "created-at":4000,"updated-at":null,"updated-by":null,"expiry":64000"#;
-    let again =
-        r#""id":0,"name":"_admin" / "created-at":1000,"updated-at":2000,"updated-by":0,"expiry":null"#;
+    let created = r#""id":0,"name":"_admin" / "created-at":1000,"updated-at":null,"updated-by":null,"expiry":null,"source":"command""#;
+    let named = r#""id":1,"name":"ci" / "created-at":4000,"updated-at":null,"updated-by":null,"expiry":64000,"source":"command""#;
+    let again = r#""id":0,"name":"_admin" / "created-at":1000,"updated-at":2000,"updated-by":0,"expiry":null,"source":"command""#;
     let x = "a".repeat(128);
     let imported = format!(
-        r#"{{"id":2,"name":"x","sha512":"{x}","created-at":6000,"updated-at":null,"updated-by":null,"expiry":9}}"#
+        r#"{{"id":2,"name":"x","sha512":"{x}","created-at":6000,"updated-at":null,"updated-by":null,"expiry":9,"source":"imported"}}"#
     );
     assert_eq!(runs.line("status", ""), r#"{"ok":null}"#);
     assert_eq!(runs.line("list", ""), r#"{"ok":[]}"#);
@@ -112,8 +109,42 @@ fn outputs_have_the_names_of_the_contract() {
     let described = runs.line("describe", &four);
     assert!(described.starts_with(r#"{"ok":{"id":0,"name":"_admin","sha512":"#), "{described}");
     assert!(runs.line("recover", "").starts_with(r#"{"ok":{"info":{"id":0,"#));
+    assert!(runs.line("audit", "").contains(r#"\"action\":\"recover\""#));
+    let restored = runs.line("recover --reason restore", "");
+    assert!(restored.starts_with(r#"{"ok":{"info":{"id":0,"#), "{restored}");
+    assert!(runs.line("audit", "").contains(r#"\"action\":\"restore\""#));
     let name = runs.line("initialize", "");
     assert_eq!((name.len(), &name[..7]), (8 + 36 + 1, r#"{"ok":""#));
+    let state = runs.line("state", "");
+    assert!(state.contains(&format!(r#""catalog-id":{},"#, &name[6..name.len() - 1])), "{state}");
+}
+
+#[test]
+fn deleted_import_and_its_source_are_printed() {
+    let mut runs = Runs(ticking());
+    runs.line("create", "");
+    let import = format!("import --name x --sha512 {}", "a".repeat(128));
+    runs.line(&import, "");
+    assert!(text::output(&runs.outcome("list", "").unwrap()).contains("imported"));
+    runs.line("delete x", &secret(1));
+    assert_eq!(runs.line(&import, ""), r#"{"ok":"deleted"}"#);
+    let printed = text::output(&runs.outcome(&import, "").unwrap());
+    assert!(printed.contains("It is not accepted."), "{}", *printed);
+}
+
+#[test]
+fn end_of_overlap_names_tokens_of_previous_secret() {
+    let mut runs = Runs(ticking());
+    let (one, two) = (secret(1), secret(2));
+    runs.line("create", "");
+    runs.line("regenerate --overlap 60", &one);
+    runs.line("create --name by-current", &two);
+    runs.line("create --name by-previous", &one);
+    assert!(runs.line("list", "").contains(r#""source":"previous-secret""#));
+    let printed = text::output(&runs.outcome("end-overlap", &two).unwrap());
+    assert!(printed.contains("by-previous") && printed.contains("optoken-cli delete NAME"), "{}", *printed);
+    assert!(!printed.contains("by-current"), "{}", *printed);
+    assert_eq!(runs.line("end-overlap", &two), r#"{"ok":null}"#);
 }
 
 #[test]
@@ -203,8 +234,8 @@ fn issued_token_and_list_are_printed_for_people() {
     assert_eq!(
         list.as_str(),
         format!(
-            "ID  NAME    CREATED               UPDATED  EXPIRY  SHA512\n\
-             0   _admin  1970-01-01T00:00:01Z  never    never   {}\n",
+            "ID  NAME    SOURCE   CREATED               UPDATED  EXPIRY  SHA512\n\
+             0   _admin  command  1970-01-01T00:00:01Z  never    never   {}\n",
             hash(&token)
         )
     );
