@@ -229,8 +229,8 @@ const CASE_OF_ENUM_ADDED: Change =
     ("authenticator.wit", "        named-admin,\n", "        named-admin,\n        auditor,\n");
 const FIELD_ADDED: Change = (
     "types.wit",
-    "        expiry: option<timestamp>,\n",
-    "        expiry: option<timestamp>,\n        note: string,\n",
+    "        source: token-source,\n",
+    "        source: token-source,\n        note: string,\n",
 );
 const FIELD_REMOVED: Change = ("types.wit", "        origin: string,\n", "");
 const IMPORT_ADDED: Change = (
@@ -296,7 +296,7 @@ const BREAKING: [(&str, Change, &str); 17] = [
     (
         "a field added",
         FIELD_ADDED,
-        "optoken:authority/types.token-info, field 8: expected none, found `note: string`",
+        "optoken:authority/types.token-info, field 9: expected none, found `note: string`",
     ),
     (
         "a field removed",

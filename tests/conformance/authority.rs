@@ -10,13 +10,13 @@ use optoken::authority::Authority;
 use optoken::secret::Secret;
 use optoken::token::{
     AuthenticateError, CommandError, ExpiringSecret, ImportOutcome, IssuedToken, Principal, Rotation,
-    TokenInfo, TokenKind,
+    TokenInfo, TokenKind, TokenSource,
 };
 use serde_json::{Value, json};
 
 use crate::faults::ScriptedStore;
 use crate::harness::{self, Bindings, Case, CaseResult};
-use crate::native::{caller_fields, seconds, text};
+use crate::native::{caller_fields, is_restore, seconds, text};
 
 pub(crate) struct Runner {
     store: Arc<ScriptedStore>,
@@ -66,6 +66,7 @@ impl Runner {
                 state.map_or(Value::Null, |state| {
                     json!({
                         "version": state.version,
+                        "catalog-id": state.catalog_id,
                         "audit-sequence": state.audit_sequence,
                         "audit-head": state.audit_head,
                     })
@@ -134,7 +135,7 @@ impl Runner {
             }
             ("tokens.end-overlap", [by]) => {
                 let (token, origin) = caller(by);
-                result(authority.end_overlap(&token, origin), |()| Value::Null)
+                result(authority.end_overlap(&token, origin), |_| Value::Null)
             }
             ("tokens.status", []) => result(authority.status(), |status| {
                 status.map_or(Value::Null, |status| {
@@ -159,7 +160,12 @@ impl Runner {
             ("tokens.list-tokens", []) => {
                 result(authority.list_tokens(), |tokens| tokens.iter().map(info).collect())
             }
-            ("recovery.regenerate", [origin]) => result(authority.recover(text(origin)), issued),
+            ("recovery.regenerate", [origin, reason]) => {
+                let origin = text(origin);
+                let new =
+                    if is_restore(reason) { authority.restore(origin) } else { authority.recover(origin) };
+                result(new, issued)
+            }
             ("provision.initialize", [origin]) => result(authority.initialize(text(origin)), Value::from),
             ("provision.import-token", [name, token, expiry, origin]) => {
                 let expiry = seconds(expiry);
@@ -214,6 +220,7 @@ fn imported(outcome: ImportOutcome) -> Value {
         ImportOutcome::Created(token) => json!({ "created": info(&token) }),
         ImportOutcome::Unchanged(token) => json!({ "unchanged": info(&token) }),
         ImportOutcome::Different(token) => json!({ "different": info(&token) }),
+        ImportOutcome::Deleted => json!("deleted"),
     }
 }
 
@@ -222,7 +229,7 @@ fn expiring(ExpiringSecret { sha512, expires_at, .. }: &ExpiringSecret) -> Value
 }
 
 fn info(token: &TokenInfo) -> Value {
-    let TokenInfo { id, name, sha512, created_at, updated_at, updated_by, expiry, .. } = token;
+    let TokenInfo { id, name, sha512, created_at, updated_at, updated_by, expiry, source, .. } = token;
     json!({
         "id": id,
         "name": name,
@@ -231,6 +238,11 @@ fn info(token: &TokenInfo) -> Value {
         "updated-at": updated_at,
         "updated-by": updated_by,
         "expiry": expiry,
+        "source": match source {
+            TokenSource::Command => "command",
+            TokenSource::Imported => "imported",
+            TokenSource::PreviousSecret => "previous-secret",
+        },
     })
 }
 

@@ -197,7 +197,7 @@ fn large_catalog(large: &Large) -> String {
         Large::Tokens(tokens) => tokens,
         Large::Bytes(bytes) => return "x".repeat(*bytes),
     };
-    let mut document = format!("{{\"format\":1}}\n{{\"next_id\":{tokens},\"tokens\":{tokens}}}\n");
+    let mut document = format!("{{\"format\":2}}\n{{\"next_id\":{tokens},\"tokens\":{tokens}}}\n");
     for id in 0..*tokens {
         let hash = sha512(&format!("token {id}"));
         writeln!(document, r#"{{"id":{id},"name":"{id}","hash":"{hash}","created_at":1}}"#).unwrap();
@@ -688,11 +688,13 @@ pub(crate) fn bless(play: impl Fn(&Case) -> CaseResult) {
     }
 }
 
-/// Calls with one argument too many, one too few, and of an unknown function.
-pub(crate) const INVALID_CALLS: [&str; 3] = [
+/// Calls with one argument too many, one too few, of an unknown function, and with a name that an
+/// enum does not have.
+pub(crate) const INVALID_CALLS: [&str; 4] = [
     r#"{ "call": "tokens.create-operator", "args": ["conformance", "conformance"] }"#,
     r#"{ "call": "tokens.create-operator", "args": [] }"#,
     r#"{ "call": "tokens.create", "args": ["conformance"] }"#,
+    r#"{ "call": "recovery.regenerate", "args": ["conformance", "theft"] }"#,
 ];
 
 /// A directory with the one case `invalid`, which makes this call.

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use optoken::store::{self, Store as _};
 use optoken_core::authority::{AuthenticateError, Authority, Caller, ImportOutcome, Issued, Staged};
-use optoken_core::catalog::{MAX_TOKENS, TokenRecord};
+use optoken_core::catalog::{MAX_TOKENS, Source, TokenRecord};
 use optoken_core::commit::CommandError;
 use optoken_core::ports::{
     CatalogStore, Clock, Entropy, EntropyError, Entry, StoreError, SwapOutcome, Timestamp,
@@ -86,6 +86,7 @@ fn answer(authority: &mut Authority<Ports<'_>>, call: &str, args: &[Value]) -> V
             state.map_or(Value::Null, |state| {
                 json!({
                     "version": state.version,
+                    "catalog-id": state.catalog_id,
                     "audit-sequence": state.audit_sequence,
                     "audit-head": state.audit_head,
                 })
@@ -148,7 +149,9 @@ fn answer(authority: &mut Authority<Ports<'_>>, call: &str, args: &[Value]) -> V
         ("tokens.list-tokens", []) => {
             result(authority.list_tokens(), |tokens| tokens.iter().map(info).collect())
         }
-        ("recovery.regenerate", [origin]) => result(authority.recover(text(origin)), issued),
+        ("recovery.regenerate", [origin, reason]) => {
+            result(authority.recover(text(origin), is_restore(reason)), issued)
+        }
         ("provision.initialize", [origin]) => result(authority.initialize(text(origin)), Value::from),
         ("provision.import-token", [name, token, expiry, origin]) => {
             result(authority.import_token(text(name), text(token), seconds(expiry), text(origin)), imported)
@@ -173,6 +176,15 @@ pub(crate) fn number(argument: &Value) -> u64 {
 /// An optional integer argument of a case.
 pub(crate) fn seconds(argument: &Value) -> Option<u64> {
     (!argument.is_null()).then(|| number(argument))
+}
+
+/// Whether an argument of type `reason` is `restore`.
+pub(crate) fn is_restore(argument: &Value) -> bool {
+    match text(argument) {
+        "lost-secret" => false,
+        "restore" => true,
+        reason => panic!("there is no reason {reason}"),
+    }
 }
 
 /// The fields of a record `caller`, and no other.
@@ -211,6 +223,7 @@ fn imported(outcome: ImportOutcome) -> Value {
         ImportOutcome::Created(token) => json!({ "created": info(&token) }),
         ImportOutcome::Unchanged(token) => json!({ "unchanged": info(&token) }),
         ImportOutcome::Different(token) => json!({ "different": info(&token) }),
+        ImportOutcome::Deleted => json!("deleted"),
     }
 }
 
@@ -227,6 +240,11 @@ fn info(token: &TokenRecord) -> Value {
         "updated-at": token.updated_at,
         "updated-by": token.updated_by,
         "expiry": token.expiry,
+        "source": match token.source {
+            Source::Command => "command",
+            Source::Import => "imported",
+            Source::PreviousSecret => "previous-secret",
+        },
     })
 }
 

@@ -133,6 +133,10 @@ fn resolve(argument: &Value, answered: &BTreeMap<&str, Option<Value>>) -> Result
 fn to_wit(value: &Value, of_type: &Type) -> Result<Val> {
     Ok(match (of_type, value) {
         (Type::String, Value::String(text)) => Val::String(text.clone()),
+        (Type::Enum(of_enum), Value::String(name)) => {
+            ensure!(of_enum.names().any(|known| known == name), "there is no {name}");
+            Val::Enum(name.clone())
+        }
         (Type::U64, Value::Number(number)) => Val::U64(number.as_u64().context("not a u64")?),
         (Type::Record(record), Value::Object(fields)) => {
             ensure!(fields.len() == record.fields().len(), "another number of fields");
