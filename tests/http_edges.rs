@@ -26,7 +26,7 @@ fn exchange(to: SocketAddr, bytes: &[u8]) -> String {
 }
 
 #[test]
-fn requests_without_one_valid_host_are_400_and_closed() {
+fn requests_without_valid_host_are_rejected() {
     let env = TestEnv::new();
     let server = env.serve_with(&RECOVERY).args(&["--disable-authz", "health"]).start();
     server.create();

@@ -40,8 +40,8 @@ pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     if content_type.is_some_and(is_json) { Ok(()) } else { Err(Problem::UnsupportedMediaType) }
 }
 
-/// Reads a body whose values are ignored. Rejects one whose fields ask for a limit that the endpoint
-/// does not set.
+/// Reads a body whose values are ignored. Rejects one whose fields ask for a limit that the
+/// endpoint does not set.
 pub(crate) async fn ignore(body: Incoming, fields: KnownFields) -> Result<(), Problem> {
     let mut bytes = Vec::new();
     read_body(body, MAX_IGNORED_BYTES, |data| bytes.extend_from_slice(data)).await?;

@@ -235,8 +235,8 @@ impl Connections {
 }
 
 impl Open {
-    /// Evicts unused connections: a few that have sent nothing, or one that has had its time for the
-    /// first request. A client group that holds more than its share loses connections first.
+    /// Evicts unused connections: a few that have sent nothing, or one that has had its time for
+    /// the first request. A client group that holds more than its share loses connections first.
     /// Returns whether there was one.
     fn evict_unused(&self, limits: ConnectionLimits) -> bool {
         let grace = limits.evictable_after.min(OPENING_GRACE);

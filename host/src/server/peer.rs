@@ -18,8 +18,8 @@ pub(crate) enum Peer {
     Unix { uid: u32 },
 }
 
-/// The origin of connections, as far as limits distinguish it: an IPv4 address, a /64 of IPv6, which
-/// one client has at its disposal, or a local user.
+/// The origin of connections, as far as limits distinguish it: an IPv4 address, a /64 of IPv6,
+/// which one client has at its disposal, or a local user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum ClientGroup {
     /// An IPv4 address.

@@ -15,8 +15,8 @@ const MIN_CONNECTIONS: usize = 8;
 const MIN_FILES: u64 = 32;
 
 /// Raises the soft limit to the hard one, and returns how many connections the main listener can
-/// have then. Fails if the limit is too low for a server. Systems start processes with a low soft limit, because some old programs fail with a
-/// higher one.
+/// have then. Fails if the limit is too low for a server. Systems start processes with a low soft
+/// limit, because some old programs fail with a higher one.
 pub(crate) fn raise_limit() -> anyhow::Result<usize> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: maximum, maximum };

@@ -16,8 +16,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::cli::stderr::print_stderr;
 
-/// The threads that run commands, which block. They are never stopped, because the system may refuse
-/// to start others.
+/// The threads that run commands, which block. They are never stopped, because the system may
+/// refuse to start others.
 const BLOCKING_THREADS: usize = 4;
 
 /// The threads of the sandbox, of the poller and of the audit log.
@@ -36,8 +36,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 const ADVICE: &str = "raise the limit of processes and threads of this user (ulimit -u), of the service (TasksMax= and \
                       LimitNPROC= of systemd) or of the container";
 
-/// Fails if the system does not allow as many threads as a server needs. Other processes of the user
-/// can start threads afterwards, so a later start can still fail.
+/// Fails if the system does not allow as many threads as a server needs. Other processes of the
+/// user can start threads afterwards, so a later start can still fail.
 pub(crate) fn check_limit() -> anyhow::Result<()> {
     // The compiler of the component and the runtime start one for each processor.
     let processors = thread::available_parallelism().map_or(1, NonZero::get);

@@ -3,8 +3,8 @@
 //!
 //! A client that succeeds becomes the operator. So every request first passes [`request_origin`],
 //! there is one path and no CORS header, and the first success closes recovery. There can be two
-//! listeners, TCP and Unix. They open together and close with the success; wrong codes close only the
-//! listener that receives them.
+//! listeners, TCP and Unix. They open together and close with the success; wrong codes close only
+//! the listener that receives them.
 
 pub(crate) mod code;
 
@@ -69,8 +69,8 @@ struct RecoveryListener {
 }
 
 impl Recovery {
-    /// Opens token recovery. It cancels `closed` after its success. Once `closed` is cancelled, here
-    /// or by the caller, no attempt succeeds.
+    /// Opens token recovery. It cancels `closed` after its success. Once `closed` is cancelled,
+    /// here or by the caller, no attempt succeeds.
     pub(crate) fn new(
         authority: Authority,
         metrics: Arc<Metrics>,
