@@ -6,13 +6,13 @@
 
 use std::net::Ipv6Addr;
 
-use hyper::header::HOST;
+use hyper::header::{HOST, HeaderValue};
 use hyper::http::uri::Authority;
 use hyper::{Request, Version};
 
 /// Checks that a request names one host. HTTP/1.0 needs none: it is older than the header.
 pub(super) fn check<B>(request: &Request<B>) -> Result<(), &'static str> {
-    let mut hosts = request.headers().get_all(HOST).iter().map(|host| host.as_bytes());
+    let mut hosts = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
     let (host, second) = (hosts.next(), hosts.next());
     if second.is_some() {
         return Err("the request names its host more than once");
