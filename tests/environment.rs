@@ -211,7 +211,7 @@ fn named_proxy_is_used_and_named_in_errors() {
     let heads = proxy.heads();
     assert!(heads.len() == 2 && heads.iter().all(|head| head.contains(TOKEN)), "{heads:?}");
 
-    let refusing = Listener::new(http("407 Proxy Authentication Required", "who are you?"));
+    let refusing = Listener::new(http("407 Proxy Authentication Required", "no credential"));
     let output = token(list(&env)).args(&["--proxy", &refusing.url()]).run();
     output.assert_failed(1, &["[407 ", &format!("passed the proxy {}", refusing.url())]);
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -28,11 +28,11 @@ const CODE_VARIABLE: &str = "INFLUXDB3_RECOVERY_CODE";
 #[derive(Debug)]
 pub(crate) struct Connection {
     options: ConnectionOptions,
-    /// The options from the file that decide who gets a token.
+    /// The options from the file that decide where a token goes.
     from_file: Vec<FileOption>,
 }
 
-/// An option that decides who gets a token.
+/// An option that decides where a token goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FileOption {
     Host,
@@ -201,8 +201,8 @@ impl Connection {
         self.check_destination(&format!("token in {}", file.display()), TOKEN_VARIABLE, None)
     }
 
-    /// Fails if a file `.env` decides who gets a secret that is not in that file. A secret that is
-    /// not read yet counts as one.
+    /// Fails if a file `.env` decides where a secret goes that is not in that file. A secret that
+    /// is not read yet counts as one.
     fn check_destination(&self, what: &str, variable: &str, secret: Option<&Secret>) -> anyhow::Result<()> {
         let is_in_file = dotenv::origin_of(variable).is_some()
             && env::var(variable)
