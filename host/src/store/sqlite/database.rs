@@ -176,9 +176,9 @@ impl Database {
         Failure::Unsettled(Box::new(failure))
     }
 
-    /// Makes sure that no failed commit takes effect later. SQLite writes a change to the log before
-    /// it syncs it. Where the sync fails, the change stays in the log behind its end, and a recovery
-    /// after a crash would find it whole.
+    /// Makes sure that no failed commit has an effect later. SQLite writes a change to the log, and
+    /// then syncs it. Where the sync fails, the change stays in the log behind its end, and a
+    /// recovery after a crash would find it whole.
     fn settle(&self, writer: &mut Writer) -> Result<(), Failure> {
         if !self.is_unsettled.load(Ordering::Acquire) {
             return Ok(());
@@ -228,8 +228,8 @@ impl Database {
         Ok(Checkpoint::Complete)
     }
 
-    /// Closes the connections. The last one of all processes makes a checkpoint and removes the log,
-    /// by its path: so none does that unless the paths lead to the open files.
+    /// Closes the connections. The last one of all processes makes a checkpoint and removes the
+    /// log, by its path: so none does that unless the paths lead to the open files.
     pub(super) fn close(self) {
         let orderly = self.identity.check().is_ok();
         if orderly {

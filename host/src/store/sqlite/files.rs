@@ -91,8 +91,8 @@ impl NewFile {
         &self.path
     }
 
-    /// Gives the file its name, if that is free. It must be complete, and closed by SQLite. It is on
-    /// the disk when this function returns.
+    /// Gives the file its name, if that is free. It must be complete, and closed by SQLite. It is
+    /// on the disk when this function returns.
     pub(super) fn link(self) -> io::Result<()> {
         self.sync()?;
         match fs::hard_link(&self.path, &self.target) {

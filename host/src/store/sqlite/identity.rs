@@ -81,8 +81,8 @@ impl Identity {
         self.database
     }
 
-    /// Waits until the truncation of the log is on the disk, which SQLite does not. The log is the one
-    /// file that SQLite does not lock, so it may be opened a second time.
+    /// Waits until the truncation of the log is on the disk, which SQLite does not. The log is the
+    /// one file that SQLite does not lock, so it may be opened a second time.
     pub(super) fn sync_empty_log(&self) -> Result<(), Failure> {
         let io = |error: io::Error| Failure::of_io(&self.log_path, &error);
         let log = File::open(&self.log_path).map_err(io)?;

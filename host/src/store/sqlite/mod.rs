@@ -11,8 +11,8 @@
 //!   database that was moved, replaced or truncated is unavailable until it is back.
 //! - **A failed change stays undone.** After an error of the disk the store overwrites what is left
 //!   of the change in the log, and answers nothing else before that.
-//! - **The one file is a backup.** A thread copies the log into the database file within a second of
-//!   a change, if the database is at most 1 MiB long, and otherwise within ten seconds or so.
+//! - **The one file is a backup.** A thread copies the log into the database file within a second
+//!   of a change. A database of more than 1 MiB waits ten seconds.
 //! - **A full or read-only disk does not stop reads.** SQLite then cannot create the index of its
 //!   log. The store reads without one, and tries again at every call.
 //!

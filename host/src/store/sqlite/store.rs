@@ -43,8 +43,8 @@ enum Access {
 }
 
 impl SqliteStore {
-    /// Opens the database at `path`. If nothing is there, the first swap creates it, with mode 0600.
-    /// The directory must exist, and files can be created in it.
+    /// Opens the database at `path`. If nothing is there, the first swap creates it, with mode
+    /// 0600. The directory must exist, and files can be created in it.
     ///
     /// A database whose disk is full or read-only is opened for reading; changes then return
     /// [`StoreError::Unavailable`].
@@ -66,7 +66,7 @@ impl SqliteStore {
                 layout::load_without_index(&store.path).map_err(failed)?;
                 tracing::warn!(path = %path.display(), "tokens are checked, and cannot be changed: {why}");
             }
-            // The first swap needs such a file. The attempt also removes what a killed process left.
+            // The first swap needs such a file. This also removes what a killed process left.
             Access::Absent => {
                 drop(NewFile::create(&store.path).map_err(|error| failed(Failure::of_io(path, &error)))?);
             }
