@@ -149,6 +149,11 @@ fn unhex(text: &str) -> Vec<u8> {
     text.split("\\x").skip(1).map(|digits| u8::from_str_radix(&digits[..2], 16).unwrap()).collect()
 }
 
+/// As strace prints these bytes.
+fn hex(text: &str) -> String {
+    text.bytes().fold(String::new(), |text, byte| format!("{text}\\x{byte:02x}"))
+}
+
 fn as_path(text: &str) -> PathBuf {
     String::from_utf8(unhex(text)).unwrap().into()
 }
@@ -204,8 +209,11 @@ fn parse_call(call: &str, data: &Path) -> Option<Call> {
         _ => return None,
     };
     let changed = match &parsed {
-        Call::Create(path) | Call::Sync(path) | Call::Unlink(path) => path,
-        Call::Write { path, .. } | Call::Truncate { path, .. } => path,
+        Call::Create(path)
+        | Call::Sync(path)
+        | Call::Unlink(path)
+        | Call::Write { path, .. }
+        | Call::Truncate { path, .. } => path,
         Call::Link { to, .. } | Call::Rename { to, .. } => to,
         Call::Answered(_) => data,
     };
@@ -339,7 +347,9 @@ impl Disk {
                     bytes.truncate(bytes.len() / 2);
                 }
                 let mut content = synced.clone();
-                kept.iter().for_each(|change| apply(&mut content, change));
+                for change in &kept {
+                    apply(&mut content, change);
+                }
                 (name, content)
             })
             .collect()
@@ -421,8 +431,7 @@ fn sync_after(child: &Child, answered: usize) -> usize {
     assert!(output.status.success(), "{output:?}");
     let log = fs::read_to_string(&child.log).unwrap();
     let main = log.split(' ').next().unwrap();
-    let answer: String =
-        format!("answered {answered}\n").bytes().map(|byte| format!("\\x{byte:02x}")).collect();
+    let answer = hex(&format!("answered {answered}\n"));
     let before = log.lines().filter(|line| line.starts_with(main)).take_while(|line| !line.contains(&answer));
     before.filter(|line| line.contains("fsync(")).count() + 1
 }

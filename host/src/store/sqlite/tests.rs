@@ -20,7 +20,7 @@ use super::{OpenError, SqliteStore};
 use crate::store::{Entry, Store as _, StoreError, SwapOutcome, Version, conformance};
 
 /// A limit for what needs milliseconds on an idle machine.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 struct Fixture {
     directory: TempDir,
