@@ -1,6 +1,8 @@
 //! The conformance cases in the hosts of tests/embed, each through its `run` script.
 
 use std::collections::BTreeSet;
+use std::env;
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -70,6 +72,18 @@ fn prepare(host: &'static str) {
             "{host} cannot be prepared"
         );
     }
+}
+
+/// Returns the program of unmodified wasmtime, which is fetched first.
+pub(crate) fn wasmtime() -> PathBuf {
+    prepare(WASMTIME.name);
+    let target = env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
+    let versions = fs::read_dir(target.join("embed-wasmtime/lib")).unwrap();
+    let programs = versions
+        .map(|entry| entry.unwrap().path().join("site-packages/wasmtime_cli/wasmtime"))
+        .find(|program| program.exists());
+    programs.expect("the package has no program")
 }
 
 /// Lets a host play cases with its script.

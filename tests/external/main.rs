@@ -36,6 +36,7 @@ mod rotation;
 #[allow(dead_code, reason = "each test crate uses a part")]
 #[path = "../rotation_run.rs"]
 mod rotation_run;
+mod stock_wasmtime;
 mod store;
 #[allow(dead_code, unused_imports, reason = "each test crate uses a part")]
 #[path = "../support/mod.rs"]
@@ -147,5 +148,26 @@ fn main() -> ExitCode {
         |host: &harness::Host| vec![conformance::need(host)],
         [conformance::host_conforms, conformance::host_rejects_invalid_calls,]
     ));
+    let wasmtime = || conformance::need(&conformance::WASMTIME);
+    for (name, needs, run) in [
+        (
+            "restored_catalog_is_refused_and_accepted_once",
+            vec![wasmtime()],
+            stock_wasmtime::restored_catalog_is_refused_and_accepted_once as fn(),
+        ),
+        ("missing_catalog_is_refused", vec![wasmtime()], stock_wasmtime::missing_catalog_is_refused),
+        (
+            "restored_catalog_is_refused_over_http",
+            vec![wasmtime()],
+            stock_wasmtime::restored_catalog_is_refused_over_http,
+        ),
+        (
+            "read_only_mount_is_reported",
+            vec![wasmtime(), Need::Root],
+            stock_wasmtime::read_only_mount_is_reported,
+        ),
+    ] {
+        tests.push(Test { name: format!("stock_wasmtime::{name}"), needs, run: Box::new(run) });
+    }
     needs::run(tests)
 }

@@ -18,6 +18,10 @@ pub(crate) const DEFAULT_ORIGIN: &str = "cli";
 pub(crate) struct Invocation {
     /// The directory with the catalog.
     pub(crate) data: String,
+    /// The directory with the high-water mark, if the option is given.
+    pub(crate) state: Option<String>,
+    /// The sequence number of an older catalog that the operator accepts once.
+    pub(crate) accepted: Option<u64>,
     /// The origin for the audit record.
     pub(crate) origin: String,
     /// Whether the output is JSON, for a program.
@@ -135,8 +139,10 @@ pub(crate) enum UsageError {
 }
 
 /// The options with a value.
-const VALUED: [&str; 10] = [
+const VALUED: [&str; 12] = [
     "--data",
+    "--state",
+    "--accept-catalog-at",
     "--origin",
     "--name",
     "--lifetime",
@@ -163,6 +169,8 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Invoc
     let mut raw = RawArgs::read(arguments)?;
     let data = raw.take("--data").unwrap_or_else(|| DEFAULT_DATA.to_owned());
     let origin = raw.take("--origin").unwrap_or_else(|| DEFAULT_ORIGIN.to_owned());
+    let state = raw.take("--state");
+    let accepted = raw.number("--accept-catalog-at")?;
     let json = raw.json;
     let command = if raw.help {
         Command::Help
@@ -171,7 +179,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Invoc
     } else {
         command(raw)?
     };
-    Ok(Invocation { data, origin, json, command })
+    Ok(Invocation { data, state, accepted, origin, json, command })
 }
 
 fn command(mut raw: RawArgs) -> Result<Command, UsageError> {
@@ -266,7 +274,7 @@ impl RawArgs {
                 let value = value.or_else(|| arguments.next()).ok_or(UsageError::NoValue(name))?;
                 // The origin is recorded, and errors repeat the path. The core rejects tokens as
                 // names.
-                if matches!(name, "--origin" | "--data") {
+                if matches!(name, "--origin" | "--data" | "--state") {
                     reject_token(&value)?;
                 }
                 raw.options.push((name, value));

@@ -10,6 +10,8 @@
 //! which describes its durability and its requirements on the file system. A change is durable
 //! before it is answered. Of concurrent commands with one token, exactly one replaces it.
 //!
+//! A catalog never goes back: [`optoken_wasi::high_water`] describes the mark that notices it.
+//!
 //! WASI has no file modes, no exit codes other than 0 and 1, and no identity of the caller. A user
 //! with write permission for the directory is trusted with `create` and `recover`. The catalog
 //! holds hashes of tokens only.
@@ -35,6 +37,7 @@ use optoken_core::commit::CommandError;
 #[cfg(target_arch = "wasm32")]
 use optoken_runtime as _;
 use optoken_wasi::Wasi;
+use optoken_wasi::high_water::Acceptance;
 use wasip2::cli::environment;
 use zeroize::Zeroizing;
 
@@ -62,7 +65,7 @@ mod export {
 /// output has the error.
 fn run() -> Result<(), String> {
     let arguments = environment::get_arguments().into_iter().skip(1);
-    let Invocation { data, origin, json, command } = args::parse(arguments)
+    let Invocation { data, state, accepted, origin, json, command } = args::parse(arguments)
         .map_err(|error| format!("Error: {error}\nFor the commands and options: optoken-cli --help\n"))?;
     match command {
         Command::Help => return print(text::HELP),
@@ -71,7 +74,8 @@ fn run() -> Result<(), String> {
     }
     let token =
         if command.takes_token() { stdio::token().map_err(error_line)? } else { Zeroizing::default() };
-    let outcome = match Wasi::at(&data) {
+    let acceptance = Acceptance { sequence: accepted, option: "--accept-catalog-at " };
+    let outcome = match Wasi::at(&data, state.as_deref(), acceptance, warn) {
         Ok(ports) => execute::execute(&mut Authority::new(ports), &command, &token, &origin),
         Err(reason) => Err(unavailable(&command, reason)),
     };
@@ -96,6 +100,10 @@ fn unavailable(command: &Command, reason: String) -> Error {
         Command::Authenticate | Command::Describe => AuthenticateError::Unavailable(error).into(),
         _ => error.into(),
     }
+}
+
+fn warn(warning: &str, _: bool) {
+    stdio::write_stderr(&format!("Warning: {warning}\n"));
 }
 
 fn print_json(outcome: &Result<Output, Error>) -> Result<(), String> {

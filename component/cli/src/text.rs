@@ -59,6 +59,10 @@ Commands; those marked * read a token from standard input:
 Options:
   --data PATH     the directory with the catalog: one that the runtime has opened, or
                   a directory below it [default: /data]
+  --state PATH    the directory with the high-water mark [default: /state, if the runtime
+                  has opened it, else the directory with the catalog]
+  --accept-catalog-at SEQUENCE
+                  accept, once, an older catalog with this audit sequence; 0 is no catalog
   --origin TEXT   the origin of the command in its audit record [default: cli]
   --json          print one line of JSON: {\"ok\":…} or {\"err\":…}, with the names and
                   values of the contract in wit/
@@ -77,8 +81,18 @@ each changes the newest version, or nothing. DIR must be on a local file system 
 hard links. A command that is killed leaves the old version or the new one; the next
 change removes its temporary files.
 
-Limits: WASI sets no file modes. The mode of DIR (chmod 700) and the umask decide which
-users can read the catalog. It holds no token, only SHA-512 hashes of tokens.
+Restore: the file high-water has the newest state of the catalog that was seen here. A
+catalog that does not continue that state is refused: a backup that was put back, another
+catalog, or none. Put the newest copy back. If the backup is meant, its old operator token
+must not come back with it:
+  optoken-cli --accept-catalog-at SEQUENCE recover --reason restore
+The mark notes each acceptance, which counts once. A backup of DIR contains the mark, and
+putting back both is not noticed. So keep the mark elsewhere: --dir STATE::/state
+
+Limits: WASI sets no file modes and does not show them, so nothing warns. The mode of DIR
+(chmod 700) and the umask (077) decide which users can read the catalog, and write it.
+With a umask of 000 in a directory of mode 777, every user can. The catalog holds no
+token, only SHA-512 hashes of tokens.
 ";
 
 /// The output of `--version`.
@@ -287,10 +301,9 @@ fn next_step(error: &CommandError, command: &Command, data: &str) -> String {
         CommandError::Catalog(CatalogError::UnknownFormat { .. }) => {
             format!("Use the version of optoken-cli that wrote {data}/catalog. Nothing was changed.")
         }
-        CommandError::Catalog(_) => format!(
-            "Put the newest file in {data}/catalog back from a backup, or move that directory away to begin without any \
-             token. Nothing was changed."
-        ),
+        CommandError::Catalog(_) => {
+            format!("Put the newest file in {data}/catalog back from a backup. Nothing was changed.")
+        }
         CommandError::Contended => "Nothing was changed; try again.".into(),
         CommandError::Unavailable(_) => "Nothing was changed.".into(),
         CommandError::UnknownOutcome(_) => unknown_outcome_hint(command).into(),

@@ -7,6 +7,7 @@ use alloc::string::{String, ToString as _};
 
 use thiserror::Error;
 
+use crate::audit::AuditChain;
 use crate::catalog::{Catalog, CatalogError, TokenRecord};
 use crate::commit::{self, CommandError, Committed, Loaded};
 use crate::ports::{CatalogStore, Clock, Entropy, Timestamp};
@@ -96,6 +97,26 @@ pub enum Succession {
     OtherCatalog,
 }
 
+impl Succession {
+    /// How a catalog of this identifier with these records relates to an earlier state: its
+    /// identifier, and number and hash of its newest record.
+    pub fn of(id: Option<&str>, audit: &AuditChain, earlier: (Option<&str>, u64, Option<&str>)) -> Self {
+        let (earlier_id, sequence, head) = earlier;
+        if id != earlier_id {
+            Self::OtherCatalog
+        } else if audit.sequence() < sequence {
+            Self::Older
+        } else {
+            match head.map_or(Some(true), |head| audit.has(sequence, head)) {
+                Some(true) if audit.sequence() == sequence => Self::Same,
+                Some(true) => Self::Newer,
+                Some(false) => Self::Diverged,
+                None => Self::NewerUnproven,
+            }
+        }
+    }
+}
+
 /// Audit records that the catalog retains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AuditRecords<'a> {
@@ -147,19 +168,8 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         audit_head: Option<&str>,
     ) -> Result<Succession, CommandError> {
         let catalog = self.catalog()?;
-        let audit = catalog.audit();
-        Ok(if catalog.id() != catalog_id {
-            Succession::OtherCatalog
-        } else if audit.sequence() < audit_sequence {
-            Succession::Older
-        } else {
-            match audit_head.map_or(Some(true), |head| audit.has(audit_sequence, head)) {
-                Some(true) if audit.sequence() == audit_sequence => Succession::Same,
-                Some(true) => Succession::Newer,
-                Some(false) => Succession::Diverged,
-                None => Succession::NewerUnproven,
-            }
-        })
+        let earlier = (catalog_id, audit_sequence, audit_head);
+        Ok(Succession::of(catalog.id(), catalog.audit(), earlier))
     }
 
     /// The token that a credential belongs to.

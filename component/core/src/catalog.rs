@@ -9,6 +9,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::str::Split;
 
 use hashbrown::HashTable;
 use optoken_hot_path::HashIndex;
@@ -113,17 +114,8 @@ pub struct Catalog {
 impl Catalog {
     /// Reads a stored document of at most [`MAX_DOCUMENT_BYTES`].
     pub fn decode(document: &str) -> Result<Self, CatalogError> {
-        if document.len() > MAX_DOCUMENT_BYTES {
-            return Err(CatalogError::TooLarge { bytes: document.len() });
-        }
-        let (first, rest) = document.split_once('\n').unwrap_or((document, ""));
-        let format = read_format(first).ok_or(CatalogError::Malformed)?;
-        if !(u64::from(OLDEST_FORMAT)..=u64::from(FORMAT)).contains(&format) {
-            return Err(CatalogError::UnknownFormat { found: format });
-        }
+        let (format, header, mut lines) = read_header(document)?;
         let default_source = if format < 2 { Source::Import } else { Source::Command };
-        let mut lines = rest.strip_suffix('\n').ok_or(CatalogError::Malformed)?.split('\n');
-        let header = lines.next().and_then(Header::read).ok_or(CatalogError::Malformed)?;
         let mut tokens = Vec::with_capacity(header.tokens.min(document.len() / SHORTEST_LINE));
         for _ in 0..header.tokens {
             let token = lines.next().and_then(|line| TokenRecord::read(line, default_source));
@@ -319,6 +311,30 @@ impl Catalog {
             token.source == Source::PreviousSecret && replaced_at.is_some_and(|at| token.created_at >= at)
         })
     }
+}
+
+/// Reads the identifier and the audit records of a document, and no token. A store knows by them
+/// whether a document continues an earlier one, and pays for no second reading of the whole.
+pub fn read_identity(document: &str) -> Result<(Option<String>, AuditChain), CatalogError> {
+    let (_, header, lines) = read_header(document)?;
+    let audit = AuditChain::read(header.audit.as_deref(), lines.skip(header.tokens))?;
+    Ok((header.id, audit))
+}
+
+/// Reads the format and the header. The remaining lines are those of the tokens and of the audit
+/// records.
+fn read_header(document: &str) -> Result<(u64, Header, Split<'_, char>), CatalogError> {
+    if document.len() > MAX_DOCUMENT_BYTES {
+        return Err(CatalogError::TooLarge { bytes: document.len() });
+    }
+    let (first, rest) = document.split_once('\n').unwrap_or((document, ""));
+    let format = read_format(first).ok_or(CatalogError::Malformed)?;
+    if !(u64::from(OLDEST_FORMAT)..=u64::from(FORMAT)).contains(&format) {
+        return Err(CatalogError::UnknownFormat { found: format });
+    }
+    let mut lines = rest.strip_suffix('\n').ok_or(CatalogError::Malformed)?.split('\n');
+    let header = lines.next().and_then(Header::read).ok_or(CatalogError::Malformed)?;
+    Ok((format, header, lines))
 }
 
 impl PartialEq for Catalog {

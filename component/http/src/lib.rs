@@ -27,6 +27,11 @@
 //! - TLS, limits on connections and the time for a request head belong to the runtime. So does a
 //!   request without a `Host` header, which HTTP/1.0 allows: wasmtime answers it with 500.
 //!
+//! Every request compares the catalog with the high-water mark of this node, as
+//! [`optoken_wasi::high_water`] describes. A catalog that went back is answered 503, and the log has
+//! the reason. The mark is in the directory `/state` if the runtime opens one under this name, else
+//! beside the catalog. `OPTOKEN_ACCEPT_CATALOG_AT=SEQUENCE` accepts an older catalog once.
+//!
 //! A runtime serves each request by an instance of its own, which reads the catalog from the
 //! directory. So a change by another process counts at once. [`optoken_wasi::file_store`] describes
 //! the durability of a change.
@@ -47,6 +52,7 @@ use optoken_protocol::problem::Problem;
 #[cfg(target_arch = "wasm32")]
 use optoken_runtime as _;
 use optoken_wasi::Wasi;
+use optoken_wasi::high_water::Acceptance;
 use wasip2::cli::environment;
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
@@ -55,15 +61,28 @@ use self::routes::Options;
 /// The directory of the catalog.
 const DATA: &str = "/data";
 
+/// The variable with the sequence number of an older catalog that the operator accepts once.
+const ACCEPT: &str = "OPTOKEN_ACCEPT_CATALOG_AT=";
+
 /// The component.
 #[derive(Debug)]
 pub struct Http;
 
+/// Logs a mark that could not be written. A load that finds news is silent: any client causes loads.
+fn warn(warning: &str, changed: bool) {
+    if changed {
+        wasi_http::log(warning);
+    }
+}
+
 impl wasip2::exports::http::incoming_handler::Guest for Http {
     fn handle(request: IncomingRequest, out: ResponseOutparam) {
-        let options = Options::from_environment(&environment::get_environment());
+        let environment = environment::get_environment();
+        let options = Options::from_environment(&environment);
         let mut request = wasi_http::Incoming::new(request);
-        let response = match Wasi::at(DATA) {
+        let opened = routes::accepted_sequence(&environment)
+            .and_then(|sequence| Wasi::at(DATA, None, Acceptance { sequence, option: ACCEPT }, warn));
+        let response = match opened {
             Ok(ports) => routes::respond(&mut request, ports, options),
             Err(error) => {
                 wasi_http::log(&format!("{error}; the runtime must provide wasi:cli as well"));

@@ -1,14 +1,16 @@
 //! A request as a value, and its body within limits of size and time. The checks of a body have the
 //! order of the server's `host/src/http/body.rs`.
 
+use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
+use core::fmt;
 
 use optoken_protocol::browser;
 use optoken_protocol::media_type::is_json;
 use optoken_protocol::problem::Problem;
 use optoken_protocol::redact::redact;
-use serde::de::DeserializeOwned;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 /// The most bytes of a body.
 pub(crate) const MAX_BODY_BYTES: usize = 64 << 10;
@@ -37,22 +39,78 @@ pub(crate) fn is_sent_by_page(request: &impl Request) -> bool {
     request.headers().iter().any(|(name, value)| browser::is_sent_by_page(name, value))
 }
 
-/// Reads a JSON body. No body, and one that is not announced as JSON, have the meaning of an empty
-/// object. Every body is read, so that the client gets to read the answer.
+/// Reads a JSON body with these fields. No body, one without content, `null`, and one that is not
+/// announced as JSON, have the meaning of an empty object. Every body is read, so that the client
+/// gets to read the answer.
 pub(crate) fn json_or_default<T: DeserializeOwned + Default>(
     request: &mut impl Request,
+    fields: &[&str],
 ) -> Result<T, Problem> {
     let announced = request.header("content-type").and_then(|value| String::from_utf8(value).ok());
     let announced = announced.is_some_and(|content_type| is_json(&content_type));
     let encoding = request.header("content-encoding").filter(|encoding| encoding != b"identity");
     let body = request.body()?;
     if !announced || body.is_empty() {
+        check_fields(&body, fields)?;
         return Ok(T::default());
     }
     if let Some(encoding) = encoding {
         return Err(Problem::UnsupportedEncoding(redact(&String::from_utf8_lossy(&encoding)).into_owned()));
     }
+    if matches!(body.trim_ascii(), b"" | b"null") {
+        return Ok(T::default());
+    }
     // The text of the error quotes the body.
-    serde_json::from_slice(&body)
-        .map_err(|error| Problem::InvalidJson(redact(&error.to_string()).into_owned()))
+    let parsed = serde_json::from_slice(&body)
+        .map_err(|error| Problem::InvalidJson(redact(&error.to_string()).into_owned()))?;
+    check_fields(&body, fields)?;
+    Ok(parsed)
+}
+
+/// How the names of fields about a limit of a token begin.
+const LIMITS: [&str; 5] = ["expir", "ttl", "lifetime", "valid", "permission"];
+
+/// Rejects a JSON body with a field about a limit that the endpoint does not have: the client would
+/// get a token without that limit. Other unknown fields are ignored (`docs/compatibility.md` 2.5).
+pub(crate) fn check_fields(body: &[u8], fields: &[&str]) -> Result<(), Problem> {
+    // A body that is no object has no fields.
+    let Ok(Names(names)) = serde_json::from_slice(body) else { return Ok(()) };
+    for name in names {
+        let letters = name.chars().filter(char::is_ascii_alphabetic);
+        let letters: String = letters.map(|letter| letter.to_ascii_lowercase()).collect();
+        if !fields.contains(&name.as_str()) && LIMITS.iter().any(|limit| letters.starts_with(limit)) {
+            let name: String = redact(&name).escape_debug().take(64).collect();
+            return Err(Problem::InvalidArgument(format!(
+                "unknown field \"{name}\"; this request sets neither an expiry nor permissions"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The names of the fields of an object whose value is not `null`.
+struct Names(Vec<String>);
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Names;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+                let mut names = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, Option<IgnoredAny>>()? {
+                    names.extend(value.map(|_| name));
+                }
+                Ok(Names(names))
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
+    }
 }

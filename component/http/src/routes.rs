@@ -18,7 +18,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::problem::{self, BOOTSTRAP_DISABLED};
-use crate::request::{Request, is_sent_by_page, json_or_default};
+use crate::request::{Request, check_fields, is_sent_by_page, json_or_default};
 use crate::response::Response;
 
 /// The origin in audit records: `wasi:http` does not give the address of a client.
@@ -40,6 +40,16 @@ impl Options {
         let is = |name, value| environment.iter().any(|(key, set)| key == name && set == value);
         Self { bootstrap: is("OPTOKEN_BOOTSTRAP", "any"), open_health: is("OPTOKEN_DISABLE_AUTHZ", "health") }
     }
+}
+
+/// Returns the sequence number of the older catalog that the operator accepts, if any. The error has
+/// the next step.
+pub(crate) fn accepted_sequence(environment: &[(String, String)]) -> Result<Option<u64>, String> {
+    let set = environment.iter().find(|(key, _)| key == "OPTOKEN_ACCEPT_CATALOG_AT");
+    let number = |value: &String| {
+        value.parse().map_err(|_| "OPTOKEN_ACCEPT_CATALOG_AT needs the audit sequence of the catalog".into())
+    };
+    set.map(|(_, value)| number(value)).transpose()
 }
 
 /// Answers a request.
@@ -127,7 +137,7 @@ fn create<P: CatalogStore + Entropy + Clock>(
     if is_sent_by_page(request) {
         return Err(Problem::Forbidden(SENT_BY_PAGE.into()));
     }
-    request.body()?;
+    check_fields(&request.body()?, &[])?;
     issued_response(request, authority.create_operator(ORIGIN))
 }
 
@@ -142,7 +152,7 @@ fn regenerate<P: CatalogStore + Entropy + Clock>(
     }
 
     // Existing clients send any body, or none (`docs/compatibility.md` 2.4).
-    let Regenerate { overlap_secs } = json_or_default(request)?;
+    let Regenerate { overlap_secs } = json_or_default(request, &["overlap_secs"])?;
     let issued = authority.regenerate(Caller { credential: token, origin: ORIGIN }, overlap_secs);
     issued_response(request, issued)
 }

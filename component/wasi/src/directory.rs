@@ -18,6 +18,9 @@ pub const MAX_ENTRIES: usize = 1 << 16;
 /// How many bytes are asked for or handed over at a time. Runtimes give what they like of it.
 const CHUNK: usize = 1 << 20;
 
+/// A name that no file has.
+const MISSING_NAME: &str = ".optoken-no-such-file";
+
 /// A directory that the runtime has opened, or one in it.
 #[derive(Debug)]
 pub struct WasiDirectory {
@@ -47,6 +50,11 @@ pub fn open(path: &str) -> Result<WasiDirectory, String> {
     Ok(WasiDirectory { path: path.trim_end_matches('/').into(), descriptor })
 }
 
+/// Returns whether the runtime has opened a directory under this name.
+pub fn is_opened(path: &str) -> bool {
+    get_directories().iter().any(|(_, opened)| normalize(opened) == path)
+}
+
 /// Opens a directory below another one, to read and to change its entries.
 fn descend(directory: &Descriptor, path: &str) -> Result<Descriptor, ErrorCode> {
     let flags = DescriptorFlags::READ | DescriptorFlags::MUTATE_DIRECTORY;
@@ -74,6 +82,30 @@ fn normalize(path: &str) -> &str {
         "" if path.starts_with('/') => "/",
         "." => "",
         path => path,
+    }
+}
+
+impl WasiDirectory {
+    /// Converts the error code of an operation that makes an entry. Runtimes report a read-only
+    /// file system as an I/O error. There, Linux fails to remove even a name that does not exist.
+    fn write_failure(&self, code: ErrorCode) -> Failure {
+        let read_only = match code {
+            ErrorCode::Io => {
+                matches!(
+                    self.descriptor.unlink_file_at(MISSING_NAME),
+                    Err(ErrorCode::Io | ErrorCode::ReadOnly)
+                )
+            }
+            code => code == ErrorCode::ReadOnly,
+        };
+        if read_only {
+            Failure::Refused(
+                "the file system is mounted read-only, or its device fails; mount it with the right to write"
+                    .into(),
+            )
+        } else {
+            failure(code)
+        }
     }
 }
 
@@ -142,7 +174,7 @@ impl Directory for WasiDirectory {
                 OpenFlags::CREATE | OpenFlags::EXCLUSIVE,
                 DescriptorFlags::WRITE,
             )
-            .map_err(failure)?;
+            .map_err(|code| self.write_failure(code))?;
         let mut written = 0;
         while let Some(rest) = content.get(written..).filter(|rest| !rest.is_empty()) {
             let rest = rest.get(..CHUNK).unwrap_or(rest);
@@ -167,7 +199,7 @@ impl Directory for WasiDirectory {
     }
 
     fn create_directory(&self, name: &str) -> Result<(), Failure> {
-        self.descriptor.create_directory_at(name).map_err(failure)
+        self.descriptor.create_directory_at(name).map_err(|code| self.write_failure(code))
     }
 
     fn directory(&self, name: &str) -> Result<Self, Failure> {
@@ -175,7 +207,7 @@ impl Directory for WasiDirectory {
         Ok(Self { path: format!("{}/{name}", self.path), descriptor })
     }
 
-    fn rename_directory(&self, name: &str, new_name: &str) -> Result<(), Failure> {
+    fn rename(&self, name: &str, new_name: &str) -> Result<(), Failure> {
         self.descriptor.rename_at(name, &self.descriptor, new_name).map_err(failure)
     }
 

@@ -140,8 +140,8 @@ pub trait Directory: Sized {
     /// Opens a directory in it.
     fn directory(&self, name: &str) -> Result<Self, Failure>;
 
-    /// Renames a directory in it. The new name must not exist, or must be an empty directory.
-    fn rename_directory(&self, name: &str, new_name: &str) -> Result<(), Failure>;
+    /// Renames an entry. A file replaces a file; a directory replaces an empty directory alone.
+    fn rename(&self, name: &str, new_name: &str) -> Result<(), Failure>;
 
     /// Removes an empty directory in it.
     fn remove_directory(&self, name: &str) -> Result<(), Failure>;
@@ -203,7 +203,7 @@ impl<D: Directory, R: FnMut() -> u64> FileStore<D, R> {
         let name = self.unique_name(CATALOG, "new");
         let temporary = self.unique_name("1", "tmp");
         let renamed = self.prepare(&name, &temporary, document).and_then(|()| {
-            match self.root.rename_directory(&name, CATALOG) {
+            match self.root.rename(&name, CATALOG) {
                 // The rename may still be carried out, so the directory keeps its content.
                 Err(Failure::Unknown(reason)) => Ok(Err(reason)),
                 renamed => renamed.map(Ok).map_err(|failure| ("rename", failure)),
@@ -323,8 +323,7 @@ impl<D: Directory, R: FnMut() -> u64> CatalogStore for FileStore<D, R> {
             format!("{} changes faster than it can be read; try again", catalog.path())
         } else {
             format!(
-                "{} holds no version of the catalog; put its newest NUMBER.jsonl back from a backup, or remove the directory \
-                 to begin without any token",
+                "{} holds no version of the catalog; put its newest NUMBER.jsonl back from a backup",
                 catalog.path()
             )
         }))
@@ -435,11 +434,11 @@ fn target_of(name: &str) -> Option<u64> {
 
 /// Returns whether [`FileStore::unique_name`] makes such a name. Files of other programs are not
 /// removed.
-fn is_random(text: &str) -> bool {
+pub(crate) fn is_random(text: &str) -> bool {
     text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-fn reason(failure: Failure) -> String {
+pub(crate) fn reason(failure: Failure) -> String {
     match failure {
         Failure::Missing => "it is not there".into(),
         Failure::Exists => "it is there already".into(),
@@ -466,4 +465,4 @@ fn sync(directory: &impl Directory) -> Result<(), StoreError> {
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,7 +2,8 @@
 //! their own: randomness, the clock, and a store in a directory that the runtime has opened.
 //!
 //! [`file_store`] makes a compare-and-swap from the operations of a file system, and knows no WASI.
-//! [`directory`] is the only module that knows `wasi:filesystem`.
+//! [`high_water`] keeps that store from going back. [`directory`] is the only module that knows
+//! `wasi:filesystem`.
 
 #![cfg_attr(target_arch = "wasm32", no_std)]
 
@@ -10,6 +11,7 @@ extern crate alloc;
 
 pub mod directory;
 pub mod file_store;
+pub mod high_water;
 
 use alloc::format;
 use alloc::string::String;
@@ -22,19 +24,35 @@ use wasip2::random::random;
 
 use self::directory::WasiDirectory;
 use self::file_store::FileStore;
+use self::high_water::{Acceptance, HighWaterStore};
+
+/// The directory of the mark, if the runtime has opened one under this name.
+pub const STATE: &str = "/state";
 
 /// The ports of the core, over WASI.
 #[derive(Debug)]
 pub struct Wasi {
-    store: FileStore<WasiDirectory, fn() -> u64>,
+    store: HighWaterStore<FileStore<WasiDirectory, fn() -> u64>, WasiDirectory, fn() -> u64>,
 }
 
 impl Wasi {
     /// Returns ports with the catalog in the directory at this path, which the runtime has opened,
     /// or which is below one that it has. The error has the next step.
-    pub fn at(path: &str) -> Result<Self, String> {
-        let directory = directory::open(path)?;
-        Ok(Self { store: FileStore::new(directory, random::get_random_u64) })
+    ///
+    /// The [mark](high_water) is in the directory `state`; without a value, in [`STATE`] if the
+    /// runtime has opened that, else beside the catalog. `warn` receives a mark that could not be
+    /// written, and whether a change caused it.
+    pub fn at(
+        path: &str,
+        state: Option<&str>,
+        acceptance: Acceptance,
+        warn: fn(&str, bool),
+    ) -> Result<Self, String> {
+        let random: fn() -> u64 = random::get_random_u64;
+        let catalog = FileStore::new(directory::open(path)?, random);
+        let state = state.unwrap_or(if directory::is_opened(STATE) { STATE } else { path });
+        let state = directory::open(state)?;
+        Ok(Self { store: HighWaterStore::new(catalog, state, random, acceptance, warn) })
     }
 }
 

@@ -128,3 +128,17 @@ fn commands_with_a_credential_read_standard_input() {
         assert_eq!(command(line).unwrap().takes_token(), takes, "{line}");
     }
 }
+
+#[test]
+fn catalog_options_parse_in_any_place() {
+    let invocation = parsed("recover --accept-catalog-at 7 --state /mark --reason restore").unwrap();
+    assert_eq!((invocation.accepted, invocation.state.as_deref()), (Some(7), Some("/mark")));
+    let invocation = parsed("check").unwrap();
+    assert_eq!((invocation.accepted, invocation.state), (None, None));
+    assert_eq!(parsed("check --accept-catalog-at x"), Err(UsageError::NotANumber("--accept-catalog-at")));
+    assert_eq!(command("recover --reason lost"), Err(UsageError::UnknownReason));
+    assert_eq!(
+        command("create --reason restore"),
+        Err(UsageError::Misplaced { command: "create".into(), option: "--reason" })
+    );
+}

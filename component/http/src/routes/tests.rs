@@ -258,3 +258,58 @@ fn other_paths_are_404() {
     let healthy = respond(&mut request("GET", "/health", ""), &mut ports, open);
     assert_eq!((healthy.status, text(&healthy)), (200, "OK"));
 }
+
+#[test]
+fn accepted_sequence_is_a_number() {
+    let accepted = |value: &str| accepted_sequence(&[("OPTOKEN_ACCEPT_CATALOG_AT".into(), value.into())]);
+    assert_eq!(accepted_sequence(&[]), Ok(None));
+    assert_eq!(accepted("7"), Ok(Some(7)));
+    for value in ["", "-1", "seven", "7 "] {
+        assert!(accepted(value).unwrap_err().contains("OPTOKEN_ACCEPT_CATALOG_AT"), "{value:?}");
+    }
+}
+
+#[test]
+fn body_without_content_is_no_body() {
+    let (mut ports, mut token) = bootstrapped();
+    for body in ["", " ", "\r\n\t ", "null", " null\n"] {
+        for content_type in ["application/json", "text/plain"] {
+            let mut request = request("POST", REGENERATE, &token);
+            request.headers.push(("content-type", content_type.into()));
+            let response = send(&mut ports, FakeRequest { body: body.into(), ..request });
+            assert_eq!(response.status, 201, "{body:?} {content_type}: {}", text(&response));
+            token = token_of(&response);
+        }
+    }
+}
+
+#[test]
+fn field_about_a_limit_is_rejected() {
+    for (path, body, status) in [
+        (REGENERATE, r#"{"overlap_secs":1,"note":"x","then":{"expires":1}}"#, 201),
+        (REGENERATE, r#"{"expires_at":null}"#, 201),
+        (REGENERATE, r#"["ttl"]"#, 201),
+        (REGENERATE, r#"{"expiry_secs":60}"#, 400),
+        (REGENERATE, r#"{"Expires-At":"2030-01-01"}"#, 400),
+        (REGENERATE, r#"{"t t l":60}"#, 400),
+        (REGENERATE, r#"{"lifeTime":60}"#, 400),
+        (REGENERATE, r#"{"valid_until":60}"#, 400),
+        (REGENERATE, r#"{"permissions":[]}"#, 400),
+        (OPERATOR, r#"{"expiry_secs":60}"#, 400),
+        (OPERATOR, r#"{"note":60}"#, 201),
+    ] {
+        for content_type in ["application/json", "text/plain"] {
+            let (mut ports, token) = if path == OPERATOR { (empty(), String::new()) } else { bootstrapped() };
+            let mut request = request("POST", path, &token);
+            request.headers.push(("content-type", content_type.into()));
+            // An array is no body of this endpoint.
+            let is_array = body.starts_with('[') && content_type.ends_with("json");
+            let response = send(&mut ports, FakeRequest { body: body.into(), ..request });
+            let status = if is_array { 400 } else { status };
+            assert_eq!(response.status, status, "{path} {body} {content_type}: {}", text(&response));
+            if response.status == 400 && !is_array {
+                assert!(text(&response).contains("unknown field"), "{}", text(&response));
+            }
+        }
+    }
+}

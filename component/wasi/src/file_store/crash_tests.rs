@@ -187,7 +187,7 @@ impl Directory for Handle {
         Ok(Self { disk, directory, path: name.into(), steps })
     }
 
-    fn rename_directory(&self, name: &str, new_name: &str) -> Result<(), Failure> {
+    fn rename(&self, name: &str, new_name: &str) -> Result<(), Failure> {
         // Here never onto a directory: none becomes empty.
         self.change("rename", &[name, new_name], |names| {
             let directory = names.get(name).cloned().ok_or(Failure::Missing)?;

@@ -13,7 +13,7 @@ use super::*;
 
 /// A directory of the system that runs the tests, over std.
 #[derive(Clone, Debug)]
-struct RealDirectory(PathBuf);
+pub(crate) struct RealDirectory(pub(crate) PathBuf);
 
 impl RealDirectory {
     fn at(&self, name: &str) -> PathBuf {
@@ -77,7 +77,7 @@ impl Directory for RealDirectory {
         }
     }
 
-    fn rename_directory(&self, name: &str, new_name: &str) -> Result<(), Failure> {
+    fn rename(&self, name: &str, new_name: &str) -> Result<(), Failure> {
         converted(fs::rename(self.at(name), self.at(new_name)))
     }
 
@@ -181,9 +181,9 @@ impl Directory for PausingDirectory<'_> {
         Ok(Self { real: self.real.directory(name)?, interleaving: Rc::clone(&self.interleaving) })
     }
 
-    fn rename_directory(&self, name: &str, new_name: &str) -> Result<(), Failure> {
+    fn rename(&self, name: &str, new_name: &str) -> Result<(), Failure> {
         self.before(Step::Rename)?;
-        self.real.rename_directory(name, new_name)
+        self.real.rename(name, new_name)
     }
 
     fn remove_directory(&self, name: &str) -> Result<(), Failure> {
