@@ -28,9 +28,9 @@
 //!   request without a `Host` header, which HTTP/1.0 allows: wasmtime answers it with 500.
 //!
 //! Every request compares the catalog with the high-water mark of this node, as
-//! [`optoken_wasi::high_water`] describes. A catalog that went back is answered 503, and the log has
-//! the reason. The mark is in the directory `/state` if the runtime opens one under this name, else
-//! beside the catalog. `OPTOKEN_ACCEPT_CATALOG_AT=SEQUENCE` accepts an older catalog once.
+//! [`optoken_wasi::high_water`] describes. A catalog that went back is answered 503, and the log
+//! has the reason. The mark is in the directory `/state` if the runtime opens one under this name,
+//! else beside the catalog. `OPTOKEN_ACCEPT_CATALOG_AT=SEQUENCE` accepts an older catalog once.
 //!
 //! A runtime serves each request by an instance of its own, which reads the catalog from the
 //! directory. So a change by another process counts at once. [`optoken_wasi::file_store`] describes
@@ -68,7 +68,8 @@ const ACCEPT: &str = "OPTOKEN_ACCEPT_CATALOG_AT=";
 #[derive(Debug)]
 pub struct Http;
 
-/// Logs a mark that could not be written. A load that finds news is silent: any client causes loads.
+/// Logs a mark that could not be written. A load that finds news is silent: any client can cause
+/// one.
 fn warn(warning: &str, changed: bool) {
     if changed {
         wasi_http::log(warning);

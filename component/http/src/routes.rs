@@ -42,8 +42,8 @@ impl Options {
     }
 }
 
-/// Returns the sequence number of the older catalog that the operator accepts, if any. The error has
-/// the next step.
+/// Returns the sequence number of the older catalog that the operator accepts, if any. The error
+/// has the next step.
 pub(crate) fn accepted_sequence(environment: &[(String, String)]) -> Result<Option<u64>, String> {
     let set = environment.iter().find(|(key, _)| key == "OPTOKEN_ACCEPT_CATALOG_AT");
     let number = |value: &String| {

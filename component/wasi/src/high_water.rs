@@ -1,8 +1,8 @@
 //! The high-water mark: the newest state of the catalog that this node has seen. A store behind it
 //! never goes back. Knows no WASI.
 //!
-//! A backup that is put back, or an empty directory in the place of the catalog, would accept tokens
-//! that were revoked since, or let a client create the operator token. So each load compares the
+//! A backup that is put back would accept tokens that were revoked since. An empty directory in the
+//! place of the catalog would let a client create the operator token. So each load compares the
 //! catalog with the mark, by its identifier, its audit sequence and the hash of a record, and fails
 //! unless the catalog continues the marked state. The mark is one file:
 //!
