@@ -104,7 +104,8 @@ fn unusable_token_file_prevents_start() {
             0o644,
             "Admin token file has insecure permissions: 644. Others can read the token; run: chmod 0600 ",
         ),
-        (&good, 0o640, "Admin token file has insecure permissions: 640"),
+        (&good, 0o604, "Admin token file has insecure permissions: 604"),
+        (&good, 0o444, "printf %s \"$TOKEN\" | sha512sum"),
         (&good, 0o602, "Others can change it; run: chmod go-w "),
         (&hash, 0o664, "Others can change it; run: chmod go-w "),
         ("", 0o600, "Failed to parse admin token file as JSON: it is not JSON (line 1, column 0)"),
@@ -154,6 +155,15 @@ fn unusable_token_file_prevents_start() {
     let server = env.serve(&[]);
     assert!(!server.accepts(TOKEN));
     assert_eq!(get("/health").bearer(TOKEN).send(server.address).status, 401);
+}
+
+#[test]
+fn token_file_of_own_group_is_accepted() {
+    for mode in [0o440, 0o640] {
+        let env = TestEnv::new();
+        let file = env.token_file(&json!({ "token": TOKEN, "name": "_admin" }).to_string(), mode);
+        assert!(env.serve(&["--admin-token-file", &file]).accepts(TOKEN));
+    }
 }
 
 #[test]

@@ -4,9 +4,9 @@
 //! disk, the missing records are appended from the newest records, which the catalog retains.
 //! Knows nothing of threads and of the component.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -25,6 +25,12 @@ pub(crate) struct AuditLog {
     /// The last whole record of the file, or of the file that was moved away from this path.
     last: Option<Head>,
     torn: Option<TornWrite>,
+    /// The length that the file has if no other program has changed it.
+    end: u64,
+    /// Whether the last line has no end, and belongs to another program.
+    unfinished: bool,
+    /// Whether records were appended, or none was missing, since the log was opened.
+    in_use: bool,
 }
 
 /// A record that the catalog retains, and its line.
@@ -81,6 +87,14 @@ pub enum AuditLogError {
         /// The path.
         path: PathBuf,
     },
+    /// Another user could have made the file, or can replace it.
+    #[error("cannot use the audit log {}: {reason}", path.display())]
+    Untrusted {
+        /// The file.
+        path: PathBuf,
+        /// The component of the path, its owner and mode, and what to do.
+        reason: String,
+    },
     /// Another process has locked the file.
     #[error("the audit log {} is written by another server; give each server its own log", path.display())]
     InUse {
@@ -132,6 +146,7 @@ impl AuditLog {
     /// Opens the log, creates it with mode 0600 if needed, and reads its end.
     pub(crate) fn open(path: &Path) -> Result<Self, AuditLogError> {
         let failed = |reason| AuditLogError::Open { path: path.to_owned(), reason };
+        let is_new = trusted_metadata(path)?.is_none();
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true).mode(PRIVATE_MODE);
         let file = options.open(path).map_err(failed)?;
@@ -139,10 +154,26 @@ impl AuditLog {
         if !metadata.is_file() && !metadata.file_type().is_char_device() {
             return Err(AuditLogError::NoFile { path: path.to_owned() });
         }
-        let mut log =
-            Self { path: path.to_owned(), file, regular: metadata.is_file(), last: None, torn: None };
+        // Between the check and the opening, another user could have put a file there.
+        if trusted_metadata(path)?.is_some_and(|found| identity(&found) != identity(&metadata)) {
+            return Err(failed(io::Error::other("another file has replaced it meanwhile; start again")));
+        }
+        let mut log = Self {
+            path: path.to_owned(),
+            file,
+            regular: metadata.is_file(),
+            last: None,
+            torn: None,
+            end: 0,
+            unfinished: false,
+            in_use: false,
+        };
         if log.regular {
-            let mode = Mode::of(&metadata);
+            if is_new {
+                // The umask does not apply.
+                log.file.set_permissions(Permissions::from_mode(PRIVATE_MODE)).map_err(failed)?;
+            }
+            let mode = Mode::of(&log.file.metadata().map_err(failed)?);
             // The operator may let the group read it.
             if mode.is_world_readable() || mode.is_writable_by_others() {
                 tracing::warn!(
@@ -168,6 +199,7 @@ impl AuditLog {
             .map_err(|reason| AuditLogError::Open { path: self.path.clone(), reason })?;
         let whole = end.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
         let (whole, torn) = end.split_at(whole);
+        let length = begin + (whole.len() + torn.len()) as u64;
         if let Some((_, line)) = whole.split_last() {
             let line = line.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
             let record = AuditRecord::read(line).ok_or_else(not_a_log)?;
@@ -181,6 +213,7 @@ impl AuditLog {
             let at = begin + whole.len() as u64;
             self.torn = Some(TornWrite { at, text: text.unwrap_or_default().to_vec() });
         }
+        self.end = length;
         Ok(())
     }
 
@@ -192,11 +225,17 @@ impl AuditLog {
     pub(crate) fn append_missing(&mut self, kept: &[RetainedRecord]) -> Result<u64, AuditLogError> {
         if self.regular {
             self.follow_path()?;
+            self.notice_change()?;
         }
         let new = self.unrecorded(kept)?;
         if self.torn.as_ref().is_some_and(|torn| !self.is_prefix_of_next(&torn.text, new)) {
-            return Err(AuditLogError::Damaged { path: self.path.clone() });
+            if !self.in_use {
+                return Err(AuditLogError::Damaged { path: self.path.clone() });
+            }
+            // Another program has left it since. It stays as evidence.
+            (self.torn, self.unfinished) = (None, true);
         }
+        self.in_use = true;
         let Some(newest) = new.last() else { return Ok(0) };
         let batch: String = new.iter().flat_map(|kept| [&kept.line, "\n"]).collect();
         self.append(batch.as_bytes())
@@ -239,7 +278,9 @@ impl AuditLog {
             _ => {}
         }
         let mut log = Self::open(&self.path)?;
-        if let Some(TornWrite { at, .. }) = self.torn {
+        if let Some(TornWrite { at, .. }) = self.torn
+            && at < open.len()
+        {
             self.file.set_len(at).map_err(failed)?;
         }
         // A deleted file cannot be read any more, so the new one gets all retained records.
@@ -249,6 +290,43 @@ impl AuditLog {
         tracing::info!("the audit log was moved away and continues in a new file at {}", self.path.display());
         *self = log;
         Ok(())
+    }
+
+    /// Reads the end of the file again if another program has cut the file, or written to it.
+    /// Records that were cut off are then appended again, if the catalog retains them.
+    fn notice_change(&mut self) -> Result<(), AuditLogError> {
+        let failed = |reason| AuditLogError::Open { path: self.path.clone(), reason };
+        let length = self.file.metadata().map_err(failed)?.len();
+        let is_changed = match &self.torn {
+            Some(torn) => length < torn.at,
+            None => length != self.end,
+        };
+        if !is_changed {
+            return Ok(());
+        }
+        let path = self.path.clone();
+        tracing::warn!(
+            "another program has changed the audit log {} ({} bytes instead of {}); check it with `audit verify`",
+            path.display(),
+            length,
+            self.end
+        );
+        let last = self.last.take();
+        (self.torn, self.unfinished, self.end) = (None, false, length);
+        if length == 0 {
+            // A copy has the records, as after a log rotation that truncates.
+            self.last = last;
+            return Ok(());
+        }
+        match self.read_end() {
+            Err(AuditLogError::NotALog { .. }) => {
+                let failed = |reason| AuditLogError::Open { path, reason };
+                let (_, end) = tail(&self.file, 1).map_err(failed)?;
+                (self.last, self.torn, self.unfinished) = (last, None, end != b"\n");
+                Ok(())
+            }
+            read => read,
+        }
     }
 
     /// Returns the records that the log lacks.
@@ -319,12 +397,40 @@ impl AuditLog {
             self.torn = None;
         }
         let at = self.file.metadata()?.len();
-        let written = self.file.write_all(batch).and_then(|()| self.file.sync_data());
+        let begun: &[u8] = if self.unfinished { b"\n" } else { b"" };
+        let written = self.file.write_all(&[begun, batch].concat()).and_then(|()| self.file.sync_data());
         if written.is_err() {
             self.torn = Some(TornWrite { at, text: Vec::new() });
+        } else {
+            self.unfinished = false;
+            self.end = at + (begun.len() + batch.len()) as u64;
         }
         written
     }
+}
+
+/// Walks to the log and checks its owner. Returns nothing if there is no file.
+#[cfg(feature = "server")]
+fn trusted_metadata(path: &Path) -> Result<Option<Metadata>, AuditLogError> {
+    use crate::private_file::ownership::{OwnershipError, trust_owner, trust_path};
+
+    let failed = |error| match error {
+        OwnershipError::System { source, .. } => {
+            AuditLogError::Open { path: path.to_owned(), reason: source }
+        }
+        refused => AuditLogError::Untrusted { path: path.to_owned(), reason: refused.to_string() },
+    };
+    let trusted = trust_path(path).map_err(failed)?;
+    if let Some(metadata) = trusted.metadata.as_ref().filter(|metadata| metadata.is_file()) {
+        trust_owner(&trusted.path, metadata).map_err(failed)?;
+    }
+    Ok(trusted.metadata)
+}
+
+/// An embedder decides itself which files it trusts.
+#[cfg(not(feature = "server"))]
+fn trusted_metadata(path: &Path) -> Result<Option<Metadata>, AuditLogError> {
+    Ok(fs::metadata(path).ok())
 }
 
 /// The beginning of every line, up to its sequence.
@@ -384,6 +490,41 @@ mod tests {
         log.append_missing(&kept).unwrap();
         log.append_missing(&kept).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), text(&kept));
+    }
+
+    #[test]
+    fn cut_or_changed_file_spoils_no_record() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        let kept = records(6);
+        let whole = text(&kept[..5]);
+        let first = text(&kept[..1]);
+        for (changed, expected) in [
+            // Cut within a record, or between two.
+            (whole[..whole.len() - 20].to_owned(), text(&kept)),
+            (whole[..first.len() + 30].to_owned(), text(&kept)),
+            (whole[..20].to_owned(), text(&kept)),
+            (first.clone(), text(&kept)),
+            // Truncated after a copy was made.
+            (String::new(), text(&kept[5..])),
+            // The beginning of the file was removed.
+            (whole[first.len()..].to_owned(), text(&kept[1..])),
+            // A line of another program, whole or not.
+            (format!("{whole}note\n"), format!("{whole}note\n{}", text(&kept[5..]))),
+            (format!("{whole}note"), format!("{whole}note\n{}", text(&kept[5..]))),
+            ("note".to_owned(), format!("note\n{}", text(&kept))),
+        ] {
+            let _ = fs::remove_file(&path);
+            let mut log = AuditLog::open(&path).unwrap();
+            log.append_missing(&kept[..5]).unwrap();
+            fs::write(&path, &changed).unwrap();
+            log.append_missing(&kept).unwrap();
+            log.append_missing(&kept).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), expected, "{changed}");
+            drop(log);
+            AuditLog::open(&path).unwrap().append_missing(&kept).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), expected, "{changed}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::cli::stderr::warn;
 use crate::private_file::Mode;
+use crate::private_file::ownership::trust_file_at;
 use crate::secret::Secret;
 
 /// The size limit of a token file, in bytes.
@@ -28,6 +29,7 @@ impl SavedToken {
     /// Reads the file, and warns if other users may read it.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let failed = || format!("cannot read the token from {}", path.display());
+        trust_file_at(path).with_context(failed)?;
         let file = File::open(path).with_context(failed)?;
         let metadata = file.metadata().with_context(failed)?;
         let saved = Self::from_file(&file).with_context(failed)?;

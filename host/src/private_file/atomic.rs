@@ -49,12 +49,13 @@ pub(crate) fn check_replaceable(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-/// Creates a file with this content at a path where nothing is. Other users may read it, as far as
-/// the umask allows. A program that waits for the file finds it complete.
+/// Creates a file with this content at a path where nothing is. Other users may read it, whatever
+/// the umask. A program that waits for the file finds it complete.
 #[cfg(feature = "server")]
 pub(crate) fn create_new(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut temporary = create_temporary(path, 0o666)?;
+    let mut temporary = create_temporary(path, PRIVATE_MODE)?;
     temporary.as_file_mut().write_all(content)?;
+    temporary.as_file().set_permissions(Permissions::from_mode(0o644))?;
     temporary.persist_noclobber(path)?;
     Ok(())
 }
@@ -170,7 +171,7 @@ mod tests {
         let path = directory.path().join("address");
         create_new(&path, b"127.0.0.1:8181").unwrap();
         assert_eq!(create_new(&path, b"other").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(fs::read_to_string(&path).unwrap(), "127.0.0.1:8181");
+        assert_eq!((fs::read_to_string(&path).unwrap().as_str(), mode(&path)), ("127.0.0.1:8181", 0o644));
         assert_eq!(files(directory.path()), [path]);
     }
 

@@ -10,6 +10,8 @@ mod directory_lock;
 #[cfg(feature = "server")]
 pub(crate) mod owned_path;
 #[cfg(feature = "server")]
+pub(crate) mod ownership;
+#[cfg(feature = "server")]
 mod remove_on_drop;
 
 use std::fmt;
@@ -59,6 +61,22 @@ impl Mode {
     #[expect(clippy::verbose_bit_mask, reason = "mode bits are read in octal")]
     pub(crate) fn is_private(self) -> bool {
         self.0 & 0o077 == 0
+    }
+
+    /// Returns whether every user may write.
+    pub(crate) fn is_writable_by_all(self) -> bool {
+        self.0 & 0o002 != 0
+    }
+
+    /// Returns whether owner and group alone may read, write and execute.
+    #[expect(clippy::verbose_bit_mask, reason = "mode bits are read in octal")]
+    pub(crate) fn is_closed_to_all(self) -> bool {
+        self.0 & 0o007 == 0
+    }
+
+    #[cfg(test)]
+    pub(crate) fn from_bits(bits: u32) -> Self {
+        Self(bits)
     }
 
     /// Returns whether users may remove only their own files from this directory, as from `/tmp`.

@@ -4,7 +4,7 @@
 //! Knows no sockets. Cryptography comes from ring and is passed explicitly: nothing is installed
 //! for the whole process.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -20,6 +20,10 @@ use webpki::EndEntityCert;
 use zeroize::Zeroizing;
 
 use crate::private_file::Mode;
+use crate::private_file::ownership::trust_file_at;
+
+/// The size limit of a file with certificates or a key, in bytes.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// The oldest version of TLS that a client may speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,16 +156,22 @@ fn dns_names(certificate: &CertificateDer<'_>) -> CertificateNames {
 
 fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let what = "certificate";
-    let text = fs::read(file).map_err(|source| TlsError::Read { what, file: file.to_owned(), source })?;
+    let mut text = Vec::new();
+    trust_file_at(file)
+        .map_err(io::Error::from)
+        .and_then(|_| File::open(file)?.take(MAX_BYTES).read_to_end(&mut text))
+        .map_err(|source| TlsError::Read { what, file: file.to_owned(), source })?;
     sections(&text, what, "x509", file)
 }
 
 fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let what = "key";
     let mut text = Zeroizing::new(Vec::new());
-    let mode = File::open(file)
-        .and_then(|mut opened| {
-            opened.read_to_end(&mut text)?;
+    let mode = trust_file_at(file)
+        .map_err(io::Error::from)
+        .and_then(|_| File::open(file))
+        .and_then(|opened| {
+            (&opened).take(MAX_BYTES).read_to_end(&mut text)?;
             Ok(Mode::of(&opened.metadata()?))
         })
         .map_err(|source| TlsError::Read { what, file: file.to_owned(), source })?;

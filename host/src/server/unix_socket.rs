@@ -13,7 +13,8 @@ use thiserror::Error;
 use tokio::net::{UnixSocket, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::private_file::{Mode, PRIVATE_MODE, RemoveOnDrop, directory_of, is_own_or_root};
+use crate::private_file::ownership::{OwnershipError, trust_path};
+use crate::private_file::{Mode, PRIVATE_MODE, RemoveOnDrop, directory_of, is_own, is_own_or_root};
 use crate::server::connections::ConnectionLimits;
 use crate::server::peer::{Accept, Peer};
 use crate::server::serve::{Service, serve};
@@ -53,6 +54,9 @@ pub(crate) enum UnixBindError {
         directory.display()
     )]
     ForeignDirectory { directory: PathBuf, uid: u32 },
+    /// Another user can replace a directory above it.
+    #[error("cannot listen on {}", path.display())]
+    Untrusted { path: PathBuf, source: OwnershipError },
     /// The system refuses an operation.
     #[error("cannot listen on {}", path.display())]
     System { path: PathBuf, source: io::Error },
@@ -66,6 +70,7 @@ impl UnixListener {
         let directory = directory_of(path);
         let metadata = fs::metadata(directory).map_err(system)?;
         check_directory(directory, &metadata)?;
+        trust_path(directory).map_err(|source| UnixBindError::Untrusted { path: path.to_owned(), source })?;
         let lock =
             PathLock::acquire(path).map_err(system)?.ok_or_else(|| UnixBindError::InUse(path.to_owned()))?;
         remove_stale_socket(path).await?;
@@ -147,6 +152,11 @@ impl PathLock {
         options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
         for _ in 0..LOCK_TRIES {
             let locked = options.open(&path)?;
+            let metadata = locked.metadata()?;
+            if is_own(&metadata) && Mode::of(&metadata) != Mode::PRIVATE {
+                // The umask does not apply: another server must be able to open it.
+                locked.set_permissions(Permissions::from_mode(PRIVATE_MODE))?;
+            }
             match locked.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Ok(None),

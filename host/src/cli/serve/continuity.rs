@@ -1,13 +1,12 @@
 //! The options that keep an old catalog from coming back.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
 
 use crate::authority::Builder;
+use crate::cli::serve::storage::prepare_private_directory;
 
 /// The name of the high-water mark in a state directory.
 const FILE: &str = "high-water.json";
@@ -54,10 +53,7 @@ impl Continuity {
         let Some(directory) = &self.state_dir else {
             return Ok(store_file.map(mark_beside));
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
+        prepare_private_directory(directory)
             .with_context(|| format!("--state-dir: cannot use {}", directory.display()))?;
         Ok(Some(directory.join(FILE)))
     }

@@ -37,6 +37,7 @@ use crate::http::bootstrap::Bootstrap;
 use crate::http::disable_authz::DisabledAuthz;
 use crate::http::{Options, main_listener};
 use crate::metrics::Metrics;
+use crate::private_file::ownership::trust_file_at;
 use crate::program;
 use crate::server::connections::ConnectionLimits;
 use crate::server::listener::Listener;
@@ -221,9 +222,11 @@ impl Serve {
 
     fn authority(&self, metrics: Arc<Metrics>) -> anyhow::Result<Authority> {
         let component = match &self.component {
-            Some(file) => Some(
-                fs::read(file).with_context(|| format!("cannot read the component {}", file.display()))?,
-            ),
+            Some(file) => {
+                let failed = || format!("cannot read the component {}", file.display());
+                trust_file_at(file).with_context(failed)?;
+                Some(fs::read(file).with_context(failed)?)
+            }
             None => None,
         };
         let (store, store_file) = self.storage.open()?;

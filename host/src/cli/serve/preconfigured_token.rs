@@ -14,8 +14,8 @@ use serde_json::error::Category;
 
 use crate::authority::Authority;
 use crate::cli::token_file::{MAX_BYTES, read_secret};
-use crate::private_file::Mode;
-use crate::program;
+use crate::private_file::ownership::{Readers, readers_of, trust_owner, trust_path};
+use crate::private_file::{Mode, identity};
 use crate::secret::Secret;
 use crate::token::{ImportOutcome, OPERATOR, now};
 
@@ -86,9 +86,19 @@ pub(crate) fn import(authority: &Authority, path: &Path) -> anyhow::Result<()> {
 }
 
 fn read(path: &Path) -> anyhow::Result<TokenFile> {
-    let file = File::open(path).context("Failed to read admin token file")?;
+    let trusted = trust_path(path).context("Failed to read admin token file")?;
+    // A pipe is not opened: it may have no writer.
+    if let Some(metadata) = &trusted.metadata {
+        ensure!(metadata.is_file(), "Failed to read admin token file: it is not a regular file");
+        trust_owner(&trusted.path, metadata).context("Failed to read admin token file")?;
+    }
+    let file = File::open(&trusted.path).context("Failed to read admin token file")?;
     let metadata = file.metadata().context("Failed to read admin token file metadata")?;
     ensure!(metadata.is_file(), "Failed to read admin token file: it is not a regular file");
+    ensure!(
+        trusted.metadata.is_some_and(|checked| identity(&checked) == identity(&metadata)),
+        "Failed to read admin token file: another file has replaced it meanwhile"
+    );
     ensure!(
         metadata.len() <= MAX_BYTES as u64,
         "Failed to read admin token file: it has more than {MAX_BYTES} bytes"
@@ -116,11 +126,11 @@ fn read(path: &Path) -> anyhow::Result<TokenFile> {
         "Admin token file has insecure permissions: {mode:o}. Others can change it; run: chmod go-w {path}"
     );
     ensure!(
-        mode.is_private() || parsed.token.is_none(),
+        readers_of(&metadata) != Readers::Others || parsed.token.is_none(),
         "Admin token file has insecure permissions: {mode:o}. Others can read the token; run: chmod 0600 {path}\n\
-         Where its mode cannot be changed, give the hash instead: {} create token --admin --offline --output-file FILE \
-         --hash-file FILE",
-        program::name()
+         In Kubernetes, set defaultMode: 0440 for the secret, and fsGroup to a group of the server.\n\
+         Where its mode cannot be changed, give the hash of this token as \"token_sha512\" instead of \"token\": \
+         printf %s \"$TOKEN\" | sha512sum"
     );
     Ok(parsed)
 }

@@ -21,6 +21,7 @@ use crate::cli::stderr::print_stderr;
 use crate::http::recovery;
 use crate::http::recovery::code::RecoveryCode;
 use crate::metrics::Metrics;
+use crate::private_file::ownership::trust_path;
 use crate::private_file::{PRIVATE_MODE, RemoveOnDrop};
 use crate::program;
 use crate::secret::Secret;
@@ -290,6 +291,7 @@ impl RecoveryListeners {
 
 /// Writes the code to a file, and replaces that of a killed server.
 fn write_code_file(path: PathBuf, code: &Secret) -> anyhow::Result<RemoveOnDrop> {
+    trust_path(&path).with_context(|| format!("cannot write the recovery code to {}", path.display()))?;
     if fs::symlink_metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
         bail!(
             "cannot write the recovery code to {}: it is there already and not a regular file",

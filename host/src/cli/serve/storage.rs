@@ -1,8 +1,10 @@
 //! The token store of `optoken serve`.
 
 use std::env;
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, Metadata, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -10,11 +12,17 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use clap::Args;
 
-use crate::private_file::Mode;
+use crate::private_file::ownership::{
+    TrustedPath, is_shared_volume, quoted, trust_file, trust_owner, trust_path,
+};
+use crate::private_file::{Mode, directory_of, is_own, is_own_or_root};
 use crate::store::{MemoryStore, SqliteStore, Store};
 
 /// The name of the token store in the data directory.
 const STORE_FILE: &str = "tokens.db";
+
+/// The name of the private directory in a volume that others can write.
+const VOLUME_DIRECTORY: &str = "optoken";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Storage")]
@@ -80,14 +88,20 @@ impl Storage {
                 tracing::warn!("token store: memory only, all tokens are lost when the server ends");
                 return Ok((Arc::new(MemoryStore::default()), None));
             }
-            (Some(StoreUrl::Sqlite(path)), _) => path.clone(),
+            (Some(StoreUrl::Sqlite(path)), _) => {
+                let name = path.file_name().with_context(|| format!("{} is no file", path.display()))?;
+                prepare_directory(directory_of(path), "the directory of the token store", name)?.join(name)
+            }
             (None, Some(ObjectStore::File) | None) => {
-                let directory = self.data_dir()?;
-                prepare_data_dir(&directory)?;
-                directory.join(STORE_FILE)
+                let name = STORE_FILE.as_ref();
+                create_data_dir(&self.data_dir()?)?;
+                prepare_directory(&self.data_dir()?, "the data directory", name)?.join(name)
             }
         };
+        check_files(&path)?;
         let store = SqliteStore::open(&path)?;
+        // SQLite has opened or created its other files meanwhile.
+        check_files(&path)?;
         tracing::info!("token store: sqlite:{}", path.display());
         Ok((Arc::new(store), Some(path)))
     }
@@ -95,7 +109,15 @@ impl Storage {
     /// Returns the data directory, if the store is in it.
     pub(crate) fn directory(&self) -> anyhow::Result<Option<PathBuf>> {
         match (&self.store, self.object_store) {
-            (None, Some(ObjectStore::File) | None) => Ok(Some(self.data_dir()?)),
+            (None, Some(ObjectStore::File) | None) => {
+                let directory = self.data_dir()?;
+                let metadata = fs::metadata(&directory).ok().filter(Metadata::is_dir);
+                let is_shared = match (metadata, trust_path(&directory)) {
+                    (Some(metadata), Ok(trusted)) => is_shared_volume(&trusted.path, &metadata),
+                    _ => false,
+                };
+                Ok(Some(if is_shared { directory.join(VOLUME_DIRECTORY) } else { directory }))
+            }
             _ => Ok(None),
         }
     }
@@ -117,21 +139,129 @@ fn default_data_dir() -> anyhow::Result<PathBuf> {
         )
 }
 
-/// Creates the directory if it does not exist. Rejects one in which other users can replace the
-/// store.
-fn prepare_data_dir(directory: &Path) -> anyhow::Result<()> {
-    let named = || format!("cannot use the data directory {}", directory.display());
-    if fs::metadata(directory).is_ok_and(|metadata| !metadata.is_dir()) {
+/// Returns the directory of the store: a private one below `directory`, if it is the root of a volume that others can write. Rejects every other directory in
+/// which another user can replace the store.
+fn prepare_directory(directory: &Path, named: &str, store: &OsStr) -> anyhow::Result<PathBuf> {
+    let named = || format!("cannot use {named} {}", directory.display());
+    let TrustedPath { path, metadata } = trust_path(directory).with_context(named)?;
+    // A store reports that its directory is missing.
+    let Some(metadata) = metadata else { return Ok(directory.to_owned()) };
+    if !metadata.is_dir() {
         bail!("{}: it is not a directory", named());
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(named)?;
-    let mode = Mode::of(&fs::metadata(directory).with_context(named)?);
-    if mode.is_writable_by_others() {
+    if is_shared_volume(&path, &metadata) {
+        return prepare_volume(directory, &path, &metadata, store).with_context(named);
+    }
+    let mode = Mode::of(&metadata);
+    if is_own_or_root(&metadata) && mode.is_writable_by_others() && !can_change_mode(&metadata) {
         bail!(
-            "{0}: others can write to it (mode {mode:o}); run: chmod go-w {1}",
+            "{}: others can write to it (mode {mode:o}), and no file system is mounted there; use a directory of its own, \
+             or let root run: chmod go-w {}",
             named(),
-            directory.display()
+            quoted(directory)
         );
     }
+    if is_own_or_root(&metadata) && mode.is_writable_by_others() {
+        bail!("{}: others can write to it (mode {mode:o}); run: chmod go-w {}", named(), quoted(directory));
+    }
+    trust_file(&path, &metadata).with_context(named)?;
+    Ok(directory.to_owned())
+}
+
+/// Returns whether this process may change the mode of a file.
+fn can_change_mode(metadata: &Metadata) -> bool {
+    is_own(metadata) || rustix::process::geteuid().is_root()
+}
+
+/// Creates the private directory of the store below the root of a volume.
+fn prepare_volume(volume: &Path, path: &Path, metadata: &Metadata, store: &OsStr) -> anyhow::Result<PathBuf> {
+    let private = volume.join(VOLUME_DIRECTORY);
+    let mode = Mode::of(metadata);
+    for suffix in ["", "-wal"] {
+        let found = with_suffix(&path.join(store), suffix);
+        if fs::symlink_metadata(&found).is_ok() {
+            bail!(
+                "others can write to it (mode {mode:o}), and could have changed {0}; stop every server that uses it. If the \
+                 tokens in it are yours, run: mkdir -p -m 700 {1} && mv {2}* {1}/",
+                found.display(),
+                quoted(&private),
+                quoted(&volume.join(store))
+            );
+        }
+    }
+    let place = path.join(VOLUME_DIRECTORY);
+    let found = match trust_path(&place)? {
+        TrustedPath { metadata: Some(metadata), .. } => metadata,
+        TrustedPath { path, .. } => create_private_directories(&path)?,
+    };
+    if !found.is_dir() {
+        bail!("{} is not a directory", private.display());
+    }
+    trust_file(&place, &found)?;
+    tracing::info!(
+        "others can write to {} (mode {mode:o}): the token store is in {}, which is private",
+        volume.display(),
+        private.display()
+    );
+    Ok(private)
+}
+
+/// Creates the data directory if it does not exist.
+fn create_data_dir(directory: &Path) -> anyhow::Result<()> {
+    let named = || format!("cannot use the data directory {}", directory.display());
+    let TrustedPath { path, metadata } = trust_path(directory).with_context(named)?;
+    if metadata.is_none() {
+        create_private_directories(&path).with_context(named)?;
+    }
     Ok(())
+}
+
+/// Creates a directory if it does not exist. Rejects one in which another user can replace a file.
+pub(crate) fn prepare_private_directory(directory: &Path) -> anyhow::Result<()> {
+    let TrustedPath { path, metadata } = trust_path(directory)?;
+    let metadata = match metadata {
+        Some(metadata) => metadata,
+        None => create_private_directories(&path)?,
+    };
+    Ok(trust_file(&path, &metadata)?)
+}
+
+/// Creates a directory and its parents with mode 0700, whatever the umask.
+fn create_private_directories(path: &Path) -> io::Result<Metadata> {
+    let missing: Vec<_> = path.ancestors().take_while(|path| fs::symlink_metadata(path).is_err()).collect();
+    for directory in missing.into_iter().rev() {
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Ok(()) => fs::set_permissions(directory, Permissions::from_mode(0o700))?,
+            // Another server has created it. It is checked below.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let TrustedPath { metadata, .. } = trust_path(path)?;
+    metadata.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// Rejects a store whose files another user could have written.
+fn check_files(database: &Path) -> anyhow::Result<()> {
+    let failed = || format!("cannot use the token store {}", database.display());
+    // SQLite follows links, and has its other files beside the file itself.
+    let database = trust_path(database).with_context(failed)?.path;
+    let directory = trust_path(directory_of(&database)).with_context(failed)?;
+    if let Some(metadata) = &directory.metadata {
+        trust_file(&directory.path, metadata).with_context(failed)?;
+    }
+    for suffix in ["", "-wal", "-shm", "-journal", "-high-water"] {
+        let TrustedPath { path, metadata } =
+            trust_path(&with_suffix(&database, suffix)).with_context(failed)?;
+        if let Some(metadata) = &metadata {
+            trust_owner(&path, metadata).with_context(failed)?;
+        }
+    }
+    Ok(())
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
