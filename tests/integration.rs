@@ -17,6 +17,7 @@ mod invalid_input;
 mod lifecycle;
 mod metrics;
 mod openapi;
+mod ownership;
 mod preconfigured_token;
 mod program;
 mod quickstart;

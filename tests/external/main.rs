@@ -29,6 +29,7 @@ mod http2;
 mod lifecycle;
 mod memory;
 mod needs;
+mod ownership;
 mod proxies;
 mod recovery;
 mod request_forgery;
@@ -95,6 +96,11 @@ fn main() -> ExitCode {
         lifecycle::signals_remove_files_before_exit: [ENV],
         memory::server_memory_has_no_token_after_use: [Need::Root],
         memory::server_process_is_not_dumpable: [Need::Root],
+        ownership::files_of_other_users_are_refused: [Need::Root],
+        ownership::files_of_root_are_accepted: [Need::Root, SETPRIV],
+        ownership::mounted_open_volume_gets_private_directory: [Need::Root, MOUNT, SETPRIV, UNSHARE],
+        ownership::mounted_secret_of_own_group_is_accepted: [Need::Root, SETPRIV],
+        ownership::volume_of_own_group_gets_private_directory: [Need::Root, SETPRIV],
         proxies::haproxy_without_address_refuses_to_start: [HAPROXY],
         recovery::bootstrap_from_remote_address_is_forbidden: [Need::NetworkAddress],
         recovery::recovery_code_is_printed_on_terminal: [SCRIPT],
