@@ -155,11 +155,11 @@ fn main() -> ExitCode {
         [conformance::host_conforms, conformance::host_rejects_invalid_calls,]
     ));
     let wasmtime = || conformance::need(&conformance::WASMTIME);
-    for (name, needs, run) in [
+    let on_stock_wasmtime: [(&str, Vec<Need>, fn()); 4] = [
         (
             "restored_catalog_is_refused_and_accepted_once",
             vec![wasmtime()],
-            stock_wasmtime::restored_catalog_is_refused_and_accepted_once as fn(),
+            stock_wasmtime::restored_catalog_is_refused_and_accepted_once,
         ),
         ("missing_catalog_is_refused", vec![wasmtime()], stock_wasmtime::missing_catalog_is_refused),
         (
@@ -172,7 +172,8 @@ fn main() -> ExitCode {
             vec![wasmtime(), Need::Root],
             stock_wasmtime::read_only_mount_is_reported,
         ),
-    ] {
+    ];
+    for (name, needs, run) in on_stock_wasmtime {
         tests.push(Test { name: format!("stock_wasmtime::{name}"), needs, run: Box::new(run) });
     }
     needs::run(tests)

@@ -9,8 +9,8 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::conformance::{self, WASMTIME};
-use crate::support::http;
+use crate::conformance;
+use crate::support;
 
 /// Directories of a node: its catalog, and its high-water mark.
 struct Node {
@@ -179,7 +179,7 @@ impl Server {
 
     /// Returns the status of a request with this token.
     fn status(&self, method: &str, path: &str, token: &str) -> u16 {
-        http::request(method, path).to(self.address).bearer(token).send(self.address).status
+        support::request(method, path).to(self.address).bearer(token).send(self.address).status
     }
 }
 
