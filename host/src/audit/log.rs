@@ -245,6 +245,11 @@ impl AuditLog {
         Ok(lost)
     }
 
+    /// The sequence of the last whole record.
+    pub(crate) fn last_sequence(&self) -> Option<u64> {
+        self.last.as_ref().map(|last| last.sequence)
+    }
+
     /// Checks that the records of a catalog continue this log.
     pub(crate) fn check_continued_by(&self, kept: &[RetainedRecord]) -> Result<(), AuditLogError> {
         self.unrecorded(kept).map(drop)
@@ -252,9 +257,9 @@ impl AuditLog {
 
     /// Renames the file, whose records another history of the catalog has replaced from `sequence`
     /// on, and opens a new one.
-    pub(crate) fn set_aside(self, sequence: u64) -> Result<Self, AuditLogError> {
+    pub(crate) fn set_aside(&mut self, sequence: u64) -> Result<(), AuditLogError> {
         if !self.regular {
-            return Ok(Self { last: None, torn: None, ..self });
+            return Ok(());
         }
         let mut name = self.path.clone().into_os_string();
         name.push(format!(".replaced-at-{sequence}.{}", now()));
@@ -265,7 +270,8 @@ impl AuditLog {
             self.path.display(),
             name.display()
         );
-        Self::open(&self.path)
+        *self = Self::open(&self.path)?;
+        Ok(())
     }
 
     /// Opens a new file if the open one is no longer at its path, as after a log rotation.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::authority::last_used::LastUsed;
-use crate::authority::lineage::{CatalogPosition, CatalogRefusal};
+use crate::authority::lineage::{CatalogPosition, CatalogRefusal, Examined};
 use crate::authority::poller::StorePoller;
 use crate::authority::snapshot::Shared;
 use crate::command::{Command, Outcome};
@@ -270,6 +270,20 @@ impl Authority {
     /// [`max_staleness`](crate::authority::Builder::max_staleness) no token is accepted.
     pub fn staleness(&self) -> Duration {
         self.shared.staleness()
+    }
+
+    /// The end of the audit chain of the catalog that tokens are checked against; `None` if it has no
+    /// record.
+    pub fn position(&self) -> Result<Option<CatalogPosition>, CommandError> {
+        Ok(self.shared.query(Examined::read)?.position)
+    }
+
+    /// Whether the catalog that tokens are checked against is in this earlier state or continues it.
+    pub fn check_continues(
+        &self,
+        earlier: &CatalogPosition,
+    ) -> Result<Result<(), CatalogRefusal>, CommandError> {
+        Ok(self.shared.query(Examined::read)?.check_continues(earlier))
     }
 
     /// Why the state in the store is not used; `None` if it is. Then changes are refused, and all

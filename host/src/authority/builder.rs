@@ -267,6 +267,15 @@ fn start_lineage(
     let by_mark = newest.as_ref().map_or(Ok(()), |newest| examined.check_continues(newest));
     let by_log = log.as_ref().map_or(Ok(()), |log| log.check_continued_by(&examined.records));
     let sequence = examined.sequence();
+    if by_mark.is_ok()
+        && by_log.is_err()
+        && let Some((mark, log)) = mark.zip(log.as_mut())
+        && let Some(replaced_at) = log.last_sequence().and_then(|last| mark.replaced_history(last))
+    {
+        // A restore has replaced that history, and the mark has noted it.
+        log.set_aside(replaced_at)?;
+        return Ok(newest.or(examined.position));
+    }
     if accept != Some(sequence) || (by_mark.is_ok() && by_log.is_ok()) {
         by_mark.map_err(|refusal| BuildError::Refused { refusal, accepted_at: None })?;
         by_log?;
@@ -280,9 +289,9 @@ fn start_lineage(
     }
     tracing::warn!("accepting the catalog at sequence {sequence} although this node has seen a newer state");
     if by_log.is_err()
-        && let Some(old) = log.take()
+        && let Some(log) = log
     {
-        *log = Some(old.set_aside(sequence)?);
+        log.set_aside(sequence)?;
     }
     Ok(examined.position)
 }

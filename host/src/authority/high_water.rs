@@ -180,6 +180,16 @@ impl HighWaterMark {
         state.accepted.iter().find(|accepted| accepted.sequence == sequence).map(|accepted| accepted.at)
     }
 
+    /// Returns the sequence that an operator has accepted in place of states with records up to
+    /// `last`, if any: a log that ends there is that of the history that was replaced.
+    pub(crate) fn replaced_history(&self, last: u64) -> Option<u64> {
+        let state = self.shared.lock();
+        let replaced = |accepted: &&Accepted| {
+            accepted.sequence < last && accepted.instead_of.is_none_or(|instead_of| last <= instead_of)
+        };
+        state.accepted.iter().rev().find(replaced).map(|accepted| accepted.sequence)
+    }
+
     /// Replaces the mark by an older state, and notes that an operator has accepted its sequence.
     /// Returns when the file is on the disk. `None` is an empty store; its mark is written with the
     /// first state after it.

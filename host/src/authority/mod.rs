@@ -19,6 +19,8 @@ mod test_suite;
 pub use self::api::Authority;
 pub use self::builder::{BuildError, Builder, DEFAULT_MAX_STALENESS, MIN_MAX_STALENESS};
 pub use self::high_water::HighWaterError;
+#[cfg(feature = "server")]
+pub(crate) use self::high_water::HighWaterMark;
 pub use self::last_used::LastUsed;
 pub use self::lineage::{CatalogPosition, CatalogRefusal};
 pub use self::poller::{DROP_TIMEOUT, POLL_INTERVAL};

@@ -18,6 +18,7 @@ use crate::program;
 use crate::visible_text::escape_styled;
 
 mod audit;
+mod backup;
 mod bounded_read;
 mod completions;
 mod connection;
@@ -29,6 +30,7 @@ mod environment;
 mod man_pages;
 mod output_file;
 mod prompt;
+mod restore;
 mod serve;
 mod show;
 mod stderr;
@@ -74,6 +76,8 @@ enum Command {
     Delete(delete::Delete),
     Show(show::Show),
     Audit(audit::Audit),
+    Backup(backup::Backup),
+    Restore(Box<restore::Restore>),
     Completions(completions::Completions),
     ManPages(man_pages::ManPages),
 }
@@ -106,6 +110,8 @@ pub fn run() -> ExitCode {
         Command::Delete(delete) => ("Delete", delete.run()),
         Command::Show(show) => ("Show", show.run()),
         Command::Audit(audit) => ("Audit", audit.run()),
+        Command::Backup(backup) => ("Backup", backup.run()),
+        Command::Restore(restore) => ("Restore", restore.run()),
         Command::Completions(completions) => ("Completions", completions.run(CommandLine::command())),
         Command::ManPages(pages) => ("Man-pages", pages.run(CommandLine::command())),
     };

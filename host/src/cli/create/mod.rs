@@ -3,7 +3,7 @@
 
 mod offline;
 mod rotation;
-mod staged_file;
+pub(crate) mod staged_file;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};

@@ -49,7 +49,13 @@ impl Continuity {
         })
     }
 
-    fn mark(&self, store_file: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
+    /// The sequence that the operator accepts.
+    pub(crate) const fn accepted(&self) -> Option<u64> {
+        self.accept_catalog_at
+    }
+
+    /// The file of the high-water mark, if there is a place for it.
+    pub(crate) fn mark(&self, store_file: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
         let Some(directory) = &self.state_dir else {
             return Ok(store_file.map(mark_beside));
         };

@@ -2,13 +2,13 @@
 //! (docs/compatibility.md 5).
 
 mod address_file;
-mod continuity;
+pub(crate) mod continuity;
 mod fd_limit;
 mod listeners;
 mod logging;
 mod preconfigured_token;
 mod recovery;
-mod storage;
+pub(crate) mod storage;
 mod threads;
 
 use std::fs;

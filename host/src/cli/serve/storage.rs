@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 
 use crate::private_file::ownership::{
@@ -83,10 +83,43 @@ impl FromStr for ObjectStore {
 impl Storage {
     /// Opens the store, or creates it. Returns it with its file, if it is in one.
     pub(crate) fn open(&self) -> anyhow::Result<(Arc<dyn Store>, Option<PathBuf>)> {
+        if self.is_memory() {
+            tracing::warn!("token store: memory only, all tokens are lost when the server ends");
+            return Ok((Arc::new(MemoryStore::default()), None));
+        }
+        let path = self.place()?;
+        let store = SqliteStore::open(&path)?;
+        // SQLite has opened or created its other files meanwhile.
+        check_files(&path)?;
+        tracing::info!("token store: sqlite:{}", path.display());
+        Ok((Arc::new(store), Some(path)))
+    }
+
+    fn is_memory(&self) -> bool {
+        matches!(
+            (&self.store, self.object_store),
+            (Some(StoreUrl::Memory), _) | (None, Some(ObjectStore::Memory))
+        )
+    }
+
+    /// Returns the file of the store, which must exist.
+    pub(crate) fn existing_file(&self) -> anyhow::Result<PathBuf> {
+        let path = match (&self.store, self.object_store) {
+            _ if self.is_memory() => bail!("a store in memory has no file"),
+            (Some(StoreUrl::Sqlite(path)), _) => path.clone(),
+            _ => self.directory()?.context("the token store is in no directory")?.join(STORE_FILE),
+        };
+        ensure!(path.try_exists()?, "there is no token store at {}", path.display());
+        check_files(&path)?;
+        Ok(path)
+    }
+
+    /// Returns the file of the store, which need not exist. Creates the data directory, and rejects
+    /// a place where another user can replace the store.
+    pub(crate) fn place(&self) -> anyhow::Result<PathBuf> {
         let path = match (&self.store, self.object_store) {
             (Some(StoreUrl::Memory), _) | (None, Some(ObjectStore::Memory)) => {
-                tracing::warn!("token store: memory only, all tokens are lost when the server ends");
-                return Ok((Arc::new(MemoryStore::default()), None));
+                bail!("a store in memory has no file")
             }
             (Some(StoreUrl::Sqlite(path)), _) => {
                 let name = path.file_name().with_context(|| format!("{} is no file", path.display()))?;
@@ -99,11 +132,7 @@ impl Storage {
             }
         };
         check_files(&path)?;
-        let store = SqliteStore::open(&path)?;
-        // SQLite has opened or created its other files meanwhile.
-        check_files(&path)?;
-        tracing::info!("token store: sqlite:{}", path.display());
-        Ok((Arc::new(store), Some(path)))
+        Ok(path)
     }
 
     /// Returns the data directory, if the store is in it.

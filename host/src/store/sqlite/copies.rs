@@ -76,6 +76,16 @@ pub(crate) fn install(path: &Path, document: &str) -> Result<Version, OpenError>
     Ok(version)
 }
 
+/// Checks that no other process uses the database at `path`, if there is one. This process must have
+/// no store open there.
+pub(crate) fn ensure_unused(path: &Path) -> Result<(), OpenError> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(OpenError::new(path, &Failure::of_io(path, &error))),
+        Ok(_) => lock_out_others(path).map(drop).map_err(|failure| OpenError::new(path, &failure)),
+    }
+}
+
 /// Reads a database that a server may use.
 fn load_shared(path: &Path) -> Result<Entry, Failure> {
     if let Err(error) = fs::metadata(path) {
@@ -93,6 +103,7 @@ fn load_shared(path: &Path) -> Result<Entry, Failure> {
 }
 
 /// Holds the lock of a database against other processes until it is dropped, which closes the file.
+#[expect(dead_code, reason = "the lock ends when the database or the file is closed")]
 enum Lock {
     Database(Connection),
     File(File),

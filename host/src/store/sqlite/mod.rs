@@ -20,7 +20,7 @@
 //! still end the process. `VACUUM` by another program shortens the file, and counts as truncation.
 
 mod checkpointer;
-#[allow(dead_code, reason = "for the commands that back up and restore a store")]
+#[cfg(feature = "server")]
 pub(crate) mod copies;
 mod database;
 mod failure;

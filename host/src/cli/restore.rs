@@ -1,0 +1,230 @@
+//! `optoken restore`: puts a backup in the place of the token store, with a new operator token.
+//!
+//! The order keeps one state whole at every moment: the new token is saved or shown, then the store
+//! is replaced in one step, then the high-water mark follows.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail, ensure};
+use clap::Args;
+use optoken_protocol::timestamp::rfc3339;
+
+use crate::authority::{Authority, CatalogPosition, HighWaterMark};
+use crate::cli::backup::open_copy;
+use crate::cli::create::staged_file::OutputFile;
+use crate::cli::output_file::{confirm_overwrite, resolve_output_path};
+use crate::cli::prompt::ask;
+use crate::cli::serve::continuity::Continuity;
+use crate::cli::serve::storage::Storage;
+use crate::cli::stderr::{print_stderr, warn};
+use crate::program;
+use crate::secret::Secret;
+use crate::store::sqlite::copies;
+use crate::store::{MemoryStore, Store};
+use crate::token::{OPERATOR, TokenInfo, now};
+use crate::visible_text::one_line;
+
+/// Put a backup in the place of the token store, with a new operator token.
+///
+/// Refuses while a server uses the store. Lists the tokens that will be accepted, and asks before
+/// it changes anything. The operator token of the backup is replaced, so that no old one comes
+/// back. Named tokens of the backup are accepted again, also those deleted since.
+///
+/// A backup that is older than the server has seen needs --accept-catalog-at with its sequence.
+#[derive(Debug, Args)]
+#[command(after_help = program::named("\
+Examples:
+  Restore, and save the new operator token:
+    {program} restore --data-dir /var/lib/optoken --output-file operator-token tokens.db
+  Restore an older state, of which this command has printed the sequence:
+    {program} restore --accept-catalog-at 7 --output-file operator-token tokens.db"))]
+pub(crate) struct Restore {
+    /// The backup: a file of `backup`, a copy of tokens.db, or a backup by SQLite
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    #[command(flatten)]
+    storage: Storage,
+
+    #[command(flatten)]
+    continuity: Continuity,
+
+    /// Save the new operator token to this file, with mode 0600, instead of printing it
+    #[arg(long, value_name = "FILE")]
+    output_file: Option<PathBuf>,
+
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+/// A state that was read, and the authority over it.
+struct Copy {
+    store: Arc<MemoryStore>,
+    authority: Authority,
+    position: CatalogPosition,
+}
+
+impl Restore {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let target = self.storage.place()?;
+        let backup = read_copy(&self.file)
+            .with_context(|| format!("cannot restore {}: nothing was changed", self.file.display()))?;
+        copies::ensure_unused(&target)?;
+        let current = match target.try_exists() {
+            Ok(false) => None,
+            _ => Some(read_copy(&target)),
+        };
+        let mark = self.continuity.mark(Some(&target))?.context("the token store is in no file")?;
+        let mark = HighWaterMark::open(&mark, self.continuity.accepted().is_some())?;
+        let accepted = self.check_age(&backup, current.as_ref(), &mark)?;
+        describe(&backup, current.as_ref())?;
+        let output = match &self.output_file {
+            Some(file) => Some(resolve_output_path(file)?),
+            None => None,
+        };
+        if let Some(output) = &output {
+            confirm_overwrite(output, self.yes)?;
+        }
+        if !self.yes && ask("Enter 'yes' to replace the token store by this backup")? != "yes" {
+            bail!("Cannot restore without confirmation (answer 'yes', or use --yes); nothing was changed");
+        }
+        let secret = replace_operator(&backup, &self.file)?;
+        let saved = match (&output, &secret) {
+            (Some(path), Some(secret)) => {
+                let output = OutputFile::lock(path)?;
+                output.check_writable()?;
+                output.write_staged(secret, secret)?;
+                Some(output)
+            }
+            (None, Some(secret)) => {
+                self.show(secret)?;
+                None
+            }
+            (_, None) => None,
+        };
+        let document = backup.store.load()?.context("the backup has no catalog")?.document;
+        copies::install(&target, &document).context("nothing was changed")?;
+        if let (Some(output), Some(secret)) = (saved, &secret) {
+            output.install(secret)?;
+            output.remove_staged();
+            print_stderr(&format!("Token saved to: {}", output.path.display()));
+        }
+        let position = backup.authority.position()?.context("the backup has no audit record")?;
+        match accepted {
+            Some(sequence) => mark.accept(sequence, Some(&position))?,
+            None => mark.advance(&position),
+        }
+        drop(mark);
+        print_stderr(&format!("Restored {position} to: {}", target.display()));
+        Ok(())
+    }
+
+    /// Checks that the backup is no older than what this server has seen. Returns the sequence that
+    /// the operator accepts in spite of that.
+    fn check_age(
+        &self,
+        backup: &Copy,
+        current: Option<&anyhow::Result<Copy>>,
+        mark: &HighWaterMark,
+    ) -> anyhow::Result<Option<u64>> {
+        let seen = [mark.newest(), current.and_then(|copy| Some(copy.as_ref().ok()?.position.clone()))];
+        let sequence = backup.position.sequence;
+        for seen in seen.into_iter().flatten() {
+            let Err(refusal) = backup.authority.check_continues(&seen)? else { continue };
+            let difference = match refusal.reason() {
+                "other_catalog" => format!("this server has the catalog {}", seen.catalog_id),
+                "diverged" => {
+                    format!("it is another history than that of this server, at sequence {}", seen.sequence)
+                }
+                _ => format!("this server has seen sequence {}", seen.sequence),
+            };
+            if self.continuity.accepted() != Some(sequence) {
+                bail!(
+                    "the backup has catalog {} at sequence {sequence}, and {difference}: tokens that were revoked since \
+                     would be accepted again; nothing was changed; if that is meant, add --accept-catalog-at {sequence}",
+                    backup.position.catalog_id
+                );
+            }
+            ensure!(
+                mark.accepted_at(sequence).is_none(),
+                "--accept-catalog-at {sequence} was used before and accepts a sequence once; nothing was changed; if it is \
+                 meant again, remove the high-water mark {} after you have checked the backup",
+                mark.path().display()
+            );
+            return Ok(Some(sequence));
+        }
+        Ok(None)
+    }
+
+    /// Prints the new token, and asks whether it is saved.
+    fn show(&self, secret: &Secret) -> anyhow::Result<()> {
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{}", secret.expose())
+            .and_then(|()| stdout.flush())
+            .context("cannot print the new operator token; nothing was changed")?;
+        print_stderr(
+            "This is the new operator token. It is not shown again, and is in force after the next step.",
+        );
+        if !self.yes && ask("Enter 'yes' when it is saved")? != "yes" {
+            bail!("Cannot restore before the new operator token is saved; nothing was changed");
+        }
+        Ok(())
+    }
+}
+
+/// Reads a file with a catalog.
+fn read_copy(file: &Path) -> anyhow::Result<Copy> {
+    let document = copies::read(file)?.document;
+    // Examined as it is, before the builder could write to it.
+    let position = open_copy(&document)?.position()?.context("its catalog has no audit record")?;
+    let store = Arc::new(MemoryStore::default());
+    store.swap(None, &document)?;
+    let shared: Arc<dyn Store> = Arc::clone(&store) as _;
+    let authority = Authority::builder_shared(shared).build().context("cannot read the catalog")?;
+    Ok(Copy { store, authority, position })
+}
+
+/// Replaces the operator token of the backup; `None` if it has none.
+fn replace_operator(backup: &Copy, file: &Path) -> anyhow::Result<Option<Secret>> {
+    if backup.authority.status()?.is_none() {
+        warn("the backup has no operator token: create one after the start, before other users can");
+        return Ok(None);
+    }
+    Ok(Some(backup.authority.restore(&format!("restore {}", file.display()))?.secret))
+}
+
+/// Lists the tokens that the restore changes.
+fn describe(backup: &Copy, current: Option<&anyhow::Result<Copy>>) -> anyhow::Result<()> {
+    let tokens = backup.authority.list_tokens()?;
+    let current = match current {
+        Some(Ok(current)) => Some(current.authority.list_tokens()?),
+        Some(Err(error)) => {
+            warn(&format!("the token store that is there cannot be read: {error:#}"));
+            None
+        }
+        None => None,
+    };
+    print_stderr(&format!("The backup has {}, with these tokens:", backup.position));
+    for token in &tokens {
+        let in_use = |other: &TokenInfo| other.sha512 == token.sha512;
+        let state = match token.expiry {
+            _ if token.name == OPERATOR => "will be replaced".to_owned(),
+            Some(at) if at <= now() => format!("expired {}", rfc3339(at)),
+            _ if current.as_ref().is_some_and(|current| !current.iter().any(in_use)) => {
+                "was deleted since, and will be accepted again".to_owned()
+            }
+            Some(at) => format!("will be accepted until {}", rfc3339(at)),
+            None => "will be accepted".to_owned(),
+        };
+        print_stderr(&format!("  {}: {state}", one_line(&token.name)));
+    }
+    for token in current.iter().flatten().filter(|token| token.name != OPERATOR) {
+        if !tokens.iter().any(|other| other.sha512 == token.sha512) {
+            print_stderr(&format!("  {}: is not in the backup, and will be refused", one_line(&token.name)));
+        }
+    }
+    Ok(())
+}

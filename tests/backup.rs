@@ -1,0 +1,205 @@
+//! `backup` and `restore`: no backup brings an old operator token back, and none opens the
+//! bootstrap.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use rusqlite::backup::Backup;
+
+use crate::support::{CREATE, CommandOutput, Server, TestEnv, create_named, eventually, get, post};
+
+/// Runs `backup` or `restore` on the store of the environment.
+fn run(env: &TestEnv, command: &str, file: &Path, args: &[&str]) -> CommandOutput {
+    env.cli([command]).arg("--data-dir").arg(env.data_dir()).args(args).arg(file).run()
+}
+
+fn assert_done(output: &CommandOutput) {
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+}
+
+/// A way to back up a running server.
+type Way = fn(&TestEnv, &Path);
+
+/// Waits until the one file holds the newest change, as it does within a second.
+fn copy_one_file(env: &TestEnv, to: &Path) {
+    eventually("the log is empty", || {
+        fs::metadata(env.data_dir().join("tokens.db-wal")).is_ok_and(|wal| wal.len() == 0)
+    });
+    fs::copy(env.store(), to).unwrap();
+}
+
+fn copy_by_sqlite(env: &TestEnv, to: &Path) {
+    let from = Connection::open(env.store()).unwrap();
+    let mut to = Connection::open(to).unwrap();
+    Backup::new(&from, &mut to).unwrap().run_to_completion(100, Duration::ZERO, None).unwrap();
+}
+
+/// As a snapshot of the volume has it.
+fn copy_all_files(env: &TestEnv, to: &Path) {
+    for suffix in ["-wal", "-shm", ""] {
+        let mut from = env.store().into_os_string();
+        from.push(suffix);
+        let mut to = to.to_owned().into_os_string();
+        to.push(suffix);
+        fs::copy(from, to).unwrap();
+    }
+}
+
+fn copy_by_command(env: &TestEnv, to: &Path) {
+    let output = run(env, "backup", to, &[]);
+    assert_done(&output);
+    assert!(output.stdout.contains("with 2 tokens"), "{}", output.stdout);
+}
+
+const WAYS: [(&str, Way); 4] = [
+    ("cp", copy_one_file),
+    ("SQLite's own", copy_by_sqlite),
+    ("volume snapshot", copy_all_files),
+    ("backup", copy_by_command),
+];
+
+fn named(server: &Server, operator: &str, name: &str) -> String {
+    create_named(operator, name).send(server.address).token()
+}
+
+#[test]
+fn every_way_to_back_up_restores_without_an_old_operator_token() {
+    for (way, copy) in WAYS {
+        let env = TestEnv::new();
+        let server = env.serve(&[]);
+        let leaked = server.create();
+        let kept = named(&server, &leaked, "kept");
+        let backup = env.home().join("backup.db");
+        copy(&env, &backup);
+        let current = server.regenerate(&leaked);
+        let lost = named(&server, &current, "lost");
+
+        let busy = run(&env, "restore", &backup, &["--yes", "--accept-catalog-at", "3"]);
+        busy.assert_failed(1, &["another process uses it"]);
+        assert!(server.accepts(&current) && !server.accepts(&leaked), "{way}");
+        drop(server);
+
+        // Older than what was seen.
+        let old = run(&env, "restore", &backup, &["--yes"]);
+        old.assert_failed(1, &["sequence 3", "nothing was changed", "--accept-catalog-at 3"]);
+        let token_file = env.home().join("token");
+        let args = ["--yes", "--accept-catalog-at", "3", "--output-file", token_file.to_str().unwrap()];
+        let output = run(&env, "restore", &backup, &args);
+        assert_done(&output);
+        for line in ["_admin: will be replaced", "kept: will be accepted", "lost: is not in the backup"] {
+            assert!(output.stderr.contains(line), "{way}: {}", output.stderr);
+        }
+        let restored = fs::read_to_string(&token_file).unwrap();
+        let restored = restored.trim();
+
+        let server = env.serve(&[]);
+        for (token, accepted) in
+            [(&*leaked, false), (&*current, false), (&*lost, false), (&*kept, true), (restored, true)]
+        {
+            assert_eq!(server.accepts(token), accepted, "{way}");
+        }
+        assert_eq!(post(CREATE).send(server.address).status, 409, "{way}: the bootstrap is closed");
+        let records = get("/api/v3/configure/token/audit").bearer(restored).send(server.address).body;
+        assert!(records.contains("\"action\":\"restore\""), "{way}: {records}");
+        drop(server);
+
+        // The acceptance is spent.
+        let again = run(&env, "restore", &backup, &["--yes", "--accept-catalog-at", "3"]);
+        again.assert_failed(1, &["was used before", "nothing was changed"]);
+    }
+}
+
+#[test]
+fn backup_never_overwrites_and_leaves_nothing_after_a_failure() {
+    let env = TestEnv::new();
+    let backup = env.home().join("backup.db");
+    run(&env, "backup", &backup, &[]).assert_failed(1, &["there is no token store at"]);
+    drop(env.serve(&[]));
+    assert_done(&run(&env, "backup", &backup, &[]));
+    let before = fs::read(&backup).unwrap();
+    run(&env, "backup", &backup, &[]).assert_failed(1, &["it exists, and is not replaced"]);
+    assert_eq!(fs::read(&backup).unwrap(), before);
+    let missing: PathBuf = env.home().join("missing/backup.db");
+    run(&env, "backup", &missing, &[]).assert_failed(1, &["missing/backup.db"]);
+    let memory = env.cli(["backup", "--store", "memory:"]).arg(&missing).run();
+    memory.assert_failed(1, &["a store in memory has no file"]);
+}
+
+#[test]
+fn newest_backup_restores_onto_an_empty_machine() {
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
+    let operator = server.create();
+    let backup = env.home().join("backup.db");
+    assert_done(&run(&env, "backup", &backup, &[]));
+    drop(server);
+    fs::remove_dir_all(env.data_dir()).unwrap();
+    let output = run(&env, "restore", &backup, &["--yes"]);
+    assert_done(&output);
+    let restored = output.token();
+    let server = env.serve(&[]);
+    assert!(server.accepts(&restored) && !server.accepts(&operator));
+}
+
+#[test]
+fn unconfirmed_or_damaged_restore_changes_nothing() {
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
+    let operator = server.create();
+    let backup = env.home().join("backup.db");
+    assert_done(&run(&env, "backup", &backup, &[]));
+    drop(server);
+    let command = env.cli(["restore"]).arg("--data-dir").arg(env.data_dir()).arg(&backup);
+    command.input("no\n").run().assert_failed(1, &["nothing was changed"]);
+    let damaged = env.file("damaged.db", &fs::read(&backup).unwrap()[..5000]);
+    run(&env, "restore", &damaged, &["--yes"]).assert_failed(1, &["nothing was changed"]);
+    let foreign = env.file("foreign.db", b"no database");
+    run(&env, "restore", &foreign, &["--yes"]).assert_failed(1, &["nothing was changed"]);
+    assert!(env.serve(&[]).accepts(&operator));
+}
+
+#[test]
+fn audit_log_of_the_replaced_history_is_set_aside() {
+    let env = TestEnv::new();
+    let log = env.home().join("audit.jsonl");
+    let logged = ["--audit-log", log.to_str().unwrap()];
+    let server = env.serve(&logged);
+    let first = server.create();
+    let backup = env.home().join("backup.db");
+    assert_done(&run(&env, "backup", &backup, &[]));
+    server.regenerate(&first);
+    drop(server);
+    let output = run(&env, "restore", &backup, &["--yes", "--accept-catalog-at", "2"]);
+    assert_done(&output);
+    let server = env.serve(&logged);
+    server.wait_for_log("has records that this state of the catalog does not have");
+    assert!(server.accepts(&output.token()));
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(text.contains("\"action\":\"restore\""), "{text}");
+}
+
+#[test]
+fn restored_database_is_refused_at_the_start_and_while_the_server_runs() {
+    let env = TestEnv::new();
+    let server = env.serve(&["--max-staleness", "1"]);
+    let leaked = server.create();
+    let backup = env.home().join("backup.db");
+    copy_by_sqlite(&env, &backup);
+    let current = server.regenerate(&leaked);
+
+    // As an operator restores under a running server.
+    let mut to = Connection::open(env.store()).unwrap();
+    let from = Connection::open(&backup).unwrap();
+    Backup::new(&from, &mut to).unwrap().run_to_completion(100, Duration::ZERO, None).unwrap();
+    drop(to);
+    server.wait_for_log("older state");
+    eventually("all tokens are refused", || {
+        get("/health").bearer(&current).send(server.address).status == 503
+    });
+    assert_eq!(get("/health").bearer(&leaked).send(server.address).status, 503);
+    drop(server);
+    let start = env.serve_with(&[]).run();
+    start.assert_failed(1, &["older state, sequence 2", "--accept-catalog-at 2"]);
+}
