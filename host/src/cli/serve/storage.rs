@@ -168,8 +168,9 @@ fn default_data_dir() -> anyhow::Result<PathBuf> {
         )
 }
 
-/// Returns the directory of the store: a private one below `directory`, if it is the root of a volume that others can write. Rejects every other directory in
-/// which another user can replace the store.
+/// Returns the directory of the store: a private one below `directory`, if it is the root of a
+/// volume that others can write. Rejects every other directory in which another user can replace
+/// the store.
 fn prepare_directory(directory: &Path, named: &str, store: &OsStr) -> anyhow::Result<PathBuf> {
     let named = || format!("cannot use {named} {}", directory.display());
     let TrustedPath { path, metadata } = trust_path(directory).with_context(named)?;
