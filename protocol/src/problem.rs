@@ -177,8 +177,10 @@ impl Problem {
             | Self::UnknownOutcomeRetryable
             | Self::UnknownOutcomeOfNamed => ErrorStatus::ServiceUnavailable,
             Self::Internal => ErrorStatus::InternalServerError,
-            Self::ForwardAuth(reason) if reason.challenge().is_some() => ErrorStatus::Unauthorized,
-            Self::ForwardAuth(_) => ErrorStatus::ServiceUnavailable,
+            Self::ForwardAuth(reason) => match reason.challenge() {
+                Some(_) => ErrorStatus::Unauthorized,
+                None => ErrorStatus::ServiceUnavailable,
+            },
         }
     }
 

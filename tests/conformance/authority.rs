@@ -33,6 +33,8 @@ impl Runner {
 
     pub(crate) fn play(&self, case: &Case) -> CaseResult {
         self.store.open(&case.directory).unwrap();
+        // The case is another catalog than the one before.
+        self.authority.forget_catalog();
         self.refresh();
         let mut bindings = Bindings::default();
         let answers = case.calls.iter().enumerate().map(|(at, call)| {

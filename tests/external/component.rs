@@ -113,11 +113,14 @@ fn hex_digest(bytes: &[u8]) -> String {
 const BUILT: [&str; 2] = ["--built", "built"];
 const MANIFEST: &str = "component/prebuilt/manifest.toml";
 
+/// A change of a checkout.
+type Change = fn(&Checkout);
+
 pub(crate) fn changed_components_fail_verification() {
     let (status, output) = Checkout::new().verify(true, &BUILT);
     assert!(status == 0 && output.contains("verified: of these sources"), "{status}: {output}");
 
-    let changes: [(fn(&Checkout), &str); 5] = [
+    let changes: [(Change, &str); 5] = [
         // Without the pin, the manifest would choose the compiler that verifies it.
         (
             |checkout| checkout.replace(MANIFEST, "\nrustc = \"rustc 1.", "\nrustc = \"rustc 9."),

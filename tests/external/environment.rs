@@ -113,7 +113,9 @@ pub(crate) fn unsearchable_directory_has_no_dotenv() {
     set_mode(&closed.join("below"), 0o700);
     set_mode(&closed, 0o700);
     // perl enters the directory as root, and the program runs there as the other user.
-    let enter = format!("chdir shift; $( = $) = '{0} {0}'; $< = $> = {0}; exec @ARGV", UNPRIVILEGED);
+    let enter = format!(
+        "chdir shift; $( = $) = '{UNPRIVILEGED} {UNPRIVILEGED}'; $< = $> = {UNPRIVILEGED}; exec @ARGV"
+    );
     let program = as_other_user(&env).get_program().to_owned();
     for directory in [&closed, &closed.join("below")] {
         let mut perl = needs::command(PERL);

@@ -76,6 +76,9 @@ macro_rules! tests_for {
     }};
 }
 
+type Run = fn();
+
+#[allow(clippy::too_many_lines, reason = "one table of all tests")]
 fn main() -> ExitCode {
     if store::run_child() {
         return ExitCode::SUCCESS;
@@ -155,7 +158,7 @@ fn main() -> ExitCode {
         [conformance::host_conforms, conformance::host_rejects_invalid_calls,]
     ));
     let wasmtime = || conformance::need(&conformance::WASMTIME);
-    let on_stock_wasmtime: [(&str, Vec<Need>, fn()); 4] = [
+    let on_stock_wasmtime: [(&str, Vec<Need>, Run); 4] = [
         (
             "restored_catalog_is_refused_and_accepted_once",
             vec![wasmtime()],

@@ -2,7 +2,7 @@
 //! requests pass, and which identity headers the service receives.
 //!
 //! Only what host/proxies/README.md lists is replaced: three addresses of the first file, each of
-//! which occurs once, and the directory of HAProxy's files.
+//! which occurs once, and the directory of `HAProxy`'s files.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write as _};

@@ -29,10 +29,13 @@ use self::high_water::{Acceptance, HighWaterStore};
 /// The directory of the mark, if the runtime has opened one under this name.
 pub const STATE: &str = "/state";
 
+/// The catalog in a directory that the runtime has opened.
+type WasiStore = FileStore<WasiDirectory, fn() -> u64>;
+
 /// The ports of the core, over WASI.
 #[derive(Debug)]
 pub struct Wasi {
-    store: HighWaterStore<FileStore<WasiDirectory, fn() -> u64>, WasiDirectory, fn() -> u64>,
+    store: HighWaterStore<WasiStore, WasiDirectory, fn() -> u64>,
 }
 
 impl Wasi {

@@ -272,13 +272,13 @@ impl Authority {
         self.shared.staleness()
     }
 
-    /// The end of the audit chain of the catalog that tokens are checked against; `None` if it has no
-    /// record.
+    /// The end of the audit chain of the catalog that tokens are checked against; `None` if it has
+    /// no record.
     pub fn position(&self) -> Result<Option<CatalogPosition>, CommandError> {
         Ok(self.shared.query(Examined::read)?.position)
     }
 
-    /// Whether the catalog that tokens are checked against is in this earlier state or continues it.
+    /// Whether the catalog that tokens are checked against is in this state or continues it.
     pub fn check_continues(
         &self,
         earlier: &CatalogPosition,

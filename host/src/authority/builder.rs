@@ -134,9 +134,9 @@ impl<'a> Builder<'a> {
         self
     }
 
-    /// Keeps the newest state of the catalog that this node has seen in this file, of mode 0600. The
-    /// start fails with [`BuildError::Refused`] if the store holds an older state, a history that
-    /// does not continue the newest one, another catalog, or none.
+    /// Keeps the newest state of the catalog that this node has seen in this file, of mode 0600.
+    /// The start fails with [`BuildError::Refused`] if the store holds an older state, a history
+    /// that does not continue the newest one, another catalog, or none.
     ///
     /// A thread writes the file within a second of a change, also of a change by another process,
     /// and at the drop of the authority. On another disk than the store, the file also shows that
@@ -285,7 +285,8 @@ fn start_lineage(
         if let (Some(at), Err(refusal)) = (mark.accepted_at(sequence), &by_mark) {
             return Err(BuildError::Refused { refusal: refusal.clone(), accepted_at: Some(at) });
         }
-        mark.accept(sequence, examined.position.as_ref())?;
+        let logged = log.as_ref().and_then(AuditLog::last_sequence).unwrap_or(0);
+        mark.accept(sequence, examined.position.as_ref(), logged)?;
     }
     tracing::warn!("accepting the catalog at sequence {sequence} although this node has seen a newer state");
     if by_log.is_err()

@@ -48,7 +48,7 @@ mod tests {
         assert!(lock.lock(Duration::ZERO).is_some());
         std::thread::scope(|scope| {
             let guard = lock.lock(Duration::ZERO).unwrap();
-            let waiting = scope.spawn(|| lock.lock(Duration::from_secs(60)).is_some());
+            let waiting = scope.spawn(|| lock.lock(Duration::from_mins(1)).is_some());
             drop(guard);
             assert!(waiting.join().unwrap());
         });

@@ -190,16 +190,17 @@ impl HighWaterMark {
         state.accepted.iter().rev().find(replaced).map(|accepted| accepted.sequence)
     }
 
-    /// Replaces the mark by an older state, and notes that an operator has accepted its sequence.
-    /// Returns when the file is on the disk. `None` is an empty store; its mark is written with the
-    /// first state after it.
+    /// Replaces the mark by an older state, and notes that an operator has accepted its sequence
+    /// instead of states up to `replaced`. Returns when the file is on the disk. `None` is an empty
+    /// store; its mark is written with the first state after it.
     pub(crate) fn accept(
         &self,
         sequence: u64,
         position: Option<&CatalogPosition>,
+        replaced: u64,
     ) -> Result<(), HighWaterError> {
         let mut state = self.shared.lock();
-        let instead_of = state.newest.as_ref().map(|newest| newest.sequence);
+        let instead_of = state.newest.as_ref().map(|newest| newest.sequence.max(replaced));
         let mut accepted = state.accepted.clone();
         accepted.push(Accepted { sequence, instead_of, at: now() });
         let surplus = accepted.len().saturating_sub(MAX_ACCEPTED);
@@ -245,8 +246,8 @@ impl Shared {
             }
             let pause = if state.failing { RETRY_INTERVAL } else { WRITE_INTERVAL };
             // Several changes in a row are one write.
-            state = self.wait(state, Some(pause), |state| state.phase == Phase::Open);
-            state = self.wait(state, None, |state| {
+            state = self.wait_for(state, pause, |state| state.phase == Phase::Open);
+            state = self.wait_while(state, |state| {
                 state.phase == Phase::Open && (state.newest.is_none() || state.newest == state.written)
             });
         }
@@ -274,22 +275,25 @@ impl Shared {
         state
     }
 
-    fn wait<'a>(
+    /// Waits for so long at most, while the condition holds.
+    fn wait_for<'a>(
         &'a self,
         state: MutexGuard<'a, State>,
-        at_most: Option<Duration>,
+        at_most: Duration,
         condition: impl Fn(&State) -> bool,
     ) -> MutexGuard<'a, State> {
-        match at_most {
-            Some(at_most) => {
-                let waited = self.changed.wait_timeout_while(state, at_most, |state| condition(state));
-                waited.unwrap_or_else(PoisonError::into_inner).0
-            }
-            None => {
-                let waited = self.changed.wait_while(state, |state| condition(state));
-                waited.unwrap_or_else(PoisonError::into_inner)
-            }
-        }
+        let waited = self.changed.wait_timeout_while(state, at_most, |state| condition(state));
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Waits while the condition holds.
+    fn wait_while<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+        condition: impl Fn(&State) -> bool,
+    ) -> MutexGuard<'a, State> {
+        let waited = self.changed.wait_while(state, |state| condition(state));
+        waited.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -402,14 +406,14 @@ mod tests {
         drop(mark);
         let mark = open(&path);
         assert_eq!(mark.accepted_at(5), None);
-        mark.accept(5, Some(&at(5))).unwrap();
+        mark.accept(5, Some(&at(5)), 0).unwrap();
         mark.advance(&at(6));
         drop(mark);
         let mark = open(&path);
         assert_eq!(mark.newest(), Some(at(6)));
         assert!(mark.accepted_at(5).is_some() && mark.accepted_at(6).is_none());
         // An empty store.
-        mark.accept(0, None).unwrap();
+        mark.accept(0, None, 0).unwrap();
         drop(mark);
         assert!(open(&path).accepted_at(0).is_some());
     }

@@ -69,6 +69,7 @@ struct ConnectionOptions {
     ///
     /// A server on this machine is asked without a proxy. HTTPS_PROXY, ALL_PROXY and NO_PROXY
     /// apply to a server with https:// alone, whose verified connection the proxy only passes on.
+    #[expect(clippy::doc_markdown, reason = "help shows the text as it is here")]
     #[arg(long, value_name = "URL", env = "INFLUXDB3_PROXY", hide_env_values = true)]
     proxy: Option<String>,
 

@@ -114,7 +114,10 @@ impl Restore {
         }
         let position = backup.authority.position()?.context("the backup has no audit record")?;
         match accepted {
-            Some(sequence) => mark.accept(sequence, Some(&position))?,
+            Some(sequence) => {
+                let replaced = current.and_then(Result::ok).map_or(0, |current| current.position.sequence);
+                mark.accept(sequence, Some(&position), replaced)?;
+            }
             None => mark.advance(&position),
         }
         drop(mark);
@@ -162,7 +165,7 @@ impl Restore {
     /// Prints the new token, and asks whether it is saved.
     fn show(&self, secret: &Secret) -> anyhow::Result<()> {
         let mut stdout = io::stdout().lock();
-        writeln!(stdout, "{}", secret.expose())
+        writeln!(stdout, "Token: {}", secret.expose())
             .and_then(|()| stdout.flush())
             .context("cannot print the new operator token; nothing was changed")?;
         print_stderr(

@@ -104,7 +104,7 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy();
         if let Route::Through { client, .. } = &route {
-            http = http.proxy(client.clone());
+            http = http.proxy(client.as_ref().clone());
         }
         if let Some(name) = address.local_name() {
             http = http.resolve_to_addrs(name, &ServerAddress::local_addresses());

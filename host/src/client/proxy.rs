@@ -18,7 +18,7 @@ pub(super) enum Route {
     /// The environment names this proxy, which is not used because it would see the token.
     Bypass { proxy: String },
     /// Requests pass this proxy.
-    Through { proxy: String, client: Proxy },
+    Through { proxy: String, client: Box<Proxy> },
 }
 
 /// The proxy cannot be used.
@@ -66,7 +66,7 @@ impl Route {
         if let Some(credential) = found.basic_auth() {
             client = client.custom_http_auth(credential.clone());
         }
-        Ok(Self::Through { proxy, client })
+        Ok(Self::Through { proxy, client: Box::new(client) })
     }
 
     fn named(text: &str) -> Result<Self, ProxyError> {
@@ -76,7 +76,7 @@ impl Route {
             return Err(ProxyError::NotAUrl);
         }
         let client = Proxy::all(url).map_err(|_| ProxyError::NotAUrl)?;
-        Ok(Self::Through { proxy, client })
+        Ok(Self::Through { proxy, client: Box::new(client) })
     }
 
     /// Returns the proxy that requests pass, without its credential.

@@ -152,7 +152,7 @@ mod tests {
             match (fields.check_body(body.as_bytes()), advice) {
                 (Ok(()), None) => {}
                 (Err(Problem::InvalidArgument(text)), Some(advice)) => {
-                    assert!(text.contains(advice), "{text}")
+                    assert!(text.contains(advice), "{text}");
                 }
                 (found, _) => panic!("{body}: {found:?}"),
             }

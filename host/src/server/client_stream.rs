@@ -172,7 +172,8 @@ mod tests {
         let (mut client, server) = duplex(1 << 20);
         let lingering = tokio::spawn(linger(server, true));
         let mut sent = 0;
-        while client.write_all(&[0; 1 << 20]).await.is_ok() {
+        let chunk = vec![0; 1 << 20];
+        while client.write_all(&chunk).await.is_ok() {
             sent += 1 << 20;
         }
         assert!((LINGER_BYTES..=LINGER_BYTES + (2 << 20)).contains(&sent), "{sent}");

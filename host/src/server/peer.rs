@@ -58,7 +58,13 @@ impl fmt::Display for ClientGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::V4(ip) => ip.fmt(f),
-            Self::V6([a, b, c, d]) => write!(f, "{}/64", Ipv6Addr::new(*a, *b, *c, *d, 0, 0, 0, 0)),
+            Self::V6(prefix) => {
+                let mut segments = [0; 8];
+                for (segment, of_prefix) in segments.iter_mut().zip(prefix) {
+                    *segment = *of_prefix;
+                }
+                write!(f, "{}/64", Ipv6Addr::from(segments))
+            }
             Self::Uid(uid) => write!(f, "uid {uid}"),
         }
     }

@@ -7,6 +7,7 @@ use super::*;
 type Case = (Problem, u16, &'static str, &'static [(&'static str, &'static str)]);
 
 /// One problem of every kind.
+#[expect(clippy::too_many_lines, reason = "one table of all problems")]
 fn problems() -> Vec<Case> {
     const CLOSE: &[(&str, &str)] = &[("connection", "close")];
     const RETRY: &[(&str, &str)] = &[("retry-after", "1")];

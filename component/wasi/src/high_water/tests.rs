@@ -22,7 +22,9 @@ fn random() -> u64 {
     RandomState::new().hash_one(0)
 }
 
-struct Ports(HighWaterStore<FileStore<RealDirectory, fn() -> u64>, RealDirectory, fn() -> u64>);
+type RealStore = FileStore<RealDirectory, fn() -> u64>;
+
+struct Ports(HighWaterStore<RealStore, RealDirectory, fn() -> u64>);
 
 impl Entropy for Ports {
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), EntropyError> {

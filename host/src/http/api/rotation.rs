@@ -250,6 +250,7 @@ fn status(request: &ApiRequest) -> Result<Response, Problem> {
 }
 
 /// Returns the endpoints of this file.
+#[expect(clippy::too_many_lines, reason = "one table of all endpoints")]
 pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
     let operator = || vec![Problem::InsufficientScope, Problem::NoOperator];
     vec![

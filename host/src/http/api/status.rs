@@ -7,7 +7,7 @@ use optoken_protocol::problem::Problem;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::authority::CatalogRefusal;
+use crate::authority::{Authority, CatalogRefusal};
 use crate::http::api::endpoint::{ApiRequest, BodySchema, Endpoint, ok_response, read_problems};
 use crate::http::response;
 use crate::server::serve::Response;
@@ -51,7 +51,7 @@ struct StoreStatus {
 /// A state of the store that does not continue the catalog.
 #[derive(Serialize, ToSchema)]
 struct RefusalStatus {
-    /// missing, other_catalog, older or diverged
+    /// `missing`, `other_catalog`, `older` or `diverged`.
     reason: &'static str,
     expected_sequence: u64,
     /// The sequence in the store; 0 if it holds no catalog.
@@ -92,8 +92,8 @@ impl From<CatalogRefusal> for RefusalStatus {
 fn status(request: &ApiRequest) -> Result<Response, Problem> {
     let authority = &request.state.authority;
     let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let catalog = request.state.read(|authority| authority.catalog_state())?;
-    let component = request.state.read(|authority| authority.component_info())?;
+    let catalog = request.state.read(Authority::catalog_state)?;
+    let component = request.state.read(Authority::component_info)?;
     response::json(&Status {
         version: env!("CARGO_PKG_VERSION"),
         catalog: CatalogStatus {

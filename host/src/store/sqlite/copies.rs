@@ -76,8 +76,8 @@ pub(crate) fn install(path: &Path, document: &str) -> Result<Version, OpenError>
     Ok(version)
 }
 
-/// Checks that no other process uses the database at `path`, if there is one. This process must have
-/// no store open there.
+/// Checks that no other process uses the database at `path`, if there is one. This process must
+/// have no store open there.
 pub(crate) fn ensure_unused(path: &Path) -> Result<(), OpenError> {
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
