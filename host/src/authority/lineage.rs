@@ -253,6 +253,11 @@ impl Lineage {
         })
     }
 
+    /// Whether a newer state was published since `read_at`.
+    pub(crate) fn is_overtaken(&self, read_at: BootInstant) -> bool {
+        read_at < self.lock().set_at
+    }
+
     fn lock(&self) -> MutexGuard<'_, LineageState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -95,8 +95,8 @@ pub(crate) struct Parts {
 pub(crate) enum PollError {
     /// The store failed.
     Store(StoreError),
-    /// The catalog in the store cannot be read.
-    Catalog(CommandError),
+    /// The component failed to read the catalog.
+    Trap,
     /// The store went back.
     Refused(CatalogRefusal),
 }
@@ -105,7 +105,7 @@ impl fmt::Display for PollError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Store(error) => write!(f, "the token store does not answer: {error}"),
-            Self::Catalog(error) => write!(f, "the token store cannot be used: {error}"),
+            Self::Trap => write!(f, "the token store cannot be used: {COMPONENT_FAILED}"),
             Self::Refused(refusal) => write!(
                 f,
                 "{refusal}; changes are refused; put the newest catalog back, or stop the server and start it with \
@@ -332,11 +332,21 @@ impl Shared {
             let examined = Examined::read(&mut reader)?;
             Ok(examined.map(|examined| (examined, reader)))
         });
-        let opened = opened.unwrap_or_else(|trap| {
-            self.count_trap(&trap);
-            Err(CommandError::Unavailable(COMPONENT_FAILED.to_owned()))
-        });
-        let (examined, reader) = opened.map_err(PollError::Catalog)?;
+        let (examined, reader) = match opened {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(_)) if self.lineage.is_overtaken(read_at) => return Ok(Published::Overtaken),
+            Ok(Err(error)) => {
+                // It denies every token from now on. The next readable state must continue the one
+                // before it.
+                tracing::error!("the token store cannot be used: {error}; all tokens are refused");
+                self.replace_current(next);
+                return Ok(Published::Changed { submitted: None });
+            }
+            Err(trap) => {
+                self.count_trap(&trap);
+                return Err(PollError::Trap);
+            }
+        };
         match self.lineage.check(&examined, read_at) {
             Ok(()) => {}
             Err(LineageError::Overtaken) => return Ok(Published::Overtaken),
@@ -346,9 +356,8 @@ impl Shared {
             }
         }
         let Examined { position, newest_at, records, .. } = examined;
-        let (number, version) = (next.number, next.snapshot.version().cloned());
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
-        self.current_number.store(number, Ordering::Release);
+        let version = next.snapshot.version().cloned();
+        self.replace_current(next);
         self.sandbox.install(reader);
         if let (Some(mark), Some(position)) = (&self.high_water, &position) {
             mark.advance(position);
@@ -360,6 +369,12 @@ impl Shared {
         // Under the lock, and so in the order of the changes.
         let submitted = self.audit.as_ref().map(|audit| audit.submit(records));
         Ok(Published::Changed { submitted })
+    }
+
+    fn replace_current(&self, next: VersionedSnapshot) {
+        let number = next.number;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
+        self.current_number.store(number, Ordering::Release);
     }
 
     /// Accepts any state as the next one.
