@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::{Value, json};
 
-use crate::support::{Cli, REGENERATE, TestEnv, get, post, sha512_hex};
+use crate::support::{Cli, REGENERATE, TestEnv, delete_named, get, post, sha512_hex};
 
 /// The token of docs/compatibility.md 1.8.
 const TOKEN: &str =
@@ -173,4 +173,31 @@ fn hash_file_may_be_world_readable() {
     let file = env.token_file(&content.to_string(), 0o444);
     let server = env.serve(&["--admin-token-file", &file]);
     assert!(server.accepts(TOKEN));
+}
+
+#[test]
+fn deleted_token_stays_deleted_after_a_restart() {
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
+    let operator = server.create();
+    server.stop();
+    for content in [
+        json!({ "token": OTHER, "name": "ci" }),
+        // The same token under another name, by its hash.
+        json!({ "token_sha512": sha512_hex(OTHER), "name": "another" }),
+    ] {
+        let server = env.serve_preconfigured(&content).start();
+        if content["name"] == "ci" {
+            assert!(server.accepts(OTHER));
+            delete_named(&operator, "ci").send(server.address).assert_is(200, "");
+        } else {
+            server.wait_for_log("Admin token 'another' was imported before and then deleted");
+        }
+        assert!(!server.accepts(OTHER));
+        server.stop();
+        let server = env.serve_preconfigured(&content).start();
+        server.wait_for_log("was imported before and then deleted");
+        assert!(!server.accepts(OTHER) && server.accepts(&operator));
+        server.stop();
+    }
 }

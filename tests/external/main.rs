@@ -12,6 +12,7 @@
 
 mod audit;
 mod browser;
+mod clock;
 mod component;
 mod conformance;
 mod environment;
@@ -47,7 +48,8 @@ mod tls;
 use std::process::ExitCode;
 
 use self::needs::{
-    BASH, CHROMIUM, CURL, ENV, HAPROXY, MOUNT, NGINX, Need, PERL, SCRIPT, SETPRIV, STRACE, Test, UNSHARE,
+    BASH, CHROMIUM, CURL, ENV, FAKETIME, HAPROXY, MOUNT, NGINX, Need, PERL, SCRIPT, SETPRIV, STRACE, Test,
+    UNSHARE,
 };
 
 /// Rows of the table: a function, and its needs.
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
         audit::hung_audit_log_does_not_block_commands: [SCRIPT],
         browser::cross_site_page_neither_creates_nor_reads_token: [CHROMIUM],
         browser::dns_rebinding_page_is_rejected: [CHROMIUM],
+        clock::clock_set_back_revives_nothing: [FAKETIME],
         component::changed_components_fail_verification: [BASH],
         component::other_compiler_compares_behaviour: [BASH],
         component::prebuilt_components_match_sources: [BASH],

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use crate::assert_none;
-use crate::sources::{Kind, Passage, Sources, is_markdown, passages, repository};
+use crate::sources::{Kind, Passage, Sources, is_markdown, is_rust, passages, repository};
 
 /// A document of docs/, with an anchor or with section numbers.
 ///
@@ -43,6 +43,24 @@ fn links_of_documents_lead_somewhere() {
 #[test]
 fn absent_documents_are_not_cited() {
     assert_none(&absent_documents(&repository()), "no document is cited that is not in the repository");
+}
+
+/// The function of a test in the table of faults.
+static TEST_NAME: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"`([a-z][a-z0-9]*(?:_[a-z0-9]+){2,})`").expect("a pattern"));
+
+#[test]
+fn table_of_faults_names_tests_that_exist() {
+    let sources = repository();
+    let names: Vec<_> = TEST_NAME
+        .captures_iter(&sources["tests/fault_table.md"])
+        .map(|name| format!("fn {}(", &name[1]))
+        .collect();
+    assert!(names.len() > 40, "the table names {} tests", names.len());
+    let code = || sources.iter().filter(|(path, _)| is_rust(path)).map(|(_, text)| text);
+    let missing: Vec<_> =
+        names.into_iter().filter(|name| !code().any(|text| text.contains(name.as_str()))).collect();
+    assert_none(&missing, "a test in the table of faults exists");
 }
 
 /// What a Markdown document offers to references.
