@@ -4,6 +4,7 @@
 //! before an endpoint, which are the same for all, stand in [`access`](crate::http::access).
 
 mod audit;
+mod deadline;
 pub(crate) mod endpoint;
 pub(crate) mod issued_token;
 pub(crate) mod openapi;

@@ -10,6 +10,7 @@ use optoken_protocol::redact::redact;
 use crate::async_authority::AsyncAuthority;
 use crate::authority::Authority;
 use crate::http::Options;
+use crate::http::api::deadline::{COMMAND_TIMEOUT, run_within};
 use crate::metrics::Metrics;
 use crate::server::log_throttle::LogLimiter;
 use crate::server::peer::Peer;
@@ -76,12 +77,13 @@ impl RequestState {
     }
 
     /// Runs a command on a thread that may block. A command that has begun is completed and
-    /// published, even if the client disconnects.
+    /// published, even if the client disconnects or gets an error after [`COMMAND_TIMEOUT`].
     pub(crate) async fn command<T: Send + 'static>(
         &self,
         run: impl FnOnce(&Authority) -> Result<T, CommandError> + Send + 'static,
     ) -> Result<T, Problem> {
-        Ok(self.commands.run(run).await.inspect_err(|error| self.log(error))?)
+        let result = run_within(&self.commands, COMMAND_TIMEOUT, run).await;
+        Ok(result.inspect_err(|error| self.log(error))?)
     }
 
     /// Reads from the authority, which does not wait for the store.
