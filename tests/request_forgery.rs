@@ -7,7 +7,7 @@ mod cases;
 use std::net::SocketAddr;
 
 use crate::http2;
-use crate::support::{CREATE, Connection, RECOVERY, REGENERATE, TestEnv, get, post};
+use crate::support::{CREATE, Connection, RECOVERY, REGENERATE, TestEnv, eventually, get, post};
 
 #[test]
 fn forged_requests_are_rejected_valid_ones_accepted() {
@@ -97,6 +97,8 @@ fn rejection_is_logged_with_reason_and_without_secret() {
     for _ in 0..20 {
         get("/").header("Origin", "null").send(server.recovery());
     }
+    // The log arrives a little after the response.
+    eventually("all rejections are logged", || server.log().matches("token recovery refused").count() >= 22);
     let log = server.log();
     let lines: Vec<_> = log.lines().filter(|line| line.contains("token recovery refused")).collect();
     assert_eq!(lines.len(), 22, "{log}");
