@@ -199,3 +199,24 @@ fn status_requires_token_and_has_no_secret() {
         assert_eq!(request(method, path).bearer(&named).send(server.address).status, 403, "{method} {path}");
     }
 }
+
+#[test]
+fn tokens_of_an_overlap_are_listed_and_deleted_on_request() {
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
+    let old = server.create();
+    let overlap = json!({ "overlap_secs": 3600 });
+    let new = post(REGENERATE).bearer(&old).json(&overlap).send(server.address).token();
+    let minted = create_named(&old, "minted").send(server.address).token();
+    let kept = create_named(&new, "kept").send(server.address).token();
+    let listed = get(OVERLAP).bearer(&new).send(server.address).body;
+    assert!(listed.contains("\"minted\"") && !listed.contains("\"kept\""), "{listed}");
+    // A misspelt option changes nothing.
+    let end = |query: &str| request("DELETE", &format!("{OVERLAP}{query}")).bearer(&new).send(server.address);
+    assert_eq!(end("?delete_token=true").status, 400);
+    assert!(server.accepts(&old));
+    end("").assert_is(200, "");
+    assert!(!server.accepts(&old) && server.accepts(&minted));
+    end("?delete_tokens=true").assert_is(200, "");
+    assert!(!server.accepts(&minted) && server.accepts(&kept) && server.accepts(&new));
+}

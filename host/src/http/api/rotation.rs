@@ -54,8 +54,10 @@ struct StageRequest {
     ttl_secs: Option<u64>,
 }
 
-/// Options of the end of an overlap.
+/// Options of the end of an overlap. Unknown ones are rejected: a misspelt `delete_tokens` would
+/// otherwise keep the tokens of an attacker.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct EndOverlapRequest {
     #[serde(default)]
     delete_tokens: bool,
