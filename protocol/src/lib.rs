@@ -12,6 +12,8 @@ extern crate alloc;
 
 pub mod browser;
 pub mod credentials;
+#[cfg(feature = "fields")]
+pub mod fields;
 pub mod headers;
 pub mod issued_token;
 mod json;
@@ -23,3 +25,4 @@ pub mod redact;
 pub mod system_tokens;
 pub mod timestamp;
 pub mod token;
+pub mod visible;

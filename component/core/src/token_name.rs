@@ -5,6 +5,7 @@
 use alloc::string::String;
 
 use optoken_protocol::token::PREFIX;
+use optoken_protocol::visible::is_invisible;
 use thiserror::Error;
 
 use crate::catalog::OPERATOR;
@@ -42,7 +43,7 @@ pub fn check(name: &str) -> Result<(), NameError> {
         Err(NameError::Empty)
     } else if name.len() > MAX_NAME_BYTES {
         Err(NameError::TooLong)
-    } else if name.chars().any(is_invisible) {
+    } else if name.chars().any(|character| is_invisible(character) || is_private_use(character)) {
         Err(NameError::Invisible)
     } else if name.chars().next().is_some_and(is_space) || name.chars().next_back().is_some_and(is_space) {
         Err(NameError::LeadingOrTrailingSpace)
@@ -55,17 +56,10 @@ pub fn check(name: &str) -> Result<(), NameError> {
     }
 }
 
-/// Returns whether a character is a control or format character, is displayed as nothing, or is for
-/// private use. The second are the blocks of Unicode's `Default_Ignorable_Code_Point`; the third
-/// differ between fonts.
-fn is_invisible(character: char) -> bool {
-    character.is_control()
-        || matches!(character,
-            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
-            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{e000}'..='\u{f8ff}'
-            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{fffe}'..='\u{ffff}'
-            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..)
+/// Returns whether a character is for private use, and so differs between fonts, or is in a part of
+/// Unicode without visible characters.
+fn is_private_use(character: char) -> bool {
+    matches!(character, '\u{e000}'..='\u{f8ff}' | '\u{e1000}'..)
 }
 
 /// Returns whether a character is in Unicode's `White_Space`, without the control characters.

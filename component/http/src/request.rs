@@ -4,13 +4,13 @@
 use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
-use core::fmt;
 
 use optoken_protocol::browser;
+use optoken_protocol::fields::{Field, Fields, Limit};
 use optoken_protocol::media_type::is_json;
 use optoken_protocol::problem::Problem;
 use optoken_protocol::redact::redact;
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::DeserializeOwned;
 
 /// The most bytes of a body.
 pub(crate) const MAX_BODY_BYTES: usize = 64 << 10;
@@ -67,18 +67,13 @@ pub(crate) fn json_or_default<T: DeserializeOwned + Default>(
     Ok(parsed)
 }
 
-/// How the names of fields about a limit of a token begin.
-const LIMITS: [&str; 5] = ["expir", "ttl", "lifetime", "valid", "permission"];
-
 /// Rejects a JSON body with a field about a limit that the endpoint does not have: the client would
 /// get a token without that limit. Other unknown fields are ignored (`docs/compatibility.md` 2.5).
 pub(crate) fn check_fields(body: &[u8], fields: &[&str]) -> Result<(), Problem> {
     // A body that is no object has no fields.
-    let Ok(Names(names)) = serde_json::from_slice(body) else { return Ok(()) };
-    for name in names {
-        let letters = name.chars().filter(char::is_ascii_alphabetic);
-        let letters: String = letters.map(|letter| letter.to_ascii_lowercase()).collect();
-        if !fields.contains(&name.as_str()) && LIMITS.iter().any(|limit| letters.starts_with(limit)) {
+    let Ok(Fields(sent)) = serde_json::from_slice(body) else { return Ok(()) };
+    for Field { name, is_null } in sent {
+        if !is_null && !fields.contains(&name.as_str()) && Limit::of_field(&name).is_some() {
             let name: String = redact(&name).escape_debug().take(64).collect();
             return Err(Problem::InvalidArgument(format!(
                 "unknown field \"{name}\"; this request sets neither an expiry nor permissions"
@@ -86,31 +81,4 @@ pub(crate) fn check_fields(body: &[u8], fields: &[&str]) -> Result<(), Problem> 
         }
     }
     Ok(())
-}
-
-/// The names of the fields of an object whose value is not `null`.
-struct Names(Vec<String>);
-
-impl<'de> Deserialize<'de> for Names {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-
-        impl<'de> Visitor<'de> for Fields {
-            type Value = Names;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
-                let mut names = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, Option<IgnoredAny>>()? {
-                    names.extend(value.map(|_| name));
-                }
-                Ok(Names(names))
-            }
-        }
-
-        deserializer.deserialize_map(Fields)
-    }
 }

@@ -5,20 +5,13 @@
 //! it. Such a field is rejected, with the name of the right one.
 
 use std::collections::HashSet;
-use std::fmt;
 
+use optoken_protocol::fields::{Field, Fields, Limit};
 use optoken_protocol::problem::Problem;
 use optoken_protocol::redact::sanitize;
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 /// How many bytes of the name of a field are repeated in an error.
 const SHOWN_NAME_BYTES: usize = 64;
-
-/// How the names of fields about a duration begin.
-const DURATIONS: [&str; 4] = ["expir", "ttl", "lifetime", "valid"];
-
-/// How the names of fields about rights begin.
-const RIGHTS: &str = "permission";
 
 /// The fields of an endpoint that stand in its JSON body.
 #[derive(Debug, Clone, Copy)]
@@ -31,9 +24,9 @@ pub(crate) struct KnownFields {
 impl KnownFields {
     /// Checks the fields of a JSON body. Accepts a body that is no object.
     pub(crate) fn check_body(self, body: &[u8]) -> Result<(), Problem> {
-        let Ok(Object(fields)) = serde_json::from_slice(body) else { return Ok(()) };
+        let Ok(Fields(fields)) = serde_json::from_slice(body) else { return Ok(()) };
         let mut seen = HashSet::new();
-        for (name, is_null) in &fields {
+        for Field { name, is_null } in &fields {
             if !seen.insert(name) {
                 return Err(Problem::InvalidArgument(format!("the field {} stands twice", shown(name))));
             }
@@ -56,22 +49,15 @@ impl KnownFields {
 
     /// Rejects a name about a limit. `place` is where the right field stands.
     fn check_name(self, name: &str, place: &str) -> Result<(), Problem> {
-        let letters: String = name
-            .chars()
-            .filter(char::is_ascii_alphabetic)
-            .map(|letter| letter.to_ascii_lowercase())
-            .collect();
-        let advice = if DURATIONS.iter().any(|prefix| letters.starts_with(prefix)) {
-            match self.duration {
-                Some(field) => format!("use the field {field}{place}, in seconds"),
-                None => {
-                    "this request sets no expiry; that of a named token is its field expiry_secs".to_owned()
-                }
+        let advice = match (Limit::of_field(name), self.duration) {
+            (None, _) => return Ok(()),
+            (Some(Limit::Duration), Some(field)) => format!("use the field {field}{place}, in seconds"),
+            (Some(Limit::Duration), None) => {
+                "this request sets no expiry; that of a named token is its field expiry_secs".to_owned()
             }
-        } else if letters.starts_with(RIGHTS) {
-            "there are no permissions to choose: every token has all of them".to_owned()
-        } else {
-            return Ok(());
+            (Some(Limit::Rights), _) => {
+                "there are no permissions to choose: every token has all of them".to_owned()
+            }
         };
         Err(Problem::InvalidArgument(format!("unknown field {}; {advice}", shown(name))))
     }
@@ -80,33 +66,6 @@ impl KnownFields {
 /// Returns the name of a field for an error. Clients send a token where a name is expected.
 fn shown(name: &str) -> String {
     format!("\"{}\"", sanitize(name, SHOWN_NAME_BYTES))
-}
-
-/// The names of an object, and whether the value of each is null.
-struct Object(Vec<(String, bool)>);
-
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Names;
-
-        impl<'de> Visitor<'de> for Names {
-            type Value = Object;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
-                let mut fields = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, Option<IgnoredAny>>()? {
-                    fields.push((name, value.is_none()));
-                }
-                Ok(Object(fields))
-            }
-        }
-
-        deserializer.deserialize_map(Names)
-    }
 }
 
 #[cfg(test)]
