@@ -13,6 +13,8 @@ pub(crate) mod owned_path;
 pub(crate) mod ownership;
 #[cfg(feature = "server")]
 mod remove_on_drop;
+#[cfg(feature = "server")]
+mod walk;
 
 use std::fmt;
 use std::fs::{File, Metadata};

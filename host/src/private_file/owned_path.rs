@@ -1,17 +1,14 @@
 //! Whether another user could have prepared what a path names, or could replace it.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Component, Path, PathBuf, absolute};
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::private_file::walk::{Step, Walked, walk};
 use crate::private_file::{Mode, is_own_or_root};
-
-/// How many links are followed: as many as Linux follows.
-const MAX_LINKS: usize = 40;
 
 /// Why another user decides what a path names.
 #[derive(Debug, Error)]
@@ -61,48 +58,21 @@ pub(crate) fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), Foreig
 /// is another user, or if others can replace one of them. Returns the target. Its mode is not
 /// checked.
 pub(crate) fn resolve_owned(path: &Path) -> Result<PathBuf, ForeignPath> {
+    let check = |step, path: &Path, metadata: &Metadata| match step {
+        Step::Parent => check_directory(path, metadata),
+        Step::Link | Step::Entry => check_owner(path, metadata),
+    };
     let unreadable = |path: &Path, reason| ForeignPath::Unreadable { path: path.to_owned(), reason };
-    let start = absolute(path).map_err(|reason| unreadable(path, reason))?;
-    let mut resolved = PathBuf::from("/");
-    let mut rest: Vec<OsString> = reversed(&start);
-    let mut links = 0;
-    while let Some(name) = rest.pop() {
-        let component = Path::new(&name).components().next();
-        if component == Some(Component::RootDir) {
-            resolved = PathBuf::from("/");
-            continue;
-        }
-        if component == Some(Component::ParentDir) {
-            resolved.pop();
-            continue;
-        }
-        let read = |path: &Path| fs::symlink_metadata(path).map_err(|reason| unreadable(path, reason));
-        check_directory(&resolved, &read(&resolved)?)?;
-        let next = resolved.join(&name);
-        let metadata = read(&next)?;
-        check_owner(&next, &metadata)?;
-        if !metadata.is_symlink() {
-            resolved = next;
-            continue;
-        }
-        links += 1;
-        if links > MAX_LINKS {
-            return Err(unreadable(path, io::Error::other("it is a link to a link, and so on")));
-        }
-        rest.extend(reversed(&fs::read_link(&next).map_err(|reason| unreadable(&next, reason))?));
+    let Walked { path, found } = walk(path, check, unreadable)?;
+    match found {
+        Ok(_) => Ok(path),
+        Err(missing) => Err(unreadable(&missing, io::ErrorKind::NotFound.into())),
     }
-    Ok(resolved)
-}
-
-/// Returns the components of a path, the last one first.
-fn reversed(path: &Path) -> Vec<OsString> {
-    let components = path.components().filter(|component| *component != Component::CurDir);
-    components.rev().map(Component::as_os_str).map(OsStr::to_owned).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs::Permissions;
+    use std::fs::{self, Permissions};
     use std::os::unix::fs::{PermissionsExt as _, chown, lchown, symlink};
 
     use super::*;

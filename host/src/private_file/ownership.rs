@@ -5,20 +5,16 @@
 //! component is root or the user of this process, and no other user may replace what is below it.
 //! Knows nothing of what the files hold.
 
-use std::collections::VecDeque;
-use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Component, Path, PathBuf};
-use std::{env, io};
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use crate::private_file::Mode;
-
-/// How many links are followed: as many as Linux follows.
-const MAX_LINKS: usize = 40;
+use crate::private_file::walk::{Step, Walked, walk};
 
 /// The user and the groups of a process.
 #[derive(Debug, Clone)]
@@ -135,7 +131,19 @@ impl From<OwnershipError> for io::Error {
 /// Walks to `path`, and refuses a link or a directory on the way that another user could have made
 /// or can change. Does not check what is at the end of the path.
 pub(crate) fn trust_path(path: &Path) -> Result<TrustedPath, OwnershipError> {
-    walk(&User::current(), path)
+    let user = User::current();
+    let check = |step, path: &Path, metadata: &Metadata| {
+        let fault = match step {
+            Step::Parent => parent_fault(&user, facts(path, metadata)),
+            Step::Link => link_fault(&user, facts_without_mount(metadata)),
+            Step::Entry => None,
+        };
+        refuse(&user, path, metadata, fault)
+    };
+    let failed =
+        |component: &Path, source| OwnershipError::System { component: component.to_owned(), source };
+    let Walked { path, found } = walk(path, check, failed)?;
+    Ok(TrustedPath { path, metadata: found.ok() })
 }
 
 /// Refuses a file that another user could have written or can write. The caller has walked to it.
@@ -167,68 +175,6 @@ pub(crate) fn readers_of(metadata: &Metadata) -> Readers {
 /// Returns whether a directory is the root of a volume, in which others can write.
 pub(crate) fn is_shared_volume(path: &Path, metadata: &Metadata) -> bool {
     is_volume(&User::current(), facts(path, metadata))
-}
-
-fn walk(user: &User, path: &Path) -> Result<TrustedPath, OwnershipError> {
-    let system =
-        |component: &Path, source| OwnershipError::System { component: component.to_owned(), source };
-    let mut rest: VecDeque<OsString> = VecDeque::new();
-    let push_front = |rest: &mut VecDeque<OsString>, path: &Path| {
-        for component in path.components().rev() {
-            match component {
-                Component::Normal(_) | Component::ParentDir => {
-                    rest.push_front(component.as_os_str().to_owned());
-                }
-                _ => {}
-            }
-        }
-    };
-    push_front(&mut rest, path);
-    if path.is_relative() {
-        push_front(&mut rest, &env::current_dir().map_err(|error| system(path, error))?);
-    }
-    let mut current = PathBuf::from("/");
-    let mut here = fs::metadata(&current).map_err(|error| system(&current, error))?;
-    let mut links = 0;
-    while let Some(name) = rest.pop_front() {
-        if name == ".." {
-            current.pop();
-            here = fs::metadata(&current).map_err(|error| system(&current, error))?;
-            continue;
-        }
-        refuse(user, &current, &here, parent_fault(user, facts(&current, &here)))?;
-        let next = current.join(&name);
-        let found = match fs::symlink_metadata(&next) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(TrustedPath { path: next.join(rest.iter().collect::<PathBuf>()), metadata: None });
-            }
-            found => found.map_err(|error| system(&next, error))?,
-        };
-        if found.is_symlink() && current.starts_with("/proc") {
-            // A file that this process has open, such as that of /dev/stdin.
-            let metadata = fs::metadata(&next).map_err(|error| system(&next, error))?;
-            return Ok(TrustedPath { path: next, metadata: Some(metadata) });
-        }
-        if found.is_symlink() {
-            links += 1;
-            if links > MAX_LINKS {
-                return Err(system(&next, io::Error::other("it is a link to a link, and so on")));
-            }
-            refuse(user, &next, &found, link_fault(user, facts_without_mount(&found)))?;
-            let target = fs::read_link(&next).map_err(|error| system(&next, error))?;
-            if target.is_absolute() {
-                current = PathBuf::from("/");
-                here = fs::metadata(&current).map_err(|error| system(&current, error))?;
-            }
-            push_front(&mut rest, &target);
-            continue;
-        }
-        if !found.is_dir() && !rest.is_empty() {
-            return Err(system(&next, io::ErrorKind::NotADirectory.into()));
-        }
-        (current, here) = (next, found);
-    }
-    Ok(TrustedPath { path: current, metadata: Some(here) })
 }
 
 fn facts_without_mount(metadata: &Metadata) -> Facts {
@@ -393,8 +339,13 @@ mod tests {
         let error = trust_path(&home.join("absolute")).unwrap_err().to_string();
         assert!(error.contains(&format!("others can write to {} (uid ", open.display())), "{error}");
         assert!(error.ends_with(&format!("run: chmod go-w {}", open.display())), "{error}");
+        // A link of the kernel to a directory hides no component behind it.
+        let hidden = Path::new("/proc/self/root").join(home.join("absolute").strip_prefix("/").unwrap());
+        assert_eq!(trust_path(&hidden).unwrap_err().to_string(), error);
         fs::set_permissions(&open, fs::Permissions::from_mode(0o1777)).unwrap();
         trust_path(&home.join("absolute")).unwrap();
+        // A file that is open already has no way to walk.
+        trust_path(Path::new("/proc/self/fd/0")).unwrap();
     }
 
     #[test]
