@@ -66,7 +66,7 @@ pub(crate) fn create_new(path: &Path, content: &[u8]) -> io::Result<()> {
 /// Returns whether a file of this name is a temporary file for one that is called `name`.
 #[cfg(feature = "server")]
 pub(super) fn is_temporary(file: &OsStr, name: &OsStr) -> bool {
-    let random = file.as_bytes().strip_prefix(prefix(name).as_bytes());
+    let random = file.as_bytes().strip_prefix(temporary_prefix(name).as_bytes());
     let random = random.and_then(|rest| rest.strip_suffix(SUFFIX.as_bytes()));
     random.is_some_and(|random| random.len() == RANDOM_CHARS && random.iter().all(u8::is_ascii_alphanumeric))
 }
@@ -86,13 +86,14 @@ fn create_temporary(path: &Path, mode: u32) -> io::Result<NamedTempFile> {
     let name = path.file_name().ok_or_else(|| io::Error::other("this is not the name of a file"))?;
     let create = |path: &Path| OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     Builder::new()
-        .prefix(&prefix(name))
+        .prefix(&temporary_prefix(name))
         .suffix(SUFFIX)
         .rand_bytes(RANDOM_CHARS)
         .make_in(directory_of(path), create)
 }
 
-fn prefix(name: &OsStr) -> OsString {
+/// Returns how the names of temporary files begin for a file of this name.
+pub(crate) fn temporary_prefix(name: &OsStr) -> OsString {
     let mut prefix = OsString::from(".");
     prefix.push(name);
     prefix.push(".");

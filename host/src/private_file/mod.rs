@@ -21,8 +21,12 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+#[cfg(feature = "sqlite")]
+use std::path::PathBuf;
 
 pub(crate) use atomic::replace;
+#[cfg(feature = "sqlite")]
+pub(crate) use atomic::temporary_prefix;
 #[cfg(feature = "server")]
 pub(crate) use atomic::{check_replaceable, create_new};
 #[cfg(feature = "server")]
@@ -94,7 +98,7 @@ impl fmt::Octal for Mode {
 }
 
 /// Returns whether the file belongs to the user of this process.
-#[cfg(feature = "server")]
+#[cfg(feature = "sqlite")]
 pub(crate) fn is_own(metadata: &Metadata) -> bool {
     metadata.uid() == rustix::process::geteuid().as_raw()
 }
@@ -108,6 +112,14 @@ pub(crate) fn is_own_or_root(metadata: &Metadata) -> bool {
 /// Returns the device and the inode number of a file. The pair identifies the file while it exists.
 pub(crate) fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
+}
+
+/// Returns the path of the file beside `path` whose name has this suffix.
+#[cfg(feature = "sqlite")]
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// Returns the directory of a file. That of a bare name is the working directory.

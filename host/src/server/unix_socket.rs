@@ -14,7 +14,9 @@ use tokio::net::{UnixSocket, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::private_file::ownership::{OwnershipError, trust_path};
-use crate::private_file::{Mode, PRIVATE_MODE, RemoveOnDrop, directory_of, is_own, is_own_or_root};
+use crate::private_file::{
+    Mode, PRIVATE_MODE, RemoveOnDrop, directory_of, is_own, is_own_or_root, with_suffix,
+};
 use crate::server::connections::ConnectionLimits;
 use crate::server::peer::{Accept, Peer};
 use crate::server::serve::{Service, serve};
@@ -144,9 +146,7 @@ impl PathLock {
     /// Locks a path. Returns `None` if another server holds the lock. The lock file of a killed
     /// server is not locked.
     fn acquire(path: &Path) -> io::Result<Option<Self>> {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".lock");
-        let path = PathBuf::from(name);
+        let path = with_suffix(path, ".lock");
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(PRIVATE_MODE);
         options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());

@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use clap::Args;
 
 use crate::authority::Builder;
-use crate::cli::serve::storage::prepare_private_directory;
+use crate::cli::serve::storage::{MARK_SUFFIX, prepare_private_directory};
+use crate::private_file::with_suffix;
 
 /// The name of the high-water mark in a state directory.
 const FILE: &str = "high-water.json";
@@ -67,7 +68,5 @@ impl Continuity {
 
 /// The high-water mark of a server without a state directory.
 pub(crate) fn mark_beside(store_file: &Path) -> PathBuf {
-    let mut name = store_file.as_os_str().to_owned();
-    name.push("-high-water");
-    name.into()
+    with_suffix(store_file, MARK_SUFFIX)
 }

@@ -15,11 +15,17 @@ use clap::Args;
 use crate::private_file::ownership::{
     TrustedPath, is_shared_volume, quoted, trust_file, trust_owner, trust_path,
 };
-use crate::private_file::{Mode, directory_of, is_own, is_own_or_root};
+use crate::private_file::{Mode, directory_of, is_own, is_own_or_root, with_suffix};
 use crate::store::{MemoryStore, SqliteStore, Store};
 
 /// The name of the token store in the data directory.
 const STORE_FILE: &str = "tokens.db";
+
+/// The suffix of the high-water mark beside the store.
+pub(crate) const MARK_SUFFIX: &str = "-high-water";
+
+/// The error of a command that needs a file.
+const NO_FILE: &str = "a store in memory has no file";
 
 /// The name of the private directory in a volume that others can write.
 const VOLUME_DIRECTORY: &str = "optoken";
@@ -61,6 +67,14 @@ impl FromStr for StoreUrl {
     }
 }
 
+/// Where the options place the store.
+enum Location<'a> {
+    Memory,
+    File(&'a Path),
+    /// The data directory.
+    Directory(PathBuf),
+}
+
 /// The names in InfluxDB of the stores that exist here, too.
 #[derive(Debug, Clone, Copy)]
 enum ObjectStore {
@@ -83,7 +97,7 @@ impl FromStr for ObjectStore {
 impl Storage {
     /// Opens the store, or creates it. Returns it with its file, if it is in one.
     pub(crate) fn open(&self) -> anyhow::Result<(Arc<dyn Store>, Option<PathBuf>)> {
-        if self.is_memory() {
+        if matches!(self.location()?, Location::Memory) {
             tracing::warn!("token store: memory only, all tokens are lost when the server ends");
             return Ok((Arc::new(MemoryStore::default()), None));
         }
@@ -95,19 +109,14 @@ impl Storage {
         Ok((Arc::new(store), Some(path)))
     }
 
-    fn is_memory(&self) -> bool {
-        matches!(
-            (&self.store, self.object_store),
-            (Some(StoreUrl::Memory), _) | (None, Some(ObjectStore::Memory))
-        )
-    }
-
     /// Returns the file of the store, which must exist.
     pub(crate) fn existing_file(&self) -> anyhow::Result<PathBuf> {
-        let path = match (&self.store, self.object_store) {
-            _ if self.is_memory() => bail!("a store in memory has no file"),
-            (Some(StoreUrl::Sqlite(path)), _) => path.clone(),
-            _ => self.directory()?.context("the token store is in no directory")?.join(STORE_FILE),
+        let path = match self.location()? {
+            Location::Memory => bail!(NO_FILE),
+            Location::File(path) => {
+                private_directory(directory_of(path)).join(path.file_name().unwrap_or_default())
+            }
+            Location::Directory(directory) => private_directory(&directory).join(STORE_FILE),
         };
         ensure!(path.try_exists()?, "there is no token store at {}", path.display());
         check_files(&path)?;
@@ -117,18 +126,16 @@ impl Storage {
     /// Returns the file of the store, which need not exist. Creates the data directory, and rejects
     /// a place where another user can replace the store.
     pub(crate) fn place(&self) -> anyhow::Result<PathBuf> {
-        let path = match (&self.store, self.object_store) {
-            (Some(StoreUrl::Memory), _) | (None, Some(ObjectStore::Memory)) => {
-                bail!("a store in memory has no file")
-            }
-            (Some(StoreUrl::Sqlite(path)), _) => {
+        let path = match self.location()? {
+            Location::Memory => bail!(NO_FILE),
+            Location::File(path) => {
                 let name = path.file_name().with_context(|| format!("{} is no file", path.display()))?;
                 prepare_directory(directory_of(path), "the directory of the token store", name)?.join(name)
             }
-            (None, Some(ObjectStore::File) | None) => {
+            Location::Directory(directory) => {
                 let name = STORE_FILE.as_ref();
-                create_data_dir(&self.data_dir()?)?;
-                prepare_directory(&self.data_dir()?, "the data directory", name)?.join(name)
+                create_data_dir(&directory)?;
+                prepare_directory(&directory, "the data directory", name)?.join(name)
             }
         };
         check_files(&path)?;
@@ -137,23 +144,32 @@ impl Storage {
 
     /// Returns the data directory, if the store is in it.
     pub(crate) fn directory(&self) -> anyhow::Result<Option<PathBuf>> {
-        match (&self.store, self.object_store) {
-            (None, Some(ObjectStore::File) | None) => {
-                let directory = self.data_dir()?;
-                let metadata = fs::metadata(&directory).ok().filter(Metadata::is_dir);
-                let is_shared = match (metadata, trust_path(&directory)) {
-                    (Some(metadata), Ok(trusted)) => is_shared_volume(&trusted.path, &metadata),
-                    _ => false,
-                };
-                Ok(Some(if is_shared { directory.join(VOLUME_DIRECTORY) } else { directory }))
-            }
-            _ => Ok(None),
-        }
+        Ok(match self.location()? {
+            Location::Directory(directory) => Some(private_directory(&directory)),
+            Location::Memory | Location::File(_) => None,
+        })
     }
 
-    fn data_dir(&self) -> anyhow::Result<PathBuf> {
-        self.data_dir.clone().map_or_else(default_data_dir, Ok)
+    fn location(&self) -> anyhow::Result<Location<'_>> {
+        Ok(match (&self.store, self.object_store) {
+            (Some(StoreUrl::Memory), _) | (None, Some(ObjectStore::Memory)) => Location::Memory,
+            (Some(StoreUrl::Sqlite(path)), _) => Location::File(path),
+            (None, Some(ObjectStore::File) | None) => {
+                Location::Directory(self.data_dir.clone().map_or_else(default_data_dir, Ok)?)
+            }
+        })
     }
+}
+
+/// Returns the directory of a store that is configured for this one: a private one below it, if it
+/// is the root of a volume that others can write.
+fn private_directory(directory: &Path) -> PathBuf {
+    let metadata = fs::metadata(directory).ok().filter(Metadata::is_dir);
+    let is_shared = match (metadata, trust_path(directory)) {
+        (Some(metadata), Ok(trusted)) => is_shared_volume(&trusted.path, &metadata),
+        _ => false,
+    };
+    if is_shared { directory.join(VOLUME_DIRECTORY) } else { directory.to_owned() }
 }
 
 fn default_data_dir() -> anyhow::Result<PathBuf> {
@@ -280,7 +296,7 @@ fn check_files(database: &Path) -> anyhow::Result<()> {
     if let Some(metadata) = &directory.metadata {
         trust_file(&directory.path, metadata).with_context(failed)?;
     }
-    for suffix in ["", "-wal", "-shm", "-journal", "-high-water"] {
+    for suffix in ["", "-wal", "-shm", "-journal", MARK_SUFFIX] {
         let TrustedPath { path, metadata } =
             trust_path(&with_suffix(&database, suffix)).with_context(failed)?;
         if let Some(metadata) = &metadata {
@@ -288,10 +304,4 @@ fn check_files(database: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }

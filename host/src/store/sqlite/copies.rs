@@ -8,9 +8,9 @@ use rusqlite::Connection;
 use rustix::fs::{FlockOperation, fcntl_lock};
 
 use super::failure::{Failure, OpenError};
-use super::files::{COMPANIONS, NewFile, companion};
+use super::files::{COMPANIONS, NewFile};
 use super::layout::{self, Sharing};
-use crate::private_file::sync_directory_of;
+use crate::private_file::{sync_directory_of, with_suffix};
 use crate::store::{Entry, Version};
 
 /// Copies the newest document of a database into a new one, which is complete or absent. A server
@@ -63,7 +63,7 @@ pub(crate) fn install(path: &Path, document: &str) -> Result<Version, OpenError>
     // SQLite would apply the log of the old database to the new one.
     let mut removed = false;
     for suffix in COMPANIONS {
-        match fs::remove_file(companion(path, suffix)) {
+        match fs::remove_file(with_suffix(path, suffix)) {
             Ok(()) => removed = true,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(io(error)),

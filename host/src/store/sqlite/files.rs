@@ -4,16 +4,18 @@
 //! Knows nothing of what the files hold. Never opens a database: closing it again would release the
 //! locks that SQLite holds in this process.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::private_file::{Mode, PRIVATE_MODE, directory_of, sync_directory_of};
+use crate::private_file::{
+    Mode, PRIVATE_MODE, directory_of, is_own, sync_directory_of, temporary_prefix, with_suffix,
+};
 
 /// How long a call waits for the lock of another process.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,16 +32,9 @@ const RANDOM_DIGITS: usize = 32;
 /// The files that SQLite creates beside a database.
 pub(super) const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// The path of a file beside the database.
-pub(super) fn companion(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
 /// Returns whether the file beside the database has content.
 pub(super) fn has_content(path: &Path, suffix: &str) -> bool {
-    fs::metadata(companion(path, suffix)).is_ok_and(|metadata| metadata.len() > 0)
+    fs::metadata(with_suffix(path, suffix)).is_ok_and(|metadata| metadata.len() > 0)
 }
 
 /// Random lower-case hexadecimal digits.
@@ -78,7 +73,7 @@ impl NewFile {
         if exclusive {
             remove_leftovers(directory, name);
         }
-        let mut temporary = prefix(name);
+        let mut temporary = temporary_prefix(name);
         temporary.push(random_digits()?);
         temporary.push(OsStr::from_bytes(SUFFIX));
         let path = directory.join(temporary);
@@ -109,6 +104,7 @@ impl NewFile {
 
     /// Gives the file its name, and replaces what is there. It must be complete, and closed by
     /// SQLite.
+    #[cfg(feature = "server")]
     pub(super) fn replace(self) -> io::Result<()> {
         self.sync()?;
         fs::rename(&self.path, &self.target)?;
@@ -122,7 +118,8 @@ impl NewFile {
 
 impl Drop for NewFile {
     fn drop(&mut self) {
-        for path in COMPANIONS.iter().map(|suffix| companion(&self.path, suffix)).chain([self.path.clone()]) {
+        for path in COMPANIONS.iter().map(|suffix| with_suffix(&self.path, suffix)).chain([self.path.clone()])
+        {
             let _ = fs::remove_file(path);
         }
     }
@@ -145,22 +142,13 @@ fn lock_directory(directory: &Path) -> io::Result<(File, bool)> {
     }
 }
 
-fn prefix(name: &OsStr) -> OsString {
-    let mut prefix = OsString::from(".");
-    prefix.push(name);
-    prefix.push(".");
-    prefix
-}
-
 /// Removes the incomplete databases that killed processes left for this name. Each of them holds
 /// the lock of the directory while it is in use.
 fn remove_leftovers(directory: &Path, name: &OsStr) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.filter_map(Result::ok) {
         let path = entry.path();
-        let own = fs::symlink_metadata(&path).is_ok_and(|metadata| {
-            metadata.is_file() && metadata.uid() == rustix::process::geteuid().as_raw()
-        });
+        let own = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file() && is_own(&metadata));
         if own && is_incomplete(&entry.file_name(), name) {
             let _ = fs::remove_file(path);
         }
@@ -169,7 +157,7 @@ fn remove_leftovers(directory: &Path, name: &OsStr) {
 
 /// Returns whether a file of this name is, or belongs to, an incomplete database for `name`.
 fn is_incomplete(file: &OsStr, name: &OsStr) -> bool {
-    let Some(rest) = file.as_bytes().strip_prefix(prefix(name).as_bytes()) else { return false };
+    let Some(rest) = file.as_bytes().strip_prefix(temporary_prefix(name).as_bytes()) else { return false };
     let rest = COMPANIONS.iter().find_map(|suffix| rest.strip_suffix(suffix.as_bytes())).unwrap_or(rest);
     rest.strip_suffix(SUFFIX)
         .is_some_and(|random| random.len() == RANDOM_DIGITS && random.iter().all(u8::is_ascii_hexdigit))
@@ -177,6 +165,8 @@ fn is_incomplete(file: &OsStr, name: &OsStr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
     use super::*;
 
     fn names(directory: &Path) -> Vec<OsString> {

@@ -11,8 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rusqlite::{Connection, FileControl, MAIN_DB};
 
 use super::failure::{Change, Failure, Part};
-use super::files::companion;
-use crate::private_file::identity;
+use crate::private_file::{identity, with_suffix};
 
 /// Device and inode numbers of the files of an open database.
 #[derive(Debug)]
@@ -35,7 +34,7 @@ impl Identity {
     pub(super) fn of(path: &Path, connection: &Connection) -> Result<Self, Failure> {
         // SQLite follows a symbolic link, and creates the other files beside its target.
         let opened = connection.path().map_or_else(|| path.to_owned(), PathBuf::from);
-        let (log_path, index_path) = (companion(&opened, "-wal"), companion(&opened, "-shm"));
+        let (log_path, index_path) = (with_suffix(&opened, "-wal"), with_suffix(&opened, "-shm"));
         let stat = |path: &Path| fs::metadata(path).map_err(|error| Failure::of_io(path, &error));
         let (database, log, index) = (stat(path)?, stat(&log_path)?, stat(&index_path)?);
         let found = Self {
