@@ -19,7 +19,6 @@ use crate::authority::snapshot::{Parts, Shared};
 use crate::command::Command;
 use crate::observed_store::ObservedStore;
 use crate::observer::{NoopObserver, Observer};
-use crate::sandbox::linker::Snapshot;
 use crate::sandbox::{BUILT_IN_COMPONENT, Sandbox, SandboxError, Trap, VersionedSnapshot};
 use crate::store::{Store, StoreError};
 use crate::token::{CommandError, Timestamp, now};
@@ -176,8 +175,13 @@ impl<'a> Builder<'a> {
         let accept = self.accept_catalog_at;
         let mark = self.high_water_mark.as_deref();
         let mark = mark.map(|path| HighWaterMark::open(path, accept.is_some())).transpose()?;
-        let lineage = start_lineage(&sandbox, &*store, mark.as_ref(), &mut log, accept)?;
-        let lineage = Arc::new(Lineage::new(lineage));
+        let unavailable =
+            |error: StoreError| BuildError::Catalog(CommandError::Unavailable(error.to_string()));
+        let entry = store.load().map_err(unavailable)?;
+        let examined = Examined::of_entry(&sandbox, entry.as_ref())?.map_err(BuildError::Catalog)?;
+        let version = entry.map(|entry| entry.version);
+        let start = start_lineage(&examined, mark.as_ref(), &mut log, accept)?;
+        let lineage = Arc::new(Lineage::new(start, version.clone()));
         let checked = CheckedStore::new(Arc::clone(&store), Arc::clone(&sandbox), Arc::clone(&lineage));
         let read_at = BootInstant::now();
         let (result, effects) = sandbox.execute(Arc::new(checked), &Command::Initialize, STARTUP_ORIGIN);
@@ -188,19 +192,16 @@ impl<'a> Builder<'a> {
             snapshot: Arc::new(effects.snapshot.unwrap_or_default()),
             confirmed: Arc::new(AtomicU64::new(read_at.as_millis())),
         };
-        let opened = sandbox.open_reader(snapshot.clone()).and_then(|mut reader| {
-            let examined = Examined::read(&mut reader)?;
-            Ok((examined, reader))
-        });
-        let examined = match opened {
-            Ok((examined, reader)) => {
-                sandbox.install(reader);
-                examined.map_err(BuildError::Catalog)?
+        let examined = if snapshot.snapshot.version() == version.as_ref() {
+            examined
+        } else {
+            match Examined::of_entry(&sandbox, snapshot.snapshot.entry()) {
+                Ok(examined) => examined.map_err(BuildError::Catalog)?,
+                // A component that cannot read its catalog denies every request. Without witness
+                // there is nothing to compare.
+                Err(_) if mark.is_none() && log.is_none() => Examined::empty(),
+                Err(trap) => return Err(trap.into()),
             }
-            // A component that cannot read its catalog denies every request. Without witness there
-            // is nothing to compare.
-            Err(_) if mark.is_none() && log.is_none() => Examined::empty(),
-            Err(trap) => return Err(trap.into()),
         };
         if let (Some(mark), Some(position)) = (&mark, &examined.position) {
             mark.advance(position);
@@ -249,20 +250,11 @@ impl fmt::Debug for Builder<'_> {
 /// Returns the state that every later one must continue: the one that the store holds now, if it
 /// continues the high-water mark and the audit log, or if the operator accepts it.
 fn start_lineage(
-    sandbox: &Sandbox,
-    store: &dyn Store,
+    examined: &Examined,
     mark: Option<&HighWaterMark>,
     log: &mut Option<AuditLog>,
     accept: Option<u64>,
 ) -> Result<Option<CatalogPosition>, BuildError> {
-    let unavailable = |error: StoreError| BuildError::Catalog(CommandError::Unavailable(error.to_string()));
-    let examined = match store.load().map_err(unavailable)? {
-        None => Examined::empty(),
-        Some(entry) => {
-            let mut examiner = sandbox.open_examiner(Arc::new(Snapshot::Stored(entry)))?;
-            Examined::read(&mut examiner)?.map_err(BuildError::Catalog)?
-        }
-    };
     let newest = mark.and_then(HighWaterMark::newest);
     let by_mark = newest.as_ref().map_or(Ok(()), |newest| examined.check_continues(newest));
     let by_log = log.as_ref().map_or(Ok(()), |log| log.check_continued_by(&examined.records));
@@ -274,12 +266,12 @@ fn start_lineage(
     {
         // A restore has replaced that history, and the mark has noted it.
         log.set_aside(replaced_at)?;
-        return Ok(newest.or(examined.position));
+        return Ok(newest.or_else(|| examined.position.clone()));
     }
     if accept != Some(sequence) || (by_mark.is_ok() && by_log.is_ok()) {
         by_mark.map_err(|refusal| BuildError::Refused { refusal, accepted_at: None })?;
         by_log?;
-        return Ok(newest.or(examined.position));
+        return Ok(newest.or_else(|| examined.position.clone()));
     }
     if let Some(mark) = mark {
         if let (Some(at), Err(refusal)) = (mark.accepted_at(sequence), &by_mark) {
@@ -294,7 +286,7 @@ fn start_lineage(
     {
         log.set_aside(sequence)?;
     }
-    Ok(examined.position)
+    Ok(examined.position.clone())
 }
 
 /// The text of [`BuildError::Refused`] with the next step.

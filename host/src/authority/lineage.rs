@@ -140,6 +140,20 @@ impl Examined {
         Self { position: None, catalog_id: None, is_empty: true, newest_at: None, records: Vec::new() }
     }
 
+    /// Examines what the store holds, in an instance of its own.
+    pub(crate) fn of_entry(
+        sandbox: &Sandbox,
+        entry: Option<&Entry>,
+    ) -> Result<Result<Self, CommandError>, Trap> {
+        match entry {
+            None => Ok(Ok(Self::empty())),
+            Some(entry) => {
+                let snapshot = Arc::new(Snapshot::Stored(entry.clone()));
+                Self::read(&mut sandbox.open_examiner(snapshot)?)
+            }
+        }
+    }
+
     /// Reads the chain of the snapshot that an instance has.
     pub(crate) fn read(reader: &mut ReadInstance) -> Result<Result<Self, CommandError>, Trap> {
         let state = match reader.state()? {
@@ -224,9 +238,9 @@ struct LineageState {
 }
 
 impl Lineage {
-    /// Begins at this state; `None` accepts any.
-    pub(crate) fn new(position: Option<CatalogPosition>) -> Self {
-        let state = LineageState { position, version: None, set_at: BootInstant::now() };
+    /// Begins at this state, in which this document was found; `None` accepts any.
+    pub(crate) fn new(position: Option<CatalogPosition>, version: Option<Version>) -> Self {
+        let state = LineageState { position, version, set_at: BootInstant::now() };
         Self { state: Mutex::new(state) }
     }
 
@@ -296,8 +310,7 @@ impl Store for CheckedStore {
         if self.lineage.is_current(entry.as_ref().map(|entry| &entry.version)) {
             return Ok(entry);
         }
-        let snapshot = Arc::new(Snapshot::from(entry.clone()));
-        match self.sandbox.open_examiner(snapshot).and_then(|mut reader| Examined::read(&mut reader)) {
+        match Examined::of_entry(&self.sandbox, entry.as_ref()) {
             Ok(Ok(examined)) => match self.lineage.check(&examined, read_at) {
                 Ok(()) => Ok(entry),
                 Err(LineageError::Overtaken) => {
