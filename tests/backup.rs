@@ -127,14 +127,20 @@ fn backup_never_overwrites_and_leaves_nothing_after_a_failure() {
     memory.assert_failed(1, &["a store in memory has no file"]);
 }
 
-#[test]
-fn newest_backup_restores_onto_an_empty_machine() {
+/// A stopped server with a backup of its newest state, and its operator token.
+fn backed_up() -> (TestEnv, String, PathBuf) {
     let env = TestEnv::new();
     let server = env.serve(&[]);
     let operator = server.create();
     let backup = env.home().join("backup.db");
     assert_done(&run(&env, "backup", &backup, &[]));
     drop(server);
+    (env, operator, backup)
+}
+
+#[test]
+fn newest_backup_restores_onto_an_empty_machine() {
+    let (env, operator, backup) = backed_up();
     fs::remove_dir_all(env.data_dir()).unwrap();
     let output = run(&env, "restore", &backup, &["--yes"]);
     assert_done(&output);
@@ -145,12 +151,7 @@ fn newest_backup_restores_onto_an_empty_machine() {
 
 #[test]
 fn unconfirmed_or_damaged_restore_changes_nothing() {
-    let env = TestEnv::new();
-    let server = env.serve(&[]);
-    let operator = server.create();
-    let backup = env.home().join("backup.db");
-    assert_done(&run(&env, "backup", &backup, &[]));
-    drop(server);
+    let (env, operator, backup) = backed_up();
     let command = env.cli(["restore"]).arg("--data-dir").arg(env.data_dir()).arg(&backup);
     command.input("no\n").run().assert_failed(1, &["nothing was changed"]);
     let damaged = env.file("damaged.db", &fs::read(&backup).unwrap()[..5000]);

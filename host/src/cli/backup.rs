@@ -72,7 +72,7 @@ impl Backup {
 }
 
 /// Returns an authority over a copy of a catalog in memory.
-pub(crate) fn open_copy(document: &str) -> anyhow::Result<Authority> {
+fn open_copy(document: &str) -> anyhow::Result<Authority> {
     let store = MemoryStore::default();
     store.swap(None, document)?;
     Authority::builder(store).build().context("cannot read the catalog of the backup")

@@ -12,7 +12,6 @@ use clap::Args;
 use optoken_protocol::timestamp::rfc3339;
 
 use crate::authority::{Authority, CatalogPosition, HighWaterMark};
-use crate::cli::backup::open_copy;
 use crate::cli::create::staged_file::OutputFile;
 use crate::cli::output_file::{confirm_overwrite, resolve_output_path};
 use crate::cli::prompt::ask;
@@ -181,12 +180,11 @@ impl Restore {
 /// Reads a file with a catalog.
 fn read_copy(file: &Path) -> anyhow::Result<Copy> {
     let document = copies::read(file)?.document;
-    // Examined as it is, before the builder could write to it.
-    let position = open_copy(&document)?.position()?.context("its catalog has no audit record")?;
     let store = Arc::new(MemoryStore::default());
     store.swap(None, &document)?;
     let shared: Arc<dyn Store> = Arc::clone(&store) as _;
     let authority = Authority::builder_shared(shared).build().context("cannot read the catalog")?;
+    let position = authority.position()?.context("its catalog has no audit record")?;
     Ok(Copy { store, authority, position })
 }
 
