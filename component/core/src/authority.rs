@@ -9,12 +9,13 @@ use thiserror::Error;
 
 use crate::audit::AuditChain;
 use crate::catalog::{Catalog, CatalogError, TokenRecord};
+use crate::command::Command;
 use crate::commit::{self, CommandError, Committed, Loaded};
 use crate::ports::{CatalogStore, Clock, Entropy, Timestamp};
 use crate::rotation::{DEFAULT_STAGE_SECONDS, ExpiringHash, Rotation};
 use crate::token::{Secret, TokenHash};
 use crate::token_strength;
-use crate::transition::{self, AuthError, Command, CommandRejected, Principal};
+use crate::transition::{self, AuthError, CommandRejected, Principal};
 
 /// An operator-token authority over the storage, randomness and clock of a host.
 #[derive(Debug)]

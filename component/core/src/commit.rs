@@ -9,10 +9,11 @@ use alloc::string::String;
 use thiserror::Error;
 
 use crate::catalog::{Catalog, CatalogError, TokenRecord};
+use crate::command::Command;
 use crate::ports::{CatalogStore, Clock, EntropyError, StoreError, SwapOutcome};
 use crate::token::TokenHashError;
 use crate::token_strength::WeakToken;
-use crate::transition::{self, Command, CommandRejected, Evidence, Transition};
+use crate::transition::{self, CommandRejected, Evidence, Transition};
 
 /// How many times a command is applied before it fails. Each lost race means that another command
 /// was committed, so this many nodes may change the catalog at the same moment and all succeed.

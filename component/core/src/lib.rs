@@ -13,6 +13,7 @@ extern crate alloc;
 pub mod audit;
 pub mod authority;
 pub mod catalog;
+pub mod command;
 pub mod commit;
 mod json_line;
 pub mod ports;
