@@ -4,7 +4,9 @@
 //! between them knows its kind.
 
 use crate::secret::Secret;
-use crate::token::{CommandError, ImportOutcome, IssuedToken, StagedSecret, Timestamp, TokenInfo};
+use crate::token::{
+    CommandError, ImportOutcome, IssuedToken, ReplaceOutcome, StagedSecret, Timestamp, TokenInfo,
+};
 
 /// A command without its origin.
 #[derive(Debug, Clone, Copy)]
@@ -31,10 +33,10 @@ pub(crate) enum Command<'a> {
     Recover,
     /// `recovery.regenerate`, before an older catalog is put back
     Restore,
-    /// `provision.import-token`
-    ImportToken { name: &'a str, token: &'a Secret, expiry: Option<Timestamp> },
     /// `provision.import-hash`
     ImportHash { name: &'a str, sha512: &'a str, expiry: Option<Timestamp> },
+    /// `provision.replace-operator`
+    ReplaceOperator { current: &'a str, sha512: &'a str, overlap_seconds: u64 },
 }
 
 impl Command<'_> {
@@ -53,7 +55,8 @@ impl Command<'_> {
             Self::Recover => "recover",
             Self::Restore => "restore",
             // The name in audit records and metrics.
-            Self::ImportToken { .. } | Self::ImportHash { .. } => "preset",
+            Self::ImportHash { .. } => "preset",
+            Self::ReplaceOperator { .. } => "replace",
         }
     }
 
@@ -71,8 +74,8 @@ impl Command<'_> {
             Self::Initialize
             | Self::Recover
             | Self::Restore
-            | Self::ImportToken { .. }
-            | Self::ImportHash { .. } => None,
+            | Self::ImportHash { .. }
+            | Self::ReplaceOperator { .. } => None,
         }
     }
 }
@@ -85,6 +88,7 @@ pub(crate) enum Outcome {
     Staged(StagedSecret),
     Changed(TokenInfo),
     Imported(ImportOutcome),
+    Replaced(ReplaceOutcome),
     Done,
 }
 
@@ -94,7 +98,7 @@ impl Outcome {
         match self {
             Self::Issued(issued) => Some(issued.info.id),
             Self::Changed(info) => Some(info.id),
-            Self::CatalogId(_) | Self::Staged(_) | Self::Imported(_) | Self::Done => None,
+            Self::CatalogId(_) | Self::Staged(_) | Self::Imported(_) | Self::Replaced(_) | Self::Done => None,
         }
     }
 }
@@ -120,4 +124,5 @@ outcome!(IssuedToken, Outcome::Issued(issued) => issued);
 outcome!(StagedSecret, Outcome::Staged(staged) => staged);
 outcome!(TokenInfo, Outcome::Changed(info) => info);
 outcome!(ImportOutcome, Outcome::Imported(outcome) => outcome);
+outcome!(ReplaceOutcome, Outcome::Replaced(outcome) => outcome);
 outcome!((), Outcome::Done => ());

@@ -74,9 +74,23 @@ pub enum ImportOutcome {
     /// A token of that name exists with another secret, which stays. The given secret is not
     /// accepted.
     Different(TokenInfo),
-    /// The token was imported before and then deleted. Nothing was changed, and the token is not
-    /// accepted.
-    Deleted,
+    /// The given secret was accepted before and then revoked: its token was imported and later
+    /// deleted, or the operator token had it. Nothing was changed, and the secret is not accepted.
+    Revoked,
+}
+
+/// The outcome of a replacement of the operator token by the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplaceOutcome {
+    /// The secret was replaced.
+    Replaced,
+    /// The operator token has the new secret already; nothing was changed.
+    Unchanged,
+    /// The operator token has another secret than the earlier one of the configuration; nothing was
+    /// changed.
+    Different,
+    /// The new secret was accepted before and then revoked; nothing was changed.
+    Revoked,
 }
 
 /// The kind of a token.

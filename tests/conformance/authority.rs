@@ -9,8 +9,8 @@ use std::sync::Arc;
 use optoken::authority::Authority;
 use optoken::secret::Secret;
 use optoken::token::{
-    AuthenticateError, CommandError, ExpiringSecret, ImportOutcome, IssuedToken, Principal, Rotation,
-    TokenInfo, TokenKind, TokenSource,
+    AuthenticateError, CommandError, ExpiringSecret, ImportOutcome, IssuedToken, Principal, ReplaceOutcome,
+    Rotation, TokenInfo, TokenKind, TokenSource,
 };
 use serde_json::{Value, json};
 
@@ -169,13 +169,15 @@ impl Runner {
                 result(new, issued)
             }
             ("provision.initialize", [origin]) => result(authority.initialize(text(origin)), Value::from),
-            ("provision.import-token", [name, token, expiry, origin]) => {
-                let expiry = seconds(expiry);
-                result(authority.import_token(text(name), &secret(token), expiry, text(origin)), imported)
-            }
+            ("provision.hash-token", [token]) => result(authority.hash_token(&secret(token)), Value::from),
             ("provision.import-hash", [name, sha512, expiry, origin]) => {
                 let expiry = seconds(expiry);
                 result(authority.import_hash(text(name), text(sha512), expiry, text(origin)), imported)
+            }
+            ("provision.replace-operator", [current, sha512, overlap, origin]) => {
+                let overlap = seconds(overlap).unwrap_or(0);
+                let (current, sha512) = (text(current), text(sha512));
+                result(authority.replace_operator(current, sha512, overlap, text(origin)), replaced)
             }
             (call, args) => panic!("there is no {call} of {} arguments", args.len()),
         }
@@ -222,7 +224,16 @@ fn imported(outcome: ImportOutcome) -> Value {
         ImportOutcome::Created(token) => json!({ "created": info(&token) }),
         ImportOutcome::Unchanged(token) => json!({ "unchanged": info(&token) }),
         ImportOutcome::Different(token) => json!({ "different": info(&token) }),
-        ImportOutcome::Deleted => json!("deleted"),
+        ImportOutcome::Revoked => json!("revoked"),
+    }
+}
+
+fn replaced(outcome: ReplaceOutcome) -> Value {
+    match outcome {
+        ReplaceOutcome::Replaced => json!("replaced"),
+        ReplaceOutcome::Unchanged => json!("unchanged"),
+        ReplaceOutcome::Different => json!("different"),
+        ReplaceOutcome::Revoked => json!("revoked"),
     }
 }
 

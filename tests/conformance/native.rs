@@ -3,7 +3,9 @@
 use std::time::SystemTime;
 
 use optoken::store::{self, Store as _};
-use optoken_core::authority::{AuthenticateError, Authority, Caller, ImportOutcome, Issued, Staged};
+use optoken_core::authority::{
+    AuthenticateError, Authority, Caller, ImportOutcome, Issued, ReplaceOutcome, Staged, hash_token,
+};
 use optoken_core::catalog::{MAX_TOKENS, Source, TokenRecord};
 use optoken_core::commit::CommandError;
 use optoken_core::ports::{
@@ -153,12 +155,14 @@ fn answer(authority: &mut Authority<Ports<'_>>, call: &str, args: &[Value]) -> V
             result(authority.recover(text(origin), is_restore(reason)), issued)
         }
         ("provision.initialize", [origin]) => result(authority.initialize(text(origin)), Value::from),
-        ("provision.import-token", [name, token, expiry, origin]) => {
-            result(authority.import_token(text(name), text(token), seconds(expiry), text(origin)), imported)
-        }
+        ("provision.hash-token", [token]) => result(hash_token(text(token)), Value::from),
         ("provision.import-hash", [name, sha512, expiry, origin]) => {
             result(authority.import_hash(text(name), text(sha512), seconds(expiry), text(origin)), imported)
         }
+        ("provision.replace-operator", [current, sha512, overlap, origin]) => result(
+            authority.replace_operator(text(current), text(sha512), seconds(overlap), text(origin)),
+            replaced,
+        ),
         (call, args) => panic!("there is no {call} of {} arguments", args.len()),
     }
 }
@@ -223,7 +227,16 @@ fn imported(outcome: ImportOutcome) -> Value {
         ImportOutcome::Created(token) => json!({ "created": info(&token) }),
         ImportOutcome::Unchanged(token) => json!({ "unchanged": info(&token) }),
         ImportOutcome::Different(token) => json!({ "different": info(&token) }),
-        ImportOutcome::Deleted => json!("deleted"),
+        ImportOutcome::Revoked => json!("revoked"),
+    }
+}
+
+fn replaced(outcome: ReplaceOutcome) -> Value {
+    match outcome {
+        ReplaceOutcome::Replaced => json!("replaced"),
+        ReplaceOutcome::Unchanged => json!("unchanged"),
+        ReplaceOutcome::Different => json!("different"),
+        ReplaceOutcome::Revoked => json!("revoked"),
     }
 }
 
@@ -259,9 +272,13 @@ fn command_error(error: CommandError) -> Value {
             CommandRejected::AlreadyExists(name) => json!({ "already-exists": name }),
             CommandRejected::OperatorProtected => json!("operator-protected"),
             CommandRejected::Full => json!({ "full": MAX_TOKENS }),
-            CommandRejected::Overlapping { .. } => json!({ "conflict": denial.to_string() }),
+            CommandRejected::Overlapping { .. } | CommandRejected::FormerUnknown => {
+                json!({ "conflict": denial.to_string() })
+            }
             CommandRejected::Name(error) => invalid(error.to_string()),
-            CommandRejected::TooLong { .. } | CommandRejected::SecretTaken(_) => invalid(denial.to_string()),
+            CommandRejected::TooLong { .. }
+            | CommandRejected::SecretTaken(_)
+            | CommandRejected::SecretRevoked => invalid(denial.to_string()),
             CommandRejected::SecretCollision => json!({ "no-entropy": denial.to_string() }),
             CommandRejected::Invariant(error) => json!({ "other": error.to_string() }),
         },

@@ -70,6 +70,11 @@ pub(crate) enum Command {
     /// Imports a token by its hash, or by its text on standard input. `expiry` is in milliseconds
     /// since the epoch.
     Import { name: String, expiry: Option<u64>, sha512: Option<String> },
+    /// Prints the hash of a token.
+    Hash,
+    /// Replaces the operator token by that of a configuration, whose earlier token has the hash
+    /// `current`; the earlier token stays accepted for the overlap.
+    Replace { current: String, sha512: String, overlap_seconds: Option<u64> },
     /// Prints the help.
     Help,
     /// Prints the version.
@@ -88,6 +93,7 @@ impl Command {
             | Self::EndOverlap
             | Self::Authenticate
             | Self::Describe
+            | Self::Hash
             | Self::Delete { .. } => true,
             Self::Import { sha512, .. } => sha512.is_none(),
             Self::CreateOperator
@@ -98,6 +104,7 @@ impl Command {
             | Self::Recover { .. }
             | Self::Initialize
             | Self::Check
+            | Self::Replace { .. }
             | Self::Help
             | Self::Version => false,
         }
@@ -139,7 +146,7 @@ pub(crate) enum UsageError {
 }
 
 /// The options with a value.
-const VALUED: [&str; 12] = [
+const VALUED: [&str; 13] = [
     "--data",
     "--state",
     "--accept-catalog-at",
@@ -148,6 +155,7 @@ const VALUED: [&str; 12] = [
     "--lifetime",
     "--overlap",
     "--sha512",
+    "--current",
     "--ttl",
     "--expiry",
     "--after",
@@ -220,6 +228,12 @@ fn command(mut raw: RawArgs) -> Result<Command, UsageError> {
             name: raw.take("--name").ok_or_else(|| missing("--name NAME"))?,
             expiry: raw.number("--expiry")?,
             sha512: raw.take("--sha512"),
+        },
+        "hash" => Command::Hash,
+        "replace" => Command::Replace {
+            current: raw.take("--current").ok_or_else(|| missing("--current HEX"))?,
+            sha512: raw.take("--sha512").ok_or_else(|| missing("--sha512 HEX"))?,
+            overlap_seconds: raw.number("--overlap")?,
         },
         "help" => Command::Help,
         _ => {

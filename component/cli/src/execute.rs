@@ -3,7 +3,9 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use optoken_core::authority::{AuthenticateError, Authority, Caller, ImportOutcome, Issued, Staged};
+use optoken_core::authority::{
+    AuthenticateError, Authority, Caller, ImportOutcome, Issued, ReplaceOutcome, Staged, hash_token,
+};
 use optoken_core::catalog::{Source, TokenRecord};
 use optoken_core::commit::CommandError;
 use optoken_core::ports::{CatalogStore, Clock, Entropy};
@@ -30,6 +32,10 @@ pub(crate) enum Output {
     Described(TokenRecord),
     /// The outcome of an import.
     Import(ImportOutcome),
+    /// The outcome of a replacement of the operator token by a configuration.
+    Replacement(ReplaceOutcome),
+    /// The hash of a token.
+    Hash(String),
     /// Number and kind of a token.
     Principal(Principal),
     /// The operator token, if there is one, and its rotation.
@@ -133,7 +139,11 @@ pub(crate) fn execute<P: CatalogStore + Entropy + Clock>(
             Output::Import(authority.import_hash(name, sha512, *expiry, origin)?)
         }
         Command::Import { name, expiry, sha512: None } => {
-            Output::Import(authority.import_token(name, token, *expiry, origin)?)
+            Output::Import(authority.import_hash(name, &hash_token(token)?, *expiry, origin)?)
+        }
+        Command::Hash => Output::Hash(hash_token(token)?),
+        Command::Replace { current, sha512, overlap_seconds } => {
+            Output::Replacement(authority.replace_operator(current, sha512, *overlap_seconds, origin)?)
         }
         Command::Help | Command::Version => return Ok(None),
     }))

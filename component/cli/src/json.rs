@@ -4,7 +4,7 @@
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use optoken_core::authority::{AuthenticateError, ImportOutcome, Issued, Staged};
+use optoken_core::authority::{AuthenticateError, ImportOutcome, Issued, ReplaceOutcome, Staged};
 use optoken_core::catalog::{MAX_TOKENS, Source, TokenRecord};
 use optoken_core::commit::CommandError;
 use optoken_core::ports::Timestamp;
@@ -40,6 +40,8 @@ enum Value<'a> {
     Staged(StagedSecret<'a>),
     Info(TokenInfo<'a>),
     Import(Import<'a>),
+    Replacement(Replacement),
+    Hash(&'a str),
     Principal(Principal),
     Status(Option<OperatorStatus<'a>>),
     List(Vec<TokenInfo<'a>>),
@@ -90,7 +92,16 @@ enum Import<'a> {
     Created(TokenInfo<'a>),
     Unchanged(TokenInfo<'a>),
     Different(TokenInfo<'a>),
-    Deleted,
+    Revoked,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Replacement {
+    Replaced,
+    Unchanged,
+    Different,
+    Revoked,
 }
 
 #[derive(Serialize)]
@@ -191,8 +202,15 @@ impl<'a> From<&'a Output> for Value<'a> {
                 ImportOutcome::Created(token) => Import::Created(token.into()),
                 ImportOutcome::Unchanged(token) => Import::Unchanged(token.into()),
                 ImportOutcome::Different(token) => Import::Different(token.into()),
-                ImportOutcome::Deleted => Import::Deleted,
+                ImportOutcome::Revoked => Import::Revoked,
             }),
+            Output::Replacement(outcome) => Self::Replacement(match outcome {
+                ReplaceOutcome::Replaced => Replacement::Replaced,
+                ReplaceOutcome::Unchanged => Replacement::Unchanged,
+                ReplaceOutcome::Different => Replacement::Different,
+                ReplaceOutcome::Revoked => Replacement::Revoked,
+            }),
+            Output::Hash(sha512) => Self::Hash(sha512),
             Output::Principal(transition::Principal { id, kind }) => Self::Principal(Principal {
                 id: *id,
                 kind: match kind {
@@ -281,10 +299,13 @@ impl From<&CommandError> for Error {
                 CommandRejected::AlreadyExists(name) => Self::AlreadyExists(name.clone()),
                 CommandRejected::OperatorProtected => Self::OperatorProtected,
                 CommandRejected::Full => Self::Full(MAX_TOKENS),
-                CommandRejected::Overlapping { .. } => Self::Conflict(rejected.to_string()),
+                CommandRejected::Overlapping { .. } | CommandRejected::FormerUnknown => {
+                    Self::Conflict(rejected.to_string())
+                }
                 CommandRejected::TooLong { .. }
                 | CommandRejected::Name(_)
-                | CommandRejected::SecretTaken(_) => Self::InvalidArgument(rejected.to_string()),
+                | CommandRejected::SecretTaken(_)
+                | CommandRejected::SecretRevoked => Self::InvalidArgument(rejected.to_string()),
                 CommandRejected::SecretCollision => Self::NoEntropy(rejected.to_string()),
                 CommandRejected::Invariant(error) => Self::Other(error.to_string()),
             },

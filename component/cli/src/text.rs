@@ -5,7 +5,7 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
-use optoken_core::authority::{AuthenticateError, ImportOutcome, Issued, Staged};
+use optoken_core::authority::{AuthenticateError, ImportOutcome, Issued, ReplaceOutcome, Staged};
 use optoken_core::catalog::{CatalogError, OPERATOR, Source, TokenRecord};
 use optoken_core::commit::CommandError;
 use optoken_core::ports::Timestamp;
@@ -55,6 +55,12 @@ Commands; those marked * read a token from standard input:
   import --name NAME *         import a token that was created elsewhere
       --expiry MILLISECONDS    expire it at this time, in milliseconds since 1970
       --sha512 HEX             import its hash; reads no token
+  hash *                       print the hash of a token that was created elsewhere
+  replace                      replace the operator token by one of a configuration, unless
+                               a command has replaced it before
+      --current HEX            the hash of the earlier token of the configuration
+      --sha512 HEX             the hash of its new token
+      --overlap SECONDS        accept the earlier token for this time [default: 0]
 
 Options:
   --data PATH     the directory with the catalog: one that the runtime has opened, or
@@ -162,9 +168,16 @@ pub(crate) fn output(output: &Output) -> Zeroizing<String> {
             "A token of this name exists with another secret, which stays; the imported secret is not accepted.\n{}",
             details(token)
         ),
-        Output::Import(ImportOutcome::Deleted) => {
-            "This token was imported before and then deleted. It is not accepted. Import a new one.\n".into()
-        }
+        Output::Import(ImportOutcome::Revoked) => REVOKED.into(),
+        Output::Replacement(outcome) => match outcome {
+            ReplaceOutcome::Replaced => "The operator token was replaced.\n".into(),
+            ReplaceOutcome::Unchanged => "The operator token is the new one already.\n".into(),
+            ReplaceOutcome::Different => {
+                "The operator token is neither the earlier one of the configuration nor the new one. It stays.\n".into()
+            }
+            ReplaceOutcome::Revoked => REVOKED.into(),
+        },
+        Output::Hash(sha512) => format!("{sha512}\n"),
         Output::Principal(token) => principal(*token),
         Output::Status(None) => "There is no operator token; create it with: optoken-cli create\n".into(),
         Output::Status(Some((operator, rotation))) => {
@@ -196,6 +209,8 @@ pub(crate) fn failure(error: &Error, command: &Command, data: &str) -> String {
     format!("Error: {error}\n{next}")
 }
 
+const REVOKED: &str = "This token was accepted before and then revoked. It is not accepted. Use a new one.\n";
+
 const NEW_TOKEN: &str =
     "Present an accepted token on standard input. A lost operator token is replaced by: optoken-cli recover";
 
@@ -220,10 +235,11 @@ pub(crate) const fn output_failed_hint(command: &Command) -> &'static str {
         Command::Delete { .. } => "The change was made: the token is refused.\n",
         Command::Cancel => "The change was made: no token is staged.\n",
         Command::EndOverlap => "The change was made: no previous token is accepted.\n",
-        Command::Initialize | Command::Import { .. } => {
+        Command::Initialize | Command::Import { .. } | Command::Replace { .. } => {
             "The command was carried out. Running it again is safe, and prints the result.\n"
         }
         Command::Authenticate
+        | Command::Hash
         | Command::Describe
         | Command::Status
         | Command::List
@@ -257,10 +273,13 @@ const fn unknown_outcome_hint(command: &Command) -> &'static str {
         }
         Command::Stage { .. } => "Nothing is lost. Run it again: the operator token stays as it is.",
         Command::Delete { .. } => "Run it again. If there is no such token by then, the change was made.",
-        Command::Cancel | Command::EndOverlap | Command::Initialize | Command::Import { .. } => {
-            "Run it again: it succeeds, whether the change was made or not."
-        }
+        Command::Cancel
+        | Command::EndOverlap
+        | Command::Initialize
+        | Command::Import { .. }
+        | Command::Replace { .. } => "Run it again: it succeeds, whether the change was made or not.",
         Command::Authenticate
+        | Command::Hash
         | Command::Describe
         | Command::Status
         | Command::List
@@ -289,12 +308,15 @@ fn next_step(error: &CommandError, command: &Command, data: &str) -> String {
             CommandRejected::AlreadyExists(_) => {
                 "Choose another name, or first: optoken-cli delete NAME".into()
             }
-            CommandRejected::OperatorProtected => "Replace it with: optoken-cli regenerate".into(),
+            CommandRejected::OperatorProtected | CommandRejected::FormerUnknown => {
+                "Replace it with: optoken-cli regenerate".into()
+            }
             CommandRejected::Full => "Delete some with: optoken-cli delete NAME".into(),
             CommandRejected::Overlapping { .. } => "End it with: optoken-cli end-overlap".into(),
             CommandRejected::TooLong { .. }
             | CommandRejected::Name(_)
             | CommandRejected::SecretTaken(_)
+            | CommandRejected::SecretRevoked
             | CommandRejected::SecretCollision
             | CommandRejected::Invariant(_) => String::new(),
         },

@@ -52,6 +52,8 @@ pub enum Action {
     Delete,
     /// An older state of the catalog was restored, with a new operator token.
     Restore,
+    /// The operator token was replaced by that of the configuration.
+    Replace,
 }
 
 impl Action {
@@ -70,6 +72,7 @@ impl Action {
             Self::Recover => "recover",
             Self::Delete => "delete",
             Self::Restore => "restore",
+            Self::Replace => "replace",
         }
     }
 }

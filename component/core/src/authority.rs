@@ -64,8 +64,21 @@ pub enum ImportOutcome {
     Unchanged(TokenRecord),
     /// A token of that name exists with another secret, which stays.
     Different(TokenRecord),
-    /// The token was imported before and then deleted. It stays deleted.
-    Deleted,
+    /// The secret was revoked, and stays so.
+    Revoked,
+}
+
+/// The outcome of a replacement of the operator token by the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplaceOutcome {
+    /// The secret was replaced.
+    Replaced,
+    /// The operator token has the new secret already.
+    Unchanged,
+    /// The operator token has another secret than the earlier one of the configuration.
+    Different,
+    /// The new secret was revoked, and stays so.
+    Revoked,
 }
 
 /// The state of the catalog that an authority holds.
@@ -136,6 +149,13 @@ pub enum AuthenticateError {
     /// The catalog could not be loaded, so the state of the token is unknown.
     #[error(transparent)]
     Unavailable(CommandError),
+}
+
+/// The hash of a token that was made elsewhere. A text that is no token is an error, and so is a
+/// weak token.
+pub fn hash_token(token: &str) -> Result<String, CommandError> {
+    token_strength::check(token)?;
+    Ok(TokenHash::of(token).to_string())
 }
 
 impl<P: CatalogStore + Entropy + Clock> Authority<P> {
@@ -214,18 +234,6 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         Ok(self.loaded.as_ref().and_then(|loaded| loaded.catalog.id()).map_or(id, Into::into))
     }
 
-    /// Imports a token by its text, unless a token of its name exists.
-    pub fn import_token(
-        &mut self,
-        name: &str,
-        token: &str,
-        expiry: Option<Timestamp>,
-        origin: &str,
-    ) -> Result<ImportOutcome, CommandError> {
-        token_strength::check(token)?;
-        self.import(name, TokenHash::of(token), expiry, origin)
-    }
-
     /// Imports a token by its hash, unless a token of its name exists.
     pub fn import_hash(
         &mut self,
@@ -235,6 +243,26 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         origin: &str,
     ) -> Result<ImportOutcome, CommandError> {
         self.import(name, sha512.parse()?, expiry, origin)
+    }
+
+    /// Replaces the secret of the operator token by that of the configuration, if the current one
+    /// is its earlier, which has the hash `current`. `sha512` is the hash of the new secret. An
+    /// overlap of `None` is none.
+    pub fn replace_operator(
+        &mut self,
+        current: &str,
+        sha512: &str,
+        overlap_seconds: Option<u64>,
+        origin: &str,
+    ) -> Result<ReplaceOutcome, CommandError> {
+        let (current, new) = (current.parse()?, sha512.parse()?);
+        let overlap_seconds = overlap_seconds.unwrap_or(0);
+        Ok(match self.commit(origin, &Command::Replace { current, new, overlap_seconds })? {
+            (_, None) => ReplaceOutcome::Revoked,
+            (true, Some(_)) => ReplaceOutcome::Replaced,
+            (false, Some(token)) if token.hash == new => ReplaceOutcome::Unchanged,
+            (false, Some(_)) => ReplaceOutcome::Different,
+        })
     }
 
     /// Creates the operator token, if there is none.
@@ -362,14 +390,11 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         expiry: Option<Timestamp>,
         origin: &str,
     ) -> Result<ImportOutcome, CommandError> {
-        let (changed, token) = self.commit(origin, &Command::Import { name, expiry, new })?;
-        let Some(token) = token else { return Ok(ImportOutcome::Deleted) };
-        Ok(if changed {
-            ImportOutcome::Created(token)
-        } else if token.hash == new {
-            ImportOutcome::Unchanged(token)
-        } else {
-            ImportOutcome::Different(token)
+        Ok(match self.commit(origin, &Command::Import { name, expiry, new })? {
+            (_, None) => ImportOutcome::Revoked,
+            (true, Some(token)) => ImportOutcome::Created(token),
+            (false, Some(token)) if token.hash == new => ImportOutcome::Unchanged(token),
+            (false, Some(token)) => ImportOutcome::Different(token),
         })
     }
 

@@ -16,6 +16,7 @@ use optoken_hot_path::HashIndex;
 use thiserror::Error;
 
 use crate::audit::{AuditChain, BrokenChain, RETAINED_RECORDS};
+use crate::former_secrets::FormerSecrets;
 use crate::json_line::{LineReader, push_hash, push_number, push_string};
 use crate::ports::Timestamp;
 use crate::rotation::{ExpiringHash, Rotation};
@@ -27,7 +28,7 @@ pub const FORMAT: u32 = 2;
 /// The oldest format this code reads. The next change of such a catalog writes [`FORMAT`].
 const OLDEST_FORMAT: u32 = 1;
 
-/// The most [`Tombstones`](Catalog::is_deleted_import) of a catalog; the oldest go first.
+/// The most imported tokens that a catalog remembers as deleted; the oldest go first.
 pub const MAX_TOMBSTONES: usize = 256;
 
 /// The largest document that is decoded, in bytes. A full catalog with the longest names stays
@@ -106,6 +107,7 @@ pub struct Catalog {
     rotation: Rotation,
     /// The hashes of the imported tokens that were deleted, oldest first.
     tombstones: Vec<TokenHash>,
+    former: FormerSecrets,
     audit: AuditChain,
     /// Positions in `tokens`, and [`ROTATION_SLOT`].
     by_hash: HashIndex,
@@ -122,8 +124,15 @@ impl Catalog {
             tokens.push(token.ok_or(CatalogError::Malformed)?);
         }
         let audit = AuditChain::read(header.audit.as_deref(), lines)?;
-        let Header { id, next_id, rotation, tombstones, .. } = header;
-        Self { id, next_id, tokens, rotation, tombstones, audit, by_hash: HashIndex::default() }
+        let Header { id, next_id, rotation, tombstones, former, .. } = header;
+        // A catalog that has not recorded them knows none, unless there is none.
+        let was_replaced = |token: &TokenRecord| token.is_operator() && token.updated_at.is_some();
+        let former = match former {
+            Some(former) => former,
+            None if tokens.iter().any(was_replaced) => FormerSecrets::unknown(),
+            None => FormerSecrets::default(),
+        };
+        Self { id, next_id, tokens, rotation, tombstones, former, audit, by_hash: HashIndex::default() }
             .validate_and_index()
     }
 
@@ -140,6 +149,7 @@ impl Catalog {
             tokens: self.tokens.len(),
             rotation: self.rotation,
             tombstones: self.tombstones.clone(),
+            former: Some(self.former.clone()),
             audit: self.audit.head().map(|head| head.as_str().into()),
         };
         header.write(&mut document);
@@ -261,7 +271,7 @@ impl Catalog {
     }
 
     /// The catalog with the record of `token`'s number replaced by it, this rotation and these
-    /// audit records.
+    /// audit records. A replaced secret of the operator token becomes a former one.
     pub(crate) fn with_changed(
         mut self,
         token: &TokenRecord,
@@ -269,6 +279,9 @@ impl Catalog {
         audit: AuditChain,
     ) -> Result<Self, CatalogError> {
         for old in self.tokens.iter_mut().filter(|old| old.id == token.id) {
+            if old.is_operator() && old.hash != token.hash {
+                self.former.push(&old.hash);
+            }
             old.clone_from(token);
         }
         Self { rotation, audit, ..self }.validate_and_index()
@@ -291,10 +304,16 @@ impl Catalog {
         Self { audit, ..self }.validate_and_index()
     }
 
-    /// Whether an imported token with this hash was deleted. Its configuration, which still names
-    /// it, must not bring it back.
-    pub fn is_deleted_import(&self, hash: &TokenHash) -> bool {
-        self.tombstones.contains(hash)
+    /// Whether a secret with this hash was revoked: that of an imported token by its deletion, that
+    /// of the operator token by its replacement. A configuration that still has it must not bring
+    /// it back.
+    pub fn is_revoked(&self, hash: &TokenHash) -> bool {
+        self.tombstones.contains(hash) || self.former.contains(hash)
+    }
+
+    /// The former secrets of the operator token.
+    pub fn former_secrets(&self) -> &FormerSecrets {
+        &self.former
     }
 
     /// The time of a decision on this catalog: that of the clock, but never before the newest
@@ -340,8 +359,16 @@ fn read_header(document: &str) -> Result<(u64, Header, Split<'_, char>), Catalog
 impl PartialEq for Catalog {
     fn eq(&self, other: &Self) -> bool {
         // The index follows from the rest.
-        (&self.id, self.next_id, &self.tokens, self.rotation, &self.tombstones, &self.audit)
-            == (&other.id, other.next_id, &other.tokens, other.rotation, &other.tombstones, &other.audit)
+        (&self.id, self.next_id, &self.tokens, self.rotation, &self.tombstones, &self.former, &self.audit)
+            == (
+                &other.id,
+                other.next_id,
+                &other.tokens,
+                other.rotation,
+                &other.tombstones,
+                &other.former,
+                &other.audit,
+            )
     }
 }
 
@@ -400,6 +427,8 @@ struct Header {
     tokens: usize,
     rotation: Rotation,
     tombstones: Vec<TokenHash>,
+    /// `None` if the document does not have the field.
+    former: Option<FormerSecrets>,
     /// The hash of the last line, which is the newest audit record.
     audit: Option<String>,
 }
@@ -417,10 +446,11 @@ impl Header {
             None => line.optional(OVERLAP, read_expiring)?.map_or(Rotation::Idle, Rotation::Overlap),
         };
         let tombstones = line.optional(TOMBSTONES, read_hashes)?.unwrap_or_default();
+        let former = FormerSecrets::read(&mut line)?;
         let audit = line.optional(",\"audit\":", LineReader::string)?;
         line.literal("}")?;
         line.end()?;
-        Some(Self { id, next_id, tokens, rotation, tombstones, audit })
+        Some(Self { id, next_id, tokens, rotation, tombstones, former, audit })
     }
 
     fn write(&self, document: &mut String) {
@@ -453,6 +483,9 @@ impl Header {
         }
         if !self.tombstones.is_empty() {
             document.push(']');
+        }
+        if let Some(former) = &self.former {
+            former.write(document);
         }
         if let Some(audit) = &self.audit {
             document.push_str(",\"audit\":");

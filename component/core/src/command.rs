@@ -72,6 +72,16 @@ pub enum Command<'a> {
         /// The hash of the presented token.
         credential: TokenHash,
     },
+    /// Replace the secret of the operator token by that of the configuration, if the current one is
+    /// its earlier.
+    Replace {
+        /// The hash of the earlier secret of the configuration.
+        current: TokenHash,
+        /// The hash of its new secret.
+        new: TokenHash,
+        /// How long the earlier secret is still accepted, in seconds.
+        overlap_seconds: u64,
+    },
     /// Replace the secret of the operator token, presenting nothing.
     Recover {
         /// The hash of the new secret.

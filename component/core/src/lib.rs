@@ -15,6 +15,7 @@ pub mod authority;
 pub mod catalog;
 pub mod command;
 pub mod commit;
+pub mod former_secrets;
 mod json_line;
 pub mod ports;
 pub mod rotation;

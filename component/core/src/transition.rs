@@ -107,6 +107,15 @@ pub enum CommandRejected {
     /// A token of another name has this secret.
     #[error("the token named '{0}' has this secret already")]
     SecretTaken(String),
+    /// The secret was accepted before, and revoked.
+    #[error("the secret was accepted before and is revoked; use a new one")]
+    SecretRevoked,
+    /// The catalog does not know all former secrets of the operator token.
+    #[error(
+        "the catalog does not know all former operator secrets, and the new one may be one of them; replace the token \
+         with a command"
+    )]
+    FormerUnknown,
     /// A token has the new secret already: the source of randomness is broken.
     #[error("the new secret is not new: the source of randomness repeats itself")]
     SecretCollision,
@@ -201,6 +210,9 @@ pub fn apply(
                 Rotation::Idle | Rotation::Staged(_) => Ok(Transition::Unchanged(catalog, Some(operator))),
             }
         }
+        Command::Replace { current, new, overlap_seconds } => {
+            replace(catalog, current, new, overlap_seconds, origin, now)
+        }
         Command::Recover { new } => {
             replace_operator(catalog, new, Rotation::Idle, (Action::Recover, Actor::Recovery), origin, now)
         }
@@ -249,6 +261,7 @@ pub fn was_applied<'a>(
         | Command::Import { new, .. }
         | Command::Regenerate { new, .. }
         | Command::Recover { new }
+        | Command::Replace { new, .. }
         | Command::Restore { new }
         | Command::Confirm { credential: new, .. } => match catalog.find(new) {
             Some(SecretMatch::Current(token)) => (true, Some(token)),
@@ -268,8 +281,7 @@ pub fn was_applied<'a>(
     if applied { Evidence::Applied(token) } else { Evidence::Missing }
 }
 
-/// Adds a token that was made elsewhere. Without a token in the result, the token was imported
-/// before and then deleted.
+/// Adds a token that was made elsewhere. Without a token in the result, its secret was revoked.
 fn import(
     catalog: Catalog,
     name: &str,
@@ -282,7 +294,7 @@ fn import(
     if let Some(existing) = catalog.named(name).cloned() {
         return Ok(Transition::Unchanged(catalog, Some(existing)));
     }
-    if catalog.is_deleted_import(&new) {
+    if catalog.is_revoked(&new) {
         return Ok(Transition::Unchanged(catalog, None));
     }
     match catalog.find(&new) {
@@ -294,6 +306,36 @@ fn import(
     }
     let expiry = expiry.map(|at| at.min(MAX_EXPIRY));
     add(catalog, name, expiry, (new, Source::Import), (Action::Import, Actor::Provision), origin, now)
+}
+
+/// Replaces the secret of the operator token by that of the configuration. Without a token in the
+/// result, the new secret was revoked.
+fn replace(
+    catalog: Catalog,
+    current: TokenHash,
+    new: TokenHash,
+    overlap_seconds: u64,
+    origin: &str,
+    now: Timestamp,
+) -> Result<Transition, CommandRejected> {
+    let operator = catalog.operator().ok_or_else(|| CommandRejected::NotFound(OPERATOR.into()))?.clone();
+    if operator.hash == new {
+        return Ok(Transition::Unchanged(catalog, Some(operator)));
+    }
+    if catalog.is_revoked(&new) {
+        return Ok(Transition::Unchanged(catalog, None));
+    }
+    if operator.hash != current {
+        return Ok(Transition::Unchanged(catalog, Some(operator)));
+    }
+    if !catalog.former_secrets().is_complete() {
+        return Err(CommandRejected::FormerUnknown);
+    }
+    if let Some(SecretMatch::Current(token)) = catalog.find(&new) {
+        return Err(CommandRejected::SecretTaken(token.name.clone()));
+    }
+    let rotation = overlap_of(operator.hash, overlap_seconds, now)?;
+    replace_operator(catalog, new, rotation, (Action::Replace, Actor::Provision), origin, now)
 }
 
 /// Stages a secret.
@@ -317,6 +359,9 @@ fn stage(
         None | Some(SecretMatch::Staged(_)) => {}
         Some(SecretMatch::Current(token)) => return Err(CommandRejected::SecretTaken(token.name.clone())),
         Some(SecretMatch::Previous(_)) => return Err(CommandRejected::SecretTaken(OPERATOR.into())),
+    }
+    if catalog.is_revoked(&new) {
+        return Err(CommandRejected::SecretRevoked);
     }
     let rotation = Rotation::Staged(ExpiringHash { hash: new, expires_at: after(now, ttl_seconds) });
     rotate(catalog, rotation, Action::Stage, origin, now)

@@ -34,11 +34,13 @@ pub(crate) fn of_command(error: CommandError) -> Problem {
             CommandRejected::AlreadyExists(name) => Problem::AlreadyExists(name),
             CommandRejected::Full => Problem::Full(u32::try_from(MAX_TOKENS).unwrap_or(u32::MAX)),
             overlapping @ CommandRejected::Overlapping { .. } => Problem::Conflict(overlapping.to_string()),
-            CommandRejected::TooLong { .. } | CommandRejected::Name(_) | CommandRejected::SecretTaken(_) => {
-                Problem::InvalidArgument(rejected.to_string())
-            }
+            CommandRejected::TooLong { .. }
+            | CommandRejected::Name(_)
+            | CommandRejected::SecretTaken(_)
+            | CommandRejected::SecretRevoked => Problem::InvalidArgument(rejected.to_string()),
             CommandRejected::NotFound(_)
             | CommandRejected::OperatorProtected
+            | CommandRejected::FormerUnknown
             | CommandRejected::SecretCollision
             | CommandRejected::Invariant(_) => Problem::Internal,
         },

@@ -15,7 +15,7 @@ use crate::sandbox::ReadInstance;
 use crate::secret::Secret;
 use crate::token::{
     AuditRecords, AuthenticateError, CatalogState, CommandError, ComponentInfo, ImportOutcome, IssuedToken,
-    OperatorStatus, Principal, StagedSecret, Timestamp, TokenInfo, TokenSource,
+    OperatorStatus, Principal, ReplaceOutcome, StagedSecret, Timestamp, TokenInfo, TokenSource,
 };
 
 /// An operator-token authority over one store. Clones are the same authority.
@@ -194,13 +194,20 @@ impl Authority {
         self.execute(&Command::Restore, origin)
     }
 
-    /// Imports a token by its text, unless a token of its name exists. `expiry` is the first moment
-    /// at which it is refused. `name` is as in [`create_named`](Self::create_named), or
-    /// [`OPERATOR`](crate::token::OPERATOR).
+    /// Returns the SHA-512 of a token that was made elsewhere, as 128 lower-case hexadecimal
+    /// digits.
     ///
     /// The token must begin with `apiv3_`, be visible ASCII and carry at least 112 bits of
     /// plausible randomness. Any other text is an
     /// [`InvalidArgument`](CommandError::InvalidArgument).
+    pub fn hash_token(&self, token: &Secret) -> Result<String, CommandError> {
+        self.shared.query(|reader| reader.hash_token(token))
+    }
+
+    /// Imports a token by its text, unless a token of its name exists. `expiry` is the first moment
+    /// at which it is refused. `name` is as in [`create_named`](Self::create_named), or
+    /// [`OPERATOR`](crate::token::OPERATOR).
+    /// The text must be as [`hash_token`](Self::hash_token) demands.
     pub fn import_token(
         &self,
         name: &str,
@@ -208,7 +215,7 @@ impl Authority {
         expiry: Option<Timestamp>,
         origin: &str,
     ) -> Result<ImportOutcome, CommandError> {
-        self.execute(&Command::ImportToken { name, token, expiry }, origin)
+        self.import_hash(name, &self.hash_token(token)?, expiry, origin)
     }
 
     /// Imports a token by its SHA-512, as 128 lower-case hexadecimal digits; otherwise as
@@ -221,6 +228,24 @@ impl Authority {
         origin: &str,
     ) -> Result<ImportOutcome, CommandError> {
         self.execute(&Command::ImportHash { name, sha512, expiry }, origin)
+    }
+
+    /// Replaces the secret of the operator token by a secret of the configuration, if its current
+    /// one is the earlier secret of the same configuration.
+    ///
+    /// `current` is the SHA-512 of that earlier secret, `sha512` that of the new one, each as 128
+    /// lower-case hexadecimal digits; [`hash_token`](Self::hash_token) checks the strength of a
+    /// text and returns its hash. The overlap is that of [`regenerate`](Self::regenerate). A former
+    /// secret of the operator token is [`Revoked`](ReplaceOutcome::Revoked). A [`Conflict`](CommandError::Conflict) means that the
+    /// catalog does not know all former secrets.
+    pub fn replace_operator(
+        &self,
+        current: &str,
+        sha512: &str,
+        overlap_seconds: u64,
+        origin: &str,
+    ) -> Result<ReplaceOutcome, CommandError> {
+        self.execute(&Command::ReplaceOperator { current, sha512, overlap_seconds }, origin)
     }
 
     /// The operator token and its rotation; `None` if there is no operator token.

@@ -9,8 +9,8 @@ use crate::secret::Secret;
 use crate::store::{self, StoreError};
 use crate::token::{
     AuditRecords, AuthenticateError, CatalogState, CommandError, ComponentInfo, ComponentLimits,
-    ExpiringSecret, ImportOutcome, IssuedToken, OperatorStatus, Principal, Rotation, StagedSecret, TokenInfo,
-    TokenKind, TokenSource,
+    ExpiringSecret, ImportOutcome, IssuedToken, OperatorStatus, Principal, ReplaceOutcome, Rotation,
+    StagedSecret, TokenInfo, TokenKind, TokenSource,
 };
 
 impl From<authenticator::TokenKind> for TokenKind {
@@ -130,13 +130,24 @@ impl From<tokens::ExpiringSecret> for ExpiringSecret {
     }
 }
 
+impl From<provision::ReplaceOutcome> for ReplaceOutcome {
+    fn from(outcome: provision::ReplaceOutcome) -> Self {
+        match outcome {
+            provision::ReplaceOutcome::Replaced => Self::Replaced,
+            provision::ReplaceOutcome::Unchanged => Self::Unchanged,
+            provision::ReplaceOutcome::Different => Self::Different,
+            provision::ReplaceOutcome::Revoked => Self::Revoked,
+        }
+    }
+}
+
 impl From<provision::ImportOutcome> for ImportOutcome {
     fn from(outcome: provision::ImportOutcome) -> Self {
         match outcome {
             provision::ImportOutcome::Created(info) => Self::Created(info.into()),
             provision::ImportOutcome::Unchanged(info) => Self::Unchanged(info.into()),
             provision::ImportOutcome::Different(info) => Self::Different(info.into()),
-            provision::ImportOutcome::Deleted => Self::Deleted,
+            provision::ImportOutcome::Revoked => Self::Revoked,
         }
     }
 }

@@ -89,12 +89,12 @@ impl CommandInstance {
                 let recovery = instance.optoken_authority_recovery();
                 recovery.call_regenerate(store, origin, recovery::Reason::Restore)?.map(issued)
             }
-            Command::ImportToken { name, token, expiry } => provision
-                .call_import_token(store, name, token.expose(), expiry, origin)?
-                .map(|outcome| Outcome::Imported(outcome.into())),
             Command::ImportHash { name, sha512, expiry } => provision
                 .call_import_hash(store, name, sha512, expiry, origin)?
                 .map(|outcome| Outcome::Imported(outcome.into())),
+            Command::ReplaceOperator { current, sha512, overlap_seconds } => provision
+                .call_replace_operator(store, current, sha512, Some(overlap_seconds), origin)?
+                .map(|outcome| Outcome::Replaced(outcome.into())),
         })
     }
 }
@@ -194,6 +194,13 @@ impl ReadInstance {
     pub(crate) fn status(&mut self) -> CallResult<Option<OperatorStatus>> {
         self.read(|instance, store| instance.optoken_authority_tokens().call_status(store))
             .map(|result| result.map(|status| status.map(Into::into)))
+    }
+
+    /// `provision.hash-token`
+    pub(crate) fn hash_token(&mut self, token: &Secret) -> CallResult<String> {
+        self.read(|instance, store| {
+            instance.optoken_authority_provision().call_hash_token(store, token.expose())
+        })
     }
 
     /// `component-info.get-info`

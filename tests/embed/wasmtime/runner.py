@@ -40,8 +40,9 @@ COMMANDS = {
     "tokens.list-tokens": ("list",),
     "recovery.regenerate": ("recover", "ORIGIN", "--reason"),
     "provision.initialize": ("initialize", "ORIGIN"),
-    "provision.import-token": ("import", "--name", "STDIN", "--expiry", "ORIGIN"),
+    "provision.hash-token": ("hash", "STDIN"),
     "provision.import-hash": ("import", "--name", "--sha512", "--expiry", "ORIGIN"),
+    "provision.replace-operator": ("replace", "--current", "--sha512", "--overlap", "ORIGIN"),
 }
 
 

@@ -127,9 +127,18 @@ fn deleted_import_and_its_source_are_printed() {
     runs.line(&import, "");
     assert!(text::output(&runs.outcome("list", "").unwrap()).contains("imported"));
     runs.line("delete x", &secret(1));
-    assert_eq!(runs.line(&import, ""), r#"{"ok":"deleted"}"#);
+    assert_eq!(runs.line(&import, ""), r#"{"ok":"revoked"}"#);
     let printed = text::output(&runs.outcome(&import, "").unwrap());
     assert!(printed.contains("It is not accepted."), "{}", *printed);
+
+    // The operator token, by a configuration.
+    let replace = |current: &str, new: &str| format!("replace --current {current} --sha512 {new}");
+    let [b, c, d] = ["b", "c", "d"].map(|digit| digit.repeat(128));
+    assert!(runs.line(&replace(&hash(&secret(1)), &b), "").starts_with(r#"{"ok":{"replaced":{"id":0,"#));
+    assert!(runs.line(&replace(&c, &d), "").starts_with(r#"{"ok":{"different":{"id":0,"#));
+    let outcome = runs.outcome(&replace(&b, &d), "").unwrap();
+    assert!(text::output(&outcome).contains("The operator token was replaced."));
+    assert_eq!(runs.line(&replace(&d, &b), ""), r#"{"ok":"revoked"}"#);
 }
 
 #[test]

@@ -441,10 +441,10 @@ fn tombstones_are_bounded_and_the_oldest_goes_first() {
         let delete = Command::Delete { credential: hash("first"), name: "preset" };
         catalog = changed(&catalog, &delete, NOW);
     }
-    assert!(!catalog.is_deleted_import(&hash("preset 0")));
-    assert!(catalog.is_deleted_import(&hash("preset 1")));
+    assert!(!catalog.is_revoked(&hash("preset 0")));
+    assert!(catalog.is_revoked(&hash("preset 1")));
     let newest = format!("preset {}", crate::catalog::MAX_TOMBSTONES);
-    assert!(catalog.is_deleted_import(&hash(&newest)));
+    assert!(catalog.is_revoked(&hash(&newest)));
     assert_eq!(Catalog::decode(&catalog.encode()).unwrap(), catalog);
 }
 
@@ -520,4 +520,77 @@ fn tokens_of_the_previous_secret_are_known() {
     // The next replacement concerns another secret.
     let replaced = changed(&ended, &regenerate("second", "third"), NOW + 7);
     assert!(names(&replaced).is_empty());
+}
+
+fn replace_by<'a>(current: &str, new: &str, overlap_seconds: u64) -> Command<'a> {
+    Command::Replace { current: hash(current), new: hash(new), overlap_seconds }
+}
+
+#[test]
+fn configuration_replaces_its_own_secret_alone() {
+    let catalog = catalog();
+    let unchanged = |command: &Command<'_>| match apply(catalog.clone(), command, "file", NOW).unwrap() {
+        Transition::Unchanged(_, token) => token,
+        Transition::Changed { .. } => panic!("changed by {command:?}"),
+    };
+    let operator = catalog.operator().cloned();
+    // Another secret than the one that the configuration had before, and the current one.
+    assert_eq!(unchanged(&replace_by("of a command", "new", 0)), operator);
+    assert_eq!(unchanged(&replace_by("before", "first", 0)), operator);
+
+    let (after, token) = change(&catalog, &replace_by("first", "new", 60), "file", NOW + 5).unwrap();
+    assert_eq!((token.id, token.updated_at, token.updated_by), (0, Some(NOW + 5), Some(0)));
+    assert_eq!(authenticated(&after, "new").unwrap().kind, TokenKind::Operator);
+    assert_eq!(authenticated(&after, "first").unwrap().kind, TokenKind::PreviousOperator);
+    let record = after.audit().records().pop().unwrap();
+    assert_eq!((record.action, record.actor), (Action::Replace, Actor::Provision));
+    assert_eq!(record.origin, "file");
+
+    for (command, error) in [
+        (replace_by("first", "ci", 0), CommandRejected::SecretTaken("ci".into())),
+        (
+            replace_by("first", "new", MAX_OVERLAP_SECONDS + 1),
+            CommandRejected::TooLong { limit: MAX_OVERLAP_SECONDS },
+        ),
+    ] {
+        assert_eq!(apply(catalog.clone(), &command, "file", NOW), Err(error));
+    }
+    let none = apply(Catalog::default(), &replace_by("first", "new", 0), "file", NOW);
+    assert_eq!(none, Err(CommandRejected::NotFound("_admin".into())));
+}
+
+#[test]
+fn former_operator_secret_does_not_come_back() {
+    let regenerate =
+        Command::Regenerate { credential: hash("second"), new: hash("third"), overlap_seconds: 3600 };
+    let catalog = changed(&catalog(), &replace_by("first", "second", 0), NOW);
+    let catalog = changed(&catalog, &regenerate, NOW);
+    let catalog = changed(&catalog, &Command::Recover { new: hash("fourth") }, NOW);
+    let catalog =
+        Catalog::decode(&changed(&catalog, &replace_by("fourth", "fifth", 0), NOW).encode()).unwrap();
+    for former in ["first", "second", "third", "fourth"] {
+        let import = Command::Import { name: "other", expiry: None, new: hash(former) };
+        for command in [replace_by("fifth", former, 0), import] {
+            let result = apply(catalog.clone(), &command, "file", NOW).unwrap();
+            assert_eq!(result, Transition::Unchanged(catalog.clone(), None), "{former}: {command:?}");
+        }
+        let stage = Command::Stage { credential: hash("fifth"), new: hash(former), ttl_seconds: 60 };
+        assert_eq!(apply(catalog.clone(), &stage, "test", NOW), Err(CommandRejected::SecretRevoked));
+    }
+}
+
+#[test]
+fn configuration_replaces_nothing_if_a_former_secret_may_be_unknown() {
+    let catalog = changed(&catalog(), &Command::Recover { new: hash("second") }, NOW);
+    let document = catalog.encode();
+    let begin = document.find(",\"former\":").unwrap();
+    let end = begin + document[begin..].find(",\"audit\"").unwrap_or(document[begin..].find("}\n").unwrap());
+    let older = Catalog::decode(&format!("{}{}", &document[..begin], &document[end..])).unwrap();
+    let older = Catalog::decode(&older.encode()).unwrap();
+    let result = apply(older.clone(), &replace_by("second", "third", 0), "file", NOW);
+    assert_eq!(result, Err(CommandRejected::FormerUnknown));
+    // Commands go on, and their secrets are known.
+    let after = changed(&older, &Command::Recover { new: hash("third") }, NOW);
+    assert!(after.is_revoked(&hash("second")));
+    assert!(!after.former_secrets().is_complete());
 }

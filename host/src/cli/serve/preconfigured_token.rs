@@ -61,9 +61,9 @@ pub(crate) fn import(authority: &Authority, path: &Path) -> anyhow::Result<()> {
             );
             token
         }
-        ImportOutcome::Deleted => {
+        ImportOutcome::Revoked => {
             tracing::warn!(
-                "Admin token '{name}' was imported before and then deleted, skipping initialization: the token of the file \
+                "Admin token '{name}' was accepted before and then revoked, skipping initialization: the token of the file \
                  is not accepted; omit --admin-token-file, or put a new token into the file"
             );
             return Ok(());
