@@ -49,7 +49,7 @@ pub fn check(name: &str) -> Result<(), NameError> {
         Err(NameError::LeadingOrTrailingSpace)
     } else if name != OPERATOR && skeleton(name) == OPERATOR {
         Err(NameError::LooksLikeOperator)
-    } else if name.contains(PREFIX) {
+    } else if name.as_bytes().windows(PREFIX.len()).any(|text| text == PREFIX.as_bytes()) {
         Err(NameError::LooksLikeToken)
     } else {
         Ok(())
