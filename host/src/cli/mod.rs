@@ -26,6 +26,7 @@ mod core_dump;
 mod create;
 mod delete;
 mod dotenv;
+mod duration;
 mod environment;
 mod man_pages;
 mod output_file;

@@ -7,7 +7,6 @@ pub(crate) mod staged_file;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::builder::styling::{AnsiColor, Style};
@@ -20,6 +19,7 @@ use crate::cli::connection::Connection;
 use crate::cli::create::offline::OfflineToken;
 use crate::cli::create::rotation::{Output, Rotation};
 use crate::cli::create::staged_file::staged_path;
+use crate::cli::duration::{overlap_seconds, whole_seconds};
 use crate::cli::output_file::{confirm_overwrite, is_same_file, lock_directory_of, resolve_output_path};
 use crate::cli::prompt::ask;
 use crate::cli::stderr::{print_stderr, warn};
@@ -152,29 +152,6 @@ enum TokenFormat {
     /// Text for people
     #[default]
     Text,
-}
-
-/// The longest overlap that a server grants, in seconds: thirty days.
-const MAX_OVERLAP_SECONDS: u64 = 30 * 24 * 3600;
-
-/// Parses an overlap. Rejects what a server would reject, or round.
-fn overlap_seconds(text: &str) -> Result<u64, String> {
-    let overlap = duration(text)?;
-    if overlap.subsec_nanos() == 0 && (1..=MAX_OVERLAP_SECONDS).contains(&overlap.as_secs()) {
-        Ok(overlap.as_secs())
-    } else {
-        Err("an overlap is whole seconds, at least 1s and at most 30d".to_owned())
-    }
-}
-
-/// Parses a duration, and rounds it down to seconds.
-fn whole_seconds(text: &str) -> Result<u64, String> {
-    duration(text).map(|duration| duration.as_secs())
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("{error}; a duration is one like 30min, 12h, 10d, 1y or \"1y 6months\""))
 }
 
 impl Create {
