@@ -2,7 +2,11 @@
 
 #![allow(clippy::float_cmp, reason = "counters are whole numbers")]
 
-use crate::support::{CREATE, RECOVERY, REGENERATE, Server, TestEnv, eventually, get, post};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+
+use crate::support::{CREATE, NAMED_ADMIN, RECOVERY, REGENERATE, Server, TestEnv, eventually, get, post};
 
 /// Value of a series.
 #[track_caller]
@@ -92,4 +96,20 @@ fn recovery_is_counted_and_listener_gauge_falls() {
     ] {
         assert_eq!(value(&server, &token, series), expected, "{series}");
     }
+}
+
+#[test]
+fn next_expiry_is_that_of_accepted_tokens() {
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
+    let token = server.create();
+    let next = || value(&server, &token, "optoken_next_token_expiry_timestamp_seconds");
+    assert!(next().is_nan());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    for (name, seconds) in [("expired", 0), ("a year", 31_536_000), ("an hour", 3600), ("a day", 86_400)] {
+        let body = json!({ "token_name": name, "expiry_secs": seconds });
+        let response = post(NAMED_ADMIN).bearer(&token).json(&body).send(server.address);
+        assert_eq!(response.status, 201, "{response:?}");
+    }
+    assert!((now + 3599.0..now + 3660.0).contains(&next()), "{} at {now}", next());
 }

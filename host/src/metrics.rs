@@ -34,6 +34,7 @@ pub(crate) struct Metrics {
     requests: IntCounterVec,
     recovery_open: IntGauge,
     tokens: IntGauge,
+    next_expiry: Gauge,
     operator_age: Gauge,
     staleness: Gauge,
     refused: IntGauge,
@@ -49,6 +50,8 @@ pub(crate) type MetricsError = prometheus::Error;
 struct Gauges {
     /// The number of tokens, including expired ones.
     tokens: usize,
+    /// The earliest expiry of the tokens that have not expired, since the epoch.
+    next_expiry: Option<Duration>,
     /// The age of the secret of the operator token; `None` if there is none.
     operator_age: Option<Duration>,
     /// The time since the last response of the store.
@@ -112,6 +115,10 @@ impl Metrics {
                 "Whether the recovery listener is open (1) or not (0).",
             )?,
             tokens: gauge("optoken_tokens", "Tokens in the catalog, including expired ones.")?,
+            next_expiry: float_gauge(
+                "optoken_next_token_expiry_timestamp_seconds",
+                "When the next of the accepted tokens expires; NaN if none of them does.",
+            )?,
             operator_age: float_gauge(
                 "optoken_operator_token_age_seconds",
                 "Age of the secret of the operator token; NaN if there is none.",
@@ -150,8 +157,10 @@ impl Metrics {
         let age = |token: &TokenInfo| {
             time.saturating_sub(Duration::from_millis(token.updated_at.unwrap_or(token.created_at)))
         };
+        let expiries = tokens.iter().filter_map(|token| token.expiry).map(Duration::from_millis);
         let gauges = Gauges {
             tokens: tokens.len(),
+            next_expiry: expiries.filter(|expiry| *expiry > time).min(),
             operator_age: operator.map(age),
             staleness: authority.staleness(),
             refused: authority.catalog_refusal().is_some(),
@@ -163,6 +172,7 @@ impl Metrics {
 
     fn to_text(&self, gauges: Gauges) -> Result<String, MetricsError> {
         self.tokens.set(i64::try_from(gauges.tokens).unwrap_or(i64::MAX));
+        self.next_expiry.set(gauges.next_expiry.map_or(f64::NAN, |expiry| expiry.as_secs_f64()));
         self.operator_age.set(gauges.operator_age.map_or(f64::NAN, |age| age.as_secs_f64()));
         self.staleness.set(gauges.staleness.as_secs_f64());
         self.refused.set(gauges.refused.into());
@@ -273,6 +283,7 @@ mod tests {
         metrics.store_operation_completed("load", Duration::from_millis(2), Ok(()));
         let gauges = Gauges {
             tokens: 3,
+            next_expiry: Some(Duration::from_millis(1_900_000_000_500)),
             operator_age: Some(Duration::from_millis(1500)),
             staleness: Duration::ZERO,
             refused: false,
@@ -289,6 +300,7 @@ mod tests {
             r#"optoken_commands_total{command="recover",outcome="done"} 1"#,
             r#"optoken_commands_total{command="regenerate",outcome="denied"} 1"#,
             r#"optoken_http_requests_total{listener="main",path="/health",status="200"} 1"#,
+            "optoken_next_token_expiry_timestamp_seconds 1900000000.5",
             "optoken_operator_token_age_seconds 1.5",
             "optoken_recovery_listener_open 1",
             r#"optoken_rotations_total{by="recovery"} 1"#,
@@ -300,7 +312,10 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
-        let none = Gauges { operator_age: None, ..gauges };
-        assert!(metrics.to_text(none).unwrap().contains("optoken_operator_token_age_seconds NaN"));
+        let none = Gauges { next_expiry: None, operator_age: None, ..gauges };
+        let text = metrics.to_text(none).unwrap();
+        for series in ["optoken_next_token_expiry_timestamp_seconds", "optoken_operator_token_age_seconds"] {
+            assert!(text.contains(&format!("{series} NaN\n")), "{text}");
+        }
     }
 }
