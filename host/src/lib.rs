@@ -155,6 +155,8 @@ pub mod async_authority;
 pub mod audit;
 pub mod authority;
 #[cfg(feature = "server")]
+mod certificate;
+#[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "server")]
 mod client;

@@ -36,7 +36,7 @@ const LAYERS: &str = "
     component/runtime/src component/wasi/src
     component/authority/src component/cli/src component/http/src
 
-    host/src/program host/src/private_file host/src/visible_text
+    host/src/program host/src/private_file host/src/visible_text host/src/certificate
     host/src/secret
     host/src/token
     host/src/command host/src/store/mod

@@ -82,7 +82,7 @@ pub(crate) enum ClientError {
     TooLarge { host: String, limit: bytesize::ByteSize, hint: String },
     /// The peer did not prove that it is the server.
     #[error("the server at {host} is not trusted: {reason}\n{hint}")]
-    Untrusted { host: String, reason: String, hint: &'static str },
+    Untrusted { host: String, reason: String, hint: String },
     /// The connection broke before the response was complete.
     #[error("{host} did not answer: {reason}{}", program::named(.hint))]
     NoAnswer { host: String, reason: String, hint: String },
@@ -161,7 +161,9 @@ pub(super) fn transport_error(
         SendError::Http(error) if error.is_connect() => {
             let reason = one_line(&root_cause(error));
             let hint = match TlsFailure::find(error).filter(|_| address.is_https()) {
-                Some(TlsFailure::Untrusted(hint)) => return ClientError::Untrusted { host, reason, hint },
+                Some(TlsFailure::Untrusted { reason, hint }) => {
+                    return ClientError::Untrusted { host, reason: one_line(&reason), hint };
+                }
                 Some(TlsFailure::OtherProtocol(hint)) if route.proxy().is_none() => hint.to_owned(),
                 _ => unreachable_hint(address, route),
             };

@@ -1,7 +1,8 @@
 //! Which servers the client trusts, and why a TLS connection fails.
 //!
 //! TLS 1.3 only (docs/compatibility.md 4). Each client has its own configuration; nothing is set
-//! for the whole process.
+//! for the whole process. A server is trusted if an authority has signed its certificate, or if the
+//! user gives exactly this certificate with `--tls-ca`, as curl and openssl do.
 
 use std::error::Error;
 use std::fs::File;
@@ -9,15 +10,20 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    version,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore,
+    SignatureScheme, version,
 };
 use thiserror::Error;
+
+use crate::certificate::{
+    CertificateFacts, OPENSSL_OPTIONS, UnusableCertificate, Validity, certifies, time_as_text,
+};
 
 /// The most bytes of a file of certificates. All certificates of a system have less than one MiB.
 const MAX_CA_BYTES: u64 = 4 << 20;
@@ -54,9 +60,10 @@ impl Trust {
     /// `https`.
     pub(crate) fn client_config(&self, https: bool) -> Result<ClientConfig, TrustError> {
         let mut roots = RootCertStore::empty();
-        if let Some(path) = &self.ca {
-            add_extra(&mut roots, path)?;
-        }
+        let given = match &self.ca {
+            Some(path) => add_extra(&mut roots, path)?,
+            None => Vec::new(),
+        };
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&version::TLS13])?;
@@ -69,11 +76,15 @@ impl Trust {
             // it.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
-        Ok(builder.with_root_certificates(roots).with_no_client_auth())
+        // Without any authority there is no verifier: no certificate can be verified.
+        let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let verifier = Arc::new(Verification { authorities: authorities.build().ok(), given, provider });
+        Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
     }
 }
 
-fn add_extra(roots: &mut RootCertStore, path: &Path) -> Result<(), TrustError> {
+/// Adds the certificates of a file, and returns them.
+fn add_extra(roots: &mut RootCertStore, path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
     let none = |why: Option<String>| TrustError::NoCertificate {
         path: path.to_owned(),
         why: why.map(|why| format!(" that can be used ({why})")).unwrap_or_default(),
@@ -95,17 +106,31 @@ fn add_extra(roots: &mut RootCertStore, path: &Path) -> Result<(), TrustError> {
     if certificates.is_empty() {
         return Err(none(None));
     }
-    for certificate in certificates {
-        roots.add(certificate).map_err(|error| none(Some(error.to_string())))?;
+    for certificate in &certificates {
+        roots.add(certificate.clone()).map_err(|error| none(Some(error.to_string())))?;
     }
-    Ok(())
+    Ok(certificates)
+}
+
+/// Why a certificate is refused, and what mends that.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("invalid peer certificate: {reason}")]
+struct Refusal {
+    reason: String,
+    hint: String,
+}
+
+impl Refusal {
+    fn new(reason: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { reason: reason.into(), hint: hint.into() }
+    }
 }
 
 /// Why a TLS connection failed, with a hint for the user.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum TlsFailure {
     /// The peer did not prove that it is the server.
-    Untrusted(&'static str),
+    Untrusted { reason: String, hint: String },
     /// The peer speaks another protocol, or another version of TLS.
     OtherProtocol(&'static str),
 }
@@ -134,21 +159,15 @@ impl TlsFailure {
     fn from_rustls(error: &rustls::Error) -> Option<Self> {
         use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage, PeerIncompatible};
         match error {
-            InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            ) => Some(Self::Untrusted("Give --host the name that the certificate was made for.")),
-            InvalidCertificate(
-                CertificateError::Expired
-                | CertificateError::ExpiredContext { .. }
-                | CertificateError::NotValidYet
-                | CertificateError::NotValidYetContext { .. },
-            ) => Some(Self::Untrusted(
-                "Renew the certificate of the server, or set the clock of this machine.",
-            )),
-            InvalidCertificate(_) => Some(Self::Untrusted(
-                "If the server is yours, give the certificate of the authority that signed its certificate with \
-                 --tls-ca FILE or INFLUXDB3_TLS_CA.",
-            )),
+            InvalidCertificate(CertificateError::Other(OtherError(cause))) => {
+                let refusal = cause.downcast_ref::<Refusal>()?;
+                Some(Self::Untrusted { reason: refusal.to_string(), hint: refusal.hint.clone() })
+            }
+            // The signature of the handshake.
+            InvalidCertificate(error) => Some(Self::Untrusted {
+                reason: format!("the server has not proved that it has the key of its certificate ({error})"),
+                hint: "Another server may be in its place. Check the address and the certificate.".to_owned(),
+            }),
             InvalidMessage(_) => Some(Self::OtherProtocol(PLAIN_HTTP_HINT)),
             PeerIncompatible(_)
             | AlertReceived(AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure) => {
@@ -160,6 +179,179 @@ impl TlsFailure {
 }
 
 const PLAIN_HTTP_HINT: &str = "If the server speaks plain HTTP, its URL begins with http://.";
+
+/// Verifies the certificate of a server, and names the cause if it is refused.
+#[derive(Debug)]
+struct Verification {
+    /// Those of the system and of `--tls-ca`.
+    authorities: Option<Arc<WebPkiServerVerifier>>,
+    /// The certificates of `--tls-ca`. Each is also trusted as that of a server.
+    given: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verification {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = match &self.authorities {
+            Some(authorities) => {
+                authorities.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+            }
+            None => Err(CertificateError::UnknownIssuer.into()),
+        };
+        let Err(error) = verified else { return verified };
+        match self.refuse(&error, end_entity, server_name, now) {
+            None => Ok(ServerCertVerified::assertion()),
+            Some(refusal) => {
+                Err(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refusal)))))
+            }
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl Verification {
+    /// Decides on a certificate that the authorities do not confirm, for this reason. Returns
+    /// `None` for one that is trusted nevertheless.
+    fn refuse(
+        &self,
+        error: &rustls::Error,
+        certificate: &CertificateDer<'_>,
+        server_name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Option<Refusal> {
+        let facts = match CertificateFacts::read(certificate) {
+            Ok(facts) => facts,
+            Err(UnusableCertificate::Version1) => {
+                return Some(Refusal::new(
+                    "it is of version 1, which has no names (subjectAltName)",
+                    format!(
+                        "{REMAKE} If openssl x509 -req made it, add -extfile with a file that holds:\n  \
+                             subjectAltName=DNS:localhost,IP:127.0.0.1"
+                    ),
+                ));
+            }
+            Err(malformed) => return Some(Refusal::new(malformed.to_string(), REMAKE)),
+        };
+        // The time first: a renewal mends it, whatever else is wrong.
+        let (from, until) = (time_as_text(facts.not_before), time_as_text(facts.not_after));
+        match facts.validity_at(now.as_secs()) {
+            Validity::Now => {}
+            Validity::Expired => {
+                return Some(Refusal::new(
+                    format!("it expired at {until}"),
+                    "Renew the certificate of the server, or set the clock of this machine.",
+                ));
+            }
+            Validity::NotYet => {
+                return Some(Refusal::new(
+                    format!("it is not valid before {from}"),
+                    "Set the clock of this machine, or that of the machine on which the certificate was made.",
+                ));
+            }
+        }
+        let is_given = self.given.iter().any(|given| given == certificate);
+        let is_authority = is_authority_as_server(error);
+        let is_unknown = matches!(error, rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer));
+        if facts.names.is_empty() {
+            return Some(Refusal::new(
+                "it has no names (subjectAltName); a common name (CN) alone does not count",
+                format!("{REMAKE} With openssl req -x509, add:\n  {OPENSSL_OPTIONS}"),
+            ));
+        }
+        if !certifies(certificate, &server_name.to_str()) {
+            return Some(Refusal::new(
+                format!(
+                    "it is not valid for name {:?}; it names {}",
+                    server_name.to_str(),
+                    facts.names_as_text()
+                ),
+                "Give --host the name that the certificate was made for, or make a certificate for this name.",
+            ));
+        }
+        if is_given && (is_authority || is_unknown) {
+            return None;
+        }
+        if is_authority {
+            return Some(Refusal::new(
+                "it is that of an authority (CA:TRUE), and signed by itself",
+                format!(
+                    "If the server is yours, {} To make one that is none, add with openssl req -x509:\n  {OPENSSL_OPTIONS}",
+                    self.advice("give exactly this certificate with --tls-ca FILE or INFLUXDB3_TLS_CA.")
+                ),
+            ));
+        }
+        if is_unknown {
+            let reason = if facts.is_self_issued {
+                "it is signed by itself, and is not one that is trusted here"
+            } else {
+                "its issuer is unknown (UnknownIssuer)"
+            };
+            return Some(Refusal::new(
+                reason,
+                format!(
+                    "If the server is yours, {}",
+                    self.advice(
+                        "give the certificate of the authority that signed its certificate, or this certificate itself, with \
+                         --tls-ca FILE or INFLUXDB3_TLS_CA."
+                    )
+                ),
+            ));
+        }
+        Some(Refusal::new(
+            error.to_string().trim_start_matches("invalid peer certificate: ").to_owned(),
+            "Check the certificate of the server, with: openssl x509 -noout -text -in FILE",
+        ))
+    }
+
+    /// Adds to an advice about `--tls-ca` that it was given, and has another certificate.
+    fn advice(&self, advice: &str) -> String {
+        if self.given.is_empty() {
+            advice.to_owned()
+        } else {
+            format!("{advice} The file that was given has neither; was the certificate renewed?")
+        }
+    }
+}
+
+/// Returns whether the certificate of an authority was presented as that of a server.
+fn is_authority_as_server(error: &rustls::Error) -> bool {
+    let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) = error else {
+        return false;
+    };
+    matches!(cause.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+}
+
+const REMAKE: &str = "Make another certificate for the server.";
 
 /// Accepts every certificate, for `--tls-no-verify`.
 #[derive(Debug)]
