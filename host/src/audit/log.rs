@@ -129,6 +129,9 @@ pub enum AuditLogError {
         /// The file.
         path: PathBuf,
     },
+    /// The disk does not answer, so that the file could not be opened again in time.
+    #[error("the audit log could not be opened again in time; its disk does not answer")]
+    Busy,
     /// The component does not return the records of the catalog.
     #[error("cannot bring the audit log up to date: {0}")]
     Catalog(String),
@@ -243,6 +246,11 @@ impl AuditLog {
         let lost = self.report_gaps(new);
         self.last = Some(Head { sequence: newest.record.sequence, hash: hash(newest.line.as_bytes()) });
         Ok(lost)
+    }
+
+    /// Opens the file at the path if it is another than the open one, as the next record would.
+    pub(crate) fn reopen(&mut self) -> Result<(), AuditLogError> {
+        if self.regular { self.follow_path() } else { Ok(()) }
     }
 
     /// The sequence of the last whole record.

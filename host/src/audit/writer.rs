@@ -40,11 +40,28 @@ struct State {
     submitted: u64,
     /// How many submissions were attempted, with success or not.
     attempted: u64,
+    reopening: Reopening,
     /// Whether the last attempt failed.
     failing: bool,
     /// Whether a command has timed out since.
     stalled: bool,
     phase: Phase,
+}
+
+/// A request to open the file again.
+#[derive(Default)]
+enum Reopening {
+    #[default]
+    Idle,
+    Requested,
+    Done(Result<(), AuditLogError>),
+}
+
+/// What the thread does next.
+enum Work {
+    /// Appends these records, which the submission with this number completes.
+    Append(Vec<RetainedRecord>, u64),
+    Reopen,
 }
 
 /// The life cycle of the thread.
@@ -85,7 +102,7 @@ impl AuditWriter {
         let failing = attempted.is_err();
         let pending = if failing { kept } else { Vec::new() };
         let state = State { pending, failing, ..State::default() };
-        let recorder = Self::start_with(state, observer, log, AuditLog::append_missing)?;
+        let recorder = Self::start_with(state, observer, log, AuditLog::append_missing, AuditLog::reopen)?;
         recorder.shared.report(attempted, false);
         Ok(recorder)
     }
@@ -95,12 +112,13 @@ impl AuditWriter {
         observer: Arc<dyn Observer>,
         log: L,
         append: impl Fn(&mut L, &[RetainedRecord]) -> Result<u64, AuditLogError> + Send + 'static,
+        reopen: impl Fn(&mut L) -> Result<(), AuditLogError> + Send + 'static,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), observer });
         let recorder = Self { shared: Arc::clone(&shared) };
         thread::Builder::new().name("optoken-audit".into()).spawn(move || {
             let mut log = log;
-            shared.run(|kept| append(&mut log, kept));
+            shared.run(&mut log, append, reopen);
             drop(log);
             shared.state().phase = Phase::Ended;
             shared.changed.notify_all();
@@ -116,6 +134,23 @@ impl AuditWriter {
         state.submitted += 1;
         self.shared.changed.notify_all();
         state.submitted
+    }
+
+    /// Opens the file at the path of the log, if it is another than the open one. Waits for that at
+    /// most [`APPEND_TIMEOUT`].
+    pub(crate) fn reopen(&self) -> Result<(), AuditLogError> {
+        let Shared { changed, .. } = &*self.shared;
+        let mut state = self.shared.state();
+        state.reopening = Reopening::Requested;
+        changed.notify_all();
+        let is_open = |state: &mut State| matches!(state.reopening, Reopening::Requested);
+        let waited = changed.wait_timeout_while(state, APPEND_TIMEOUT, is_open);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        match mem::take(&mut state.reopening) {
+            Reopening::Done(reopened) => reopened,
+            // The thread may still do it, and the next record does it in any case.
+            Reopening::Requested | Reopening::Idle => Err(AuditLogError::Busy),
+        }
     }
 
     /// Waits for the attempt to append that submission, at most [`APPEND_TIMEOUT`]. Does not wait
@@ -168,9 +203,20 @@ impl Shared {
     }
 
     /// Appends submitted records until the writer is dropped.
-    fn run(&self, mut append: impl FnMut(&[RetainedRecord]) -> Result<u64, AuditLogError>) {
-        while let Some((kept, submitted)) = self.next() {
-            let recorded = append(&kept);
+    fn run<L>(
+        &self,
+        log: &mut L,
+        append: impl Fn(&mut L, &[RetainedRecord]) -> Result<u64, AuditLogError>,
+        reopen: impl Fn(&mut L) -> Result<(), AuditLogError>,
+    ) {
+        while let Some(work) = self.next() {
+            let Work::Append(kept, submitted) = work else {
+                let reopened = reopen(log);
+                self.state().reopening = Reopening::Done(reopened);
+                self.changed.notify_all();
+                continue;
+            };
+            let recorded = append(log, &kept);
             let mut state = self.state();
             let was_behind = state.behind();
             state.stalled = false;
@@ -187,9 +233,13 @@ impl Shared {
         }
     }
 
-    /// Waits for a submission, or for the next attempt.
-    fn next(&self) -> Option<(Vec<RetainedRecord>, u64)> {
-        let idle = |state: &mut State| state.submitted == state.attempted && state.phase == Phase::Open;
+    /// Waits for a submission, for a request, or for the next attempt.
+    fn next(&self) -> Option<Work> {
+        let idle = |state: &mut State| {
+            state.submitted == state.attempted
+                && state.phase == Phase::Open
+                && !matches!(state.reopening, Reopening::Requested)
+        };
         let state = self.state();
         let mut state = if state.failing {
             let waited = self.changed.wait_timeout_while(state, RETRY_INTERVAL, idle);
@@ -200,7 +250,10 @@ impl Shared {
         if state.phase == Phase::Closing && state.submitted == state.attempted {
             return None;
         }
-        Some((mem::take(&mut state.pending), state.submitted))
+        if matches!(state.reopening, Reopening::Requested) {
+            return Some(Work::Reopen);
+        }
+        Some(Work::Append(mem::take(&mut state.pending), state.submitted))
     }
 
     fn report(&self, recorded: Result<u64, AuditLogError>, was_behind: bool) {
@@ -262,7 +315,8 @@ mod tests {
             Ok(0)
         };
         let observer: Arc<Failures> = Arc::clone(&failures);
-        let recorder = AuditWriter::start_with(State::default(), observer, (gone, report), append).unwrap();
+        let recorder =
+            AuditWriter::start_with(State::default(), observer, (gone, report), append, |_| Ok(())).unwrap();
         let begun = Instant::now();
         for sequence in 1..=200 {
             // The newest two of the catalog.
@@ -295,6 +349,30 @@ mod tests {
     }
 
     #[test]
+    fn reopening_waits_for_its_result_and_no_longer() {
+        let reopen = |log: &mut mpsc::Receiver<bool>| match log.recv() {
+            Ok(true) => Ok(()),
+            _ => Err(AuditLogError::Catalog("broken".to_owned())),
+        };
+        let (answer, answers) = mpsc::channel();
+        let observer = Arc::new(Failures::default());
+        let append = |_: &mut _, _: &[RetainedRecord]| Ok(0);
+        let recorder = AuditWriter::start_with(State::default(), observer, answers, append, reopen).unwrap();
+        answer.send(true).unwrap();
+        recorder.reopen().unwrap();
+        answer.send(false).unwrap();
+        assert!(recorder.reopen().unwrap_err().to_string().ends_with("broken"));
+        // A hung disk.
+        let begun = Instant::now();
+        assert!(matches!(recorder.reopen(), Err(AuditLogError::Busy)));
+        assert!(begun.elapsed() < 2 * APPEND_TIMEOUT);
+        drop(answer);
+        // Records are appended afterwards.
+        recorder.wait(recorder.submit(vec![record(1)]));
+        assert!(!recorder.shared.state().stalled);
+    }
+
+    #[test]
     fn drop_times_out() {
         let (_never, comes) = mpsc::channel::<()>();
         let append = |log: &mut mpsc::Receiver<()>, _: &[RetainedRecord]| {
@@ -302,7 +380,8 @@ mod tests {
             Ok(0)
         };
         let observer = Arc::new(Failures::default());
-        let recorder = AuditWriter::start_with(State::default(), observer, comes, append).unwrap();
+        let recorder =
+            AuditWriter::start_with(State::default(), observer, comes, append, |_| Ok(())).unwrap();
         recorder.submit(vec![record(1)]);
         let begun = Instant::now();
         drop(recorder);

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+#[cfg(feature = "server")]
+use crate::audit::{AuditLogError, AuditWriter};
 use crate::authority::last_used::LastUsed;
 use crate::authority::lineage::{CatalogPosition, CatalogRefusal, Examined};
 use crate::authority::poller::StorePoller;
@@ -336,6 +338,12 @@ impl Authority {
     /// The number of calls into the component that trapped since the start.
     pub fn traps(&self) -> u64 {
         self.shared.traps.load(Ordering::Relaxed)
+    }
+
+    /// Opens the file at the path of the audit log, if it was moved away. Does nothing without one.
+    #[cfg(feature = "server")]
+    pub(crate) fn reopen_audit_log(&self) -> Result<(), AuditLogError> {
+        self.shared.audit.as_ref().map_or(Ok(()), AuditWriter::reopen)
     }
 
     #[cfg(feature = "async")]
