@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::authority::Authority;
@@ -33,6 +34,9 @@ pub(crate) struct Metrics {
     audit_records_lost: IntCounter,
     requests: IntCounterVec,
     recovery_open: IntGauge,
+    reloads: IntCounterVec,
+    /// Without a value, and so without a line, until there is a certificate.
+    certificate_expiry: IntGaugeVec,
     tokens: IntGauge,
     next_expiry: Gauge,
     operator_age: Gauge,
@@ -40,6 +44,27 @@ pub(crate) struct Metrics {
     refused: IntGauge,
     sequence: IntGauge,
     clock_behind: Gauge,
+}
+
+/// A file that a running server reads again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReloadedFile {
+    /// The certificate and its key.
+    Certificate,
+    /// `--admin-token-file`.
+    TokenFile,
+    /// `--audit-log`, which is opened again.
+    AuditLog,
+}
+
+impl ReloadedFile {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Certificate => "tls_certificate",
+            Self::TokenFile => "admin_token_file",
+            Self::AuditLog => "audit_log",
+        }
+    }
 }
 
 /// The metrics cannot be registered, because two have one name.
@@ -81,6 +106,16 @@ impl Metrics {
         for by in ["regenerate", "confirm", "recovery"] {
             rotations.with_label_values(&[by]);
         }
+        let reloads = counters(
+            "optoken_reloads_total",
+            "Attempts to read a file again, at SIGHUP or after a change of the file, by outcome.",
+            &["file", "outcome"],
+        )?;
+        for file in [ReloadedFile::Certificate, ReloadedFile::TokenFile, ReloadedFile::AuditLog] {
+            for outcome in ["done", "failed"] {
+                reloads.with_label_values(&[file.label(), outcome]);
+            }
+        }
         let store = HistogramOpts::new(
             "optoken_store_operation_duration_seconds",
             "Duration of operations of the token store.",
@@ -113,6 +148,17 @@ impl Metrics {
             recovery_open: gauge(
                 "optoken_recovery_listener_open",
                 "Whether the recovery listener is open (1) or not (0).",
+            )?,
+            reloads,
+            certificate_expiry: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "optoken_tls_certificate_expiry_timestamp_seconds",
+                        "When the certificate in use expires, in seconds since 1970. Absent without TLS.",
+                    ),
+                    &[],
+                )?,
             )?,
             tokens: gauge("optoken_tokens", "Tokens in the catalog, including expired ones.")?,
             next_expiry: float_gauge(
@@ -202,6 +248,20 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// Counts an attempt to read a file again.
+    pub(crate) fn reloaded(&self, file: ReloadedFile, succeeded: bool) {
+        let outcome = if succeeded { "done" } else { "failed" };
+        self.reloads.with_label_values(&[file.label(), outcome]).inc();
+    }
+
+    /// Sets when the certificate in use expires, in seconds since 1970.
+    pub(crate) fn set_certificate_expiry(&self, seconds: u64) {
+        let none: &[&str] = &[];
+        self.certificate_expiry.with_label_values(none).set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    }
+}
+
 impl Observer for Metrics {
     fn authenticated(&self, answer: &Result<Principal, AuthenticateError>) {
         let outcome = match answer {
@@ -279,6 +339,7 @@ mod tests {
         metrics.command_completed("regenerate", Err(&CommandError::Forbidden));
         metrics.http_response("main", "/health", 200);
         metrics.set_recovery_open(true);
+        metrics.reloaded(ReloadedFile::Certificate, false);
         metrics.set_build_info("1.2.3", "one").unwrap();
         metrics.store_operation_completed("load", Duration::from_millis(2), Ok(()));
         let gauges = Gauges {
@@ -303,6 +364,8 @@ mod tests {
             "optoken_next_token_expiry_timestamp_seconds 1900000000.5",
             "optoken_operator_token_age_seconds 1.5",
             "optoken_recovery_listener_open 1",
+            r#"optoken_reloads_total{file="admin_token_file",outcome="done"} 0"#,
+            r#"optoken_reloads_total{file="tls_certificate",outcome="failed"} 1"#,
             r#"optoken_rotations_total{by="recovery"} 1"#,
             r#"optoken_rotations_total{by="regenerate"} 0"#,
             "optoken_sandbox_traps_total 0",
@@ -312,6 +375,10 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
+        assert!(!text.contains("certificate_expiry"), "{text}");
+        metrics.set_certificate_expiry(1_800_000_000);
+        let text = metrics.to_text(gauges).unwrap();
+        assert!(text.contains("\noptoken_tls_certificate_expiry_timestamp_seconds 1800000000\n"), "{text}");
         let none = Gauges { next_expiry: None, operator_age: None, ..gauges };
         let text = metrics.to_text(none).unwrap();
         for series in ["optoken_next_token_expiry_timestamp_seconds", "optoken_operator_token_age_seconds"] {
