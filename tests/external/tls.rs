@@ -154,9 +154,15 @@ fn rotate_with_curl(check: impl Fn(&Server, &[&str])) {
         let (main, recovery) = (server.address, server.recovery());
         for message in [
             format!("listening on https://{main}\n"),
-            format!("optoken create token --admin --host https://{main}\n"),
+            format!(
+                "optoken create token --admin --host https://{main} --tls-ca {}\n",
+                fixture.certificate.display()
+            ),
             format!("token recovery is open on https://{recovery} for 10m: "),
-            format!("optoken create token --admin --regenerate --host https://{recovery}\n"),
+            format!(
+                "optoken create token --admin --regenerate --host https://{recovery} --tls-ca {}\n",
+                fixture.certificate.display()
+            ),
         ] {
             server.wait_for_log(&message);
         }

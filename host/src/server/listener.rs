@@ -3,15 +3,18 @@
 use std::io;
 use std::net::{self, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::path;
 use std::sync::Arc;
 
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio_util::sync::CancellationToken;
 
+use crate::certificate::{Validity, seconds_now};
+use crate::private_file::ownership::quoted;
 use crate::server::connections::ConnectionLimits;
 use crate::server::peer::{Accept, Peer};
-use crate::server::serve::{Service, TlsHandshake, serve};
+use crate::server::serve::{Service, serve};
 use crate::server::tls::ServerTls;
 
 /// How many connections may wait to be accepted; the system may allow fewer. A client beyond these
@@ -88,8 +91,8 @@ impl Listener {
         Self { tls, ..self }
     }
 
-    /// Returns the value of `--host` for a client on this machine, with another option if it needs
-    /// one. A listener on all addresses is reached by the loopback address.
+    /// Returns the value of `--host` for a client on this machine, with the option of TLS that it
+    /// needs, if any. A listener on all addresses is reached by the loopback address.
     pub(crate) fn local_host(&self) -> String {
         let ip = match self.address.ip().to_canonical() {
             IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -97,15 +100,27 @@ impl Listener {
             ip => ip,
         };
         let address = SocketAddr::new(ip, self.address.port());
-        match &self.tls {
-            None => format!("http://{address}"),
-            Some(tls) if tls.certifies(&ip.to_string()) => format!("https://{address}"),
-            Some(tls) if ip.is_loopback() && tls.certifies("localhost") => {
-                format!("https://localhost:{}", address.port())
-            }
-            // A name in the certificate need not resolve to this machine.
-            Some(_) => format!("https://{address} --tls-no-verify"),
+        let Some(tls) = &self.tls else {
+            return format!("http://{address}");
+        };
+        let presented = tls.presented();
+        let host = if presented.certifies(&ip.to_string()) {
+            address.to_string()
+        } else if let Some(name) = presented.name_for(ip) {
+            format!("{name}:{}", address.port())
+        } else {
+            return format!("https://{address} --tls-no-verify");
+        };
+        if presented.facts.validity_at(seconds_now()) != Validity::Now {
+            return format!("https://{address} --tls-no-verify");
         }
+        if presented.is_issued_by(rustls_native_certs::load_native_certs().certs) {
+            return format!("https://{host}");
+        }
+        // Relative to the working directory of the server, the path is of no use elsewhere.
+        let file = tls.certificate_file();
+        let file = path::absolute(file).unwrap_or_else(|_| file.to_owned());
+        format!("https://{host} --tls-ca {}", quoted(&file))
     }
 
     /// Returns whether a client on this machine can connect from a loopback address.
@@ -133,7 +148,7 @@ impl Listener {
         limits: ConnectionLimits,
         stop: CancellationToken,
     ) {
-        let tls = self.tls.as_ref().map(|tls| Arc::new(TlsHandshake::new(&tls.config)));
+        let tls = self.tls.clone();
         serve(self, tls, service, limits, stop).await;
     }
 }
@@ -147,7 +162,6 @@ impl Accept for Listener {
         let _ = stream.set_nodelay(true);
         // On a listener of all addresses, this is the address that the client connected to.
         let local = stream.local_addr()?;
-        let tls = self.tls.as_ref().map(|tls| Arc::clone(&tls.names));
-        Ok((stream, Peer::Tcp { remote, local, tls }))
+        Ok((stream, Peer::Tcp { remote, local, tls: None }))
     }
 }

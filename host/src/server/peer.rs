@@ -45,6 +45,13 @@ impl Peer {
         }
     }
 
+    /// Notes the names of the certificate that the server presents on the connection.
+    pub(super) fn set_certificate_names(&mut self, names: &CertificateNames) {
+        if let Self::Tcp { tls, .. } = self {
+            *tls = Some(CertificateNames::clone(names));
+        }
+    }
+
     /// Returns the address of the client without its port, for the log.
     pub(crate) fn client_ip(&self) -> String {
         match self {
@@ -84,7 +91,7 @@ pub(crate) trait Accept: Send + Sync {
     /// The byte stream of a connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Waits for the next connection.
+    /// Waits for the next connection. Its peer has no certificate names yet.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
 }
 

@@ -32,6 +32,7 @@ use crate::server::connections::{ConnectionHandle, ConnectionLimits, ConnectionM
 use crate::server::host_header;
 use crate::server::log_throttle::{LogLimiter, LogThrottle};
 use crate::server::peer::{Accept, Peer};
+use crate::server::tls::ServerTls;
 
 /// How many bytes the head of a request may have. A token has 92, and proxies add some headers.
 const MAX_HEAD_BYTES: usize = 16 << 10;
@@ -67,18 +68,25 @@ pub(crate) trait Service: Send + Sync + 'static {
 /// flight finish within [`SHUTDOWN_TIMEOUT`].
 pub(super) async fn serve<S: Service>(
     socket: impl Accept,
-    tls: Option<Arc<TlsHandshake>>,
+    tls: Option<ServerTls>,
     service: Arc<S>,
     limits: ConnectionLimits,
     stop: CancellationToken,
 ) {
+    let tls_limiter = Arc::new(LogLimiter::new("TLS handshake failed"));
     let connections = Connections::new(limits);
     let tasks = TaskTracker::new();
     let throttle = LogThrottle::default();
     let accepting = async {
         loop {
             match socket.accept().await {
-                Ok((stream, peer)) => {
+                Ok((stream, mut peer)) => {
+                    // A reload does not change what a connection presents.
+                    let presented = tls.as_ref().map(ServerTls::presented);
+                    let tls = presented.map(|presented| {
+                        peer.set_certificate_names(&presented.names);
+                        TlsHandshake::new(&presented.config, Arc::clone(&tls_limiter))
+                    });
                     let place = connections.admit(peer).await;
                     let context = ConnectionContext {
                         service: Arc::clone(&service),
@@ -86,7 +94,7 @@ pub(super) async fn serve<S: Service>(
                         limits,
                         stop: stop.clone(),
                     };
-                    tasks.spawn(serve_client(stream, tls.clone(), place, context));
+                    tasks.spawn(serve_client(stream, tls, place, context));
                 }
                 Err(error) => {
                     if throttle.allow() {
@@ -113,15 +121,14 @@ pub(super) async fn serve<S: Service>(
     tasks.wait().await;
 }
 
-/// The server side of TLS handshakes.
-pub(super) struct TlsHandshake {
+/// The server side of a TLS handshake.
+struct TlsHandshake {
     acceptor: TlsAcceptor,
-    limiter: LogLimiter,
+    limiter: Arc<LogLimiter>,
 }
 
 impl TlsHandshake {
-    pub(super) fn new(config: &Arc<ServerConfig>) -> Self {
-        let limiter = LogLimiter::new("TLS handshake failed");
+    fn new(config: &Arc<ServerConfig>, limiter: Arc<LogLimiter>) -> Self {
         Self { acceptor: TlsAcceptor::from(Arc::clone(config)), limiter }
     }
 
@@ -166,7 +173,7 @@ impl<S> Clone for ConnectionContext<S> {
 
 async fn serve_client<S: Service>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    tls: Option<Arc<TlsHandshake>>,
+    tls: Option<TlsHandshake>,
     place: Place,
     context: ConnectionContext<S>,
 ) {

@@ -1,24 +1,28 @@
-//! The server side of TLS: a certificate chain and its key, read from files
-//! (docs/compatibility.md 5.1).
+//! The server side of TLS: a certificate chain and its key, read from files, and read again when
+//! they are renewed (docs/compatibility.md 5.1).
 //!
-//! Knows no sockets. Cryptography comes from ring and is passed explicitly: nothing is installed
-//! for the whole process.
+//! Knows no sockets, and not when to read. Cryptography comes from ring and is passed explicitly:
+//! nothing is installed for the whole process.
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::version::{TLS12, TLS13};
-use rustls::{InconsistentKeys, ServerConfig, SupportedProtocolVersion};
+use rustls::{InconsistentKeys, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use thiserror::Error;
-use webpki::EndEntityCert;
+use webpki::{EndEntityCert, KeyUsage};
 use zeroize::Zeroizing;
 
+use crate::certificate::{
+    self, CertificateFacts, OPENSSL_OPTIONS, UnusableCertificate, Validity, seconds_now, time_as_text,
+};
 use crate::private_file::Mode;
 use crate::private_file::ownership::trust_file_at;
 
@@ -43,12 +47,27 @@ impl MinimumVersion {
     }
 }
 
-/// The TLS configuration of a server.
+/// The TLS of a server. Its listeners share it: a renewed certificate is for all of them.
 #[derive(Debug, Clone)]
-pub(crate) struct ServerTls {
+pub(crate) struct ServerTls(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    certificates: PathBuf,
+    key: PathBuf,
+    minimum: MinimumVersion,
+    presented: RwLock<Arc<Presented>>,
+}
+
+/// A certificate with the configuration that presents it. A reload makes another one, which shares
+/// no session with this one.
+#[derive(Debug)]
+pub(crate) struct Presented {
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) names: CertificateNames,
-    certificate: CertificateDer<'static>,
+    pub(crate) facts: CertificateFacts,
+    chain: Vec<CertificateDer<'static>>,
+    key_mode: Mode,
 }
 
 /// The DNS names in the certificate of a server, without wildcards. A server of another name cannot
@@ -56,14 +75,109 @@ pub(crate) struct ServerTls {
 pub(crate) type CertificateNames = Arc<[String]>;
 
 impl ServerTls {
+    /// Returns what new connections present.
+    pub(crate) fn presented(&self) -> Arc<Presented> {
+        Arc::clone(&self.0.presented.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns the file of the certificates.
+    pub(crate) fn certificate_file(&self) -> &Path {
+        &self.0.certificates
+    }
+
+    /// Returns the files of certificates and key.
+    pub(crate) fn files(&self) -> [PathBuf; 2] {
+        [self.0.certificates.clone(), self.0.key.clone()]
+    }
+
+    /// Reads both files again, for new connections. Returns whether the certificates are others.
+    /// After an error, the previous ones stay.
+    pub(crate) fn reload(&self) -> Result<bool, TlsError> {
+        let Shared { certificates, key, minimum, .. } = &*self.0;
+        let found = read(certificates, key, *minimum)?;
+        let current = self.presented();
+        if found.chain == current.chain {
+            return Ok(false);
+        }
+        // A clock that is ahead, or a file that was put back, must not end a working service.
+        let now = seconds_now();
+        if current.facts.validity_at(now) == Validity::Now && found.facts.validity_at(now) != Validity::Now {
+            let CertificateFacts { not_before, not_after, .. } = found.facts;
+            return Err(TlsError::NotValidNow { certificates: certificates.clone(), not_before, not_after });
+        }
+        found.warn_of_readable_key(key);
+        *self.0.presented.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(found);
+        Ok(true)
+    }
+}
+
+impl Presented {
+    fn warn_of_readable_key(&self, key: &Path) {
+        if self.key_mode.is_world_readable() {
+            tracing::warn!(
+                "every user of this machine can read the TLS key (mode {:o}); run: chmod o-r {}",
+                self.key_mode,
+                key.display()
+            );
+        }
+    }
+
     /// Returns whether the certificate is valid for this name or address.
     pub(crate) fn certifies(&self, name: &str) -> bool {
-        let certificate = EndEntityCert::try_from(&self.certificate);
-        let name = ServerName::try_from(name);
-        certificate
-            .ok()
-            .zip(name.ok())
-            .is_some_and(|(certificate, name)| certificate.verify_is_valid_for_subject_name(&name).is_ok())
+        self.chain.first().is_some_and(|certificate| certificate::certifies(certificate, name))
+    }
+
+    /// Returns a name of the certificate by which a client on this machine reaches this address:
+    /// `localhost` or a name below it (RFC 6761, section 6.3), or any name if other machines can
+    /// reach the address, too.
+    pub(crate) fn name_for(&self, ip: IpAddr) -> Option<&str> {
+        let is_here = |name: &str| {
+            let name = name.to_ascii_lowercase();
+            name == "localhost" || name.ends_with(".localhost")
+        };
+        let is_default_loopback = ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST;
+        self.names
+            .iter()
+            .map(String::as_str)
+            .find(|name| if is_here(name) { is_default_loopback } else { !ip.is_loopback() })
+            // A wildcard cannot certify it.
+            .filter(|name| self.certifies(name))
+    }
+
+    /// Logs a warning for each property of the certificate that makes clients refuse it. `address`
+    /// is that of the main listener.
+    pub(crate) fn warn_of_unusable(&self, address: SocketAddr, file: &Path) {
+        let (file, facts) = (file.display(), &self.facts);
+        if facts.names.is_empty() {
+            tracing::warn!(
+                "the TLS certificate {file} has no names (subjectAltName), so that most clients refuse it; make another one, \
+                 with openssl: {OPENSSL_OPTIONS}"
+            );
+        } else if address.ip().to_canonical().is_loopback()
+            && !self.certifies(&address.ip().to_canonical().to_string())
+            && self.name_for(address.ip().to_canonical()).is_none()
+        {
+            tracing::warn!(
+                "the TLS certificate {file} names {}, but neither localhost nor {}, so that clients of this address refuse it",
+                facts.names_as_text(),
+                address.ip()
+            );
+        }
+    }
+
+    /// Returns whether one of these authorities has signed the certificate, directly or through
+    /// the others of its file.
+    pub(crate) fn is_issued_by(
+        &self,
+        authorities: impl IntoIterator<Item = CertificateDer<'static>>,
+    ) -> bool {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(authorities);
+        let algorithms = ring::default_provider().signature_verification_algorithms;
+        let Some((certificate, others)) = self.chain.split_first() else { return false };
+        let Ok(certificate) = EndEntityCert::try_from(certificate) else { return false };
+        let (usage, now) = (KeyUsage::server_auth(), UnixTime::now());
+        certificate.verify_for_usage(algorithms.all, &roots.roots, others, now, usage, None, None).is_ok()
     }
 }
 
@@ -116,6 +230,17 @@ pub(crate) enum TlsError {
         certificates.display()
     )]
     Unusable { key: PathBuf, certificates: PathBuf, source: rustls::Error },
+    /// No client can verify the certificate.
+    #[error("the TLS certificate {} cannot be used: {cause}", certificates.display())]
+    NoClient { certificates: PathBuf, cause: UnusableCertificate },
+    /// The time of a renewed certificate is not the present, unlike that of the one in use.
+    #[error(
+        "the TLS certificate {} is valid from {} to {}, which is not now",
+        certificates.display(),
+        time_as_text(*not_before),
+        time_as_text(*not_after)
+    )]
+    NotValidNow { certificates: PathBuf, not_before: u64, not_after: u64 },
     /// Unreachable with the versions and the provider that [`load`] requests.
     #[error("the requested versions of TLS are not available")]
     Versions(#[source] rustls::Error),
@@ -124,15 +249,27 @@ pub(crate) enum TlsError {
 /// Reads the certificate chain and its key, both PEM, for clients that support at least `minimum`.
 /// Offers HTTP/2 before HTTP/1.1. Logs a warning if every user can read the key.
 pub(crate) fn load(certificates: &Path, key: &Path, minimum: MinimumVersion) -> Result<ServerTls, TlsError> {
+    let presented = read(certificates, key, minimum)?;
+    presented.warn_of_readable_key(key);
+    let presented = RwLock::new(Arc::new(presented));
+    let (certificates, key) = (certificates.to_owned(), key.to_owned());
+    Ok(ServerTls(Arc::new(Shared { certificates, key, minimum, presented })))
+}
+
+fn read(certificates: &Path, key: &Path, minimum: MinimumVersion) -> Result<Presented, TlsError> {
     let chain = read_chain(certificates)?;
     let no_section = || TlsError::NoSection { what: "certificate", file: certificates.to_owned() };
     let certificate = chain.first().cloned().ok_or_else(no_section)?;
-    let private = read_key(key)?;
+    let (private, key_mode) = read_key(key)?;
+    let facts = CertificateFacts::read(&certificate);
+    if let Err(cause @ UnusableCertificate::Version1) = facts {
+        return Err(TlsError::NoClient { certificates: certificates.to_owned(), cause });
+    }
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&minimum.versions())
         .map_err(TlsError::Versions)?
         .with_no_client_auth()
-        .with_single_cert(chain, private)
+        .with_single_cert(chain.clone(), private)
         .map_err(|error| {
             let (key, certificates) = (key.to_owned(), certificates.to_owned());
             match error {
@@ -142,8 +279,9 @@ pub(crate) fn load(certificates: &Path, key: &Path, minimum: MinimumVersion) -> 
                 source => TlsError::Unusable { key, certificates, source },
             }
         })?;
+    let facts = facts.map_err(|cause| TlsError::NoClient { certificates: certificates.to_owned(), cause })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(ServerTls { config: Arc::new(config), names: dns_names(&certificate), certificate })
+    Ok(Presented { config: Arc::new(config), names: dns_names(&certificate), facts, chain, key_mode })
 }
 
 /// Returns the DNS names of a certificate. A wildcard is left out: it is valid for many servers.
@@ -164,7 +302,7 @@ fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     sections(&text, what, "x509", file)
 }
 
-fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+fn read_key(file: &Path) -> Result<(PrivateKeyDer<'static>, Mode), TlsError> {
     let what = "key";
     let mut text = Zeroizing::new(Vec::new());
     let mode = trust_file_at(file)
@@ -180,13 +318,8 @@ fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
         return Err(TlsError::Encrypted { file: file.to_owned() });
     }
     let key = sections(&text, what, "pkey", file)?.into_iter().next();
-    if mode.is_world_readable() {
-        tracing::warn!(
-            "every user of this machine can read the TLS key (mode {mode:o}); run: chmod o-r {}",
-            file.display()
-        );
-    }
-    key.ok_or_else(|| TlsError::NoSection { what, file: file.to_owned() })
+    let key = key.ok_or_else(|| TlsError::NoSection { what, file: file.to_owned() })?;
+    Ok((key, mode))
 }
 
 /// Returns the sections of type `T` in a PEM file. `command` is the openssl command for that type.

@@ -4,10 +4,13 @@
 mod address_file;
 pub(crate) mod continuity;
 mod fd_limit;
+mod file_watch;
 mod listeners;
 mod logging;
 mod preconfigured_token;
 mod recovery;
+mod reload;
+mod service_manager;
 pub(crate) mod storage;
 mod threads;
 
@@ -21,7 +24,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use listenfd::ListenFd;
-use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +33,7 @@ use crate::cli::serve::continuity::Continuity;
 use crate::cli::serve::listeners::{Listeners, Tls};
 use crate::cli::serve::logging::Log;
 use crate::cli::serve::recovery::{Recovery, RecoveryListeners};
+use crate::cli::serve::reload::{CertificateReloader, Reloader};
 use crate::cli::serve::storage::Storage;
 use crate::client::DEFAULT_HOST;
 use crate::http::bootstrap::Bootstrap;
@@ -49,11 +52,14 @@ use crate::token::OPERATOR;
 /// By default it listens on this machine only, and keeps its data in the home directory of its
 /// user.
 ///
-/// Under systemd it reports when it is ready and when it stops (Type=notify), and accepts sockets:
-/// the first is the main listener, the second the recovery listener, if that is enabled.
+/// Under systemd it reports when it is ready, reloads, stops and is alive (Type=notify or
+/// notify-reload, WatchdogSec=), and accepts sockets: the first is the main listener, the second
+/// the recovery listener, if that is enabled.
 ///
-/// SIGTERM, SIGINT, SIGQUIT and SIGHUP stop the server. It finishes requests in flight, and removes
-/// its address files and sockets. It does not reload at SIGHUP, and ignores SIGHUP under nohup.
+/// SIGTERM, SIGINT and SIGQUIT stop the server. It finishes requests in flight, and removes its
+/// address files and sockets. At SIGHUP it reads certificate, key and --admin-token-file again, and
+/// opens the audit log again. A file that cannot be used is logged, and changes nothing. Under
+/// nohup it ignores SIGHUP. It notices a renewed certificate without a signal, within a minute.
 #[derive(Debug, Args)]
 #[command(after_help = program::named("\
 Examples:
@@ -181,12 +187,17 @@ impl Serve {
         let listen_fds = ListenFd::from_env();
         let tls = self.tls.load()?;
         let options = self.options()?;
+        let runtime = threads::exit_on_panic(threads::start_runtime)?;
+        // From here on, SIGHUP ends the process no longer.
+        let hangup = {
+            let _context = runtime.enter();
+            reload_signal()?
+        };
         let metrics = self.metrics().context("cannot set up the metrics")?;
         let authority = threads::exit_on_panic(|| self.authority(Arc::clone(&metrics)))?;
         if let Some(file) = self.access.admin_token_file.as_ref().filter(|_| !options.without_auth) {
             preconfigured_token::import(&authority, file).context("Token error")?;
         }
-        let runtime = threads::exit_on_panic(threads::start_runtime)?;
         let limits = main_listener::connection_limits(max_connections);
         if max_connections < main_listener::MAX_CONNECTIONS {
             tracing::info!(
@@ -194,7 +205,7 @@ impl Serve {
                  LimitNOFILE)"
             );
         }
-        runtime.block_on(self.listen(listen_fds, tls, limits, options, authority, metrics))
+        runtime.block_on(self.listen(listen_fds, tls, hangup, limits, options, authority, metrics))
     }
 
     fn options(&self) -> anyhow::Result<Options> {
@@ -246,10 +257,12 @@ impl Serve {
         })
     }
 
+    #[expect(clippy::too_many_arguments, reason = "it connects the parts of the server")]
     async fn listen(
         self,
         mut listen_fds: ListenFd,
         tls: Option<ServerTls>,
+        hangup: Option<Signal>,
         limits: ConnectionLimits,
         options: Options,
         authority: Authority,
@@ -258,7 +271,7 @@ impl Serve {
         let stop = stop_on_signal()?;
         let main = self.listeners.bind(&mut listen_fds).await?.with_tls(tls.clone());
         let data_dir = self.storage.directory()?;
-        let recovery = self.recovery.bind(&mut listen_fds, tls, data_dir.as_deref()).await?;
+        let recovery = self.recovery.bind(&mut listen_fds, tls.clone(), data_dir.as_deref()).await?;
         let used = if recovery.as_ref().is_some_and(RecoveryListeners::has_address) { 2 } else { 1 };
         if listen_fds.len() > used {
             tracing::warn!(
@@ -279,12 +292,19 @@ impl Serve {
             tracing::info!(paths_without_authz = ?open, "setting up server with authz disabled for paths");
         }
         tracing::info!(node_id = self.node_id, "listening on {}", main.url());
+        let certificate = tls.map(|tls| {
+            tls.presented().warn_of_unusable(main.address(), tls.certificate_file());
+            let mut certificate = CertificateReloader::new(tls, Arc::clone(&metrics));
+            certificate.report_expiry();
+            certificate
+        });
         let tokens = authority.list_tokens().context("cannot list the tokens")?;
         if !tokens.iter().any(|token| token.name == OPERATOR) {
             self.access.log_bootstrap_hint(&main);
         }
         let recovery = recovery.map(|listeners| listeners.serve(&authority, Arc::clone(&metrics), &stop));
-        notify_service_manager(NotifyState::Ready);
+        service_manager::ready();
+        self.watch(certificate, hangup, &options, &authority, &metrics, &stop);
         let service = main_listener::service(authority, metrics, options);
         main.serve(service, limits, stop).await;
         drop(main_file);
@@ -293,6 +313,34 @@ impl Serve {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+impl Serve {
+    /// Starts what runs beside the listeners: the reload of files, and the signs of life.
+    fn watch(
+        self,
+        certificate: Option<CertificateReloader>,
+        hangup: Option<Signal>,
+        options: &Options,
+        authority: &Authority,
+        metrics: &Arc<Metrics>,
+        stop: &CancellationToken,
+    ) {
+        let reloader = Reloader {
+            certificate,
+            token_file: self.access.admin_token_file.filter(|_| !options.without_auth),
+            has_audit_log: self.audit_log.is_some(),
+            authority: authority.clone(),
+            metrics: Arc::clone(metrics),
+        };
+        tokio::spawn(reloader.run(hangup, stop.clone()));
+        if let Some(timeout) = service_manager::watchdog_timeout() {
+            let authority = authority.clone();
+            // The component answers without the store: a store that hangs is no reason to restart.
+            let is_alive = move || authority.component_info().is_ok();
+            tokio::spawn(service_manager::watch(timeout, is_alive));
+        }
     }
 }
 
@@ -316,13 +364,6 @@ impl Access {
     }
 }
 
-/// Notifies systemd, or another service manager that sets `NOTIFY_SOCKET`.
-fn notify_service_manager(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(false, &[state]) {
-        tracing::warn!("cannot notify the service manager (NOTIFY_SOCKET): {error}");
-    }
-}
-
 /// Returns the option that commands need to reach the server.
 fn host_option(listener: &Listener) -> String {
     let host = listener.local_host();
@@ -336,12 +377,8 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
         ("SIGTERM", SignalKind::terminate()),
         ("SIGINT", SignalKind::interrupt()),
         ("SIGQUIT", SignalKind::quit()),
-        // There is no configuration to reload.
-        ("SIGHUP", SignalKind::hangup()),
     ] {
-        if kind != SignalKind::hangup() || !is_signal_ignored(kind) {
-            signals.push((name, kind, signal(kind).with_context(|| format!("cannot wait for {name}"))?));
-        }
+        signals.push((name, kind, signal(kind).with_context(|| format!("cannot wait for {name}"))?));
     }
     let stop = CancellationToken::new();
     let cancel = stop.clone();
@@ -349,15 +386,22 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
         let (name, kind) = next_signal(&mut signals).await;
         tracing::info!("{name}: stopping after the requests in flight; send it again to stop at once");
         // First, because the process does not wait for this task.
-        notify_service_manager(NotifyState::Stopping);
+        service_manager::stopping();
         cancel.cancel();
-        // A terminal that closes sends SIGHUP more than once.
-        signals.retain(|(_, kind, _)| *kind != SignalKind::hangup());
         next_signal(&mut signals).await;
         // 128 and the number of the signal, as a shell reports it.
         std::process::exit(128 + kind.as_raw_value());
     });
     Ok(stop)
+}
+
+/// Returns SIGHUP, unless the parent has set it to be ignored.
+fn reload_signal() -> anyhow::Result<Option<Signal>> {
+    let kind = SignalKind::hangup();
+    if is_signal_ignored(kind) {
+        return Ok(None);
+    }
+    Ok(Some(signal(kind).context("cannot wait for SIGHUP")?))
 }
 
 /// Waits for one of these signals.

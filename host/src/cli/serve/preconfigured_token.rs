@@ -85,6 +85,11 @@ pub(crate) fn import(authority: &Authority, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Does what [`import`] does, while the server runs. After an error the tokens are as they were.
+pub(crate) fn reload(authority: &Authority, path: &Path) -> anyhow::Result<()> {
+    import(authority, path).with_context(|| format!("cannot use {} (--admin-token-file)", path.display()))
+}
+
 fn read(path: &Path) -> anyhow::Result<TokenFile> {
     let trusted = trust_path(path).context("Failed to read admin token file")?;
     // A pipe is not opened: it may have no writer.
