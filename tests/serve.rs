@@ -401,6 +401,53 @@ fn service_manager_is_notified_of_start_and_stop() {
 }
 
 #[test]
+fn signs_of_life_are_sent_in_time() {
+    let env = TestEnv::new();
+    let path = env.home().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let notification = || {
+        let mut message = [0; 100];
+        let length = manager.recv(&mut message).unwrap();
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    };
+    let start = |pid: Option<&str>| {
+        let server = env.serve_with(&[]).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000");
+        match pid {
+            Some(pid) => server.env("WATCHDOG_PID", pid),
+            None => server,
+        }
+        .start()
+    };
+    let server = start(None);
+    assert_eq!(notification(), "READY=1\n");
+    for _ in 0..5 {
+        assert_eq!(notification(), "WATCHDOG=1\n");
+    }
+    // The store is no reason to restart.
+    let store = rusqlite::Connection::open(env.store()).unwrap();
+    store.execute_batch("ALTER TABLE catalog RENAME TO away").unwrap();
+    server.wait_for_log("the token store does not answer");
+    for _ in 0..5 {
+        assert_eq!(notification(), "WATCHDOG=1\n");
+    }
+    store.execute_batch("ALTER TABLE away RENAME TO catalog").unwrap();
+    server.kill();
+    // They are expected from another process.
+    manager.set_nonblocking(true).unwrap();
+    while manager.recv(&mut [0; 100]).is_ok() {}
+    manager.set_nonblocking(false).unwrap();
+    let server = start(Some("1"));
+    assert_eq!(notification(), "READY=1\n");
+    let token = server.create();
+    for _ in 0..50 {
+        assert!(server.accepts(&token));
+    }
+    server.stop();
+    assert_eq!(notification(), "STOPPING=1\n");
+}
+
+#[test]
 fn failed_start_sends_no_notification() {
     let env = TestEnv::new();
     let path = env.home().join("notify");

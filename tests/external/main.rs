@@ -12,6 +12,7 @@
 
 mod audit;
 mod browser;
+mod certificates;
 mod clock;
 mod component;
 mod conformance;
@@ -48,8 +49,8 @@ mod tls;
 use std::process::ExitCode;
 
 use self::needs::{
-    BASH, CHROMIUM, CURL, ENV, FAKETIME, HAPROXY, MOUNT, NGINX, Need, PERL, SCRIPT, SETPRIV, STRACE, Test,
-    UNSHARE,
+    BASH, CHROMIUM, CURL, ENV, FAKETIME, HAPROXY, MOUNT, NGINX, Need, OPENSSL, PERL, SCRIPT, SETPRIV, STRACE,
+    SYSTEMD_ANALYZE, Test, UNSHARE,
 };
 
 /// Rows of the table: a function, and its needs.
@@ -89,6 +90,11 @@ fn main() -> ExitCode {
         audit::hung_audit_log_does_not_block_commands: [SCRIPT],
         browser::cross_site_page_neither_creates_nor_reads_token: [CHROMIUM],
         browser::dns_rebinding_page_is_rejected: [CHROMIUM],
+        certificates::certificates_of_openssl_work_as_the_log_states: [OPENSSL],
+        certificates::issued_certificates_work_with_their_authority_or_alone: [OPENSSL],
+        certificates::refused_certificates_have_their_cause_and_remedy: [FAKETIME, OPENSSL],
+        certificates::renewed_certificate_is_served_without_signal: [OPENSSL],
+        certificates::sighup_serves_new_certificate_or_keeps_the_old: [CURL, ENV, FAKETIME, OPENSSL],
         clock::clock_set_back_revives_nothing: [FAKETIME],
         component::changed_components_fail_verification: [BASH],
         component::other_compiler_compares_behaviour: [BASH],
@@ -99,7 +105,9 @@ fn main() -> ExitCode {
         environment::socket_of_other_user_receives_nothing: [Need::Root],
         environment::unsearchable_directory_has_no_dotenv: [Need::Root, PERL],
         lifecycle::few_threads_prevent_start_with_advice: [Need::Root, SETPRIV],
+        lifecycle::sighup_reads_files_again_and_reports_it: [ENV],
         lifecycle::signals_remove_files_before_exit: [ENV],
+        lifecycle::unit_files_are_valid: [SYSTEMD_ANALYZE],
         memory::server_memory_has_no_token_after_use: [Need::Root],
         memory::server_process_is_not_dumpable: [Need::Root],
         ownership::files_of_other_users_are_refused: [Need::Root],

@@ -79,6 +79,7 @@ pub(crate) const FAKETIME: Need = Need::Program(&Program::new("faketime", "faket
 pub(crate) const HAPROXY: Need = Need::Program(&Program::new("haproxy", "haproxy", &["-v"]));
 pub(crate) const MOUNT: Need = Need::Program(&Program::new("mount", "mount", &["--version"]));
 pub(crate) const NGINX: Need = Need::Program(&Program::new("nginx", "nginx", &["-v"]));
+pub(crate) const OPENSSL: Need = Need::Program(&Program::new("openssl", "openssl", &["version"]));
 pub(crate) const PERL: Need =
     Need::Program(&Program::new("perl", "perl-base", &["-MIO::Socket::UNIX", "-e", "1"]));
 /// Runs a program on a terminal.
@@ -96,6 +97,9 @@ pub(crate) const SETPRIV: Need = Need::Program(&Program::new(
 /// Fails where a container denies the right to trace processes.
 pub(crate) const STRACE: Need =
     Need::Program(&Program::new("strace", "strace", &["-qq", "-o", "/dev/null", "true"]));
+/// Checks unit files, without a system manager.
+pub(crate) const SYSTEMD_ANALYZE: Need =
+    Need::Program(&Program::new("systemd-analyze", "systemd", &["--version"]));
 
 /// Fails where a container denies the right to mount.
 pub(crate) const UNSHARE: Need = Need::Program(&Program::new("unshare", "util-linux", &["--mount", "true"]));

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -72,7 +73,7 @@ impl TestCertificate {
     }
 }
 
-fn token_in(body: &str) -> String {
+pub(crate) fn token_in(body: &str) -> String {
     let token = serde_json::from_str::<Value>(body).unwrap()["token"].as_str().unwrap().to_owned();
     assert_token_form(&token);
     token
@@ -89,7 +90,7 @@ struct CurlOutput {
 }
 
 /// Carries bytes of clients without TLS to a server with TLS, and back.
-struct TlsTunnel {
+pub(crate) struct TlsTunnel {
     entrance: SocketAddr,
     open: mpsc::Receiver<()>,
     _runtime: Runtime,
@@ -98,8 +99,13 @@ struct TlsTunnel {
 impl TlsTunnel {
     /// A tunnel to the server at `to`, which negotiates `protocol` (ALPN).
     fn new(fixture: &TestCertificate, to: SocketAddr, protocol: &str) -> Self {
+        Self::trusting(&fixture.authority, to, protocol)
+    }
+
+    /// The same, with this certificate of an authority, or that of the server itself.
+    pub(crate) fn trusting(certificate: &Path, to: SocketAddr, protocol: &str) -> Self {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(&fixture.authority).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
         let mut config =
             ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
                 .with_safe_default_protocol_versions()
@@ -130,7 +136,7 @@ impl TlsTunnel {
     }
 
     /// A connection that has finished the handshake and sent nothing.
-    fn connect(&self) -> Connection {
+    pub(crate) fn connect(&self) -> Connection {
         let connection = Connection::open(self.entrance).unwrap();
         self.open.recv_timeout(TIMEOUT).unwrap();
         connection

@@ -282,6 +282,14 @@ impl Verification {
         let is_given = self.given.iter().any(|given| given == certificate);
         let is_authority = is_authority_as_server(error);
         let is_unknown = matches!(error, rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer));
+        // Of the certificate. The signature of the handshake is verified elsewhere.
+        let is_forged = matches!(
+            error,
+            rustls::Error::InvalidCertificate(
+                CertificateError::BadSignature
+                    | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
+            )
+        );
         if facts.names.is_empty() {
             return Some(Refusal::new(
                 "it has no names (subjectAltName); a common name (CN) alone does not count",
@@ -298,7 +306,7 @@ impl Verification {
                 "Give --host the name that the certificate was made for, or make a certificate for this name.",
             ));
         }
-        if is_given && (is_authority || is_unknown) {
+        if is_given && (is_authority || is_unknown || is_forged) {
             return None;
         }
         if is_authority {
@@ -310,8 +318,10 @@ impl Verification {
                 ),
             ));
         }
-        if is_unknown {
-            let reason = if facts.is_self_issued {
+        if is_unknown || is_forged {
+            let reason = if is_forged {
+                "its issuer has the name of an authority that is trusted here, and another key"
+            } else if facts.is_self_issued {
                 "it is signed by itself, and is not one that is trusted here"
             } else {
                 "its issuer is unknown (UnknownIssuer)"
