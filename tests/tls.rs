@@ -50,6 +50,32 @@ fn commands_in_log_work() {
 }
 
 #[test]
+fn command_in_log_needs_no_file_for_known_authority() {
+    let fixture = TestCertificate::new();
+    // The variable replaces the authorities of the system, for server and client.
+    let server = fixture.serve_with(&[]).env("SSL_CERT_FILE", &fixture.authority).start();
+    let message = format!("create it with: optoken create token --admin --host https://{}\n", server.address);
+    server.wait_for_log(&message);
+    let command = message.trim().split_once("optoken ").unwrap().1;
+    let cli = fixture.env.cli(command.split_whitespace());
+    cli.env("SSL_CERT_FILE", &fixture.authority).run().token();
+}
+
+#[test]
+fn refused_certificate_is_named_in_log_of_server() {
+    let fixture = TestCertificate::new();
+    let server = fixture.serve(&[]);
+    let show = |scheme: &str| {
+        let host = format!("{scheme}://{}", server.address);
+        fixture.env.cli(["show", "tokens", "--host", &host]).run().assert_failed(1, &[]);
+    };
+    show("https");
+    server.wait_for_log("; the client refuses the certificate of this server");
+    show("http");
+    server.wait_for_log("; if the client speaks plain HTTP, its URL must begin with https://");
+}
+
+#[test]
 fn handshake_failures_are_logged_at_debug() {
     let fixture = TestCertificate::new();
     let server = fixture.serve(&["--log-filter", "debug"]);

@@ -19,7 +19,7 @@ use hyper::{Method, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use rustix::io::Errno;
-use rustls::ServerConfig;
+use rustls::{AlertDescription, InvalidMessage, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time;
 use tokio_rustls::TlsAcceptor;
@@ -141,7 +141,7 @@ impl TlsHandshake {
             Ok(stream) => Some(stream),
             // Client and server do not agree. With any other error the client has disconnected.
             Err(error) if error.kind() == io::ErrorKind::InvalidData && self.limiter.allow(peer) => {
-                tracing::warn!(%peer, "TLS handshake failed: {error}");
+                tracing::warn!(%peer, "TLS handshake failed: {error}{}", handshake_hint(&error));
                 None
             }
             Err(error) => {
@@ -149,6 +149,23 @@ impl TlsHandshake {
                 None
             }
         }
+    }
+}
+
+/// Returns what may be the cause of a failed handshake, for the log.
+fn handshake_hint(error: &io::Error) -> &'static str {
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    match error {
+        Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            "; if the client speaks plain HTTP, its URL must begin with https://"
+        }
+        Some(rustls::Error::AlertReceived(
+            AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateExpired,
+        )) => "; the client refuses the certificate of this server",
+        _ => "",
     }
 }
 

@@ -48,6 +48,9 @@ pub(crate) struct Listeners {
 #[command(next_help_heading = "TLS")]
 pub(crate) struct Tls {
     /// Certificate chain in PEM, that of this server first; all TCP listeners then use https
+    ///
+    /// A changed file is noticed within a minute, or at once by SIGHUP. New connections get the new
+    /// certificate as soon as the key belongs to it.
     #[arg(long = "tls-cert", value_name = "FILE", env = "INFLUXDB3_TLS_CERT")]
     cert: Option<PathBuf>,
 

@@ -122,8 +122,8 @@ pub(crate) struct Serve {
     /// If a record cannot be appended within a second, the change is made nevertheless. Missing
     /// records are appended later, at least the newest 64.
     ///
-    /// To rotate the file, move it away: the next record goes to a new one, without a signal. Do
-    /// not truncate it or compress it at once (logrotate: delaycompress, no copytruncate).
+    /// To rotate the file, move it away: the next record goes to a new one, without a signal, and
+    /// SIGHUP opens that at once. Do not truncate it or compress it at once (logrotate: delaycompress, no copytruncate).
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_AUDIT_LOG", help_heading = "Storage")]
     audit_log: Option<PathBuf>,
 
@@ -154,7 +154,8 @@ struct Access {
     /// --without-auth
     ///
     /// The file has a `name` (`_admin` is the operator token), and a `token` or its `token_sha512`,
-    /// which is not secret. It may have `expiry_millis`, in milliseconds since 1970. Other users
+    /// which is not secret. It may have `expiry_millis`, in milliseconds since 1970. SIGHUP reads the
+    /// file again. Other users
     /// must not be able to read a `token` (mode 0600). A token that is easy to guess is refused. To
     /// create such a file: `create token --admin --offline`
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_ADMIN_TOKEN_FILE")]
