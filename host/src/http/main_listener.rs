@@ -32,7 +32,7 @@ pub(crate) const MAX_CONNECTIONS: usize = 1280;
 
 /// Returns the limits of connections. Proxies keep theirs open, and send a request for each of
 /// their own.
-pub(crate) fn connection_limits(max_connections: usize) -> ConnectionLimits {
+pub(crate) fn connection_limits(max_connections: usize, shutdown_timeout: Duration) -> ConnectionLimits {
     let max_connections = max_connections.min(MAX_CONNECTIONS);
     // A fifth is for connections before their first request.
     let max_unused = (max_connections / 5).max(1);
@@ -41,6 +41,7 @@ pub(crate) fn connection_limits(max_connections: usize) -> ConnectionLimits {
         max_unused,
         evictable_after: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(30),
+        shutdown_timeout,
         mode: ConnectionMode::KeepAlive,
     }
 }

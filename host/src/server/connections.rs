@@ -42,6 +42,8 @@ pub(crate) struct ConnectionLimits {
     /// How long a connection may be idle: before its first request, including the TLS handshake,
     /// while the head of a request arrives, and between requests.
     pub(crate) idle_timeout: Duration,
+    /// How long requests in flight may take after the listener stops.
+    pub(crate) shutdown_timeout: Duration,
     /// How many requests a connection serves.
     pub(crate) mode: ConnectionMode,
 }

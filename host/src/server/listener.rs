@@ -140,8 +140,8 @@ impl Listener {
         self.address
     }
 
-    /// Serves until `stop` is cancelled, then closes the socket at once. Requests in flight have
-    /// five seconds to finish.
+    /// Serves until `stop` is cancelled, then closes the socket at once. Requests in flight may
+    /// finish within the shutdown timeout.
     pub(crate) async fn serve(
         self,
         service: Arc<impl Service>,

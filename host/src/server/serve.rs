@@ -2,7 +2,7 @@
 //!
 //! Any client that reaches the port can open connections and leave them idle. So connections are
 //! limited, and idle ones are closed after a timeout, or earlier for another one if the listener is
-//! full. Requests in flight are never cut off. Knows nothing of the API that the service
+//! full. Requests in flight are cut off only a while after the listener stops. Knows nothing of the API that the service
 //! implements.
 
 use std::convert::Infallible;
@@ -37,9 +37,6 @@ use crate::server::tls::ServerTls;
 /// How many bytes the head of a request may have. A token has 92, and proxies add some headers.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 
-/// How long requests in flight may take after the listener stops.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// How long to wait before the next attempt to accept a connection while there are too many.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(20);
 
@@ -65,7 +62,7 @@ pub(crate) trait Service: Send + Sync + 'static {
 }
 
 /// Serves a socket until `stop` is cancelled. Then closes the socket at once, and lets requests in
-/// flight finish within [`SHUTDOWN_TIMEOUT`].
+/// flight finish within the shutdown timeout.
 pub(super) async fn serve<S: Service>(
     socket: impl Accept,
     tls: Option<ServerTls>,
@@ -195,7 +192,7 @@ async fn serve_client<S: Service>(
     context: ConnectionContext<S>,
 ) {
     let connection = ConnectionHandle(Arc::clone(&place.connection));
-    let (idle_timeout, stop) = (context.limits.idle_timeout, context.stop.clone());
+    let (limits, stop) = (context.limits, context.stop.clone());
     let (stream, returned) = ClientStream::new(stream, Arc::clone(&place.connection));
     let served = async {
         let expects_bytes = match tls {
@@ -213,14 +210,14 @@ async fn serve_client<S: Service>(
         if let Some(stream) = returned.take() {
             tokio::select! {
                 () = linger(stream, expects_bytes) => {}
-                () = shutdown_overdue(&stop) => {}
+                () = shutdown_overdue(&stop, limits) => {}
             }
         }
     };
     tokio::select! {
         () = served => {}
         // The connection has no request in flight, and accepts none.
-        () = connection.0.evicted(idle_timeout) => {
+        () = connection.0.evicted(limits.idle_timeout) => {
             tracing::debug!(peer = %connection.peer(), "connection closed: it was idle");
         },
     }
@@ -228,9 +225,9 @@ async fn serve_client<S: Service>(
 }
 
 /// Waits until requests in flight have had their time after the listener has stopped.
-async fn shutdown_overdue(stop: &CancellationToken) {
+async fn shutdown_overdue(stop: &CancellationToken, limits: ConnectionLimits) {
     stop.cancelled().await;
-    time::sleep(SHUTDOWN_TIMEOUT).await;
+    time::sleep(limits.shutdown_timeout).await;
 }
 
 /// Serves HTTP. Returns whether the client may still be sending, because the server has not read
@@ -240,8 +237,8 @@ async fn serve_connection<S: Service>(
     connection: &ConnectionHandle,
     context: ConnectionContext<S>,
 ) -> bool {
-    let single_request = context.limits.mode == ConnectionMode::SingleRequest;
-    let stop = context.stop.clone();
+    let (limits, stop) = (context.limits, context.stop.clone());
+    let single_request = limits.mode == ConnectionMode::SingleRequest;
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // Without timers of hyper: `evicted` closes idle connections, in every phase.
     builder.http1().keep_alive(!single_request).max_buf_size(MAX_HEAD_BYTES);
@@ -270,7 +267,7 @@ async fn serve_connection<S: Service>(
         tokio::select! {
             ended = http => ended,
             // The connection is dropped with its requests.
-            () = shutdown_overdue(&stop) => Ok(()),
+            () = shutdown_overdue(&stop, limits) => Ok(()),
         }
     };
     if let Err(error) = &ended {

@@ -2,6 +2,7 @@
 //! 5.5).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
@@ -42,6 +43,18 @@ pub(crate) struct Listeners {
         value_parser = request_size
     )]
     pub(crate) max_http_request_size: usize,
+
+    /// Cut off requests in flight after this time at a stop; 0s closes connections at once
+    ///
+    /// A service manager ends the process after a time of its own: containers after 10 seconds.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "INFLUXDB3_SHUTDOWN_TIMEOUT",
+        default_value = "5s",
+        value_parser = humantime::parse_duration
+    )]
+    pub(crate) shutdown_timeout: Duration,
 }
 
 #[derive(Debug, Args)]

@@ -199,7 +199,7 @@ impl Serve {
         if let Some(file) = self.access.admin_token_file.as_ref().filter(|_| !options.without_auth) {
             preconfigured_token::import(&authority, file).context("Token error")?;
         }
-        let limits = main_listener::connection_limits(max_connections);
+        let limits = main_listener::connection_limits(max_connections, self.listeners.shutdown_timeout);
         if max_connections < main_listener::MAX_CONNECTIONS {
             tracing::info!(
                 "no more than {max_connections} connections at a time: this process may not open more files (ulimit -n, \

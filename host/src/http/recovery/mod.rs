@@ -39,6 +39,7 @@ pub(crate) const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits {
     max_unused: 8,
     evictable_after: Duration::from_millis(250),
     idle_timeout: Duration::from_secs(5),
+    shutdown_timeout: Duration::from_secs(5),
     mode: ConnectionMode::SingleRequest,
 };
 
