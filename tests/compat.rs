@@ -1020,7 +1020,7 @@ fn credential_grammar() {
 #[test]
 fn query_parameter_p() {
     let env = TestEnv::new();
-    let server = env.serve_with(&["--store", "memory:"]).env("LOG_FILTER", "trace").start();
+    let server = env.serve_with(&["--store", "memory:"]).env("INFLUXDB3_LOG_FILTER", "trace").start();
     let token = server.create();
     let server = CheckedServer::new(server, &token);
     let wrong = "apiv3_wrong";

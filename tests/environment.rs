@@ -235,7 +235,19 @@ fn empty_variables_count_as_none() {
         commands.push((args, names.collect::<Vec<_>>()));
     }
     assert!(commands[0].1.len() > 20 && commands[1].1.len() > 4, "{commands:?}");
-    let older = ["INFLUXDB3_START_WITHOUT_AUTH", "INFLUXDB3_TCP_LISTINER_FILE_PATH"].map(str::to_owned);
+    let older = [
+        "INFLUXDB3_ADMIN_TOKEN_RECOVERY_HTTP_BIND",
+        "INFLUXDB3_DB_DIR",
+        "INFLUXDB3_NODE_IDENTIFIER_FROM_ENV",
+        "INFLUXDB3_NODE_IDENTIFIER_PREFIX",
+        "INFLUXDB3_PERMISSION_TOKENS_FILE",
+        "INFLUXDB3_START_WITHOUT_AUTH",
+        "INFLUXDB3_TCP_LISTINER_FILE_PATH",
+        "LOG_DESTINATION",
+        "LOG_FILTER",
+        "LOG_FORMAT",
+    ]
+    .map(str::to_owned);
     let mut server = env.serve_with(&[]);
     for name in commands[0].1.iter().chain(&older) {
         server = server.env(name, "");

@@ -11,6 +11,7 @@ mod compat;
 mod component;
 mod concurrency;
 mod contract;
+mod drop_in;
 mod environment;
 mod http2;
 mod http_edges;

@@ -139,6 +139,23 @@ fn shutdown_finishes_requests_in_flight() {
 }
 
 #[test]
+fn shutdown_timeout_cuts_off_requests_in_flight() {
+    let (env, other) = (TestEnv::new(), TestEnv::new());
+    let mut patient = env.serve(&["--shutdown-timeout", "1h"]);
+    let mut hasty = other.serve_with(&[]).env("INFLUXDB3_SHUTDOWN_TIMEOUT", "0s").start();
+    let (mut finished, mut cut_off) = (begin_create(&patient), begin_create(&hasty));
+    // The patient one first: with the same timeout it would end first.
+    patient.signal(Signal::TERM);
+    patient.wait_for_log("SIGTERM: stopping");
+    hasty.signal(Signal::TERM);
+    assert_eq!(hasty.exit_code(), Some(0), "{}", hasty.log());
+    assert!(cut_off.read().is_err());
+    finished.write(b"{}");
+    finished.read().unwrap().token();
+    assert_eq!(patient.exit_code(), Some(0), "{}", patient.log());
+}
+
+#[test]
 fn second_signal_exits_at_once() {
     let env = TestEnv::new();
     let mut server = env.serve(&[]);

@@ -65,8 +65,6 @@ fn invalid_options_exit_with_code_2() {
         (&["--object-store", "s3"], "it is file or memory here; use --store for any other store"),
         (&["--object-store", "memory", "--store", "memory:"], "cannot be used with"),
         (&["--max-http-request-size", "0"], size),
-        (&["--max-http-request-size", "67108865"], size),
-        (&["--max-http-request-size", "65MiB"], size),
         (&["--max-http-request-size", "0.5B"], size),
         (&["--max-http-request-size", "much"], size),
         (&["--max-http-request-size=-1"], size),
@@ -82,14 +80,14 @@ fn invalid_options_exit_with_code_2() {
         env.serve_with(args).run().assert_failed(2, &[message]);
     }
     for (variable, value, code) in [
-        ("INFLUXDB3_WITHOUT_AUTH", "yes", 2),
-        ("INFLUXDB3_START_WITHOUT_AUTH", "yes", 1),
+        ("INFLUXDB3_WITHOUT_AUTH", "maybe", 2),
+        ("INFLUXDB3_START_WITHOUT_AUTH", "maybe", 2),
         ("INFLUXDB3_TLS_MINIMUM_VERSION", "tls-1.1", 2),
         ("INFLUXDB3_OBJECT_STORE", "s3", 2),
         ("INFLUXDB3_DISABLE_AUTHZ", "nonsense", 2),
         ("INFLUXDB3_MAX_HTTP_REQUEST_SIZE", "0", 2),
         ("INFLUXDB3_NODE_IDENTIFIER_PREFIX", "a b", 2),
-        ("LOG_FORMAT", "yaml", 2),
+        ("INFLUXDB3_LOG_FORMAT", "yaml", 2),
     ] {
         let output = env.serve_with(&[]).env(variable, value).run();
         output.assert_failed(code, &[]);
@@ -151,7 +149,7 @@ fn valid_options_and_variables_are_applied() {
 
 #[test]
 fn help_lists_every_option_and_variable() {
-    let help = TestEnv::new().cli(["serve", "--help"]).without_env("LOG_FILTER").run();
+    let help = TestEnv::new().cli(["serve", "--help"]).without_env("INFLUXDB3_LOG_FILTER").run();
     assert_eq!(help.code, Some(0));
     for (option, variable) in [
         ("--http-bind <ADDR>", "INFLUXDB3_HTTP_BIND_ADDR"),
@@ -176,10 +174,13 @@ fn help_lists_every_option_and_variable() {
         ("--store <URL>", "INFLUXDB3_TOKEN_STORE"),
         ("--object-store <KIND>", "INFLUXDB3_OBJECT_STORE"),
         ("--max-staleness <SECONDS>", "INFLUXDB3_TOKEN_MAX_STALENESS"),
-        ("--node-id <ID>", "INFLUXDB3_NODE_IDENTIFIER_PREFIX"),
+        ("--node-id <ID>", "INFLUXDB3_NODE_ID"),
+        ("--node-id-from-env <VARIABLE>", "INFLUXDB3_NODE_ID_FROM_ENV"),
+        ("--shutdown-timeout <DURATION>", "INFLUXDB3_SHUTDOWN_TIMEOUT"),
         ("--component <FILE>", "INFLUXDB3_TOKEN_COMPONENT"),
-        ("--log-filter <FILTER>", "LOG_FILTER"),
-        ("--log-format <FORMAT>", "LOG_FORMAT"),
+        ("--log-filter <FILTER>", "INFLUXDB3_LOG_FILTER"),
+        ("--log-format <FORMAT>", "INFLUXDB3_LOG_FORMAT"),
+        ("--log-destination <STREAM>", "INFLUXDB3_LOG_DESTINATION"),
     ] {
         let (_, rest) = help.stdout.split_once(&format!("{option}\n")).unwrap_or_else(|| panic!("{option}"));
         let (_, named) = rest.split_once("[env: ").unwrap();

@@ -16,7 +16,7 @@ use super::{POLL_INTERVAL, TIMEOUT};
 /// Sets the log level from `OPTOKEN_TEST_LOG`.
 pub(crate) fn apply_log_filter(command: &mut Command) {
     if let Some(level) = env::var_os("OPTOKEN_TEST_LOG") {
-        command.env("LOG_FILTER", level);
+        command.env("INFLUXDB3_LOG_FILTER", level);
     }
 }
 

@@ -10,6 +10,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use crate::cli::bounded_read::{line_of_stdin, within};
 use crate::cli::dotenv;
+use crate::cli::environment::boolean;
 use crate::cli::stderr::{print_stderr, warn};
 use crate::cli::token_file::{MAX_BYTES, SavedToken};
 use crate::client::{Client, ClientError, DEFAULT_HOST, Trust, is_this_machine};
@@ -82,7 +83,7 @@ struct ConnectionOptions {
     /// Do not check the certificate of the server
     ///
     /// An attacker on the network then gets the token. Prefer --tls-ca.
-    #[arg(long, env = "INFLUXDB3_TLS_NO_VERIFY")]
+    #[arg(long, env = "INFLUXDB3_TLS_NO_VERIFY", value_parser = boolean)]
     tls_no_verify: bool,
 }
 

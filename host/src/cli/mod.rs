@@ -37,6 +37,7 @@ mod show;
 mod stderr;
 mod token_file;
 mod usage_error;
+mod without_effect;
 
 /// Operator-token authority, compatible with InfluxDB 3 Core.
 ///
@@ -98,15 +99,26 @@ pub fn run() -> ExitCode {
         return failed;
     }
     let checked = command_line.and_then(|(command_line, matches)| {
-        check_secret_arguments(&matches).map_err(|error| error.format(CommandLine::command()))?;
-        Ok(command_line)
+        let command = CommandLine::command();
+        check_secret_arguments(&matches).map_err(|error| error.format(command.clone()))?;
+        let warnings = variable_warnings(&command, &matches);
+        let ignored = match &command_line.command {
+            Command::Serve(_) => without_effect::find(&command, &matches),
+            _ => Ok(without_effect::Ignored::default()),
+        };
+        let ignored = ignored.map_err(|error| error.format(command))?;
+        Ok((command_line, warnings, ignored))
     });
-    let command_line = match checked {
-        Ok(command_line) => command_line,
+    let (command_line, warnings, ignored) = match checked {
+        Ok(checked) => checked,
         Err(error) => return exit_with_usage_error(&error),
     };
+    // A server logs them.
+    if !matches!(command_line.command, Command::Serve(_)) {
+        warnings.iter().for_each(|warning| warn(warning));
+    }
     let (name, outcome) = match command_line.command {
-        Command::Serve(serve) => ("Serve", serve.run()),
+        Command::Serve(serve) => ("Serve", serve.run(&warnings, &ignored)),
         Command::Create(create) => ("Create", create.run()),
         Command::Delete(delete) => ("Delete", delete.run()),
         Command::Show(show) => ("Show", show.run()),
@@ -131,10 +143,11 @@ pub fn run() -> ExitCode {
 
 /// Parses the command line of this process.
 fn parse() -> Result<(CommandLine, ArgMatches), clap::Error> {
-    let matches = environment::without_empty(CommandLine::command()).try_get_matches();
+    let command = without_effect::accept(CommandLine::command());
+    let matches = environment::parse(&environment::resolve(command.clone()));
     let matches = matches.or_else(|error| {
-        // Help names every variable, the empty ones included.
-        if error.use_stderr() { Err(error) } else { CommandLine::command().try_get_matches() }
+        // Help names every variable by its newest name, the empty ones included.
+        if error.use_stderr() { Err(error) } else { command.try_get_matches() }
     })?;
     let command_line = CommandLine::from_arg_matches(&matches);
     let command_line = command_line.map_err(|error| error.format(&mut CommandLine::command()))?;
@@ -155,6 +168,16 @@ fn report_dotenv(environment: Result<dotenv::Found, dotenv::DotenvError>) -> Opt
             print_stderr(&format!("FATAL Error loading config from: {error}\nAborting"));
             Some(ExitCode::FAILURE)
         }
+    }
+}
+
+/// Returns the warnings about the variables that the subcommand reads.
+fn variable_warnings(command: &clap::Command, matches: &ArgMatches) -> Vec<String> {
+    match matches.subcommand() {
+        Some((name, matches)) => {
+            command.find_subcommand(name).map_or_else(Vec::new, |command| variable_warnings(command, matches))
+        }
+        None => environment::warnings(command),
     }
 }
 
@@ -199,6 +222,9 @@ fn exit_with_usage_error(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
         let text = redact(&text.ansi().to_string()).into_owned();
         let _ = write!(anstream::stderr(), "{}", escape_styled(&text));
+        if let Some(origin) = environment::origin(error, &environment::resolve(CommandLine::command())) {
+            print_stderr(&format!("note: {origin}"));
+        }
     } else if write!(anstream::stdout(), "{}", text.ansi()).is_err() {
         return ExitCode::FAILURE;
     }

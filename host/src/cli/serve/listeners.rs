@@ -9,7 +9,6 @@ use bytesize::ByteSize;
 use clap::Args;
 use listenfd::ListenFd;
 
-use crate::cli::environment::variable;
 use crate::cli::serve::address_file::write_address_file;
 use crate::private_file::RemoveOnDrop;
 use crate::server::listener::Listener;
@@ -34,7 +33,9 @@ pub(crate) struct Listeners {
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_TCP_LISTENER_FILE_PATH")]
     tcp_listener_file_path: Option<PathBuf>,
 
-    /// Limit of a request body in bytes, or with a unit, such as 64KiB or 10MB; at most 64MiB
+    /// Limit of a request body in bytes, or with a unit, such as 64KiB or 10MB
+    ///
+    /// A limit above 64MiB is lowered to that.
     #[arg(
         long,
         value_name = "BYTES",
@@ -42,7 +43,7 @@ pub(crate) struct Listeners {
         default_value = "65536",
         value_parser = request_size
     )]
-    pub(crate) max_http_request_size: usize,
+    max_http_request_size: u64,
 
     /// Cut off requests in flight after this time at a stop; 0s closes connections at once
     ///
@@ -90,11 +91,21 @@ impl Listeners {
         }
     }
 
+    /// Returns the limit of a request body. A larger one, which InfluxDB needs for its writes, is
+    /// lowered with a warning.
+    pub(crate) fn max_request_size(&self) -> usize {
+        if self.max_http_request_size > MAX_MAX_REQUEST_SIZE {
+            tracing::warn!(
+                "--max-http-request-size: the limit is 64 MiB, as bodies are held in memory and none here is larger"
+            );
+        }
+        usize::try_from(self.max_http_request_size.min(MAX_MAX_REQUEST_SIZE)).unwrap_or(usize::MAX)
+    }
+
     /// Writes the address file, if the user wants one.
     pub(crate) fn write_address_file(&self, listener: &Listener) -> anyhow::Result<Option<RemoveOnDrop>> {
-        let older = || variable("INFLUXDB3_TCP_LISTINER_FILE_PATH").map(PathBuf::from);
-        let path = self.tcp_listener_file_path.clone().or_else(older);
-        path.map(|path| write_address_file(&path, listener.address()))
+        let path = self.tcp_listener_file_path.as_deref();
+        path.map(|path| write_address_file(path, listener.address()))
             .transpose()
             .context("--tcp-listener-file-path")
     }
@@ -121,10 +132,7 @@ pub(crate) fn take_listen_fd(listen_fds: &mut ListenFd, index: usize) -> anyhow:
 }
 
 /// Parses a number of bytes, with or without a unit.
-fn request_size(size: &str) -> Result<usize, &'static str> {
-    size.parse()
-        .ok()
-        .filter(|ByteSize(bytes)| (1..=MAX_MAX_REQUEST_SIZE).contains(bytes))
-        .and_then(|ByteSize(bytes)| usize::try_from(bytes).ok())
-        .ok_or("a size is a number of bytes from 1 to 67108864, or such as 64KiB or 10MB")
+fn request_size(size: &str) -> Result<u64, &'static str> {
+    let size = size.parse().ok().map(|ByteSize(bytes)| bytes).filter(|bytes| *bytes > 0);
+    size.ok_or("a size is a number of bytes from 1 to 67108864, or such as 64KiB or 10MB")
 }

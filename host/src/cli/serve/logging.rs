@@ -3,59 +3,157 @@
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal as _, Write};
 use std::panic::{self, PanicHookInfo};
+use std::str::FromStr;
 
 use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args};
 use optoken_protocol::redact::redact;
 use tracing_subscriber::EnvFilter;
+
+use crate::cli::environment;
+
+/// The filter without any option or variable.
+const DEFAULT_FILTER: &str = "info";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logging")]
 pub(crate) struct Log {
-    /// Log filter, such as info, debug, or warn,optoken=debug
-    #[arg(long, value_name = "FILTER", env = "LOG_FILTER", default_value = "info")]
-    log_filter: String,
+    /// Log filter, such as info, debug, or warn,optoken=debug [default: info]
+    #[arg(long, value_name = "FILTER", env = environment::LOG_FILTER)]
+    log_filter: Option<String>,
 
-    /// Format of the log on standard error: text, or json with one object per line
-    #[arg(
-        long,
-        value_name = "FORMAT",
-        env = "LOG_FORMAT",
-        default_value = "text",
-        hide_possible_values = true
-    )]
-    log_format: LogFormat,
+    /// Log more, whatever the filter is: -v for info, -vv for debug, -vvv for trace
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+
+    /// Format of the log: text, or json with one object per line [default: text]
+    ///
+    /// The formats pretty and logfmt of InfluxDB are text here.
+    #[arg(long, value_name = "FORMAT", env = environment::LOG_FORMAT)]
+    log_format: Option<LogFormat>,
+
+    /// Stream of the log: stderr or stdout [default: stderr]
+    #[arg(long, value_name = "STREAM", env = environment::LOG_DESTINATION)]
+    log_destination: Option<LogDestination>,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LogFormat {
-    /// InfluxDB calls it `full`.
-    #[value(alias = "full")]
     Text,
     Json,
+    /// A format of InfluxDB that does not exist here.
+    Missing(&'static str),
+}
+
+impl FromStr for LogFormat {
+    type Err = &'static str;
+
+    fn from_str(format: &str) -> Result<Self, Self::Err> {
+        match format.to_ascii_lowercase().as_str() {
+            // InfluxDB calls it `full`.
+            "text" | "full" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            "pretty" => Ok(Self::Missing("pretty")),
+            "logfmt" => Ok(Self::Missing("logfmt")),
+            _ => Err("a format is text or json"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum LogDestination {
+    Stderr,
+    Stdout,
+}
+
+impl FromStr for LogDestination {
+    type Err = &'static str;
+
+    fn from_str(destination: &str) -> Result<Self, Self::Err> {
+        match destination.to_ascii_lowercase().as_str() {
+            "stderr" => Ok(Self::Stderr),
+            "stdout" => Ok(Self::Stdout),
+            _ => Err("a stream is stderr or stdout"),
+        }
+    }
+}
+
+impl LogDestination {
+    fn stream(self) -> Box<dyn Write> {
+        match self {
+            Self::Stderr => Box::new(io::stderr()),
+            Self::Stdout => Box::new(io::stdout()),
+        }
+    }
+
+    fn is_terminal(self) -> bool {
+        match self {
+            Self::Stderr => io::stderr().is_terminal(),
+            Self::Stdout => io::stdout().is_terminal(),
+        }
+    }
 }
 
 impl Log {
     /// Starts the log of this process.
     pub(crate) fn start(&self) -> anyhow::Result<()> {
-        let filter = EnvFilter::try_new(&self.log_filter)
-            .with_context(|| format!("--log-filter: {:?} is not a log filter", self.log_filter))?;
+        let mut warnings = Vec::new();
+        let filter = self.filter(&mut warnings)?;
+        let format = self.log_format.or_else(|| from_generic(environment::LOG_FORMAT, &mut warnings));
+        let format = format.unwrap_or(LogFormat::Text);
+        let destination =
+            self.log_destination.or_else(|| from_generic(environment::LOG_DESTINATION, &mut warnings));
+        let destination = destination.unwrap_or(LogDestination::Stderr);
         let log = tracing_subscriber::fmt()
             .with_env_filter(filter)
-            .with_writer(|| RedactingWriter(io::stderr()))
+            .with_writer(move || RedactingWriter(destination.stream()))
             .with_target(false)
             // Without a reader of the log the server goes on. A message about that on the same
             // closed stream would end the task that logs.
             .log_internal_errors(false);
-        match self.log_format {
-            LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
-            LogFormat::Json => {
-                log.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
-            }
+        if format == LogFormat::Json {
+            log.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+        } else {
+            log.with_ansi(destination.is_terminal()).init();
         }
         panic::set_hook(Box::new(log_panic));
+        if let LogFormat::Missing(name) = format {
+            warnings.push(format!("there is no log format {name} here, so the log is text"));
+        }
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         Ok(())
     }
+
+    fn filter(&self, warnings: &mut Vec<String>) -> anyhow::Result<EnvFilter> {
+        let level = match self.verbose {
+            0 => None,
+            1 => Some("info"),
+            2 => Some("debug"),
+            _ => Some("trace"),
+        };
+        match (level, &self.log_filter) {
+            (None, Some(filter)) => EnvFilter::try_new(filter)
+                .with_context(|| format!("--log-filter: {filter:?} is not a log filter")),
+            (None, None) => {
+                let filter = from_generic(environment::LOG_FILTER, warnings);
+                Ok(filter.unwrap_or_else(|| EnvFilter::new(DEFAULT_FILTER)))
+            }
+            (Some(level), _) => Ok(EnvFilter::new(level)),
+        }
+    }
+}
+
+/// Returns the value of the generic variable that stands for this one. It may be meant for another
+/// program: a value of no use here is a warning.
+fn from_generic<T: FromStr>(newest: &str, warnings: &mut Vec<String>) -> Option<T> {
+    let (name, value) = environment::generic(newest)?;
+    let value = value.to_str().and_then(|value| value.parse().ok());
+    if value.is_none() {
+        warnings.push(format!(
+            "{name} has a value of no use here, and is ignored; {newest} is for this server alone"
+        ));
+    }
+    value
 }
 
 /// Logs a panic, which would otherwise be printed unredacted: its message may quote a token.
@@ -100,7 +198,8 @@ mod tests {
     #[test]
     fn panic_message_is_logged_without_token() {
         if env::var_os(PANICS).is_some() {
-            Log { log_filter: "info".to_owned(), log_format: LogFormat::Json }.start().unwrap();
+            let log_format = Some(LogFormat::Json);
+            Log { log_filter: None, verbose: 0, log_format, log_destination: None }.start().unwrap();
             let quoted = "apiv3_in-a-message";
             thread::spawn(move || panic!("cannot read {quoted:?}")).join().unwrap_err();
             return;

@@ -14,6 +14,7 @@ mod service_manager;
 pub(crate) mod storage;
 mod threads;
 
+use std::env;
 use std::fs;
 use std::future;
 use std::path::PathBuf;
@@ -28,13 +29,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, DEFAULT_MAX_STALENESS};
-use crate::cli::environment::variable;
+use crate::cli::environment::boolean;
 use crate::cli::serve::continuity::Continuity;
 use crate::cli::serve::listeners::{Listeners, Tls};
 use crate::cli::serve::logging::Log;
 use crate::cli::serve::recovery::{Recovery, RecoveryListeners};
 use crate::cli::serve::reload::{CertificateReloader, Reloader};
 use crate::cli::serve::storage::Storage;
+use crate::cli::without_effect::Ignored;
 use crate::client::DEFAULT_HOST;
 use crate::http::bootstrap::Bootstrap;
 use crate::http::disable_authz::DisabledAuthz;
@@ -73,8 +75,12 @@ Examples:
     {program} serve --http-bind 0.0.0.0:8181 --tls-cert chain.pem --tls-key key.pem"))]
 pub(crate) struct Serve {
     /// Name of this server in its log and metrics: 1 to 64 visible ASCII characters
-    #[arg(long, value_name = "ID", env = "INFLUXDB3_NODE_IDENTIFIER_PREFIX", value_parser = node_id)]
+    #[arg(long, value_name = "ID", env = "INFLUXDB3_NODE_ID", alias = "host-id", value_parser = node_id)]
     node_id: Option<String>,
+
+    /// The same from the variable of this name
+    #[arg(long, value_name = "VARIABLE", env = "INFLUXDB3_NODE_ID_FROM_ENV", conflicts_with = "node_id")]
+    node_id_from_env: Option<String>,
 
     /// Run this WebAssembly component instead of the built-in one
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_TOKEN_COMPONENT")]
@@ -146,7 +152,7 @@ struct Access {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true",
-        hide_possible_values = true
+        value_parser = boolean
     )]
     without_auth: Option<bool>,
 
@@ -179,15 +185,19 @@ struct Access {
 }
 
 impl Serve {
-    pub(crate) fn run(self) -> anyhow::Result<()> {
+    /// Runs the server. It logs the warnings about variables, and what is ignored.
+    pub(crate) fn run(mut self, warnings: &[String], ignored: &Ignored) -> anyhow::Result<()> {
         self.log.start()?;
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        log_ignored(ignored);
+        self.node_id = self.node_id()?;
         // Before anything is changed.
         let max_connections = fd_limit::raise_limit()?;
         threads::check_limit()?;
         // Before there are other threads: it removes its variables from the environment.
         let listen_fds = ListenFd::from_env();
         let tls = self.tls.load()?;
-        let options = self.options()?;
+        let options = self.options();
         let runtime = threads::exit_on_panic(threads::start_runtime)?;
         // From here on, SIGHUP ends the process no longer.
         let hangup = {
@@ -209,21 +219,23 @@ impl Serve {
         runtime.block_on(self.listen(listen_fds, tls, hangup, limits, options, authority, metrics))
     }
 
-    fn options(&self) -> anyhow::Result<Options> {
-        let without_auth = match (self.access.without_auth, variable("INFLUXDB3_START_WITHOUT_AUTH")) {
-            (Some(without_auth), _) => without_auth,
-            (None, None) => false,
-            (None, Some(value)) => value
-                .to_str()
-                .and_then(|value| value.parse().ok())
-                .context("INFLUXDB3_START_WITHOUT_AUTH is neither true nor false")?,
-        };
-        Ok(Options {
-            max_request_size: self.listeners.max_http_request_size,
-            without_auth,
+    fn options(&self) -> Options {
+        Options {
+            max_request_size: self.listeners.max_request_size(),
+            without_auth: self.access.without_auth.unwrap_or_default(),
             disabled_authz: self.access.disable_authz.clone().unwrap_or_default(),
             bootstrap: self.access.admin_token_bootstrap,
-        })
+        }
+    }
+
+    /// Returns the name of this server.
+    fn node_id(&self) -> anyhow::Result<Option<String>> {
+        let Some(variable) = &self.node_id_from_env else { return Ok(self.node_id.clone()) };
+        let id = env::var(variable).ok().and_then(|id| node_id(&id).ok());
+        let id = id.with_context(|| {
+            format!("--node-id-from-env: the variable {variable:?} holds no name of 1 to 64 visible ASCII characters")
+        });
+        id.map(Some)
     }
 
     fn metrics(&self) -> anyhow::Result<Arc<Metrics>> {
@@ -362,6 +374,23 @@ impl Access {
                  --admin-token-file"
             ),
         }
+    }
+}
+
+/// Logs which options and variables are ignored, without their values.
+fn log_ignored(ignored: &Ignored) {
+    if !ignored.without_effect.is_empty() {
+        tracing::warn!(
+            "without effect, as this server has tokens only: {}",
+            ignored.without_effect.join(", ")
+        );
+    }
+    if !ignored.unknown.is_empty() {
+        tracing::warn!(
+            "these variables mean nothing to this server: {}; {} serve --help names those that do",
+            ignored.unknown.join(", "),
+            program::name()
+        );
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
+use crate::cli::environment::boolean;
 use crate::cli::output_file::replace;
 use crate::cli::serve::address_file::write_address_file;
 use crate::cli::serve::listeners::take_listen_fd;
@@ -83,7 +84,7 @@ pub(crate) struct Recovery {
     /// The file is recovery-code in the data directory; it is removed when token recovery closes.
     /// Five wrong codes at a listener close that listener. Without a terminal, the file alone has
     /// the code. Case and hyphens of the code do not matter.
-    #[arg(long, env = "INFLUXDB3_ADMIN_TOKEN_RECOVERY_CODE")]
+    #[arg(long, env = "INFLUXDB3_ADMIN_TOKEN_RECOVERY_CODE", value_parser = boolean)]
     admin_token_recovery_code: bool,
 
     /// Write the recovery code to this file instead
