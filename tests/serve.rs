@@ -597,6 +597,22 @@ fn low_fd_limit_prevents_start() {
 }
 
 #[test]
+fn low_limit_of_address_space_is_named() {
+    let env = TestEnv::new();
+    // In KiB. Each start ends, because the address is none.
+    for limit in [80_000, 100_000, 140_000, 200_000, 300_000, 500_000, 700_000, 4_000_000] {
+        let unusable = ["serve", "--http-bind", "nonsense"];
+        let output = env.cli(unusable).after(&format!("ulimit -v {limit}")).run();
+        output.assert_failed(1, &["Serve command failed: "]);
+        let named = output.stderr.contains("ulimit -v");
+        let started = output.stderr.contains("--http-bind: ");
+        assert!(named != started, "{limit}: {output:?}");
+        assert!(!output.stderr.contains("not a WebAssembly component"), "{limit}: {output:?}");
+        assert!(started || limit < 4_000_000, "{output:?}");
+    }
+}
+
+#[test]
 fn soft_fd_limit_is_raised_to_hard_limit() {
     let env = TestEnv::new();
     let server = env.serve_with(&["--store", "memory:"]).after("ulimit -Sn 100").start();

@@ -9,9 +9,17 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::needs::{self, PERL};
-use crate::support::{ChildGuard, PROGRAM, TestEnv, UNPRIVILEGED, eventually, recover_at};
+use crate::support::{ChildGuard, Cli, PROGRAM, TestEnv, UNPRIVILEGED, eventually, recover_at};
 
 const TOKEN: &str = "apiv3_presented";
+
+/// Forbids this process to execute memory that was written (`PR_SET_MDWE`), as systemd does for
+/// `MemoryDenyWriteExecute=`. perl has the system call by number only.
+pub(crate) const FORBID_WRITTEN_CODE: &str = if cfg!(target_arch = "aarch64") {
+    "exit 1 if syscall(167, 65, 1, 0, 0, 0) != 0; exec @ARGV if @ARGV"
+} else {
+    "exit 1 if syscall(157, 65, 1, 0, 0, 0) != 0; exec @ARGV if @ARGV"
+};
 
 /// The program as another user runs it. The directories of the build may be closed to that user.
 fn as_other_user(env: &TestEnv) -> Command {
@@ -124,4 +132,17 @@ pub(crate) fn unsearchable_directory_has_no_dotenv() {
         let output = String::from_utf8(perl.output().unwrap().stderr).unwrap();
         assert!(output.contains("cannot reach http://127.0.0.1:1/"), "{output}");
     }
+}
+
+pub(crate) fn system_without_written_code_is_named() {
+    let env = TestEnv::new();
+    let forbidden = |cli: Cli| cli.wrapped_in("perl", &["-e", FORBID_WRITTEN_CODE]).run();
+    for output in [
+        forbidden(env.serve_with(&[])),
+        forbidden(env.cli(["create", "token", "--admin", "--offline", "--output-file", "saved"])),
+    ] {
+        output.assert_failed(1, &["cannot be compiled here", "MemoryDenyWriteExecute=", "execmem"]);
+        assert!(!output.stderr.contains("not a WebAssembly component"), "{output:?}");
+    }
+    assert!(!env.home().join("saved").exists());
 }

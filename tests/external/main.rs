@@ -49,8 +49,8 @@ mod tls;
 use std::process::ExitCode;
 
 use self::needs::{
-    BASH, CHROMIUM, CURL, ENV, FAKETIME, HAPROXY, MOUNT, NGINX, Need, OPENSSL, PERL, SCRIPT, SETPRIV, STRACE,
-    SYSTEMD_ANALYZE, Test, UNSHARE,
+    BASH, CHROMIUM, CURL, ENV, FAKETIME, HAPROXY, MOUNT, NGINX, Need, OPENSSL, PERL, PERL_MDWE, SCRIPT,
+    SETPRIV, STRACE, SYSTEMD_ANALYZE, Test, UNSHARE,
 };
 
 /// Rows of the table: a function, and its needs.
@@ -103,6 +103,7 @@ fn main() -> ExitCode {
         environment::dotenv_of_other_user_is_ignored: [Need::Root],
         environment::root_recovers_server_of_other_user: [Need::Root],
         environment::socket_of_other_user_receives_nothing: [Need::Root],
+        environment::system_without_written_code_is_named: [PERL_MDWE],
         environment::unsearchable_directory_has_no_dotenv: [Need::Root, PERL],
         lifecycle::few_threads_prevent_start_with_advice: [Need::Root, SETPRIV],
         lifecycle::sighup_reads_files_again_and_reports_it: [ENV],

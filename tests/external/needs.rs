@@ -82,6 +82,9 @@ pub(crate) const NGINX: Need = Need::Program(&Program::new("nginx", "nginx", &["
 pub(crate) const OPENSSL: Need = Need::Program(&Program::new("openssl", "openssl", &["version"]));
 pub(crate) const PERL: Need =
     Need::Program(&Program::new("perl", "perl-base", &["-MIO::Socket::UNIX", "-e", "1"]));
+/// perl, on a system whose kernel can forbid memory that is written and executed (Linux 6.3).
+pub(crate) const PERL_MDWE: Need =
+    Need::Program(&Program::new("perl", "perl-base", &["-e", crate::environment::FORBID_WRITTEN_CODE]));
 /// Runs a program on a terminal.
 pub(crate) const SCRIPT: Need = Need::Program(&Program::new(
     "script",

@@ -37,7 +37,7 @@ impl Sandbox {
         let readers = thread::available_parallelism().map_or(1, usize::from);
         let engine = engine(u32::try_from(readers).unwrap_or(u32::MAX).saturating_add(SPARE_INSTANCES))?;
         let is_built_in = component == BUILT_IN_COMPONENT;
-        let component = Component::new(&engine, component).map_err(SandboxError::NotAComponent)?;
+        let component = Component::new(&engine, component).map_err(SandboxError::of_compilation)?;
         if !is_built_in {
             contract_check::check(&engine, &component)?;
         }

@@ -2,6 +2,7 @@
 //! (docs/compatibility.md 5).
 
 mod address_file;
+mod address_space;
 pub(crate) mod continuity;
 mod fd_limit;
 mod file_watch;
@@ -193,6 +194,7 @@ impl Serve {
         self.node_id = self.node_id()?;
         // Before anything is changed.
         let max_connections = fd_limit::raise_limit()?;
+        address_space::check_limit()?;
         threads::check_limit()?;
         // Before there are other threads: it removes its variables from the environment.
         let listen_fds = ListenFd::from_env();

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::cli::serve::address_space;
 use crate::cli::stderr::print_stderr;
 
 /// The threads that run commands, which block. They are never stopped, because the system may
@@ -35,6 +36,12 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// What to do if the system refuses a thread.
 const ADVICE: &str = "raise the limit of processes and threads of this user (ulimit -u), of the service (TasksMax= and \
                       LimitNPROC= of systemd) or of the container";
+
+/// Returns what to do if the system refuses a thread. A thread also needs address space for its
+/// stack.
+fn advice() -> String {
+    address_space::advice().map_or_else(|| ADVICE.to_owned(), |other| format!("{other}; or {ADVICE}"))
+}
 
 /// Fails if the system does not allow as many threads as a server needs. Other processes of the
 /// user can start threads afterwards, so a later start can still fail.
@@ -66,7 +73,7 @@ pub(crate) fn check_limit() -> anyhow::Result<()> {
     match failure {
         None => Ok(()),
         Some(error) => Err(error).with_context(|| {
-            format!("a server needs {needed} threads, and the system allows {count} only; {ADVICE}")
+            format!("a server needs {needed} threads, and the system allows {count} only; {}", advice())
         }),
     }
 }
@@ -92,7 +99,7 @@ pub(crate) fn start_runtime() -> anyhow::Result<Runtime> {
     let started = (0..BLOCKING_THREADS).take_while(|_| reports.recv_timeout(START_TIMEOUT).is_ok()).count();
     drop(waiting);
     if started == 0 {
-        anyhow::bail!("cannot start a thread for commands; {ADVICE}");
+        anyhow::bail!("cannot start a thread for commands; {}", advice());
     }
     Ok(runtime)
 }
@@ -109,7 +116,8 @@ pub(crate) fn exit_on_panic<T>(start: impl FnOnce() -> T) -> T {
     panic::set_hook(Box::new(move |panic| {
         logged(panic);
         print_stderr(&format!(
-            "Serve command failed: the server cannot start; if a thread is refused, {ADVICE}"
+            "Serve command failed: the server cannot start; if a thread is refused, {}",
+            advice()
         ));
         process::exit(1);
     }));
