@@ -115,6 +115,7 @@ fn main() -> ExitCode {
         ownership::files_of_root_are_accepted: [Need::Root, SETPRIV],
         ownership::mounted_open_volume_gets_private_directory: [Need::Root, MOUNT, SETPRIV, UNSHARE],
         ownership::mounted_secret_of_own_group_is_accepted: [Need::Root, SETPRIV],
+        ownership::unusable_stores_are_named_with_the_next_step: [Need::Root, MOUNT, SETPRIV, UNSHARE],
         ownership::volume_of_own_group_gets_private_directory: [Need::Root, SETPRIV],
         proxies::haproxy_without_address_refuses_to_start: [HAPROXY],
         recovery::bootstrap_from_remote_address_is_forbidden: [Need::NetworkAddress],

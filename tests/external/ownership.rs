@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::needs::{SETPRIV, UNSHARE, path};
-use crate::support::{Cli, TestEnv, UNPRIVILEGED};
+use crate::support::{CaseName, Cli, TestEnv, UNPRIVILEGED};
 
 const TOKEN: &str = "apiv3_kM2vQ8xTz0yB3nWfR7uJpA";
 
@@ -215,4 +215,92 @@ pub(crate) fn mounted_secret_of_own_group_is_accepted() {
     let file = secret(&env, GROUP, 0o440).join("token.json");
     let output = serve(&env, &["--store", "memory:", "--admin-token-file", file.to_str().unwrap()]).run();
     output.assert_failed(1, &["insecure permissions: 440", "set defaultMode: 0440", "sha512sum"]);
+}
+
+pub(crate) fn unusable_stores_are_named_with_the_next_step() {
+    let env = entered();
+    env.serve(&[]).stop();
+    let original = env.store();
+    // Directory, database and files beside it: owner and mode; then what the error has.
+    let root = (0, 0o755);
+    let own = |mode| (UNPRIVILEGED, mode);
+    for (name, directory, database, beside, messages) in [
+        (
+            "closed",
+            (0, 0o700),
+            own(0o600),
+            None,
+            &["may not search the directory ", "/closed; run as a user that may"][..],
+        ),
+        (
+            "of-root",
+            root,
+            (0, 0o644),
+            None,
+            &["the file belongs to the user with the id 0; run as that user"],
+        ),
+        ("read-only", own(0o700), own(0o400), None, &["its mode closes it; run chmod u+rw"]),
+        ("unreadable", own(0o700), own(0o000), None, &["its mode closes it; run chmod u+rw"]),
+        (
+            "log-of-own",
+            own(0o700),
+            own(0o600),
+            Some(("-wal", own(0o000))),
+            &["file beside it whose name ends in -wal: its mode closes it; run chmod u+rw on that file"],
+        ),
+        (
+            "index-of-root",
+            own(0o700),
+            own(0o600),
+            Some(("-shm", (0, 0o600))),
+            &["whose name ends in -shm: it belongs to the user with the id 0; run as that user"],
+        ),
+    ] {
+        let _case = CaseName(name);
+        let path = env.home().join(name);
+        fs::create_dir(&path).unwrap();
+        let store = path.join("tokens.db");
+        fs::copy(&original, &store).unwrap();
+        set(&store, database.0, database.0, database.1);
+        if let Some((suffix, (uid, mode))) = beside {
+            let file = path.join(format!("tokens.db{suffix}"));
+            fs::write(&file, "").unwrap();
+            set(&file, uid, uid, mode);
+        }
+        set(&path, directory.0, directory.0, directory.1);
+        assert_unusable(unprivileged(serve(&env, &["--data-dir", path.to_str().unwrap()])), messages);
+    }
+    let taken = env.home().join("taken");
+    fs::create_dir_all(taken.join("tokens.db-wal")).unwrap();
+    fs::set_permissions(&taken, Permissions::from_mode(0o700)).unwrap();
+    fs::copy(&original, taken.join("tokens.db")).unwrap();
+    let store = format!("sqlite:{}/tokens.db", taken.display());
+    assert_unusable(serve(&env, &["--store", &store]), &["with -wal is not a regular file", "move it away"]);
+    assert_unusable(
+        serve(&env, &["--store", "sqlite:missing/tokens.db"]),
+        &["there is no such directory: name a path where the server can create files"],
+    );
+    for (options, messages) in [
+        ("", &["cannot use the data directory ", "name another directory: Read-only file system"][..]),
+        ("mkdir -m 700 data && ", &["is read-only, so nothing was changed: make it writable"]),
+    ] {
+        let volume = env.home().join("volume");
+        let _ = fs::create_dir(&volume);
+        let script = format!(
+            "mount -t tmpfs -o mode=0755 tmpfs {0} && cd {0} && {options}mount -o remount,ro {0} && exec \"$0\" \"$@\"",
+            volume.display()
+        );
+        let data = volume.join("data");
+        let cli = serve(&env, &["--data-dir", data.to_str().unwrap()]).in_shell(&script);
+        assert_unusable(cli.wrapped_in(&path(UNSHARE), &["--mount"]), messages);
+    }
+}
+
+/// Asserts an error in words: no bare code, and no path twice.
+fn assert_unusable(cli: Cli, messages: &[&str]) {
+    let output = cli.run();
+    output.assert_failed(1, &["Serve command failed: cannot "]);
+    output.assert_failed(1, messages);
+    assert!(!output.stderr.contains("rror code") && !output.stderr.contains("(code"), "{output:?}");
+    assert!(output.stderr.matches("tokens.db:").count() <= 1, "{output:?}");
 }

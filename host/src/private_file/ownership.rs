@@ -11,10 +11,11 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::process::geteuid;
 use thiserror::Error;
 
-use crate::private_file::Mode;
 use crate::private_file::walk::{Step, Walked, walk};
+use crate::private_file::{Mode, directory_of};
 
 /// The user and the groups of a process.
 #[derive(Debug, Clone)]
@@ -115,6 +116,12 @@ pub(crate) enum OwnershipError {
     Owner { component: PathBuf, facts: String, advice: String },
     #[error("others can write to {} ({facts}), and replace what is there; {advice}", component.display())]
     Writable { component: PathBuf, facts: String, advice: String },
+    #[error(
+        "the user of this process (uid {uid}) may not search the directory {}; run as a user that may, or choose \
+         another path",
+        directory.display()
+    )]
+    Closed { directory: PathBuf, uid: u32, source: io::Error },
     #[error("cannot examine {}", component.display())]
     System { component: PathBuf, source: io::Error },
 }
@@ -122,7 +129,7 @@ pub(crate) enum OwnershipError {
 impl From<OwnershipError> for io::Error {
     fn from(error: OwnershipError) -> Self {
         match error {
-            OwnershipError::System { source, .. } => source,
+            OwnershipError::Closed { source, .. } | OwnershipError::System { source, .. } => source,
             refused => Self::new(io::ErrorKind::PermissionDenied, refused),
         }
     }
@@ -140,8 +147,14 @@ pub(crate) fn trust_path(path: &Path) -> Result<TrustedPath, OwnershipError> {
         };
         refuse(&user, path, metadata, fault)
     };
-    let failed =
-        |component: &Path, source| OwnershipError::System { component: component.to_owned(), source };
+    let failed = |component: &Path, source: io::Error| {
+        if source.kind() == io::ErrorKind::PermissionDenied {
+            let directory = directory_of(component).to_owned();
+            OwnershipError::Closed { directory, uid: geteuid().as_raw(), source }
+        } else {
+            OwnershipError::System { component: component.to_owned(), source }
+        }
+    };
     let Walked { path, found } = walk(path, check, failed)?;
     Ok(TrustedPath { path, metadata: found.ok() })
 }

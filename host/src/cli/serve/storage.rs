@@ -257,9 +257,24 @@ fn create_data_dir(directory: &Path) -> anyhow::Result<()> {
     let named = || format!("cannot use the data directory {}", directory.display());
     let TrustedPath { path, metadata } = trust_path(directory).with_context(named)?;
     if metadata.is_none() {
-        create_private_directories(&path).with_context(named)?;
+        create_private_directories(&path).map_err(|error| {
+            let remedy = remedy(&error);
+            anyhow::Error::new(error).context(named() + remedy)
+        })?;
     }
     Ok(())
+}
+
+/// What to do if a directory cannot be created, for this reason.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => "; mount its file system writable, or name another directory",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free space on its file system",
+        io::ErrorKind::PermissionDenied => {
+            "; create it for the user of the server, or name another directory"
+        }
+        _ => "",
+    }
 }
 
 /// Creates a directory if it does not exist. Rejects one in which another user can replace a file.

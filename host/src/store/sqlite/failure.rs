@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Error as SqliteError, ErrorCode, ffi};
 use rustix::fs::{Access, AtFlags, CWD, StatVfsMountFlags, accessat, statvfs};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 use thiserror::Error;
 
-use crate::private_file::directory_of;
+use crate::private_file::{directory_of, with_suffix};
 use crate::store::StoreError;
 
 /// The layout of the tables (`PRAGMA user_version`). The catalog inside has a format number of its
@@ -38,6 +39,12 @@ pub(super) enum Failure {
     Damaged(String),
     /// The user of this process lacks the permission; the owner of the file, if known.
     Denied { owner: Option<u32> },
+    /// The same for the file beside the database whose name ends so.
+    DeniedBeside { suffix: &'static str, owner: Option<u32> },
+    /// What has the name of a file beside the database, which ends so, is none.
+    NoFileBeside { suffix: &'static str },
+    /// The system refuses memory, or a thread.
+    Resources(String),
     /// The file was not written by this program.
     Foreign,
     /// The file was written by a newer version of this program.
@@ -89,6 +96,10 @@ impl fmt::Display for Failure {
                 f,
                 "it is damaged: restore a backup, and keep a copy of the damaged files until then ({detail})"
             ),
+            Self::Denied { owner: Some(owner) } if *owner == geteuid().as_raw() => f.write_str(
+                "permission denied: the file belongs to the user of the server, and its mode closes it; run chmod \
+                 u+rw on it",
+            ),
             Self::Denied { owner: Some(owner) } => write!(
                 f,
                 "permission denied: the file belongs to the user with the id {owner}; run as that user, or give the \
@@ -97,6 +108,29 @@ impl fmt::Display for Failure {
             Self::Denied { owner: None } => {
                 f.write_str("permission denied: give the directory to the user of the server")
             }
+            Self::DeniedBeside { suffix, owner } => {
+                write!(f, "permission denied for the file beside it whose name ends in {suffix}")?;
+                match owner {
+                    Some(owner) if *owner == geteuid().as_raw() => {
+                        f.write_str(": its mode closes it; run chmod u+rw on that file")
+                    }
+                    Some(owner) => write!(
+                        f,
+                        ": it belongs to the user with the id {owner}; run as that user, or give that file to the \
+                         user of the server"
+                    ),
+                    None => f.write_str(": give it to the user of the server"),
+                }
+            }
+            Self::NoFileBeside { suffix } => write!(
+                f,
+                "what has its name with {suffix} is not a regular file: the server needs that name, so move it away"
+            ),
+            Self::Resources(detail) => write!(
+                f,
+                "the system refuses memory or a thread ({detail}): raise the limits of the process (ulimit -v, ulimit \
+                 -u; LimitAS=, MemoryMax= and TasksMax= of systemd) or of the container"
+            ),
             Self::Foreign => f.write_str(
                 "it was not written by this program, or its beginning is damaged: restore a backup if it was a token \
                  store, otherwise choose another path with --store or --data-dir",
@@ -145,7 +179,10 @@ impl fmt::Display for Failure {
                  {failure}"
             ),
             Self::Unusable(detail) => write!(f, "{detail}: name a path where the server can create files"),
-            Self::Other(detail) => write!(f, "SQLite reports: {detail}"),
+            Self::Other(detail) => write!(
+                f,
+                "SQLite reports: {detail}; keep the files, and stop other programs that use them"
+            ),
         }
     }
 }
@@ -168,13 +205,17 @@ impl Failure {
             (ErrorCode::DatabaseCorrupt, _) | (_, ffi::SQLITE_IOERR_SHORT_READ) => {
                 Self::Damaged(error.to_string())
             }
-            (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => Self::Busy,
+            (
+                ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed,
+                _,
+            ) => Self::Busy,
+            (ErrorCode::OutOfMemory, _) => Self::Resources("SQLite is out of memory".to_owned()),
             (ErrorCode::PermissionDenied, _) => Self::Denied { owner: owner(path) },
             // SQLite reports neither of these causes when it cannot create or extend a file.
             (ErrorCode::CannotOpen | ErrorCode::SystemIoFailure, _) => {
                 Self::of_file_system(path).unwrap_or_else(|| Self::Io(operation(code.extended_code)))
             }
-            _ => Self::Other(error.to_string()),
+            (_, code) => Self::Other(format!("{} (code {code})", ffi::code_to_str(code))),
         }
     }
 
@@ -184,9 +225,9 @@ impl Failure {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
             io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
             io::ErrorKind::PermissionDenied => Self::Denied { owner: owner(path) },
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::Other => {
-                Self::Unusable(error.to_string())
-            }
+            io::ErrorKind::NotFound => Self::Unusable("there is no such directory".to_owned()),
+            io::ErrorKind::NotADirectory | io::ErrorKind::Other => Self::Unusable(error.to_string()),
+            io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock => Self::Resources(error.to_string()),
             _ => Self::Io(error.to_string()),
         }
     }
@@ -201,9 +242,24 @@ impl Failure {
         }
     }
 
+    /// Whether this process may use the files that SQLite has beside the database.
+    fn of_access_beside(path: &Path) -> Option<Self> {
+        ["-wal", "-shm", "-journal"].into_iter().find_map(|suffix| {
+            let beside = with_suffix(path, suffix);
+            let metadata = fs::symlink_metadata(&beside).ok()?;
+            if !metadata.is_file() && !metadata.is_symlink() {
+                return Some(Self::NoFileBeside { suffix });
+            }
+            match Self::of_access(&beside)? {
+                Self::Denied { owner } => Some(Self::DeniedBeside { suffix, owner }),
+                failure => Some(failure),
+            }
+        })
+    }
+
     /// What the file system reports about itself.
     fn of_file_system(path: &Path) -> Option<Self> {
-        if let Some(failure) = Self::of_access(path) {
+        if let Some(failure) = Self::of_access(path).or_else(|| Self::of_access_beside(path)) {
             return Some(failure);
         }
         let directory = directory_of(path);

@@ -53,7 +53,7 @@ impl SqliteStore {
         let failed = |failure: Failure| OpenError::new(path, &failure);
         let absolute = std::path::absolute(path).map_err(|error| failed(Failure::of_io(path, &error)))?;
         let checkpointer =
-            Checkpointer::start().map_err(|error| failed(Failure::Other(error.to_string())))?;
+            Checkpointer::start().map_err(|error| failed(Failure::Resources(error.to_string())))?;
         let store = Self {
             path: absolute,
             state: Mutex::new(State::Absent),
