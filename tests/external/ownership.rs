@@ -278,7 +278,7 @@ pub(crate) fn unusable_stores_are_named_with_the_next_step() {
     assert_unusable(serve(&env, &["--store", &store]), &["with -wal is not a regular file", "move it away"]);
     assert_unusable(
         serve(&env, &["--store", "sqlite:missing/tokens.db"]),
-        &["there is no such directory: name a path where the server can create files"],
+        &["No such file or directory (os error 2): name a path where the server can create files"],
     );
     for (options, messages) in [
         ("", &["cannot use the data directory ", "name another directory: Read-only file system"][..]),

@@ -115,7 +115,9 @@ fn find(directory: &Path, ignored: &mut Vec<String>) -> Result<Option<(PathBuf, 
         let Some(entry) = entry else { continue };
         match open(&path, &entry) {
             Ok(Some(file)) => return Ok(Some((path, file))),
-            Ok(None) => {}
+            // A virtual environment of Python is a directory of this name.
+            Ok(None) if fs::metadata(&path).is_ok_and(|metadata| metadata.is_dir()) => {}
+            Ok(None) => ignored.push(format!("ignoring {}: it is not a regular file", path.display())),
             Err(ForeignPath::Unreadable { reason, .. }) => {
                 return Err(DotenvError::Unreadable { path, reason });
             }
@@ -268,6 +270,8 @@ mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::{PermissionsExt as _, chown, lchown, symlink};
 
+    use rustix::fs::{CWD, FileType, mknodat};
+
     use super::*;
     use crate::private_file::is_own;
 
@@ -316,6 +320,34 @@ mod tests {
             let line = format!("INFLUXDB3_X=\"{}\"", *quoted(value));
             assert_eq!(parsed(line.as_bytes()).unwrap(), [("INFLUXDB3_X".to_owned(), value.to_owned())]);
         }
+    }
+
+    #[test]
+    fn what_is_no_file_is_ignored_with_a_line() {
+        let home = tempfile::tempdir().unwrap();
+        let below = home.path().join("project");
+        fs::create_dir(&below).unwrap();
+        let (path, above) = (below.join(".env"), home.path().join(".env"));
+        fs::write(&above, "").unwrap();
+        let search = || {
+            let mut ignored = Vec::new();
+            let found = find(&below, &mut ignored).unwrap().map(|(path, _)| path);
+            // The search goes on above.
+            assert_eq!(found.as_ref(), Some(&above));
+            ignored
+        };
+        let reason = [format!("ignoring {}: it is not a regular file", path.display())];
+        mknodat(CWD, &path, FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        assert_eq!(search(), reason);
+        fs::remove_file(&path).unwrap();
+        symlink("nothing", &path).unwrap();
+        assert_eq!(search(), reason);
+        fs::remove_file(&path).unwrap();
+        symlink("/dev/null", &path).unwrap();
+        assert_eq!(search(), reason);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_eq!(search(), [""; 0]);
     }
 
     #[test]

@@ -225,8 +225,9 @@ impl Failure {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
             io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
             io::ErrorKind::PermissionDenied => Self::Denied { owner: owner(path) },
-            io::ErrorKind::NotFound => Self::Unusable("there is no such directory".to_owned()),
-            io::ErrorKind::NotADirectory | io::ErrorKind::Other => Self::Unusable(error.to_string()),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::Other => {
+                Self::Unusable(error.to_string())
+            }
             io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock => Self::Resources(error.to_string()),
             _ => Self::Io(error.to_string()),
         }
