@@ -41,6 +41,9 @@ pub const RECOVERY_PATH_NOT_FOUND: &str = "not found";
 /// The text of [`Problem::Forbidden`] for a request that a page in a browser has sent.
 pub const SENT_BY_PAGE: &str = "web pages may not ask for this: there is an Origin or Sec-Fetch header";
 
+/// The text of a request without an accepted token.
+pub const NOT_AUTHENTICATED: &str = "the request was not authenticated";
+
 /// How long a client waits before it tries again, in seconds.
 const RETRY_AFTER_SECONDS: &str = "1";
 
@@ -187,7 +190,7 @@ impl Problem {
     /// Returns the text for the client. It holds no token.
     pub fn text(&self) -> Cow<'static, str> {
         match self {
-            Self::MissingCredential | Self::InvalidToken => "the request was not authenticated".into(),
+            Self::MissingCredential | Self::InvalidToken => NOT_AUTHENTICATED.into(),
             Self::MalformedCredential => Malformed.to_string().into(),
             Self::InsufficientScope => "only the operator token may regenerate the operator token".into(),
             Self::PathNotFound => PATH_NOT_FOUND.into(),
