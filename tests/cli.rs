@@ -232,13 +232,15 @@ fn named_token_is_created_listed_and_deleted() {
     run(&["create", "token", "--admin", "--name", "other"]).assert_failed(
         1,
         &[
-            "Create command failed: server responded with error [409 Conflict]: token name already exists, other\n",
+            "Create command failed: server responded with error [409 Conflict]: token name already exists, other (code: 409)\n",
             "Choose another name",
             "optoken delete token --token-name NAME\n",
         ],
     );
-    run(&["create", "token", "--admin", "--name", "_admin"])
-        .assert_failed(1, &["[409 Conflict]: token name already exists, _admin\n", "--regenerate"]);
+    run(&["create", "token", "--admin", "--name", "_admin"]).assert_failed(
+        1,
+        &["[409 Conflict]: token name already exists, _admin (code: 409)\n", "--regenerate"],
+    );
     run(&["create", "token", "--admin", "--name", "_Admin"]).assert_failed(
         1,
         &["server responded with error [400 Bad Request]: a token name must not look like"],

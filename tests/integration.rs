@@ -10,6 +10,7 @@ mod cli;
 mod compat;
 mod component;
 mod concurrency;
+mod connection;
 mod contract;
 mod drop_in;
 mod environment;

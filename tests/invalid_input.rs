@@ -293,7 +293,7 @@ fn non_token_server_is_reported() {
         ),
         (
             foreign_server(http("307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/", "")),
-            &["307 Temporary Redirect"],
+            &["307 Temporary Redirect", "follows no redirect", "leads to http://127.0.0.1:1/"],
         ),
         (foreign_server(b"SSH-2.0-OpenSSH_10.0\r\n".to_vec()), &["did not answer"]),
         (foreign_server(Vec::new()), &["did not answer", "the old token is still in force"]),
@@ -310,10 +310,10 @@ fn non_token_server_is_reported() {
         ("", "http://127.0.0.1:8181"),
     ] {
         let output = env.cli(["create", "token", "--admin", "--host", host]).run();
-        output.assert_failed(1, &[host, message]);
+        output.assert_failed(2, &[host, message]);
     }
     let output = env.cli(["create", "token", "--admin", "--host", "http://me:password@127.0.0.1:1"]).run();
-    output.assert_failed(1, &["no user name or password"]);
+    output.assert_failed(2, &["--host: the URL of a server has no user name or password"]);
     assert!(!output.stderr.contains("password@"), "{output:?}");
     let bad_token = env.create_token(unused, &["--regenerate", "--yes", "--token", "two\nlines"]).run();
     bad_token.assert_failed(1, &["was it copied whole?"]);

@@ -5,15 +5,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use crate::cli::bounded_read::{line_of_stdin, within};
 use crate::cli::dotenv;
 use crate::cli::environment::boolean;
+use crate::cli::pasted;
 use crate::cli::stderr::{print_stderr, warn};
-use crate::cli::token_file::{MAX_BYTES, SavedToken};
-use crate::client::{Client, ClientError, DEFAULT_HOST, Trust, is_this_machine};
+use crate::cli::token_file::SavedToken;
+use crate::cli::usage_error::UsageError;
+use crate::client::{Client, ClientError, DEFAULT_HOST, ProxyError, ProxySource, Trust, is_this_machine};
 use crate::secret::Secret;
 
 /// The argument that reads a token or a code from standard input.
@@ -31,6 +34,9 @@ pub(crate) struct Connection {
     options: ConnectionOptions,
     /// The options from the file that decide where a token goes.
     from_file: Vec<FileOption>,
+    /// What names the server.
+    host_source: &'static str,
+    proxy_source: ProxySource,
 }
 
 /// An option that decides where a token goes.
@@ -46,6 +52,9 @@ enum FileOption {
 #[command(next_help_heading = "Connection")]
 struct ConnectionOptions {
     /// URL of the server, or unix:PATH for its recovery socket
+    ///
+    /// A path in the URL stands before that of every request, for a server behind a proxy, such as
+    /// https://example.com/influxdb.
     #[arg(short = 'H', long, value_name = "URL", env = "INFLUXDB3_HOST_URL", default_value = DEFAULT_HOST)]
     host: String,
 
@@ -70,6 +79,7 @@ struct ConnectionOptions {
     ///
     /// A server on this machine is asked without a proxy. HTTPS_PROXY, ALL_PROXY and NO_PROXY
     /// apply to a server with https:// alone, whose verified connection the proxy only passes on.
+    /// HTTP_PROXY does not apply: that proxy would see the token.
     #[expect(clippy::doc_markdown, reason = "help shows the text as it is here")]
     #[arg(long, value_name = "URL", env = "INFLUXDB3_PROXY", hide_env_values = true)]
     proxy: Option<String>,
@@ -118,12 +128,16 @@ impl FromArgMatches for Connection {
     }
 
     fn from_arg_matches_mut(matches: &mut ArgMatches) -> Result<Self, clap::Error> {
-        let from_file = FileOption::from_file(matches);
-        Ok(Self { options: ConnectionOptions::from_arg_matches_mut(matches)?, from_file })
+        let (from_file, host_source, proxy_source) =
+            (FileOption::from_file(matches), host_source(matches), proxy_source(matches));
+        let options = ConnectionOptions::from_arg_matches_mut(matches)?;
+        Ok(Self { options, from_file, host_source, proxy_source })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         self.from_file = FileOption::from_file(matches);
+        self.host_source = host_source(matches);
+        self.proxy_source = proxy_source(matches);
         self.options.update_from_arg_matches(matches)
     }
 }
@@ -163,7 +177,10 @@ impl Connection {
         } else {
             token
         };
-        let token = without_surroundings(&token)?;
+        let token = match pasted::token(token.expose()) {
+            Ok(text) => Secret::from(text.to_owned()),
+            Err(error) => bail!("the token {error}"),
+        };
         self.check_destination("token", TOKEN_VARIABLE, Some(&token))?;
         Ok(Some(token))
     }
@@ -171,21 +188,25 @@ impl Connection {
     fn read_token_file(&self, path: &Path) -> anyhow::Result<Secret> {
         let what = format!("the token in {}", path.display());
         let path = path.to_owned();
-        let token = within(self.options.timeout, &what, move || SavedToken::read(&path))?.token;
-        ensure!(token.expose().len() < MAX_BYTES, "{what} is longer than 64 KiB; was the right file given?");
-        Ok(token)
+        Ok(within(self.options.timeout, &what, move || SavedToken::read(&path))?.token)
     }
 
     /// Returns the recovery code. Fails if it would go to a server that a file `.env` names and
     /// that does not have it.
     pub(crate) fn recovery_code(&self, given: Option<&Secret>) -> anyhow::Result<Option<Secret>> {
-        let code = match given.map(|code| (code, code.expose().trim())) {
-            None | Some((_, "")) => return Ok(None),
-            Some((_, STDIN)) => {
+        let typed;
+        let code = match given.map(|code| code.expose().trim()) {
+            None | Some("") => return Ok(None),
+            Some(STDIN) => {
                 print_stderr("Enter the recovery code");
-                line_of_stdin(self.options.timeout, "the recovery code on standard input")?.into()
+                typed = line_of_stdin(self.options.timeout, "the recovery code on standard input")?;
+                &typed
             }
-            Some((_, code)) => Secret::from(code.to_owned()),
+            Some(code) => code,
+        };
+        let code = match pasted::recovery_code(code) {
+            Ok(text) => Secret::from(text.to_owned()),
+            Err(error) => bail!("the recovery code {error}"),
         };
         self.check_destination("recovery code", CODE_VARIABLE, Some(&code))?;
         Ok(Some(code))
@@ -208,7 +229,7 @@ impl Connection {
     fn check_destination(&self, what: &str, variable: &str, secret: Option<&Secret>) -> anyhow::Result<()> {
         let is_in_file = dotenv::origin_of(variable).is_some()
             && env::var(variable)
-                .is_ok_and(|value| secret.is_some_and(|secret| value.trim() == secret.expose()));
+                .is_ok_and(|value| secret.is_some_and(|secret| pasted::is_same(&value, secret.expose())));
         let Some(option) =
             self.from_file.iter().find(|option| self.redirects(**option)).filter(|_| !is_in_file)
         else {
@@ -245,10 +266,12 @@ impl Connection {
 
     /// Returns a client of the server. Warns if an attacker on the network could read or take the
     /// token that requests and responses carry (`carries_token`).
-    pub(crate) fn client(&self, carries_token: bool) -> Result<Client, ClientError> {
+    pub(crate) fn client(&self, carries_token: bool) -> anyhow::Result<Client> {
         let options = &self.options;
         let trust = Trust { ca: options.tls_ca.clone(), no_verify: options.tls_no_verify };
-        let client = Client::new(&options.host, &trust, options.proxy.as_deref(), options.timeout)?;
+        let proxy = options.proxy.as_deref().map(|proxy| (proxy, self.proxy_source));
+        let client = Client::new(&options.host, &trust, proxy, options.timeout)
+            .map_err(|error| self.usage_or_failure(error))?;
         if options.tls_no_verify {
             warn("--tls-no-verify: the server is not verified; an attacker in its place would get the token");
         }
@@ -260,60 +283,29 @@ impl Connection {
         }
         Ok(client)
     }
+
+    /// An option that is no URL is a usage error, as the parser would report it. The parser would
+    /// also print the value, which can hold a credential.
+    fn usage_or_failure(&self, error: ClientError) -> anyhow::Error {
+        let text = match error {
+            ClientError::Address(error) => format!("{}: {error}", self.host_source),
+            ClientError::Proxy(error @ ProxyError::NotAUrl(_)) => error.to_string(),
+            error => return error.into(),
+        };
+        UsageError { command: &[], kind: ErrorKind::ValueValidation, text }.into()
+    }
 }
 
-/// Returns the token without white space around it. Rejects what files, shells and documents put
-/// around a token: a server could only refuse it.
-fn without_surroundings(token: &Secret) -> anyhow::Result<Secret> {
-    let text = token.expose().trim().trim_start_matches('\u{feff}').trim();
-    let is_quote = |character| matches!(character, '"' | '\'' | '`');
-    if text.starts_with(is_quote) || text.ends_with(is_quote) {
-        bail!("the token has quotes around it: give it without (docker --env-file keeps them)");
-    }
-    if let Some((scheme, _)) = text.split_once(char::is_whitespace)
-        && ["bearer", "token", "basic"].contains(&scheme.to_lowercase().as_str())
-    {
-        bail!("the token begins with the word {scheme}, as a header does: give the token alone");
-    }
-    if let Some((name, _)) = text.split_once('=')
-        && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
-    {
-        bail!("the token begins with the name of a variable and =: give the value alone");
-    }
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        bail!("the token holds characters that no token has; was it copied whole?");
-    }
-    Ok(text.to_owned().into())
+/// Returns what names the server.
+fn host_source(matches: &ArgMatches) -> &'static str {
+    let (_, option, variable) = FileOption::Host.names();
+    if matches.value_source("host") == Some(ValueSource::EnvVariable) { variable } else { option }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn surroundings_of_token_are_trimmed_or_named() {
-        for text in ["apiv3_x", " apiv3_x", "apiv3_x\n", "apiv3_x\r\n", "\t apiv3_x \t", "\u{feff}apiv3_x\n"]
-        {
-            let token = without_surroundings(&Secret::from(text.to_owned())).unwrap();
-            assert_eq!(token.expose(), "apiv3_x", "{text:?}");
-        }
-        // A token can hold these characters.
-        for text in ["apiv3_a+b/c==", "apiv3_=", "a=b"] {
-            assert!(without_surroundings(&Secret::from(text.to_owned())).is_ok(), "{text:?}");
-        }
-        for (text, message) in [
-            ("\"apiv3_x\"", "quotes"),
-            ("'apiv3_x'\n", "quotes"),
-            ("Bearer apiv3_x", "the word Bearer"),
-            ("token\tapiv3_x", "the word token"),
-            ("INFLUXDB3_AUTH_TOKEN=apiv3_x", "the name of a variable"),
-            ("apiv3_x apiv3_y", "copied whole"),
-            ("apiv3_x\napiv3_y", "copied whole"),
-            ("apiv3_\u{200b}x", "copied whole"),
-            ("\n", "copied whole"),
-        ] {
-            let error = without_surroundings(&Secret::from(text.to_owned())).unwrap_err().to_string();
-            assert!(error.contains(message) && !error.contains("apiv3"), "{text:?}: {error}");
-        }
+/// Returns what names the proxy, if there is one.
+fn proxy_source(matches: &ArgMatches) -> ProxySource {
+    match matches.value_source("proxy") {
+        Some(ValueSource::EnvVariable) => ProxySource::OwnVariable,
+        _ => ProxySource::Option,
     }
 }

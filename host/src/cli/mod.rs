@@ -30,6 +30,7 @@ mod duration;
 mod environment;
 mod man_pages;
 mod output_file;
+mod pasted;
 mod prompt;
 mod restore;
 mod serve;

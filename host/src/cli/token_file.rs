@@ -5,11 +5,12 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use crate::cli::pasted::{self, Surroundings};
 use crate::cli::stderr::warn;
 use crate::private_file::Mode;
 use crate::private_file::ownership::trust_file_at;
@@ -32,7 +33,13 @@ impl SavedToken {
         trust_file_at(path).with_context(failed)?;
         let file = File::open(path).with_context(failed)?;
         let metadata = file.metadata().with_context(failed)?;
-        let saved = Self::from_file(&file).with_context(failed)?;
+        let text = read_secret(&file).with_context(failed)?;
+        ensure!(
+            text.len() < MAX_BYTES,
+            "the token in {} is longer than 64 KiB; was the right file given?",
+            path.display()
+        );
+        let saved = Self::parse(text).with_context(failed)?;
         let mode = Mode::of(&metadata);
         if metadata.is_file() && !mode.is_private() {
             // An error would prevent the replacement of the token, which is the remedy.
@@ -53,18 +60,22 @@ impl SavedToken {
             token: String,
         }
 
-        let line = text.trim();
-        if line.starts_with('{') {
+        let content = without_mark(&text).trim();
+        if content.starts_with('{') {
             // The message of serde quotes the file.
-            let Ok(TokenJson { token }) = serde_json::from_str(line) else {
+            let Ok(TokenJson { token }) = serde_json::from_str(content) else {
                 bail!("it is not JSON with a \"token\", which is a string");
             };
-            return Ok(Self { token: token.into(), json: Some(text) });
+            return Ok(Self { token: token.into(), json: Some(content.to_owned().into()) });
         }
-        if line.is_empty() || line.contains(char::is_whitespace) {
-            bail!("it must hold one token and nothing else, or JSON with a \"token\"");
+        match pasted::token(content) {
+            Ok(token) => Ok(Self { token: token.to_owned().into(), json: None }),
+            // A file of another kind, or an empty one.
+            Err(Surroundings::Characters | Surroundings::Empty) => {
+                bail!("it must hold one token and nothing else, or JSON with a \"token\"")
+            }
+            Err(error) => bail!("the token in it {error}"),
         }
-        Ok(Self { token: line.to_owned().into(), json: None })
     }
 
     /// Returns the content of the file with another token. Its form stays, so that its readers find
@@ -85,9 +96,14 @@ fn replace_token(json: &str, token: &Secret) -> Option<Zeroizing<String>> {
     lines.push(b'\n');
     let lines = Zeroizing::new(String::from_utf8(lines).ok()?);
     // The next command must be able to read it.
-    let reads = lines.len() <= MAX_BYTES
+    let reads = lines.len() < MAX_BYTES
         && SavedToken::parse(lines.clone()).is_ok_and(|saved| saved.token.expose() == token.expose());
     reads.then_some(lines)
+}
+
+/// Returns the text without the byte order mark that some editors put at the beginning of a file.
+pub(crate) fn without_mark(text: &str) -> &str {
+    text.trim_start_matches('\u{feff}')
 }
 
 /// Reads a file, up to the size limit.
@@ -116,6 +132,8 @@ mod tests {
         for (text, old, replaced) in [
             ("apiv3_x", "apiv3_x", "apiv3_y\n"),
             ("\r\n apiv3_x \r\n", "apiv3_x", "apiv3_y\n"),
+            ("\u{feff}apiv3_x\r\n", "apiv3_x", "apiv3_y\n"),
+            ("\u{feff}{\"token\":\"apiv3_x\"}", "apiv3_x", "{\n  \"token\": \"apiv3_y\"\n}\n"),
             (
                 r#"{"name": "_admin", "token": "apiv3_x", "expiry_millis": 9223372036854775807}"#,
                 "apiv3_x",
@@ -155,6 +173,15 @@ mod tests {
             ["", "\n", "apiv3_x apiv3_y", "apiv3_x\napiv3_y", "{", r#"{"token": 1}"#, r#"{"name": "x"}"#]
         {
             assert!(parse(text).is_none(), "{text:?}");
+        }
+        for (text, message) in [
+            ("\"apiv3_x\"", "the token in it has quotes around it"),
+            ("Bearer apiv3_x\n", "the token in it begins with the word Bearer"),
+            ("INFLUXDB3_AUTH_TOKEN=apiv3_x\n", "the token in it begins with the name of a variable"),
+            ("apiv3_x\napiv3_y\n", "it must hold one token and nothing else"),
+        ] {
+            let error = SavedToken::parse(text.to_owned().into()).err().unwrap().to_string();
+            assert!(error.starts_with(message) && !error.contains("apiv3"), "{text:?}: {error}");
         }
     }
 }

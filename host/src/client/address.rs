@@ -20,6 +20,7 @@ const SOCKET_URL: &str = "http://localhost";
 
 /// The address of a server.
 pub(super) struct ServerAddress {
+    /// The base of every request. Its path ends without a slash, or is one.
     url: Url,
     /// The path of the unix socket, if it is one.
     socket: Option<String>,
@@ -37,12 +38,12 @@ pub(crate) enum AddressError {
         "the URL of a server has no user name or password; give the token with --token or INFLUXDB3_AUTH_TOKEN"
     )]
     Userinfo,
-    /// The URL holds a path, a query or a fragment, which no request would have.
+    /// The URL holds a query or a fragment, which no request would have.
     #[error(
-        "the URL of a server ends behind its port, and {part:?} would be lost; give the address of the server itself, \
-         such as {DEFAULT_HOST}"
+        "the URL of a server has no query and no fragment, and {part:?} would be lost; give the address of the server \
+         itself, such as {DEFAULT_HOST}, or with the path that a proxy has for it"
     )]
-    NotTheRoot { part: String },
+    NotABase { part: String },
 }
 
 impl ServerAddress {
@@ -54,18 +55,20 @@ impl ServerAddress {
         if socket.as_ref().is_some_and(String::is_empty) {
             return Err(not_a_url());
         }
-        let url = Url::parse(if socket.is_some() { SOCKET_URL } else { host }).map_err(|_| not_a_url())?;
+        let mut url =
+            Url::parse(if socket.is_some() { SOCKET_URL } else { host }).map_err(|_| not_a_url())?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(AddressError::Userinfo);
         }
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
             return Err(not_a_url());
         }
-        // InfluxDB's client drops it, and sends the token to the root of that host.
-        let part = url.as_str().strip_prefix(&url.origin().ascii_serialization()).unwrap_or_default();
-        if socket.is_none() && part != "/" {
-            return Err(AddressError::NotTheRoot { part: part.to_owned() });
+        if url.query().is_some() || url.fragment().is_some() {
+            let part = url.as_str().find(['?', '#']).and_then(|at| url.as_str().get(at..));
+            return Err(AddressError::NotABase { part: part.unwrap_or_default().to_owned() });
         }
+        let base = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&base);
         let name = if socket.is_some() { host.to_owned() } else { url.to_string() };
         Ok(Self { url, socket, name })
     }
@@ -80,17 +83,23 @@ impl ServerAddress {
         self.socket.as_deref().map(Path::new)
     }
 
-    /// Returns the URL of the root of this server.
+    /// Returns the URL that every request begins with.
     pub(super) fn url(&self) -> &Url {
         &self.url
     }
 
-    /// Returns the URL of a path of this server.
+    /// Returns the URL of a path of this server, below the base that the user gave. InfluxDB's client
+    /// drops that base, and sends the token to the root of the host.
     pub(super) fn url_of(&self, path: &str) -> Url {
         let mut url = self.url.clone();
-        url.set_path(path);
-        url.set_query(None);
+        // What is percent-encoded already stays as it is.
+        url.set_path(&format!("{}{path}", self.url.path().trim_end_matches('/')));
         url
+    }
+
+    /// Returns whether every request has a path of the user before its own.
+    pub(super) fn has_base_path(&self) -> bool {
+        self.url.path() != "/"
     }
 
     pub(super) fn is_https(&self) -> bool {
@@ -124,6 +133,11 @@ impl ServerAddress {
     /// Returns whether requests cross a network without encryption.
     pub(super) fn is_plaintext(&self) -> bool {
         !self.is_https() && !self.is_loopback()
+    }
+
+    /// Returns whether this may be a recovery listener: a socket, or the default port of recovery.
+    pub(super) fn is_recovery(&self) -> bool {
+        self.socket.is_some() || self.is_recovery_port()
     }
 
     /// Returns whether this is the default port of token recovery.
@@ -188,28 +202,47 @@ mod tests {
     }
 
     #[test]
-    fn url_beyond_the_root_is_refused() {
-        for url in ["http://a", "http://a/", "https://a:8181/", "http://[::1]:1", "http://a:80/", "HTTP://A"]
-        {
-            assert!(ServerAddress::parse(url).is_ok(), "{url}");
+    fn path_of_host_is_base_of_every_request() {
+        for (host, asked) in [
+            ("http://a", "http://a/ping"),
+            ("http://a/", "http://a/ping"),
+            ("http://a//", "http://a/ping"),
+            ("HTTP://A:80", "http://a/ping"),
+            ("http://[::1]:1", "http://[::1]:1/ping"),
+            ("https://a/influxdb", "https://a/influxdb/ping"),
+            ("https://a:8181/influxdb/", "https://a:8181/influxdb/ping"),
+            (" http://a/influxdb//\n", "http://a/influxdb/ping"),
+            ("http://a/one/two", "http://a/one/two/ping"),
+            ("http://a/one//two/", "http://a/one//two/ping"),
+            ("http://a/é b", "http://a/%C3%A9%20b/ping"),
+            ("http://a/%C3%A9%20b%2Fc/", "http://a/%C3%A9%20b%2Fc/ping"),
+            ("http://a/one/../two/./", "http://a/two/ping"),
+            ("http://a/one/%2e%2e/two", "http://a/two/ping"),
+            ("unix:/run/influxdb/socket", "http://localhost/ping"),
+            ("unix:/run/influxdb?#/", "http://localhost/ping"),
+        ] {
+            let address = ServerAddress::parse(host).unwrap_or_else(|error| panic!("{host}: {error}"));
+            assert_eq!(address.url_of("/ping").as_str(), asked, "{host}");
         }
+    }
+
+    #[test]
+    fn query_fragment_or_credential_is_refused() {
         for (url, part) in [
-            ("http://a/influxdb", "/influxdb"),
-            ("http://a:8181/influxdb/", "/influxdb/"),
-            ("http://a//", "//"),
-            ("http://a?db=x", "/?db=x"),
-            ("http://a/?", "/?"),
-            ("https://a/#", "/#"),
-            ("http://a/#top", "/#top"),
+            ("http://a?db=x", "?db=x"),
+            ("http://a/influxdb?db=x#top", "?db=x#top"),
+            ("http://a/?", "?"),
+            ("https://a/#", "#"),
+            ("http://a/influxdb#top", "#top"),
         ] {
             match ServerAddress::parse(url) {
-                Err(AddressError::NotTheRoot { part: found }) => assert_eq!(found, part),
+                Err(AddressError::NotABase { part: found }) => assert_eq!(found, part),
                 result => {
                     panic!("{url}: {}", result.err().map(|error| error.to_string()).unwrap_or_default())
                 }
             }
         }
-        for url in ["http://me@a", "http://me:secret@a/", "http://:secret@a"] {
+        for url in ["http://me@a", "http://me:secret@a/", "http://:secret@a", "http://me:secret@a/influxdb"] {
             assert!(matches!(ServerAddress::parse(url), Err(AddressError::Userinfo)), "{url}");
         }
     }

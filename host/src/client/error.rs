@@ -7,23 +7,30 @@ use std::error::Error;
 
 use optoken_protocol::paths;
 use optoken_protocol::problem::{
-    ALREADY_EXISTS, ENDPOINT_DISABLED, ErrorStatus, MALFORMED_CREDENTIAL, NO_OPERATOR,
-    RECOVERY_PATH_NOT_FOUND, TOKEN_NOT_FOUND,
+    ALREADY_EXISTS, ENDPOINT_DISABLED, ErrorStatus, MALFORMED_CREDENTIAL, NOT_AUTHENTICATED,
 };
-use reqwest::StatusCode;
+use optoken_protocol::token::PREFIX;
+use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 use thiserror::Error;
 
 use crate::client::address::{AddressError, ServerAddress};
+use crate::client::not_found::Absent;
 use crate::client::proxy::{ProxyError, Route};
+use crate::client::response::Reply;
 use crate::client::tls::{TlsFailure, TrustError};
 use crate::client::unix_socket::SocketError;
 use crate::program;
+use crate::secret::Secret;
 use crate::token::OPERATOR;
 use crate::visible_text::one_line;
 
-/// The most characters of an error text that are shown.
-const MAX_MESSAGE_CHARS: usize = 500;
+/// The most bytes of an error text that are shown: any server may have written it. No text of this
+/// program's server has as many.
+const MAX_MESSAGE_BYTES: usize = 300;
+
+/// The most bytes of the title of a web page, or of the address of a redirect.
+const MAX_DETAIL_BYTES: usize = 120;
 
 const RECOVERY_HINT: &str = "\
 If the operator token is lost, start the server with --admin-token-recovery-http-bind and run:
@@ -44,9 +51,31 @@ pub(super) enum Operation {
 }
 
 impl Operation {
+    /// Returns whether it is a step of `create token`.
+    fn is_of_create(self) -> bool {
+        !matches!(self, Self::Delete | Self::List)
+    }
+
     /// Returns whether the operator token alone permits it.
     fn requires_operator(self) -> bool {
         matches!(self, Self::Create | Self::Regenerate | Self::Stage | Self::OperatorStatus)
+    }
+}
+
+/// A request, for errors about it.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) address: &'a ServerAddress,
+    pub(super) route: &'a Route,
+    pub(super) operation: Operation,
+    pub(super) url: &'a Url,
+    pub(super) credential: Option<&'a Secret>,
+}
+
+impl Asked<'_> {
+    /// Returns what was asked as errors name it: the URL, or the socket.
+    pub(super) fn name(&self) -> String {
+        if self.address.socket().is_some() { self.address.name().to_owned() } else { self.url.to_string() }
     }
 }
 
@@ -69,8 +98,8 @@ pub(crate) enum ClientError {
     #[error("the recovery code holds characters that no code has; was it copied whole?")]
     RecoveryCode,
     /// No connection was made.
-    #[error("cannot reach {host}: {reason}\n{}", program::named(.hint))]
-    Unreachable { host: String, reason: String, hint: String },
+    #[error("cannot reach {host}: {reason}{code}\n{}", program::named(.hint))]
+    Unreachable { host: String, reason: String, code: &'static str, hint: String },
     /// The socket is not that of a trusted user.
     #[error(
         "nothing was sent to {host}: {reason}\nUse a socket of root or of your own user, in a directory that no other \
@@ -90,8 +119,8 @@ pub(crate) enum ClientError {
     #[error("{host} answers, but not as a token server: {reason}")]
     NotATokenServer { host: String, reason: String },
     /// The server responded with an error.
-    #[error("server responded with error [{status}]: {message}{}", program::named(.hint))]
-    Refused { status: StatusCode, message: String, hint: String },
+    #[error("server responded with error [{status}]: {message}{code}{}", program::named(.hint))]
+    Refused { status: StatusCode, message: String, code: String, absent: Option<Absent>, hint: String },
     /// This process cannot make connections.
     #[error("cannot start the HTTP client: {0}")]
     Start(String),
@@ -104,15 +133,32 @@ impl ClientError {
             if statuses.iter().any(|expected| expected.code() == status.as_u16()))
     }
 
-    /// Returns whether a recovery listener responded that it has no such path.
-    pub(crate) fn is_from_recovery_listener(&self) -> bool {
-        matches!(self, Self::Refused { message, .. } if message == RECOVERY_PATH_NOT_FOUND)
+    /// Returns what the server does not have, if it responded so.
+    pub(crate) fn absent(&self) -> Option<Absent> {
+        match self {
+            Self::Refused { absent, .. } => *absent,
+            _ => None,
+        }
+    }
+
+    /// Returns whether a repeated request may succeed, according to the server or to a proxy in front
+    /// of it.
+    pub(crate) fn is_temporary(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                status: StatusCode::BAD_GATEWAY
+                    | StatusCode::SERVICE_UNAVAILABLE
+                    | StatusCode::GATEWAY_TIMEOUT,
+                ..
+            }
+        )
     }
 }
 
 /// The response is not that of a token server, for this reason.
-pub(super) fn not_a_token_server(address: &ServerAddress, reason: impl Into<String>) -> ClientError {
-    ClientError::NotATokenServer { host: address.name().to_owned(), reason: reason.into() }
+pub(super) fn not_a_token_server(asked: &Asked<'_>, reason: impl Into<String>) -> ClientError {
+    ClientError::NotATokenServer { host: asked.name(), reason: reason.into() }
 }
 
 /// Why a request has no response.
@@ -128,16 +174,14 @@ pub(super) enum SendError {
 }
 
 /// Converts an error of the connection.
-pub(super) fn transport_error(
-    address: &ServerAddress,
-    route: &Route,
-    operation: Operation,
-    error: &SendError,
-) -> ClientError {
+pub(super) fn transport_error(asked: &Asked<'_>, error: &SendError) -> ClientError {
+    let Asked { address, route, operation, .. } = *asked;
     let host = match route.proxy() {
-        Some(proxy) => format!("{} through the proxy {proxy}", address.name()),
-        None => address.name().to_owned(),
+        Some(proxy) => format!("{} through the proxy {proxy}", asked.name()),
+        None => asked.name(),
     };
+    // Scripts for InfluxDB's client look for this word (docs/compatibility.md 4.1).
+    let code = if operation.is_of_create() { " (ConnectError)" } else { "" };
     match error {
         SendError::Socket(error @ (SocketError::Path(_) | SocketError::Peer { .. })) => {
             ClientError::ForeignSocket { host, reason: error.to_string() }
@@ -145,6 +189,7 @@ pub(super) fn transport_error(
         SendError::Socket(SocketError::Connect(error)) => ClientError::Unreachable {
             host,
             reason: root_cause(error),
+            code,
             hint: unreachable_hint(address, route),
         },
         SendError::Socket(error) => no_answer(address, host, operation, root_cause(error), false),
@@ -167,7 +212,7 @@ pub(super) fn transport_error(
                 Some(TlsFailure::OtherProtocol(hint)) if route.proxy().is_none() => hint.to_owned(),
                 _ => unreachable_hint(address, route),
             };
-            ClientError::Unreachable { host, reason, hint }
+            ClientError::Unreachable { host, reason, code, hint }
         }
         SendError::Http(error) => {
             no_answer(address, host, operation, one_line(&root_cause(error)), error.is_timeout())
@@ -195,15 +240,17 @@ fn no_answer(
 
 fn unreachable_hint(address: &ServerAddress, route: &Route) -> String {
     match route {
-        Route::Through { .. } => {
-            return "Is the proxy running there, and does it permit connections to this server? To connect without it, \
-                    leave out --proxy and INFLUXDB3_PROXY, or add the server to NO_PROXY."
-                .to_owned();
-        }
-        Route::Bypass { proxy } => {
+        Route::Through { source, .. } => {
             return format!(
-                "The proxy {proxy} of the environment is not used, because it would see the token. To use it all the \
-                 same, give it with --proxy."
+                "{source} names the proxy. Is the proxy running there, and does it permit connections to this server? \
+                 {}",
+                source.way_without()
+            );
+        }
+        Route::Bypass { proxy, variable } => {
+            return format!(
+                "The proxy {proxy} of the environment is not used, because it would see the token; {variable} names it. \
+                 To use it all the same, give it with --proxy."
             );
         }
         Route::Direct => {}
@@ -243,56 +290,121 @@ fn no_answer_hint(operation: Operation) -> &'static str {
 }
 
 /// Converts a response with an error status.
-pub(super) fn http_error(
-    address: &ServerAddress,
-    route: &Route,
-    operation: Operation,
-    status: StatusCode,
-    body: &[u8],
-    had_credential: bool,
-) -> ClientError {
+pub(super) fn http_error(asked: &Asked<'_>, reply: &Reply) -> ClientError {
+    let status = reply.status;
+    let body = String::from_utf8_lossy(&reply.body);
+    let message = message(&body);
+    let absent = Absent::find(status, &body);
+    let mut hint = match absent {
+        Some(absent) => absent.hint(asked),
+        None if status.is_redirection() => redirect_hint(asked, reply.location.as_deref()),
+        None => http_hint(asked, status, &message),
+    };
+    // Inside TLS the proxy cannot respond itself.
+    if let Some(proxy) = asked.route.proxy().filter(|_| !asked.address.is_https()) {
+        hint = hint + "\nThe request passed the proxy " + proxy + ", which may have responded itself.";
+    }
+    // Scripts for InfluxDB's client look for this form of the status (docs/compatibility.md 4.1).
+    let code =
+        if asked.operation.is_of_create() { format!(" (code: {})", status.as_u16()) } else { String::new() };
+    ClientError::Refused { status, message, code, absent, hint }
+}
+
+/// Returns the text of an error response, as a terminal may show it.
+fn message(body: &str) -> String {
     /// An error as JSON, which some responses have.
     #[derive(Deserialize)]
     struct ErrorBody {
         error: String,
     }
 
-    let message = match serde_json::from_slice(body) {
-        Ok(ErrorBody { error }) => error,
-        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    let text = match serde_json::from_str(body) {
+        Ok(ErrorBody { error }) => one_line(&error),
+        Err(_) => one_line(body),
     };
-    let message: String = one_line(&message).chars().take(MAX_MESSAGE_CHARS).collect();
-    let mut hint = http_hint(address, operation, status, &message, had_credential);
-    // Inside TLS the proxy cannot respond itself.
-    if let Some(proxy) = route.proxy().filter(|_| !address.is_https()) {
-        hint = hint + "\nThe request passed the proxy " + proxy + ", which may have responded itself.";
+    if text.is_empty() {
+        return "the response has no text".to_owned();
     }
-    ClientError::Refused { status, message, hint }
+    if text.starts_with('<') {
+        return format!("the response is a web page: {}", cut(&without_tags(&text), MAX_DETAIL_BYTES));
+    }
+    cut(&text, MAX_MESSAGE_BYTES)
 }
 
-fn http_hint(
-    address: &ServerAddress,
-    operation: Operation,
-    status: StatusCode,
-    message: &str,
-    had_credential: bool,
-) -> String {
+/// Returns the text of a web page, whose title is the first part of it.
+fn without_tags(page: &str) -> String {
+    let parts = page.split('<').map(|part| part.split_once('>').map_or(part, |(_, text)| text));
+    parts.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
+}
+
+/// Returns the beginning of a text, with an ellipsis if it is longer.
+fn cut(text: &str, bytes: usize) -> String {
+    match text.get(..text.floor_char_boundary(bytes)) {
+        Some(beginning) if beginning.len() < text.len() => format!("{beginning}…"),
+        _ => text.to_owned(),
+    }
+}
+
+/// Returns what to do about a redirect. The token must not go where any server sends it.
+fn redirect_hint(asked: &Asked<'_>, location: Option<&str>) -> String {
+    let follows_none = "This program follows no redirect, because the token would go there.";
+    let target = location.and_then(|location| asked.url.join(location).ok()).filter(|target| {
+        matches!(target.scheme(), "http" | "https")
+            && target.username().is_empty()
+            && target.password().is_none()
+    });
+    let Some(target) = target else {
+        return format!("\n{follows_none} Is {} the address of a token server?", asked.address.name());
+    };
+    let own = asked.url.path().strip_prefix(asked.address.url().path().trim_end_matches('/'));
+    let base = own.and_then(|own| target.path().strip_suffix(own)).map(|base| {
+        let mut url = target.clone();
+        url.set_path(base);
+        url.set_query(None);
+        url.set_fragment(None);
+        url
+    });
+    match base {
+        Some(base) if base.as_str().len() <= MAX_DETAIL_BYTES => {
+            format!("\n{follows_none} If {base} is the address of your server, give it with --host {base}")
+        }
+        _ => format!(
+            "\n{follows_none} It leads to {}, which is not this path of another address. Is {} the address of a \
+             token server?",
+            cut(target.as_str(), MAX_DETAIL_BYTES),
+            asked.address.name()
+        ),
+    }
+}
+
+fn http_hint(asked: &Asked<'_>, status: StatusCode, message: &str) -> String {
+    let Asked { address, operation, credential, .. } = *asked;
     let requires_operator = operation.requires_operator();
     match status {
         StatusCode::BAD_REQUEST if message.starts_with(MALFORMED_CREDENTIAL) => {
             "\nWas the token copied whole?".to_owned()
         }
+        StatusCode::UNAUTHORIZED if !message.starts_with(NOT_AUTHENTICATED) => format!(
+            "\nThis is not the text of a token server. Is {} the address of one? A proxy in front of it may want a login \
+             of its own.",
+            address.name()
+        ),
         // The token of these requests is not one that the user gave.
         StatusCode::UNAUTHORIZED if matches!(operation, Operation::Confirm | Operation::Authenticate) => {
             String::new()
         }
-        StatusCode::UNAUTHORIZED if !had_credential => format!(
+        StatusCode::UNAUTHORIZED if credential.is_none() => format!(
             "\nGive {} token with --token-file, --token or INFLUXDB3_AUTH_TOKEN.\n{RECOVERY_HINT}",
             if requires_operator { "the operator" } else { "an admin" }
         ),
         StatusCode::UNAUTHORIZED => format!(
-            "\nThis is not {}, or no longer.\n{RECOVERY_HINT}",
-            if requires_operator { "the operator token" } else { "a token of this server" }
+            "\nThis is not {}, or no longer.{}\n{RECOVERY_HINT}",
+            if requires_operator { "the operator token" } else { "a token of this server" },
+            match credential {
+                Some(token) if !token.expose().starts_with(PREFIX) =>
+                    " It does not begin with apiv3_, as tokens do.",
+                _ => "",
+            }
         ),
         StatusCode::CONFLICT if operation == Operation::Stage => format!(
             "\nWait until then, or end it with the operator token: DELETE {}",
@@ -307,16 +419,12 @@ fn http_hint(
             "\nChoose another name, or delete that token with:\n  {program} delete token --token-name NAME"
                 .to_owned()
         }
-        StatusCode::NOT_FOUND if message.starts_with(NO_OPERATOR) => {
-            "\nThere is no operator token yet. To create it, run:\n  {program} create token --admin"
-                .to_owned()
-        }
-        StatusCode::NOT_FOUND if message.starts_with(TOKEN_NOT_FOUND) => {
-            "\nTo list the tokens, run:\n  {program} show tokens".to_owned()
-        }
-        StatusCode::NOT_FOUND => format!("\nIs {} the address of a token server?", address.name()),
         StatusCode::METHOD_NOT_ALLOWED if message.starts_with(ENDPOINT_DISABLED) => {
             "\nThe server accepts every request. To use tokens, start it without --without-auth.".to_owned()
+        }
+        // No server of this API answers so, so a proxy in front of it does.
+        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
+            format!("\nA proxy got no answer of the server.{}", no_answer_hint(operation))
         }
         _ => String::new(),
     }

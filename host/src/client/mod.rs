@@ -5,6 +5,7 @@
 
 mod address;
 mod error;
+mod not_found;
 mod proxy;
 mod response;
 mod tls;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use optoken_protocol::token::{PREFIX, SHORT_HASH_DIGITS, is_token_char};
 use optoken_protocol::{headers, media_type, paths, system_tokens};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use reqwest::{Method, RequestBuilder, StatusCode};
+use reqwest::{Method, Request, RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -27,9 +28,11 @@ use crate::visible_text::{escape, escape_json, one_line};
 pub(crate) use address::DEFAULT_HOST;
 use address::ServerAddress;
 pub(crate) use error::ClientError;
-use error::{Operation, SendError, http_error, not_a_token_server, root_cause, transport_error};
+use error::{Asked, Operation, SendError, http_error, not_a_token_server, root_cause, transport_error};
+pub(crate) use not_found::Absent;
 use proxy::Route;
-use response::read_body;
+pub(crate) use proxy::{ProxyError, ProxySource};
+use response::{Reply, read_body};
 pub(crate) use tls::Trust;
 
 /// Returns whether this is the address of a server on this machine.
@@ -93,7 +96,7 @@ impl Client {
     pub(crate) fn new(
         host: &str,
         trust: &Trust,
-        proxy: Option<&str>,
+        proxy: Option<(&str, ProxySource)>,
         timeout: Duration,
     ) -> Result<Self, ClientError> {
         let address = ServerAddress::parse(host)?;
@@ -153,9 +156,9 @@ impl Client {
     /// `overlap` seconds. Succeeds also if this token is the operator token already.
     pub(crate) fn confirm(&self, staged: &Secret, overlap: u64) -> Result<(), ClientError> {
         let request = json_body(self.post(paths::CONFIRM), &json!({ "overlap_secs": overlap }));
-        let body = self.send(Operation::Confirm, request, Some(staged), StatusCode::OK)?;
-        let ShownToken { short_hash } = self.parse(&body)?;
-        self.check_hash(&short_hash, staged)
+        let answer = self.send(Operation::Confirm, request, Some(staged), StatusCode::OK)?;
+        let ShownToken { short_hash } = answer.parse()?;
+        answer.check_hash(&short_hash, staged)
     }
 
     /// Checks whether a server that cannot stage accepts the token. Changes nothing.
@@ -164,24 +167,22 @@ impl Client {
         match self.send(Operation::Authenticate, request, Some(token), StatusCode::OK) {
             // A server checks the token before the path (docs/compatibility.md 2.2), and InfluxDB 3
             // does not have this path.
-            Err(ClientError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(()),
+            Err(error) if error.absent() == Some(Absent::Path) => Ok(()),
             result => result.map(drop),
         }
     }
 
     /// Returns the state of the operator token. Any accepted token permits it.
     pub(crate) fn operator_status(&self, token: &Secret) -> Result<OperatorStatus, ClientError> {
-        let body =
-            self.send(Operation::OperatorStatus, self.get(paths::OPERATOR), Some(token), StatusCode::OK)?;
-        self.parse(&body)
+        self.send(Operation::OperatorStatus, self.get(paths::OPERATOR), Some(token), StatusCode::OK)?.parse()
     }
 
     /// Checks that this token is the operator token, and returns its state.
     pub(crate) fn authenticate_operator(&self, token: &Secret) -> Result<OperatorStatus, ClientError> {
-        let body =
+        let answer =
             self.send(Operation::Authenticate, self.get(paths::OPERATOR), Some(token), StatusCode::OK)?;
-        let operator: OperatorStatus = self.parse(&body)?;
-        self.check_hash(&operator.short_hash, token)?;
+        let operator: OperatorStatus = answer.parse()?;
+        answer.check_hash(&operator.short_hash, token)?;
         Ok(operator)
     }
 
@@ -202,12 +203,12 @@ impl Client {
         let mut url = self.address.url_of(paths::TOKENS);
         url.query_pairs_mut().append_pair("token_name", name);
         let request = self.http.request(Method::DELETE, url);
-        let body = self.send(Operation::Delete, request, credential, StatusCode::OK)?;
+        let answer = self.send(Operation::Delete, request, credential, StatusCode::OK)?;
         // A server that answers 200 to every request has deleted nothing.
-        if body.is_empty() {
+        if answer.body.is_empty() {
             Ok(())
         } else {
-            Err(not_a_token_server(&self.address, "its response to a deletion has a body"))
+            Err(answer.invalid("its response to a deletion has a body"))
         }
     }
 
@@ -216,9 +217,8 @@ impl Client {
     pub(crate) fn list(&self, credential: Option<&Secret>, format: &str) -> Result<String, ClientError> {
         let body = json!({ "db": system_tokens::DATABASE, "q": system_tokens::QUERY, "format": format });
         let request = json_body(self.post(paths::QUERY_SQL), &body);
-        let body = self.send(Operation::List, request, credential, StatusCode::OK)?;
-        let text =
-            str::from_utf8(&body).map_err(|_| not_a_token_server(&self.address, "the list is not text"))?;
+        let answer = self.send(Operation::List, request, credential, StatusCode::OK)?;
+        let text = str::from_utf8(&answer.body).map_err(|_| answer.invalid("the list is not text"))?;
         // A list has no control characters: names have none, and JSON escapes them.
         let text: String =
             text.chars().filter(|&character| character == '\n' || !character.is_control()).collect();
@@ -233,6 +233,7 @@ impl Client {
         credential: Option<&Secret>,
     ) -> Result<Zeroizing<Vec<u8>>, ClientError> {
         self.send(Operation::List, self.get(paths::AUDIT), credential, StatusCode::OK)
+            .map(|answer| answer.body)
     }
 
     fn get(&self, path: &str) -> RequestBuilder {
@@ -241,22 +242,6 @@ impl Client {
 
     fn post(&self, path: &str) -> RequestBuilder {
         self.http.post(self.address.url_of(path))
-    }
-
-    fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
-        // The message of serde quotes the body, which may hold a token.
-        serde_json::from_slice(body).map_err(|error| {
-            not_a_token_server(&self.address, format!("unexpected JSON ({:?})", error.classify()))
-        })
-    }
-
-    /// Checks that a response is about this token. It may answer an earlier request.
-    fn check_hash(&self, short_hash: &str, token: &Secret) -> Result<(), ClientError> {
-        if is_short_hash_of(short_hash, token) {
-            Ok(())
-        } else {
-            Err(not_a_token_server(&self.address, "its response is about another token"))
-        }
     }
 
     /// Sends a request and returns the new token of the response.
@@ -272,63 +257,92 @@ impl Client {
             token: String,
         }
 
-        let body = self.send(operation, request, credential, StatusCode::CREATED)?;
-        let issued: IssuedToken = self.parse(&body)?;
+        let answer = self.send(operation, request, credential, StatusCode::CREATED)?;
+        let issued: IssuedToken = answer.parse()?;
         let token = Secret::from(issued.token);
         let random = token.expose().strip_prefix(PREFIX).unwrap_or_default();
         if random.is_empty() || !random.chars().all(is_token_char) {
-            Err(not_a_token_server(&self.address, "the token in its response is malformed"))
+            Err(answer.invalid("the token in its response is malformed"))
         } else {
             Ok(token)
         }
     }
 
-    /// Sends a request and returns the body of the response, which must have the status `expected`.
-    fn send(
-        &self,
+    /// Sends a request and returns the response, which must have the status `expected`.
+    fn send<'a>(
+        &'a self,
         operation: Operation,
         mut request: RequestBuilder,
-        credential: Option<&Secret>,
+        credential: Option<&'a Secret>,
         expected: StatusCode,
-    ) -> Result<Zeroizing<Vec<u8>>, ClientError> {
+    ) -> Result<Answer<'a>, ClientError> {
         if let Some(credential) = credential {
             let header = Zeroizing::new(format!("Bearer {}", credential.expose()));
             let mut header = HeaderValue::from_str(&header).map_err(|_| ClientError::Token)?;
             header.set_sensitive(true);
             request = request.header(AUTHORIZATION, header);
         }
-        let (status, body) = self
+        let request = request.build().map_err(|error| ClientError::Start(root_cause(&error)))?;
+        let url = request.url().clone();
+        let asked = Asked { address: &self.address, route: &self.route, operation, url: &url, credential };
+        let reply = self
             .runtime
             .block_on(self.exchange(operation, request))
-            .map_err(|error| transport_error(&self.address, &self.route, operation, &error))?;
+            .map_err(|error| transport_error(&asked, &error))?;
+        let status = reply.status;
         if status == expected {
-            Ok(body)
+            Ok(Answer { client: self, operation, url, credential, body: reply.body })
         } else if status.is_success() {
-            Err(not_a_token_server(
-                &self.address,
-                format!("it responded with {status} instead of {expected}"),
-            ))
+            Err(not_a_token_server(&asked, format!("it responded with {status} instead of {expected}")))
         } else {
-            Err(http_error(&self.address, &self.route, operation, status, &body, credential.is_some()))
+            Err(http_error(&asked, &reply))
         }
     }
 
     /// Sends a request, and reads the whole response.
-    async fn exchange(
-        &self,
-        operation: Operation,
-        request: RequestBuilder,
-    ) -> Result<(StatusCode, Zeroizing<Vec<u8>>), SendError> {
+    async fn exchange(&self, operation: Operation, request: Request) -> Result<Reply, SendError> {
         let Some(path) = self.address.socket() else {
-            let response = request.send().await.map_err(SendError::Http)?;
+            let response = self.http.execute(request).await.map_err(SendError::Http)?;
             return read_body(operation, response).await;
         };
-        let request = request.build().map_err(SendError::Http)?;
         let exchange = async {
             let response = unix_socket::send(path, request).await.map_err(SendError::Socket)?;
             read_body(operation, response).await
         };
         tokio::time::timeout(self.timeout, exchange).await.map_err(|_| SendError::Timeout)?
+    }
+}
+
+/// A response with the expected status, and the request that it answers.
+struct Answer<'a> {
+    client: &'a Client,
+    operation: Operation,
+    url: Url,
+    credential: Option<&'a Secret>,
+    body: Zeroizing<Vec<u8>>,
+}
+
+impl Answer<'_> {
+    fn parse<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
+        // The message of serde quotes the body, which may hold a token.
+        serde_json::from_slice(&self.body)
+            .map_err(|error| self.invalid(format!("unexpected JSON ({:?})", error.classify())))
+    }
+
+    /// Checks that the response is about this token. It may answer an earlier request.
+    fn check_hash(&self, short_hash: &str, token: &Secret) -> Result<(), ClientError> {
+        if is_short_hash_of(short_hash, token) {
+            Ok(())
+        } else {
+            Err(self.invalid("its response is about another token"))
+        }
+    }
+
+    /// The response is not that of a token server, for this reason.
+    fn invalid(&self, reason: impl Into<String>) -> ClientError {
+        let Self { client, operation, ref url, credential, .. } = *self;
+        let Client { address, route, .. } = client;
+        not_a_token_server(&Asked { address, route, operation, url, credential }, reason)
     }
 }
 

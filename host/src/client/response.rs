@@ -1,5 +1,6 @@
 //! Reads a response within limits: any server may have sent it.
 
+use reqwest::header::LOCATION;
 use reqwest::{Response, StatusCode};
 use zeroize::Zeroizing;
 
@@ -10,6 +11,14 @@ const MAX_LIST_BYTES: usize = 16 << 20;
 
 /// The most bytes of any other response.
 const MAX_BYTES: usize = 64 << 10;
+
+/// A response, whose body is read.
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    /// Where a redirect leads to.
+    pub(super) location: Option<String>,
+    pub(super) body: Zeroizing<Vec<u8>>,
+}
 
 impl Operation {
     /// Returns the most bytes of a response to it.
@@ -24,11 +33,9 @@ impl Operation {
 
 /// Reads the body of a response. That of an error is cut off at the limit, because only its
 /// beginning is shown.
-pub(super) async fn read_body(
-    operation: Operation,
-    mut response: Response,
-) -> Result<(StatusCode, Zeroizing<Vec<u8>>), SendError> {
+pub(super) async fn read_body(operation: Operation, mut response: Response) -> Result<Reply, SendError> {
     let status = response.status();
+    let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let limit = if status.is_success() { operation.max_response_bytes() } else { MAX_BYTES };
     let announced = response.content_length().and_then(|length| usize::try_from(length).ok());
     // A buffer that grows leaves copies of a token in memory.
@@ -44,5 +51,5 @@ pub(super) async fn read_body(
         }
         body.extend_from_slice(&chunk);
     }
-    Ok((status, body))
+    Ok(Reply { status, location, body })
 }

@@ -41,7 +41,7 @@ use optoken_protocol::problem::ErrorStatus;
 use crate::cli::create::offline::OfflineToken;
 use crate::cli::create::staged_file::{OutputFile, StagedFile, is_same_token};
 use crate::cli::stderr::{print_stderr, warn};
-use crate::client::{Client, ClientError, OperatorStatus, sha512_hex};
+use crate::client::{Absent, Client, ClientError, OperatorStatus, sha512_hex};
 use crate::secret::Secret;
 
 /// The pauses before a request without a response is repeated. A server restarts within a second.
@@ -70,6 +70,27 @@ pub(crate) struct Rotation<'a> {
     pub(crate) output: &'a dyn Output,
 }
 
+/// Why the token is replaced in a single call, and not in the steps that can be repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SingleCall {
+    /// A recovery listener has no other, and closes afterwards.
+    Recovery,
+    /// The server is InfluxDB 3, or an older one.
+    WithoutStaging,
+}
+
+impl SingleCall {
+    /// Returns the way that is left after a request of a step failed so, if there is one. A server
+    /// without an operator token has nothing to replace, and to any other server nothing is sent.
+    fn instead_of(error: &ClientError) -> Option<Self> {
+        match error.absent()? {
+            Absent::Path => Some(Self::WithoutStaging),
+            Absent::RecoveryPath => Some(Self::Recovery),
+            Absent::Operator | Absent::Token | Absent::Unknown => None,
+        }
+    }
+}
+
 /// What is printed to stdout, in the format that the user chose.
 pub(crate) trait Output {
     /// Prints a token, and nothing about its state.
@@ -87,15 +108,15 @@ impl Rotation<'_> {
     /// user has the token. Reports success after the confirmation.
     pub(crate) fn rotate_to_stdout(&self) -> anyhow::Result<()> {
         let Some(credential) = self.credential_for_staging() else {
-            return self.regenerate_to_stdout(true);
+            return self.regenerate_to_stdout(SingleCall::Recovery);
         };
         let new = OfflineToken::generate(None, None)?;
         match self.stage(credential, new.sha512()) {
             Ok(()) => {}
-            Err(error) if error.has_status(&[ErrorStatus::NotFound]) => {
-                return self.regenerate_to_stdout(error.is_from_recovery_listener());
-            }
-            Err(error) => return Err(error.into()),
+            Err(error) => match SingleCall::instead_of(&error) {
+                Some(call) => return self.regenerate_to_stdout(call),
+                None => return Err(error.into()),
+            },
         }
         print_stderr("The new token, which is not in force yet:");
         self.output
@@ -114,12 +135,12 @@ impl Rotation<'_> {
         self.report_success()
     }
 
-    fn regenerate_to_stdout(&self, recovery: bool) -> anyhow::Result<()> {
-        let token = self.regenerate(recovery)?;
+    fn regenerate_to_stdout(&self, call: SingleCall) -> anyhow::Result<()> {
+        let token = self.regenerate(call)?;
         self.output.print_token(&token).context(
             "the old token was replaced, but the new one cannot be written to standard output: use token recovery",
         )?;
-        if !recovery {
+        if call != SingleCall::Recovery {
             self.authenticate(&token)
                 .context("the printed token has replaced the old one, but does not authenticate")?;
         }
@@ -153,7 +174,7 @@ impl Rotation<'_> {
             // The file may hold the operator token, so it is replaced only after the server accepts
             // this one.
             let accepted = match self.confirm(token) {
-                Err(error) if error.has_status(&[ErrorStatus::NotFound]) => self.authenticate(token),
+                Err(error) if error.absent() == Some(Absent::Path) => self.authenticate(token),
                 result => result,
             };
             accepted.with_context(|| format!("the given token is the one in {}", file.staged.display()))?;
@@ -173,12 +194,12 @@ impl Rotation<'_> {
         file.check_writable()?;
         match self.confirm(&staged.token) {
             Ok(()) => return self.finish(file, &staged.token),
-            Err(error) if error.has_status(&[ErrorStatus::NotFound]) => {
-                return self.regenerate_to_file(file, error.is_from_recovery_listener());
-            }
             // The token is not staged, or no longer.
             Err(error) if error.has_status(&REFUSED) => {}
-            Err(error) => return Err(unfinished(file, error)),
+            Err(error) => match SingleCall::instead_of(&error) {
+                Some(call) => return self.regenerate_to_file(file, call),
+                None => return Err(unfinished(file, error)),
+            },
         }
         let Some(credential) = self.credential else {
             bail!(
@@ -238,7 +259,7 @@ impl Rotation<'_> {
 
     fn begin(&self, file: &OutputFile<'_>) -> anyhow::Result<()> {
         let Some(credential) = self.credential_for_staging() else {
-            return self.regenerate_to_file(file, true);
+            return self.regenerate_to_file(file, SingleCall::Recovery);
         };
         let new = OfflineToken::generate(None, None)?;
         file.write_staged(&new.secret, credential)?;
@@ -249,13 +270,12 @@ impl Rotation<'_> {
         }
         match self.stage(credential, new.sha512()) {
             Ok(()) => self.take_over(file, &new.secret),
-            Err(error) if error.has_status(&[ErrorStatus::NotFound]) => {
-                file.remove_staged();
-                self.regenerate_to_file(file, error.is_from_recovery_listener())
-            }
             Err(error @ ClientError::Refused { .. }) => {
                 // No request has confirmed the token, so it is not the only one that works.
                 file.remove_staged();
+                if let Some(call) = SingleCall::instead_of(&error) {
+                    return self.regenerate_to_file(file, call);
+                }
                 if error.has_status(&REFUSED) && self.report_if_done(file, credential)? {
                     return Ok(());
                 }
@@ -281,9 +301,9 @@ impl Rotation<'_> {
     }
 
     /// Replaces the token in a single call, as every server can, and saves the new one.
-    fn regenerate_to_file(&self, file: &OutputFile<'_>, recovery: bool) -> anyhow::Result<()> {
+    fn regenerate_to_file(&self, file: &OutputFile<'_>, call: SingleCall) -> anyhow::Result<()> {
         file.check_writable()?;
-        let token = self.regenerate(recovery)?;
+        let token = self.regenerate(call)?;
         if let Err(error) = file.install(&token) {
             // The process holds the only copy of the token.
             self.output.print_token(&token).with_context(|| {
@@ -295,7 +315,7 @@ impl Rotation<'_> {
             return Err(error.context("the old token was replaced by the printed one, which is not saved"));
         }
         file.remove_staged();
-        if !recovery {
+        if call != SingleCall::Recovery {
             self.authenticate(&token).with_context(|| {
                 format!(
                     "the old token was replaced by the one in {}, but that does not authenticate",
@@ -314,18 +334,21 @@ impl Rotation<'_> {
 
     /// Replaces the token in a single call, whose response must not be lost. A recovery listener
     /// closes afterwards, so that it cannot authenticate the new token.
-    fn regenerate(&self, recovery: bool) -> anyhow::Result<Secret> {
-        if self.overlap > 0 {
-            bail!(
+    fn regenerate(&self, call: SingleCall) -> anyhow::Result<Secret> {
+        match call {
+            SingleCall::Recovery if self.overlap > 0 => bail!(
+                "token recovery ends the old token at once, and so does a request without the operator token: leave out \
+                 --overlap, or give the operator token"
+            ),
+            SingleCall::WithoutStaging if self.overlap > 0 => bail!(
                 "this server cannot replace the token and accept the old one a while longer; without --overlap the old one \
                  stops working at once"
-            );
-        }
-        if !recovery {
-            warn(
+            ),
+            SingleCall::Recovery => {}
+            SingleCall::WithoutStaging => warn(
                 "the server cannot stage a new token (404), so the old one is replaced in a single call: if the response is \
                  lost, so is the new token",
-            );
+            ),
         }
         Ok(self.client.regenerate_operator(self.credential, self.recovery_code)?)
     }
@@ -403,7 +426,7 @@ fn retry<T>(if_unreachable: bool, attempt: impl Fn() -> Result<T, ClientError>) 
         let pause = match &error {
             ClientError::NoAnswer { .. } => pauses.next(),
             ClientError::Unreachable { .. } if if_unreachable => pauses.next(),
-            error if error.has_status(&[ErrorStatus::ServiceUnavailable]) => pauses.next(),
+            error if error.is_temporary() => pauses.next(),
             error if error.has_status(&[ErrorStatus::Unauthorized]) => {
                 let since = first_refusal.get_or_insert_with(Instant::now);
                 (since.elapsed() < PROPAGATION_WINDOW).then_some(PROPAGATION_PAUSE)
