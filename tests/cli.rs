@@ -739,6 +739,7 @@ fn help_has_examples_and_no_secret() {
         ("create token --admin -h", "optoken create token --admin --name ci --expiry 90d"),
         ("delete token --help", "optoken delete token --token-name ci --yes"),
         ("show tokens --help", "optoken show tokens --format json"),
+        ("hash token --help", "optoken hash token --token-file operator-token --output-file hash.json"),
         ("help show tokens", "optoken show tokens --format json"),
         ("audit show --help", "optoken audit show --format json"),
         ("audit verify --help", "optoken audit verify audit.jsonl --expect-head"),

@@ -14,6 +14,7 @@ mod connection;
 mod contract;
 mod drop_in;
 mod environment;
+mod hash;
 mod http2;
 mod http_edges;
 mod invalid_input;

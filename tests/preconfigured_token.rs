@@ -105,12 +105,16 @@ fn unusable_token_file_prevents_start() {
             "Admin token file has insecure permissions: 644. Others can read the token; run: chmod 0600 ",
         ),
         (&good, 0o604, "Admin token file has insecure permissions: 604"),
-        (&good, 0o444, "printf %s \"$TOKEN\" | sha512sum"),
+        (&good, 0o444, "run: optoken hash token --token-file "),
         (&good, 0o602, "Others can change it; run: chmod go-w "),
         (&hash, 0o664, "Others can change it; run: chmod go-w "),
         ("", 0o600, "Failed to parse admin token file as JSON: it is not JSON (line 1, column 0)"),
         ("{", 0o600, "Failed to parse admin token file as JSON: it is not JSON"),
-        (TOKEN, 0o600, "Failed to parse admin token file as JSON: it is not JSON"),
+        (
+            TOKEN,
+            0o600,
+            "Failed to parse admin token file as JSON: it is a token alone, and not JSON; `hash token`",
+        ),
         ("{\"token\": 12345678, \"name\": \"x\"}", 0o600, "\"token\" or \"token_sha512\", which are strings"),
         (&json!({ "token": TOKEN }).to_string(), 0o600, "it must have \"name\""),
         (&json!({ "name": "_admin" }).to_string(), 0o600, "neither \"token\" nor \"token_sha512\""),
@@ -155,6 +159,18 @@ fn unusable_token_file_prevents_start() {
     let server = env.serve(&[]);
     assert!(!server.accepts(TOKEN));
     assert_eq!(get("/health").bearer(TOKEN).send(server.address).status, 401);
+}
+
+#[test]
+fn byte_order_mark_before_token_file_is_skipped() {
+    for content in [
+        json!({ "token": TOKEN, "name": "_admin" }),
+        json!({ "token_sha512": sha512_hex(TOKEN), "name": "_admin" }),
+    ] {
+        let env = TestEnv::new();
+        let file = env.token_file(&format!("\u{feff}{content}\r\n"), 0o600);
+        assert!(env.serve(&["--admin-token-file", &file]).accepts(TOKEN));
+    }
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn completions_exist_for_each_shell() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let output = env.cli(["completions", shell]).run();
         assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{shell}");
-        for word in ["optoken", "regenerate", "token-file", "audit"] {
+        for word in ["optoken", "regenerate", "token-file", "audit", "hash"] {
             assert!(output.stdout.contains(word), "{shell}: {word}");
         }
     }
@@ -53,7 +53,9 @@ fn man_pages_cover_every_command() {
     assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (Some(0), "", ""));
     let mut expected = BTreeSet::from(["optoken.1".to_owned()]);
     expected.extend(commands(&env, "").iter().map(|path| format!("optoken{}.1", path.replace(' ', "-"))));
-    assert!(expected.contains("optoken-create-token---admin.1"), "{expected:?}");
+    for page in ["optoken-create-token---admin.1", "optoken-hash-token.1"] {
+        assert!(expected.contains(page), "{page}: {expected:?}");
+    }
 
     let mut found = BTreeSet::new();
     let mut banned = Vec::new();

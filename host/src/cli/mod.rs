@@ -28,6 +28,7 @@ mod delete;
 mod dotenv;
 mod duration;
 mod environment;
+mod hash;
 mod man_pages;
 mod output_file;
 mod pasted;
@@ -78,6 +79,7 @@ enum Command {
     Create(create::Create),
     Delete(delete::Delete),
     Show(show::Show),
+    Hash(hash::Hash),
     Audit(audit::Audit),
     Backup(backup::Backup),
     Restore(Box<restore::Restore>),
@@ -123,6 +125,7 @@ pub fn run() -> ExitCode {
         Command::Create(create) => ("Create", create.run()),
         Command::Delete(delete) => ("Delete", delete.run()),
         Command::Show(show) => ("Show", show.run()),
+        Command::Hash(hash) => ("Hash", hash.run()),
         Command::Audit(audit) => ("Audit", audit.run()),
         Command::Backup(backup) => ("Backup", backup.run()),
         Command::Restore(restore) => ("Restore", restore.run()),

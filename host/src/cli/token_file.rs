@@ -49,6 +49,11 @@ impl SavedToken {
         Ok(saved)
     }
 
+    /// Returns the JSON of the file, if it is JSON.
+    pub(crate) fn json(&self) -> Option<&str> {
+        self.json.as_ref().map(|json| json.as_str())
+    }
+
     /// Reads an open file.
     pub(crate) fn from_file(file: &File) -> anyhow::Result<Self> {
         Self::parse(read_secret(file)?)

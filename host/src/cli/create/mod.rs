@@ -1,7 +1,7 @@
 //! `optoken create token --admin`: creates the operator token, replaces it, or creates a named
 //! admin token (docs/compatibility.md 4.1).
 
-mod offline;
+pub(crate) mod offline;
 mod rotation;
 pub(crate) mod staged_file;
 
@@ -40,7 +40,9 @@ enum Resource {
     Token(Token),
 }
 
-/// Create an admin token, or replace the operator token.
+/// Create a new auth token, or replace the operator token.
+///
+/// `--admin` is the name of the subcommand: options follow it.
 #[derive(Debug, Args)]
 #[command(after_help = program::named("\
 Examples:

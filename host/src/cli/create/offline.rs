@@ -43,16 +43,28 @@ impl OfflineToken {
         } else {
             // A server will import it in the same way.
             let name = name.unwrap_or(OPERATOR);
-            let imported = authority()?.import_hash(name, &issued.info.sha512, expiry(lifetime)?, ORIGIN)?;
+            let expiry = lifetime.map(Self::expiry_after).transpose()?;
+            let imported = authority()?.import_hash(name, &issued.info.sha512, expiry, ORIGIN)?;
             created(imported)?
         };
         Ok(Self { secret: issued.secret, info })
     }
 
-    /// Returns a token that was generated before. Rejects one that is easy to guess.
-    pub(crate) fn from_secret(secret: Secret) -> anyhow::Result<Self> {
-        let info = created(authority()?.import_token(OPERATOR, &secret, None, ORIGIN)?)?;
+    /// Returns a token that was generated before, as a server would import it. Rejects one that is
+    /// easy to guess.
+    pub(crate) fn from_secret(secret: Secret, name: &str, expiry: Option<Timestamp>) -> anyhow::Result<Self> {
+        let info = created(authority()?.import_token(name, &secret, expiry, ORIGIN)?)?;
         Ok(Self { secret, info })
+    }
+
+    /// Returns when a token expires that is accepted for this many seconds from now.
+    pub(crate) fn expiry_after(seconds: u64) -> anyhow::Result<Timestamp> {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .context("the clock of this machine stands before 1970, so an expiry means nothing")?;
+        let now = Timestamp::try_from(now.as_millis()).unwrap_or(Timestamp::MAX);
+        // The component limits an expiry to the last moment that it can represent.
+        Ok(now.saturating_add(seconds.saturating_mul(1000)))
     }
 
     /// Returns the SHA-512 of its text, as 128 lower-case hexadecimal digits.
@@ -77,6 +89,11 @@ impl OfflineToken {
 
     /// Writes the file that `serve --admin-token-file` imports the hash of the token from.
     pub(crate) fn save_hash(&self, path: &Path) -> anyhow::Result<()> {
+        replace(path, &self.hash_file()?, PUBLIC_MODE)
+    }
+
+    /// Returns the content of that file.
+    pub(crate) fn hash_file(&self) -> anyhow::Result<Zeroizing<Vec<u8>>> {
         #[derive(Serialize)]
         struct HashFile<'a> {
             token_sha512: &'a str,
@@ -87,7 +104,7 @@ impl OfflineToken {
 
         let TokenInfo { name, sha512, expiry, .. } = &self.info;
         let file = HashFile { token_sha512: sha512, name, expiry_millis: *expiry };
-        replace(path, &to_json(&file)?, PUBLIC_MODE)
+        to_json(&file)
     }
 }
 
@@ -100,16 +117,6 @@ fn authority() -> anyhow::Result<Authority> {
 fn created(imported: ImportOutcome) -> anyhow::Result<TokenInfo> {
     let ImportOutcome::Created(info) = imported else { bail!("an empty catalog holds a token already") };
     Ok(info)
-}
-
-fn expiry(lifetime: Option<u64>) -> anyhow::Result<Option<Timestamp>> {
-    let Some(seconds) = lifetime else { return Ok(None) };
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .context("the clock of this machine stands before 1970, so an expiry means nothing")?;
-    let now = Timestamp::try_from(now.as_millis()).unwrap_or(Timestamp::MAX);
-    // The component limits an expiry to the last moment that it can represent.
-    Ok(Some(now.saturating_add(seconds.saturating_mul(1000))))
 }
 
 fn to_json(file: &impl Serialize) -> anyhow::Result<Zeroizing<Vec<u8>>> {

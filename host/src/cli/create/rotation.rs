@@ -43,6 +43,7 @@ use crate::cli::create::staged_file::{OutputFile, StagedFile, is_same_token};
 use crate::cli::stderr::{print_stderr, warn};
 use crate::client::{Absent, Client, ClientError, OperatorStatus, sha512_hex};
 use crate::secret::Secret;
+use crate::token::OPERATOR;
 
 /// The pauses before a request without a response is repeated. A server restarts within a second.
 const PAUSES: [Duration; 3] =
@@ -234,7 +235,7 @@ impl Rotation<'_> {
     }
 
     fn stage_again(&self, file: &OutputFile<'_>, credential: &Secret, token: Secret) -> anyhow::Result<()> {
-        let staged = OfflineToken::from_secret(token).with_context(|| {
+        let staged = OfflineToken::from_secret(token, OPERATOR, None).with_context(|| {
             format!("the token in {} is not that of an interrupted rotation", file.staged.display())
         })?;
         match self.stage(credential, staged.sha512()) {

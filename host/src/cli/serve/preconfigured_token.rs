@@ -9,13 +9,15 @@ use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
+use optoken_protocol::token::PREFIX;
 use serde::Deserialize;
 use serde_json::error::Category;
 
 use crate::authority::Authority;
-use crate::cli::token_file::{MAX_BYTES, read_secret};
+use crate::cli::token_file::{MAX_BYTES, read_secret, without_mark};
 use crate::private_file::ownership::{Readers, readers_of, trust_owner, trust_path};
 use crate::private_file::{Mode, identity};
+use crate::program;
 use crate::secret::Secret;
 use crate::token::{ImportOutcome, OPERATOR, now};
 
@@ -90,6 +92,11 @@ pub(crate) fn reload(authority: &Authority, path: &Path) -> anyhow::Result<()> {
     import(authority, path).with_context(|| format!("cannot use {} (--admin-token-file)", path.display()))
 }
 
+/// Returns whether a file holds a token as client commands read it.
+fn is_token_alone(text: &str) -> bool {
+    without_mark(text).trim_start().starts_with(PREFIX)
+}
+
 fn read(path: &Path) -> anyhow::Result<TokenFile> {
     let trusted = trust_path(path).context("Failed to read admin token file")?;
     // A pipe is not opened: it may have no writer.
@@ -110,11 +117,14 @@ fn read(path: &Path) -> anyhow::Result<TokenFile> {
     );
     let text = read_secret(&file).context("Failed to read admin token file")?;
     // The message of serde quotes the file.
-    let parsed: TokenFile = serde_json::from_str(&text).map_err(|error| {
+    let parsed: TokenFile = serde_json::from_str(without_mark(&text)).map_err(|error| {
         let expected = match error.classify() {
             Category::Data => {
                 "it must have \"name\" and \"token\" or \"token_sha512\", which are strings, and may have \"expiry_millis\", \
                  which is a whole number"
+            }
+            _ if is_token_alone(&text) => {
+                "it is a token alone, and not JSON; `hash token` makes a file with the hash of a token"
             }
             _ => "it is not JSON",
         };
@@ -134,8 +144,9 @@ fn read(path: &Path) -> anyhow::Result<TokenFile> {
         readers_of(&metadata) != Readers::Others || parsed.token.is_none(),
         "Admin token file has insecure permissions: {mode:o}. Others can read the token; run: chmod 0600 {path}\n\
          In Kubernetes, set defaultMode: 0440 for the secret, and fsGroup to a group of the server.\n\
-         Where its mode cannot be changed, give the hash of this token as \"token_sha512\" instead of \"token\": \
-         printf %s \"$TOKEN\" | sha512sum"
+         Where its mode cannot be changed, use a file with the hash of this token instead, which is no secret. To make \
+         it, run: {} hash token --token-file {path} --output-file hash.json",
+        program::name()
     );
     Ok(parsed)
 }
