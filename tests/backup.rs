@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::backup::Backup;
+use serde_json::{Value, json};
 
 use crate::support::{CREATE, CommandOutput, Server, TestEnv, create_named, eventually, get, post};
 
@@ -159,6 +160,77 @@ fn unconfirmed_or_damaged_restore_changes_nothing() {
     let foreign = env.file("foreign.db", b"no database");
     run(&env, "restore", &foreign, &["--yes"]).assert_failed(1, &["nothing was changed"]);
     assert!(env.serve(&[]).accepts(&operator));
+}
+
+#[test]
+fn restore_without_answer_changes_nothing() {
+    let (env, operator, backup) = backed_up();
+    let saved = env.file("saved", b"precious");
+    // Without a terminal there is no answer.
+    for (args, message) in [
+        (&[][..], "Cannot restore without confirmation (answer 'yes', or use --yes); nothing was changed"),
+        (&["--output-file", "new"], "Cannot restore without confirmation"),
+        (&["--output-file", "saved"], "saved exists already"),
+    ] {
+        run(&env, "restore", &backup, args).assert_failed(1, &[message, "use --yes"]);
+    }
+    assert_eq!(fs::read(&saved).unwrap(), b"precious");
+    assert!(!env.home().join("new").exists() && !env.home().join("saved.staged").exists());
+    assert!(env.serve(&[]).accepts(&operator));
+    assert_done(&run(&env, "restore", &backup, &["-y", "--output-file", "saved"]));
+    let restored = fs::read_to_string(&saved).unwrap();
+    assert!(env.serve(&[]).accepts(restored.trim()));
+}
+
+#[test]
+fn restore_prints_one_json_object() {
+    let (env, operator, backup) = backed_up();
+    let object = |output: &CommandOutput| -> Value {
+        assert_done(output);
+        assert_eq!(output.stdout.lines().count(), 1, "{}", output.stdout);
+        serde_json::from_str(&output.stdout).unwrap()
+    };
+    let printed = object(&run(&env, "restore", &backup, &["--yes", "--json"]));
+    let keys: Vec<_> = printed.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["store", "catalog_id", "sequence", "token"]);
+    assert_eq!(printed["store"], env.store().to_str().unwrap());
+    assert_eq!(printed["sequence"], 3);
+    let server = env.serve(&[]);
+    assert!(server.accepts(printed["token"].as_str().unwrap()) && !server.accepts(&operator));
+    drop(server);
+
+    let args = ["--yes", "--json", "--accept-catalog-at", "2", "--output-file", "saved"];
+    let saved = object(&run(&env, "restore", &backup, &args));
+    assert_eq!((&saved["saved_to"], &saved["catalog_id"]), (&json!("saved"), &printed["catalog_id"]));
+    assert!(saved.get("token").is_none());
+    let token = fs::read_to_string(env.home().join("saved")).unwrap();
+    assert!(env.serve(&[]).accepts(token.trim()));
+}
+
+#[test]
+fn help_of_backup_and_restore_is_about_files() {
+    let env = TestEnv::new();
+    for command in ["backup", "restore"] {
+        for help in ["-h", "--help"] {
+            let text = env.cli([command, help]).run().stdout;
+            assert!(!text.contains("memory") && text.contains("--store <URL>"), "{text}");
+        }
+        // The variables of a server lead to its store, which may be none.
+        let file = env.home().join("backup.db");
+        let output = env.cli([command]).arg(&file).env("INFLUXDB3_OBJECT_STORE", "memory").run();
+        output.assert_failed(1, &["a store in memory has no file"]);
+    }
+    let text = env.cli(["restore", "--help"]).run().stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in [
+        "Restore a backup that is older than the server has seen, at this sequence",
+        "Where no terminal is, add --yes",
+        "--yes also replaces an existing --output-file",
+        "After an interruption the store is the old one or the restored one.",
+        "Print one JSON object instead of text",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("0 accepts an empty store") && !text.contains("this option does not"), "{text}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::authority::Authority;
-use crate::cli::serve::storage::Storage;
+use crate::cli::file_store::FileStore;
 use crate::program;
 use crate::store::sqlite::copies;
 use crate::store::{MemoryStore, Store as _};
@@ -31,12 +31,12 @@ pub(crate) struct Backup {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    #[command(flatten)]
-    storage: Storage,
-
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    storage: FileStore,
 }
 
 /// The content of a backup.
@@ -50,7 +50,7 @@ struct Summary<'a> {
 
 impl Backup {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let source = self.storage.existing_file()?;
+        let source = self.storage.0.existing_file()?;
         let entry = copies::backup(&source, &self.file)?;
         let authority = open_copy(&entry.document)?;
         let sequence = authority.catalog_state()?.map_or(0, |state| state.audit_sequence);

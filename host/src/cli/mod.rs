@@ -28,6 +28,7 @@ mod delete;
 mod dotenv;
 mod duration;
 mod environment;
+mod file_store;
 mod hash;
 mod man_pages;
 mod output_file;

@@ -10,20 +10,21 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use optoken_protocol::timestamp::rfc3339;
+use serde::Serialize;
+use zeroize::Zeroizing;
 
 use crate::authority::{Authority, CatalogPosition, HighWaterMark};
 use crate::cli::create::staged_file::OutputFile;
+use crate::cli::file_store::{FileStore, RestoreContinuity};
 use crate::cli::output_file::{confirm_overwrite, resolve_output_path};
 use crate::cli::prompt::ask;
-use crate::cli::serve::continuity::Continuity;
-use crate::cli::serve::storage::Storage;
 use crate::cli::stderr::{print_stderr, warn};
 use crate::program;
 use crate::secret::Secret;
 use crate::store::sqlite::copies;
 use crate::store::{MemoryStore, Store};
 use crate::token::{OPERATOR, TokenInfo, now};
-use crate::visible_text::one_line;
+use crate::visible_text::{escape_json, one_line};
 
 /// Put a backup in the place of the token store, with a new operator token.
 ///
@@ -32,6 +33,12 @@ use crate::visible_text::one_line;
 /// back. Named tokens of the backup are accepted again, also those deleted since.
 ///
 /// A backup that is older than the server has seen needs --accept-catalog-at with its sequence.
+///
+/// Where no terminal is, add --yes: a question without an answer ends the command without a change.
+/// --yes also replaces an existing --output-file.
+///
+/// After an interruption the store is the old one or the restored one. With --output-file FILE, the
+/// operator token of the restored one is in FILE, or in FILE.staged if FILE did not follow.
 #[derive(Debug, Args)]
 #[command(after_help = program::named("\
 Examples:
@@ -44,19 +51,49 @@ pub(crate) struct Restore {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    #[command(flatten)]
-    storage: Storage,
-
-    #[command(flatten)]
-    continuity: Continuity,
-
     /// Save the new operator token to this file, with mode 0600, instead of printing it
+    ///
+    /// An existing file is replaced after a question, or with --yes; JSON with a `token` stays JSON.
     #[arg(long, value_name = "FILE")]
     output_file: Option<PathBuf>,
 
     /// Do not ask
-    #[arg(long)]
+    #[arg(short, long)]
     yes: bool,
+
+    /// Print one JSON object instead of text: the token, or the file that holds it
+    ///
+    /// The object with the token is printed before the store is replaced. Exit code 0 means that the
+    /// store is replaced.
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    storage: FileStore,
+
+    #[command(flatten)]
+    continuity: RestoreContinuity,
+}
+
+/// What is restored.
+#[derive(Debug, Serialize)]
+struct Summary<'a> {
+    store: &'a str,
+    catalog_id: &'a str,
+    sequence: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    saved_to: Option<&'a str>,
+}
+
+impl Summary<'_> {
+    fn print(&self) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        let json = Zeroizing::new(serde_json::to_string(self)?);
+        writeln!(stdout, "{}", escape_json(&json))?;
+        stdout.flush()
+    }
 }
 
 /// A state that was read, and the authority over it.
@@ -68,7 +105,7 @@ struct Copy {
 
 impl Restore {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let target = self.storage.place()?;
+        let target = self.storage.0.place()?;
         let backup = read_copy(&self.file)
             .with_context(|| format!("cannot restore {}: nothing was changed", self.file.display()))?;
         copies::ensure_unused(&target)?;
@@ -76,8 +113,8 @@ impl Restore {
             Ok(false) => None,
             _ => Some(read_copy(&target)),
         };
-        let mark = self.continuity.mark(Some(&target))?.context("the token store is in no file")?;
-        let mark = HighWaterMark::open(&mark, self.continuity.accepted().is_some())?;
+        let mark = self.continuity.0.mark(Some(&target))?.context("the token store is in no file")?;
+        let mark = HighWaterMark::open(&mark, self.continuity.0.accepted().is_some())?;
         let accepted = self.check_age(&backup, current.as_ref(), &mark)?;
         describe(&backup, current.as_ref())?;
         let output = match &self.output_file {
@@ -91,6 +128,16 @@ impl Restore {
             bail!("Cannot restore without confirmation (answer 'yes', or use --yes); nothing was changed");
         }
         let secret = replace_operator(&backup, &self.file)?;
+        let position = backup.authority.position()?.context("the backup has no audit record")?;
+        let (store, saved_to) =
+            (target.display().to_string(), output.as_ref().map(|path| path.display().to_string()));
+        let summary = Summary {
+            store: &store,
+            catalog_id: &position.catalog_id,
+            sequence: position.sequence,
+            token: secret.as_ref().filter(|_| output.is_none()).map(Secret::expose),
+            saved_to: saved_to.as_deref().filter(|_| secret.is_some()),
+        };
         let saved = match (&output, &secret) {
             (Some(path), Some(secret)) => {
                 let output = OutputFile::lock(path)?;
@@ -99,7 +146,7 @@ impl Restore {
                 Some(output)
             }
             (None, Some(secret)) => {
-                self.show(secret)?;
+                self.show(secret, &summary)?;
                 None
             }
             (_, None) => None,
@@ -111,7 +158,6 @@ impl Restore {
             output.remove_staged();
             print_stderr(&format!("Token saved to: {}", output.path.display()));
         }
-        let position = backup.authority.position()?.context("the backup has no audit record")?;
         match accepted {
             Some(sequence) => {
                 let replaced = current.and_then(Result::ok).map_or(0, |current| current.position.sequence);
@@ -121,6 +167,11 @@ impl Restore {
         }
         drop(mark);
         print_stderr(&format!("Restored {position} to: {}", target.display()));
+        if self.json && summary.token.is_none() {
+            summary
+                .print()
+                .context("the backup is restored, but that cannot be written to standard output")?;
+        }
         Ok(())
     }
 
@@ -143,7 +194,7 @@ impl Restore {
                 }
                 _ => format!("this server has seen sequence {}", seen.sequence),
             };
-            if self.continuity.accepted() != Some(sequence) {
+            if self.continuity.0.accepted() != Some(sequence) {
                 bail!(
                     "the backup has catalog {} at sequence {sequence}, and {difference}: tokens that were revoked since \
                      would be accepted again; nothing was changed; if that is meant, add --accept-catalog-at {sequence}",
@@ -162,11 +213,15 @@ impl Restore {
     }
 
     /// Prints the new token, and asks whether it is saved.
-    fn show(&self, secret: &Secret) -> anyhow::Result<()> {
+    fn show(&self, secret: &Secret, summary: &Summary<'_>) -> anyhow::Result<()> {
         let mut stdout = io::stdout().lock();
-        writeln!(stdout, "Token: {}", secret.expose())
-            .and_then(|()| stdout.flush())
-            .context("cannot print the new operator token; nothing was changed")?;
+        let printed = if self.json {
+            drop(stdout);
+            summary.print()
+        } else {
+            writeln!(stdout, "Token: {}", secret.expose()).and_then(|()| stdout.flush())
+        };
+        printed.context("cannot print the new operator token; nothing was changed")?;
         print_stderr(
             "This is the new operator token. It is not shown again, and is in force after the next step.",
         );

@@ -161,10 +161,10 @@ struct Access {
     /// --without-auth
     ///
     /// The file has a `name` (`_admin` is the operator token), and a `token` or its `token_sha512`,
-    /// which is not secret. It may have `expiry_millis`, in milliseconds since 1970. SIGHUP reads the
-    /// file again. Other users
-    /// must not be able to read a `token` (mode 0600). A token that is easy to guess is refused. To
-    /// create such a file: `create token --admin --offline`
+    /// which is not secret. It may have `expiry_millis`, in milliseconds since 1970. A `token` may
+    /// be readable to the owner and to a group of the server (modes 0600, 0440), and to no other
+    /// user. A token that is easy to guess is refused. To create such a file: `create token --admin
+    /// --offline`, or `hash token` for a token that exists already
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_ADMIN_TOKEN_FILE")]
     admin_token_file: Option<PathBuf>,
 
