@@ -311,6 +311,18 @@ fn answers_of_others_are_told_from_those_of_token_servers() {
         output.assert_failed(1, messages);
         assert!(!output.stderr.contains("word@") && !output.stderr.contains("javascript"), "{output:?}");
     }
+    // The outcome at another server is unknown, that of this one is in its text.
+    let new = "create token --admin --name ci";
+    for (text, hint) in [
+        ("object store error: Generic { store: \"x\" }", true),
+        ("the server cannot do this, its log has the cause; nothing was changed", false),
+    ] {
+        let (address, _) = responding(&http("500 Internal Server Error", text));
+        let output = run(&env, new, &format!("http://{address}"));
+        output.assert_failed(1, &[&format!("[500 Internal Server Error]: {text} (code: 500)\n")]);
+        assert_eq!(output.stderr.contains("The token may have been created"), hint, "{output:?}");
+        assert!(!output.stderr.contains("recovery"), "{output:?}");
+    }
     // A hostile server cannot fill the terminal.
     for body in ["x".repeat(5000), "é".repeat(5000), format!("<title>{}", "é".repeat(5000))] {
         let (address, _) = responding(&http("500 Internal Server Error", &body));

@@ -478,7 +478,7 @@ fn recovery_requires_code_with_option() {
         request.send(recovery).assert_is(
             403,
             &format!(
-                "this is not the recovery code; wrong codes left before token recovery is closed: {left}"
+                "this is not the recovery code; wrong codes left before this listener is closed: {left}"
             ),
         );
     }
@@ -521,7 +521,9 @@ fn five_wrong_codes_close_recovery() {
     for _ in 0..4 {
         assert_eq!(wrong.send(recovery).status, 403);
     }
-    wrong.send(recovery).assert_is(403, "this is not the recovery code; token recovery is closed now");
+    wrong
+        .send(recovery)
+        .assert_is(403, "this is not the recovery code; this listener of token recovery is closed now");
     begun.write(&[*last]);
     assert_too_late(begun.read());
     assert_closed(recovery);

@@ -19,6 +19,12 @@ use crate::json::Quoted;
 use crate::media_type::{JSON, TEXT};
 use crate::redact::redact;
 
+/// The text of a request without an accepted token.
+pub const NOT_AUTHENTICATED: &str = "the request was not authenticated";
+
+/// What the text of a failure has whose outcome is certain.
+pub const NOTHING_CHANGED: &str = "nothing was changed";
+
 /// How the text of [`Problem::AlreadyExists`] begins. A comma, a space and the name follow.
 pub const ALREADY_EXISTS: &str = "token name already exists";
 
@@ -40,9 +46,6 @@ pub const RECOVERY_PATH_NOT_FOUND: &str = "not found";
 
 /// The text of [`Problem::Forbidden`] for a request that a page in a browser has sent.
 pub const SENT_BY_PAGE: &str = "web pages may not ask for this: there is an Origin or Sec-Fetch header";
-
-/// The text of a request without an accepted token.
-pub const NOT_AUTHENTICATED: &str = "the request was not authenticated";
 
 /// How long a client waits before it tries again, in seconds.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -103,6 +106,9 @@ pub enum Problem {
     UnknownOutcomeRetryable,
     /// The named token may have been created; if it was, its secret is lost.
     UnknownOutcomeOfNamed,
+    /// The first operator token may have been created; if it was, its secret is lost. The text names
+    /// the way to recover.
+    UnknownOutcomeOfFirst(&'static str),
     /// The command cannot be carried out, and trying again does not help.
     Internal,
     /// The request is forbidden regardless of its credentials; the text has the reason.
@@ -111,7 +117,8 @@ pub enum Problem {
     MissingRecoveryCode,
     /// The recovery code is wrong; this many attempts are left.
     WrongRecoveryCode(u32),
-    /// Token recovery has succeeded once, or its time is over.
+    /// Token recovery has succeeded once, or its time is over, or this listener got too many wrong
+    /// codes.
     RecoveryClosed,
     /// The answer to forward authentication for this reason. A proxy gets status and headers alone,
     /// and no other status than 401 and 503: proxies turn most others into errors of their own.
@@ -178,7 +185,8 @@ impl Problem {
             Self::Unavailable
             | Self::UnknownOutcome(_)
             | Self::UnknownOutcomeRetryable
-            | Self::UnknownOutcomeOfNamed => ErrorStatus::ServiceUnavailable,
+            | Self::UnknownOutcomeOfNamed
+            | Self::UnknownOutcomeOfFirst(_) => ErrorStatus::ServiceUnavailable,
             Self::Internal => ErrorStatus::InternalServerError,
             Self::ForwardAuth(reason) => match reason.challenge() {
                 Some(_) => ErrorStatus::Unauthorized,
@@ -214,7 +222,9 @@ impl Problem {
             Self::BodyTimeout => "Failed to read request body: it did not arrive in time".into(),
             Self::InvalidGzip(reason) => format!("error decoding gzip stream: {reason}").into(),
             Self::InvalidJson(reason) => format!("serde json error: {reason}").into(),
-            Self::Unavailable => "tokens are not available at the moment, nothing was changed, try again".into(),
+            Self::Unavailable => {
+                format!("tokens are not available at the moment, {NOTHING_CHANGED}, try again").into()
+            }
             Self::UnknownOutcome(recovery) => format!(
                 "the token store failed in the middle of the change; if the token that was used is refused from now on, the \
                  change was made and its new token is lost: use {recovery}"
@@ -226,17 +236,26 @@ impl Problem {
             Self::UnknownOutcomeOfNamed => "the token store failed in the middle of the change, which may have been made; if the \
                  list has a token of this name, its secret is lost: delete it and do it again"
                 .into(),
-            Self::Internal => "the server cannot do this, its log has the cause; nothing was changed".into(),
+            Self::UnknownOutcomeOfFirst(recovery) => format!(
+                "the token store failed in the middle of the change, which may have been made; if there is an operator \
+                 token now, its secret is lost: use {recovery}"
+            )
+            .into(),
+            Self::Internal => {
+                format!("the server cannot do this, its log has the cause; {NOTHING_CHANGED}").into()
+            }
             Self::Forbidden(reason) => reason.clone(),
             Self::MissingRecoveryCode => "token recovery asks for the code that the server has written down: present it with \
                  --recovery-code -, or in the header X-Recovery-Code"
                 .into(),
-            Self::WrongRecoveryCode(0) => "this is not the recovery code; token recovery is closed now".into(),
-            Self::WrongRecoveryCode(left) => {
-                format!("this is not the recovery code; wrong codes left before token recovery is closed: {left}").into()
+            Self::WrongRecoveryCode(0) => {
+                "this is not the recovery code; this listener of token recovery is closed now".into()
             }
-            Self::RecoveryClosed => "token recovery is closed: it regenerates the operator token once, and only for a \
-                 while; the next start of the server can open it again"
+            Self::WrongRecoveryCode(left) => {
+                format!("this is not the recovery code; wrong codes left before this listener is closed: {left}").into()
+            }
+            Self::RecoveryClosed => "token recovery is closed at this listener: one success, too many wrong codes or the \
+                 time limit closes it; the next start of the server can open it again"
                 .into(),
             Self::ForwardAuth(reason) => reason.text(),
         }

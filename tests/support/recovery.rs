@@ -8,8 +8,8 @@ use super::cli::Cli;
 use super::http::Response;
 use super::{TestEnv, eventually};
 
-const CLOSED: &str = "token recovery is closed: it regenerates the operator token once, and only for a while; the next \
-                      start of the server can open it again";
+const CLOSED: &str = "token recovery is closed at this listener: one success, too many wrong codes or the time limit \
+                      closes it; the next start of the server can open it again";
 
 /// Waits until the address refuses connections.
 pub(crate) fn assert_closed(address: SocketAddr) {

@@ -7,7 +7,7 @@ use std::error::Error;
 
 use optoken_protocol::paths;
 use optoken_protocol::problem::{
-    ALREADY_EXISTS, ENDPOINT_DISABLED, ErrorStatus, MALFORMED_CREDENTIAL, NOT_AUTHENTICATED,
+    ALREADY_EXISTS, ENDPOINT_DISABLED, ErrorStatus, MALFORMED_CREDENTIAL, NOT_AUTHENTICATED, NOTHING_CHANGED,
 };
 use optoken_protocol::token::PREFIX;
 use reqwest::{StatusCode, Url};
@@ -421,6 +421,10 @@ fn http_hint(asked: &Asked<'_>, status: StatusCode, message: &str) -> String {
         }
         StatusCode::METHOD_NOT_ALLOWED if message.starts_with(ENDPOINT_DISABLED) => {
             "\nThe server accepts every request. To use tokens, start it without --without-auth.".to_owned()
+        }
+        // Of InfluxDB 3: the text of this program's server has the outcome.
+        StatusCode::INTERNAL_SERVER_ERROR if !message.contains(NOTHING_CHANGED) => {
+            no_answer_hint(operation).to_owned()
         }
         // No server of this API answers so, so a proxy in front of it does.
         StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {

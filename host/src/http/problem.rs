@@ -58,6 +58,23 @@ pub(crate) fn repeatable(problem: Problem) -> Problem {
     }
 }
 
+/// Converts an unknown outcome of the creation of a named token. The presented token stays what it
+/// is, so token recovery is not the way out.
+pub(crate) fn of_named(problem: Problem) -> Problem {
+    match problem {
+        Problem::UnknownOutcome(_) => Problem::UnknownOutcomeOfNamed,
+        problem => problem,
+    }
+}
+
+/// Converts an unknown outcome of the creation of the operator token, which no token is used for.
+pub(crate) fn of_first(problem: Problem) -> Problem {
+    match problem {
+        Problem::UnknownOutcome(recovery) => Problem::UnknownOutcomeOfFirst(recovery),
+        problem => problem,
+    }
+}
+
 /// Returns the problem of a command with an unknown outcome.
 pub(crate) fn unknown_outcome() -> Problem {
     Problem::UnknownOutcome("token recovery")
@@ -88,6 +105,30 @@ impl From<CommandError> for Problem {
             CommandError::Unavailable(_) => Self::Unavailable,
             CommandError::UnknownOutcome(_) => unknown_outcome(),
             CommandError::Internal(_) => Self::Internal,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_outcome_has_advice_for_its_command() {
+        let unknown = || Problem::from(CommandError::UnknownOutcome("no answer".to_owned()));
+        for (problem, present, absent) in [
+            (unknown(), "if the token that was used is refused", "do it again"),
+            (of_named(unknown()), "its secret is lost: delete it and do it again", "recovery"),
+            (of_first(unknown()), "its secret is lost: use token recovery", "the token that was used"),
+            // Of recovery, too: it is open as long as it has not succeeded.
+            (repeatable(unknown()), "nothing is lost, do it again", "use token recovery"),
+        ] {
+            let text = problem.text();
+            assert!(text.contains(present) && !text.contains(absent), "{text}");
+            assert_eq!(problem.status().code(), 503);
+        }
+        for convert in [of_named, of_first, repeatable] {
+            assert_eq!(convert(Problem::Unavailable), Problem::Unavailable);
         }
     }
 }

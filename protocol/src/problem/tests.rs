@@ -79,6 +79,13 @@ fn problems() -> Vec<Case> {
             &[],
         ),
         (
+            Problem::UnknownOutcomeOfFirst("token recovery"),
+            503,
+            "the token store failed in the middle of the change, which may have been made; if there is an operator \
+             token now, its secret is lost: use token recovery",
+            &[],
+        ),
+        (
             Problem::Internal,
             500,
             "the server cannot do this, its log has the cause; nothing was changed",
@@ -95,20 +102,20 @@ fn problems() -> Vec<Case> {
         (
             Problem::WrongRecoveryCode(4),
             403,
-            "this is not the recovery code; wrong codes left before token recovery is closed: 4",
+            "this is not the recovery code; wrong codes left before this listener is closed: 4",
             &[],
         ),
         (
             Problem::WrongRecoveryCode(0),
             403,
-            "this is not the recovery code; token recovery is closed now",
+            "this is not the recovery code; this listener of token recovery is closed now",
             &[],
         ),
         (
             Problem::RecoveryClosed,
             410,
-            "token recovery is closed: it regenerates the operator token once, and only for a while; the next start \
-             of the server can open it again",
+            "token recovery is closed at this listener: one success, too many wrong codes or the time limit closes \
+             it; the next start of the server can open it again",
             CLOSE,
         ),
     ]

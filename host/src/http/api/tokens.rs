@@ -107,7 +107,8 @@ async fn create_operator(request: ApiRequest) -> Result<Response, Problem> {
     if state.read(Authority::status)?.is_none() {
         body::ignore(request.into_body(), NO_FIELDS).await?;
     }
-    let issued = state.command(move |authority| authority.create_operator(&origin)).await?;
+    let created = state.command(move |authority| authority.create_operator(&origin));
+    let issued = created.await.map_err(problem::of_first)?;
     Ok(issued_token::created_response(&issued))
 }
 
@@ -119,11 +120,7 @@ async fn create_named(request: ApiRequest) -> Result<Response, Problem> {
         body::json(request, state.options.max_request_size, Some(NAMED_FIELDS)).await?;
     let create =
         move |authority: &Authority| authority.create_named(&credential, &token_name, expiry_secs, &origin);
-    // The presented token stays what it is, so token recovery is not the way out.
-    let issued = state.command(create).await.map_err(|problem| match problem {
-        Problem::UnknownOutcome(_) => Problem::UnknownOutcomeOfNamed,
-        problem => problem,
-    })?;
+    let issued = state.command(create).await.map_err(problem::of_named)?;
     Ok(issued_token::created_response(&issued))
 }
 
@@ -158,7 +155,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             problems: [
                 bootstrap_problems(options),
                 ignored_body_problems(),
-                command_problems(),
+                command_problems().into_iter().map(problem::of_first).collect(),
                 create_problems(),
                 vec![Problem::InvalidArgument("…".to_owned())],
             ]

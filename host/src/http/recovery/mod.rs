@@ -153,7 +153,7 @@ impl RecoveryListener {
             drop((attempt, in_flight));
             issued
         });
-        Ok(issued_token::created_response(&task.await.map_err(|_| problem::unknown_outcome())??))
+        Ok(issued_token::created_response(&task.await.map_err(|_| Problem::UnknownOutcomeRetryable)??))
     }
 
     /// Replaces the operator token. The caller holds the attempt lock.
@@ -164,7 +164,9 @@ impl RecoveryListener {
         self.check_code(headers, peer)?;
         let origin = format!("recovery {peer}");
         let issued = self.recovery.authority.run(move |authority| authority.recover(&origin)).await;
-        let issued = issued.inspect_err(|error| log_command_error(error, peer, &self.failures))?;
+        let issued = issued.inspect_err(|error| log_command_error(error, peer, &self.failures));
+        // Recovery stays open, so doing it again has a token in every case.
+        let issued = issued.map_err(|error| problem::repeatable(error.into()))?;
         self.recovery.closed.cancel();
         tracing::info!(token_id = issued.info.id, %peer, "operator token regenerated through token recovery");
         Ok(issued)
