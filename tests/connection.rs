@@ -256,7 +256,7 @@ fn rotation_without_operator_token_advises_to_create_it() {
 }
 
 #[test]
-fn answers_of_others_are_told_from_those_of_token_servers() {
+fn answers_of_other_servers_have_own_advice() {
     let env = TestEnv::new();
     let stage = "/api/v3/configure/token/admin/regenerate/stage";
     let moved = |to: &str| http(&format!("307 Temporary Redirect\r\nLocation: {to}"), "");
@@ -461,7 +461,7 @@ fn surroundings_of_secrets_are_named_unsent() {
         assert_eq!(way.run().code, Some(0));
     }
     assert_eq!(lines.lock().unwrap().len(), 5);
-    // Not the form of a token, so the refusal says more than that.
+    // Not the form of a token, which the advice names.
     let (address, _) =
         responding(&http("401 Unauthorized", r#"{"error": "the request was not authenticated"}"#));
     let other = env.cli(["show", "tokens", "--host", &format!("http://{address}"), "--token", "-"]);

@@ -196,8 +196,8 @@ fn environment_proxy_never_sees_token() {
     let output = asked(&["--host", "https://server.invalid"]);
     let asked = "cannot reach https://server.invalid/api/v3/query_sql through the proxy";
     let through = format!("{asked} {}/", proxy.url());
-    let named = "HTTPS_PROXY names the proxy. Is the proxy running there";
-    output.assert_failed(1, &[&through, named, "unset HTTPS_PROXY", "NO_PROXY"]);
+    let question = "HTTPS_PROXY names the proxy. Is the proxy running there";
+    output.assert_failed(1, &[&through, question, "unset HTTPS_PROXY", "NO_PROXY"]);
     let heads = proxy.heads();
     assert!(heads.len() == 1 && heads[0].starts_with("connect server.invalid:443 "), "{heads:?}");
     assert!(!heads[0].contains("apiv3"), "{heads:?}");

@@ -106,8 +106,8 @@ pub enum Problem {
     UnknownOutcomeRetryable,
     /// The named token may have been created; if it was, its secret is lost.
     UnknownOutcomeOfNamed,
-    /// The first operator token may have been created; if it was, its secret is lost. The text names
-    /// the way to recover.
+    /// The first operator token may have been created; if it was, its secret is lost. The text
+    /// names the way to recover.
     UnknownOutcomeOfFirst(&'static str),
     /// The command cannot be carried out, and trying again does not help.
     Internal,

@@ -53,8 +53,8 @@ enum FileOption {
 struct ConnectionOptions {
     /// URL of the server, or unix:PATH for its recovery socket
     ///
-    /// A path in the URL stands before that of every request, for a server behind a proxy, such as
-    /// https://example.com/influxdb.
+    /// A path in the URL stands before that of every request: a proxy can have the server below it,
+    /// such as at db.example/influxdb.
     #[arg(short = 'H', long, value_name = "URL", env = "INFLUXDB3_HOST_URL", default_value = DEFAULT_HOST)]
     host: String,
 

@@ -1,5 +1,5 @@
-//! The options of the commands that work on the file of a token store. They are those of `serve`, so
-//! that both find the same file; the help has the words for a command without a server.
+//! The options of the commands that work on the file of a token store. They are those of `serve`,
+//! so that both find the same file; the help has the words for a command without a server.
 
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 

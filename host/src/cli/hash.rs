@@ -1,8 +1,8 @@
 //! `optoken hash token`: makes the file with the hash of a token that exists already, for
 //! `serve --admin-token-file` (docs/compatibility.md 5.4).
 //!
-//! The command contacts no server. The component checks the strength of the token: the server, which
-//! gets the hash alone, cannot.
+//! The command contacts no server. The component checks the strength of the token: the server,
+//! which gets the hash alone, cannot.
 
 use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -39,7 +39,7 @@ pub(crate) struct Hash {
 
 #[derive(Debug, Subcommand)]
 enum Resource {
-    Token(Token),
+    Token(ExistingToken),
 }
 
 /// Print the SHA-512 of an existing token as a file for `serve --admin-token-file`.
@@ -59,7 +59,7 @@ Examples:
     printf %s \"$TOKEN\" | {program} hash token > hash.json
   Of a named token:
     {program} hash token --name ci < ci-token > hash.json"))]
-struct Token {
+struct ExistingToken {
     /// File with the token, instead of standard input
     ///
     /// It holds the token alone, or JSON as `create token --admin --offline` writes it. Name and
@@ -80,8 +80,8 @@ struct Token {
 
     /// File for the hash, instead of standard output
     ///
-    /// Every user can read it (mode 0644). If it is a link, its target is written. A file that holds
-    /// the same already stays as it is.
+    /// Every user can read it (mode 0644). If it is a link, its target is written. A file that
+    /// holds the same already stays as it is.
     #[arg(long, value_name = "FILE")]
     output_file: Option<PathBuf>,
 
@@ -104,7 +104,7 @@ impl Hash {
     }
 }
 
-impl Token {
+impl ExistingToken {
     fn hash(&self) -> anyhow::Result<()> {
         let output = self.output_file.as_deref().map(resolve_output_path).transpose()?;
         if let (Some(output), Some(source)) = (&output, &self.token_file)
@@ -161,7 +161,7 @@ fn read_stdin() -> anyhow::Result<Secret> {
     }
 }
 
-/// Reads the token, and what an imported file says of it.
+/// Reads the token, and what a file for a server has beside it.
 fn read_file(path: &Path) -> anyhow::Result<Given> {
     #[derive(Default, Deserialize)]
     struct Described {

@@ -83,8 +83,8 @@ fn alone(text: &str) -> Result<&str, Surroundings> {
     Ok(text)
 }
 
-/// Returns whether this is the name of a variable, and the `=` behind it no part of a token. A token
-/// can hold letters and `=`, so that only names in capitals, or before a whole token, count.
+/// Returns whether this is the name of a variable, and the `=` behind it no part of a token. A
+/// token can hold letters and `=`, so that only names in capitals, or before a whole token, count.
 fn is_assignment(name: &str, value: &str) -> bool {
     let name = name.trim();
     let name = name.strip_prefix("export ").map_or(name, str::trim);

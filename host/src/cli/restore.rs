@@ -53,7 +53,8 @@ pub(crate) struct Restore {
 
     /// Save the new operator token to this file, with mode 0600, instead of printing it
     ///
-    /// An existing file is replaced after a question, or with --yes; JSON with a `token` stays JSON.
+    /// An existing file is replaced after a question, or with --yes; JSON with a `token` stays
+    /// JSON.
     #[arg(long, value_name = "FILE")]
     output_file: Option<PathBuf>,
 
@@ -63,8 +64,8 @@ pub(crate) struct Restore {
 
     /// Print one JSON object instead of text: the token, or the file that holds it
     ///
-    /// The object with the token is printed before the store is replaced. Exit code 0 means that the
-    /// store is replaced.
+    /// The object with the token is printed before the store is replaced. Exit code 0 means that
+    /// the store is replaced.
     #[arg(long)]
     json: bool,
 

@@ -39,7 +39,7 @@ impl SavedToken {
             "the token in {} is longer than 64 KiB; was the right file given?",
             path.display()
         );
-        let saved = Self::parse(text).with_context(failed)?;
+        let saved = Self::parse(&text).with_context(failed)?;
         let mode = Mode::of(&metadata);
         if metadata.is_file() && !mode.is_private() {
             // An error would prevent the replacement of the token, which is the remedy.
@@ -56,16 +56,16 @@ impl SavedToken {
 
     /// Reads an open file.
     pub(crate) fn from_file(file: &File) -> anyhow::Result<Self> {
-        Self::parse(read_secret(file)?)
+        Self::parse(&read_secret(file)?)
     }
 
-    fn parse(text: Zeroizing<String>) -> anyhow::Result<Self> {
+    fn parse(text: &str) -> anyhow::Result<Self> {
         #[derive(Deserialize)]
         struct TokenJson {
             token: String,
         }
 
-        let content = without_mark(&text).trim();
+        let content = without_mark(text).trim();
         if content.starts_with('{') {
             // The message of serde quotes the file.
             let Ok(TokenJson { token }) = serde_json::from_str(content) else {
@@ -102,7 +102,7 @@ fn replace_token(json: &str, token: &Secret) -> Option<Zeroizing<String>> {
     let lines = Zeroizing::new(String::from_utf8(lines).ok()?);
     // The next command must be able to read it.
     let reads = lines.len() < MAX_BYTES
-        && SavedToken::parse(lines.clone()).is_ok_and(|saved| saved.token.expose() == token.expose());
+        && SavedToken::parse(&lines).is_ok_and(|saved| saved.token.expose() == token.expose());
     reads.then_some(lines)
 }
 
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Option<SavedToken> {
-        SavedToken::parse(text.to_owned().into()).ok()
+        SavedToken::parse(text).ok()
     }
 
     #[test]
@@ -185,7 +185,7 @@ mod tests {
             ("INFLUXDB3_AUTH_TOKEN=apiv3_x\n", "the token in it begins with the name of a variable"),
             ("apiv3_x\napiv3_y\n", "it must hold one token and nothing else"),
         ] {
-            let error = SavedToken::parse(text.to_owned().into()).err().unwrap().to_string();
+            let error = SavedToken::parse(text).err().unwrap().to_string();
             assert!(error.starts_with(message) && !error.contains("apiv3"), "{text:?}: {error}");
         }
     }

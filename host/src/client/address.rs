@@ -88,8 +88,8 @@ impl ServerAddress {
         &self.url
     }
 
-    /// Returns the URL of a path of this server, below the base that the user gave. InfluxDB's client
-    /// drops that base, and sends the token to the root of the host.
+    /// Returns the URL of a path of this server, below the base that the user gave. InfluxDB's
+    /// client drops that base, and sends the token to the root of the host.
     pub(super) fn url_of(&self, path: &str) -> Url {
         let mut url = self.url.clone();
         // What is percent-encoded already stays as it is.

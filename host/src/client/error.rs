@@ -10,18 +10,17 @@ use optoken_protocol::problem::{
     ALREADY_EXISTS, ENDPOINT_DISABLED, ErrorStatus, MALFORMED_CREDENTIAL, NOT_AUTHENTICATED, NOTHING_CHANGED,
 };
 use optoken_protocol::token::PREFIX;
-use reqwest::{StatusCode, Url};
+use reqwest::StatusCode;
 use serde::Deserialize;
 use thiserror::Error;
 
 use crate::client::address::{AddressError, ServerAddress};
+use crate::client::exchange::{Asked, Operation, Reply};
 use crate::client::not_found::Absent;
 use crate::client::proxy::{ProxyError, Route};
-use crate::client::response::Reply;
 use crate::client::tls::{TlsFailure, TrustError};
 use crate::client::unix_socket::SocketError;
 use crate::program;
-use crate::secret::Secret;
 use crate::token::OPERATOR;
 use crate::visible_text::one_line;
 
@@ -35,49 +34,6 @@ const MAX_DETAIL_BYTES: usize = 120;
 const RECOVERY_HINT: &str = "\
 If the operator token is lost, start the server with --admin-token-recovery-http-bind and run:
   {program} create token --admin --regenerate --host http://127.0.0.1:8182";
-
-/// What a request asks of the server. Hints depend on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Operation {
-    Create,
-    Regenerate,
-    Stage,
-    Confirm,
-    OperatorStatus,
-    Authenticate,
-    CreateNamed,
-    Delete,
-    List,
-}
-
-impl Operation {
-    /// Returns whether it is a step of `create token`.
-    fn is_of_create(self) -> bool {
-        !matches!(self, Self::Delete | Self::List)
-    }
-
-    /// Returns whether the operator token alone permits it.
-    fn requires_operator(self) -> bool {
-        matches!(self, Self::Create | Self::Regenerate | Self::Stage | Self::OperatorStatus)
-    }
-}
-
-/// A request, for errors about it.
-#[derive(Clone, Copy)]
-pub(super) struct Asked<'a> {
-    pub(super) address: &'a ServerAddress,
-    pub(super) route: &'a Route,
-    pub(super) operation: Operation,
-    pub(super) url: &'a Url,
-    pub(super) credential: Option<&'a Secret>,
-}
-
-impl Asked<'_> {
-    /// Returns what was asked as errors name it: the URL, or the socket.
-    pub(super) fn name(&self) -> String {
-        if self.address.socket().is_some() { self.address.name().to_owned() } else { self.url.to_string() }
-    }
-}
 
 /// The request failed. In a hint, `{program}` stands for the name of this program.
 #[derive(Debug, Error)]
@@ -141,8 +97,8 @@ impl ClientError {
         }
     }
 
-    /// Returns whether a repeated request may succeed, according to the server or to a proxy in front
-    /// of it.
+    /// Returns whether a repeated request may succeed, according to the server or to a proxy in
+    /// front of it.
     pub(crate) fn is_temporary(&self) -> bool {
         matches!(
             self,

@@ -5,6 +5,7 @@
 
 mod address;
 mod error;
+mod exchange;
 mod not_found;
 mod proxy;
 mod response;
@@ -28,11 +29,12 @@ use crate::visible_text::{escape, escape_json, one_line};
 pub(crate) use address::DEFAULT_HOST;
 use address::ServerAddress;
 pub(crate) use error::ClientError;
-use error::{Asked, Operation, SendError, http_error, not_a_token_server, root_cause, transport_error};
+use error::{SendError, http_error, not_a_token_server, root_cause, transport_error};
+use exchange::{Asked, Operation, Reply};
 pub(crate) use not_found::Absent;
 use proxy::Route;
 pub(crate) use proxy::{ProxyError, ProxySource};
-use response::{Reply, read_body};
+use response::read_body;
 pub(crate) use tls::Trust;
 
 /// Returns whether this is the address of a server on this machine.

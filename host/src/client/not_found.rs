@@ -5,7 +5,7 @@ use optoken_protocol::problem::{NO_OPERATOR, PATH_NOT_FOUND, RECOVERY_PATH_NOT_F
 use reqwest::StatusCode;
 
 use crate::client::DEFAULT_HOST;
-use crate::client::error::Asked;
+use crate::client::exchange::Asked;
 
 /// What a server does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_things_are_told_apart_by_text() {
+    fn text_names_what_is_missing() {
         for (status, body, absent) in [
             (404, "missing admin token, cannot update", Some(Absent::Operator)),
             (500, "missing admin token, cannot update\n", Some(Absent::Operator)),

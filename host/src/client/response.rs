@@ -1,24 +1,17 @@
 //! Reads a response within limits: any server may have sent it.
 
+use reqwest::Response;
 use reqwest::header::LOCATION;
-use reqwest::{Response, StatusCode};
 use zeroize::Zeroizing;
 
-use crate::client::error::{Operation, SendError};
+use crate::client::error::SendError;
+use crate::client::exchange::{Operation, Reply};
 
 /// The most bytes of a list: a catalog has at most 10,000 tokens, whose names have 128 bytes.
 const MAX_LIST_BYTES: usize = 16 << 20;
 
 /// The most bytes of any other response.
 const MAX_BYTES: usize = 64 << 10;
-
-/// A response, whose body is read.
-pub(super) struct Reply {
-    pub(super) status: StatusCode,
-    /// Where a redirect leads to.
-    pub(super) location: Option<String>,
-    pub(super) body: Zeroizing<Vec<u8>>,
-}
 
 impl Operation {
     /// Returns the most bytes of a response to it.
