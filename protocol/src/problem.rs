@@ -69,6 +69,8 @@ pub enum Problem {
     NoOperator,
     /// There is no token of this name.
     TokenNotFound(String),
+    /// A query names this database, which does not exist.
+    DatabaseNotFound(String),
     /// A token of this name exists already.
     AlreadyExists(String),
     /// The operator token cannot be deleted.
@@ -173,9 +175,11 @@ impl Problem {
             | Self::Forbidden(_)
             | Self::MissingRecoveryCode
             | Self::WrongRecoveryCode(_) => ErrorStatus::Forbidden,
-            Self::PathNotFound | Self::RecoveryPathNotFound | Self::NoOperator | Self::TokenNotFound(_) => {
-                ErrorStatus::NotFound
-            }
+            Self::PathNotFound
+            | Self::RecoveryPathNotFound
+            | Self::NoOperator
+            | Self::TokenNotFound(_)
+            | Self::DatabaseNotFound(_) => ErrorStatus::NotFound,
             Self::OperatorProtected | Self::AuthDisabled => ErrorStatus::MethodNotAllowed,
             Self::BodyTimeout => ErrorStatus::RequestTimeout,
             Self::AlreadyExists(_) | Self::Full(_) | Self::Conflict(_) => ErrorStatus::Conflict,
@@ -206,6 +210,9 @@ impl Problem {
             Self::NoOperator => format!("{NO_OPERATOR}, cannot update").into(),
             // Clients send a token where its name is expected.
             Self::TokenNotFound(name) => format!("{TOKEN_NOT_FOUND}: {}", redact(name)).into(),
+            Self::DatabaseNotFound(name) => {
+                format!("query error: database not found: {}", redact(name)).into()
+            }
             Self::AlreadyExists(name) => format!("{ALREADY_EXISTS}, {name}").into(),
             Self::OperatorProtected => "cannot delete operator token".into(),
             Self::Full(limit) => format!(
@@ -278,6 +285,7 @@ impl Problem {
     pub fn content_type(&self) -> Option<&'static str> {
         match self {
             Self::ForwardAuth(_) => None,
+            Self::DatabaseNotFound(_) => Some(JSON),
             _ if self.challenge().is_some() => Some(JSON),
             _ => Some(TEXT),
         }

@@ -32,6 +32,12 @@ fn problems() -> Vec<Case> {
             "the requested resource was not found: [token]",
             &[],
         ),
+        (
+            Problem::DatabaseNotFound("apiv3_x \"y\"".to_owned()),
+            404,
+            "query error: database not found: [token] \"y\"",
+            &[],
+        ),
         (Problem::AlreadyExists("_admin".to_owned()), 409, "token name already exists, _admin", &[]),
         (Problem::OperatorProtected, 405, "cannot delete operator token", &[("allow", "GET, OPTIONS")]),
         (
@@ -149,8 +155,15 @@ fn credential_problems_are_json_with_a_challenge_and_others_are_text() {
     }
     for (problem, ..) in problems().into_iter().filter(|(problem, ..)| problem.challenge().is_none()) {
         let headers = problem.headers();
-        assert!(headers.contains(&("content-type", "text/plain; charset=utf-8")), "{problem:?}");
         assert!(!headers.iter().any(|(name, _)| *name == "www-authenticate"), "{problem:?}");
+        // Clients of queries expect JSON.
+        if matches!(problem, Problem::DatabaseNotFound(_)) {
+            assert!(headers.contains(&("content-type", "application/json")), "{problem:?}");
+            let expected = "{\"error\": \"query error: database not found: [token] \\\"y\\\"\"}";
+            assert_eq!(problem.body(), expected);
+            continue;
+        }
+        assert!(headers.contains(&("content-type", "text/plain; charset=utf-8")), "{problem:?}");
         assert_eq!(problem.body(), problem.text());
     }
 }
