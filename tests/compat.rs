@@ -809,8 +809,12 @@ token_id,name,hash,created_at,description,created_by_token_id,updated_at,updated
     let query = |query: &str| get(&format!("{SQL}{query}")).bearer(&operator);
     let body = |body: &str| post(SQL).bearer(&operator).body(body.as_bytes());
     let missing = "missing query parameters 'db' and 'q'";
-    let no_format = "unsupported format \"parquet\", supported are: json, jsonl, csv, pretty";
-    let no_sql = "unsupported query, the only one here is: select * from system.tokens";
+    let query_error = |reason: &str| {
+        let supported = "supported is SELECT … FROM system.tokens, with WHERE, GROUP BY, ORDER BY and LIMIT";
+        format!("query error: {reason}; {supported}")
+    };
+    let (no_table, other_table) =
+        (query_error("the query reads no table"), query_error("this table is not there"));
     server.assert_rows([
         ("2.7", "any letters", query("?db=_internal&q=SELECT+*+FROM+System.Tokens;"), 200, &*json),
         ("2.7", "any white space", query("?db=_internal&q=%0Aselect*from%09system+.+tokens+;+"), 200, &*json),
@@ -821,24 +825,30 @@ token_id,name,hash,created_at,description,created_by_token_id,updated_at,updated
             200,
             &*json,
         ),
-        ("2.7", "parquet", in_query("&format=parquet"), 400, no_format),
-        ("2.7", "parquet", in_query("").header("Accept", "application/vnd.apache.parquet"), 400, no_format),
+        ("2.7", "parquet", in_query("&format=parquet"), 200, "PAR1…PAR1"),
+        ("2.7", "parquet", in_query("").header("Accept", "application/vnd.apache.parquet"), 200, "PAR1…PAR1"),
         (
             "2.7",
             "other format",
             in_body(r#","format":"yaml""#),
             400,
-            "unsupported format \"yaml\", supported are: json, jsonl, csv, pretty",
+            "unsupported format \"yaml\", supported are: json, jsonl, csv, pretty, parquet",
         ),
         (
             "2.7",
             "other database",
             query("?db=metrics&q=select+*+from+system.tokens"),
-            400,
-            "unknown database \"metrics\", the only one here is _internal",
+            404,
+            r#"{"error": "query error: database not found: metrics"}"#,
         ),
-        ("2.7", "other query", query("?db=_internal&q=select+1"), 400, no_sql),
-        ("2.7", "other table", body(r#"{"db":"_internal","q":"select * from system.queries"}"#), 400, no_sql),
+        ("2.7", "other query", query("?db=_internal&q=select+1"), 400, no_table.as_str()),
+        (
+            "2.7",
+            "other table",
+            body(r#"{"db":"_internal","q":"select * from system.queries"}"#),
+            400,
+            other_table.as_str(),
+        ),
         ("2.7", "no query string", query(""), 400, missing),
         ("2.7", "no query", query("?db=_internal"), 400, "serde error: missing field `q`"),
         (

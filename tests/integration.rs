@@ -30,6 +30,7 @@ mod request_forgery;
 mod rotation;
 mod sandbox;
 mod serve;
+mod sql;
 #[allow(dead_code, unused_imports, reason = "each test crate uses a part")]
 mod support;
 mod tls;

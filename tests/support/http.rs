@@ -175,7 +175,11 @@ impl Connection {
         if let Some(length) = response.header("content-length") {
             let mut body = vec![0; length.parse().unwrap()];
             or_panic_on_timeout(self.stream.read_exact(&mut body))?;
-            response.body = String::from_utf8(body).unwrap();
+            response.body = match response.header("content-type") {
+                // The one binary format.
+                Some("application/vnd.apache.parquet") => String::from_utf8_lossy(&body).into_owned(),
+                _ => String::from_utf8(body).unwrap(),
+            };
         }
         let cors = |(name, _): &(String, String)| name.starts_with("access-control-");
         assert!(!response.headers.iter().any(cors), "a CORS header: {response:?}");

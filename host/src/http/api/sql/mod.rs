@@ -1,7 +1,18 @@
-//! `/api/v3/query_sql`: the SQL query that lists tokens (docs/compatibility.md 2.7).
+//! `/api/v3/query_sql`: SQL on the table of tokens (docs/compatibility.md 2.7).
 //!
-//! Clients of InfluxDB 3 list tokens by it. There is no SQL engine: every other query is rejected,
-//! and the text of the error has the supported one.
+//! Clients of InfluxDB 3 list tokens by it. `statement.rs` accepts one SELECT on this table, and
+//! `engine.rs` runs it in SQLite. Every other query is rejected with the reason.
+
+mod engine;
+mod error;
+mod format;
+pub(crate) mod instant;
+mod parquet;
+mod pattern;
+mod statement;
+pub(crate) mod table;
+
+use std::time::Duration;
 
 use hyper::header::{ACCEPT, HeaderValue};
 use hyper::{HeaderMap, Method};
@@ -10,20 +21,32 @@ use optoken_protocol::problem::Problem;
 use optoken_protocol::redact::redact;
 use optoken_protocol::system_tokens::{DATABASE, QUERY};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value as Json};
+use tokio::sync::Semaphore;
+use tokio::{task, time};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::SchemaType;
-use utoipa::openapi::{ObjectBuilder, Required, Schema, Type};
+use utoipa::openapi::{Object, ObjectBuilder, Required, Schema, Type};
 
+use self::format::Format;
+use self::statement::Statement;
 use crate::authority::Authority;
 use crate::http::api::endpoint::{
-    ApiRequest, BodySchema, Endpoint, json_body_problems, ok_response, parameter, read_problems,
+    ApiRequest, BodySchema, Endpoint, json_body_problems, ok_response, parameter, read_problems, text_schema,
 };
-use crate::http::api::system_tokens::{self, Format, Row};
+use crate::http::api::system_tokens;
 use crate::http::{Options, body, problem, response};
 use crate::server::serve::{Request, Response};
 
-/// A query, in the query string or in a body.
+/// The queries that run at a time, each on a thread of its own.
+const MAX_CONCURRENT_QUERIES: usize = 2;
+
+/// How long a query waits for those before it.
+const MAX_WAIT: Duration = Duration::from_secs(10);
+
+static PERMITS: Semaphore = Semaphore::const_new(MAX_CONCURRENT_QUERIES);
+
+/// A query in a body.
 #[derive(Deserialize, ToSchema)]
 struct QueryRequest {
     #[serde(rename = "db")]
@@ -36,25 +59,46 @@ struct QueryRequest {
     /// else json.
     #[schema(schema_with = format_or_null_schema)]
     format: Option<String>,
+    /// The values of the parameters that the query names: `$name` is the value of `name`.
+    #[schema(schema_with = params_schema)]
+    params: Option<Map<String, Json>>,
+}
+
+/// A query in a query string.
+#[derive(Deserialize)]
+struct QueryParameters {
+    #[serde(rename = "db")]
+    database: String,
+    #[serde(rename = "q")]
+    sql: String,
+    format: Option<String>,
+    /// An object of JSON.
+    params: Option<String>,
 }
 
 fn database_schema() -> Schema {
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some([DATABASE])).into()
 }
 
-/// The schema of a query that [`is_supported_query`] accepts.
 fn sql_schema() -> Schema {
-    let (space, some_space) = ("[ \\t\\n\\f\\r]*", "[ \\t\\n\\f\\r]+");
-    let word = |word: &str| {
-        word.chars().fold(String::new(), |pattern, letter| {
-            pattern + &format!("[{}{letter}]", letter.to_ascii_uppercase())
-        })
-    };
-    let [select, from, system, tokens] = ["select", "from", "system", "tokens"].map(word);
-    let pattern = format!(
-        r"^{space}{select}{space}\*{space}{from}{some_space}{system}{space}\.{space}{tokens}{space}(;{space})?$"
-    );
-    ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern)).examples([QUERY]).into()
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .max_length(Some(statement::MAX_BYTES))
+        .examples([QUERY, "SELECT name, expiry FROM system.tokens WHERE expiry < now() + interval '7 days'"])
+        .into()
+}
+
+/// The schema of a file (OpenAPI 3.1: bytes have no type).
+fn binary_schema() -> BodySchema {
+    BodySchema {
+        schema: Object::builder().schema_type(SchemaType::AnyValue).into(),
+        components: Vec::new(),
+        required: true,
+    }
+}
+
+fn params_schema() -> Schema {
+    ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::Object, Type::Null])).into()
 }
 
 fn format_schema() -> Schema {
@@ -64,17 +108,17 @@ fn format_schema() -> Schema {
 
 /// The schema of the format in a body, where null counts as absent.
 fn format_or_null_schema() -> Schema {
-    let names = Format::ALL.map(|format| Value::from(format.name()));
+    let names = Format::ALL.map(|format| Json::from(format.name()));
     ObjectBuilder::new()
         .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
-        .enum_values(Some(names.into_iter().chain([Value::Null])))
+        .enum_values(Some(names.into_iter().chain([Json::Null])))
         .into()
 }
 
 async fn query_sql(request: ApiRequest) -> Result<Response, Problem> {
     let ApiRequest { state, request, .. } = request;
     let accepted = accepted_format(request.headers());
-    let QueryRequest { database, sql, format } = if request.method() == Method::GET {
+    let QueryRequest { database, sql, format, params } = if request.method() == Method::GET {
         from_query_string(&request)?
     } else {
         // With any content type, like InfluxDB 3 Core.
@@ -89,26 +133,36 @@ async fn query_sql(request: ApiRequest) -> Result<Response, Problem> {
         ))
     })?;
     if database != DATABASE {
-        return Err(Problem::InvalidArgument(format!(
-            "unknown database {:?}, the only one here is {DATABASE}",
-            redact(&database)
-        )));
+        return Err(Problem::DatabaseNotFound(database));
     }
-    if !is_supported_query(&sql) {
-        return Err(Problem::InvalidArgument(format!("unsupported query, the only one here is: {QUERY}")));
-    }
+    let statement = Statement::parse(&sql)?;
+    let permit = time::timeout(MAX_WAIT, PERMITS.acquire()).await;
+    let Ok(Ok(permit)) = permit else { return Err(Problem::Unavailable) };
+    let tokens = state.read(Authority::list_tokens)?;
     // Without authentication, any client can send this query, so it shows no hashes.
     let hashes = !state.options.without_auth;
-    let rows = system_tokens::render(state.read(Authority::list_tokens)?, hashes, format)
-        .map_err(|_| Problem::Internal)?;
-    Ok(response::content(format.content_type(), rows))
+    let query = move || {
+        // A client that disconnects does not end its query.
+        let _permit = permit;
+        let tokens = system_tokens::table(tokens, hashes);
+        let result = engine::run(&tokens, &statement, &params.unwrap_or_default())?;
+        format::render(&result, format)
+    };
+    let rendered = task::spawn_blocking(query).await.map_err(|_| Problem::Internal)?;
+    Ok(response::content(format.content_type(), rendered?))
 }
 
 fn from_query_string(request: &Request) -> Result<QueryRequest, Problem> {
     let query = request.uri().query();
     let query =
         query.ok_or_else(|| Problem::InvalidArgument("missing query parameters 'db' and 'q'".to_owned()))?;
-    serde_urlencoded::from_str(query).map_err(|error| problem::invalid_query(&error))
+    let QueryParameters { database, sql, format, params } =
+        serde_urlencoded::from_str(query).map_err(|error| problem::invalid_query(&error))?;
+    let params = params.filter(|params| !params.is_empty()).map(|params| serde_json::from_str(&params));
+    let params = params.transpose().map_err(|error| {
+        Problem::InvalidArgument(format!("params is not a JSON object: {}", redact(&error.to_string())))
+    })?;
+    Ok(QueryRequest { database, sql, format, params: params.flatten() })
 }
 
 /// Returns the format that `Accept` selects. A list of types, as browsers send it, selects the
@@ -123,26 +177,13 @@ fn accepted_format(headers: &HeaderMap) -> &'static str {
     }
 }
 
-/// Returns whether this is [`QUERY`], in any case and with any white space that SQL allows.
-fn is_supported_query(sql: &str) -> bool {
-    let mut sql = sql.to_ascii_lowercase();
-    for symbol in ["*", ".", ";"] {
-        sql = sql.replace(symbol, &format!(" {symbol} "));
-    }
-    let words: Vec<_> = sql.split_ascii_whitespace().collect();
-    matches!(
-        words.as_slice(),
-        ["select", "*", "from", "system", ".", "tokens"]
-            | ["select", "*", "from", "system", ".", "tokens", ";"]
-    )
-}
-
 /// Returns the endpoints of this file.
 pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
     let rows = || {
         let described = |format| match format {
-            Format::Json => BodySchema::of::<Row>().array(),
+            Format::Json => BodySchema::object().array(),
             Format::Jsonl | Format::Csv | Format::Pretty => BodySchema::text(),
+            Format::Parquet => binary_schema(),
         };
         ok_response(
             Format::ALL.into_iter().map(|format| (format.content_type(), described(format))).collect(),
@@ -154,7 +195,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             path: paths::QUERY_SQL,
             handler: |request| Box::pin(query_sql(request)),
             name: "getQuerySql",
-            summary: "List all tokens by the one supported SQL query",
+            summary: "List tokens by SQL",
             parameters: vec![
                 parameter("db", "The database.", Required::True, database_schema()),
                 parameter("q", "The query.", Required::True, sql_schema()),
@@ -164,12 +205,22 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
                     Required::False,
                     format_schema(),
                 ),
+                parameter(
+                    "params",
+                    "The values of the parameters that the query names, as an object of JSON.",
+                    Required::False,
+                    text_schema(),
+                ),
             ],
             body: None,
             success: rows(),
             problems: [
                 read_problems(),
-                vec![Problem::InvalidQuery("…".to_owned()), Problem::InvalidArgument("…".to_owned())],
+                vec![
+                    Problem::InvalidQuery("…".to_owned()),
+                    Problem::InvalidArgument("…".to_owned()),
+                    Problem::DatabaseNotFound("…".to_owned()),
+                ],
             ]
             .concat(),
         },
@@ -178,52 +229,16 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             path: paths::QUERY_SQL,
             handler: |request| Box::pin(query_sql(request)),
             name: "postQuerySql",
-            summary: "List all tokens by the one supported SQL query",
+            summary: "List tokens by SQL",
             parameters: vec![],
             body: Some(BodySchema::of::<QueryRequest>()),
             success: rows(),
             problems: [
                 json_body_problems(options),
                 read_problems(),
-                vec![Problem::InvalidArgument("…".to_owned())],
+                vec![Problem::InvalidArgument("…".to_owned()), Problem::DatabaseNotFound("…".to_owned())],
             ]
             .concat(),
         },
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn supported_query_is_recognised_in_every_form() {
-        for sql in [
-            "select * from system.tokens",
-            "SELECT * FROM system.tokens",
-            "Select * From System.Tokens;",
-            "select*from system.tokens",
-            " \n\tselect  *\r\nfrom\tsystem . tokens ; \n",
-        ] {
-            assert!(is_supported_query(sql), "{sql:?}");
-        }
-        for sql in [
-            "",
-            ";",
-            "select 1",
-            "select * from tokens",
-            "select *fromsystem.tokens",
-            "select * fromsystem.tokens",
-            "sel ect * from system.tokens",
-            "select * from system.tokens;;",
-            "select * from system.tokens limit 1",
-            "select * from system.tokens; drop table x",
-            "select * from system.token",
-            "select ** from system.tokens",
-            "select name from system.tokens",
-            "select * from system.tokens --",
-        ] {
-            assert!(!is_supported_query(sql), "{sql:?}");
-        }
-    }
 }
