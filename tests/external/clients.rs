@@ -3,13 +3,16 @@
 //! The libraries and the MCP server come unchanged from their registries (tests/clients). Telegraf
 //! and Grafana are in none of them, so their requests are sent as their sources build them.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::needs::{self, PROMETHEUS};
 use crate::support::{
-    NOT_AUTHENTICATED, Request, Response, Server, TestEnv, get, post, remember_tokens, request,
+    ChildGuard, NOT_AUTHENTICATED, Request, Response, Server, TestEnv, create_named, delete_named,
+    eventually, get, post, remember_tokens, request,
 };
 
 /// The version of InfluxDB 3 Core that the server claims to be.
@@ -59,7 +62,7 @@ pub(crate) fn python_client_reads_version_errors_and_parquet() {
     let server = env.serve(&["--store", "memory:"]);
     let operator = server.create();
     create_expiring(&server, &operator, "Zürich, \"b\"");
-    assert_eq!(crate::support::create_named(&operator, "ci").send(server.address).status, 201);
+    assert_eq!(create_named(&operator, "ci").send(server.address).status, 201);
     let found = run("python/run", &[&url(&server)], &operator);
     for scheme in ["bearer", "scheme"] {
         assert_eq!(found[scheme], json!({"result": VERSION}), "{scheme}");
@@ -145,6 +148,44 @@ pub(crate) fn mcp_server_manages_tokens() {
     assert!(server.accepts(new) && !server.accepts(&operator));
     // Its own token is the old one.
     text("afterwards", true);
+}
+
+/// Prometheus with the configuration of docs/operations.md, at a high pace.
+pub(crate) fn prometheus_scrapes_with_token_of_file() {
+    let env = TestEnv::new();
+    let server = env.serve(&["--store", "memory:"]);
+    let operator = server.create();
+    let named = create_expiring(&server, &operator, "prometheus");
+    // With the line feed that an editor leaves.
+    let file = env.file("optoken-token", format!("{named}\n").as_bytes());
+    let configuration = format!(
+        "global: {{scrape_interval: 200ms}}\nscrape_configs:\n  - job_name: optoken\n    authorization: \
+         {{credentials_file: {}}}\n    static_configs: [{{targets: ['{}']}}]\n",
+        file.display(),
+        server.address
+    );
+    let configuration = env.file("prometheus.yml", configuration.as_bytes());
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut prometheus = needs::command(PROMETHEUS);
+    prometheus.arg(format!("--config.file={}", configuration.display()));
+    prometheus.arg(format!("--storage.tsdb.path={}", env.home().join("prometheus").display()));
+    prometheus.arg(format!("--web.listen-address={address}"));
+    let _prometheus = ChildGuard(
+        prometheus.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap(),
+    );
+    let has = |series: &str, value: &str| {
+        eventually(&format!("Prometheus has {series} {value}"), || {
+            // Its own client comes with it.
+            let query = ["query", "instant", &format!("http://{address}"), series];
+            let found = Command::new("promtool").args(query).output().unwrap();
+            String::from_utf8(found.stdout).unwrap().contains(&format!(" => {value} @"))
+        });
+    };
+    has("up{job=\"optoken\"}", "1");
+    has("optoken_tokens", "2");
+    assert_eq!(delete_named(&operator, "prometheus").send(server.address).status, 200);
+    has("up{job=\"optoken\"}", "0");
+    server.wait_for_log("cannot authenticate token: the token is not known path=\"/metrics\"");
 }
 
 /// Sends a request with no token, with a wrong one and with the right one. Returns the last

@@ -51,7 +51,7 @@ mod tls;
 use std::process::ExitCode;
 
 use self::needs::{
-    BASH, CHROMIUM, CURL, ENV, FAKETIME, HAPROXY, MOUNT, NGINX, NODE, Need, OPENSSL, PERL, PERL_MDWE,
+    BASH, CHROMIUM, CURL, ENV, FAKETIME, HAPROXY, MOUNT, NGINX, NODE, Need, OPENSSL, PERL, PERL_MDWE, PROMETHEUS,
     PYTHON, SCRIPT, SETPRIV, STRACE, SYSTEMD_ANALYZE, Test, UNSHARE,
 };
 
@@ -100,6 +100,7 @@ fn main() -> ExitCode {
         clients::health_checks_of_grafana_are_authenticated: [],
         clients::javascript_client_reads_version_and_errors: [NODE],
         clients::mcp_server_manages_tokens: [NODE],
+        clients::prometheus_scrapes_with_token_of_file: [PROMETHEUS],
         clients::python_client_reads_version_errors_and_parquet: [PYTHON],
         clients::requests_of_telegraf_are_authenticated: [],
         clock::clock_set_back_revives_nothing: [FAKETIME],

@@ -86,6 +86,8 @@ pub(crate) const PERL: Need =
 /// perl, on a system whose kernel can forbid memory that is written and executed (Linux 6.3).
 pub(crate) const PERL_MDWE: Need =
     Need::Program(&Program::new("perl", "perl-base", &["-e", crate::environment::FORBID_WRITTEN_CODE]));
+/// Its package also has `promtool`.
+pub(crate) const PROMETHEUS: Need = Need::Program(&Program::new("prometheus", "prometheus", &["--version"]));
 pub(crate) const PYTHON: Need = Need::Host("Python 3.11 with venv");
 /// Runs a program on a terminal.
 pub(crate) const SCRIPT: Need = Need::Program(&Program::new(
