@@ -56,7 +56,7 @@ pub(crate) fn javascript_client_reads_version_and_errors() {
     assert_eq!(found["wrongQuery"]["status"], "UNAUTHENTICATED");
 }
 
-/// `influxdb3-python` of PyPI, and `PyArrow`, which reads the format parquet.
+/// `influxdb3-python` of `PyPI`, and `PyArrow`, which reads the format parquet.
 pub(crate) fn python_client_reads_version_errors_and_parquet() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:"]);

@@ -10,6 +10,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use optoken_protocol::redact::redact;
 use rusqlite::config::DbConfig;
 use rusqlite::functions::{Context, FunctionFlags};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -106,7 +107,8 @@ fn run_within(
     match malformed.get() {
         None => result,
         Some(text) => Err(QueryError::new(format!(
-            "{text:?} is compared with a time and is none: write '2025-01-01T00:00:00Z'"
+            "{:?} is compared with a time and is none: write '2025-01-01T00:00:00Z'",
+            redact(text)
         ))),
     }
 }
