@@ -26,6 +26,7 @@ mod preconfigured_token;
 mod program;
 mod quickstart;
 mod recovery;
+mod redaction;
 mod request_forgery;
 mod rotation;
 mod sandbox;

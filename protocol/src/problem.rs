@@ -17,7 +17,7 @@ pub use crate::credentials::MALFORMED_CREDENTIAL;
 use crate::credentials::Malformed;
 use crate::json::Quoted;
 use crate::media_type::{JSON, TEXT};
-use crate::redact::redact;
+use crate::redact::redact_rest;
 
 /// The text of a request without an accepted token.
 pub const NOT_AUTHENTICATED: &str = "the request was not authenticated";
@@ -209,11 +209,11 @@ impl Problem {
             Self::RecoveryPathNotFound => RECOVERY_PATH_NOT_FOUND.into(),
             Self::NoOperator => format!("{NO_OPERATOR}, cannot update").into(),
             // Clients send a token where its name is expected.
-            Self::TokenNotFound(name) => format!("{TOKEN_NOT_FOUND}: {}", redact(name)).into(),
+            Self::TokenNotFound(name) => format!("{TOKEN_NOT_FOUND}: {}", redact_rest(name)).into(),
             Self::DatabaseNotFound(name) => {
-                format!("query error: database not found: {}", redact(name)).into()
+                format!("query error: database not found: {}", redact_rest(name)).into()
             }
-            Self::AlreadyExists(name) => format!("{ALREADY_EXISTS}, {name}").into(),
+            Self::AlreadyExists(name) => format!("{ALREADY_EXISTS}, {}", redact_rest(name)).into(),
             Self::OperatorProtected => "cannot delete operator token".into(),
             Self::Full(limit) => format!(
                 "there are {limit} tokens already, which is as many as there can be; delete some first"

@@ -37,7 +37,9 @@ pub(crate) use self::http::{
     STAGE, TOKENS, VERIFY, create_named, delete_named, get, post, request, send_concurrently,
 };
 pub(crate) use self::recovery::{assert_closed, assert_too_late, recover_at, serve_socket};
-pub(crate) use self::secrets::{assert_token_form, holds_token, remember_tokens, sha512_hex};
+pub(crate) use self::secrets::{
+    assert_token_form, holds_token, remember_secret, remember_tokens, sha512_hex,
+};
 pub(crate) use self::server::{RECOVERY, Server};
 
 /// The program under test.

@@ -7,7 +7,7 @@ use std::sync::{LazyLock, Mutex};
 use base64ct::{Base64Unpadded, Base64UrlUnpadded, Encoding as _};
 use sha2::{Digest as _, Sha512};
 
-/// Prefix of every token. No message contains it followed by a token character.
+/// Prefix of every token. No message contains it followed by a part of a token.
 const TOKEN_PREFIX: &str = "apiv3_";
 
 /// Replacement of a token in a log.
@@ -16,7 +16,7 @@ pub(super) const REDACTED: &str = "[token]";
 /// Asserts the form of docs/compatibility.md 1.4: `^apiv3_[A-Za-z0-9_-]{85}[AQgw]$`.
 pub(crate) fn assert_token_form(token: &str) {
     let well_formed = token.strip_prefix(TOKEN_PREFIX).is_some_and(|random| {
-        random.len() == 86 && random.chars().all(is_token_char) && random.ends_with(['A', 'Q', 'g', 'w'])
+        random.len() == 86 && random.chars().all(is_generated_char) && random.ends_with(['A', 'Q', 'g', 'w'])
     });
     assert!(well_formed, "not the form of a token: {token:?}");
     remember_tokens(token);
@@ -35,7 +35,7 @@ const PREFIX_LEN: usize = 8;
 /// Remembers the tokens in the output of a server or a command.
 pub(crate) fn remember_tokens(output: &str) {
     for rest in output.split(TOKEN_PREFIX).skip(1) {
-        let random = rest.split(|next| !is_token_char(next)).next().unwrap();
+        let random = rest.split(|next| !is_generated_char(next)).next().unwrap();
         // Tests invent shorter ones. The encoding of 64 bytes has no other length.
         if let Ok(bytes) = Base64UrlUnpadded::decode_vec(random)
             && bytes.len() == 64
@@ -60,6 +60,30 @@ pub(crate) fn remember_tokens(output: &str) {
     }
 }
 
+/// Length of the parts of a token that [`remember_secret`] remembers.
+const PART_LEN: usize = 10;
+
+/// Remembers every part of a token of any alphabet, as programs print text: plain, quoted with
+/// escapes, percent-encoded and in base64.
+pub(crate) fn remember_secret(token: &str) {
+    let random = token.strip_prefix(TOKEN_PREFIX).unwrap();
+    let percent = |keep: fn(u8) -> bool| {
+        let encode = |byte| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+        random.bytes().map(encode).collect::<String>()
+    };
+    let mut texts = vec![random.to_owned(), format!("{random:?}").trim_matches('"').to_owned()];
+    texts.extend([
+        percent(|_| false),
+        percent(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)),
+    ]);
+    texts.extend(in_base64(random));
+    let mut known = KNOWN_FORMS.lock().unwrap();
+    for part in texts.iter().flat_map(|text| text.as_bytes().windows(PART_LEN)) {
+        let form = str::from_utf8(part).unwrap().to_owned();
+        known.entry(*part.first_chunk().unwrap()).or_default().insert(form);
+    }
+}
+
 /// The text inside the base64 of a longer text, as in Basic credentials: both alphabets, and all
 /// three alignments.
 fn in_base64(text: &str) -> impl Iterator<Item = String> {
@@ -75,7 +99,14 @@ fn in_base64(text: &str) -> impl Iterator<Item = String> {
 
 /// Returns whether a text holds a token, the beginning of one, or a known token in any form.
 pub(crate) fn holds_token(text: &str) -> bool {
-    text.split(TOKEN_PREFIX).skip(1).any(|rest| rest.starts_with(is_token_char)) || holds_known_token(text)
+    text.split(TOKEN_PREFIX).skip(1).any(begins_with_secret) || holds_known_token(text)
+}
+
+/// Returns whether the text behind a prefix begins with a part of a token: with any visible ASCII.
+/// Messages that name the prefix have a few marks behind it.
+fn begins_with_secret(rest: &str) -> bool {
+    let visible = rest.split(|next: char| !next.is_ascii_graphic()).next().unwrap();
+    visible.len() > 3 || visible.contains(|next: char| !"\"'`,.;:)]}>".contains(next))
 }
 
 /// Returns whether a text holds a known token, with or without its prefix.
@@ -87,7 +118,8 @@ pub(super) fn holds_known_token(text: &str) -> bool {
     })
 }
 
-fn is_token_char(character: char) -> bool {
+/// Returns whether a generated token may have this character behind its prefix.
+fn is_generated_char(character: char) -> bool {
     character.is_ascii_alphanumeric() || character == '_' || character == '-'
 }
 

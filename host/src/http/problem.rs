@@ -6,7 +6,7 @@
 use hyper::StatusCode;
 use hyper::header::{CONNECTION, HeaderName, HeaderValue};
 use optoken_protocol::problem::Problem;
-use optoken_protocol::redact::redact;
+use optoken_protocol::redact::redact_rest;
 
 use crate::server::log_throttle::LogLimiter;
 use crate::server::peer::Peer;
@@ -47,7 +47,7 @@ pub(crate) fn status(problem: &Problem) -> StatusCode {
 
 /// Returns the problem of a query string that cannot be parsed. The error quotes the query string.
 pub(crate) fn invalid_query(error: &serde_urlencoded::de::Error) -> Problem {
-    Problem::InvalidQuery(redact(&error.to_string()).into_owned())
+    Problem::InvalidQuery(redact_rest(&error.to_string()).into_owned())
 }
 
 /// Converts an unknown outcome of a command that can be repeated without a loss.

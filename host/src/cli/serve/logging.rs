@@ -1,6 +1,7 @@
 //! The log of `optoken serve`: its filter, its format, and the redaction of tokens.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write};
 use std::panic::{self, PanicHookInfo};
 use std::str::FromStr;
@@ -176,13 +177,45 @@ struct RedactingWriter<W>(W);
 impl<W: Write> Write for RedactingWriter<W> {
     /// Writes whole lines, as the log formatter does.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.write_all(redact(&String::from_utf8_lossy(line)).as_bytes())?;
+        let text = String::from_utf8_lossy(line);
+        // Lines of the other format begin with a time.
+        let redacted = if text.starts_with('{') { redact_json(&text) } else { redact(&text) };
+        self.0.write_all(redacted.as_bytes())?;
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
     }
+}
+
+/// Redacts the strings of a JSON text one by one: a token does not end at a quote, so it would
+/// include the rest of the object.
+fn redact_json(json: &str) -> Cow<'_, str> {
+    let mut redacted = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some((before, string)) = rest.split_once('"') {
+        let mut escaped = false;
+        let end = string.find(|next| {
+            let ends = next == '"' && !escaped;
+            escaped = next == '\\' && !escaped;
+            ends
+        });
+        let Some((string, behind)) = end.and_then(|end| string.split_at_checked(end)) else { break };
+        redacted = redacted + before + "\"";
+        match serde_json::from_str::<String>(&format!("\"{string}\"")) {
+            Ok(text) if matches!(redact(&text), Cow::Borrowed(_)) => redacted.push_str(string),
+            Ok(text) => {
+                let quoted = serde_json::Value::from(redact(&text)).to_string();
+                redacted.push_str(quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default());
+            }
+            // Not JSON, so nothing depends on its form.
+            Err(_) => return redact(json),
+        }
+        redacted.push('"');
+        rest = behind.strip_prefix('"').unwrap_or(behind);
+    }
+    (redacted + &redact(rest)).into()
 }
 
 #[cfg(test)]
@@ -194,6 +227,28 @@ mod tests {
 
     /// Set in the environment of the process that panics.
     const PANICS: &str = "OPTOKEN_TEST_PANICS";
+
+    #[test]
+    fn redacted_json_stays_json() {
+        let text = r#"at "apiv3_a"b\c%2F,d" and apiv3_"#;
+        let line = serde_json::json!({
+            "text": text, "apiv3_key+/=": [{"path": "/apiv3_x\"\\y"}, "apiv3_z", "plain \u{e9} \\ \""], "number": 1e3,
+        });
+        let redacted = redact_json(&line.to_string()).into_owned();
+        let expected = serde_json::json!({
+            "text": r#"at "[token]" and apiv3_"#, "[token]": [{"path": "/[token]"}, "[token]", "plain \u{e9} \\ \""],
+            "number": 1e3,
+        });
+        assert_eq!(redacted, expected.to_string());
+        for (text, redacted) in [
+            ("{\"a\":\"apiv3_x", "{\"a\":\"[token]"),
+            ("{\"a\\x\":\"apiv3_x\"}", "{\"a\\x\":\"[token]\"}"),
+            ("{apiv3_x\"", "{[token]\""),
+            ("{}", "{}"),
+        ] {
+            assert_eq!(redact_json(text), redacted);
+        }
+    }
 
     #[test]
     fn panic_message_is_logged_without_token() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hyper::body::Bytes;
 use optoken_protocol::problem::Problem;
-use optoken_protocol::redact::redact;
+use optoken_protocol::redact::redact_rest;
 
 use crate::async_authority::AsyncAuthority;
 use crate::authority::Authority;
@@ -98,7 +98,7 @@ impl RequestState {
 /// Logs the cause of a failed command, which the client does not receive.
 pub(crate) fn log_command_error(error: &CommandError, peer: &Peer, limiter: &LogLimiter) {
     // Clients send a token where its name is expected.
-    let cause = redact(&error.to_string()).into_owned();
+    let cause = redact_rest(&error.to_string()).into_owned();
     if limiter.allow(peer) {
         tracing::warn!(client_ip = peer.client_ip(), "{COMMAND_FAILED}: {cause}");
     } else {

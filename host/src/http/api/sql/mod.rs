@@ -18,7 +18,7 @@ use hyper::header::{ACCEPT, HeaderValue};
 use hyper::{HeaderMap, Method};
 use optoken_protocol::paths;
 use optoken_protocol::problem::Problem;
-use optoken_protocol::redact::redact;
+use optoken_protocol::redact::{redact, redact_rest};
 use optoken_protocol::system_tokens::{DATABASE, QUERY};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
@@ -129,7 +129,7 @@ async fn query_sql(request: ApiRequest) -> Result<Response, Problem> {
         let supported = Format::ALL.map(Format::name).join(", ");
         Problem::InvalidArgument(format!(
             "unsupported format {:?}, supported are: {supported}",
-            redact(format)
+            redact_rest(format)
         ))
     })?;
     if database != DATABASE {
