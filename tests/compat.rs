@@ -316,9 +316,9 @@ fn evaluation_order_matches_table() {
         ),
     ]);
     for (path, allow) in [
-        (CREATE, Some("GET, POST, OPTIONS")),
-        (TOKENS, Some("GET, DELETE, OPTIONS")),
-        ("/ping", Some("GET, POST, OPTIONS")),
+        (CREATE, Some("GET, HEAD, POST, OPTIONS")),
+        (TOKENS, Some("GET, HEAD, DELETE, OPTIONS")),
+        ("/ping", Some("GET, HEAD, POST, OPTIONS")),
         ("/nowhere", None),
     ] {
         let response = server.send(&request("OPTIONS", path));
@@ -345,8 +345,9 @@ fn paths_are_compared_byte_for_byte() {
         ("GET", "/%68ealth"),
         ("GET", "/health;x"),
         ("GET", "/./health"),
-        ("HEAD", "/health"),
-        ("HEAD", TOKENS),
+        ("HEAD", "/nowhere"),
+        ("HEAD", REGENERATE),
+        ("HEAD", NAMED),
         ("POST", "/health"),
         ("PUT", "/ping"),
         ("GET", "/ready"),
@@ -415,6 +416,8 @@ fn create_and_regenerate() {
     };
     is_operator(&created);
     server.assert_rows([("2.3", "again", post(CREATE), 409, OPERATOR_TAKEN)]);
+    let absolute = post(&format!("http://localhost{CREATE}"));
+    absolute.send(server.server.address).assert_is(409, OPERATOR_TAKEN);
     let ignored = post(&format!("{REGENERATE}?x=y")).header("Content-Type", "text/plain").body(b"{");
     let regenerated = is_operator(&server.send(&ignored.bearer(&token)));
     server.assert_rows([
@@ -472,6 +475,27 @@ fn named_tokens() {
             "2.5",
             "half of a gzip",
             encoded("gzip", &gzip(good("half").as_bytes())[..20]),
+            400,
+            "error decoding gzip stream: …",
+        ),
+        (
+            "2.5",
+            "gzip of several members",
+            encoded("gzip", &[gzip(br#"{"token_name":"#), gzip(br#""members"}"#), gzip(b"")].concat()),
+            201,
+            ISSUED,
+        ),
+        (
+            "2.5",
+            "bytes behind the gzip",
+            encoded("gzip", &[gzip(good("behind").as_bytes()), b"{}".to_vec()].concat()),
+            400,
+            "error decoding gzip stream: …",
+        ),
+        (
+            "2.5",
+            "half of the second member",
+            encoded("gzip", &[gzip(good("second").as_bytes()), gzip(b" ")[..12].to_vec()].concat()),
             400,
             "error decoding gzip stream: …",
         ),
@@ -558,6 +582,21 @@ fn named_tokens() {
             with_body(r#"{"token_name":"x","token_name":"y"}"#),
             400,
             "serde json error: duplicate field `token_name` at line 1 column 30",
+        ),
+        // Differs: InfluxDB names a type of its program.
+        (
+            "2.5",
+            "no object",
+            with_body("[]"),
+            400,
+            "serde json error: expected an object with the fields token_name, expiry_secs",
+        ),
+        (
+            "2.5",
+            "an array for an object",
+            with_body(r#"["array",60]"#),
+            400,
+            "serde json error: expected an object with the fields token_name, expiry_secs",
         ),
         (
             "2.5",
@@ -667,7 +706,7 @@ fn deletion() {
     ]);
     let refused = server.send(&by("?token_name=_admin"));
     // RFC 9110 requires it.
-    assert_eq!(refused.header("allow"), Some("GET, OPTIONS"));
+    assert_eq!(refused.header("allow"), Some("GET, HEAD, OPTIONS"));
     // A name can be used again, an id cannot (docs/compatibility.md 6.2).
     let again = server.send(&named_request(r#"{"token_name":"ci"}"#).bearer(&token));
     assert_eq!(again.json()["id"], 6);
@@ -864,6 +903,75 @@ token_id,name,hash,created_at,description,created_by_token_id,updated_at,updated
         ("2.7", "no credential", get(TOKENS), 401, NOT_AUTHENTICATED),
         ("2.7", "any token", get(TOKENS).bearer(&late), 200, &*listed.body),
     ]);
+}
+
+/// RFC 9110, section 9.3.2. Differs: InfluxDB returns 404.
+#[test]
+fn head_is_get_without_body() {
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
+    let token = server.create();
+    let query = format!("{SQL}?db=_internal&q=select%20*%20from%20system.tokens");
+    for (path, status) in [
+        ("/health", 200),
+        ("/api/v1/health", 200),
+        ("/ping", 200),
+        ("/metrics", 200),
+        (OPENAPI, 200),
+        (CREATE, 200),
+        (TOKENS, 200),
+        ("/api/v3/configure/token/audit", 200),
+        ("/api/v3/configure/token/admin/regenerate/overlap", 200),
+        ("/api/v3/optoken/status", 200),
+        (&*query, 200),
+        (SQL, 400),
+        ("/nowhere", 404),
+        (NAMED, 404),
+    ] {
+        for (request, expected) in
+            [(request("HEAD", path).bearer(&token), status), (request("HEAD", path), 401)]
+        {
+            let got = Request::send(&get(path).bearer(&token), server.address);
+            let mut connection = Connection::open(server.address).unwrap();
+            // A body would be read as the head of the second response.
+            connection.write(&[request.to_bytes(), get("/health").bearer(&token).to_bytes()].concat());
+            let head = connection.read_head().unwrap();
+            assert_eq!((head.status, head.body.as_str()), (expected, ""), "{path}: {head:?}");
+            connection.read().unwrap().assert_is(200, "OK");
+            if expected == 401 {
+                continue;
+            }
+            let names = |response: &Response| {
+                let mut names: Vec<_> = response.headers.iter().map(|(name, _)| name.clone()).collect();
+                names.sort();
+                names
+            };
+            assert_eq!(names(&head), names(&got), "{path}");
+            assert_eq!(head.header("content-type"), got.header("content-type"), "{path}");
+            // The time since the start and counters change the length of these.
+            if !matches!(path, "/metrics" | "/api/v3/optoken/status") && path != CREATE {
+                assert_eq!(head.header("content-length"), got.header("content-length"), "{path}");
+            }
+        }
+    }
+    // Over HTTP/2, too.
+    let mut connection = Connection::open(server.address).unwrap();
+    let bearer = format!("Bearer {token}");
+    let head = http2::request("HEAD", "/health", &[("authorization", &bearer)], true);
+    connection.write(&[http2::opening(), head].concat());
+    while http2::read_frame(&mut connection).0 != http2::HEADERS {}
+    let second = http2::request_on(3, "localhost", "GET", "/health", &[("authorization", &bearer)], true);
+    connection.write(&second);
+    let mut kinds = Vec::new();
+    while kinds.last() != Some(&http2::HEADERS) {
+        kinds.push(http2::read_frame(&mut connection).0);
+    }
+    assert!(!kinds.contains(&http2::DATA), "{kinds:?}");
+    // Open paths are open for it.
+    let open = env.serve(&["--store", "memory:", "--disable-authz", "health"]);
+    let mut connection = Connection::open(open.address).unwrap();
+    connection.write(&request("HEAD", "/health").to_bytes());
+    assert_eq!(connection.read_head().unwrap().status, 200);
 }
 
 /// docs/compatibility.md 2.9, 5.3

@@ -1,11 +1,15 @@
 //! The forward-auth endpoint for proxies: `/api/v3/verify`.
 
+use base64ct::{Base64, Encoding as _};
+
 use crate::support::{
-    Connection, Request, Response, TestEnv, VERIFY, create_named, delete_named, eventually, get, request,
+    CONFIRM, Connection, Request, Response, TestEnv, VERIFY, create_named, delete_named, eventually, get,
+    request,
 };
 
 const BARE: &str = r#"Bearer realm="influxdb3""#;
 const INVALID_TOKEN: &str = r#"Bearer realm="influxdb3", error="invalid_token""#;
+const BASIC: &str = r#"Basic realm="influxdb3""#;
 const INVALID_REQUEST: &str = r#"Bearer realm="influxdb3", error="invalid_request""#;
 
 /// Status, and the headers with id, name, challenge and retry. Asserts that the response has no
@@ -52,8 +56,19 @@ fn valid_token_is_named_others_get_challenge() {
         assert_eq!(status_and_headers(&request.send(server.address)), expected, "{case}");
     }
     // The server compares paths byte for byte.
-    for path in ["/api/v3/verify/", "/api/v3//verify", "/api/v3/Verify"] {
+    for path in ["/api/v3/verifying", "/api/v3//verify", "/api/v3/Verify", "/api/v3/verify%2Fx"] {
         get(path).bearer(&operator).send(server.address).assert_is(404, "Not found");
+    }
+    // No client of InfluxDB asks here, so the case of the scheme does not matter (RFC 9110, 11.1).
+    for scheme in ["bearer", "BEARER", "token", "bAsIc"] {
+        let credential = match scheme {
+            "bAsIc" => Base64::encode_string(format!("u:{operator}").as_bytes()),
+            _ => operator.clone(),
+        };
+        let request = verify().authorization(&format!("{scheme} {credential}"));
+        assert_eq!(status_and_headers(&request.send(server.address)), accepted("0", "_admin"), "{scheme}");
+        let elsewhere = get("/health").authorization(&format!("{scheme} {credential}"));
+        assert_eq!(elsewhere.send(server.address).status, 400, "{scheme}");
     }
     let delete = delete_named(&operator, "Gr%C3%BC%C3%9Fe,%2050%25");
     assert_eq!(delete.send(server.address).status, 200);
@@ -99,6 +114,76 @@ fn every_method_is_answered_without_reading_body() {
     {
         assert_eq!(status_and_headers(&request.send(server.address)).0, status);
     }
+}
+
+/// Istio, Envoy Gateway and others append the path of their client.
+#[test]
+fn paths_below_verify_answer_as_verify() {
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
+    let token = server.create();
+    for path in [
+        "/api/v3/verify/",
+        "/api/v3/verify/orders/7",
+        "/api/v3/verify/orders?p=x",
+        "/api/v3/verify//",
+        "/api/v3/verify/../configure/token/admin",
+        "/api/v3/verify/api/v3/configure/token/admin",
+    ] {
+        for method in ["GET", "HEAD", "POST", "DELETE", "OPTIONS", "X"] {
+            let accepted = request(method, path).bearer(&token).send(server.address);
+            let expected = (200, [Some("0"), Some("_admin"), None, None]);
+            assert_eq!(status_and_headers(&accepted), expected, "{method} {path}");
+            let refused = request(method, path).header("Content-Length", "1000").send(server.address);
+            assert_eq!(
+                status_and_headers(&refused),
+                (401, [None, None, Some(BARE), None]),
+                "{method} {path}"
+            );
+        }
+    }
+    let metrics = get("/metrics").bearer(&token).send(server.address).body;
+    let series = r#"optoken_http_requests_total{listener="main",path="/api/v3/verify",status="200"} 36"#;
+    assert!(metrics.lines().any(|line| line == series), "{metrics}");
+    drop(server);
+    let open = env.serve(&["--store", "memory:", "--without-auth"]);
+    let response = get("/api/v3/verify/x").authorization("nonsense").send(open.address);
+    assert_eq!(status_and_headers(&response), (200, [None; 4]));
+}
+
+#[test]
+fn basic_is_offered_to_programs_and_to_no_browser() {
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
+    let token = server.create();
+    let challenges = |request: Request| {
+        let response = request.send(server.address);
+        assert_eq!(response.status, 401, "{response:?}");
+        let headers = response.headers.into_iter().filter(|(name, _)| name == "www-authenticate");
+        headers.map(|(_, value)| value).collect::<Vec<_>>()
+    };
+    let wget = |path: &str| get(path).header("User-Agent", "Wget/1.21.3");
+    for path in ["/health", "/nowhere", VERIFY, "/api/v3/verify/below"] {
+        assert_eq!(challenges(wget(path)), [BARE, BASIC], "{path}");
+        assert_eq!(challenges(wget(path).bearer("apiv3_unknown")), [INVALID_TOKEN, BASIC], "{path}");
+        for request in [
+            get(path),
+            get(path).header("User-Agent", "Mozilla/5.0 (X11; Linux x86_64)"),
+            wget(path).header("Origin", "http://localhost"),
+            wget(path).header("Sec-Fetch-Site", "none"),
+            wget(path).header("Sec-Fetch-Mode", "navigate"),
+            wget(path).header("Upgrade-Insecure-Requests", "1"),
+        ] {
+            assert_eq!(challenges(request.clone()), [BARE], "{request:?}");
+        }
+    }
+    // A command that rejects its credential.
+    let confirm = request("POST", CONFIRM).header("User-Agent", "Wget/1.21.3").bearer("apiv3_unknown");
+    assert_eq!(challenges(confirm), [INVALID_TOKEN, BASIC]);
+    // Other errors have no second challenge.
+    let malformed = wget("/health").authorization("nonsense").send(server.address);
+    assert_eq!(malformed.headers.iter().filter(|(name, _)| name == "www-authenticate").count(), 1);
+    assert_eq!(wget("/health").bearer(&token).send(server.address).header("www-authenticate"), None);
 }
 
 #[test]

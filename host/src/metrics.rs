@@ -20,12 +20,23 @@ use crate::token::{AuthenticateError, CommandError, OPERATOR, Principal, TokenIn
 /// database.
 const STORE_BUCKETS: [f64; 12] = [1e-5, 1e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.5, 1.0, 5.0];
 
+/// The refusals of requests that may be guesses, which are at zero from the start. Alerts are about
+/// these.
+const REFUSALS_OF_GUESSES: [(&str, &str); 5] = [
+    ("authentication", "malformed"),
+    ("authentication", "missing"),
+    ("authentication", "unknown"),
+    ("command", "unknown"),
+    ("recovery", "wrong_code"),
+];
+
 /// The metrics of one server.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
     accepted: IntCounter,
     authentications: IntCounterVec,
+    refusals: IntCounterVec,
     commands: IntCounterVec,
     rotations: IntCounterVec,
     store: HistogramVec,
@@ -101,6 +112,14 @@ impl Metrics {
         for outcome in ["unknown", "expired", "unavailable", "missing", "malformed"] {
             authentications.with_label_values(&[outcome]);
         }
+        let refusals = counters(
+            "optoken_refusals_total",
+            "Refused requests, by what was refused and the reason. The log names the clients.",
+            &["kind", "reason"],
+        )?;
+        for (kind, reason) in REFUSALS_OF_GUESSES {
+            refusals.with_label_values(&[kind, reason]);
+        }
         let rotations =
             counters("optoken_rotations_total", "Replacements of the operator token, by cause.", &["by"])?;
         for by in ["regenerate", "confirm", "recovery"] {
@@ -124,6 +143,7 @@ impl Metrics {
         Ok(Self {
             accepted: authentications.with_label_values(&["accepted"]),
             authentications,
+            refusals,
             commands: counters(
                 "optoken_commands_total",
                 "Commands that change tokens, by outcome.",
@@ -237,6 +257,11 @@ impl Metrics {
         self.authentications.with_label_values(&["malformed"]).inc();
     }
 
+    /// Counts a refused request.
+    pub(crate) fn request_refused(&self, kind: &'static str, reason: &'static str) {
+        self.refusals.with_label_values(&[kind, reason]).inc();
+    }
+
     /// Counts a response.
     pub(crate) fn http_response(&self, listener: &'static str, path: &'static str, status: u16) {
         self.requests.with_label_values(&[listener, path, &status.to_string()]).inc();
@@ -338,6 +363,7 @@ mod tests {
         metrics.command_completed("recover", Ok(()));
         metrics.command_completed("regenerate", Err(&CommandError::Forbidden));
         metrics.http_response("main", "/health", 200);
+        metrics.request_refused("recovery", "wrong_code");
         metrics.set_recovery_open(true);
         metrics.reloaded(ReloadedFile::Certificate, false);
         metrics.set_build_info("1.2.3", "one").unwrap();
@@ -364,6 +390,8 @@ mod tests {
             "optoken_next_token_expiry_timestamp_seconds 1900000000.5",
             "optoken_operator_token_age_seconds 1.5",
             "optoken_recovery_listener_open 1",
+            r#"optoken_refusals_total{kind="authentication",reason="unknown"} 0"#,
+            r#"optoken_refusals_total{kind="recovery",reason="wrong_code"} 1"#,
             r#"optoken_reloads_total{file="admin_token_file",outcome="done"} 0"#,
             r#"optoken_reloads_total{file="tls_certificate",outcome="failed"} 1"#,
             r#"optoken_rotations_total{by="recovery"} 1"#,

@@ -26,19 +26,33 @@ pub const MALFORMED_CREDENTIAL: &str = "Authorization header was malformed";
 )]
 pub struct Malformed;
 
-/// Returns the token in the value of an `Authorization` header: a scheme in exactly this case, one
-/// space, the token. The token of the scheme Basic is the password of `user:password` in padded
-/// base64; its user is ignored.
-pub fn parse(header: &[u8]) -> Result<Zeroizing<String>, Malformed> {
+/// Whether upper and lower case of a scheme differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SchemeCase {
+    /// They differ, as in InfluxDB 3 Core.
+    Exact,
+    /// They are equal, as RFC 9110, section 11.1, has it: for paths that no client of InfluxDB
+    /// asks.
+    Any,
+}
+
+/// Returns the token in the value of an `Authorization` header: a scheme, one space, the token. The
+/// token of the scheme Basic is the password of `user:password` in padded base64; its user is
+/// ignored.
+pub fn parse(header: &[u8], case: SchemeCase) -> Result<Zeroizing<String>, Malformed> {
     let is_text = |byte: &u8| matches!(byte, b' '..=b'~' | b'\t');
     let header = core::str::from_utf8(header).map_err(|_| Malformed)?;
     let (scheme, token) = header.split_once(' ').ok_or(Malformed)?;
     if !header.as_bytes().iter().all(is_text) || token.is_empty() || token.contains(' ') {
         return Err(Malformed);
     }
-    match scheme {
-        "Bearer" | "Token" => Ok(Zeroizing::new(token.into())),
-        "Basic" => {
+    let is = |name: &str| match case {
+        SchemeCase::Exact => scheme == name,
+        SchemeCase::Any => scheme.eq_ignore_ascii_case(name),
+    };
+    match () {
+        () if is("Bearer") || is("Token") => Ok(Zeroizing::new(token.into())),
+        () if is("Basic") => {
             let decoded = Zeroizing::new(Base64::decode_vec(token).map_err(|_| Malformed)?);
             let pair = core::str::from_utf8(&decoded).map_err(|_| Malformed)?;
             match pair.split_once(':') {
@@ -46,7 +60,7 @@ pub fn parse(header: &[u8]) -> Result<Zeroizing<String>, Malformed> {
                 _ => Err(Malformed),
             }
         }
-        _ => Err(Malformed),
+        () => Err(Malformed),
     }
 }
 
@@ -58,7 +72,7 @@ mod tests {
     use super::*;
 
     fn parsed(header: &str) -> Result<String, Malformed> {
-        parse(header.as_bytes()).map(|token| token.as_str().to_owned())
+        parse(header.as_bytes(), SchemeCase::Exact).map(|token| token.as_str().to_owned())
     }
 
     fn basic(pair: &str) -> String {
@@ -101,6 +115,18 @@ mod tests {
         ] {
             assert_eq!(parsed(header), Err(Malformed), "{header:?}");
         }
-        assert_eq!(parse(b"Bearer \xff"), Err(Malformed));
+        assert_eq!(parse(b"Bearer \xff", SchemeCase::Any), Err(Malformed));
+    }
+
+    #[test]
+    fn case_of_scheme_counts_for_clients_of_influxdb_alone() {
+        for header in ["bearer x", "BEARER x", "tOKEN x", &basic("u:x").replace("Basic", "bAsIc")] {
+            assert_eq!(parsed(header), Err(Malformed), "{header}");
+            let token = parse(header.as_bytes(), SchemeCase::Any);
+            assert_eq!(token.as_ref().map(|token| token.as_str()), Ok("x"), "{header}");
+        }
+        for header in ["bearer  x", "bearer", "digest x", "bearer x y"] {
+            assert_eq!(parse(header.as_bytes(), SchemeCase::Any), Err(Malformed), "{header}");
+        }
     }
 }

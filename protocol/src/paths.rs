@@ -31,8 +31,15 @@ pub const QUERY_SQL: &str = "/api/v3/query_sql";
 /// `GET` shows what this server knows of its catalog and its store.
 pub const STATUS: &str = "/api/v3/optoken/status";
 
-/// Any method asks whether the token of a request is accepted (forward authentication).
+/// Any method asks whether the token of a request is accepted (forward authentication). So does
+/// every path below it: see [`is_verify`].
 pub const VERIFY: &str = "/api/v3/verify";
+
+/// Returns whether a path is [`VERIFY`] or below it. Some proxies append the path of their client
+/// to that of the question, and cannot leave it out.
+pub fn is_verify(path: &str) -> bool {
+    path.strip_prefix(VERIFY).is_some_and(|below| below.is_empty() || below.starts_with('/'))
+}
 
 /// `GET` shows the OpenAPI document.
 pub const OPENAPI: &str = "/api/v3/openapi.json";
@@ -45,3 +52,26 @@ pub const METRICS: &str = "/metrics";
 
 /// `GET` answers while the server runs.
 pub const HEALTH: [&str; 2] = ["/health", "/api/v1/health"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_below_verify_is_verify() {
+        for (path, verify) in [
+            ("/api/v3/verify", true),
+            ("/api/v3/verify/", true),
+            ("/api/v3/verify/orders/7", true),
+            ("/api/v3/verify/../configure/token", true),
+            ("/api/v3/verify//", true),
+            ("/api/v3/verifying", false),
+            ("/api/v3/verify%2F", false),
+            ("/api/v3/Verify/", false),
+            ("/x/api/v3/verify/", false),
+            ("/", false),
+        ] {
+            assert_eq!(is_verify(path), verify, "{path}");
+        }
+    }
+}

@@ -47,6 +47,11 @@ pub const RECOVERY_PATH_NOT_FOUND: &str = "not found";
 /// The text of [`Problem::Forbidden`] for a request that a page in a browser has sent.
 pub const SENT_BY_PAGE: &str = "web pages may not ask for this: there is an Origin or Sec-Fetch header";
 
+/// The challenge for clients that authenticate only when a server offers their scheme (RFC 7617).
+/// It stands beside [`Problem::challenge`] in an answer of status 401, and never in one that may
+/// reach a browser: see [`may_offer_basic`](crate::browser::may_offer_basic).
+pub const BASIC_CHALLENGE: &str = r#"Basic realm="influxdb3""#;
+
 /// How long a client waits before it tries again, in seconds.
 const RETRY_AFTER_SECONDS: &str = "1";
 
@@ -304,7 +309,7 @@ impl Problem {
             }
             // RFC 9110, section 15.5.6: the methods that the path supports. `DELETE` is none for
             // this token.
-            Self::OperatorProtected => headers.push(("allow", "GET, OPTIONS")),
+            Self::OperatorProtected => headers.push(("allow", "GET, HEAD, OPTIONS")),
             Self::AuthDisabled => headers.push(("allow", "OPTIONS")),
             // The server does not read the rest of such a body, nor serve a second such request on
             // the connection.

@@ -35,8 +35,8 @@ pub fn redact(text: &str) -> Cow<'_, str> {
     if rest.len() == text.len() { Cow::Borrowed(text) } else { (redacted + rest).into() }
 }
 
-/// Replaces the first token in `text` and everything behind it by [`REDACTED`]. For text that holds a
-/// decoded part of a query string: a `+` in a token that is not encoded has become a space there.
+/// Replaces the first token in `text` and everything behind it by [`REDACTED`]. For text that holds
+/// a decoded part of a query string: a `+` in a token that is not encoded has become a space there.
 pub fn redact_rest(text: &str) -> Cow<'_, str> {
     match split_at_token(text) {
         Some((before, _)) => (String::from(before) + REDACTED).into(),

@@ -153,6 +153,22 @@ impl Connection {
     /// Reads a response. Returns an error if the server has closed the connection, and panics if it
     /// sends nothing.
     pub(crate) fn read(&mut self) -> io::Result<Response> {
+        let mut response = self.read_head()?;
+        if let Some(length) = response.header("content-length") {
+            let mut body = vec![0; length.parse().unwrap()];
+            or_panic_on_timeout(self.stream.read_exact(&mut body))?;
+            response.body = match response.header("content-type") {
+                // The one binary format.
+                Some("application/vnd.apache.parquet") => String::from_utf8_lossy(&body).into_owned(),
+                _ => String::from_utf8(body).unwrap(),
+            };
+        }
+        response.check_content();
+        Ok(response)
+    }
+
+    /// Reads a response to HEAD, which has no body.
+    pub(crate) fn read_head(&mut self) -> io::Result<Response> {
         let mut head = Vec::new();
         loop {
             let mut line = String::new();
@@ -170,28 +186,7 @@ impl Connection {
             let (name, value) = field.split_once(':').unwrap();
             (name.to_ascii_lowercase(), value.trim().to_owned())
         });
-        let mut response =
-            Response { status: status.unwrap(), headers: headers.collect(), body: String::new() };
-        if let Some(length) = response.header("content-length") {
-            let mut body = vec![0; length.parse().unwrap()];
-            or_panic_on_timeout(self.stream.read_exact(&mut body))?;
-            response.body = match response.header("content-type") {
-                // The one binary format.
-                Some("application/vnd.apache.parquet") => String::from_utf8_lossy(&body).into_owned(),
-                _ => String::from_utf8(body).unwrap(),
-            };
-        }
-        let cors = |(name, _): &(String, String)| name.starts_with("access-control-");
-        assert!(!response.headers.iter().any(cors), "a CORS header: {response:?}");
-        if response.status < 400 {
-            remember_tokens(&response.body);
-        } else {
-            assert!(
-                !holds_known_token(&format!("{response:?}")),
-                "a token in an error response: {response:?}"
-            );
-        }
-        Ok(response)
+        Ok(Response { status: status.unwrap(), headers: headers.collect(), body: String::new() })
     }
 
     /// Reads exactly `count` bytes.
@@ -221,6 +216,17 @@ pub(crate) struct Response {
 }
 
 impl Response {
+    /// Asserts that there is no CORS header, and no token in an error. Remembers other tokens.
+    fn check_content(&self) {
+        let cors = |(name, _): &(String, String)| name.starts_with("access-control-");
+        assert!(!self.headers.iter().any(cors), "a CORS header: {self:?}");
+        if self.status < 400 {
+            remember_tokens(&self.body);
+        } else {
+            assert!(!holds_known_token(&format!("{self:?}")), "a token in an error response: {self:?}");
+        }
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
     }

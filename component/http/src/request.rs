@@ -1,12 +1,11 @@
 //! A request as a value, and its body within limits of size and time. The checks of a body have the
 //! order of the server's `host/src/http/body.rs`.
 
-use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use optoken_protocol::browser;
-use optoken_protocol::fields::{Field, Fields, Limit};
+use optoken_protocol::fields::{Fields, KnownFields};
 use optoken_protocol::media_type::is_json;
 use optoken_protocol::problem::Problem;
 use optoken_protocol::redact::redact;
@@ -24,6 +23,8 @@ pub(crate) trait Request {
     fn method(&self) -> &str;
     /// The path, byte for byte, without the query string.
     fn path(&self) -> &str;
+    /// The query string, without its question mark.
+    fn query(&self) -> Option<&str>;
     /// The first header of this name, which is in lower case.
     fn header(&self, name: &str) -> Option<Vec<u8>>;
     /// All headers, with their names in lower case.
@@ -39,12 +40,18 @@ pub(crate) fn is_sent_by_page(request: &impl Request) -> bool {
     request.headers().iter().any(|(name, value)| browser::is_sent_by_page(name, value))
 }
 
+/// Returns whether the client may be offered the scheme Basic.
+pub(crate) fn may_offer_basic(request: &impl Request) -> bool {
+    let headers = request.headers();
+    browser::may_offer_basic(headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())))
+}
+
 /// Reads a JSON body with these fields. No body, one without content, `null`, and one that is not
 /// announced as JSON, have the meaning of an empty object. Every body is read, so that the client
 /// gets to read the answer.
 pub(crate) fn json_or_default<T: DeserializeOwned + Default>(
     request: &mut impl Request,
-    fields: &[&str],
+    fields: KnownFields,
 ) -> Result<T, Problem> {
     let announced = request.header("content-type").and_then(|value| String::from_utf8(value).ok());
     let announced = announced.is_some_and(|content_type| is_json(&content_type));
@@ -60,25 +67,20 @@ pub(crate) fn json_or_default<T: DeserializeOwned + Default>(
     if matches!(body.trim_ascii(), b"" | b"null") {
         return Ok(T::default());
     }
+    let sent = serde_json::from_slice::<Fields>(&body);
+    // Serde reads an array as an object, and names the type of this program in its error.
+    if sent.as_ref().is_err_and(serde_json::Error::is_data) {
+        return Err(fields.not_an_object());
+    }
     // The text of the error quotes the body.
     let parsed = serde_json::from_slice(&body)
         .map_err(|error| Problem::InvalidJson(redact(&error.to_string()).into_owned()))?;
-    check_fields(&body, fields)?;
+    sent.map_or(Ok(()), |sent| fields.check_body(&sent))?;
     Ok(parsed)
 }
 
-/// Rejects a JSON body with a field about a limit that the endpoint does not have: the client would
-/// get a token without that limit. Other unknown fields are ignored (`docs/compatibility.md` 2.5).
-pub(crate) fn check_fields(body: &[u8], fields: &[&str]) -> Result<(), Problem> {
+/// Rejects an ignored body with a field about a limit, which the endpoint does not set.
+pub(crate) fn check_fields(body: &[u8], fields: KnownFields) -> Result<(), Problem> {
     // A body that is no object has no fields.
-    let Ok(Fields(sent)) = serde_json::from_slice(body) else { return Ok(()) };
-    for Field { name, is_null } in sent {
-        if !is_null && !fields.contains(&name.as_str()) && Limit::of_field(&name).is_some() {
-            let name: String = redact(&name).escape_debug().take(64).collect();
-            return Err(Problem::InvalidArgument(format!(
-                "unknown field \"{name}\"; this request sets neither an expiry nor permissions"
-            )));
-        }
-    }
-    Ok(())
+    serde_json::from_slice(body).map_or(Ok(()), |sent| fields.check_body(&sent))
 }

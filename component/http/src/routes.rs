@@ -9,20 +9,28 @@ use alloc::vec;
 use optoken_core::authority::{AuthenticateError, Authority, Caller, Issued};
 use optoken_core::commit::CommandError;
 use optoken_core::ports::{CatalogStore, Clock, Entropy};
+use optoken_protocol::credentials::SchemeCase;
+use optoken_protocol::fields::KnownFields;
 use optoken_protocol::issued_token::IssuedToken;
 use optoken_protocol::media_type::{JSON, TEXT};
-use optoken_protocol::problem::{Problem, SENT_BY_PAGE};
-use optoken_protocol::redact::redact;
+use optoken_protocol::problem::{BASIC_CHALLENGE, Problem, SENT_BY_PAGE};
+use optoken_protocol::redact::redact_rest;
 use optoken_protocol::{credentials, headers, paths, percent};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::problem::{self, BOOTSTRAP_DISABLED};
-use crate::request::{Request, check_fields, is_sent_by_page, json_or_default};
+use crate::request::{Request, check_fields, is_sent_by_page, json_or_default, may_offer_basic};
 use crate::response::Response;
 
 /// The origin in audit records: `wasi:http` does not give the address of a client.
 const ORIGIN: &str = "http";
+
+/// The fields of a request that creates the operator token.
+const NO_FIELDS: KnownFields = KnownFields { names: &[], duration: None };
+
+/// The fields of a request that replaces it.
+const REPLACEMENT_FIELDS: KnownFields = KnownFields { names: &["overlap_secs"], duration: None };
 
 const NO_STORE: (&str, Cow<'static, str>) = ("cache-control", Cow::Borrowed("no-store"));
 
@@ -60,7 +68,7 @@ pub(crate) fn respond<P: CatalogStore + Entropy + Clock>(
 ) -> Response {
     // Forward authentication has the method of the proxied request, and any 2xx would let that
     // pass.
-    if request.method() == "OPTIONS" && request.path() != paths::VERIFY {
+    if request.method() == "OPTIONS" && !paths::is_verify(request.path()) {
         let allow = methods(request.path());
         let headers = allow.map(|allow| ("allow", allow.into())).into_iter().collect();
         return Response { status: 204, headers, body: vec![].into() };
@@ -73,14 +81,19 @@ pub(crate) fn respond<P: CatalogStore + Entropy + Clock>(
 
 /// Answers a request with a problem.
 pub(crate) fn reject(request: &impl Request, problem: Problem) -> Response {
-    if request.path() == paths::VERIFY { problem.for_forward_auth().into() } else { problem.into() }
+    let problem = if paths::is_verify(request.path()) { problem.for_forward_auth() } else { problem };
+    let mut response = Response::from(problem);
+    if response.status == 401 && may_offer_basic(request) {
+        response.headers.push(("www-authenticate", BASIC_CHALLENGE.into()));
+    }
+    response
 }
 
 /// Returns the methods of a path, if it exists.
 fn methods(path: &str) -> Option<&'static str> {
     match path {
         paths::OPERATOR | paths::REGENERATE => Some("POST, OPTIONS"),
-        _ if paths::HEALTH.contains(&path) => Some("GET, OPTIONS"),
+        _ if paths::HEALTH.contains(&path) => Some("GET, HEAD, OPTIONS"),
         _ => None,
     }
 }
@@ -91,15 +104,16 @@ fn dispatch<P: CatalogStore + Entropy + Clock>(
     options: Options,
 ) -> Result<Response, Problem> {
     let health = paths::HEALTH.contains(&request.path());
+    // The same response, whose body the runtime leaves out (RFC 9110, section 9.3.2).
+    let method = if request.method() == "HEAD" { "GET" } else { request.method() };
     // The header is not read here (`docs/compatibility.md` 2.2, 2.3): for every method but GET,
     // which is an addition (2.9).
-    let open =
-        request.path() == paths::OPERATOR && request.method() != "GET" || health && options.open_health;
+    let open = request.path() == paths::OPERATOR && method != "GET" || health && options.open_health;
     let presented = if open { None } else { Some(authenticate(request, authority)?) };
-    match (request.method(), request.path(), presented) {
+    match (method, request.path(), presented) {
         ("POST", paths::OPERATOR, _) => create(request, authority, options),
         ("POST", paths::REGENERATE, Some(token)) => regenerate(request, authority, &token),
-        (_, paths::VERIFY, Some(token)) => verify(authority, &token),
+        (_, path, Some(token)) if paths::is_verify(path) => verify(authority, &token),
         ("GET", _, _) if health => {
             let headers = vec![("content-type", TEXT.into())];
             Ok(Response { status: 200, headers, body: b"OK".to_vec().into() })
@@ -115,7 +129,9 @@ fn authenticate<P: CatalogStore + Entropy + Clock>(
     authority: &mut Authority<P>,
 ) -> Result<Zeroizing<String>, Problem> {
     let header = request.header("authorization").map(Zeroizing::new).ok_or(Problem::MissingCredential)?;
-    let token = credentials::parse(&header)?;
+    // No client of InfluxDB asks there.
+    let case = if paths::is_verify(request.path()) { SchemeCase::Any } else { SchemeCase::Exact };
+    let token = credentials::parse(&header, case)?;
     authority.authenticate(&token).map_err(|error| {
         if let AuthenticateError::Unavailable(cause) = &error {
             request.log(&format!("cannot authenticate tokens: {cause}"));
@@ -137,7 +153,8 @@ fn create<P: CatalogStore + Entropy + Clock>(
     if is_sent_by_page(request) {
         return Err(Problem::Forbidden(SENT_BY_PAGE.into()));
     }
-    check_fields(&request.body()?, &[])?;
+    NO_FIELDS.check_query(request.query())?;
+    check_fields(&request.body()?, NO_FIELDS)?;
     issued_response(request, authority.create_operator(ORIGIN))
 }
 
@@ -152,7 +169,8 @@ fn regenerate<P: CatalogStore + Entropy + Clock>(
     }
 
     // Existing clients send any body, or none (`docs/compatibility.md` 2.4).
-    let Regenerate { overlap_secs } = json_or_default(request, &["overlap_secs"])?;
+    REPLACEMENT_FIELDS.check_query(request.query())?;
+    let Regenerate { overlap_secs } = json_or_default(request, REPLACEMENT_FIELDS)?;
     let issued = authority.regenerate(Caller { credential: token, origin: ORIGIN }, overlap_secs);
     issued_response(request, issued)
 }
@@ -176,7 +194,7 @@ fn issued_response(
 
 fn failed_command(request: &impl Request, error: CommandError) -> Problem {
     // The name of a token may be a token: clients mix them up.
-    request.log(&redact(&format!("cannot carry out a token command: {error}")));
+    request.log(&redact_rest(&format!("cannot carry out a token command: {error}")));
     problem::of_command(error)
 }
 

@@ -28,6 +28,7 @@ pub(crate) struct Incoming {
     request: IncomingRequest,
     method: String,
     path: String,
+    query: Option<String>,
 }
 
 impl Incoming {
@@ -44,10 +45,13 @@ impl Incoming {
             Method::Patch => "PATCH".into(),
             Method::Other(method) => method,
         };
-        let mut path = request.path_with_query().unwrap_or_default();
-        path.truncate(path.find('?').unwrap_or(path.len()));
+        let path = request.path_with_query().unwrap_or_default();
+        let (path, query) = match path.split_once('?') {
+            Some((path, query)) => (path.into(), Some(query.into())),
+            None => (path, None),
+        };
         let headers = request.headers();
-        Self { headers, request, method, path }
+        Self { headers, request, method, path, query }
     }
 }
 
@@ -58,6 +62,10 @@ impl Request for Incoming {
 
     fn path(&self) -> &str {
         &self.path
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.query.as_deref()
     }
 
     fn header(&self, name: &str) -> Option<Vec<u8>> {
@@ -114,7 +122,7 @@ pub(crate) fn log(message: &str) {
 }
 
 /// Sends an answer. The change that it reports is durable already. A failure is ignored: the client
-/// has gone away.
+/// has gone away. The runtime leaves out the body of an answer to HEAD, and keeps its length.
 pub(crate) fn send(response: &Response, out: ResponseOutparam) {
     let headers = Fields::new();
     for (name, value) in &response.headers {

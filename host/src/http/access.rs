@@ -13,7 +13,7 @@ pub(crate) fn is_open(options: &Options, method: &Method, path: &str) -> bool {
     (path == paths::OPERATOR && method != Method::GET)
         || options.disabled_authz.covers(path)
         // The header may then be meant for the service behind the proxy.
-        || options.without_auth && path == paths::VERIFY
+        || options.without_auth && paths::is_verify(path)
 }
 
 /// Returns whether a request presents a staged token, which only its endpoint accepts.
@@ -50,7 +50,7 @@ pub(crate) fn auth_problems(options: &Options, method: &Method, path: &str) -> V
             Problem::Unavailable,
         ]
     };
-    if path == paths::VERIFY {
+    if paths::is_verify(path) {
         problems.into_iter().map(Problem::for_forward_auth).collect()
     } else {
         problems

@@ -3,18 +3,18 @@
 use std::io::Read as _;
 use std::time::Duration;
 
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::HeaderMap;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use optoken_protocol::fields::{Fields, KnownFields};
 use optoken_protocol::media_type::is_json;
 use optoken_protocol::problem::Problem;
 use optoken_protocol::redact::redact;
 use serde::de::DeserializeOwned;
 use tokio::time;
 
-use crate::http::fields::KnownFields;
 use crate::server::serve::Request;
 
 /// How many bytes an ignored body may have.
@@ -45,7 +45,8 @@ pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
 pub(crate) async fn ignore(body: Incoming, fields: KnownFields) -> Result<(), Problem> {
     let mut bytes = Vec::new();
     read_body(body, MAX_IGNORED_BYTES, |data| bytes.extend_from_slice(data)).await?;
-    fields.check_body(&bytes)
+    // A body that is no object has no fields.
+    serde_json::from_slice(&bytes).map_or(Ok(()), |sent| fields.check_body(&sent))
 }
 
 /// Reads a body of JSON, which may be compressed, of at most `limit` bytes before and after
@@ -90,10 +91,19 @@ fn is_blank_text(bytes: &[u8]) -> bool {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8], fields: Option<KnownFields>) -> Result<T, Problem> {
+    let sent = serde_json::from_slice::<Fields>(bytes);
+    // Serde reads an array as an object, and names the type of this program in its error.
+    if let (Err(error), Some(fields)) = (&sent, fields)
+        && error.is_data()
+    {
+        return Err(fields.not_an_object());
+    }
     // The text of the error quotes the body.
     let parsed = serde_json::from_slice(bytes)
         .map_err(|error| Problem::InvalidJson(redact(&error.to_string()).into_owned()))?;
-    fields.map_or(Ok(()), |fields| fields.check_body(bytes))?;
+    if let (Ok(sent), Some(fields)) = (&sent, fields) {
+        fields.check_body(sent)?;
+    }
     Ok(parsed)
 }
 
@@ -137,8 +147,9 @@ async fn read_body(body: Incoming, limit: usize, mut each: impl FnMut(&[u8])) ->
 
 fn decompress(compressed: &[u8], limit: usize) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
+    // Several members are one text (RFC 1952, section 2.2). Other bytes behind one are an error.
     // One byte above the limit shows that it is exceeded.
-    let read = GzDecoder::new(compressed).take(limit as u64 + 1).read_to_end(&mut bytes);
+    let read = MultiGzDecoder::new(compressed).take(limit as u64 + 1).read_to_end(&mut bytes);
     let length = read.map_err(|error| Problem::InvalidGzip(error.to_string()))?;
     if length > limit { Err(Problem::BodyTooLarge(limit)) } else { Ok(bytes) }
 }

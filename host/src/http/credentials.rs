@@ -5,15 +5,16 @@
 
 use hyper::header::AUTHORIZATION;
 use hyper::{HeaderMap, Uri};
-use optoken_protocol::credentials::{Malformed, QUERY_PARAMETER_PATHS, parse};
+use optoken_protocol::credentials::{Malformed, QUERY_PARAMETER_PATHS, SchemeCase, parse};
 use serde::Deserialize;
 
 use crate::secret::Secret;
 
 /// Removes the credential from the headers, so that no later code can log it. Returns `None` if
 /// there is none. Of several headers, the first is used.
-pub(crate) fn take(headers: &mut HeaderMap) -> Result<Option<Secret>, Malformed> {
-    Ok(headers.remove(AUTHORIZATION).map(|value| parse(value.as_bytes())).transpose()?.map(Secret::from))
+pub(crate) fn take(headers: &mut HeaderMap, case: SchemeCase) -> Result<Option<Secret>, Malformed> {
+    let header = headers.remove(AUTHORIZATION);
+    Ok(header.map(|value| parse(value.as_bytes(), case)).transpose()?.map(Secret::from))
 }
 
 /// Returns the token in the query string, which two paths support. It may be empty. A repeated
@@ -68,15 +69,15 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer first"));
         headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer second"));
-        assert_eq!(take(&mut headers).unwrap().unwrap().expose(), "first");
+        assert_eq!(take(&mut headers, SchemeCase::Exact).unwrap().unwrap().expose(), "first");
         assert!(headers.is_empty());
-        assert!(take(&mut headers).unwrap().is_none());
+        assert!(take(&mut headers, SchemeCase::Exact).unwrap().is_none());
     }
 
     #[test]
     fn invisible_characters_are_malformed() {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, HeaderValue::from_bytes(b"Bearer \xff").unwrap());
-        assert_eq!(take(&mut headers).unwrap_err(), Malformed);
+        assert_eq!(take(&mut headers, SchemeCase::Exact).unwrap_err(), Malformed);
     }
 }

@@ -8,17 +8,19 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::header::{ALLOW, HeaderValue};
-use hyper::{HeaderMap, Method, StatusCode, Uri};
+use hyper::{Method, StatusCode};
+use optoken_protocol::browser::may_offer_basic;
+use optoken_protocol::credentials::SchemeCase;
 use optoken_protocol::headers::CLUSTER_UUID;
 use optoken_protocol::paths;
 use optoken_protocol::problem::Problem;
-use optoken_protocol::redact::sanitize;
 
 use crate::authority::Authority;
 use crate::http::access::{is_confirmation, is_disabled, is_open};
 use crate::http::api::endpoint::{ApiRequest, Endpoint};
-use crate::http::api::state::{AppState, LogLimiters, RequestState};
+use crate::http::api::state::{AppState, RequestState};
 use crate::http::api::{self, openapi};
+use crate::http::refusal::{Client, Reason, Refusals, Refused, RequestText};
 use crate::http::{OTHER_PATH, Options, credentials, problem, response};
 use crate::metrics::Metrics;
 use crate::secret::Secret;
@@ -46,12 +48,6 @@ pub(crate) fn connection_limits(max_connections: usize, shutdown_timeout: Durati
     }
 }
 
-/// How many bytes of a path are logged.
-const LOGGED_PATH_BYTES: usize = 256;
-
-/// How many bytes of an address are logged that a proxy states.
-const LOGGED_ADDRESS_BYTES: usize = 128;
-
 /// The service of the main listener.
 struct MainListener {
     state: Arc<AppState>,
@@ -68,10 +64,10 @@ pub(crate) fn service(authority: Authority, metrics: Arc<Metrics>, options: Opti
         state: Arc::new(AppState {
             document: openapi::document(&endpoints, &options).to_json().ok().map(Bytes::from),
             commands: authority.clone().into_async(),
+            refusals: Refusals::new(Arc::clone(&metrics)),
             metrics,
             authority,
             options,
-            limiters: LogLimiters::default(),
         }),
         endpoints,
     })
@@ -80,8 +76,10 @@ pub(crate) fn service(authority: Authority, metrics: Arc<Metrics>, options: Opti
 impl Service for MainListener {
     async fn call(self: Arc<Self>, request: Request, connection: ConnectionHandle) -> Response {
         let path = self.metrics_path(request.uri().path());
+        let headers = request.headers().iter();
+        let offers_basic = may_offer_basic(headers.map(|(name, value)| (name.as_str(), value.as_bytes())));
         let response = self.handle(connection.peer(), request).await;
-        let mut response = response.unwrap_or_else(|problem| problem::response(&problem));
+        let mut response = response.unwrap_or_else(|problem| problem::response_to(&problem, offers_basic));
         if let Some(cluster_uuid) = &self.cluster_uuid {
             response.headers_mut().insert(CLUSTER_UUID, cluster_uuid.clone());
         }
@@ -90,8 +88,7 @@ impl Service for MainListener {
     }
 
     fn reject(&self, reason: &'static str, connection: &ConnectionHandle) -> Response {
-        let peer = connection.peer();
-        problem::log_malformed(reason, peer, &self.state.limiters.malformed);
+        self.state.refusals.malformed(reason, connection.peer());
         let response = problem::malformed_request(reason);
         self.state.metrics.http_response("main", OTHER_PATH, response.status().as_u16());
         response
@@ -103,15 +100,19 @@ impl MainListener {
     /// after authentication only.
     async fn handle(&self, peer: &Peer, request: Request) -> Result<Response, Problem> {
         // A proxy may verify a request with the method of its client, and accept any status 2xx.
-        if request.method() == Method::OPTIONS && request.uri().path() != paths::VERIFY {
+        let verifying = paths::is_verify(request.uri().path());
+        if request.method() == Method::OPTIONS && !verifying {
             return Ok(self.allowed_methods(request.uri().path()));
         }
-        let verifying = request.uri().path() == paths::VERIFY;
         let response = self.dispatch(peer, request).await;
         response.map_err(|problem| if verifying { problem.for_forward_auth() } else { problem })
     }
 
     async fn dispatch(&self, peer: &Peer, mut request: Request) -> Result<Response, Problem> {
+        // The same response, whose body the server leaves out (RFC 9110, section 9.3.2).
+        if request.method() == Method::HEAD {
+            *request.method_mut() = Method::GET;
+        }
         if is_disabled(&self.state.options, request.uri().path()) {
             return Err(Problem::AuthDisabled);
         }
@@ -123,9 +124,9 @@ impl MainListener {
             .find(|endpoint| endpoint.matches(request.method(), request.uri().path()))
             // An unknown method is answered like an unknown path.
             .ok_or(Problem::PathNotFound)?;
-        let peer = peer.clone();
-        let state = RequestState::new(Arc::clone(&self.state), peer.clone());
-        (endpoint.handler)(ApiRequest { state, credential, peer, principal, request }).await
+        let client = Client::new(peer.clone(), request.headers());
+        let state = RequestState::new(Arc::clone(&self.state), client);
+        (endpoint.handler)(ApiRequest { state, credential, principal, request }).await
     }
 
     /// Returns the label of a path in the metrics. All unknown paths share one, so clients cannot
@@ -133,7 +134,7 @@ impl MainListener {
     fn metrics_path(&self, path: &str) -> &'static str {
         self.endpoints
             .iter()
-            .find(|endpoint| endpoint.path == path)
+            .find(|endpoint| endpoint.serves(path))
             .map_or(OTHER_PATH, |endpoint| endpoint.path)
     }
 
@@ -144,7 +145,10 @@ impl MainListener {
             .iter()
             .filter(|endpoint| endpoint.path == path && !is_disabled(&self.state.options, path))
             .flat_map(Endpoint::operations)
-            .map(|(method, _)| method);
+            .flat_map(|(method, _)| {
+                let head = (method == Method::GET).then_some(Method::HEAD);
+                [method].into_iter().chain(head)
+            });
         let allow: Vec<_> = methods.chain([Method::OPTIONS]).map(|method| method.to_string()).collect();
         let allow = allow.join(", ");
         let mut response = response::empty(StatusCode::NO_CONTENT);
@@ -168,50 +172,40 @@ fn authenticate(
         return Ok((None, None));
     }
     let confirmation = is_confirmation(request.method(), request.uri().path());
+    // No client of InfluxDB asks there.
+    let case = if paths::is_verify(request.uri().path()) { SchemeCase::Any } else { SchemeCase::Exact };
     // The query string takes precedence; the header may then be malformed (docs/compatibility.md
     // 3.3).
     let presented = match credentials::from_query(request.uri()) {
         Some(secret) => Ok(Some(secret)),
-        None => credentials::take(request.headers_mut()),
+        None => credentials::take(request.headers_mut(), case),
     };
-    let accepted = match presented {
+    let client = || Client::new(peer.clone(), request.headers());
+    let path = request.uri().path();
+    let refuse = |label, cause: &str| {
+        let (reason, path) = (Reason { label, cause }, RequestText::Path(path));
+        state.refusals.report(Refused::Authentication, &client(), &reason, path);
+    };
+    match presented {
         Err(malformed) => {
             state.metrics.credential_malformed();
-            Err((malformed.to_string(), malformed.into()))
+            refuse("malformed", &malformed.to_string());
+            Err(malformed.into())
         }
         // Any well-formed credential is accepted (docs/compatibility.md 2.10).
         Ok(credential) if state.options.without_auth => Ok((credential, None)),
         Ok(None) => {
             state.metrics.credential_missing();
-            Err(("there is none".to_owned(), Problem::MissingCredential))
+            refuse("missing", "there is none");
+            Err(Problem::MissingCredential)
         }
         Ok(Some(credential)) if confirmation => Ok((Some(credential), None)),
         Ok(Some(credential)) => match state.authority.authenticate(credential.expose()) {
             Ok(principal) => Ok((Some(credential), Some(principal))),
-            Err(error) => Err((error.to_string(), error.into())),
+            Err(error) => {
+                state.refusals.authentication(&client(), &error, path);
+                Err(error.into())
+            }
         },
-    };
-    accepted.map_err(|(reason, problem): (String, Problem)| {
-        let (path, client_ip) = (sanitized_path(request.uri()), peer.client_ip());
-        let forwarded_for = forwarded_for(request.headers());
-        if state.limiters.authentication.allow(peer) {
-            tracing::warn!(path, client_ip, forwarded_for, "cannot authenticate token: {reason}");
-        } else {
-            tracing::debug!(path, client_ip, forwarded_for, "cannot authenticate token: {reason}");
-        }
-        problem
-    })
-}
-
-/// Returns the address of the client as a proxy states it, for the log. Any client can send such a
-/// header, so it decides nothing.
-fn forwarded_for(headers: &HeaderMap) -> Option<String> {
-    let value = ["x-forwarded-for", "x-real-ip"].into_iter().find_map(|name| headers.get(name))?;
-    let value = String::from_utf8_lossy(value.as_bytes());
-    Some(sanitize(value.split(',').next().unwrap_or_default().trim(), LOGGED_ADDRESS_BYTES))
-}
-
-/// Returns the path of a request for the log, without the query string, which may hold a token.
-fn sanitized_path(uri: &Uri) -> String {
-    sanitize(uri.path(), LOGGED_PATH_BYTES)
+    }
 }

@@ -10,10 +10,10 @@ mod body;
 pub(crate) mod bootstrap;
 mod credentials;
 pub(crate) mod disable_authz;
-mod fields;
 pub(crate) mod main_listener;
 mod problem;
 pub(crate) mod recovery;
+mod refusal;
 mod request_origin;
 mod response;
 

@@ -4,14 +4,21 @@
 //! client receives what it can act on; the cause is for the log.
 
 use hyper::StatusCode;
-use hyper::header::{CONNECTION, HeaderName, HeaderValue};
-use optoken_protocol::problem::Problem;
+use hyper::header::{CONNECTION, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use optoken_protocol::problem::{BASIC_CHALLENGE, Problem};
 use optoken_protocol::redact::redact_rest;
 
-use crate::server::log_throttle::LogLimiter;
-use crate::server::peer::Peer;
 use crate::server::serve::Response;
 use crate::token::{AuthenticateError, CommandError, OPERATOR};
+
+/// Returns the response for a problem, to a client that may be offered the scheme Basic or not.
+pub(crate) fn response_to(problem: &Problem, offers_basic: bool) -> Response {
+    let mut response = response(problem);
+    if offers_basic && response.status() == StatusCode::UNAUTHORIZED {
+        response.headers_mut().append(WWW_AUTHENTICATE, HeaderValue::from_static(BASIC_CHALLENGE));
+    }
+    response
+}
 
 /// Returns the response for a problem.
 pub(crate) fn response(problem: &Problem) -> Response {
@@ -28,15 +35,6 @@ pub(crate) fn malformed_request(reason: &'static str) -> Response {
     let mut response = response(&Problem::InvalidArgument(reason.to_owned()));
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
-}
-
-/// Logs a request that violates HTTP.
-pub(crate) fn log_malformed(reason: &'static str, peer: &Peer, limiter: &LogLimiter) {
-    if limiter.allow(peer) {
-        tracing::warn!(%peer, "malformed request: {reason}");
-    } else {
-        tracing::debug!(%peer, "malformed request: {reason}");
-    }
 }
 
 /// Returns the status of a problem.

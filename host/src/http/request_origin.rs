@@ -13,18 +13,14 @@ use hyper::http::uri::Authority;
 use hyper::{HeaderMap, Request, Version};
 use optoken_protocol::browser::is_sent_by_page;
 use optoken_protocol::problem::{Problem, SENT_BY_PAGE};
-use optoken_protocol::redact::sanitize;
 use thiserror::Error;
 
-use crate::server::log_throttle::LogLimiter;
+use crate::http::refusal::{Client, Reason, Refusals, Refused, RequestText};
 use crate::server::peer::Peer;
 use crate::server::tls::CertificateNames;
 
 /// The names of the loopback interface, as a URL contains them.
 const LOOPBACK_NAMES: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
-
-/// How many bytes of a `Host` header are logged.
-const LOGGED_HOST_BYTES: usize = 256;
 
 /// The user id of root, which has every permission anyway.
 const ROOT: u32 = 0;
@@ -116,15 +112,27 @@ impl From<Rejection> for Problem {
 }
 
 impl Rejection {
-    /// Logs a rejected request: as a warning, or at debug level if the limiter suppresses it.
-    pub(crate) fn log<B>(self, what: &'static str, request: &Request<B>, peer: &Peer, limiter: &LogLimiter) {
+    /// Counts and logs a rejected request.
+    pub(crate) fn report<B>(self, kind: Refused, request: &Request<B>, client: &Client, refusals: &Refusals) {
         let host = request.headers().get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
-        // The client chooses this text.
-        let host = host.map(|host| sanitize(&host, LOGGED_HOST_BYTES));
-        if limiter.allow(peer) {
-            tracing::warn!(%peer, host, "{what} refused: {self}");
-        } else {
-            tracing::debug!(%peer, host, "{what} refused: {self}");
+        let text = host.as_deref().map_or(RequestText::None, RequestText::Host);
+        let reason = Reason { label: self.label(), cause: &self.to_string() };
+        refusals.report(kind, client, &reason, text);
+    }
+
+    /// Returns the label of the metric.
+    const fn label(self) -> &'static str {
+        match self {
+            Self::MissingHost => "missing_host",
+            Self::MultipleHosts => "multiple_hosts",
+            Self::HostMismatch => "other_host",
+            Self::AbsoluteForm => "absolute_form",
+            Self::BrowserOrigin => "browser",
+            Self::TransferEncoding => "transfer_encoding",
+            Self::Forwarded => "forwarded",
+            Self::PeerUidMismatch => "other_user",
+            Self::NotLoopback => "other_machine",
+            Self::BootstrapOff => "bootstrap_off",
         }
     }
 }

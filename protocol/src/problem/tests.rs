@@ -39,7 +39,7 @@ fn problems() -> Vec<Case> {
             &[],
         ),
         (Problem::AlreadyExists("_admin".to_owned()), 409, "token name already exists, _admin", &[]),
-        (Problem::OperatorProtected, 405, "cannot delete operator token", &[("allow", "GET, OPTIONS")]),
+        (Problem::OperatorProtected, 405, "cannot delete operator token", &[("allow", "GET, HEAD, OPTIONS")]),
         (
             Problem::Full(10_000),
             409,

@@ -11,6 +11,7 @@ use crate::request::MAX_BODY_BYTES;
 struct FakeRequest {
     method: &'static str,
     path: &'static str,
+    query: Option<&'static str>,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
     log: RefCell<String>,
@@ -23,6 +24,10 @@ impl Request for FakeRequest {
 
     fn path(&self) -> &str {
         self.path
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.query
     }
 
     fn header(&self, name: &str) -> Option<Vec<u8>> {
@@ -201,6 +206,20 @@ fn forward_auth_has_status_and_headers_alone() {
         assert_eq!(header(&response, "x-auth-token-name"), "_admin");
         assert_eq!(header(&response, "cache-control"), "no-store");
     }
+    for path in ["/api/v3/verify/", "/api/v3/verify/orders/7"] {
+        for method in ["GET", "OPTIONS", "POST"] {
+            assert_eq!(send(&mut ports, request(method, path, &token)).status, 200, "{method} {path}");
+            let refused = send(&mut ports, request(method, path, ""));
+            assert_eq!((refused.status, text(&refused)), (401, ""), "{method} {path}");
+        }
+    }
+    for scheme in ["bearer", "TOKEN"] {
+        let headers = vec![("authorization", format!("{scheme} {token}"))];
+        let any_case = FakeRequest { headers: headers.clone(), ..request("GET", VERIFY, "") };
+        assert_eq!(send(&mut ports, any_case).status, 200, "{scheme}");
+        let exact = FakeRequest { headers, ..request("GET", "/health", "") };
+        assert_eq!(send(&mut ports, exact).status, 400, "{scheme}");
+    }
     let headers = vec![("authorization", "Digest x".to_owned())];
     let malformed = FakeRequest { headers, ..request("GET", VERIFY, "") };
     for (request, error) in [
@@ -239,6 +258,12 @@ fn other_paths_are_404() {
         ("GET", "/health", token.as_str(), 200),
         ("GET", "/api/v1/health", &token, 200),
         ("GET", "/health", "", 401),
+        ("HEAD", "/health", &token, 200),
+        ("HEAD", "/health", "", 401),
+        ("HEAD", "/", &token, 404),
+        ("HEAD", OPERATOR, "", 401),
+        ("HEAD", REGENERATE, &token, 404),
+        ("GET", "/api/v3/verifying", &token, 404),
         ("POST", "/health", &token, 404),
         ("GET", "/", &token, 404),
         ("GET", "/", "", 401),
@@ -254,6 +279,8 @@ fn other_paths_are_404() {
     }
     let options = send(&mut ports, request("OPTIONS", REGENERATE, ""));
     assert_eq!(header(&options, "allow"), "POST, OPTIONS");
+    let options = send(&mut ports, request("OPTIONS", "/health", ""));
+    assert_eq!(header(&options, "allow"), "GET, HEAD, OPTIONS");
     let open = Options { bootstrap: false, open_health: true };
     let healthy = respond(&mut request("GET", "/health", ""), &mut ports, open);
     assert_eq!((healthy.status, text(&healthy)), (200, "OK"));
@@ -310,6 +337,61 @@ fn field_about_a_limit_is_rejected() {
             if response.status == 400 && !is_array {
                 assert!(text(&response).contains("unknown field"), "{}", text(&response));
             }
+        }
+    }
+}
+
+#[test]
+fn fields_are_checked_like_those_of_the_server() {
+    for (path, query, body, problem) in [
+        (REGENERATE, Some("pretty=true"), "{}", None),
+        (REGENERATE, Some("overlap_secs=60"), "{}", None),
+        (
+            REGENERATE,
+            Some("a&e%78pires=60"),
+            "{}",
+            Some("unknown field \"expires\"; this request sets no expiry"),
+        ),
+        (OPERATOR, Some("ttl=60"), "", Some("unknown field \"ttl\"; this request sets no expiry")),
+        (OPERATOR, Some("token=apiv3_x"), "", None),
+        (REGENERATE, None, r#"{"note":1,"note":2}"#, Some("the field \"note\" stands twice")),
+        (OPERATOR, None, r#"{"note":1,"note":2}"#, Some("the field \"note\" stands twice")),
+        (REGENERATE, None, "[]", Some("serde json error: expected an object with the fields overlap_secs")),
+        (REGENERATE, None, "[60]", Some("serde json error: expected an object with the fields overlap_secs")),
+        (REGENERATE, None, "\"apiv3_x\"", Some("serde json error: expected an object with")),
+        (REGENERATE, None, "[", Some("serde json error: expected an object with")),
+        (REGENERATE, None, "{", Some("serde json error: EOF while parsing")),
+    ] {
+        let (mut ports, token) = if path == OPERATOR { (empty(), String::new()) } else { bootstrapped() };
+        let mut request = request("POST", path, &token);
+        request.headers.push(("content-type", "application/json".into()));
+        let response = send(&mut ports, FakeRequest { query, body: body.into(), ..request });
+        let status = if problem.is_some() { 400 } else { 201 };
+        assert_eq!(response.status, status, "{path} {query:?} {body}: {}", text(&response));
+        let beginning = problem.unwrap_or_default();
+        assert!(text(&response).starts_with(beginning), "{}", text(&response));
+    }
+}
+
+#[test]
+fn basic_is_offered_to_programs_and_to_no_browser() {
+    let mut ports = empty();
+    let bearer = r#"Bearer realm="influxdb3""#;
+    for (headers, offered) in [
+        (vec![("user-agent", "Wget/1.21.3")], true),
+        (vec![], false),
+        (vec![("user-agent", "Mozilla/5.0")], false),
+        (vec![("user-agent", "Wget/1.21.3"), ("origin", "http://localhost")], false),
+        (vec![("user-agent", "Wget/1.21.3"), ("sec-fetch-site", "none")], false),
+    ] {
+        for path in ["/health", VERIFY, "/api/v3/verify/below"] {
+            let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+            let response = send(&mut ports, FakeRequest { headers, ..request("GET", path, "") });
+            assert_eq!(response.status, 401);
+            let challenges = response.headers.iter().filter(|(name, _)| *name == "www-authenticate");
+            let challenges: Vec<_> = challenges.map(|(_, value)| value.as_ref()).collect();
+            let expected = if offered { vec![bearer, r#"Basic realm="influxdb3""#] } else { vec![bearer] };
+            assert_eq!(challenges, expected, "{path}");
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::pin::Pin;
 
 use hyper::{Method, StatusCode};
+use optoken_protocol::paths;
 use optoken_protocol::problem::Problem;
 use utoipa::ToSchema;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
@@ -13,7 +14,6 @@ use crate::http::api::state::RequestState;
 use crate::http::body::MAX_IGNORED_BYTES;
 use crate::http::{Options, problem};
 use crate::secret::Secret;
-use crate::server::peer::Peer;
 use crate::server::serve::{Request, Response};
 use crate::token::Principal;
 
@@ -22,8 +22,6 @@ pub(crate) struct ApiRequest {
     pub(crate) state: RequestState,
     /// The presented credential. Requests that need none may have none.
     pub(crate) credential: Option<Secret>,
-    /// The client of the connection.
-    pub(crate) peer: Peer,
     /// The token of the credential; `None` if the credential was not checked.
     pub(crate) principal: Option<Principal>,
     pub(crate) request: Request,
@@ -32,7 +30,7 @@ pub(crate) struct ApiRequest {
 impl ApiRequest {
     /// Returns the origin of the request, for the audit record of a command.
     pub(crate) fn origin(&self) -> String {
-        format!("http {}", self.peer)
+        format!("http {}", self.state.client().peer)
     }
 
     /// Splits a request into state, credential, origin and HTTP request. Authentication rejects a
@@ -51,7 +49,8 @@ pub(crate) type Handler = fn(ApiRequest) -> Pin<Box<dyn Future<Output = Result<R
 pub(crate) struct Endpoint {
     /// The method; `None` if all methods are equal. OPTIONS never reaches an endpoint.
     pub(crate) method: Option<Method>,
-    /// The path, which is compared byte for byte.
+    /// The path, which is compared byte for byte. That of forward authentication has paths below
+    /// it.
     pub(crate) path: &'static str,
     pub(crate) handler: Handler,
     /// The operation id in the document, by which generated clients call it. An endpoint of all
@@ -74,7 +73,12 @@ const DOCUMENTED_METHODS: [Method; 6] =
 impl Endpoint {
     /// Returns whether this endpoint handles a request.
     pub(crate) fn matches(&self, method: &Method, path: &str) -> bool {
-        self.path == path && self.method.as_ref().is_none_or(|expected| expected == method)
+        self.serves(path) && self.method.as_ref().is_none_or(|expected| expected == method)
+    }
+
+    /// Returns whether this endpoint is at a path, for some method.
+    pub(crate) fn serves(&self, path: &str) -> bool {
+        self.path == path || self.path == paths::VERIFY && paths::is_verify(path)
     }
 
     /// Returns the documented methods, each with its operation id.

@@ -33,8 +33,12 @@ Rules for every request:
 
 - Paths are compared byte for byte. An unknown path, or an unknown method on a path, is answered with 404 `Not found`, or \
 with 401 without an accepted token.
+- HEAD is answered like GET, without the body.
 - OPTIONS needs no token. It is answered with 204, and with the methods of the path in `Allow`; `/api/v3/verify` treats it \
 like any method.
+- Every path below `/api/v3/verify/` is answered like `/api/v3/verify`.
+- An answer of status 401 has a second challenge, `Basic realm=\"influxdb3\"`, for a client that names itself in \
+`User-Agent` and is no browser.
 - Responses have no CORS headers.
 - A malformed request, or one with a head that is too large, is answered with 400, 414 or 431 and no body.
 - The recovery listener has a port of its own and is not part of this document.
@@ -189,7 +193,7 @@ fn with_headers(mut response: ResponseBuilder, names: &[&str]) -> Response {
 fn header(name: &str) -> Header {
     let uuid = name == CLUSTER_UUID || REQUEST_ID_HEADERS.contains(&name);
     let description = match name {
-        "www-authenticate" => "How to authenticate (RFC 6750).",
+        "www-authenticate" => "How to authenticate (RFC 6750, RFC 7617).",
         "retry-after" => "How many seconds to wait before the next attempt.",
         "allow" => "The methods that the path supports.",
         "cache-control" => "The response must not be cached.",

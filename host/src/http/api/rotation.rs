@@ -4,6 +4,7 @@
 //! A lost response loses nothing: a client can repeat stage and confirm.
 
 use hyper::{Method, StatusCode};
+use optoken_protocol::fields::KnownFields;
 use optoken_protocol::media_type::JSON;
 use optoken_protocol::paths;
 use optoken_protocol::problem::Problem;
@@ -21,7 +22,6 @@ use crate::http::api::endpoint::{
 use crate::http::api::issued_token;
 use crate::http::api::system_tokens::short_hash;
 use crate::http::api::tokens::ListedToken;
-use crate::http::fields::KnownFields;
 use crate::http::{Options, body, problem, response};
 use crate::secret::Secret;
 use crate::server::serve::Response;
@@ -180,7 +180,7 @@ async fn confirm(request: ApiRequest) -> Result<Response, Problem> {
     let staged =
         state.read(Authority::status)?.is_some_and(|status| matches!(status.rotation, Rotation::Staged(_)));
     if !staged {
-        state.authority.authenticate(credential.expose())?;
+        state.authenticate(&credential, paths::CONFIRM)?;
     }
     REPLACEMENT_FIELDS.check_query(request.uri().query())?;
     let ConfirmRequest { overlap_secs } =

@@ -5,19 +5,15 @@ use std::sync::Arc;
 
 use hyper::body::Bytes;
 use optoken_protocol::problem::Problem;
-use optoken_protocol::redact::redact_rest;
 
 use crate::async_authority::AsyncAuthority;
 use crate::authority::Authority;
 use crate::http::Options;
 use crate::http::api::deadline::{COMMAND_TIMEOUT, run_within};
+use crate::http::refusal::{Client, Refusals};
 use crate::metrics::Metrics;
-use crate::server::log_throttle::LogLimiter;
-use crate::server::peer::Peer;
-use crate::token::CommandError;
-
-/// How a line about a failed command begins.
-pub(crate) const COMMAND_FAILED: &str = "cannot carry out a token command";
+use crate::secret::Secret;
+use crate::token::{CommandError, Principal};
 
 /// The state of the main listener.
 pub(crate) struct AppState {
@@ -28,15 +24,7 @@ pub(crate) struct AppState {
     pub(crate) options: Options,
     /// The OpenAPI document, as JSON.
     pub(crate) document: Option<Bytes>,
-    pub(crate) limiters: LogLimiters,
-}
-
-/// The limits of the lines that clients of the main listener cause.
-pub(crate) struct LogLimiters {
-    pub(crate) authentication: LogLimiter,
-    pub(crate) commands: LogLimiter,
-    pub(crate) bootstrap: LogLimiter,
-    pub(crate) malformed: LogLimiter,
+    pub(crate) refusals: Refusals,
 }
 
 /// The state, as the handler of one request uses it.
@@ -44,18 +32,7 @@ pub(crate) struct LogLimiters {
 pub(crate) struct RequestState {
     app: Arc<AppState>,
     /// The client of the request, which the log names.
-    peer: Peer,
-}
-
-impl Default for LogLimiters {
-    fn default() -> Self {
-        Self {
-            authentication: LogLimiter::new("cannot authenticate token"),
-            commands: LogLimiter::new(COMMAND_FAILED),
-            bootstrap: LogLimiter::new("creation of the operator token refused"),
-            malformed: LogLimiter::new("malformed request"),
-        }
-    }
+    client: Client,
 }
 
 impl Deref for RequestState {
@@ -68,12 +45,23 @@ impl Deref for RequestState {
 
 impl RequestState {
     /// Returns the state for a request of this client.
-    pub(crate) fn new(app: Arc<AppState>, peer: Peer) -> Self {
-        Self { app, peer }
+    pub(crate) fn new(app: Arc<AppState>, client: Client) -> Self {
+        Self { app, client }
     }
 
-    fn log(&self, error: &CommandError) {
-        log_command_error(error, &self.peer, &self.limiters.commands);
+    /// Returns the client of the request.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    fn report(&self, error: &CommandError) {
+        self.refusals.command(&self.client, error);
+    }
+
+    /// Checks a credential, for a request to this path that no earlier check covers.
+    pub(crate) fn authenticate(&self, credential: &Secret, path: &str) -> Result<Principal, Problem> {
+        let checked = self.authority.authenticate(credential.expose());
+        Ok(checked.inspect_err(|error| self.refusals.authentication(&self.client, error, path))?)
     }
 
     /// Runs a command on a thread that may block. A command that has begun is completed and
@@ -83,7 +71,7 @@ impl RequestState {
         run: impl FnOnce(&Authority) -> Result<T, CommandError> + Send + 'static,
     ) -> Result<T, Problem> {
         let result = run_within(&self.commands, COMMAND_TIMEOUT, run).await;
-        Ok(result.inspect_err(|error| self.log(error))?)
+        Ok(result.inspect_err(|error| self.report(error))?)
     }
 
     /// Reads from the authority, which does not wait for the store.
@@ -91,17 +79,6 @@ impl RequestState {
         &self,
         read: impl FnOnce(&Authority) -> Result<T, CommandError>,
     ) -> Result<T, Problem> {
-        Ok(read(&self.authority).inspect_err(|error| self.log(error))?)
-    }
-}
-
-/// Logs the cause of a failed command, which the client does not receive.
-pub(crate) fn log_command_error(error: &CommandError, peer: &Peer, limiter: &LogLimiter) {
-    // Clients send a token where its name is expected.
-    let cause = redact_rest(&error.to_string()).into_owned();
-    if limiter.allow(peer) {
-        tracing::warn!(client_ip = peer.client_ip(), "{COMMAND_FAILED}: {cause}");
-    } else {
-        tracing::debug!(client_ip = peer.client_ip(), "{COMMAND_FAILED}: {cause}");
+        Ok(read(&self.authority).inspect_err(|error| self.report(error))?)
     }
 }

@@ -2,6 +2,7 @@
 //! (docs/compatibility.md 2.3, 2.5, 2.6).
 
 use hyper::{Method, StatusCode};
+use optoken_protocol::fields::KnownFields;
 use optoken_protocol::media_type::JSON;
 use optoken_protocol::paths;
 use optoken_protocol::problem::Problem;
@@ -17,10 +18,11 @@ use crate::http::api::endpoint::{
 };
 use crate::http::api::issued_token;
 use crate::http::api::system_tokens::{PERMISSIONS, short_hash};
-use crate::http::fields::KnownFields;
+use crate::http::refusal::Refused;
+use crate::http::request_origin::Rejection;
 use crate::http::{Options, body, problem, response};
 use crate::server::serve::Response;
-use crate::token::TokenInfo;
+use crate::token::{OPERATOR, TokenInfo};
 
 /// A new named admin token.
 #[derive(Deserialize, ToSchema)]
@@ -96,11 +98,14 @@ impl From<TokenInfo> for ListedToken {
 
 async fn create_operator(request: ApiRequest) -> Result<Response, Problem> {
     let origin = request.origin();
-    let ApiRequest { state, peer, request, .. } = request;
+    let ApiRequest { state, request, .. } = request;
     // Before the body of a request that is not allowed is read.
-    state.options.bootstrap.check(&request, &peer).inspect_err(|rejection| {
-        rejection.log("creation of the operator token", &request, &peer, &state.limiters.bootstrap);
-    })?;
+    if let Err(rejection) = state.options.bootstrap.check(&request, &state.client().peer) {
+        // A form of request that some clients use for every server, like in InfluxDB 3 Core.
+        let is_harmless = rejection == Rejection::AbsoluteForm && state.read(Authority::status)?.is_some();
+        rejection.report(Refused::Bootstrap, &request, state.client(), &state.refusals);
+        return Err(if is_harmless { Problem::AlreadyExists(OPERATOR.to_owned()) } else { rejection.into() });
+    }
     NO_FIELDS.check_query(request.uri().query())?;
     // Any local client can send this request. A body that arrives slowly would keep its place while
     // the request cannot succeed.

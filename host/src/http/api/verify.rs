@@ -1,4 +1,5 @@
-//! `/api/v3/verify`: forward authentication for a reverse proxy (docs/design.md 5.2).
+//! `/api/v3/verify`, and every path below it: forward authentication for a reverse proxy
+//! (docs/design.md 5.2).
 //!
 //! For each request, the proxy sends another one with the same `Authorization` header. It decides
 //! by the status alone, and most proxies turn unexpected statuses into errors of their own. So

@@ -22,13 +22,11 @@ use tokio_util::sync::CancellationToken;
 use crate::async_authority::AsyncAuthority;
 use crate::authority::Authority;
 use crate::http::api::issued_token;
-use crate::http::api::state::{COMMAND_FAILED, log_command_error};
 use crate::http::recovery::code::{CodeAttempts, CodeCheck, RecoveryCode};
+use crate::http::refusal::{Client, Reason, Refusals, Refused, RequestText};
 use crate::http::{OTHER_PATH, body, problem, request_origin};
 use crate::metrics::Metrics;
 use crate::server::connections::{ConnectionHandle, ConnectionLimits, ConnectionMode};
-use crate::server::log_throttle::LogLimiter;
-use crate::server::peer::Peer;
 use crate::server::serve::{Request, Response, Service};
 use crate::token::IssuedToken;
 
@@ -64,9 +62,7 @@ struct RecoveryListener {
     attempts: Option<CodeAttempts>,
     /// Cancelled when this listener is closed, with recovery or before.
     closed: CancellationToken,
-    refusals: LogLimiter,
-    failures: LogLimiter,
-    malformed: LogLimiter,
+    refusals: Refusals,
 }
 
 impl Recovery {
@@ -88,9 +84,7 @@ impl Recovery {
             recovery: Arc::clone(self),
             attempts: self.code.clone().map(CodeAttempts::new),
             closed,
-            refusals: LogLimiter::new("token recovery refused"),
-            failures: LogLimiter::new(COMMAND_FAILED),
-            malformed: LogLimiter::new("malformed request"),
+            refusals: Refusals::new(Arc::clone(&self.metrics)),
         })
     }
 }
@@ -107,7 +101,7 @@ impl Service for RecoveryListener {
     }
 
     fn reject(&self, reason: &'static str, connection: &ConnectionHandle) -> Response {
-        problem::log_malformed(reason, connection.peer(), &self.malformed);
+        self.refusals.malformed(reason, connection.peer());
         let response = problem::malformed_request(reason);
         self.recovery.metrics.http_response("recovery", OTHER_PATH, response.status().as_u16());
         response
@@ -121,8 +115,9 @@ impl RecoveryListener {
         connection: ConnectionHandle,
     ) -> Result<Response, Problem> {
         // Before the path, so that a rejected client does not learn which paths exist.
+        let client = Client::new(connection.peer().clone(), request.headers());
         request_origin::check_recovery_request(&request, connection.peer()).inspect_err(|rejection| {
-            rejection.log("token recovery", &request, connection.peer(), &self.refusals);
+            rejection.report(Refused::Recovery, &request, &client, &self.refusals);
         })?;
         let not_found = Problem::RecoveryPathNotFound;
         if request.uri().path() != paths::REGENERATE {
@@ -133,12 +128,13 @@ impl RecoveryListener {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
             return Ok(response);
         }
-        self.recover(request, connection).await
+        self.recover(request, client, connection).await
     }
 
     async fn recover(
         self: Arc<Self>,
         request: Request,
+        client: Client,
         connection: ConnectionHandle,
     ) -> Result<Response, Problem> {
         let (head, body) = request.into_parts();
@@ -149,7 +145,7 @@ impl RecoveryListener {
         // In a separate task: if the client disconnects now, the attempt still completes, and
         // closes recovery.
         let task = tokio::spawn(async move {
-            let issued = self.regenerate(&head.headers, connection.peer()).await;
+            let issued = self.regenerate(&head.headers, &client).await;
             drop((attempt, in_flight));
             issued
         });
@@ -157,14 +153,15 @@ impl RecoveryListener {
     }
 
     /// Replaces the operator token. The caller holds the attempt lock.
-    async fn regenerate(&self, headers: &HeaderMap, peer: &Peer) -> Result<IssuedToken, Problem> {
+    async fn regenerate(&self, headers: &HeaderMap, client: &Client) -> Result<IssuedToken, Problem> {
         if self.closed.is_cancelled() || self.recovery.closed.is_cancelled() {
             return Err(Problem::RecoveryClosed);
         }
-        self.check_code(headers, peer)?;
+        self.check_code(headers, client)?;
+        let peer = &client.peer;
         let origin = format!("recovery {peer}");
         let issued = self.recovery.authority.run(move |authority| authority.recover(&origin)).await;
-        let issued = issued.inspect_err(|error| log_command_error(error, peer, &self.failures));
+        let issued = issued.inspect_err(|error| self.refusals.command(client, error));
         // Recovery stays open, so doing it again has a token in every case.
         let issued = issued.map_err(|error| problem::repeatable(error.into()))?;
         self.recovery.closed.cancel();
@@ -172,13 +169,17 @@ impl RecoveryListener {
         Ok(issued)
     }
 
-    fn check_code(&self, headers: &HeaderMap, peer: &Peer) -> Result<(), Problem> {
+    fn check_code(&self, headers: &HeaderMap, client: &Client) -> Result<(), Problem> {
         let Some(attempts) = &self.attempts else {
             return Ok(());
         };
         let mut presented = headers.get_all(RECOVERY_CODE).iter();
         let check = match (presented.next(), presented.next()) {
-            (None, _) => return Err(Problem::MissingRecoveryCode),
+            (None, _) => {
+                let reason = Reason { label: "missing_code", cause: "there is no recovery code" };
+                self.refusals.report(Refused::Recovery, client, &reason, RequestText::None);
+                return Err(Problem::MissingRecoveryCode);
+            }
             (Some(presented), None) => attempts.verify(presented.as_bytes()),
             // One request is one attempt.
             (Some(_), Some(_)) => attempts.verify(b""),
@@ -186,9 +187,15 @@ impl RecoveryListener {
         let CodeCheck::Wrong(left) = check else {
             return Ok(());
         };
-        tracing::warn!(%peer, left, "token recovery refused: wrong recovery code");
+        let cause = format!("wrong recovery code, attempts left: {left}");
+        let reason = Reason { label: "wrong_code", cause: &cause };
+        self.refusals.report(Refused::Recovery, client, &reason, RequestText::None);
         if left == 0 {
-            tracing::warn!(%peer, "too many wrong recovery codes, closing this listener of token recovery");
+            let client_ip = client.peer.client_ip();
+            tracing::warn!(
+                client_ip,
+                "too many wrong recovery codes, closing this listener of token recovery"
+            );
             self.closed.cancel();
         }
         Err(Problem::WrongRecoveryCode(left))
