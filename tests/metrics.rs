@@ -6,7 +6,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
-use crate::support::{CREATE, NAMED_ADMIN, RECOVERY, REGENERATE, Server, TestEnv, eventually, get, post};
+use crate::support::{
+    CONFIRM, CREATE, NAMED_ADMIN, RECOVERY, REGENERATE, STAGE, Server, TestEnv, create_named, delete_named,
+    eventually, get, post,
+};
 
 /// Value of a series.
 #[track_caller]
@@ -112,4 +115,95 @@ fn next_expiry_is_that_of_accepted_tokens() {
         assert_eq!(response.status, 201, "{response:?}");
     }
     assert!((now + 3599.0..now + 3660.0).contains(&next()), "{} at {now}", next());
+}
+
+/// Each line names the client in the same fields, and each reason has its counter.
+#[test]
+fn refusals_are_logged_with_client_and_counted_by_reason() {
+    let env = TestEnv::new();
+    let server = env.serve(&[RECOVERY[0], RECOVERY[1], "--admin-token-recovery-code"]);
+    let first = server.create();
+    let token = server.regenerate(&first);
+    let named = create_named(&token, "ci").send(server.address).token();
+    let expired = post("/api/v3/configure/token/named_admin").bearer(&token);
+    let expired = expired.json(&serde_json::json!({ "token_name": "expired", "expiry_secs": 0 }));
+    let expired = expired.send(server.address).token();
+    let (main, recovery) = (server.address, server.recovery());
+    let zero = r#"optoken_refusals_total{kind="recovery",reason="wrong_code"}"#;
+    assert_eq!(value(&server, &token, zero), 0.0);
+    for (to, request, kind, reason, line) in [
+        (main, get("/x"), "authentication", "missing", "cannot authenticate token: there is none"),
+        (
+            main,
+            get("/x").authorization("x"),
+            "authentication",
+            "malformed",
+            "cannot authenticate token: Authorization",
+        ),
+        (
+            main,
+            get("/x").bearer(&first),
+            "authentication",
+            "unknown",
+            "cannot authenticate token: the token is not",
+        ),
+        (
+            main,
+            get("/x").bearer(&expired),
+            "authentication",
+            "expired",
+            "cannot authenticate token: the token expired",
+        ),
+        (
+            main,
+            post(REGENERATE).bearer(&named),
+            "command",
+            "not_operator",
+            "cannot carry out a token command: only",
+        ),
+        (
+            main,
+            delete_named(&token, "none"),
+            "command",
+            "not_found",
+            "cannot carry out a token command: there is no",
+        ),
+        (
+            main,
+            post(CREATE),
+            "bootstrap",
+            "forwarded",
+            "creation of the operator token refused: the request came",
+        ),
+        (recovery, post(REGENERATE), "recovery", "forwarded", "token recovery refused: the request came"),
+    ] {
+        let forwarded = request.header("X-Forwarded-For", "203.0.113.7, 10.0.0.1");
+        assert!(forwarded.send(to).status >= 400);
+        let series = format!("optoken_refusals_total{{kind=\"{kind}\",reason=\"{reason}\"}}");
+        assert_eq!(value(&server, &token, &series), 1.0, "{series}");
+        let fields = format!(r#" client_ip="127.0.0.1" forwarded_for="203.0.113.7" reason="{reason}""#);
+        let logged = |log: &str| log.lines().any(|text| text.contains(line) && text.contains(&fields));
+        eventually(&format!("{line} and {fields}"), || logged(&server.log()));
+    }
+    // The forwarding header itself is refused there.
+    post(REGENERATE).send(recovery);
+    post(REGENERATE).header("X-Recovery-Code", "00").send(recovery);
+    // A staged token makes its check a command.
+    post(CONFIRM).bearer("apiv3_unknown").send(main);
+    post(STAGE).bearer(&token).send(main).token();
+    post(CONFIRM).bearer("apiv3_unknown").send(main);
+    for (kind, reason, count) in [
+        ("recovery", "missing_code", 1.0),
+        ("recovery", "wrong_code", 1.0),
+        ("authentication", "unknown", 2.0),
+        ("command", "unknown", 1.0),
+    ] {
+        let series = format!("optoken_refusals_total{{kind=\"{kind}\",reason=\"{reason}\"}}");
+        assert_eq!(value(&server, &token, &series), count, "{series}");
+    }
+    server.wait_for_log(
+        "token recovery refused: wrong recovery code, attempts left: 4 client_ip=\"127.0.0.1\" reason=\"wrong_code\"",
+    );
+    let confirm = "the token is not known client_ip=\"127.0.0.1\" reason=\"unknown\" path=\"/api/v3/configure/token/admin/regenerate/confirm\"";
+    server.wait_for_log(confirm);
 }

@@ -19,6 +19,7 @@ mod clock;
 mod component;
 mod conformance;
 mod environment;
+mod fail2ban;
 #[allow(dead_code, reason = "each test crate uses a part")]
 #[path = "../fault_proxy.rs"]
 mod fault_proxy;
@@ -51,7 +52,7 @@ mod tls;
 use std::process::ExitCode;
 
 use self::needs::{
-    BASH, CHROMIUM, CURL, ENV, FAKETIME, HAPROXY, MOUNT, NGINX, NODE, Need, OPENSSL, PERL, PERL_MDWE, PROMETHEUS,
+    BASH, CHROMIUM, CURL, ENV, FAIL2BAN, FAKETIME, HAPROXY, MOUNT, NGINX, NODE, Need, OPENSSL, PERL, PERL_MDWE, PROMETHEUS,
     PYTHON, SCRIPT, SETPRIV, STRACE, SYSTEMD_ANALYZE, Test, UNSHARE,
 };
 
@@ -113,6 +114,9 @@ fn main() -> ExitCode {
         environment::socket_of_other_user_receives_nothing: [Need::Root],
         environment::system_without_written_code_is_named: [PERL_MDWE],
         environment::unsearchable_directory_has_no_dotenv: [Need::Root, PERL],
+        fail2ban::guesses_are_failures_and_nothing_else_is: [FAIL2BAN],
+        fail2ban::jail_is_valid: [FAIL2BAN],
+        fail2ban::jail_spares_one_mistake_and_finds_a_flood: [FAIL2BAN],
         lifecycle::few_threads_prevent_start_with_advice: [Need::Root, SETPRIV],
         lifecycle::sighup_reads_files_again_and_reports_it: [ENV],
         lifecycle::signals_remove_files_before_exit: [ENV],

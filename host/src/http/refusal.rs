@@ -1,8 +1,8 @@
 //! Refused requests: a line of the log for each, and a counter by reason.
 //!
 //! Programs that block clients read these lines (`dist/fail2ban`). So all have one form: the
-//! message, then `client_ip`, `forwarded_for` and `reason`, then the rest. A client chooses texts in
-//! them, and must not be able to name another client in its place. So every such text is quoted,
+//! message, then `client_ip`, `forwarded_for` and `reason`, then the rest. A client chooses texts
+//! in them, and must not be able to name another client in its place. So every such text is quoted,
 //! with escapes.
 
 use std::sync::Arc;
