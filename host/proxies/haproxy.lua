@@ -1,5 +1,6 @@
 -- Sends the check of a request to optoken, for haproxy.cfg, and sets variables from the response:
--- txn.optoken_status, and if present, txn.optoken_id, txn.optoken_name and txn.optoken_challenge.
+-- txn.optoken_status, and if present, txn.optoken_id, txn.optoken_name, txn.optoken_challenge and
+-- txn.optoken_basic.
 --
 -- Decides nothing: haproxy.cfg lets a request pass if the status is 200, and rejects it otherwise.
 -- Requires only HAProxy 2.5 or later with Lua, as Debian packages it.
@@ -16,26 +17,34 @@ end
 local TIMEOUT_MILLISECONDS = 500
 
 local variables_by_header = {
-    ["x-auth-token-id"] = "txn.optoken_id",
-    ["x-auth-token-name"] = "txn.optoken_name",
-    ["www-authenticate"] = "txn.optoken_challenge",
+    ["x-auth-token-id"] = { "txn.optoken_id" },
+    ["x-auth-token-name"] = { "txn.optoken_name" },
+    -- The second one is the scheme Basic, for clients that wait for it.
+    ["www-authenticate"] = { "txn.optoken_challenge", "txn.optoken_basic" },
 }
 
+-- Only programs are offered the scheme Basic. These show optoken a browser.
+local passed_headers = { "authorization", "user-agent", "origin", "sec-fetch-site" }
+
 core.register_action("optoken", { "http-req" }, function(txn)
-    -- Sends the first Authorization header unchanged, and no other header. Indices start at 0.
-    local headers = {}
-    local authorization = txn.http:req_get_headers()["authorization"]
-    if authorization then
-        headers["authorization"] = { authorization[0] }
+    -- Sends the first header of each of these names unchanged, and no other. Indices start at 0.
+    local received = txn.http:req_get_headers()
+    -- For the log of optoken.
+    local headers = { ["x-forwarded-for"] = { txn.f:src() } }
+    for _, name in ipairs(passed_headers) do
+        if received[name] then
+            headers[name] = { received[name][0] }
+        end
     end
 
     local client = core.httpclient()
     local response = client:get({ url = url, headers = headers, timeout = TIMEOUT_MILLISECONDS })
-    for name, variable in pairs(variables_by_header) do
+    for name, variables in pairs(variables_by_header) do
         local values = response.headers and response.headers[name]
-        if values then
-            -- The challenges of several WWW-Authenticate headers make one list. Indices start at 0.
-            txn:set_var(variable, table.concat(values, ", ", 0))
+        for index, variable in ipairs(variables) do
+            if values and values[index - 1] then
+                txn:set_var(variable, values[index - 1])
+            end
         end
     end
     -- Set last, so that a failure before this line leaves no status.

@@ -53,7 +53,7 @@ use std::process::ExitCode;
 
 use self::needs::{
     BASH, CHROMIUM, CURL, ENV, FAIL2BAN, FAKETIME, HAPROXY, MOUNT, NGINX, NODE, Need, OPENSSL, PERL, PERL_MDWE, PROMETHEUS,
-    PYTHON, SCRIPT, SETPRIV, STRACE, SYSTEMD_ANALYZE, Test, UNSHARE,
+    PYTHON, PYTHON3, SCRIPT, SETPRIV, STRACE, SYSTEMD_ANALYZE, Test, UNSHARE, WGET,
 };
 
 /// Rows of the table: a function, and its needs.
@@ -104,6 +104,7 @@ fn main() -> ExitCode {
         clients::prometheus_scrapes_with_token_of_file: [PROMETHEUS],
         clients::python_client_reads_version_errors_and_parquet: [PYTHON],
         clients::requests_of_telegraf_are_authenticated: [],
+        clients::wget_and_python_answer_the_challenge: [PYTHON3, WGET],
         clock::clock_set_back_revives_nothing: [FAKETIME],
         component::changed_components_fail_verification: [BASH],
         component::other_compiler_compares_behaviour: [BASH],
@@ -161,8 +162,9 @@ fn main() -> ExitCode {
     tests.extend(tests_for!(
         &proxies::KINDS,
         |kind: &proxies::ProxyKind| kind.name,
-        |kind: &proxies::ProxyKind| vec![kind.need],
+        |kind: &proxies::ProxyKind| vec![kind.need, WGET],
         [
+            proxies::basic_is_offered_to_programs_and_to_no_browser,
             proxies::deleted_token_is_rejected_at_once,
             proxies::disabled_auth_passes_without_identity_headers,
             proxies::every_request_on_keepalive_connection_is_checked,
@@ -170,11 +172,18 @@ fn main() -> ExitCode {
             proxies::large_cookie_reaches_service,
             proxies::oversized_or_malformed_head_is_rejected,
             proxies::question_has_only_authorization,
+            proxies::refused_client_is_logged,
             proxies::trailers_cannot_set_identity_headers,
             proxies::unavailable_store_denies,
             proxies::unreachable_or_silent_authority_denies,
             proxies::valid_token_passes_with_identity_headers,
         ]
+    ));
+    tests.extend(tests_for!(
+        proxies::KINDS.iter().filter(|kind| kind.name != "envoy"),
+        |kind: &proxies::ProxyKind| kind.name,
+        |kind: &proxies::ProxyKind| vec![kind.need],
+        [proxies::preflight_lines_answer_one_origin,]
     ));
     tests.extend(tests_for!(
         [&conformance::NODE, &conformance::PYTHON, &conformance::WASMTIME],

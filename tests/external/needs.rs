@@ -90,6 +90,7 @@ pub(crate) const PERL_MDWE: Need =
 /// Its package also has `promtool`.
 pub(crate) const PROMETHEUS: Need = Need::Program(&Program::new("prometheus", "prometheus", &["--version"]));
 pub(crate) const PYTHON: Need = Need::Host("Python 3.11 with venv");
+pub(crate) const PYTHON3: Need = Need::Program(&Program::new("python3", "python3", &["--version"]));
 /// Runs a program on a terminal.
 pub(crate) const SCRIPT: Need = Need::Program(&Program::new(
     "script",
@@ -111,6 +112,7 @@ pub(crate) const SYSTEMD_ANALYZE: Need =
 
 /// Fails where a container denies the right to mount.
 pub(crate) const UNSHARE: Need = Need::Program(&Program::new("unshare", "util-linux", &["--mount", "true"]));
+pub(crate) const WGET: Need = Need::Program(&Program::new("wget", "wget", &["--version"]));
 
 /// A row of the table of tests.
 pub(crate) struct Test {

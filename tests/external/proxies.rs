@@ -14,7 +14,7 @@ use std::thread;
 
 use tokio::net::TcpSocket;
 
-use crate::needs::{self, CADDY, HAPROXY, NGINX, Need};
+use crate::needs::{self, CADDY, HAPROXY, NGINX, Need, WGET};
 use crate::support::{
     ChildGuard, Connection, Request, Response, TestEnv, VERIFY, create_named, delete_named, eventually, get,
     post, request,
@@ -27,6 +27,7 @@ const NAME: &str = "Grüße, 50%";
 const ENCODED_NAME: &str = "Gr%C3%BC%C3%9Fe%2C%2050%25";
 
 const BARE: &str = r#"Bearer realm="influxdb3""#;
+const BASIC: &str = r#"Basic realm="influxdb3""#;
 const INVALID_TOKEN: &str = r#"Bearer realm="influxdb3", error="invalid_token""#;
 const INVALID_REQUEST: &str = r#"Bearer realm="influxdb3", error="invalid_request""#;
 
@@ -153,6 +154,17 @@ struct Proxy {
 
 impl Proxy {
     fn start(kind: &ProxyKind, env: &TestEnv, authority: SocketAddr, service: SocketAddr) -> Self {
+        Self::start_with(kind, env, authority, service, |shipped| shipped)
+    }
+
+    /// Starts it after a change of its configuration.
+    fn start_with(
+        kind: &ProxyKind,
+        env: &TestEnv,
+        authority: SocketAddr,
+        service: SocketAddr,
+        change: impl Fn(String) -> String,
+    ) -> Self {
         let ProxyKind { name, files, command, .. } = kind;
         let port = Port::any();
         let home = env.home().join(name);
@@ -161,7 +173,7 @@ impl Proxy {
             let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("proxies").join(file);
             let mut text = fs::read_to_string(&shipped).unwrap();
             if file == &files[0] {
-                text = with_addresses(kind, &text, [port.address(), authority, service]);
+                text = change(with_addresses(kind, &text, [port.address(), authority, service]));
                 text = text.replace("/etc/haproxy/", &format!("{}/", home.display()));
             }
             fs::write(home.join(file), text).unwrap();
@@ -533,7 +545,144 @@ pub(crate) fn large_cookie_reaches_service(kind: &ProxyKind) {
     assert_eq!(received.header("cookie"), Some(cookie.as_str()), "{}", proxy.name);
 }
 
-/// The question has no other header of the client, and goes to the configured address.
+/// Headers of the answer with a challenge.
+fn challenges(response: &Response) -> Vec<&str> {
+    let headers = response.headers.iter().filter(|(name, _)| name == "www-authenticate");
+    headers.map(|(_, value)| value.as_str()).collect()
+}
+
+/// A browser would keep the token, and send it with requests that other sites cause.
+pub(crate) fn basic_is_offered_to_programs_and_to_no_browser(kind: &ProxyKind) {
+    let env = TestEnv::new();
+    let authority = env.serve(&[]);
+    let token = authority.create();
+    let service = Service::start();
+    let proxy = Proxy::start(kind, &env, authority.address, service.address);
+    let wget = || get("/").header("User-Agent", "Wget/1.21.3");
+    for request in [
+        get("/"),
+        get("/").header("User-Agent", "Mozilla/5.0 (X11; Linux x86_64)"),
+        wget().header("Origin", "https://example.com"),
+        wget().header("Sec-Fetch-Site", "none"),
+        wget().header("Sec-Fetch-Site", "cross-site").header("Sec-Fetch-Mode", "navigate"),
+    ] {
+        let response = proxy.send(&request);
+        assert_eq!(
+            (response.status, challenges(&response)),
+            (401, vec![BARE]),
+            "{}: {request:?}",
+            proxy.name
+        );
+    }
+    let response = proxy.send(&wget());
+    let offered = challenges(&response);
+    // nginx before 1.23 passes the first challenge on.
+    let both = offered == [BARE, BASIC] || proxy.name == "nginx" && offered == [BARE];
+    assert!(response.status == 401 && both, "{}: {response:?}", proxy.name);
+    assert_eq!(response.header("cache-control"), Some("no-store").filter(|_| proxy.name != "nginx"));
+    if offered == [BARE, BASIC] {
+        // The program itself asks without a token first.
+        let mut wget = needs::command(WGET);
+        let url = format!("http://{}/", proxy.address());
+        wget.args(["--no-config", "--tries=1", "--quiet", "--output-document=-", "--user=x"]);
+        let run = wget.arg(format!("--password={token}")).arg(url).output().unwrap();
+        assert!(run.status.success(), "{}: {}", proxy.name, String::from_utf8_lossy(&run.stderr));
+        assert_eq!(service.received().len(), 1, "{}", proxy.name);
+    }
+}
+
+/// The code blocks of a language in host/proxies/README.md.
+fn readme_blocks(language: &str) -> Vec<String> {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("proxies/README.md")).unwrap();
+    let fence = format!("```{language}\n");
+    let blocks = readme.split(&fence).skip(1);
+    blocks.map(|block| block.split("```").next().unwrap().to_owned()).collect()
+}
+
+/// Inserts the lines for CORS where the README has them.
+fn with_preflight(name: &str, shipped: &str) -> String {
+    let insert = |text: &str, block: &str, before: &str| {
+        assert_eq!(text.matches(before).count(), 1, "{before}");
+        text.replace(before, &format!("{block}{before}"))
+    };
+    match name {
+        "nginx" => {
+            let blocks = readme_blocks("nginx");
+            let [map, location] = blocks.as_slice() else { panic!("{blocks:?}") };
+            insert(&insert(shipped, map, "server {\n"), location, "    # A service may treat")
+        }
+        "caddy" => insert(shipped, &readme_blocks("caddyfile")[0], "\t\t# Requests inside an upgraded"),
+        "haproxy" => insert(shipped, &readme_blocks("haproxy")[0], "    http-request lua.optoken\n"),
+        name => panic!("{name}"),
+    }
+}
+
+pub(crate) fn preflight_lines_answer_one_origin(kind: &ProxyKind) {
+    let env = TestEnv::new();
+    let authority = env.serve(&[]);
+    let token = authority.create();
+    let service = Service::start();
+    let change = |shipped: String| with_preflight(kind.name, &shipped);
+    let proxy = Proxy::start_with(kind, &env, authority.address, service.address, change);
+    let send = |request: &Request| {
+        let mut connection = Connection::open(proxy.address()).unwrap();
+        connection.write(&request.to_bytes());
+        connection.read_head().unwrap()
+    };
+    let asks = |method: &str, origin: &str, asked: &[&str]| {
+        let request = request(method, "/path?a=b").header("Origin", origin);
+        asked.iter().fold(request, |request, asked| request.header("Access-Control-Request-Method", asked))
+    };
+    let page = "https://app.example.com";
+    let preflight = send(&asks("OPTIONS", page, &["POST"]));
+    assert_eq!(preflight.status, 204, "{}: {preflight:?}", proxy.name);
+    for (name, value) in [
+        ("access-control-allow-origin", page),
+        ("access-control-allow-methods", "GET, POST"),
+        ("access-control-allow-headers", "Authorization"),
+        ("vary", "Origin"),
+    ] {
+        assert_eq!(preflight.header(name), Some(value), "{}: {preflight:?}", proxy.name);
+    }
+    for request in [
+        asks("OPTIONS", "https://app.example.com.evil.example", &["POST"]),
+        asks("OPTIONS", "https://appxexample.com", &["POST"]),
+        asks("OPTIONS", "null", &["POST"]),
+        asks("OPTIONS", page, &[]),
+        asks("GET", page, &["POST"]),
+        asks("POST", page, &["OPTIONS"]).body(b"{}"),
+    ] {
+        let response = send(&request);
+        let allowed = response.header("access-control-allow-origin");
+        assert_eq!((response.status, allowed), (401, None), "{}: {request:?}", proxy.name);
+    }
+    let received = service.received();
+    assert!(received.is_empty(), "{}: {received:?}", proxy.name);
+    // Other requests pass by their tokens, a preflight with one included.
+    assert_eq!(send(&asks("GET", page, &[]).bearer(&token)).status, 200, "{}", proxy.name);
+    assert_eq!(send(&asks("OPTIONS", "null", &["GET"]).bearer(&token)).status, 200, "{}", proxy.name);
+    assert_eq!(service.received().len(), 2, "{}", proxy.name);
+}
+
+/// The log of optoken has the address of the client that the proxy states.
+pub(crate) fn refused_client_is_logged(kind: &ProxyKind) {
+    let env = TestEnv::new();
+    let authority = env.serve(&[]);
+    authority.create();
+    let service = Service::start();
+    let proxy = Proxy::start(kind, &env, authority.address, service.address);
+    let request = get("/").bearer("apiv3_unknown").header("X-Forwarded-For", "192.0.2.9");
+    assert_eq!(proxy.send(&request).status, 401, "{}", proxy.name);
+    // Caddy 2.6 cannot keep this header.
+    let forwarded = if proxy.name == "caddy" { "" } else { r#"forwarded_for="127.0.0.1" "# };
+    authority.wait_for_log(&format!(
+        "the token is not known client_ip=\"127.0.0.1\" {forwarded}reason=\"unknown\" path=\"{VERIFY}\""
+    ));
+    assert!(!authority.log().contains("192.0.2.9"), "{}: {}", proxy.name, authority.log());
+}
+
+/// The question has no other header of the client than those that optoken reads, and goes to the
+/// configured address.
 pub(crate) fn question_has_only_authorization(kind: &ProxyKind) {
     let env = TestEnv::new();
     let authority = Service::start();
