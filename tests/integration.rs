@@ -35,4 +35,5 @@ mod sql;
 #[allow(dead_code, unused_imports, reason = "each test crate uses a part")]
 mod support;
 mod tls;
+mod token_file_rotation;
 mod verify;

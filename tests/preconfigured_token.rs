@@ -207,12 +207,12 @@ fn deleted_token_stays_deleted_after_a_restart() {
             assert!(server.accepts(OTHER));
             delete_named(&operator, "ci").send(server.address).assert_is(200, "");
         } else {
-            server.wait_for_log("Admin token 'another' was imported before and then deleted");
+            server.wait_for_log("Admin token 'another' was accepted before and then revoked");
         }
         assert!(!server.accepts(OTHER));
         server.stop();
         let server = env.serve_preconfigured(&content).start();
-        server.wait_for_log("was imported before and then deleted");
+        server.wait_for_log("was accepted before and then revoked");
         assert!(!server.accepts(OTHER) && server.accepts(&operator));
         server.stop();
     }

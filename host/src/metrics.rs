@@ -122,7 +122,7 @@ impl Metrics {
         }
         let rotations =
             counters("optoken_rotations_total", "Replacements of the operator token, by cause.", &["by"])?;
-        for by in ["regenerate", "confirm", "recovery"] {
+        for by in ["regenerate", "confirm", "recovery", "file"] {
             rotations.with_label_values(&[by]);
         }
         let reloads = counters(
@@ -274,6 +274,11 @@ impl Metrics {
 }
 
 impl Metrics {
+    /// Counts a replacement of the operator token by that of its file.
+    pub(crate) fn operator_replaced_by_file(&self) {
+        self.rotations.with_label_values(&["file"]).inc();
+    }
+
     /// Counts an attempt to read a file again.
     pub(crate) fn reloaded(&self, file: ReloadedFile, succeeded: bool) {
         let outcome = if succeeded { "done" } else { "failed" };

@@ -30,12 +30,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, DEFAULT_MAX_STALENESS};
+use crate::cli::duration::overlap_seconds;
 use crate::cli::environment::boolean;
 use crate::cli::serve::continuity::Continuity;
 use crate::cli::serve::listeners::{Listeners, Tls};
 use crate::cli::serve::logging::Log;
+use crate::cli::serve::preconfigured_token::PreconfiguredToken;
 use crate::cli::serve::recovery::{Recovery, RecoveryListeners};
-use crate::cli::serve::reload::{CertificateReloader, Reloader};
+use crate::cli::serve::reload::{CertificateReloader, Reloader, TokenReloader};
 use crate::cli::serve::storage::Storage;
 use crate::cli::without_effect::Ignored;
 use crate::client::DEFAULT_HOST;
@@ -165,8 +167,22 @@ struct Access {
     /// be readable to the owner and to a group of the server (modes 0600, 0440), and to no other
     /// user. A token that is easy to guess is refused. To create such a file: `create token --admin
     /// --offline`, or `hash token` for a token that exists already
+    ///
+    /// A new token of the name `_admin` in the file of a running server replaces the operator
+    /// token, at SIGHUP or within a minute, if that still is the earlier token of the file. It must
+    /// never have been the operator token before. Otherwise the log has a warning.
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_ADMIN_TOKEN_FILE")]
     admin_token_file: Option<PathBuf>,
+
+    /// Accept the earlier operator token this long after a new one in --admin-token-file has
+    /// replaced it: from 1s to 30d; without it, not at all
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "INFLUXDB3_ADMIN_TOKEN_FILE_OVERLAP",
+        value_parser = overlap_seconds
+    )]
+    admin_token_file_overlap: Option<u64>,
 
     /// Which clients may create the first operator token without a credential: loopback (on this
     /// machine), any, or off (none)
@@ -208,9 +224,14 @@ impl Serve {
         };
         let metrics = self.metrics().context("cannot set up the metrics")?;
         let authority = threads::exit_on_panic(|| self.authority(Arc::clone(&metrics)))?;
-        if let Some(file) = self.access.admin_token_file.as_ref().filter(|_| !options.without_auth) {
-            preconfigured_token::import(&authority, file).context("Token error")?;
-        }
+        let file = self.access.admin_token_file.as_ref().filter(|_| !options.without_auth);
+        let token = if let Some(file) = file {
+            let overlap = self.access.admin_token_file_overlap.unwrap_or(0);
+            let token = PreconfiguredToken::import(&authority, file.clone(), overlap);
+            Some(token.context("Token error")?)
+        } else {
+            None
+        };
         let limits = main_listener::connection_limits(max_connections, self.listeners.shutdown_timeout);
         if max_connections < main_listener::MAX_CONNECTIONS {
             tracing::info!(
@@ -218,7 +239,9 @@ impl Serve {
                  LimitNOFILE)"
             );
         }
-        runtime.block_on(self.listen(listen_fds, tls, hangup, limits, options, authority, metrics))
+        let token = token.map(|token| TokenReloader::new(token, authority.clone(), Arc::clone(&metrics)));
+        let reloads = (hangup, token);
+        runtime.block_on(self.listen(listen_fds, tls, reloads, limits, options, authority, metrics))
     }
 
     fn options(&self) -> Options {
@@ -277,7 +300,7 @@ impl Serve {
         self,
         mut listen_fds: ListenFd,
         tls: Option<ServerTls>,
-        hangup: Option<Signal>,
+        (hangup, token): (Option<Signal>, Option<TokenReloader>),
         limits: ConnectionLimits,
         options: Options,
         authority: Authority,
@@ -319,7 +342,7 @@ impl Serve {
         }
         let recovery = recovery.map(|listeners| listeners.serve(&authority, Arc::clone(&metrics), &stop));
         service_manager::ready();
-        self.watch(certificate, hangup, &options, &authority, &metrics, &stop);
+        self.watch(certificate, token, hangup, &authority, &metrics, &stop);
         let service = main_listener::service(authority, metrics, options);
         main.serve(service, limits, stop).await;
         drop(main_file);
@@ -336,15 +359,15 @@ impl Serve {
     fn watch(
         self,
         certificate: Option<CertificateReloader>,
+        token: Option<TokenReloader>,
         hangup: Option<Signal>,
-        options: &Options,
         authority: &Authority,
         metrics: &Arc<Metrics>,
         stop: &CancellationToken,
     ) {
         let reloader = Reloader {
             certificate,
-            token_file: self.access.admin_token_file.filter(|_| !options.without_auth),
+            token,
             has_audit_log: self.audit_log.is_some(),
             authority: authority.clone(),
             metrics: Arc::clone(metrics),

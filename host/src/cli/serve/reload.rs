@@ -1,10 +1,10 @@
-//! Reads files again while the server runs: at SIGHUP all of them, after a change the certificate.
+//! Reads files again while the server runs: at SIGHUP all of them, after a change the certificate
+//! and the token file.
 //!
 //! A file that cannot be used changes nothing: what is in use goes on, one line of the log names
 //! the file and the reason, and the next comparison tries it again. Everything here can block, so
 //! it runs on threads for that.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::authority::Authority;
 use crate::certificate::{CertificateFacts, Validity, seconds_now, time_as_text};
 use crate::cli::serve::file_watch::{self, FileWatch, Observation};
-use crate::cli::serve::{preconfigured_token, service_manager};
+use crate::cli::serve::preconfigured_token::{PreconfiguredToken, Reloaded};
+use crate::cli::serve::service_manager;
 use crate::metrics::{Metrics, ReloadedFile};
 use crate::server::tls::ServerTls;
 
@@ -30,7 +31,7 @@ const EXPIRY_LOG_INTERVAL: Duration = Duration::from_hours(24);
 pub(crate) struct Reloader {
     pub(crate) certificate: Option<CertificateReloader>,
     /// `--admin-token-file`, if it has an effect.
-    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) token: Option<TokenReloader>,
     pub(crate) has_audit_log: bool,
     pub(crate) authority: Authority,
     pub(crate) metrics: Arc<Metrics>,
@@ -130,20 +131,17 @@ impl Reloader {
                 tracing::error!("{error}; the next record tries it again");
             }
         }
-        if let Some(file) = &self.token_file {
-            let imported = preconfigured_token::reload(&self.authority, file);
-            self.metrics.reloaded(ReloadedFile::TokenFile, imported.is_ok());
-            if let Err(error) = imported {
-                failed += 1;
-                tracing::error!("{error:#}; the tokens stay as they are");
-            }
+        if let Some(token) = &mut self.token {
+            failed += usize::from(!token.reload(true));
         }
         failed
     }
 
     /// Compares the watched files. Returns when to do so again.
     fn compare(&mut self) -> Duration {
-        self.certificate.as_mut().map_or(file_watch::INTERVAL, CertificateReloader::compare)
+        let certificate = self.certificate.as_mut().map(CertificateReloader::compare);
+        let token = self.token.as_mut().map(TokenReloader::compare);
+        certificate.into_iter().chain(token).min().unwrap_or(file_watch::INTERVAL)
     }
 }
 
@@ -224,6 +222,58 @@ impl CertificateReloader {
                 "the TLS certificate {file} has expired at {until}, so that clients refuse it; renew it, and the server serves \
                  the new one without a restart"
             ),
+        }
+    }
+}
+
+/// The token file, and the operator token that it replaces.
+pub(crate) struct TokenReloader {
+    token: PreconfiguredToken,
+    watch: FileWatch,
+    authority: Authority,
+    metrics: Arc<Metrics>,
+    /// Why the file cannot be used, as the log has it.
+    failure: Option<String>,
+}
+
+impl TokenReloader {
+    pub(crate) fn new(token: PreconfiguredToken, authority: Authority, metrics: Arc<Metrics>) -> Self {
+        let watch = FileWatch::new([token.path().to_owned()]);
+        Self { token, watch, authority, metrics, failure: None }
+    }
+
+    fn compare(&mut self) -> Duration {
+        let observed = self.watch.observe();
+        // The store, or the mode of a directory, may be what has failed.
+        if observed == Observation::Changed || (observed == Observation::Unchanged && self.failure.is_some())
+        {
+            self.reload(false);
+        }
+        if observed == Observation::Unsettled { file_watch::SETTLING_INTERVAL } else { file_watch::INTERVAL }
+    }
+
+    /// Reads the file again. Returns whether it can be used.
+    fn reload(&mut self, at_signal: bool) -> bool {
+        match self.token.reload(&self.authority, at_signal) {
+            Ok(reloaded) => {
+                self.failure = None;
+                if reloaded == Reloaded::Replaced {
+                    self.metrics.operator_replaced_by_file();
+                }
+                if at_signal || reloaded != Reloaded::Same {
+                    self.metrics.reloaded(ReloadedFile::TokenFile, true);
+                }
+                true
+            }
+            Err(error) => {
+                let failure = format!("{error:#}");
+                self.metrics.reloaded(ReloadedFile::TokenFile, false);
+                if at_signal || self.failure.as_ref() != Some(&failure) {
+                    tracing::error!("{failure}; the tokens stay as they are");
+                }
+                self.failure = Some(failure);
+                false
+            }
         }
     }
 }
