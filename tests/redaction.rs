@@ -25,7 +25,7 @@ const TOKENS_OF_ALPHABETS: [&str; 6] = [
 
 /// Every byte percent-encoded.
 fn encode_all(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02x}")).collect()
+    text.bytes().flat_map(|byte| format!("%{byte:02x}").into_bytes()).map(char::from).collect()
 }
 
 /// Percent-encoded as a component of a URL.

@@ -33,8 +33,8 @@ pub fn may_offer_basic<'a>(headers: impl IntoIterator<Item = (&'a str, &'a [u8])
     is_named
 }
 
-/// How `User-Agent` begins in requests of browsers, and in those that Traefik and HAProxy send in
-/// their own name.
+/// How `User-Agent` begins in requests of browsers, and in those that Traefik and `HAProxy` send
+/// in their own name.
 const NO_OFFER: [&[u8]; 4] = [b"Mozilla/", b"Opera/", b"Go-http-client/", b"HAProxy"];
 
 #[cfg(test)]

@@ -59,7 +59,8 @@ pub(crate) fn guesses_are_failures_and_nothing_else_is() {
 
     // A client that names another one.
     let forged = r#"" client_ip="192.0.2.9" reason="unknown""#;
-    let name: String = forged.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let name: String =
+        forged.bytes().flat_map(|byte| format!("%{byte:02x}").into_bytes()).map(char::from).collect();
     delete_named(&token, &name).send(server.address);
     get("/health").header("X-Forwarded-For", forged).send(server.address);
     get("/health").header("X-Forwarded-For", &format!("x{}", &forged[..30])).send(server.address);
@@ -77,7 +78,8 @@ pub(crate) fn guesses_are_failures_and_nothing_else_is() {
     // The log has UTC.
     assert_eq!(failures(&log, "Asia/Tokyo"), found);
     // As the journal has it.
-    let journal: String = server.log().lines().map(|line| format!("host optoken[7]: {line}\n")).collect();
+    let journal: String =
+        server.log().lines().flat_map(|line| ["host optoken[7]: ", line, "\n"].map(str::to_owned)).collect();
     let journal = env.file("journal.log", journal.as_bytes());
     assert_eq!(failures(&journal, "UTC").len(), expected);
 }
