@@ -119,7 +119,7 @@ fn options_without_effect_are_hidden_and_checked() {
     ] {
         env.cli(args.split_whitespace()).run().assert_failed(2, &[message]);
     }
-    // No arguments: a server that nobody meant to start is a risk.
+    // Without arguments: a server that was not asked for would offer its bootstrap.
     let bare = env.cli([""; 0]).run();
     assert!(bare.code == Some(2) && bare.stderr.contains("Usage: "), "{bare:?}");
 }

@@ -246,14 +246,16 @@ pub(crate) fn unusable_stores_are_named_with_the_next_step() {
             own(0o700),
             own(0o600),
             Some(("-wal", own(0o000))),
-            &["file beside it whose name ends in -wal: its mode closes it; run chmod u+rw on that file"],
+            &[
+                "the file beside it whose name ends in -wal belongs to the user of the server, and its mode closes it",
+            ],
         ),
         (
             "index-of-root",
             own(0o700),
             own(0o600),
             Some(("-shm", (0, 0o600))),
-            &["whose name ends in -shm: it belongs to the user with the id 0; run as that user"],
+            &["whose name ends in -shm belongs to the user with the id 0; run as that user"],
         ),
     ] {
         let _case = CaseName(name);

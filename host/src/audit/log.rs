@@ -110,7 +110,8 @@ pub enum AuditLogError {
     /// The last record does not belong to this catalog.
     #[error(
         "the audit log {} does not belong to this catalog: the catalog has another record {sequence}, or none yet; \
-         was the store replaced, or the file altered? Check it with `audit verify`, and move it away or choose another",
+         was the store lost or replaced, or the file altered? Check it with `audit verify`. Put the newest store back, or \
+         `restore` a backup; move the log away only if the store is meant as it is",
         path.display()
     )]
     Foreign {

@@ -209,8 +209,8 @@ pub(crate) fn origin(error: &clap::Error, command: &Command) -> Option<String> {
 
 /// Returns the variable of the option with this name.
 fn variable_of(command: &Command, name: &str) -> Option<String> {
-    let own = command.get_arguments().filter(|argument| argument.get_long() == Some(name));
-    let own = own.filter_map(|argument| argument.get_env()?.to_str()).next();
+    let mut own = command.get_arguments().filter(|argument| argument.get_long() == Some(name));
+    let own = own.find_map(|argument| argument.get_env()?.to_str());
     let below = || command.get_subcommands().find_map(|command| variable_of(command, name));
     own.map(str::to_owned).or_else(below)
 }

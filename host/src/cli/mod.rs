@@ -119,7 +119,9 @@ pub fn run() -> ExitCode {
     };
     // A server logs them.
     if !matches!(command_line.command, Command::Serve(_)) {
-        warnings.iter().for_each(|warning| warn(warning));
+        for warning in &warnings {
+            warn(warning);
+        }
     }
     let (name, outcome) = match command_line.command {
         Command::Serve(serve) => ("Serve", serve.run(&warnings, &ignored)),

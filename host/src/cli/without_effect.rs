@@ -257,7 +257,7 @@ pub(crate) fn find(command: &Command, matches: &ArgMatches) -> Result<Ignored, U
         }
     }
     let user_auth = serve.and_then(|serve| serve.get_many::<OsString>(USER_AUTH));
-    if user_auth.into_iter().flatten().any(|value| switches_off(value)) {
+    if user_auth.into_iter().flatten().any(switches_off) {
         return Err(refusal(&format!("--{USER_AUTH}"), NO_USERS));
     }
     let options = known_options().filter(|name| is_given(name));

@@ -2,8 +2,8 @@
 //!
 //! Any client that reaches the port can open connections and leave them idle. So connections are
 //! limited, and idle ones are closed after a timeout, or earlier for another one if the listener is
-//! full. Requests in flight are cut off only a while after the listener stops. Knows nothing of the API that the service
-//! implements.
+//! full. Requests in flight are cut off only a while after the listener stops. Knows nothing of the
+//! API that the service implements.
 
 use std::convert::Infallible;
 use std::io;

@@ -18,6 +18,7 @@ const DEFAULT_FILTER: &str = "info";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logging")]
+#[expect(clippy::struct_field_names, reason = "they are the names of the options")]
 pub(crate) struct Log {
     /// Log filter, such as info, debug, or warn,optoken=debug [default: info]
     #[arg(long, value_name = "FILTER", env = environment::LOG_FILTER)]
@@ -121,7 +122,9 @@ impl Log {
         if let LogFormat::Missing(name) = format {
             warnings.push(format!("there is no log format {name} here, so the log is text"));
         }
-        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
         Ok(())
     }
 

@@ -205,7 +205,9 @@ impl Serve {
     /// Runs the server. It logs the warnings about variables, and what is ignored.
     pub(crate) fn run(mut self, warnings: &[String], ignored: &Ignored) -> anyhow::Result<()> {
         self.log.start()?;
-        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
         log_ignored(ignored);
         self.node_id = self.node_id()?;
         // Before anything is changed.

@@ -96,31 +96,13 @@ impl fmt::Display for Failure {
                 f,
                 "it is damaged: restore a backup, and keep a copy of the damaged files until then ({detail})"
             ),
-            Self::Denied { owner: Some(owner) } if *owner == geteuid().as_raw() => f.write_str(
-                "permission denied: the file belongs to the user of the server, and its mode closes it; run chmod \
-                 u+rw on it",
-            ),
-            Self::Denied { owner: Some(owner) } => write!(
-                f,
-                "permission denied: the file belongs to the user with the id {owner}; run as that user, or give the \
-                 file to the user of the server"
-            ),
-            Self::Denied { owner: None } => {
-                f.write_str("permission denied: give the directory to the user of the server")
+            Self::Denied { owner } => {
+                f.write_str("permission denied: ")?;
+                write_denied(f, "the file", *owner)
             }
             Self::DeniedBeside { suffix, owner } => {
-                write!(f, "permission denied for the file beside it whose name ends in {suffix}")?;
-                match owner {
-                    Some(owner) if *owner == geteuid().as_raw() => {
-                        f.write_str(": its mode closes it; run chmod u+rw on that file")
-                    }
-                    Some(owner) => write!(
-                        f,
-                        ": it belongs to the user with the id {owner}; run as that user, or give that file to the \
-                         user of the server"
-                    ),
-                    None => f.write_str(": give it to the user of the server"),
-                }
+                f.write_str("permission denied: ")?;
+                write_denied(f, &format!("the file beside it whose name ends in {suffix}"), *owner)
             }
             Self::NoFileBeside { suffix } => write!(
                 f,
@@ -184,6 +166,24 @@ impl fmt::Display for Failure {
                 "SQLite reports: {detail}; keep the files, and stop other programs that use them"
             ),
         }
+    }
+}
+
+/// Writes what to do about a file that belongs to this user, or about a directory.
+fn write_denied(f: &mut fmt::Formatter<'_>, file: &str, owner: Option<u32>) -> fmt::Result {
+    match owner {
+        Some(owner) if owner == geteuid().as_raw() => {
+            write!(
+                f,
+                "{file} belongs to the user of the server, and its mode closes it; run chmod u+rw on it"
+            )
+        }
+        Some(owner) => write!(
+            f,
+            "{file} belongs to the user with the id {owner}; run as that user, or give the file to the user of the \
+             server"
+        ),
+        None => f.write_str("give the directory to the user of the server"),
     }
 }
 
