@@ -1,6 +1,9 @@
 //! Command lines and environments that were made for InfluxDB 3, and start this server unchanged
 //! (docs/compatibility.md 5.1).
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+
 use crate::support::{CaseName, Cli, Connection, TestEnv};
 
 /// The variables of the image of InfluxDB 3 Core, from its Dockerfile.
@@ -118,6 +121,16 @@ fn options_without_effect_are_hidden_and_checked() {
         ("--num-io-threads=8", "requires a subcommand"),
     ] {
         env.cli(args.split_whitespace()).run().assert_failed(2, &[message]);
+    }
+    // The quick start of InfluxDB has no subcommand.
+    for (args, option) in
+        [("--object-store memory", "--object-store"), ("-v", "-v"), ("--node-id=x", "--node-id")]
+    {
+        let note = format!("note: {option} is an option of: optoken serve\n");
+        env.cli(args.split_whitespace()).run().assert_failed(2, &["unexpected argument", &note]);
+    }
+    for args in ["--bucket x", "show tokens --node-id x", "--nonsense"] {
+        assert!(!env.cli(args.split_whitespace()).run().stderr.contains("note: "));
     }
     // Without arguments: a server that was not asked for would offer its bootstrap.
     let bare = env.cli([""; 0]).run();
@@ -315,6 +328,9 @@ fn generic_variables_never_prevent_the_start() {
     }
     let typed = env.serve_with(&["--node-id", "a b"]).env("INFLUXDB3_NODE_ID", "a b").run();
     assert!(!typed.stderr.contains("note: "), "{typed:?}");
+    let not_text = OsStr::from_bytes(b"\xff");
+    let not_text = env.serve_with(&[]).env("INFLUXDB3_NODE_IDENTIFIER_PREFIX", not_text).run();
+    not_text.assert_failed(2, &["note: the value is not UTF-8: INFLUXDB3_NODE_IDENTIFIER_PREFIX\n"]);
     let filter = env.serve_with(&[]).env("INFLUXDB3_LOG_FILTER", "nonsense=[").run();
     filter.assert_failed(1, &["is not a log filter"]);
 }

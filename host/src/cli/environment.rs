@@ -196,6 +196,9 @@ fn is_on_command_line(shown: &str) -> bool {
 
 /// Returns which variable has the value that this error is about, if one has.
 pub(crate) fn origin(error: &clap::Error, command: &Command) -> Option<String> {
+    if error.kind() == ErrorKind::InvalidUtf8 {
+        return not_text(command);
+    }
     let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else { return None };
     if is_on_command_line(shown) {
         return None;
@@ -205,6 +208,15 @@ pub(crate) fn origin(error: &clap::Error, command: &Command) -> Option<String> {
         Some(file) => format!("the value is from the variable {name} in {}", file.display()),
         None => format!("the value is from the variable {name}"),
     })
+}
+
+/// Names the variables of options whose values are not text. The parser names none of them.
+fn not_text(command: &Command) -> Option<String> {
+    let mut names = BTreeSet::new();
+    add_names(command, &mut names);
+    names.retain(|name| variable(name).is_some_and(|value| value.to_str().is_none()));
+    let names: Vec<_> = names.into_iter().collect();
+    (!names.is_empty()).then(|| format!("the value is not UTF-8: {}", names.join(", ")))
 }
 
 /// Returns the variable of the option with this name.

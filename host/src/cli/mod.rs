@@ -3,11 +3,12 @@
 //! Each subcommand has a file or folder of its own. Results go to stdout; questions, hints and
 //! errors go to stderr. Exit codes: 0 for success, 1 for a failure, 2 for a usage error.
 
+use std::env;
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use optoken_protocol::redact::redact;
@@ -222,6 +223,24 @@ fn check_secret_arguments(matches: &ArgMatches) -> Result<(), UsageError> {
     Ok(())
 }
 
+/// Returns the unknown option of this error if it stands before a subcommand and `serve` has it:
+/// InfluxDB starts a server without `serve`.
+fn option_of_serve(error: &clap::Error) -> Option<String> {
+    let is_first = env::args_os().nth(1).is_some_and(|argument| argument.to_string_lossy().starts_with('-'));
+    let (ErrorKind::UnknownArgument, Some(ContextValue::String(shown)), true) =
+        (error.kind(), error.get(ContextKind::InvalidArg), is_first)
+    else {
+        return None;
+    };
+    let command = CommandLine::command();
+    let mut options = command.find_subcommand("serve")?.get_arguments();
+    let name = shown.trim_start_matches('-');
+    let is_shown = |option: &clap::Arg| {
+        option.get_long() == Some(name) || option.get_short().is_some_and(|short| name == short.to_string())
+    };
+    options.any(is_shown).then(|| shown.clone())
+}
+
 /// Prints a usage error, without a token in the wrong place. Also prints help, which is an error to
 /// clap.
 fn exit_with_usage_error(error: &clap::Error) -> ExitCode {
@@ -231,6 +250,9 @@ fn exit_with_usage_error(error: &clap::Error) -> ExitCode {
         let _ = write!(anstream::stderr(), "{}", escape_styled(&text));
         if let Some(origin) = environment::origin(error, &environment::resolve(CommandLine::command())) {
             print_stderr(&format!("note: {origin}"));
+        }
+        if let Some(option) = option_of_serve(error) {
+            print_stderr(&format!("note: {option} is an option of: {} serve", program::name()));
         }
     } else if write!(anstream::stdout(), "{}", text.ansi()).is_err() {
         return ExitCode::FAILURE;

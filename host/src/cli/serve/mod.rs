@@ -55,7 +55,7 @@ use crate::token::OPERATOR;
 /// Run the server.
 ///
 /// By default it listens on this machine only, and keeps its data in the home directory of its
-/// user.
+/// user. Options of InfluxDB that concern no token are accepted without effect.
 ///
 /// Under systemd it reports when it is ready, reloads, stops and is alive (Type=notify or
 /// notify-reload, WatchdogSec=), and accepts sockets: the first is the main listener, the second
