@@ -75,7 +75,10 @@ fn new_token_in_file_replaces_operator_token_at_signal() {
 
     let audit = get("/api/v3/configure/token/audit").bearer(THIRD).send(preconfigured.server.address);
     assert_eq!(audit.body.matches(r#""action":"replace","actor":"provision""#).count(), 2, "{audit:?}");
-    assert!(audit.body.contains(&format!(r#""origin":"file {}""#, preconfigured.file.display())), "{audit:?}");
+    assert!(
+        audit.body.contains(&format!(r#""origin":"file {}""#, preconfigured.file.display())),
+        "{audit:?}"
+    );
     let rotations = r#"optoken_rotations_total{by="file"}"#;
     assert_eq!(preconfigured.server.metric(THIRD, rotations), 2);
 }

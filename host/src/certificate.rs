@@ -22,8 +22,8 @@ pub(crate) struct CertificateFacts {
     pub(crate) not_before: u64,
     /// Its last second, since 1970.
     pub(crate) not_after: u64,
-    /// Whether it may sign other certificates (CA:TRUE).
-    pub(crate) is_authority: bool,
+    /// Whether its purpose can be that of a server (extendedKeyUsage).
+    pub(crate) is_for_servers: bool,
     /// Whether its issuer has the name of its subject.
     pub(crate) is_self_issued: bool,
 }
@@ -66,11 +66,13 @@ impl CertificateFacts {
             webpki::Error::CertExpired { not_after, .. } => not_after.as_secs(),
             error => return Err(UnusableCertificate::Malformed(error)),
         };
+        let objection = check_at(&certificate, not_before);
         Ok(Self {
             names: names(&certificate),
             not_before,
             not_after,
-            is_authority: check_at(&certificate, not_before) == webpki::Error::CaUsedAsEndEntity,
+            // Of an authority it is not known: the verifier objects to that first.
+            is_for_servers: !matches!(objection, webpki::Error::RequiredEkuNotFoundContext(_)),
             is_self_issued: certificate.issuer() == certificate.subject(),
         })
     }
@@ -143,7 +145,7 @@ fn names(certificate: &EndEntityCert<'_>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd};
 
     fn made(names: &[&str], change: impl Fn(&mut CertificateParams)) -> CertificateDer<'static> {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -162,7 +164,7 @@ mod tests {
         assert_eq!(facts.names_as_text(), "localhost, *.wild.example, 127.0.0.1, ::1");
         assert_eq!(time_as_text(facts.not_before), "2026-01-01T00:00:00Z");
         assert_eq!(time_as_text(facts.not_after), "2027-01-01T00:00:00Z");
-        assert!(!facts.is_authority && facts.is_self_issued);
+        assert!(facts.is_self_issued && facts.is_for_servers);
         for (seconds, expected) in [
             (facts.not_before - 1, Validity::NotYet),
             (facts.not_before, Validity::Now),
@@ -181,10 +183,19 @@ mod tests {
     }
 
     #[test]
-    fn authority_and_missing_names_are_recognised() {
+    fn purpose_is_that_of_a_server() {
+        for (purpose, expected) in
+            [(ExtendedKeyUsagePurpose::ServerAuth, true), (ExtendedKeyUsagePurpose::ClientAuth, false)]
+        {
+            let certificate = made(&["a"], |params| params.extended_key_usages = vec![purpose.clone()]);
+            assert_eq!(CertificateFacts::read(&certificate).unwrap().is_for_servers, expected);
+        }
+    }
+
+    #[test]
+    fn missing_names_and_long_lists_are_shown() {
         let authority = made(&[], |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
-        let facts = CertificateFacts::read(&authority).unwrap();
-        assert!(facts.is_authority && facts.names.is_empty(), "{facts:?}");
+        assert!(CertificateFacts::read(&authority).unwrap().names.is_empty());
         let many = made(&["a"; 12], |_| ());
         assert!(CertificateFacts::read(&many).unwrap().names_as_text().ends_with("a, a and 2 more"));
         let endless = made(&["a"], |params| params.not_after = date_time_ymd(9999, 12, 31));

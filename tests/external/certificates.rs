@@ -15,7 +15,7 @@ use crate::support::{CREATE, CaseName, RECOVERY, Server, TestEnv, eventually, ge
 use crate::tls::TlsTunnel;
 
 /// How soon a renewed certificate is served without a signal.
-const RENEWAL_LIMIT: Duration = Duration::from_secs(60);
+const RENEWAL_LIMIT: Duration = Duration::from_mins(1);
 
 /// The options that errors and warnings name.
 const OPTIONS: &str =
@@ -88,9 +88,10 @@ fn is_presented(address: SocketAddr, certificate: &Path) -> bool {
 }
 
 pub(crate) fn certificates_of_openssl_work_as_the_log_states() {
-    // The key, the options, and whether it is a certificate of one's own that clients must be given.
+    // The key, and the options.
     for (key, options) in [
         ("-newkey rsa:2048 -nodes", NAMES),
+        ("-newkey rsa:2048 -nodes -sha1", OPTIONS),
         (EC, NAMES),
         ("-key parameters.key -nodes", NAMES),
         ("-newkey ed25519 -nodes", NAMES),
@@ -200,6 +201,13 @@ pub(crate) fn refused_certificates_have_their_cause_and_remedy() {
             "it is not valid before 2049-01-01T00:00:00Z",
             "Set the clock of this machine",
         ),
+        (
+            None,
+            &format!("{OPTIONS} -addext extendedKeyUsage=clientAuth"),
+            "is not for servers (extendedKeyUsage)",
+            "it is not for servers (extendedKeyUsage)",
+            "Add extendedKeyUsage=serverAuth",
+        ),
     ] {
         let _case = CaseName(format!("{time:?} {options}"));
         let env = TestEnv::new();
@@ -266,15 +274,15 @@ pub(crate) fn renewed_certificate_is_served_without_signal() {
         .arg(at("tls.key"))
         .start();
     let listeners = [server.address, server.recovery()];
-    let served = |name: &str| {
+    let is_served = |name: &str| {
         let certificate = at(name).join("tls.crt");
         listeners.iter().all(|address| is_presented(*address, &certificate))
     };
-    assert!(served("..one"));
+    assert!(is_served("..one"));
 
     symlink("..two", at("..data_tmp")).unwrap();
     fs::rename(at("..data_tmp"), at("..data")).unwrap();
-    within(RENEWAL_LIMIT, "the link leads to another pair", || served("..two"));
+    within(RENEWAL_LIMIT, "the link leads to another pair", || is_served("..two"));
 
     // One file after the other: a key of another certificate is not served.
     fs::copy(at("..two/tls.crt"), at("old.crt")).unwrap();
@@ -283,13 +291,13 @@ pub(crate) fn renewed_certificate_is_served_without_signal() {
     server.wait_for_log("the previous certificate stays in use");
     assert!(listeners.iter().all(|address| is_presented(*address, &at("old.crt"))));
     fs::copy(at("..three/tls.key"), at("..two/tls.key")).unwrap();
-    within(RENEWAL_LIMIT, "both files are written", || served("..three"));
+    within(RENEWAL_LIMIT, "both files are written", || is_served("..three"));
 
     for file in ["tls.key", "tls.crt"] {
         fs::copy(at("..four").join(file), at("new")).unwrap();
         fs::rename(at("new"), at("..two").join(file)).unwrap();
     }
-    within(RENEWAL_LIMIT, "both files are renamed", || served("..four"));
+    within(RENEWAL_LIMIT, "both files are renamed", || is_served("..four"));
     assert_eq!(
         server.log().matches("new connections get the new certificate").count(),
         3,
@@ -298,6 +306,18 @@ pub(crate) fn renewed_certificate_is_served_without_signal() {
     );
     // The log has each failure once, and not at each attempt.
     assert!(server.log().matches("does not belong to").count() <= 2, "{}", server.log());
+}
+
+/// The body and, on a line of its own, the status of a response.
+fn curl(more: &[&str], url: &str) -> String {
+    let output = needs::command(CURL)
+        .env_clear()
+        .args(["-q", "--silent", "--insecure", "--max-time", "30", "--write-out", "\n%{http_code}"])
+        .args(more)
+        .arg(url)
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }
 
 pub(crate) fn sighup_serves_new_certificate_or_keeps_the_old() {
@@ -326,16 +346,6 @@ pub(crate) fn sighup_serves_new_certificate_or_keeps_the_old() {
         // The tests may run under nohup, which ignores the signal in all their processes.
         .wrapped_in(&path(ENV), &["--default-signal=HUP"])
         .start();
-    let curl = |more: &[&str], url: &str| {
-        let output = needs::command(CURL)
-            .env_clear()
-            .args(["-q", "--silent", "--insecure", "--max-time", "30", "--write-out", "\n%{http_code}"])
-            .args(more)
-            .arg(url)
-            .output()
-            .unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
     let listeners = [server.address, server.recovery()];
     let is_served = |certificate: &Path| listeners.iter().all(|address| is_presented(*address, certificate));
     let port = server.address.port();

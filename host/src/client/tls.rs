@@ -239,9 +239,43 @@ impl ServerCertVerifier for Verification {
     }
 }
 
+/// Why no authority confirms a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unconfirmed {
+    /// It is the certificate of an authority, presented as that of a server.
+    IsAuthority,
+    UnknownIssuer,
+    /// The issuer has the name of a trusted authority, and is another one.
+    SameName,
+    /// The algorithm of its signature is not supported.
+    Algorithm,
+}
+
+impl Unconfirmed {
+    fn find(error: &rustls::Error) -> Option<Self> {
+        use CertificateError::{
+            BadSignature, Other, UnknownIssuer, UnsupportedSignatureAlgorithmContext,
+            UnsupportedSignatureAlgorithmForPublicKeyContext,
+        };
+        let rustls::Error::InvalidCertificate(error) = error else { return None };
+        match error {
+            UnknownIssuer => Some(Self::UnknownIssuer),
+            // The signature of the certificate. That of the handshake is verified elsewhere.
+            BadSignature | UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => Some(Self::SameName),
+            UnsupportedSignatureAlgorithmContext { .. } => Some(Self::Algorithm),
+            Other(OtherError(cause)) => {
+                let is_authority = matches!(cause.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity));
+                is_authority.then_some(Self::IsAuthority)
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Verification {
     /// Decides on a certificate that the authorities do not confirm, for this reason. Returns
-    /// `None` for one that is trusted nevertheless.
+    /// `None` for one that is trusted nevertheless: its name and time are right, it is for
+    /// servers, and it is exactly one of those that the user gave.
     fn refuse(
         &self,
         error: &rustls::Error,
@@ -256,109 +290,109 @@ impl Verification {
                     "it is of version 1, which has no names (subjectAltName)",
                     format!(
                         "{REMAKE} If openssl x509 -req made it, add -extfile with a file that holds:\n  \
-                             subjectAltName=DNS:localhost,IP:127.0.0.1"
+                         subjectAltName=DNS:localhost,IP:127.0.0.1"
                     ),
                 ));
             }
             Err(malformed) => return Some(Refusal::new(malformed.to_string(), REMAKE)),
         };
-        // The time first: a renewal mends it, whatever else is wrong.
-        let (from, until) = (time_as_text(facts.not_before), time_as_text(facts.not_after));
-        match facts.validity_at(now.as_secs()) {
-            Validity::Now => {}
-            Validity::Expired => {
-                return Some(Refusal::new(
-                    format!("it expired at {until}"),
-                    "Renew the certificate of the server, or set the clock of this machine.",
-                ));
-            }
-            Validity::NotYet => {
-                return Some(Refusal::new(
-                    format!("it is not valid before {from}"),
-                    "Set the clock of this machine, or that of the machine on which the certificate was made.",
-                ));
-            }
+        let refusal = refuse_facts(&facts, certificate, server_name, now.as_secs());
+        if refusal.is_some() {
+            return refusal;
         }
-        let is_given = self.given.iter().any(|given| given == certificate);
-        let is_authority = is_authority_as_server(error);
-        let is_unknown = matches!(error, rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer));
-        // Of the certificate. The signature of the handshake is verified elsewhere.
-        let is_forged = matches!(
-            error,
-            rustls::Error::InvalidCertificate(
-                CertificateError::BadSignature
-                    | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
-            )
-        );
-        if facts.names.is_empty() {
+        let Some(unconfirmed) = Unconfirmed::find(error) else {
             return Some(Refusal::new(
-                "it has no names (subjectAltName); a common name (CN) alone does not count",
-                format!("{REMAKE} With openssl req -x509, add:\n  {OPENSSL_OPTIONS}"),
+                error.to_string().trim_start_matches("invalid peer certificate: ").to_owned(),
+                "Check the certificate of the server and those of its issuers, with:\n  openssl x509 -noout -text -in FILE",
             ));
-        }
-        if !certifies(certificate, &server_name.to_str()) {
-            return Some(Refusal::new(
-                format!(
-                    "it is not valid for name {:?}; it names {}",
-                    server_name.to_str(),
-                    facts.names_as_text()
-                ),
-                "Give --host the name that the certificate was made for, or make a certificate for this name.",
-            ));
-        }
-        if is_given && (is_authority || is_unknown || is_forged) {
+        };
+        if self.given.iter().any(|given| given == certificate) {
             return None;
         }
-        if is_authority {
-            return Some(Refusal::new(
-                "it is that of an authority (CA:TRUE), and signed by itself",
-                format!(
-                    "If the server is yours, {} To make one that is none, add with openssl req -x509:\n  {OPENSSL_OPTIONS}",
-                    self.advice("give exactly this certificate with --tls-ca FILE or INFLUXDB3_TLS_CA.")
-                ),
-            ));
-        }
-        if is_unknown || is_forged {
-            let reason = if is_forged {
-                "its issuer has the name of an authority that is trusted here, and another key"
-            } else if facts.is_self_issued {
-                "it is signed by itself, and is not one that is trusted here"
-            } else {
-                "its issuer is unknown (UnknownIssuer)"
-            };
-            return Some(Refusal::new(
-                reason,
-                format!(
-                    "If the server is yours, {}",
-                    self.advice(
-                        "give the certificate of the authority that signed its certificate, or this certificate itself, with \
-                         --tls-ca FILE or INFLUXDB3_TLS_CA."
-                    )
-                ),
-            ));
-        }
-        Some(Refusal::new(
-            error.to_string().trim_start_matches("invalid peer certificate: ").to_owned(),
-            "Check the certificate of the server, with: openssl x509 -noout -text -in FILE",
-        ))
+        Some(self.refuse_unconfirmed(unconfirmed, &facts))
     }
 
-    /// Adds to an advice about `--tls-ca` that it was given, and has another certificate.
-    fn advice(&self, advice: &str) -> String {
-        if self.given.is_empty() {
-            advice.to_owned()
+    fn refuse_unconfirmed(&self, unconfirmed: Unconfirmed, facts: &CertificateFacts) -> Refusal {
+        let renewed = if self.given.is_empty() {
+            ""
         } else {
-            format!("{advice} The file that was given has neither; was the certificate renewed?")
-        }
+            " The file that was given has neither; was the certificate renewed?"
+        };
+        let reason = match unconfirmed {
+            Unconfirmed::IsAuthority => {
+                return Refusal::new(
+                    "it is that of an authority (CA:TRUE), and not one that is trusted here",
+                    format!(
+                        "If the server is yours, give exactly this certificate with --tls-ca FILE or INFLUXDB3_TLS_CA.{renewed} \
+                         To make one that is none, add with openssl req -x509:\n  {OPENSSL_OPTIONS}"
+                    ),
+                );
+            }
+            Unconfirmed::SameName => {
+                "its issuer has the name of an authority that is trusted here, and another key"
+            }
+            Unconfirmed::Algorithm => "its issuer signed it with an algorithm that is not supported",
+            Unconfirmed::UnknownIssuer if facts.is_self_issued => {
+                "it is signed by itself, and is not one that is trusted here"
+            }
+            Unconfirmed::UnknownIssuer => "its issuer is unknown (UnknownIssuer)",
+        };
+        Refusal::new(
+            reason,
+            format!(
+                "If the server is yours, give the certificate of the authority that signed its certificate, or this \
+                 certificate itself, with --tls-ca FILE or INFLUXDB3_TLS_CA.{renewed}"
+            ),
+        )
     }
 }
 
-/// Returns whether the certificate of an authority was presented as that of a server.
-fn is_authority_as_server(error: &rustls::Error) -> bool {
-    let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) = error else {
-        return false;
-    };
-    matches!(cause.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+/// Decides on what a certificate states. The time comes first, because a renewal mends it,
+/// whatever else is wrong.
+fn refuse_facts(
+    facts: &CertificateFacts,
+    certificate: &CertificateDer<'_>,
+    server_name: &ServerName<'_>,
+    now: u64,
+) -> Option<Refusal> {
+    match facts.validity_at(now) {
+        Validity::Now => {}
+        Validity::Expired => {
+            return Some(Refusal::new(
+                format!("it expired at {}", time_as_text(facts.not_after)),
+                "Renew the certificate of the server, or set the clock of this machine.",
+            ));
+        }
+        Validity::NotYet => {
+            return Some(Refusal::new(
+                format!("it is not valid before {}", time_as_text(facts.not_before)),
+                "Set the clock of this machine, or that of the machine on which the certificate was made.",
+            ));
+        }
+    }
+    if facts.names.is_empty() {
+        return Some(Refusal::new(
+            "it has no names (subjectAltName); a common name (CN) alone does not count",
+            format!("{REMAKE} With openssl req -x509, add:\n  {OPENSSL_OPTIONS}"),
+        ));
+    }
+    if !certifies(certificate, &server_name.to_str()) {
+        return Some(Refusal::new(
+            format!(
+                "it is not valid for name {:?}; it names {}",
+                server_name.to_str(),
+                facts.names_as_text()
+            ),
+            "Give --host the name that the certificate was made for, or make a certificate for this name.",
+        ));
+    }
+    if !facts.is_for_servers {
+        return Some(Refusal::new(
+            "it is not for servers (extendedKeyUsage)",
+            format!("{REMAKE} Add extendedKeyUsage=serverAuth, or leave that extension out."),
+        ));
+    }
+    None
 }
 
 const REMAKE: &str = "Make another certificate for the server.";
@@ -515,15 +549,19 @@ mod tests {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = rcgen::Issuer::from_params(&params, &authority_key);
-        for (purpose, refused) in
-            [(ExtendedKeyUsagePurpose::ServerAuth, false), (ExtendedKeyUsagePurpose::ClientAuth, true)]
-        {
+        for (purpose, refused) in [
+            (ExtendedKeyUsagePurpose::ServerAuth, None),
+            (ExtendedKeyUsagePurpose::ClientAuth, Some("it is not for servers (extendedKeyUsage)")),
+        ] {
             let key = KeyPair::generate().unwrap();
             let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
             params.extended_key_usages = vec![purpose];
             let signed = params.signed_by(&key, &issuer).unwrap();
             for ca in [authority.pem(), authority.pem() + &signed.pem()] {
-                assert_eq!(connect(&ca, signed.der(), &key, "localhost").is_some(), refused);
+                let reason = connect(&ca, signed.der(), &key, "localhost");
+                let reason =
+                    reason.as_deref().and_then(|reason| reason.strip_prefix("invalid peer certificate: "));
+                assert_eq!(reason, refused);
             }
         }
     }

@@ -111,7 +111,7 @@ impl Listener {
         } else {
             return format!("https://{address} --tls-no-verify");
         };
-        if presented.facts.validity_at(seconds_now()) != Validity::Now {
+        if presented.facts.validity_at(seconds_now()) != Validity::Now || !presented.facts.is_for_servers {
             return format!("https://{address} --tls-no-verify");
         }
         if presented.is_issued_by(rustls_native_certs::load_native_certs().certs) {

@@ -148,6 +148,12 @@ impl Presented {
     /// is that of the main listener.
     pub(crate) fn warn_of_unusable(&self, address: SocketAddr, file: &Path) {
         let (file, facts) = (file.display(), &self.facts);
+        if !facts.is_for_servers {
+            tracing::warn!(
+                "the TLS certificate {file} is not for servers (extendedKeyUsage), so that clients refuse it; make another \
+                 one with extendedKeyUsage=serverAuth"
+            );
+        }
         if facts.names.is_empty() {
             tracing::warn!(
                 "the TLS certificate {file} has no names (subjectAltName), so that most clients refuse it; make another one, \

@@ -57,9 +57,9 @@ use crate::token::OPERATOR;
 /// By default it listens on this machine only, and keeps its data in the home directory of its
 /// user. Options of InfluxDB that concern no token are accepted without effect.
 ///
-/// Under systemd it reports when it is ready, reloads, stops and is alive (Type=notify or
-/// notify-reload, WatchdogSec=), and accepts sockets: the first is the main listener, the second
-/// the recovery listener, if that is enabled.
+/// Under systemd (Type=notify or notify-reload) it reports when it is ready, reloads and stops, and
+/// sends signs of life to the watchdog. It accepts sockets: the first is the main listener, the
+/// second the recovery listener, if that is enabled.
 ///
 /// SIGTERM, SIGINT and SIGQUIT stop the server. It finishes requests in flight, and removes its
 /// address files and sockets. At SIGHUP it reads certificate, key and --admin-token-file again, and
@@ -132,7 +132,8 @@ pub(crate) struct Serve {
     /// records are appended later, at least the newest 64.
     ///
     /// To rotate the file, move it away: the next record goes to a new one, without a signal, and
-    /// SIGHUP opens that at once. Do not truncate it or compress it at once (logrotate: delaycompress, no copytruncate).
+    /// SIGHUP opens that at once. Do not truncate it or compress it at once (logrotate:
+    /// delaycompress, no copytruncate).
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_AUDIT_LOG", help_heading = "Storage")]
     audit_log: Option<PathBuf>,
 
@@ -332,12 +333,7 @@ impl Serve {
             tracing::info!(paths_without_authz = ?open, "setting up server with authz disabled for paths");
         }
         tracing::info!(node_id = self.node_id, "listening on {}", main.url());
-        let certificate = tls.map(|tls| {
-            tls.presented().warn_of_unusable(main.address(), tls.certificate_file());
-            let mut certificate = CertificateReloader::new(tls, Arc::clone(&metrics));
-            certificate.report_expiry();
-            certificate
-        });
+        let certificate = tls.map(|tls| CertificateReloader::new(tls, main.address(), Arc::clone(&metrics)));
         let tokens = authority.list_tokens().context("cannot list the tokens")?;
         if !tokens.iter().any(|token| token.name == OPERATOR) {
             self.access.log_bootstrap_hint(&main);

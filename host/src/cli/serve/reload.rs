@@ -5,6 +5,7 @@
 //! the file and the reason, and the next comparison tries it again. Everything here can block, so
 //! it runs on threads for that.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,8 @@ pub(crate) struct Reloader {
 pub(crate) struct CertificateReloader {
     tls: ServerTls,
     watch: FileWatch,
+    /// The address of the main listener.
+    address: SocketAddr,
     metrics: Arc<Metrics>,
     /// Why the files cannot be used, as the log has it.
     failure: Option<String>,
@@ -146,10 +149,21 @@ impl Reloader {
 }
 
 impl CertificateReloader {
-    pub(crate) fn new(tls: ServerTls, metrics: Arc<Metrics>) -> Self {
-        metrics.set_certificate_expiry(tls.presented().facts.not_after);
+    /// Logs what clients at `address` will refuse.
+    pub(crate) fn new(tls: ServerTls, address: SocketAddr, metrics: Arc<Metrics>) -> Self {
         let watch = FileWatch::new(tls.files());
-        Self { tls, watch, metrics, failure: None, reported: None }
+        let mut certificate = Self { tls, watch, address, metrics, failure: None, reported: None };
+        certificate.report_new();
+        certificate.report_expiry();
+        certificate
+    }
+
+    /// Reports the certificate in use, which is another than before.
+    fn report_new(&mut self) {
+        let presented = self.tls.presented();
+        self.metrics.set_certificate_expiry(presented.facts.not_after);
+        presented.warn_of_unusable(self.address, self.tls.certificate_file());
+        self.reported = None;
     }
 
     fn compare(&mut self) -> Duration {
@@ -166,17 +180,16 @@ impl CertificateReloader {
 
     /// Reads certificate and key again. Returns whether they can be used.
     fn reload(&mut self, at_signal: bool) -> bool {
-        let file = self.tls.certificate_file().display();
-        match self.tls.reload() {
+        let tls = self.tls.clone();
+        let file = tls.certificate_file().display();
+        match tls.reload() {
             Ok(is_new) => {
-                let until = self.tls.presented().facts.not_after;
                 if is_new {
                     tracing::info!(
                         "new connections get the new certificate of {file}, which is valid until {}",
-                        time_as_text(until)
+                        time_as_text(tls.presented().facts.not_after)
                     );
-                    self.metrics.set_certificate_expiry(until);
-                    self.reported = None;
+                    self.report_new();
                 } else if at_signal || self.failure.is_some() {
                     tracing::info!("the certificate of {file} is the one in use");
                 }
@@ -199,7 +212,7 @@ impl CertificateReloader {
     }
 
     /// Logs that the certificate has expired or is about to, once a day.
-    pub(crate) fn report_expiry(&mut self) {
+    fn report_expiry(&mut self) {
         let facts = &self.tls.presented().facts;
         let expiry = Expiry::of(facts, seconds_now());
         let is_reported =
@@ -299,7 +312,7 @@ mod tests {
             names: Vec::new(),
             not_before: DAY,
             not_after: DAY + days * DAY,
-            is_authority: false,
+            is_for_servers: true,
             is_self_issued: false,
         };
         for (days, before_end, expected) in [
