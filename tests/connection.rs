@@ -133,12 +133,13 @@ fn host_with_query_fragment_or_credential_is_refused_unsent() {
         ),
         (format!("http://{address}/influxdb#top"), "\"#top\" would be lost"),
         (format!("http://me:word@{address}/influxdb"), "no user name or password"),
+        (format!("'http://{address}'"), "has quotes around it: give the URL without them"),
     ] {
         let output = run(&env, "show tokens", &host);
         output.assert_failed(2, &[message, "--help"]);
         assert!(!output.stderr.contains("word@"), "{output:?}");
         let cli = env.cli(["show", "tokens"]).env("INFLUXDB3_HOST_URL", &host);
-        cli.run().assert_failed(2, &["INFLUXDB3_HOST_URL: the URL of a server"]);
+        cli.run().assert_failed(2, &["error: INFLUXDB3_HOST_URL: "]);
     }
     assert!(lines.lock().unwrap().is_empty());
 }
@@ -196,6 +197,18 @@ fn kinds_of_404_have_different_advice() {
         // InfluxDB 3 Core.
         ("500 Internal Server Error", "missing admin token, cannot update", create, &rotations),
         ("404 Not Found", "Not found", no_path, &others),
+        (
+            "404 Not Found",
+            "Not found",
+            "is InfluxDB 3, or an older version of optoken, or the path",
+            &others[3..],
+        ),
+        (
+            "404 Not Found",
+            "Not found",
+            "is an older version of InfluxDB 3 or optoken, or the path",
+            &others[..3],
+        ),
         ("404 Not Found", "not found", recovery, &others),
         ("404 Not Found", "404 page not found\n", foreign, &rotations),
         ("404 Not Found", "404 page not found\n", foreign, &others),
@@ -310,6 +323,14 @@ fn answers_of_other_servers_have_own_advice() {
         let output = run(&env, command, &format!("http://{address}"));
         output.assert_failed(1, messages);
         assert!(!output.stderr.contains("word@") && !output.stderr.contains("javascript"), "{output:?}");
+    }
+    // A full catalog is no reason to replace the operator token.
+    let full = "there are 10000 tokens already, which is as many as there can be; delete some first";
+    for command in ["create token --admin", "create token --admin --name ci"] {
+        let (address, _) = responding(&http("409 Conflict", full));
+        let output = run(&env, command, &format!("http://{address}"));
+        output.assert_failed(1, &[&format!("[409 Conflict]: {full} (code: 409)\n")]);
+        assert!(!output.stderr.contains("--regenerate"), "{output:?}");
     }
     // The outcome at another server is unknown, that of this one is in its text.
     let new = "create token --admin --name ci";

@@ -105,7 +105,10 @@ fn unusable_token_has_no_hash() {
         output.assert_failed(1, &["Hash command failed: a token name must not "]);
     }
     for (content, message) in [
-        (json!({ "token_sha512": sha512_hex(TOKEN), "name": "x" }), "it is not JSON with a \"token\""),
+        (
+            json!({ "token_sha512": sha512_hex(TOKEN), "name": "x" }),
+            "it holds the hash of a token, and not the token itself",
+        ),
         (json!({ "token": TOKEN, "name": 1 }), "a \"name\" is a string"),
         (json!({ "token": TOKEN, "expiry_millis": "soon" }), "\"expiry_millis\" a whole number"),
     ] {

@@ -14,6 +14,7 @@
 mod audit;
 mod browser;
 mod certificates;
+mod client;
 mod clients;
 mod clock;
 mod component;
@@ -98,6 +99,7 @@ fn main() -> ExitCode {
         certificates::refused_certificates_have_their_cause_and_remedy: [FAKETIME, OPENSSL],
         certificates::renewed_certificate_is_served_without_signal: [OPENSSL],
         certificates::sighup_serves_new_certificate_or_keeps_the_old: [CURL, ENV, FAKETIME, OPENSSL],
+        client::nginx_has_the_server_below_a_path: [NGINX],
         clients::health_checks_of_grafana_are_authenticated: [],
         clients::javascript_client_reads_version_and_errors: [NODE],
         clients::mcp_server_manages_tokens: [NODE],
@@ -126,6 +128,7 @@ fn main() -> ExitCode {
         memory::server_process_is_not_dumpable: [Need::Root],
         ownership::files_of_other_users_are_refused: [Need::Root],
         ownership::files_of_root_are_accepted: [Need::Root, SETPRIV],
+        ownership::hash_of_unreadable_secret_starts_server: [Need::Root, SETPRIV],
         ownership::mounted_open_volume_gets_private_directory: [Need::Root, MOUNT, SETPRIV, UNSHARE],
         ownership::mounted_secret_of_own_group_is_accepted: [Need::Root, SETPRIV],
         ownership::unusable_stores_are_named_with_the_next_step: [Need::Root, MOUNT, SETPRIV, UNSHARE],

@@ -187,6 +187,19 @@ fn secret(env: &TestEnv, gid: u32, mode: u32) -> PathBuf {
     volume
 }
 
+pub(crate) fn hash_of_unreadable_secret_starts_server() {
+    let env = entered();
+    // As root has it: the server cannot read the secret, and every user reads the hash.
+    let secret = env.file("token.json", json!({ "token": TOKEN, "name": "_admin" }).to_string().as_bytes());
+    set(&secret, 0, 0, 0o400);
+    let args = ["hash", "token", "--token-file", "token.json", "--output-file", "hash.json"];
+    assert_eq!(env.cli(args).run().stdout, "Hash saved to: hash.json\n");
+    set(&env.home().join("hash.json"), 0, 0, 0o444);
+    let start = |file: &str| unprivileged(serve(&env, &["--store", "memory:", "--admin-token-file", file]));
+    start("token.json").run().assert_failed(1, &["Failed to read admin token file: Permission denied"]);
+    assert!(start("hash.json").start().accepts(TOKEN));
+}
+
 pub(crate) fn mounted_secret_of_own_group_is_accepted() {
     for (gid, mode, refused) in [
         (GROUP, 0o440, None),

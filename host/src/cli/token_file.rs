@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
@@ -62,13 +63,19 @@ impl SavedToken {
     fn parse(text: &str) -> anyhow::Result<Self> {
         #[derive(Deserialize)]
         struct TokenJson {
-            token: String,
+            token: Option<String>,
+            token_sha512: Option<IgnoredAny>,
         }
 
         let content = without_mark(text).trim();
         if content.starts_with('{') {
             // The message of serde quotes the file.
-            let Ok(TokenJson { token }) = serde_json::from_str(content) else {
+            let parsed: Result<TokenJson, _> = serde_json::from_str(content);
+            let Ok(TokenJson { token: Some(token), .. }) = parsed else {
+                ensure!(
+                    !parsed.is_ok_and(|json| json.token_sha512.is_some()),
+                    "it holds the hash of a token, and not the token itself"
+                );
                 bail!("it is not JSON with a \"token\", which is a string");
             };
             return Ok(Self { token: token.into(), json: Some(content.to_owned().into()) });
@@ -180,6 +187,10 @@ mod tests {
             assert!(parse(text).is_none(), "{text:?}");
         }
         for (text, message) in [
+            (
+                "{\"token_sha512\": \"f9d9\", \"name\": \"x\"}",
+                "it holds the hash of a token, and not the token",
+            ),
             ("\"apiv3_x\"", "the token in it has quotes around it"),
             ("Bearer apiv3_x\n", "the token in it begins with the word Bearer"),
             ("INFLUXDB3_AUTH_TOKEN=apiv3_x\n", "the token in it begins with the name of a variable"),

@@ -33,6 +33,9 @@ pub(crate) enum AddressError {
     /// It is no URL of a server.
     #[error("{host:?} is not the URL of a server, which looks like {DEFAULT_HOST}")]
     NotAUrl { host: String },
+    /// Quotes stand around it.
+    #[error("{host:?} has quotes around it: give the URL without them (docker --env-file keeps them)")]
+    Quoted { host: String },
     /// The URL holds a credential, which would be sent beside the token or instead of it.
     #[error(
         "the URL of a server has no user name or password; give the token with --token or INFLUXDB3_AUTH_TOKEN"
@@ -50,6 +53,9 @@ impl ServerAddress {
     /// Parses a URL, or `unix:` and the path of a socket.
     pub(super) fn parse(host: &str) -> Result<Self, AddressError> {
         let host = host.trim();
+        if host.starts_with(['"', '\'']) {
+            return Err(AddressError::Quoted { host: host.to_owned() });
+        }
         let not_a_url = || AddressError::NotAUrl { host: host.to_owned() };
         let socket = host.strip_prefix(SOCKET_PREFIX).map(str::to_owned);
         if socket.as_ref().is_some_and(String::is_empty) {
@@ -227,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn query_fragment_or_credential_is_refused() {
+    fn url_with_more_than_a_base_is_refused() {
         for (url, part) in [
             ("http://a?db=x", "?db=x"),
             ("http://a/influxdb?db=x#top", "?db=x#top"),
@@ -241,6 +247,9 @@ mod tests {
                     panic!("{url}: {}", result.err().map(|error| error.to_string()).unwrap_or_default())
                 }
             }
+        }
+        for url in ["\"http://a\"", "'http://a'", "\"unix:/a\""] {
+            assert!(matches!(ServerAddress::parse(url), Err(AddressError::Quoted { .. })), "{url}");
         }
         for url in ["http://me@a", "http://me:secret@a/", "http://:secret@a", "http://me:secret@a/influxdb"] {
             assert!(matches!(ServerAddress::parse(url), Err(AddressError::Userinfo)), "{url}");

@@ -320,14 +320,15 @@ fn redirect_hint(asked: &Asked<'_>, location: Option<&str>) -> String {
         url.set_fragment(None);
         url
     });
+    let is_downgrade = asked.address.is_https() && target.scheme() != "https";
     match base {
-        Some(base) if base.as_str().len() <= MAX_DETAIL_BYTES => {
+        Some(base) if !is_downgrade && base.as_str().len() <= MAX_DETAIL_BYTES => {
             format!("\n{follows_none} If {base} is the address of your server, give it with --host {base}")
         }
         _ => format!(
-            "\n{follows_none} It leads to {}, which is not this path of another address. Is {} the address of a \
-             token server?",
+            "\n{follows_none} It leads to {}, {}. Is {} the address of a token server?",
             cut(target.as_str(), MAX_DETAIL_BYTES),
+            if is_downgrade { "without TLS" } else { "which is not this path of another address" },
             asked.address.name()
         ),
     }
@@ -366,7 +367,7 @@ fn http_hint(asked: &Asked<'_>, status: StatusCode, message: &str) -> String {
             "\nWait until then, or end it with the operator token: DELETE {}",
             address.url_of(paths::OVERLAP)
         ),
-        StatusCode::CONFLICT if requires_operator || message == format!("{ALREADY_EXISTS}, {OPERATOR}") => {
+        StatusCode::CONFLICT if message == format!("{ALREADY_EXISTS}, {OPERATOR}") => {
             "\nTo replace the operator token, run:\n  \
              {program} create token --admin --regenerate --token OPERATOR_TOKEN"
                 .to_owned()

@@ -1,11 +1,12 @@
 //! What a server does not have, by the text of its response. No operator token, no such path and
 //! another kind of server are the same status, and need different advice.
 
+use optoken_protocol::paths;
 use optoken_protocol::problem::{NO_OPERATOR, PATH_NOT_FOUND, RECOVERY_PATH_NOT_FOUND, TOKEN_NOT_FOUND};
 use reqwest::StatusCode;
 
 use crate::client::DEFAULT_HOST;
-use crate::client::exchange::Asked;
+use crate::client::exchange::{Asked, Operation};
 
 /// What a server does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +56,13 @@ impl Absent {
             }
             Self::Token => "\nTo list the tokens, run:\n  {program} show tokens".to_owned(),
             Self::Path => format!(
-                "\nA server of this API answers, and does not have {}: it is InfluxDB 3, or an older version of optoken{}.",
+                "\nA server of this API answers, and does not have {}: it is {}{}.",
                 asked.url.path(),
+                if is_of_influxdb(asked) {
+                    "an older version of InfluxDB 3 or optoken"
+                } else {
+                    "InfluxDB 3, or an older version of optoken"
+                },
                 if address.has_base_path() { ", or the path in --host is not right" } else { "" }
             ),
             Self::RecoveryPath => format!(
@@ -76,6 +82,15 @@ impl Absent {
                 address.name()
             ),
         }
+    }
+}
+
+/// Returns whether InfluxDB 3 has the path of a request, with its method (docs/compatibility.md 2.1).
+fn is_of_influxdb(asked: &Asked<'_>) -> bool {
+    match asked.operation {
+        Operation::Create | Operation::Regenerate | Operation::CreateNamed | Operation::Delete => true,
+        Operation::List => asked.url.path().ends_with(paths::QUERY_SQL),
+        Operation::Stage | Operation::Confirm | Operation::OperatorStatus | Operation::Authenticate => false,
     }
 }
 
