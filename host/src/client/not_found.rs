@@ -85,7 +85,8 @@ impl Absent {
     }
 }
 
-/// Returns whether InfluxDB 3 has the path of a request, with its method (docs/compatibility.md 2.1).
+/// Returns whether InfluxDB 3 has the path of a request, with its method (docs/compatibility.md
+/// 2.1).
 fn is_of_influxdb(asked: &Asked<'_>) -> bool {
     match asked.operation {
         Operation::Create | Operation::Regenerate | Operation::CreateNamed | Operation::Delete => true,
