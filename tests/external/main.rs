@@ -49,6 +49,7 @@ mod store;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
+mod unknown_outcome;
 
 use std::process::ExitCode;
 
@@ -161,6 +162,7 @@ fn main() -> ExitCode {
         tls::shutdown_finishes_tls_requests_in_flight: [CURL],
         tls::tls_below_minimum_is_refused: [CURL],
         tls::tls_variables_equal_tls_options: [CURL],
+        unknown_outcome::unknown_outcome_has_advice_for_its_command: [STRACE],
     };
     tests.extend(tests_for!(
         &proxies::KINDS,
