@@ -324,6 +324,13 @@ fn answers_of_other_servers_have_own_advice() {
         output.assert_failed(1, messages);
         assert!(!output.stderr.contains("word@") && !output.stderr.contains("javascript"), "{output:?}");
     }
+    // A refused token is tried again for a second, because another server may have changed it. Each
+    // refusal may count against the client.
+    for (body, requests) in [(r#"{"error": "the request was not authenticated"}"#, 4), ("login first", 1)] {
+        let (address, lines) = responding(&http("401 Unauthorized", body));
+        run(&env, rotate, &format!("http://{address}")).assert_failed(1, &["[401 Unauthorized]: "]);
+        assert_eq!(lines.lock().unwrap().len(), requests, "{body}");
+    }
     // A full catalog is no reason to replace the operator token.
     let full = "there are 10000 tokens already, which is as many as there can be; delete some first";
     for command in ["create token --admin", "create token --admin --name ci"] {

@@ -97,6 +97,13 @@ impl ClientError {
         }
     }
 
+    /// Returns whether a server of this API does not know the token. A proxy that wants a login of
+    /// its own does not count.
+    pub(crate) fn is_unknown_token(&self) -> bool {
+        matches!(self, Self::Refused { status: StatusCode::UNAUTHORIZED, message, .. }
+            if message.starts_with(NOT_AUTHENTICATED))
+    }
+
     /// Returns whether a repeated request may succeed, according to the server or to a proxy in
     /// front of it.
     pub(crate) fn is_temporary(&self) -> bool {

@@ -33,7 +33,7 @@
 use std::io;
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use optoken_protocol::problem::ErrorStatus;
@@ -49,12 +49,11 @@ use crate::token::OPERATOR;
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1)];
 
-/// How long a server may refuse a token because it does not know of a change yet. It learns of the
-/// change within 250 ms and one read of the store, which can be slow on a busy machine.
-const PROPAGATION_WINDOW: Duration = Duration::from_millis(1200);
-
-/// The pause between requests in that time.
-const PROPAGATION_PAUSE: Duration = Duration::from_millis(100);
+/// The pauses before a refused request is repeated: the server may not know of a change yet. It learns
+/// of the change within 250 ms and one read of the store, which can be slow on a busy machine. They
+/// are few, because each refusal has a line in the log, and may count against the client.
+const PROPAGATION_PAUSES: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(800)];
 
 /// The statuses by which a server refuses a token.
 const REFUSED: [ErrorStatus; 2] = [ErrorStatus::Unauthorized, ErrorStatus::Forbidden];
@@ -418,7 +417,7 @@ impl Rotation<'_> {
 /// token is refused, until the server must know of a change elsewhere.
 fn retry<T>(if_unreachable: bool, attempt: impl Fn() -> Result<T, ClientError>) -> Result<T, ClientError> {
     let mut pauses = PAUSES.into_iter();
-    let mut first_refusal = None;
+    let mut propagation_pauses = PROPAGATION_PAUSES.into_iter();
     loop {
         let error = match attempt() {
             Ok(result) => return Ok(result),
@@ -428,10 +427,7 @@ fn retry<T>(if_unreachable: bool, attempt: impl Fn() -> Result<T, ClientError>) 
             ClientError::NoAnswer { .. } => pauses.next(),
             ClientError::Unreachable { .. } if if_unreachable => pauses.next(),
             error if error.is_temporary() => pauses.next(),
-            error if error.has_status(&[ErrorStatus::Unauthorized]) => {
-                let since = first_refusal.get_or_insert_with(Instant::now);
-                (since.elapsed() < PROPAGATION_WINDOW).then_some(PROPAGATION_PAUSE)
-            }
+            error if error.is_unknown_token() => propagation_pauses.next(),
             _ => None,
         };
         let Some(pause) = pause else { return Err(error) };
