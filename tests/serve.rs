@@ -631,5 +631,6 @@ fn nohup_ignores_sighup() {
     server.signal(Signal::HUP);
     let token = server.create();
     assert!(server.accepts(&token));
+    assert!(!server.log().contains("SIGHUP"), "{}", server.log());
     server.stop();
 }

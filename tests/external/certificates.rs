@@ -254,7 +254,7 @@ pub(crate) fn refused_certificates_have_their_cause_and_remedy() {
 
 pub(crate) fn renewed_certificate_is_served_without_signal() {
     let env = TestEnv::new();
-    for name in ["one", "two", "three", "four"] {
+    for name in ["one", "two", "three", "four", "five"] {
         let (certificate, key) = self_signed(&env, name, NAMES);
         let directory = env.home().join(format!("..{name}"));
         fs::create_dir(&directory).unwrap();
@@ -298,9 +298,19 @@ pub(crate) fn renewed_certificate_is_served_without_signal() {
         fs::rename(at("new"), at("..two").join(file)).unwrap();
     }
     within(RENEWAL_LIMIT, "both files are renamed", || is_served("..four"));
+
+    // What was refused is tried again, because the cause need not be in the files.
+    let set_mode = |mode| fs::set_permissions(at("..five"), fs::Permissions::from_mode(mode)).unwrap();
+    set_mode(0o777);
+    symlink("..five", at("..data_tmp")).unwrap();
+    fs::rename(at("..data_tmp"), at("..data")).unwrap();
+    server.wait_for_log(&format!("others can write to {}", at("..five").display()));
+    assert!(is_served("..four"));
+    set_mode(0o755);
+    within(RENEWAL_LIMIT, "the directory is private", || is_served("..five"));
     assert_eq!(
         server.log().matches("new connections get the new certificate").count(),
-        3,
+        4,
         "{}",
         server.log()
     );
