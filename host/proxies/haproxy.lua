@@ -29,8 +29,12 @@ local passed_headers = { "authorization", "user-agent", "origin", "sec-fetch-sit
 core.register_action("optoken", { "http-req" }, function(txn)
     -- Sends the first header of each of these names unchanged, and no other. Indices start at 0.
     local received = txn.http:req_get_headers()
-    -- For the log of optoken.
-    local headers = { ["x-forwarded-for"] = { txn.f:src() } }
+    local headers = {}
+    -- For the log of optoken. A client of a Unix socket has no address.
+    local address = txn.f:src()
+    if address then
+        headers["x-forwarded-for"] = { address }
+    end
     for _, name in ipairs(passed_headers) do
         if received[name] then
             headers[name] = { received[name][0] }
