@@ -142,16 +142,27 @@ fn other_queries_are_refused_with_the_reason() {
             "only WHERE, GROUP BY, ORDER BY and LIMIT may follow the table",
         ),
         ("select secret from system.tokens".to_owned(), "no such column: secret"),
-        (format!("select {operator} from system.tokens"), "no such column: [token]"),
         (
-            format!("select name from system.tokens where created_at > '{operator}'"),
-            "\"[token]\" is compared with a time and is none: write '2025-01-01T00:00:00Z'",
+            format!("select {operator} from system.tokens"),
+            "the query holds a token, which is in no column: ask for its name",
+        ),
+        (
+            format!("select name from system.tokens where name = '{operator}'"),
+            "the query holds a token, which is in no column: ask for its name",
         ),
         ("select name from system.tokens where name = $x".to_owned(), "params has no value for $x"),
     ] {
         let expected = format!("query error: {reason}{SUPPORTED}");
         assert_result(&server, &operator, (&sql, "json"), 400, &expected);
     }
+    let late = in_body(
+        &operator,
+        "select name from system.tokens where created_at > $at",
+        "json",
+        &json!({"at": operator}),
+    );
+    let reason = "\"[token]\" is compared with a time and is none: write '2025-01-01T00:00:00Z'";
+    late.send(server.address).assert_is(400, &format!("query error: {reason}{SUPPORTED}"));
     let bodies = [
         (json!({"params": [1]}), "serde json error: invalid type: sequence, expected a map"),
         (json!({"params": "x"}), "serde json error: invalid type: string \"x\", expected a map"),

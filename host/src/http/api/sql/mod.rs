@@ -83,7 +83,7 @@ fn database_schema() -> Schema {
 fn sql_schema() -> Schema {
     ObjectBuilder::new()
         .schema_type(Type::String)
-        .max_length(Some(statement::MAX_BYTES))
+        .description(Some("One SELECT on system.tokens, of at most 16 KiB."))
         .examples([QUERY, "SELECT name, expiry FROM system.tokens WHERE expiry < now() + interval '7 days'"])
         .into()
 }

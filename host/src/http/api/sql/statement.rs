@@ -6,6 +6,10 @@
 //! `DataFusion`, the engine of InfluxDB 3, reads some texts in another way than SQLite. Where
 //! SQLite would accept a text with another meaning, it is rewritten here or refused.
 
+use std::borrow::Cow;
+
+use optoken_protocol::redact::redact;
+
 use super::error::QueryError;
 
 /// The most bytes of a query.
@@ -104,6 +108,10 @@ impl Statement {
                 "the query has {} bytes, of at most {MAX_BYTES}",
                 sql.len()
             )));
+        }
+        // SQLite's errors quote parts of a token that stands outside of quotes.
+        if matches!(redact(sql), Cow::Owned(_)) {
+            return Err(QueryError::new("the query holds a token, which is in no column: ask for its name"));
         }
         let mut lexemes = lexemes(sql)?;
         if lexemes.last().is_some_and(|last| last.is_symbol(";")) {
@@ -439,6 +447,14 @@ mod tests {
         ] {
             let refused = Statement::parse(sql).unwrap_err();
             assert_eq!(refused.to_string(), reason, "{sql:?}");
+        }
+        for sql in ["select apiv3_a-1b from system.tokens", "select 'apiv3_x' from system.tokens", "apiv3_x"]
+        {
+            let refused = Statement::parse(sql).unwrap_err().to_string();
+            assert_eq!(
+                refused, "the query holds a token, which is in no column: ask for its name",
+                "{sql:?}"
+            );
         }
         let long = format!("select * from system.tokens{}", " ".repeat(MAX_BYTES));
         assert_eq!(
