@@ -425,3 +425,40 @@ fn connection_reads_nothing_but_the_table() {
         connection.query_row("SELECT count(*) FROM system.tokens", [], |row| row.get(0)).unwrap();
     assert_eq!(names, 3);
 }
+
+/// Words and signs of queries, in any order. Each query has a reason, or at most as many rows as
+/// there are tokens.
+#[test]
+fn random_queries_end() {
+    // Two spaces separate them.
+    const PARTS: &str = "select  from  system  .  tokens  where  group by  order by  limit  offset  having  \
+        distinct  all  as  and  or  not  is  null  in  like  ilike  escape  between  case  when  \
+        then  else  end  exists  asc  desc  nulls  first  last  union  join  with  values  over  \
+        filter  interval  now()  count(*)  min  max  sum  replace  concat  coalesce  name  \
+        token_id  created_at  expiry  rowid  sqlite_master  *  (  )  ,  =  <  >  ||  +  -  %  \
+        'x'  '2025-01-01'  '1 day'  \"name\"  1  1.5  $p  /**/  ;";
+    let all: Vec<_> = PARTS.split("  ").collect();
+    let tokens = tokens();
+    let parameters = json!({"p": "2025-01-01"});
+    let mut random = fastrand::Rng::with_seed(14);
+    let mut results = 0;
+    for _ in 0..20_000 {
+        let mut parts = |at_most| {
+            let count = random.usize(1..=at_most);
+            (0..count).map(|_| all[random.usize(..all.len())]).collect::<Vec<_>>().join(" ")
+        };
+        let sql = match parts(2) {
+            begin if begin.contains("select") => parts(12),
+            _ => format!("select {} from system.tokens {}", parts(3), ["", &parts(4)][results % 2]),
+        };
+        match query_with(&tokens, &sql, &parameters) {
+            Ok(found) => {
+                assert!(found.rows.len() <= tokens.rows.len() && !found.columns.is_empty(), "{sql}");
+                assert!(found.rows.iter().all(|row| row.len() == found.columns.len()), "{sql}");
+                results += 1;
+            }
+            Err(error) => assert!(!error.to_string().is_empty(), "{sql}"),
+        }
+    }
+    assert!(results > 200, "{results} of the queries have a result");
+}
