@@ -33,9 +33,9 @@ fn problems() -> Vec<Case> {
             &[],
         ),
         (
-            Problem::DatabaseNotFound("apiv3_x \"y\"".to_owned()),
+            Problem::DatabaseNotFound("\"y\" apiv3_x".to_owned()),
             404,
-            "query error: database not found: [token] \"y\"",
+            "query error: database not found: \"y\" [token]",
             &[],
         ),
         (Problem::AlreadyExists("_admin".to_owned()), 409, "token name already exists, _admin", &[]),
@@ -159,7 +159,7 @@ fn credential_problems_are_json_with_a_challenge_and_others_are_text() {
         // Clients of queries expect JSON.
         if matches!(problem, Problem::DatabaseNotFound(_)) {
             assert!(headers.contains(&("content-type", "application/json")), "{problem:?}");
-            let expected = "{\"error\": \"query error: database not found: [token] \\\"y\\\"\"}";
+            let expected = "{\"error\": \"query error: database not found: \\\"y\\\" [token]\"}";
             assert_eq!(problem.body(), expected);
             continue;
         }

@@ -60,12 +60,12 @@ print(
             "wrongQuery": query(token="apiv3_wrong"),
             "tokens": parquet("select * from system.tokens"),
             "shapes": parquet(
-                "select count(*) as n, avg(token_id) as a, max(name) as name, null as e from system.tokens"
+                "select count(*) as n, avg(token_id) as a, max(name) as name, null as e from system.tokens where token_id < 3"
             ),
             "many": parquet(
-                "select name, expiry from system.tokens where token_id > 0 order by expiry desc"
+                "select name, expiry from system.tokens where token_id in (1, 2) order by expiry desc"
             ),
-            "none": parquet("select name, expiry from system.tokens where token_id > 100"),
+            "none": parquet("select name, expiry from system.tokens where token_id > 1000"),
         }
     )
 )

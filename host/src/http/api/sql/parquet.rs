@@ -210,9 +210,14 @@ impl Struct {
     }
 
     fn list(self, id: u8, kind: u8, values: &[Vec<u8>]) -> Self {
-        // The length in its long form.
-        let mut list = vec![0xf0 | kind];
-        varint(&mut list, values.len() as u64);
+        let mut list = Vec::new();
+        match u8::try_from(values.len()) {
+            Ok(length) if length < 15 => list.push((length << 4) | kind),
+            _ => {
+                list.push(0xf0 | kind);
+                varint(&mut list, values.len() as u64);
+            }
+        }
         list.extend(values.iter().flatten());
         self.field(id, LIST, &list)
     }
@@ -255,4 +260,57 @@ fn length_prefix(length: usize) -> [u8; 4] {
 
 fn number(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_lists_have_two_forms() {
+        let list = |count: usize| Struct::new().list(1, I32, &vec![zigzag(-1); count]).end();
+        let bytes = |head: &[u8], count| [&[0x19], head, &vec![1; count], &[0]].concat();
+        assert_eq!(list(14), bytes(&[0xe5], 14));
+        assert_eq!(list(15), bytes(&[0xf5, 15], 15));
+        assert_eq!(list(300), bytes(&[0xf5, 0xac, 0x02], 300));
+    }
+
+    #[test]
+    fn file_has_these_bytes() {
+        let table = Table {
+            columns: vec![
+                Column::new("id", ColumnKind::UInt64),
+                Column::new("n", ColumnKind::Int64),
+                Column::new("r", ColumnKind::Float64),
+                Column::new("t", ColumnKind::Utf8),
+                Column::new("at", ColumnKind::Timestamp),
+            ],
+            rows: vec![
+                vec![
+                    Value::Integer(7),
+                    Value::Integer(-1),
+                    Value::Real(1.5),
+                    Value::Text("é".to_owned()),
+                    Value::Text("2025-04-18T14:02:45.331".to_owned()),
+                ],
+                vec![Value::Null, Value::Integer(300), Value::Null, Value::Text(String::new()), Value::Null],
+            ],
+        };
+        // As PyArrow reads them. The name and the version of this program follow.
+        let expected = concat!(
+            "504152311500152015202c15041500150615060000040000000201020007000000000000001500152c152c2c",
+            "15041500150615060000020000000401ffffffffffffffff2c010000000000001500152015202c1504150015",
+            "06150600000400000002010200000000000000f83f1500152015202c15041500150615060000020000000401",
+            "02000000c3a9000000001500152015202c150415001506150600000400000002010200d38035499601000015",
+            "02196c480c6172726f775f736368656d61150a001504250218026964251c4cac134012000000150425021801",
+            "6e00150a250218017200150c250218017425004c1c00000015042502180261746c8c121c1c00000000001604",
+            "191c195c26081c1504192500061918026964150016041642164226080000264a1c1504192500061918016e15",
+            "001604164e164e264a00002698011c150a19250006191801721500160416421642269801000026da011c150c",
+            "1925000619180174150016041642164226da010000269c021c15041925000619180261741500160416421642",
+            "269c02000016d602160400",
+        );
+        let file = base16ct::lower::encode_string(&file(&table));
+        assert_eq!(file.get(..expected.len()), Some(expected));
+        assert!(file.ends_with(&base16ct::lower::encode_string(MAGIC)));
+    }
 }
