@@ -14,8 +14,8 @@
 mod audit;
 mod browser;
 mod certificates;
+mod challenge;
 mod client;
-mod clients;
 mod clock;
 mod component;
 mod conformance;
@@ -32,6 +32,7 @@ mod harness;
 #[allow(dead_code, reason = "each test crate uses a part")]
 #[path = "../http2.rs"]
 mod http2;
+mod influxdb_clients;
 mod lifecycle;
 mod memory;
 mod needs;
@@ -100,14 +101,8 @@ fn main() -> ExitCode {
         certificates::refused_certificates_have_their_cause_and_remedy: [FAKETIME, OPENSSL],
         certificates::renewed_certificate_is_served_without_signal: [OPENSSL],
         certificates::sighup_serves_new_certificate_or_keeps_the_old: [CURL, ENV, FAKETIME, OPENSSL],
+        challenge::wget_and_python_answer_it: [PYTHON3, WGET],
         client::nginx_has_the_server_below_a_path: [NGINX],
-        clients::health_checks_of_grafana_are_authenticated: [],
-        clients::javascript_client_reads_version_and_errors: [NODE],
-        clients::mcp_server_manages_tokens: [NODE],
-        clients::prometheus_scrapes_with_token_of_file: [PROMETHEUS],
-        clients::python_client_reads_version_errors_and_parquet: [PYTHON],
-        clients::requests_of_telegraf_are_authenticated: [],
-        clients::wget_and_python_answer_the_challenge: [PYTHON3, WGET],
         clock::clock_set_back_revives_nothing: [FAKETIME],
         component::changed_components_fail_verification: [BASH],
         component::other_compiler_compares_behaviour: [BASH],
@@ -121,6 +116,12 @@ fn main() -> ExitCode {
         fail2ban::guesses_are_failures_and_nothing_else_is: [FAIL2BAN],
         fail2ban::jail_is_valid: [FAIL2BAN],
         fail2ban::jail_spares_one_mistake_and_finds_a_flood: [FAIL2BAN],
+        influxdb_clients::health_checks_of_grafana_are_authenticated: [],
+        influxdb_clients::javascript_client_reads_version_and_errors: [NODE],
+        influxdb_clients::mcp_server_manages_tokens: [NODE],
+        influxdb_clients::prometheus_scrapes_with_token_of_file: [PROMETHEUS],
+        influxdb_clients::python_client_reads_version_errors_and_parquet: [PYTHON],
+        influxdb_clients::requests_of_telegraf_are_authenticated: [],
         lifecycle::few_threads_prevent_start_with_advice: [Need::Root, SETPRIV],
         lifecycle::sighup_reads_files_again_and_reports_it: [ENV],
         lifecycle::signals_remove_files_before_exit: [ENV],

@@ -227,7 +227,7 @@ pub(crate) fn mounted_secret_of_own_group_is_accepted() {
     let env = entered();
     let file = secret(&env, GROUP, 0o440).join("token.json");
     let output = serve(&env, &["--store", "memory:", "--admin-token-file", file.to_str().unwrap()]).run();
-    output.assert_failed(1, &["insecure permissions: 440", "set defaultMode: 0440", "sha512sum"]);
+    output.assert_failed(1, &["insecure permissions: 440", "set defaultMode: 0440", "hash token"]);
 }
 
 pub(crate) fn unusable_stores_are_named_with_the_next_step() {
