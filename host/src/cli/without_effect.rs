@@ -13,6 +13,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::cli::environment::{self, PREFIX, boolean};
 use crate::cli::usage_error::UsageError;
+use crate::program;
 
 /// The options before the subcommand. InfluxDB accepts them there alone.
 const GLOBAL: [&str; 10] = [
@@ -223,6 +224,25 @@ pub(crate) struct Ignored {
     pub(crate) without_effect: Vec<String>,
     /// Variables that nothing is known of.
     pub(crate) unknown: Vec<String>,
+}
+
+impl Ignored {
+    /// Logs the names, without their values.
+    pub(crate) fn log(&self) {
+        if !self.without_effect.is_empty() {
+            tracing::warn!(
+                "without effect, as this server has tokens only: {}",
+                self.without_effect.join(", ")
+            );
+        }
+        if !self.unknown.is_empty() {
+            tracing::warn!(
+                "these variables mean nothing to this server: {}; {} serve --help names those that do",
+                self.unknown.join(", "),
+                program::name()
+            );
+        }
+    }
 }
 
 /// Adds the options to the whole command line. Help and completions are made without them.

@@ -209,7 +209,7 @@ impl Serve {
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        log_ignored(ignored);
+        ignored.log();
         self.node_id = self.node_id()?;
         // Before anything is changed.
         let max_connections = fd_limit::raise_limit()?;
@@ -397,23 +397,6 @@ impl Access {
                  --admin-token-file"
             ),
         }
-    }
-}
-
-/// Logs which options and variables are ignored, without their values.
-fn log_ignored(ignored: &Ignored) {
-    if !ignored.without_effect.is_empty() {
-        tracing::warn!(
-            "without effect, as this server has tokens only: {}",
-            ignored.without_effect.join(", ")
-        );
-    }
-    if !ignored.unknown.is_empty() {
-        tracing::warn!(
-            "these variables mean nothing to this server: {}; {} serve --help names those that do",
-            ignored.unknown.join(", "),
-            program::name()
-        );
     }
 }
 
