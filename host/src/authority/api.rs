@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-#[cfg(feature = "server")]
 use crate::audit::{AuditLogError, AuditWriter};
 use crate::authority::last_used::LastUsed;
 use crate::authority::lineage::{CatalogPosition, CatalogRefusal, Examined};
@@ -340,9 +339,12 @@ impl Authority {
         self.shared.traps.load(Ordering::Relaxed)
     }
 
-    /// Opens the file at the path of the audit log, if it was moved away. Does nothing without one.
-    #[cfg(feature = "server")]
-    pub(crate) fn reopen_audit_log(&self) -> Result<(), AuditLogError> {
+    /// Opens the file at the path of the audit log now, if the open one was moved away. The next
+    /// record does so, too. Does nothing without an audit log, and waits for a second at most.
+    ///
+    /// Fails if the file cannot be opened, or if the disk does not answer. The next record then
+    /// tries it again.
+    pub fn reopen_audit_log(&self) -> Result<(), AuditLogError> {
         self.shared.audit.as_ref().map_or(Ok(()), AuditWriter::reopen)
     }
 
