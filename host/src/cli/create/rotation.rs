@@ -49,9 +49,9 @@ use crate::token::OPERATOR;
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1)];
 
-/// The pauses before a refused request is repeated: the server may not know of a change yet. It learns
-/// of the change within 250 ms and one read of the store, which can be slow on a busy machine. They
-/// are few, because each refusal has a line in the log, and may count against the client.
+/// The pauses before a refused request is repeated: the server may not know of a change yet. It
+/// learns of the change within 250 ms and one read of the store, which can be slow on a busy
+/// machine. They are few: each refusal has a line in the log, and may count against the client.
 const PROPAGATION_PAUSES: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(800)];
 
