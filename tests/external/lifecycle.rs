@@ -113,6 +113,8 @@ pub(crate) fn sighup_reads_files_again_and_reports_it() {
     fs::remove_file(&log).unwrap();
     fs::create_dir(&log).unwrap();
     assert_eq!(reload(), "READY=1\nSTATUS=files that cannot be used: 2, see the log\n");
+    server.wait_for_log("the tokens stay as they are");
+    server.wait_for_log("the next record tries it again");
     let text = server.log();
     let line = |part: &str| text.lines().find(|line| line.contains(part) && line.contains("ERROR")).unwrap();
     assert!(line(&token_file.display().to_string()).contains("it is not JSON"), "{text}");

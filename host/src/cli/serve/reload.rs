@@ -280,8 +280,9 @@ impl TokenReloader {
             }
             Err(error) => {
                 let failure = format!("{error:#}");
-                self.metrics.reloaded(ReloadedFile::TokenFile, false);
+                // A file that stays as it is fails every ten seconds.
                 if at_signal || self.failure.as_ref() != Some(&failure) {
+                    self.metrics.reloaded(ReloadedFile::TokenFile, false);
                     tracing::error!("{failure}; the tokens stay as they are");
                 }
                 self.failure = Some(failure);
