@@ -167,7 +167,7 @@ fn file_that_differs_at_the_start_replaces_nothing() {
     server.wait_for_log("WARN Admin token '_admin' already exists with another secret");
     write(&file, &operator_hash(THIRD));
     server.signal(Signal::HUP);
-    within(Duration::from_secs(60), "the file is read again", || {
+    within(Duration::from_secs(90), "the file is read again", || {
         server.log().matches("already exists with another secret").count() == 2
     });
     assert_eq!([FIRST, SECOND, THIRD].map(|token| server.accepts(token)), [true, false, false]);

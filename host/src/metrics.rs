@@ -125,16 +125,6 @@ impl Metrics {
         for by in ["regenerate", "confirm", "recovery", "file"] {
             rotations.with_label_values(&[by]);
         }
-        let reloads = counters(
-            "optoken_reloads_total",
-            "Attempts to read a file again, at SIGHUP or after a change of the file, by outcome.",
-            &["file", "outcome"],
-        )?;
-        for file in [ReloadedFile::Certificate, ReloadedFile::TokenFile, ReloadedFile::AuditLog] {
-            for outcome in ["done", "failed"] {
-                reloads.with_label_values(&[file.label(), outcome]);
-            }
-        }
         let store = HistogramOpts::new(
             "optoken_store_operation_duration_seconds",
             "Duration of operations of the token store.",
@@ -169,7 +159,7 @@ impl Metrics {
                 "optoken_recovery_listener_open",
                 "Whether the recovery listener is open (1) or not (0).",
             )?,
-            reloads,
+            reloads: register_reloads(&registry)?,
             certificate_expiry: register(
                 &registry,
                 IntGaugeVec::new(
@@ -347,6 +337,21 @@ impl Observer for Metrics {
     fn audit_records_lost(&self, count: u64) {
         self.audit_records_lost.inc_by(count);
     }
+}
+
+/// Registers the counters of files that are read again.
+fn register_reloads(registry: &Registry) -> Result<IntCounterVec, MetricsError> {
+    let reloads = Opts::new(
+        "optoken_reloads_total",
+        "Attempts to read a file again, at SIGHUP or after a change of the file, by outcome.",
+    );
+    let reloads = register(registry, IntCounterVec::new(reloads, &["file", "outcome"])?)?;
+    for file in [ReloadedFile::Certificate, ReloadedFile::TokenFile, ReloadedFile::AuditLog] {
+        for outcome in ["done", "failed"] {
+            reloads.with_label_values(&[file.label(), outcome]);
+        }
+    }
+    Ok(reloads)
 }
 
 fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, MetricsError> {
