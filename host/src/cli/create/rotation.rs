@@ -1,5 +1,5 @@
 //! Replaces the operator token without a moment at which no token works: stage, save, confirm
-//! (docs/design.md 3.4 and 5.4).
+//! (docs/design.md 3.4 and 5.6).
 //!
 //! The client generates the token and sends its hash, so every request can be repeated, be late or
 //! arrive twice. The token is in a file beside the output file, `FILE.staged`, before the server
