@@ -86,7 +86,8 @@ struct ConnectionOptions {
 
     /// File with further trusted certificates, beside those of the system
     ///
-    /// A file named .der holds one certificate in DER, any other file one or more in PEM.
+    /// A file named .der holds one certificate in DER, any other file one or more in PEM. Each is
+    /// an authority, or the certificate of the server itself.
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_TLS_CA")]
     tls_ca: Option<PathBuf>,
 
