@@ -62,6 +62,9 @@ fn misplaced(token: &str) -> Vec<Request> {
             format!("/api/v3/query_sql?db=_internal&q=select&format={text}"),
             format!("/api/v3/query_sql?{text}=x"),
             format!("{VERIFY}/{text}"),
+            // A URL ends its host at a slash, wherever that stands in a token.
+            format!("http://user:{text}@host/path"),
+            format!("http://{text}/path"),
         ] {
             requests.push(get(&target));
             requests.push(get(&target).bearer(token));

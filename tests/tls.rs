@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
@@ -112,12 +113,16 @@ fn unusable_tls_files_are_named_before_start() {
     let nonsense = file("nonsense.pem", &pem("PRIVATE KEY", "AAAA"));
     let nonsense_certificate = file("nonsense-certificate.pem", &pem("CERTIFICATE", "AAAA"));
     let home = env.home().to_owned();
+    let pipe = env.home().join("pipe.pem");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     for (certificate, key, named, message) in [
         (&missing, key, &missing, "cannot read the TLS certificate"),
         (&missing, key, &missing, "No such file or directory"),
         (certificate, &missing, &missing, "cannot read the TLS key"),
         (certificate, &missing, &missing, "No such file or directory"),
         (&home, key, &home, "Is a directory"),
+        (&pipe, key, &pipe, "it is a pipe"),
+        (certificate, &pipe, &pipe, "it is a pipe"),
         (certificate, &home, &home, "Is a directory"),
         (&letter, key, &letter, "the TLS certificate"),
         (&letter, key, &letter, "is not a PEM file"),

@@ -22,6 +22,8 @@ pub(crate) struct CertificateFacts {
     pub(crate) not_before: u64,
     /// Its last second, since 1970.
     pub(crate) not_after: u64,
+    /// Whether it may sign other certificates (CA:TRUE).
+    pub(crate) is_authority: bool,
     /// Whether its purpose can be that of a server (extendedKeyUsage).
     pub(crate) is_for_servers: bool,
     /// Whether its issuer has the name of its subject.
@@ -71,6 +73,7 @@ impl CertificateFacts {
             names: names(&certificate),
             not_before,
             not_after,
+            is_authority: objection == webpki::Error::CaUsedAsEndEntity,
             // Of an authority it is not known: the verifier objects to that first.
             is_for_servers: !matches!(objection, webpki::Error::RequiredEkuNotFoundContext(_)),
             is_self_issued: certificate.issuer() == certificate.subject(),

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
+use optoken_protocol::redact::{REDACTED, redact};
 use reqwest::Url;
 use thiserror::Error;
 
@@ -70,8 +71,10 @@ impl ServerAddress {
             return Err(not_a_url());
         }
         if url.query().is_some() || url.fragment().is_some() {
-            let part = url.as_str().find(['?', '#']).and_then(|at| url.as_str().get(at..));
-            return Err(AddressError::NotABase { part: part.unwrap_or_default().to_owned() });
+            // A token in the path may hold the mark, and its end alone would not be known as one.
+            let url = redact(url.as_str());
+            let part = url.find(['?', '#']).and_then(|at| url.get(at..)).unwrap_or(REDACTED);
+            return Err(AddressError::NotABase { part: part.to_owned() });
         }
         let base = url.path().trim_end_matches('/').to_owned();
         url.set_path(&base);
@@ -240,6 +243,8 @@ mod tests {
             ("http://a/?", "?"),
             ("https://a/#", "#"),
             ("http://a/influxdb#top", "#top"),
+            ("http://a/apiv3_x?y#z", "[token]"),
+            ("http://a/apiv3%5Fx#y", "[token]"),
         ] {
             match ServerAddress::parse(url) {
                 Err(AddressError::NotABase { part: found }) => assert_eq!(found, part),

@@ -221,6 +221,13 @@ impl Client {
         let request = json_body(self.post(paths::QUERY_SQL), &body);
         let answer = self.send(Operation::List, request, credential, StatusCode::OK)?;
         let text = str::from_utf8(&answer.body).map_err(|_| answer.invalid("the list is not text"))?;
+        // Another kind of server answers with anything, such as what it was sent.
+        if credential.is_some_and(|credential| text.contains(credential.expose())) {
+            return Err(answer.invalid("it repeats the token that it was sent"));
+        }
+        if text.trim_start().starts_with('<') {
+            return Err(answer.invalid("it is a web page, and no list"));
+        }
         // A list has no control characters: names have none, and JSON escapes them.
         let text: String =
             text.chars().filter(|&character| character == '\n' || !character.is_control()).collect();

@@ -22,7 +22,7 @@ use rustls::{
 use thiserror::Error;
 
 use crate::certificate::{
-    CertificateFacts, OPENSSL_OPTIONS, UnusableCertificate, Validity, certifies, time_as_text,
+    CertificateFacts, OPENSSL_OPTIONS, UnusableCertificate, Validity, certifies, seconds_now, time_as_text,
 };
 
 /// The most bytes of a file of certificates. All certificates of a system have less than one MiB.
@@ -83,7 +83,7 @@ impl Trust {
     }
 }
 
-/// Adds the certificates of a file, and returns them.
+/// Adds the authorities of a file, and returns all its certificates.
 fn add_extra(roots: &mut RootCertStore, path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
     let none = |why: Option<String>| TrustError::NoCertificate {
         path: path.to_owned(),
@@ -107,7 +107,15 @@ fn add_extra(roots: &mut RootCertStore, path: &Path) -> Result<Vec<CertificateDe
         return Err(none(None));
     }
     for certificate in &certificates {
-        roots.add(certificate.clone()).map_err(|error| none(Some(error.to_string())))?;
+        match CertificateFacts::read(certificate) {
+            // The verifier compares neither of an issuer that is trusted.
+            Ok(facts) if facts.is_authority && facts.validity_at(seconds_now()) == Validity::Now => {
+                roots.add(certificate.clone()).map_err(|error| none(Some(error.to_string())))?;
+            }
+            // Trusted as exactly this certificate, and as no issuer.
+            Ok(_) | Err(UnusableCertificate::Version1) => {}
+            Err(error @ UnusableCertificate::Malformed(_)) => return Err(none(Some(error.to_string()))),
+        }
     }
     Ok(certificates)
 }
@@ -540,6 +548,29 @@ mod tests {
                 (Some(reason), Some(expected)) => assert!(reason.contains(expected), "{reason}"),
                 _ => panic!("{name}: {reason:?} instead of {refused:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn given_certificate_that_is_no_authority_signs_no_other() {
+        let (given, given_key) = certificate(&["other.example"], false);
+        let mut expired = CertificateParams::default();
+        expired.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        expired.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        let expired_key = KeyPair::generate().unwrap();
+        let expired = expired.self_signed(&expired_key).unwrap();
+        for (issuer, issuer_key, params) in [
+            (&given, &given_key, CertificateParams::new(vec!["other.example".to_owned()]).unwrap()),
+            (&expired, &expired_key, CertificateParams::default()),
+        ] {
+            let issued_by = rcgen::Issuer::from_params(&params, issuer_key);
+            let key = KeyPair::generate().unwrap();
+            let signed = CertificateParams::new(vec!["localhost".to_owned()])
+                .unwrap()
+                .signed_by(&key, &issued_by)
+                .unwrap();
+            let reason = connect(&issuer.pem(), signed.der(), &key, "localhost");
+            assert!(reason.unwrap().contains("not one that is trusted here"));
         }
     }
 

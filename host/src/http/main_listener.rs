@@ -20,7 +20,7 @@ use crate::http::access::{is_confirmation, is_disabled, is_open};
 use crate::http::api::endpoint::{ApiRequest, Endpoint};
 use crate::http::api::state::{AppState, RequestState};
 use crate::http::api::{self, openapi};
-use crate::http::refusal::{Client, Reason, Refusals, Refused, RequestText};
+use crate::http::refusal::{self, Client, Reason, Refusals, Refused, RequestText};
 use crate::http::{OTHER_PATH, Options, credentials, problem, response};
 use crate::metrics::Metrics;
 use crate::secret::Secret;
@@ -181,7 +181,7 @@ fn authenticate(
         None => credentials::take(request.headers_mut(), case),
     };
     let client = || Client::new(peer.clone(), request.headers());
-    let path = request.uri().path();
+    let path = refusal::path_for_log(request.uri());
     let refuse = |label, cause: &str| {
         let (reason, path) = (Reason { label, cause }, RequestText::Path(path));
         state.refusals.report(Refused::Authentication, &client(), &reason, path);

@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
-use hyper::HeaderMap;
-use optoken_protocol::redact::{redact_rest, sanitize};
+use hyper::{HeaderMap, Uri};
+use optoken_protocol::redact::{REDACTED, redact, redact_rest, sanitize};
 
 use crate::metrics::Metrics;
 use crate::server::log_throttle::LogLimiter;
@@ -194,6 +194,13 @@ const fn command_label(error: &CommandError) -> &'static str {
         CommandError::UnknownOutcome(_) => "unknown_outcome",
         CommandError::Internal(_) => "internal",
     }
+}
+
+/// Returns the path of a request for the log. A token that begins before the path, in a URL with a
+/// host, may end in it, where it would not be known as one.
+pub(crate) fn path_for_log(uri: &Uri) -> &str {
+    let begins_before = uri.authority().is_some() && redact(&uri.to_string()) != uri.to_string();
+    if begins_before { REDACTED } else { uri.path() }
 }
 
 #[cfg(test)]

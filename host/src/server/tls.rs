@@ -4,9 +4,10 @@
 //! Knows no sockets, and not when to read. Cryptography comes from ring and is passed explicitly:
 //! nothing is installed for the whole process.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -298,12 +299,20 @@ fn dns_names(certificate: &CertificateDer<'_>) -> CertificateNames {
     certificate.valid_dns_names().filter(|name| !name.contains('*')).map(str::to_owned).collect()
 }
 
+/// Opens a file. A pipe may have no writer, and would hold up every later reload.
+fn open_file(file: &Path) -> io::Result<File> {
+    if fs::metadata(file)?.file_type().is_fifo() {
+        return Err(io::Error::other("it is a pipe"));
+    }
+    File::open(file)
+}
+
 fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let what = "certificate";
     let mut text = Vec::new();
     trust_file_at(file)
         .map_err(io::Error::from)
-        .and_then(|_| File::open(file)?.take(MAX_BYTES).read_to_end(&mut text))
+        .and_then(|_| open_file(file)?.take(MAX_BYTES).read_to_end(&mut text))
         .map_err(|source| TlsError::Read { what, file: file.to_owned(), source })?;
     sections(&text, what, "x509", file)
 }
@@ -313,7 +322,7 @@ fn read_key(file: &Path) -> Result<(PrivateKeyDer<'static>, Mode), TlsError> {
     let mut text = Zeroizing::new(Vec::new());
     let mode = trust_file_at(file)
         .map_err(io::Error::from)
-        .and_then(|_| File::open(file))
+        .and_then(|_| open_file(file))
         .and_then(|opened| {
             (&opened).take(MAX_BYTES).read_to_end(&mut text)?;
             Ok(Mode::of(&opened.metadata()?))

@@ -22,6 +22,7 @@ use crate::private_file::{Mode, identity};
 use crate::program;
 use crate::secret::Secret;
 use crate::token::{ImportOutcome, OPERATOR, ReplaceOutcome, now};
+use crate::visible_text::escape;
 
 /// The content of the file. Other fields are ignored, as InfluxDB does.
 #[derive(Deserialize)]
@@ -95,7 +96,8 @@ impl PreconfiguredToken {
         if !always && self.last_read == read {
             return Ok(Reloaded::Same);
         }
-        tracing::info!("Loaded admin token from file, name: {name}");
+        // Before the name is checked.
+        tracing::info!("Loaded admin token from file, name: {}", escape(&name));
         let mut reloaded = Reloaded::Read;
         let token = match authority.import_hash(&name, &sha512, expiry, &origin)? {
             ImportOutcome::Created(token) => {
@@ -186,7 +188,8 @@ impl PreconfiguredToken {
 fn different(name: &str) -> String {
     let next = if name == OPERATOR {
         "if it was replaced since, omit --admin-token-file or update the file; a new token in the file replaces the \
-         operator token only while the server runs, and only if that is the token that the file had"
+         operator token only while the server runs, and only if that is the token that the file had: put the current \
+         one there first"
     } else {
         "if it was replaced since, omit --admin-token-file or update the file"
     };

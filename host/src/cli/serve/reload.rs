@@ -313,6 +313,7 @@ mod tests {
             names: Vec::new(),
             not_before: DAY,
             not_after: DAY + days * DAY,
+            is_authority: false,
             is_for_servers: true,
             is_self_issued: false,
         };
