@@ -199,7 +199,10 @@ const fn command_label(error: &CommandError) -> &'static str {
 /// Returns the path of a request for the log. A token that begins before the path, in a URL with a
 /// host, may end in it, where it would not be known as one.
 pub(crate) fn path_for_log(uri: &Uri) -> &str {
-    let begins_before = uri.authority().is_some() && redact(&uri.to_string()) != uri.to_string();
+    let begins_before = uri.authority().is_some_and(|authority| {
+        let text = format!("{authority}{}", uri.path());
+        redact(&text) != text
+    });
     if begins_before { REDACTED } else { uri.path() }
 }
 
