@@ -36,6 +36,23 @@ pub(crate) enum Observation {
     Changed,
 }
 
+impl Observation {
+    /// Returns whether the files must be read. Files that failed are tried again: the cause may be
+    /// outside of them.
+    pub(crate) fn needs_reading(self, has_failed: bool) -> bool {
+        match self {
+            Self::Changed => true,
+            Self::Unchanged => has_failed,
+            Self::Unsettled => false,
+        }
+    }
+
+    /// Returns when to compare the files again.
+    pub(crate) fn pause(self) -> Duration {
+        if self == Self::Unsettled { SETTLING_INTERVAL } else { INTERVAL }
+    }
+}
+
 /// What differs after each change of a file, even of one that keeps its size and time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Fingerprint {

@@ -108,17 +108,13 @@ impl PreconfiguredToken {
                 tracing::info!("Admin token '{name}' already exists, skipping initialization");
                 token
             }
-            ImportOutcome::Different(token) if name == OPERATOR => {
-                if self.replace_operator(authority, &sha512, &origin)? {
+            ImportOutcome::Different(token) => {
+                if name == OPERATOR && self.replace_operator(authority, &sha512, &origin)? {
                     tracing::warn!("{}", self.replaced());
                     reloaded = Reloaded::Replaced;
                 } else {
                     tracing::warn!("{}", different(&name));
                 }
-                token
-            }
-            ImportOutcome::Different(token) => {
-                tracing::warn!("{}", different(&name));
                 token
             }
             ImportOutcome::Revoked => {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
 use crate::certificate::{CertificateFacts, Validity, seconds_now, time_as_text};
-use crate::cli::serve::file_watch::{self, FileWatch, Observation};
+use crate::cli::serve::file_watch::{self, FileWatch};
 use crate::cli::serve::preconfigured_token::{PreconfiguredToken, Reloaded};
 use crate::cli::serve::service_manager;
 use crate::metrics::{Metrics, ReloadedFile};
@@ -170,12 +170,11 @@ impl CertificateReloader {
         let observed = self.watch.observe();
         // A file that was refused may be accepted after a change of something else: the other file
         // of the pair, the mode of a directory, the clock.
-        if observed == Observation::Changed || (observed == Observation::Unchanged && self.failure.is_some())
-        {
+        if observed.needs_reading(self.failure.is_some()) {
             self.reload(false);
         }
         self.report_expiry();
-        if observed == Observation::Unsettled { file_watch::SETTLING_INTERVAL } else { file_watch::INTERVAL }
+        observed.pause()
     }
 
     /// Reads certificate and key again. Returns whether they can be used.
@@ -258,11 +257,10 @@ impl TokenReloader {
     fn compare(&mut self) -> Duration {
         let observed = self.watch.observe();
         // The store, or the mode of a directory, may be what has failed.
-        if observed == Observation::Changed || (observed == Observation::Unchanged && self.failure.is_some())
-        {
+        if observed.needs_reading(self.failure.is_some()) {
             self.reload(false);
         }
-        if observed == Observation::Unsettled { file_watch::SETTLING_INTERVAL } else { file_watch::INTERVAL }
+        observed.pause()
     }
 
     /// Reads the file again. Returns whether it can be used.
