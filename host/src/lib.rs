@@ -150,6 +150,7 @@
 
 #![warn(missing_debug_implementations)]
 
+pub mod access;
 #[cfg(feature = "async")]
 pub mod async_authority;
 pub mod audit;

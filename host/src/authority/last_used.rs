@@ -37,7 +37,7 @@ impl OperatorLastUsed {
         let used = match principal.kind {
             TokenKind::Operator => &self.current,
             TokenKind::PreviousOperator => &self.previous,
-            TokenKind::NamedAdmin => return,
+            TokenKind::NamedAdmin | TokenKind::Scoped => return,
         };
         used.store(now(), Ordering::Relaxed);
     }
