@@ -24,7 +24,9 @@ use optoken::sandbox::{self, BUILT_IN_COMPONENT};
 use optoken::sandbox::{async_linker, bindings_async};
 use optoken::secret::Secret;
 use optoken::store::{Entry, MemoryStore, Store, StoreError, SwapOutcome, Version};
-use optoken::token::{AuthenticateError, CommandError, ImportOutcome, IssuedToken, Principal, TokenKind};
+use optoken::token::{
+    AuthenticateError, CommandError, ConfiguredToken, ImportOutcome, IssuedToken, Principal, TokenKind,
+};
 
 /// A store of an embedder. A gate can pause its next swap.
 #[derive(Clone, Default)]
@@ -226,7 +228,7 @@ fn every_command_can_be_awaited() {
         assert_eq!(confirmed.unwrap().name, "_admin");
         let presented = operator.clone();
         let named =
-            authority.run(move |authority| authority.create_named(&presented, "ci", Some(60), "test"));
+            authority.run(move |authority| authority.create_named(&presented, "ci", None, Some(60), "test"));
         let imported =
             Secret::from(named.await.unwrap().secret.expose().replace("apiv3_", "apiv3_Elsewhere"));
         let token = imported.clone();
@@ -234,7 +236,8 @@ fn every_command_can_be_awaited() {
             authority.run(move |authority| authority.import_token("elsewhere", &token, None, "test"));
         assert!(matches!(import.await.unwrap(), ImportOutcome::Created(_)));
         let hash = "0".repeat(128);
-        let import = authority.run(move |authority| authority.import_hash("hash", &hash, None, "test"));
+        let import = authority
+            .run(move |authority| authority.import_hash(&ConfiguredToken::admin("hash", &hash), "test"));
         assert!(matches!(import.await.unwrap(), ImportOutcome::Created(_)));
         let presented = operator.clone();
         let deleted = authority.run(move |authority| authority.delete(&presented, "hash", "test")).await;
@@ -282,7 +285,7 @@ fn dropped_future_cancels_queued_command() {
         let names: Vec<_> = (0..=MAX_CONCURRENT_COMMANDS).map(|number| format!("number {number}")).collect();
         let create = |name: String| {
             let operator = operator.clone();
-            authority.run(move |authority| authority.create_named(&operator, &name, None, "test"))
+            authority.run(move |authority| authority.create_named(&operator, &name, None, None, "test"))
         };
         let mut commands: Vec<_> = names.iter().map(|name| Box::pin(create(name.clone()))).collect();
         for command in &mut commands {
@@ -318,7 +321,9 @@ fn reads_do_not_wait_for_commands() {
             let (authority, operator) = (other.clone(), operator.clone());
             let name = format!("number {name}");
             Box::pin(async move {
-                authority.run(move |authority| authority.create_named(&operator, &name, None, "test")).await
+                authority
+                    .run(move |authority| authority.create_named(&operator, &name, None, None, "test"))
+                    .await
             })
         };
         let mut commands: Vec<_> = (0..MAX_CONCURRENT_COMMANDS).map(begin).collect();
@@ -329,7 +334,7 @@ fn reads_do_not_wait_for_commands() {
         assert!(authority.read(Authority::status).await.unwrap().is_some());
         assert!(!authority.read(|authority| authority.audit(None)).await.unwrap().lines.is_empty());
         let mut one_more = Box::pin(
-            authority.run(move |authority| authority.create_named(&operator, "one more", None, "test")),
+            authority.run(move |authority| authority.create_named(&operator, "one more", None, None, "test")),
         );
         assert!(one_more.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         drop(one_more);

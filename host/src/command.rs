@@ -5,7 +5,7 @@
 
 use crate::secret::Secret;
 use crate::token::{
-    CommandError, ImportOutcome, IssuedToken, ReplaceOutcome, StagedSecret, Timestamp, TokenInfo,
+    CommandError, ConfiguredToken, ImportOutcome, IssuedToken, ReplaceOutcome, StagedSecret, TokenInfo,
 };
 
 /// A command without its origin.
@@ -16,7 +16,12 @@ pub(crate) enum Command<'a> {
     /// `tokens.create-operator`
     CreateOperator,
     /// `tokens.create-named`
-    CreateNamed { credential: &'a Secret, name: &'a str, lifetime_seconds: Option<u64> },
+    CreateNamed {
+        credential: &'a Secret,
+        name: &'a str,
+        permissions: Option<&'a [String]>,
+        lifetime_seconds: Option<u64>,
+    },
     /// `tokens.regenerate`
     Regenerate { credential: &'a Secret, overlap_seconds: u64 },
     /// `tokens.stage`
@@ -34,7 +39,7 @@ pub(crate) enum Command<'a> {
     /// `recovery.regenerate`, before an older catalog is put back
     Restore,
     /// `provision.import-hash`
-    ImportHash { name: &'a str, sha512: &'a str, expiry: Option<Timestamp> },
+    ImportHash(&'a ConfiguredToken<'a>),
     /// `provision.replace-operator`
     ReplaceOperator { current: &'a str, sha512: &'a str, overlap_seconds: u64 },
 }
@@ -55,7 +60,7 @@ impl Command<'_> {
             Self::Recover => "recover",
             Self::Restore => "restore",
             // The name in audit records and metrics.
-            Self::ImportHash { .. } => "preset",
+            Self::ImportHash(_) => "preset",
             Self::ReplaceOperator { .. } => "replace",
         }
     }
@@ -64,17 +69,17 @@ impl Command<'_> {
     pub(crate) const fn success(&self) -> Option<&'static str> {
         match self {
             Self::CreateOperator => Some("operator token created"),
-            Self::CreateNamed { .. } => Some("named admin token created"),
+            Self::CreateNamed { .. } => Some("named token created"),
             Self::Regenerate { .. } => Some("operator token regenerated"),
             Self::Stage { .. } => Some("operator token staged"),
             Self::Confirm { .. } => Some("operator token confirmed"),
             Self::Cancel { .. } => Some("no operator token is staged any more"),
             Self::EndOverlap { .. } => Some("no replaced operator token is accepted any more"),
-            Self::Delete { .. } => Some("named admin token deleted"),
+            Self::Delete { .. } => Some("named token deleted"),
             Self::Initialize
             | Self::Recover
             | Self::Restore
-            | Self::ImportHash { .. }
+            | Self::ImportHash(_)
             | Self::ReplaceOperator { .. } => None,
         }
     }

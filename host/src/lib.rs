@@ -96,7 +96,7 @@
 //! assert_eq!(may_pass(&authority, next.expose()), Ok(true));
 //!
 //! // A named token cannot replace the operator token.
-//! let named = authority.create_named(&next, "ci", Some(3600), "setup")?;
+//! let named = authority.create_named(&next, "ci", None, Some(3600), "setup")?;
 //! assert_eq!(authority.regenerate(&named.secret, 0, "ci").err(), Some(CommandError::Forbidden));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

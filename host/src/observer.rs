@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::access::AuthorizeError;
 use crate::store::StoreError;
 use crate::token::{AuthenticateError, CommandError, Principal};
 
@@ -41,6 +42,11 @@ use crate::token::{AuthenticateError, CommandError, Principal};
 pub trait Observer: Send + Sync + 'static {
     /// A presented token was checked.
     fn authenticated(&self, result: &Result<Principal, AuthenticateError>) {
+        let _ = result;
+    }
+
+    /// A request was checked against the permissions of a presented token.
+    fn authorized(&self, result: &Result<Principal, AuthorizeError>) {
         let _ = result;
     }
 

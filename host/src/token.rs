@@ -40,6 +40,10 @@ pub struct TokenInfo {
     pub expiry: Option<Timestamp>,
     /// How the token was made.
     pub source: TokenSource,
+    /// What the token may do, each as `TYPE:NAMES:ACTIONS`; `None` if it has all permissions.
+    pub permissions: Option<Vec<String>>,
+    /// What the token is for, in the words of its configuration.
+    pub description: Option<String>,
 }
 
 /// How a token was made.
@@ -64,12 +68,35 @@ pub struct IssuedToken {
     pub secret: Secret,
 }
 
+/// A token of a configuration, to import.
+#[derive(Debug, Clone, Copy)]
+pub struct ConfiguredToken<'a> {
+    /// The name of the token.
+    pub name: &'a str,
+    /// SHA-512 of the whole token text, as 128 lower-case hexadecimal digits.
+    pub sha512: &'a str,
+    /// What the token may do, each as `TYPE:NAMES:ACTIONS`; `None` for everything.
+    pub permissions: Option<&'a [String]>,
+    /// What the token is for: visible text of 1 to 256 bytes.
+    pub description: Option<&'a str>,
+    /// The first moment at which the token is refused; `None` for never.
+    pub expiry: Option<Timestamp>,
+}
+
+impl<'a> ConfiguredToken<'a> {
+    /// A token with all permissions that never expires.
+    pub const fn admin(name: &'a str, sha512: &'a str) -> Self {
+        Self { name, sha512, permissions: None, description: None, expiry: None }
+    }
+}
+
 /// The outcome of an import.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImportOutcome {
     /// The token was imported.
     Created(TokenInfo),
-    /// The token was imported before; nothing was changed.
+    /// The token was imported before; nothing was changed. Its permissions may be others than those
+    /// of the configuration.
     Unchanged(TokenInfo),
     /// A token of that name exists with another secret, which stays. The given secret is not
     /// accepted.
@@ -218,6 +245,12 @@ pub struct ComponentLimits {
     pub max_overlap_seconds: u64,
     /// The longest wait of a staged secret, in seconds.
     pub max_ttl_seconds: u64,
+    /// The most permissions of a token.
+    pub max_permissions: u32,
+    /// The most bytes that the permissions of a token have together.
+    pub max_permission_bytes: u32,
+    /// The longest description of a token, in bytes.
+    pub max_description_bytes: u32,
 }
 
 /// Why a token was not accepted. A host must refuse the request in every case.
@@ -246,7 +279,7 @@ pub enum CommandError {
     #[error("the token expired at {0} ms since the epoch")]
     Expired(Timestamp),
     /// The credential is accepted, but its token lacks the permission.
-    #[error("only the operator token may do this")]
+    #[error("the token lacks the permission for this")]
     Forbidden,
     /// No token has this name.
     #[error("there is no token named {0:?}")]

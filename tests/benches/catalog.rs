@@ -90,7 +90,7 @@ fn create_and_delete(authority: &Authority, label: &str) {
     for number in 0..COMMANDS {
         let name = format!("one more {number}");
         let start = Instant::now();
-        authority.create_named(&operator, &name, None, "bench").unwrap();
+        authority.create_named(&operator, &name, None, None, "bench").unwrap();
         created.push(start.elapsed());
         let start = Instant::now();
         authority.delete(&operator, &name, "bench").unwrap();

@@ -113,7 +113,7 @@ impl Runner {
                 Err(error) => json!({ "err": authenticate_error(error) }),
             },
             ("tokens.create-operator", [origin]) => result(authority.create_operator(text(origin)), issued),
-            ("tokens.create-named", [by, name, lifetime]) => {
+            ("tokens.create-named", [by, name, permissions, lifetime]) => {
                 let (token, origin) = caller(by);
                 result(authority.create_named(&token, text(name), seconds(lifetime), origin), issued)
             }
@@ -171,7 +171,7 @@ impl Runner {
             }
             ("provision.initialize", [origin]) => result(authority.initialize(text(origin)), Value::from),
             ("provision.hash-token", [token]) => result(authority.hash_token(&secret(token)), Value::from),
-            ("provision.import-hash", [name, sha512, expiry, origin]) => {
+            ("provision.import-hash", [name, sha512, permissions, description, expiry, origin]) => {
                 let expiry = seconds(expiry);
                 result(authority.import_hash(text(name), text(sha512), expiry, text(origin)), imported)
             }

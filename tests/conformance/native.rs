@@ -110,7 +110,7 @@ fn answer(authority: &mut Authority<Ports<'_>>, call: &str, args: &[Value]) -> V
             Err(error) => json!({ "err": authenticate_error(&error) }),
         },
         ("tokens.create-operator", [origin]) => result(authority.create_operator(text(origin)), issued),
-        ("tokens.create-named", [by, name, lifetime]) => {
+        ("tokens.create-named", [by, name, permissions, lifetime]) => {
             let created = authority.create_named(caller(by), text(name), seconds(lifetime));
             result(created, issued)
         }
@@ -156,7 +156,7 @@ fn answer(authority: &mut Authority<Ports<'_>>, call: &str, args: &[Value]) -> V
         }
         ("provision.initialize", [origin]) => result(authority.initialize(text(origin)), Value::from),
         ("provision.hash-token", [token]) => result(hash_token(text(token)), Value::from),
-        ("provision.import-hash", [name, sha512, expiry, origin]) => {
+        ("provision.import-hash", [name, sha512, permissions, description, expiry, origin]) => {
             result(authority.import_hash(text(name), text(sha512), seconds(expiry), text(origin)), imported)
         }
         ("provision.replace-operator", [current, sha512, overlap, origin]) => result(

@@ -12,14 +12,19 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::cell::{RefCell, RefMut};
 
+use optoken_core::access::{Access, DatabaseAction, Target};
 use optoken_core::audit::{MAX_ORIGIN_BYTES, RETAINED_RECORDS};
-use optoken_core::authority::{self, AuthenticateError, Issued, ReplaceOutcome, Staged};
+use optoken_core::authority::{
+    self, AuthenticateError, AuthorizeError, ConfiguredToken, Issued, ReplaceOutcome, Staged,
+};
 use optoken_core::catalog::{FORMAT, MAX_DOCUMENT_BYTES, MAX_TOKENS, Source, TokenRecord};
 use optoken_core::commit::CommandError;
+use optoken_core::permission::{MAX_PERMISSION_BYTES, MAX_PERMISSIONS};
 use optoken_core::ports::{self, CatalogStore, Clock, Entropy, EntropyError, Timestamp};
 use optoken_core::rotation::{ExpiringHash, MAX_OVERLAP_SECONDS, MAX_STAGE_SECONDS, Rotation};
 use optoken_core::token_name::MAX_NAME_BYTES;
-use optoken_core::transition::{self, AuthError, CommandRejected};
+use optoken_core::token_record::MAX_DESCRIPTION_BYTES;
+use optoken_core::transition::{self, AccessError, AuthError, CommandRejected};
 use optoken_runtime as _;
 
 use self::bindings::exports::optoken::authority::{
@@ -63,6 +68,9 @@ impl component_info::Guest for Component {
                 max_origin_bytes: MAX_ORIGIN_BYTES as u32,
                 max_overlap_seconds: MAX_OVERLAP_SECONDS,
                 max_ttl_seconds: MAX_STAGE_SECONDS,
+                max_permissions: MAX_PERMISSIONS as u32,
+                max_permission_bytes: MAX_PERMISSION_BYTES as u32,
+                max_description_bytes: MAX_DESCRIPTION_BYTES as u32,
             },
         }
     }
@@ -85,13 +93,28 @@ impl authenticator::Guest for Component {
     fn authenticate(
         credential: String,
     ) -> Result<authenticator::Principal, authenticator::AuthenticationError> {
-        let transition::Principal { id, kind } = authority().authenticate(&credential)?;
-        let kind = match kind {
-            transition::TokenKind::Operator => authenticator::TokenKind::Operator,
-            transition::TokenKind::PreviousOperator => authenticator::TokenKind::PreviousOperator,
-            transition::TokenKind::NamedAdmin => authenticator::TokenKind::NamedAdmin,
+        Ok(authority().authenticate(&credential)?.into())
+    }
+
+    fn authorize(
+        credential: String,
+        access: authenticator::Access,
+    ) -> Result<authenticator::Principal, authenticator::AuthorizationError> {
+        let target = match &access.target {
+            authenticator::Target::Http => Target::Http,
+            authenticator::Target::Database(database) => Target::Database(
+                &database.name,
+                match database.action {
+                    authenticator::DatabaseAction::Read => DatabaseAction::Read,
+                    authenticator::DatabaseAction::Write => DatabaseAction::Write,
+                    authenticator::DatabaseAction::Create => DatabaseAction::Create,
+                },
+            ),
+            authenticator::Target::System(name) => Target::System(name),
+            authenticator::Target::Administration => Target::Administration,
         };
-        Ok(authenticator::Principal { id, kind })
+        let access = Access { method: &access.method, host: &access.host, path: &access.path, target };
+        Ok(authority().authorize(&credential, &access)?.into())
     }
 
     fn describe(credential: String) -> Result<types::TokenInfo, authenticator::AuthenticationError> {
@@ -151,9 +174,11 @@ impl tokens::Guest for Component {
     fn create_named(
         caller: types::Caller,
         name: String,
+        permissions: Option<Vec<String>>,
         lifetime_seconds: Option<u64>,
     ) -> Result<types::IssuedToken, types::CommandError> {
-        issued(authority().create_named((&caller).into(), &name, lifetime_seconds))
+        let permissions = permissions.as_deref();
+        issued(authority().create_named((&caller).into(), &name, permissions, lifetime_seconds))
     }
 
     fn delete(caller: types::Caller, name: String) -> Result<types::TokenInfo, types::CommandError> {
@@ -186,10 +211,14 @@ impl provision::Guest for Component {
     fn import_hash(
         name: String,
         sha512: String,
+        permissions: Option<Vec<String>>,
+        description: Option<String>,
         expiry: Option<Timestamp>,
         origin: String,
     ) -> Result<provision::ImportOutcome, types::CommandError> {
-        Ok(authority().import_hash(&name, &sha512, expiry, &origin)?.into())
+        let (permissions, description) = (permissions.as_deref(), description.as_deref());
+        let token = ConfiguredToken { name: &name, sha512: &sha512, permissions, description, expiry };
+        Ok(authority().import_hash(&token, &origin)?.into())
     }
 
     fn replace_operator(
@@ -261,6 +290,33 @@ impl From<&TokenRecord> for types::TokenInfo {
                 Source::Import => types::TokenSource::Imported,
                 Source::PreviousSecret => types::TokenSource::PreviousSecret,
             },
+            permissions: token.permissions.as_ref().map(|permissions| permissions.texts().collect()),
+            description: token.description.clone(),
+        }
+    }
+}
+
+impl From<transition::Principal> for authenticator::Principal {
+    fn from(transition::Principal { id, kind }: transition::Principal) -> Self {
+        let kind = match kind {
+            transition::TokenKind::Operator => authenticator::TokenKind::Operator,
+            transition::TokenKind::PreviousOperator => authenticator::TokenKind::PreviousOperator,
+            transition::TokenKind::NamedAdmin => authenticator::TokenKind::NamedAdmin,
+            transition::TokenKind::Scoped => authenticator::TokenKind::Scoped,
+        };
+        Self { id, kind }
+    }
+}
+
+impl From<AuthorizeError> for authenticator::AuthorizationError {
+    fn from(error: AuthorizeError) -> Self {
+        match error {
+            AuthorizeError::Refused(AccessError::Unauthenticated(AuthError::Unknown)) => Self::UnknownToken,
+            AuthorizeError::Refused(AccessError::Unauthenticated(AuthError::Expired { at })) => {
+                Self::Expired(at)
+            }
+            AuthorizeError::Refused(AccessError::Forbidden) => Self::Forbidden,
+            AuthorizeError::Unavailable(_) => Self::Unavailable,
         }
     }
 }
@@ -285,11 +341,13 @@ impl From<CommandError> for types::CommandError {
                 CommandRejected::NotFound(name) => Self::NotFound(name),
                 CommandRejected::AlreadyExists(name) => Self::AlreadyExists(name),
                 CommandRejected::OperatorProtected => Self::OperatorProtected,
-                CommandRejected::Overlapping { .. } | CommandRejected::FormerUnknown => {
-                    Self::Conflict(rejected.to_string())
-                }
+                CommandRejected::Overlapping { .. }
+                | CommandRejected::FormerUnknown
+                | CommandRejected::ScopesFull => Self::Conflict(rejected.to_string()),
                 CommandRejected::TooLong { .. }
                 | CommandRejected::Name(_)
+                | CommandRejected::OperatorScope
+                | CommandRejected::Description
                 | CommandRejected::SecretTaken(_)
                 | CommandRejected::SecretRevoked => Self::InvalidArgument(rejected.to_string()),
                 CommandRejected::Full => Self::Full(MAX_TOKENS as u32),
@@ -303,6 +361,7 @@ impl From<CommandError> for types::CommandError {
             CommandError::Entropy(error) => Self::NoEntropy(error.to_string()),
             CommandError::Weak(error) => Self::InvalidArgument(error.to_string()),
             CommandError::Hash(error) => Self::InvalidArgument(error.to_string()),
+            CommandError::Permission(error) => Self::InvalidArgument(error.to_string()),
         }
     }
 }

@@ -4,7 +4,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use optoken_core::authority::{
-    AuthenticateError, Authority, Caller, ImportOutcome, Issued, ReplaceOutcome, Staged, hash_token,
+    AuthenticateError, Authority, Caller, ConfiguredToken, ImportOutcome, Issued, ReplaceOutcome, Staged,
+    hash_token,
 };
 use optoken_core::catalog::{Source, TokenRecord};
 use optoken_core::commit::CommandError;
@@ -88,7 +89,7 @@ pub(crate) fn execute<P: CatalogStore + Entropy + Clock>(
     Ok(Some(match command {
         Command::CreateOperator => Output::Issued(authority.create_operator(origin)?),
         Command::CreateNamed { name, lifetime_seconds } => {
-            Output::Issued(authority.create_named(caller, name, *lifetime_seconds)?)
+            Output::Issued(authority.create_named(caller, name, None, *lifetime_seconds)?)
         }
         Command::Regenerate { overlap_seconds } => {
             Output::Issued(authority.regenerate(caller, *overlap_seconds)?)
@@ -136,10 +137,11 @@ pub(crate) fn execute<P: CatalogStore + Entropy + Clock>(
             Output::Done("The catalog can be read.")
         }
         Command::Import { name, expiry, sha512: Some(sha512) } => {
-            Output::Import(authority.import_hash(name, sha512, *expiry, origin)?)
+            Output::Import(authority.import_hash(&configured(name, sha512, *expiry), origin)?)
         }
         Command::Import { name, expiry, sha512: None } => {
-            Output::Import(authority.import_hash(name, &hash_token(token)?, *expiry, origin)?)
+            let sha512 = hash_token(token)?;
+            Output::Import(authority.import_hash(&configured(name, &sha512, *expiry), origin)?)
         }
         Command::Hash => Output::Hash(hash_token(token)?),
         Command::Replace { current, sha512, overlap_seconds } => {
@@ -147,4 +149,8 @@ pub(crate) fn execute<P: CatalogStore + Entropy + Clock>(
         }
         Command::Help | Command::Version => return Ok(None),
     }))
+}
+
+const fn configured<'a>(name: &'a str, sha512: &'a str, expiry: Option<u64>) -> ConfiguredToken<'a> {
+    ConfiguredToken { name, sha512, permissions: None, description: None, expiry }
 }

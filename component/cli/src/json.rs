@@ -116,6 +116,7 @@ enum TokenKind {
     Operator,
     PreviousOperator,
     NamedAdmin,
+    Scoped,
 }
 
 #[derive(Serialize)]
@@ -217,6 +218,7 @@ impl<'a> From<&'a Output> for Value<'a> {
                     transition::TokenKind::Operator => TokenKind::Operator,
                     transition::TokenKind::PreviousOperator => TokenKind::PreviousOperator,
                     transition::TokenKind::NamedAdmin => TokenKind::NamedAdmin,
+                    transition::TokenKind::Scoped => TokenKind::Scoped,
                 },
             }),
             Output::Status(status) => {
@@ -299,11 +301,13 @@ impl From<&CommandError> for Error {
                 CommandRejected::AlreadyExists(name) => Self::AlreadyExists(name.clone()),
                 CommandRejected::OperatorProtected => Self::OperatorProtected,
                 CommandRejected::Full => Self::Full(MAX_TOKENS),
-                CommandRejected::Overlapping { .. } | CommandRejected::FormerUnknown => {
-                    Self::Conflict(rejected.to_string())
-                }
+                CommandRejected::Overlapping { .. }
+                | CommandRejected::FormerUnknown
+                | CommandRejected::ScopesFull => Self::Conflict(rejected.to_string()),
                 CommandRejected::TooLong { .. }
                 | CommandRejected::Name(_)
+                | CommandRejected::OperatorScope
+                | CommandRejected::Description
                 | CommandRejected::SecretTaken(_)
                 | CommandRejected::SecretRevoked => Self::InvalidArgument(rejected.to_string()),
                 CommandRejected::SecretCollision => Self::NoEntropy(rejected.to_string()),
@@ -314,7 +318,9 @@ impl From<&CommandError> for Error {
             CommandError::Unavailable(reason) => Self::Unavailable(reason.clone()),
             CommandError::UnknownOutcome(reason) => Self::UnknownOutcome(reason.clone()),
             CommandError::Entropy(error) => Self::NoEntropy(error.to_string()),
-            CommandError::Weak(_) | CommandError::Hash(_) => Self::InvalidArgument(error.to_string()),
+            CommandError::Weak(_) | CommandError::Hash(_) | CommandError::Permission(_) => {
+                Self::InvalidArgument(error.to_string())
+            }
         }
     }
 }

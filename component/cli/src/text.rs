@@ -311,10 +311,14 @@ fn next_step(error: &CommandError, command: &Command, data: &str) -> String {
             CommandRejected::OperatorProtected | CommandRejected::FormerUnknown => {
                 "Replace it with: optoken-cli regenerate".into()
             }
-            CommandRejected::Full => "Delete some with: optoken-cli delete NAME".into(),
+            CommandRejected::Full | CommandRejected::ScopesFull => {
+                "Delete some with: optoken-cli delete NAME".into()
+            }
             CommandRejected::Overlapping { .. } => "End it with: optoken-cli end-overlap".into(),
             CommandRejected::TooLong { .. }
             | CommandRejected::Name(_)
+            | CommandRejected::OperatorScope
+            | CommandRejected::Description
             | CommandRejected::SecretTaken(_)
             | CommandRejected::SecretRevoked
             | CommandRejected::SecretCollision
@@ -329,7 +333,10 @@ fn next_step(error: &CommandError, command: &Command, data: &str) -> String {
         CommandError::Contended => "Nothing was changed; try again.".into(),
         CommandError::Unavailable(_) => "Nothing was changed.".into(),
         CommandError::UnknownOutcome(_) => unknown_outcome_hint(command).into(),
-        CommandError::Entropy(_) | CommandError::Weak(_) | CommandError::Hash(_) => String::new(),
+        CommandError::Entropy(_)
+        | CommandError::Weak(_)
+        | CommandError::Hash(_)
+        | CommandError::Permission(_) => String::new(),
     }
 }
 
@@ -340,6 +347,7 @@ fn principal(Principal { id, kind }: Principal) -> String {
             "the previous operator token, which is accepted until its overlap ends"
         }
         TokenKind::NamedAdmin => "a named admin token",
+        TokenKind::Scoped => "a token with permissions of its own",
     };
     format!("This is {kind}, number {id}.\n")
 }

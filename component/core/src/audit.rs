@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha512_256};
 use thiserror::Error;
 
 use crate::json_line::{LineReader, push_number, push_string};
+use crate::permission::Permissions;
 use crate::ports::Timestamp;
 
 /// The number of records that the catalog retains: the last days of a busy authority. A catalog of
@@ -99,6 +100,9 @@ pub struct Subject {
     pub id: u64,
     /// Its name. After the deletion of the token only the record has it.
     pub name: String,
+    /// Its permissions; `None` if it has all.
+    #[cfg_attr(test, serde(default, deserialize_with = "crate::permission::tests::deserialize"))]
+    pub permissions: Option<Permissions>,
 }
 
 /// One committed change. The fields have the order of the line, whose ends [`AuditChain`] reads.
@@ -145,11 +149,14 @@ impl AuditRecord {
         }
         line.push_str(",\"subject\":");
         match &self.subject {
-            Some(Subject { id, name }) => {
+            Some(Subject { id, name, permissions }) => {
                 line.push_str("{\"id\":");
                 push_number(&mut line, *id);
                 line.push_str(",\"name\":");
                 push_string(&mut line, name);
+                if let Some(permissions) = permissions {
+                    permissions.write(&mut line);
+                }
                 line.push('}');
             }
             None => line.push_str("null"),
@@ -333,7 +340,7 @@ mod tests {
 
     fn chain(changes: u64) -> AuditChain {
         (0..changes).fold(AuditChain::default(), |chain, n| {
-            let subject = Subject { id: 0, name: "_admin".into() };
+            let subject = Subject { id: 0, name: "_admin".into(), permissions: None };
             chain.with(1000 + n, Action::Regenerate, Actor::Token(0), Some(subject), "test")
         })
     }

@@ -7,15 +7,17 @@ use alloc::string::{String, ToString as _};
 
 use thiserror::Error;
 
+use crate::access::Access;
 use crate::audit::AuditChain;
 use crate::catalog::{Catalog, CatalogError, TokenRecord};
 use crate::command::Command;
 use crate::commit::{self, CommandError, Committed, Loaded};
+use crate::permission::Permissions;
 use crate::ports::{CatalogStore, Clock, Entropy, Timestamp};
 use crate::rotation::{DEFAULT_STAGE_SECONDS, ExpiringHash, Rotation};
 use crate::token::{Secret, TokenHash};
 use crate::token_strength;
-use crate::transition::{self, AuthError, CommandRejected, Principal};
+use crate::transition::{self, AccessError, AuthError, CommandRejected, Principal};
 
 /// An operator-token authority over the storage, randomness and clock of a host.
 #[derive(Debug)]
@@ -53,6 +55,21 @@ pub struct Staged {
     pub hash: TokenHash,
     /// The first moment at which the secret can no longer be confirmed.
     pub expires_at: Timestamp,
+}
+
+/// A token of a configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct ConfiguredToken<'a> {
+    /// The name of the token.
+    pub name: &'a str,
+    /// The hash of its secret.
+    pub sha512: &'a str,
+    /// What it may do; `None` for everything.
+    pub permissions: Option<&'a [String]>,
+    /// What it is for.
+    pub description: Option<&'a str>,
+    /// The first moment at which it is refused; `None` for never.
+    pub expiry: Option<Timestamp>,
 }
 
 /// The outcome of an import.
@@ -151,6 +168,17 @@ pub enum AuthenticateError {
     Unavailable(CommandError),
 }
 
+/// Why a request is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AuthorizeError {
+    /// The token is not accepted, or lacks the permission.
+    #[error(transparent)]
+    Refused(#[from] AccessError),
+    /// The catalog could not be loaded, so the state of the token is unknown.
+    #[error(transparent)]
+    Unavailable(CommandError),
+}
+
 /// The hash of a token that was made elsewhere. A text that is no token is an error, and so is a
 /// weak token.
 pub fn hash_token(token: &str) -> Result<String, CommandError> {
@@ -200,6 +228,13 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         Ok(transition::authenticate(&loaded.catalog, &hash, || ports.now())?)
     }
 
+    /// The token that a credential belongs to, if it may do this.
+    pub fn authorize(&mut self, credential: &str, access: &Access<'_>) -> Result<Principal, AuthorizeError> {
+        let hash = TokenHash::of(credential);
+        let (loaded, ports) = self.loaded().map_err(AuthorizeError::Unavailable)?;
+        Ok(transition::authorize(&loaded.catalog, &hash, access, || ports.now())?)
+    }
+
     /// The record of the token that a credential belongs to, by the decision of
     /// [`authenticate`](Self::authenticate).
     pub fn describe(&mut self, credential: &str) -> Result<&TokenRecord, AuthenticateError> {
@@ -237,12 +272,24 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
     /// Imports a token by its hash, unless a token of its name exists.
     pub fn import_hash(
         &mut self,
-        name: &str,
-        sha512: &str,
-        expiry: Option<Timestamp>,
+        token: &ConfiguredToken<'_>,
         origin: &str,
     ) -> Result<ImportOutcome, CommandError> {
-        self.import(name, sha512.parse()?, expiry, origin)
+        let new = token.sha512.parse()?;
+        let permissions = parse(token.permissions)?;
+        let command = Command::Import {
+            name: token.name,
+            expiry: token.expiry,
+            permissions: permissions.as_ref(),
+            description: token.description,
+            new,
+        };
+        Ok(match self.commit(origin, &command)? {
+            (_, None) => ImportOutcome::Revoked,
+            (true, Some(token)) => ImportOutcome::Created(token),
+            (false, Some(token)) if token.hash == new => ImportOutcome::Unchanged(token),
+            (false, Some(token)) => ImportOutcome::Different(token),
+        })
     }
 
     /// Replaces the secret of the operator token by that of the configuration, if the current one
@@ -270,16 +317,20 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         self.issue(origin, &|new| Command::CreateOperator { new })
     }
 
-    /// Creates a named admin token that is accepted for `lifetime_seconds`, without limit if
-    /// `None`.
+    /// Creates a named token that is accepted for `lifetime_seconds`, without limit if `None`. It
+    /// has these permissions, all if `None`.
     pub fn create_named(
         &mut self,
         Caller { credential, origin }: Caller<'_>,
         name: &str,
+        permissions: Option<&[String]>,
         lifetime_seconds: Option<u64>,
     ) -> Result<Issued, CommandError> {
         let credential = TokenHash::of(credential);
-        self.issue(origin, &|new| Command::CreateNamed { credential, name, lifetime_seconds, new })
+        let permissions = parse(permissions)?;
+        let permissions = permissions.as_ref();
+        let create = |new| Command::CreateNamed { credential, name, lifetime_seconds, permissions, new };
+        self.issue(origin, &create)
     }
 
     /// Replaces the secret of the operator token; the credential must be that secret. An overlap of
@@ -361,7 +412,7 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         self.issue(origin, &|new| if restore { Command::Restore { new } } else { Command::Recover { new } })
     }
 
-    /// Deletes a named admin token and returns its last record.
+    /// Deletes a named token and returns its last record.
     pub fn delete(
         &mut self,
         Caller { credential, origin }: Caller<'_>,
@@ -381,21 +432,6 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
 
     fn catalog(&mut self) -> Result<&Catalog, CommandError> {
         Ok(&self.loaded()?.0.catalog)
-    }
-
-    fn import(
-        &mut self,
-        name: &str,
-        new: TokenHash,
-        expiry: Option<Timestamp>,
-        origin: &str,
-    ) -> Result<ImportOutcome, CommandError> {
-        Ok(match self.commit(origin, &Command::Import { name, expiry, new })? {
-            (_, None) => ImportOutcome::Revoked,
-            (true, Some(token)) => ImportOutcome::Created(token),
-            (false, Some(token)) if token.hash == new => ImportOutcome::Unchanged(token),
-            (false, Some(token)) => ImportOutcome::Different(token),
-        })
     }
 
     /// Mints a secret and commits the command that `command` makes of its hash.
@@ -427,6 +463,12 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
 const MISSING_TOKEN: CommandError = CommandError::Rejected(CommandRejected::Invariant(
     CatalogError::Inconsistent("the token has gone missing"),
 ));
+
+/// The permissions of these texts; `None` for all.
+fn parse(texts: Option<&[String]>) -> Result<Option<Permissions>, CommandError> {
+    let parse = |texts: &[String]| Permissions::parse(texts.iter().map(String::as_str));
+    Ok(texts.map(parse).transpose()?.flatten())
+}
 
 /// A random UUID (RFC 9562, version 4).
 fn random_uuid(entropy: &mut impl Entropy) -> Result<String, CommandError> {

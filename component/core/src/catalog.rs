@@ -21,9 +21,10 @@ use crate::json_line::{LineReader, push_hash, push_number, push_string};
 use crate::ports::Timestamp;
 use crate::rotation::{ExpiringHash, Rotation};
 use crate::token::TokenHash;
+pub use crate::token_record::{OPERATOR, Source, TokenRecord};
 
 /// The format this code writes, and the newest it reads.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// The oldest format this code reads. The next change of such a catalog writes [`FORMAT`].
 const OLDEST_FORMAT: u32 = 1;
@@ -35,53 +36,13 @@ pub const MAX_TOMBSTONES: usize = 256;
 /// below it. The limit bounds the memory of an instance on hosts that cannot.
 pub const MAX_DOCUMENT_BYTES: usize = 6 << 20;
 
-/// The name of the operator token, exactly so (docs/compatibility.md 6.2).
-pub const OPERATOR: &str = "_admin";
-
-/// The record of one token (docs/compatibility.md 1.A, without the fields that are never set).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenRecord {
-    /// The number of the token, counted from 0 and never used twice.
-    pub id: u64,
-    /// Unique; [`OPERATOR`] for the operator token.
-    pub name: String,
-    /// The hash of the secret.
-    pub hash: TokenHash,
-    /// When the token was created or imported.
-    pub created_at: Timestamp,
-    /// When the token was last changed, if ever.
-    pub updated_at: Option<Timestamp>,
-    /// The number of the token that made that change.
-    pub updated_by: Option<u64>,
-    /// The first moment at which the token is refused; `None` for never
-    /// (docs/compatibility.md 1.13).
-    pub expiry: Option<Timestamp>,
-    /// How the token was made.
-    pub source: Source,
-}
-
-/// How a token was made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Source {
-    /// With the current operator token, with a named token, or without a credential.
-    #[default]
-    Command,
-    /// By an import. Every token of format 1 counts as imported: that format does not record it.
-    Import,
-    /// With the previous secret of the operator token, or with a token that was made with it.
-    PreviousSecret,
-}
-
-impl TokenRecord {
-    /// Whether this is the operator token.
-    pub fn is_operator(&self) -> bool {
-        self.name == OPERATOR
-    }
-}
-
 /// The most tokens of a catalog. A catalog is read and written whole, and the memory of an instance
 /// has room for about three times as many.
 pub const MAX_TOKENS: usize = 10_000;
+
+/// The most bytes that permissions and descriptions of all tokens take up. With them and with the
+/// longest names, a full catalog stays below [`MAX_DOCUMENT_BYTES`].
+pub const MAX_SCOPE_BYTES: usize = 1 << 20;
 
 /// The position of the hash of a [`Rotation`] in the index; no token has it.
 const ROTATION_SLOT: usize = usize::MAX;
@@ -212,6 +173,11 @@ impl Catalog {
     /// All records, in the order of their creation.
     pub fn tokens(&self) -> &[TokenRecord] {
         &self.tokens
+    }
+
+    /// How many bytes the permissions and descriptions of all tokens take up, about.
+    pub(crate) fn scope_bytes(&self) -> usize {
+        self.tokens.iter().map(TokenRecord::scope_bytes).sum()
     }
 
     /// The rotation of the operator token, also past its deadline.
@@ -519,64 +485,6 @@ fn read_expiring(line: &mut LineReader<'_>) -> Option<ExpiringHash> {
     line.literal("}")?;
     Some(ExpiringHash { hash, expires_at })
 }
-
-impl TokenRecord {
-    fn read(line: &str, default_source: Source) -> Option<Self> {
-        let mut line = LineReader::new(line);
-        line.literal("{\"id\":")?;
-        let id = line.number()?;
-        line.literal(",\"name\":")?;
-        let name = line.string()?;
-        line.literal(",\"hash\":")?;
-        let hash = line.hash()?;
-        line.literal(",\"created_at\":")?;
-        let created_at = line.number()?;
-        let updated_at = line.optional(",\"updated_at\":", LineReader::number)?;
-        let updated_by = line.optional(",\"updated_by\":", LineReader::number)?;
-        let expiry = line.optional(",\"expiry\":", LineReader::number)?;
-        let source = if line.literal(IMPORTED).is_some() {
-            Source::Import
-        } else if line.literal(BY_PREVIOUS_SECRET).is_some() {
-            Source::PreviousSecret
-        } else {
-            default_source
-        };
-        line.literal("}")?;
-        line.end()?;
-        Some(Self { id, name, hash, created_at, updated_at, updated_by, expiry, source })
-    }
-
-    fn write(&self, document: &mut String) {
-        document.push_str("{\"id\":");
-        push_number(document, self.id);
-        document.push_str(",\"name\":");
-        push_string(document, &self.name);
-        document.push_str(",\"hash\":");
-        push_hash(document, &self.hash);
-        document.push_str(",\"created_at\":");
-        push_number(document, self.created_at);
-        let rest = [
-            (",\"updated_at\":", self.updated_at),
-            (",\"updated_by\":", self.updated_by),
-            (",\"expiry\":", self.expiry),
-        ];
-        for (key, value) in rest {
-            if let Some(value) = value {
-                document.push_str(key);
-                push_number(document, value);
-            }
-        }
-        document.push_str(match self.source {
-            Source::Command => "",
-            Source::Import => IMPORTED,
-            Source::PreviousSecret => BY_PREVIOUS_SECRET,
-        });
-        document.push_str("}\n");
-    }
-}
-
-const IMPORTED: &str = ",\"source\":\"import\"";
-const BY_PREVIOUS_SECRET: &str = ",\"source\":\"previous_secret\"";
 
 /// FNV-1a. Admins choose the names and gain nothing from collisions.
 fn name_bucket(name: &str) -> u64 {

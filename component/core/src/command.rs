@@ -1,6 +1,7 @@
 //! The commands of an authority, as data: what a client or the host requests of a catalog. Knows
 //! hashes only: randomness is drawn and texts are hashed before a [`Command`] exists.
 
+use crate::permission::Permissions;
 use crate::ports::Timestamp;
 use crate::token::TokenHash;
 
@@ -17,7 +18,7 @@ pub enum Command<'a> {
         /// The hash of its secret.
         new: TokenHash,
     },
-    /// Create a named admin token.
+    /// Create a named token.
     CreateNamed {
         /// The hash of the presented token.
         credential: TokenHash,
@@ -25,6 +26,8 @@ pub enum Command<'a> {
         name: &'a str,
         /// How long it is accepted, in seconds; `None` without limit. 0 creates an expired token.
         lifetime_seconds: Option<u64>,
+        /// What it may do; `None` for everything.
+        permissions: Option<&'a Permissions>,
         /// The hash of its secret.
         new: TokenHash,
     },
@@ -34,6 +37,10 @@ pub enum Command<'a> {
         name: &'a str,
         /// The first moment at which it is refused; `None` for never.
         expiry: Option<Timestamp>,
+        /// What it may do; `None` for everything.
+        permissions: Option<&'a Permissions>,
+        /// What it is for.
+        description: Option<&'a str>,
         /// The hash of its secret.
         new: TokenHash,
     },
@@ -87,7 +94,7 @@ pub enum Command<'a> {
         /// The hash of the new secret.
         new: TokenHash,
     },
-    /// Delete a named admin token.
+    /// Delete a named token.
     Delete {
         /// The hash of the presented token.
         credential: TokenHash,

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::catalog::{Catalog, CatalogError, TokenRecord};
 use crate::command::Command;
+use crate::permission::PermissionError;
 use crate::ports::{CatalogStore, Clock, EntropyError, StoreError, SwapOutcome};
 use crate::token::TokenHashError;
 use crate::token_strength::WeakToken;
@@ -68,6 +69,9 @@ pub enum CommandError {
     /// An imported text is no hash.
     #[error(transparent)]
     Hash(#[from] TokenHashError),
+    /// A text is no permission.
+    #[error(transparent)]
+    Permission(#[from] PermissionError),
 }
 
 /// Loads the catalog with its version; an empty catalog without version if none was ever stored.
@@ -347,7 +351,13 @@ mod tests {
         {
             let (mut ports, credential) = bootstrapped();
             let new = ports.fresh();
-            let create = Command::CreateNamed { credential, name: "ci", lifetime_seconds: None, new };
+            let create = Command::CreateNamed {
+                credential,
+                name: "ci",
+                lifetime_seconds: None,
+                permissions: None,
+                new,
+            };
             commit(&mut ports, "test", &create).unwrap();
             ports.next_swaps.push_back(fault);
             let delete = Command::Delete { credential, name: "ci" };

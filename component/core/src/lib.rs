@@ -10,18 +10,22 @@
 
 extern crate alloc;
 
+pub mod access;
 pub mod audit;
+pub mod authentication;
 pub mod authority;
 pub mod catalog;
 pub mod command;
 pub mod commit;
 pub mod former_secrets;
 mod json_line;
+pub mod permission;
 pub mod ports;
 pub mod rotation;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod token;
 pub mod token_name;
+pub mod token_record;
 pub mod token_strength;
 pub mod transition;

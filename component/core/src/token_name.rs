@@ -56,6 +56,13 @@ pub fn check(name: &str) -> Result<(), NameError> {
     }
 }
 
+/// Returns whether a text is one that an operator can read, and contains no token.
+pub fn is_visible(text: &str) -> bool {
+    !text.is_empty()
+        && !text.chars().any(|character| is_invisible(character) || is_private_use(character))
+        && !text.as_bytes().windows(PREFIX.len()).any(|text| text == PREFIX.as_bytes())
+}
+
 /// Returns whether a character is for private use, and so differs between fonts, or is in a part of
 /// Unicode without visible characters.
 fn is_private_use(character: char) -> bool {

@@ -9,12 +9,17 @@ use alloc::string::String;
 use thiserror::Error;
 
 use crate::audit::{Action, Actor, Subject};
-use crate::catalog::{Catalog, CatalogError, MAX_TOKENS, OPERATOR, SecretMatch, Source, TokenRecord};
+pub use crate::authentication::{AccessError, AuthError, Principal, TokenKind, authenticate, authorize};
+use crate::catalog::{
+    Catalog, CatalogError, MAX_SCOPE_BYTES, MAX_TOKENS, OPERATOR, SecretMatch, Source, TokenRecord,
+};
 use crate::command::Command;
+use crate::permission::Permissions;
 use crate::ports::Timestamp;
 use crate::rotation::{ExpiringHash, MAX_OVERLAP_SECONDS, MAX_STAGE_SECONDS, Rotation};
 use crate::token::TokenHash;
 use crate::token_name::{self, NameError};
+use crate::token_record::MAX_DESCRIPTION_BYTES;
 
 /// The latest expiry of a token, in milliseconds since the epoch: the last whole day that has a
 /// four-digit year in every time zone. A later expiry becomes this one.
@@ -34,40 +39,6 @@ pub enum Transition {
     Unchanged(Catalog, Option<TokenRecord>),
 }
 
-/// The kind of a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TokenKind {
-    /// The current secret of the operator token.
-    Operator,
-    /// The previous secret of the operator token, during an overlap.
-    PreviousOperator,
-    /// Any other token.
-    NamedAdmin,
-}
-
-/// The token that a credential belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Principal {
-    /// The number of the token.
-    pub id: u64,
-    /// The kind of the token.
-    pub kind: TokenKind,
-}
-
-/// Why a presented token is not accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum AuthError {
-    /// No token of the catalog has this hash.
-    #[error("the token is not known")]
-    Unknown,
-    /// The token has expired.
-    #[error("the token expired at {at} ms")]
-    Expired {
-        /// Its expiry.
-        at: Timestamp,
-    },
-}
-
 /// Why a command is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CommandRejected {
@@ -75,7 +46,7 @@ pub enum CommandRejected {
     #[error(transparent)]
     Unauthenticated(#[from] AuthError),
     /// The credential is accepted, but its token lacks the permission.
-    #[error("only the operator token may do this")]
+    #[error("the token lacks the permission for this")]
     Forbidden,
     /// The previous secret is still accepted, and only one secret may exist beside the current.
     #[error("the token that was replaced last is accepted until {until} ms; end that first")]
@@ -104,6 +75,20 @@ pub enum CommandRejected {
     /// The catalog holds [`MAX_TOKENS`].
     #[error("there are {MAX_TOKENS} tokens already, more are not possible; delete some")]
     Full,
+    /// The permissions and descriptions of all tokens have [`MAX_SCOPE_BYTES`].
+    #[error(
+        "the permissions and descriptions of all tokens have {MAX_SCOPE_BYTES} bytes already, more are not possible; delete \
+         some tokens"
+    )]
+    ScopesFull,
+    /// The operator token has all permissions.
+    #[error("the token named {OPERATOR} has all permissions and cannot have fewer")]
+    OperatorScope,
+    /// The description is too long, or has invisible characters.
+    #[error(
+        "a description must be visible text of 1 to {MAX_DESCRIPTION_BYTES} bytes, and must not contain a token"
+    )]
+    Description,
     /// A token of another name has this secret.
     #[error("the token named '{0}' has this secret already")]
     SecretTaken(String),
@@ -122,34 +107,6 @@ pub enum CommandRejected {
     /// The change would break an invariant of the catalog.
     #[error("the change cannot be made: {0}")]
     Invariant(#[from] CatalogError),
-}
-
-/// The token that this hash belongs to. Calls `now` only where a token has a deadline. A time
-/// before the newest record of the catalog counts as the time of that record.
-pub fn authenticate(
-    catalog: &Catalog,
-    credential: &TokenHash,
-    now: impl FnOnce() -> Timestamp,
-) -> Result<Principal, AuthError> {
-    let now = || catalog.not_before_newest(now());
-    let expired =
-        |at: Timestamp, now: Timestamp| if at <= now { Err(AuthError::Expired { at }) } else { Ok(()) };
-    match catalog.find(credential) {
-        // Strictly later than now (docs/compatibility.md 1.13).
-        Some(SecretMatch::Current(token)) => {
-            token.expiry.map_or(Ok(()), |at| expired(at, now()))?;
-            let kind = if token.is_operator() { TokenKind::Operator } else { TokenKind::NamedAdmin };
-            Ok(Principal { id: token.id, kind })
-        }
-        Some(SecretMatch::Previous(previous)) => {
-            let operator = catalog.operator().ok_or(AuthError::Unknown)?;
-            let until = operator.expiry.map_or(previous.expires_at, |at| at.min(previous.expires_at));
-            expired(until, now())?;
-            Ok(Principal { id: operator.id, kind: TokenKind::PreviousOperator })
-        }
-        // Only `confirm` accepts a staged secret.
-        Some(SecretMatch::Staged(_)) | None => Err(AuthError::Unknown),
-    }
 }
 
 /// Applies a command to a catalog: its effect, or why the catalog stays. `origin` goes into the
@@ -171,19 +128,24 @@ pub fn apply(
         }
         Command::CreateOperator { new } => {
             let by = (Action::CreateOperator, Actor::Bootstrap);
-            add(catalog, OPERATOR, None, (new, Source::Command), by, origin, now)
+            add(catalog, &NewToken::admin(OPERATOR, new), by, origin, now)
         }
-        Command::CreateNamed { credential, name, lifetime_seconds, new } => {
-            let principal = authenticate(&catalog, &credential, || now)?;
+        Command::CreateNamed { credential, name, lifetime_seconds, permissions, new } => {
+            let principal = require_admin(&catalog, &credential, now)?;
             token_name::check(name)?;
             let expiry = lifetime_seconds.map(|seconds| after(now, seconds));
             // An admin may create a missing operator token this way, too
             // (docs/compatibility.md 2.5).
             let action = if name == OPERATOR { Action::CreateOperator } else { Action::CreateNamed };
             let source = source_of(&catalog, principal);
-            add(catalog, name, expiry, (new, source), (action, Actor::Token(principal.id)), origin, now)
+            let token = NewToken { expiry, source, permissions, ..NewToken::admin(name, new) };
+            add(catalog, &token, (action, Actor::Token(principal.id)), origin, now)
         }
-        Command::Import { name, expiry, new } => import(catalog, name, expiry, new, origin, now),
+        Command::Import { name, expiry, permissions, description, new } => {
+            let source = Source::Import;
+            let admin = NewToken::admin(name, new);
+            import(catalog, &NewToken { expiry, source, permissions, description, ..admin }, origin, now)
+        }
         Command::Regenerate { credential, new, overlap_seconds } => {
             let operator = require_current_operator(&catalog, &credential, now)?;
             let rotation = overlap_of(operator.hash, overlap_seconds, now)?;
@@ -284,14 +246,14 @@ pub fn was_applied<'a>(
 /// Adds a token that was made elsewhere. Without a token in the result, its secret was revoked.
 fn import(
     catalog: Catalog,
-    name: &str,
-    expiry: Option<Timestamp>,
-    new: TokenHash,
+    token: &NewToken<'_>,
     origin: &str,
     now: Timestamp,
 ) -> Result<Transition, CommandRejected> {
-    token_name::check(name)?;
-    if let Some(existing) = catalog.named(name).cloned() {
+    let new = token.hash;
+    token_name::check(token.name)?;
+    token.check_scope()?;
+    if let Some(existing) = catalog.named(token.name).cloned() {
         return Ok(Transition::Unchanged(catalog, Some(existing)));
     }
     if catalog.is_revoked(&new) {
@@ -304,8 +266,8 @@ fn import(
             return Err(CommandRejected::SecretTaken(OPERATOR.into()));
         }
     }
-    let expiry = expiry.map(|at| at.min(MAX_EXPIRY));
-    add(catalog, name, expiry, (new, Source::Import), (Action::Import, Actor::Provision), origin, now)
+    let token = NewToken { expiry: token.expiry.map(|at| at.min(MAX_EXPIRY)), ..*token };
+    add(catalog, &token, (Action::Import, Actor::Provision), origin, now)
 }
 
 /// Replaces the secret of the operator token by that of the configuration. Without a token in the
@@ -367,7 +329,7 @@ fn stage(
     rotate(catalog, rotation, Action::Stage, origin, now)
 }
 
-/// Deletes a named admin token.
+/// Deletes a named token.
 fn delete(
     catalog: Catalog,
     credential: &TokenHash,
@@ -375,7 +337,7 @@ fn delete(
     origin: &str,
     now: Timestamp,
 ) -> Result<Transition, CommandRejected> {
-    let principal = authenticate(&catalog, credential, || now)?;
+    let principal = require_admin(&catalog, credential, now)?;
     // Exactly this name, and whether or not such a token exists (docs/compatibility.md 2.6).
     if name == OPERATOR {
         return Err(CommandRejected::OperatorProtected);
@@ -413,20 +375,50 @@ fn confirm(
     replace_operator(catalog, staged.hash, rotation, (Action::Confirm, actor), origin, now)
 }
 
+/// A token to add.
+#[derive(Clone, Copy)]
+struct NewToken<'a> {
+    name: &'a str,
+    hash: TokenHash,
+    expiry: Option<Timestamp>,
+    source: Source,
+    permissions: Option<&'a Permissions>,
+    description: Option<&'a str>,
+}
+
+impl<'a> NewToken<'a> {
+    /// A token with all permissions that never expires.
+    const fn admin(name: &'a str, hash: TokenHash) -> Self {
+        Self { name, hash, expiry: None, source: Source::Command, permissions: None, description: None }
+    }
+
+    fn check_scope(&self) -> Result<(), CommandRejected> {
+        if self.name == OPERATOR && self.permissions.is_some() {
+            return Err(CommandRejected::OperatorScope);
+        }
+        if self
+            .description
+            .is_some_and(|text| text.len() > MAX_DESCRIPTION_BYTES || !token_name::is_visible(text))
+        {
+            return Err(CommandRejected::Description);
+        }
+        Ok(())
+    }
+}
+
 /// Adds a token (docs/compatibility.md 6.1).
 fn add(
     catalog: Catalog,
-    name: &str,
-    expiry: Option<Timestamp>,
-    (new, source): (TokenHash, Source),
+    new: &NewToken<'_>,
     (action, actor): (Action, Actor),
     origin: &str,
     now: Timestamp,
 ) -> Result<Transition, CommandRejected> {
-    if catalog.named(name).is_some() {
-        return Err(CommandRejected::AlreadyExists(name.into()));
+    new.check_scope()?;
+    if catalog.named(new.name).is_some() {
+        return Err(CommandRejected::AlreadyExists(new.name.into()));
     }
-    if catalog.find(&new).is_some() {
+    if catalog.find(&new.hash).is_some() {
         return Err(CommandRejected::SecretCollision);
     }
     if catalog.tokens().len() >= MAX_TOKENS {
@@ -434,16 +426,32 @@ fn add(
     }
     let token = TokenRecord {
         id: catalog.next_id(),
-        name: name.into(),
-        hash: new,
+        name: new.name.into(),
+        hash: new.hash,
         created_at: now,
         updated_at: None,
         updated_by: None,
-        expiry,
-        source,
+        expiry: new.expiry,
+        source: new.source,
+        permissions: new.permissions.cloned(),
+        description: new.description.map(Into::into),
     };
+    let bytes = token.scope_bytes();
+    if bytes > 0 && catalog.scope_bytes() + bytes > MAX_SCOPE_BYTES {
+        return Err(CommandRejected::ScopesFull);
+    }
     let audit = catalog.audit().with(now, action, actor, Some(subject(&token)), origin);
     Ok(Transition::Changed { catalog: catalog.with_new(token.clone(), audit)?, token: Some(token) })
+}
+
+/// The token of the credential, if it has all permissions.
+fn require_admin(
+    catalog: &Catalog,
+    credential: &TokenHash,
+    now: Timestamp,
+) -> Result<Principal, CommandRejected> {
+    let principal = authenticate(catalog, credential, || now)?;
+    if principal.kind == TokenKind::Scoped { Err(CommandRejected::Forbidden) } else { Ok(principal) }
 }
 
 /// The record of the operator token, if the credential is its current secret.
@@ -519,7 +527,7 @@ fn replace_operator(
 }
 
 fn subject(token: &TokenRecord) -> Subject {
-    Subject { id: token.id, name: token.name.clone() }
+    Subject { id: token.id, name: token.name.clone(), permissions: token.permissions.clone() }
 }
 
 #[cfg(test)]

@@ -33,9 +33,13 @@ pub(crate) fn of_command(error: CommandError) -> Problem {
             CommandRejected::NotFound(name) if name == OPERATOR => Problem::NoOperator,
             CommandRejected::AlreadyExists(name) => Problem::AlreadyExists(name),
             CommandRejected::Full => Problem::Full(u32::try_from(MAX_TOKENS).unwrap_or(u32::MAX)),
-            overlapping @ CommandRejected::Overlapping { .. } => Problem::Conflict(overlapping.to_string()),
+            CommandRejected::Overlapping { .. } | CommandRejected::ScopesFull => {
+                Problem::Conflict(rejected.to_string())
+            }
             CommandRejected::TooLong { .. }
             | CommandRejected::Name(_)
+            | CommandRejected::OperatorScope
+            | CommandRejected::Description
             | CommandRejected::SecretTaken(_)
             | CommandRejected::SecretRevoked => Problem::InvalidArgument(rejected.to_string()),
             CommandRejected::NotFound(_)
@@ -47,6 +51,8 @@ pub(crate) fn of_command(error: CommandError) -> Problem {
         CommandError::Contended | CommandError::Unavailable(_) => Problem::Unavailable,
         CommandError::UnknownOutcome(_) => Problem::UnknownOutcome(RECOVERY),
         CommandError::Catalog(_) | CommandError::Entropy(_) => Problem::Internal,
-        CommandError::Weak(_) | CommandError::Hash(_) => Problem::InvalidArgument(error.to_string()),
+        CommandError::Weak(_) | CommandError::Hash(_) | CommandError::Permission(_) => {
+            Problem::InvalidArgument(error.to_string())
+        }
     }
 }

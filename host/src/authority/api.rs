@@ -16,8 +16,9 @@ use crate::command::{Command, Outcome};
 use crate::sandbox::ReadInstance;
 use crate::secret::Secret;
 use crate::token::{
-    AuditRecords, AuthenticateError, CatalogState, CommandError, ComponentInfo, ImportOutcome, IssuedToken,
-    OperatorStatus, Principal, ReplaceOutcome, StagedSecret, Timestamp, TokenInfo, TokenKind, TokenSource,
+    AuditRecords, AuthenticateError, CatalogState, CommandError, ComponentInfo, ConfiguredToken,
+    ImportOutcome, IssuedToken, OperatorStatus, Principal, ReplaceOutcome, StagedSecret, Timestamp,
+    TokenInfo, TokenSource,
 };
 
 /// An operator-token authority over one store. Clones are the same authority.
@@ -76,9 +77,12 @@ impl Authority {
     ///
     /// Decides like [`authenticate`](Self::authenticate), and then by the permissions of the token.
     pub fn authorize(&self, credential: &str, access: &Access<'_>) -> Result<Principal, AuthorizeError> {
-        let principal = self.authenticate(credential)?;
-        let _ = access;
-        if principal.kind == TokenKind::Scoped { Err(AuthorizeError::Forbidden) } else { Ok(principal) }
+        let result = self.shared.check_token(|reader| reader.authorize(credential, access));
+        self.shared.observer.authorized(&result);
+        if let Ok(principal) = result {
+            self.shared.operator.record_use(principal);
+        }
+        result
     }
 
     /// The record of the token that a credential belongs to, by the decision of
@@ -94,8 +98,12 @@ impl Authority {
         self.execute(&Command::CreateOperator, origin)
     }
 
-    /// Creates a named admin token that is accepted for `lifetime_seconds`, without limit if
-    /// `None`; 0 creates an expired token. `credential` may be any accepted token.
+    /// Creates a named token that is accepted for `lifetime_seconds`, without limit if `None`; 0
+    /// creates an expired token. `credential` may be any accepted token with all permissions.
+    ///
+    /// Without `permissions` the new token has all of them; otherwise these, each
+    /// `TYPE:NAMES:ACTIONS` (`wit/tokens.wit`). A text that is none is an
+    /// [`InvalidArgument`](CommandError::InvalidArgument) that names its part.
     ///
     /// `name` is 1 to 128 bytes of visible text without leading or trailing space, and looks
     /// neither like `_admin` nor like a token. Any other name is an
@@ -106,10 +114,11 @@ impl Authority {
         &self,
         credential: &Secret,
         name: &str,
+        permissions: Option<&[String]>,
         lifetime_seconds: Option<u64>,
         origin: &str,
     ) -> Result<IssuedToken, CommandError> {
-        self.execute(&Command::CreateNamed { credential, name, lifetime_seconds }, origin)
+        self.execute(&Command::CreateNamed { credential, name, permissions, lifetime_seconds }, origin)
     }
 
     /// Replaces the secret of the operator token; `credential` must be that secret.
@@ -186,7 +195,7 @@ impl Authority {
         Ok(tokens)
     }
 
-    /// Deletes a named admin token. `credential` may be any accepted token. When this returns, the
+    /// Deletes a named token. `credential` may be any accepted token with all permissions. When this returns, the
     /// token is refused.
     pub fn delete(&self, credential: &Secret, name: &str, origin: &str) -> Result<TokenInfo, CommandError> {
         self.execute(&Command::Delete { credential, name }, origin)
@@ -226,19 +235,18 @@ impl Authority {
         expiry: Option<Timestamp>,
         origin: &str,
     ) -> Result<ImportOutcome, CommandError> {
-        self.import_hash(name, &self.hash_token(token)?, expiry, origin)
+        let sha512 = self.hash_token(token)?;
+        self.import_hash(&ConfiguredToken { expiry, ..ConfiguredToken::admin(name, &sha512) }, origin)
     }
 
-    /// Imports a token by its SHA-512, as 128 lower-case hexadecimal digits; otherwise as
-    /// [`import_token`](Self::import_token).
+    /// Imports a token by its SHA-512; otherwise as [`import_token`](Self::import_token).
+    /// Permissions are as in [`create_named`](Self::create_named). The operator token has all.
     pub fn import_hash(
         &self,
-        name: &str,
-        sha512: &str,
-        expiry: Option<Timestamp>,
+        token: &ConfiguredToken<'_>,
         origin: &str,
     ) -> Result<ImportOutcome, CommandError> {
-        self.execute(&Command::ImportHash { name, sha512, expiry }, origin)
+        self.execute(&Command::ImportHash(token), origin)
     }
 
     /// Replaces the secret of the operator token by a secret of the configuration, if its current

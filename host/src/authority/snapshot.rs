@@ -174,10 +174,10 @@ impl Shared {
     }
 
     /// Checks a token in a read instance of the current snapshot.
-    pub(crate) fn check_token<T>(
+    pub(crate) fn check_token<T, E: From<AuthenticateError>>(
         &self,
-        call: impl FnOnce(&mut ReadInstance) -> Result<Result<T, AuthenticateError>, Trap>,
-    ) -> Result<T, AuthenticateError> {
+        call: impl FnOnce(&mut ReadInstance) -> Result<Result<T, E>, Trap>,
+    ) -> Result<T, E> {
         let checked = self.read(|reader| {
             let result = call(reader)?;
             // After the call: a process that was stopped in between must not use an old snapshot.
@@ -188,10 +188,11 @@ impl Shared {
             Ok(_) => Err(AuthenticateError::Unavailable(format!(
                 "the token store has not answered for more than {:?}",
                 self.max_staleness
-            ))),
+            ))
+            .into()),
             Err(trap) => {
                 self.count_trap(&trap);
-                Err(AuthenticateError::Unavailable(COMPONENT_FAILED.to_owned()))
+                Err(AuthenticateError::Unavailable(COMPONENT_FAILED.to_owned()).into())
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Converts between the types of the contract ([`bindings`](super::bindings)) and the types of the
 //! host ([`token`](crate::token) and [`store`]).
 
+use crate::access::{Access, AuthorizeError, DatabaseAction, Target};
 use crate::sandbox::bindings::exports::optoken::authority::{
     authenticator, component_info, provision, tokens, types,
 };
@@ -19,6 +20,7 @@ impl From<authenticator::TokenKind> for TokenKind {
             authenticator::TokenKind::Operator => Self::Operator,
             authenticator::TokenKind::PreviousOperator => Self::PreviousOperator,
             authenticator::TokenKind::NamedAdmin => Self::NamedAdmin,
+            authenticator::TokenKind::Scoped => Self::Scoped,
         }
     }
 }
@@ -53,6 +55,9 @@ impl From<component_info::Limits> for ComponentLimits {
             max_origin_bytes,
             max_overlap_seconds,
             max_ttl_seconds,
+            max_permissions,
+            max_permission_bytes,
+            max_description_bytes,
         } = limits;
         Self {
             max_tokens,
@@ -62,6 +67,9 @@ impl From<component_info::Limits> for ComponentLimits {
             max_origin_bytes,
             max_overlap_seconds,
             max_ttl_seconds,
+            max_permissions,
+            max_permission_bytes,
+            max_description_bytes,
         }
     }
 }
@@ -83,10 +91,60 @@ impl From<authenticator::AuthenticationError> for AuthenticateError {
     }
 }
 
+impl From<authenticator::AuthorizationError> for AuthorizeError {
+    fn from(error: authenticator::AuthorizationError) -> Self {
+        use authenticator::{AuthenticationError, AuthorizationError as Contract};
+        let authentication = match error {
+            Contract::Forbidden => return Self::Forbidden,
+            Contract::UnknownToken => AuthenticationError::UnknownToken,
+            Contract::Expired(at) => AuthenticationError::Expired(at),
+            Contract::Unavailable => AuthenticationError::Unavailable,
+        };
+        Self::Authentication(authentication.into())
+    }
+}
+
+impl From<&Access<'_>> for authenticator::Access {
+    fn from(access: &Access<'_>) -> Self {
+        let target = match access.target {
+            Target::Http => authenticator::Target::Http,
+            Target::Database { name, action } => {
+                authenticator::Target::Database(authenticator::DatabaseAccess {
+                    name: name.to_owned(),
+                    action: match action {
+                        DatabaseAction::Read => authenticator::DatabaseAction::Read,
+                        DatabaseAction::Write => authenticator::DatabaseAction::Write,
+                        DatabaseAction::Create => authenticator::DatabaseAction::Create,
+                    },
+                })
+            }
+            Target::System(name) => authenticator::Target::System(name.to_owned()),
+            Target::Administration => authenticator::Target::Administration,
+        };
+        Self {
+            method: access.method.to_owned(),
+            host: access.host.to_owned(),
+            path: access.path.to_owned(),
+            query: access.query.map(str::to_owned),
+            target,
+        }
+    }
+}
+
 impl From<types::TokenInfo> for TokenInfo {
     fn from(info: types::TokenInfo) -> Self {
-        let types::TokenInfo { id, name, sha512, created_at, updated_at, updated_by, expiry, source } = info;
-        Self { id, name, sha512, created_at, updated_at, updated_by, expiry, source: source.into() }
+        Self {
+            id: info.id,
+            name: info.name,
+            sha512: info.sha512,
+            created_at: info.created_at,
+            updated_at: info.updated_at,
+            updated_by: info.updated_by,
+            expiry: info.expiry,
+            source: info.source.into(),
+            permissions: info.permissions,
+            description: info.description,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 
 use zeroize::Zeroize as _;
 
+use crate::access::{Access, AuthorizeError};
 use crate::command::{Command, Outcome};
 use crate::sandbox::bindings;
 use crate::sandbox::bindings::exports::optoken::authority::{recovery, types};
@@ -17,8 +18,8 @@ use crate::sandbox::snapshot::VersionedSnapshot;
 use crate::secret::Secret;
 use crate::store::Store;
 use crate::token::{
-    AuditRecords, AuthenticateError, CatalogState, CommandError, ComponentInfo, OperatorStatus, Principal,
-    TokenInfo,
+    AuditRecords, AuthenticateError, CatalogState, CommandError, ComponentInfo, ConfiguredToken,
+    OperatorStatus, Principal, TokenInfo,
 };
 
 /// The result of a call into the component; a trap if it returned none.
@@ -60,9 +61,9 @@ impl CommandInstance {
         Ok(match *command {
             Command::Initialize => provision.call_initialize(store, origin)?.map(Outcome::CatalogId),
             Command::CreateOperator => tokens.call_create_operator(store, origin)?.map(issued),
-            Command::CreateNamed { credential, name, lifetime_seconds } => {
-                tokens.call_create_named(store, &caller(credential), name, lifetime_seconds)?.map(issued)
-            }
+            Command::CreateNamed { credential, name, permissions, lifetime_seconds } => tokens
+                .call_create_named(store, &caller(credential), name, permissions, lifetime_seconds)?
+                .map(issued),
             Command::Regenerate { credential, overlap_seconds } => {
                 tokens.call_regenerate(store, &caller(credential), Some(overlap_seconds))?.map(issued)
             }
@@ -89,9 +90,11 @@ impl CommandInstance {
                 let recovery = instance.optoken_authority_recovery();
                 recovery.call_regenerate(store, origin, recovery::Reason::Restore)?.map(issued)
             }
-            Command::ImportHash { name, sha512, expiry } => provision
-                .call_import_hash(store, name, sha512, expiry, origin)?
-                .map(|outcome| Outcome::Imported(outcome.into())),
+            Command::ImportHash(ConfiguredToken { name, sha512, permissions, description, expiry }) => {
+                provision
+                    .call_import_hash(store, name, sha512, *permissions, *description, *expiry, origin)?
+                    .map(|outcome| Outcome::Imported(outcome.into()))
+            }
             Command::ReplaceOperator { current, sha512, overlap_seconds } => provision
                 .call_replace_operator(store, current, sha512, Some(overlap_seconds), origin)?
                 .map(|outcome| Outcome::Replaced(outcome.into())),
@@ -159,6 +162,19 @@ impl ReadInstance {
         let authenticator = self.instance.optoken_authority_authenticator();
         let result = authenticator.call_authenticate(&mut self.store, credential).map_err(Trap)?;
         Ok(result.map(Principal::from).map_err(AuthenticateError::from))
+    }
+
+    /// `authenticator.authorize`
+    pub(crate) fn authorize(
+        &mut self,
+        credential: &str,
+        access: &Access<'_>,
+    ) -> Result<Result<Principal, AuthorizeError>, Trap> {
+        start_budget(&mut self.store);
+        let authenticator = self.instance.optoken_authority_authenticator();
+        let result =
+            authenticator.call_authorize(&mut self.store, credential, &access.into()).map_err(Trap)?;
+        Ok(result.map(Principal::from).map_err(AuthorizeError::from))
     }
 
     /// `authenticator.describe`

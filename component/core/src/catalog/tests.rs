@@ -11,6 +11,8 @@ fn record(id: u64, name: &str) -> TokenRecord {
         updated_by: None,
         expiry: None,
         source: Source::Command,
+        permissions: None,
+        description: None,
     }
 }
 
@@ -53,7 +55,7 @@ fn stored_form_is_fixed() {
     // one.
     let hash = TokenHash::of("secret of _admin");
     let chain = AuditChain::default().with(5, Action::Initialize, Actor::Provision, None, "here");
-    let subject = Subject { id: 0, name: OPERATOR.into() };
+    let subject = Subject { id: 0, name: OPERATOR.into(), permissions: None };
     let chain = chain.with(6, Action::CreateOperator, Actor::Bootstrap, Some(subject), "here");
     let catalog =
         Catalog::default().with_id("a name", chain.clone()).with_new(record(0, OPERATOR), chain).unwrap();
@@ -62,7 +64,7 @@ fn stored_form_is_fixed() {
     assert_eq!(
         catalog.encode(),
         format!(
-            r#"{{"format":2}}
+            r#"{{"format":3}}
 {{"next_id":1,"tokens":1,"id":"a name","audit":"{head}"}}
 {{"id":0,"name":"_admin","hash":"{hash}","created_at":1700000000000}}
 {first}
@@ -74,20 +76,28 @@ fn stored_form_is_fixed() {
 
 #[test]
 fn format_1_is_read_and_written_as_the_newest() {
-    let old = catalog().encode().replace("{\"format\":2}", "{\"format\":1}");
+    let old = catalog().encode().replace("{\"format\":3}", "{\"format\":1}");
     let read = Catalog::decode(&old).unwrap();
     assert_eq!(read.operator().unwrap().hash, TokenHash::of("secret of _admin"));
     // That format does not record which tokens were imported, so all of them may be.
     assert!(read.tokens().iter().all(|token| token.source == Source::Import));
     let new = read.encode();
-    assert!(new.starts_with("{\"format\":2}\n"), "{new}");
+    assert!(new.starts_with("{\"format\":3}\n"), "{new}");
     assert_eq!(Catalog::decode(&new).unwrap(), read);
 }
 
 #[test]
+fn format_2_is_read_and_written_as_the_newest() {
+    let old = catalog().encode().replace("{\"format\":3}", "{\"format\":2}");
+    let read = Catalog::decode(&old).unwrap();
+    assert_eq!(read, catalog());
+    assert!(read.encode().starts_with("{\"format\":3}\n"));
+}
+
+#[test]
 fn newer_format_is_rejected() {
-    for newer in ["{\"format\":3}", "{\"format\":3}\n", "{\"format\":3}\nanything"] {
-        assert_eq!(Catalog::decode(newer).unwrap_err(), CatalogError::UnknownFormat { found: 3 }, "{newer}");
+    for newer in ["{\"format\":4}", "{\"format\":4}\n", "{\"format\":4}\nanything"] {
+        assert_eq!(Catalog::decode(newer).unwrap_err(), CatalogError::UnknownFormat { found: 4 }, "{newer}");
     }
 }
 
@@ -100,7 +110,7 @@ fn damaged_documents_are_rejected() {
         ("no JSON", "SQLite format 3".into()),
         ("cut off", good[..good.len() - 1].into()),
         ("two at once", format!("{good}{good}")),
-        ("no format", good.replace("\"format\":2", "")),
+        ("no format", good.replace("\"format\":3", "")),
         ("unknown field", good.replace("\"created_at\"", "\"created_by\"")),
         ("one field more", good.replace("00}\n", "00,\"expirry\":5}\n")),
         ("white space", good.replace("\"created_at\":", "\"created_at\": ")),

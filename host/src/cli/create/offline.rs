@@ -15,7 +15,7 @@ use crate::cli::output_file::replace;
 use crate::private_file::PRIVATE_MODE;
 use crate::secret::Secret;
 use crate::store::MemoryStore;
-use crate::token::{ImportOutcome, OPERATOR, Timestamp, TokenInfo};
+use crate::token::{ConfiguredToken, ImportOutcome, OPERATOR, Timestamp, TokenInfo};
 
 /// The origin in the audit records of the authority, which are dropped with it.
 const ORIGIN: &str = "offline";
@@ -44,7 +44,10 @@ impl OfflineToken {
             // A server will import it in the same way.
             let name = name.unwrap_or(OPERATOR);
             let expiry = lifetime.map(Self::expiry_after).transpose()?;
-            let imported = authority()?.import_hash(name, &issued.info.sha512, expiry, ORIGIN)?;
+            let imported = authority()?.import_hash(
+                &ConfiguredToken { expiry, ..ConfiguredToken::admin(name, &issued.info.sha512) },
+                ORIGIN,
+            )?;
             created(imported)?
         };
         Ok(Self { secret: issued.secret, info })

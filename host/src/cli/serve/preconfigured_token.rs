@@ -21,7 +21,7 @@ use crate::private_file::ownership::{Readers, readers_of, trust_owner, trust_pat
 use crate::private_file::{Mode, identity};
 use crate::program;
 use crate::secret::Secret;
-use crate::token::{ImportOutcome, OPERATOR, ReplaceOutcome, now};
+use crate::token::{ConfiguredToken, ImportOutcome, OPERATOR, ReplaceOutcome, now};
 use crate::visible_text::escape;
 
 /// The content of the file. Other fields are ignored, as InfluxDB does.
@@ -99,7 +99,8 @@ impl PreconfiguredToken {
         // Before the name is checked.
         tracing::info!("Loaded admin token from file, name: {}", escape(&name));
         let mut reloaded = Reloaded::Read;
-        let token = match authority.import_hash(&name, &sha512, expiry, &origin)? {
+        let configured = ConfiguredToken { expiry, ..ConfiguredToken::admin(&name, &sha512) };
+        let token = match authority.import_hash(&configured, &origin)? {
             ImportOutcome::Created(token) => {
                 tracing::info!("Admin token '{name}' initialized from file");
                 token

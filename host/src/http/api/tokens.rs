@@ -123,8 +123,9 @@ async fn create_named(request: ApiRequest) -> Result<Response, Problem> {
     body::require_json(request.headers())?;
     let CreateNamedAdminTokenRequest { token_name, expiry_secs } =
         body::json(request, state.options.max_request_size, Some(NAMED_FIELDS)).await?;
-    let create =
-        move |authority: &Authority| authority.create_named(&credential, &token_name, expiry_secs, &origin);
+    let create = move |authority: &Authority| {
+        authority.create_named(&credential, &token_name, None, expiry_secs, &origin)
+    };
     let issued = state.command(create).await.map_err(problem::of_named)?;
     Ok(issued_token::created_response(&issued))
 }

@@ -176,6 +176,8 @@ mod tests {
             updated_by: None,
             expiry,
             source: TokenSource::Command,
+            permissions: None,
+            description: None,
         };
         vec![
             // Regenerated, in a whole second.
