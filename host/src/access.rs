@@ -36,8 +36,8 @@ pub enum Target<'a> {
     },
     /// Information about the server, such as `health`: a permission `system`.
     System(&'a str),
-    /// Something that no permission covers, or that cannot be read with certainty: only a token with
-    /// all permissions may do it.
+    /// Something that no permission covers, or that cannot be read with certainty. Only a token
+    /// with all permissions may do it.
     Administration,
 }
 

@@ -195,8 +195,8 @@ impl Authority {
         Ok(tokens)
     }
 
-    /// Deletes a named token. `credential` may be any accepted token with all permissions. When this returns, the
-    /// token is refused.
+    /// Deletes a named token. `credential` may be any accepted token with all permissions. When
+    /// this returns, the token is refused.
     pub fn delete(&self, credential: &Secret, name: &str, origin: &str) -> Result<TokenInfo, CommandError> {
         self.execute(&Command::Delete { credential, name }, origin)
     }

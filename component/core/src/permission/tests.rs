@@ -123,7 +123,7 @@ fn number_and_length_are_limited() {
     assert_eq!(parse(&[&names(MAX_PERMISSION_BYTES + 1)]), Err(PermissionError::TooLong));
 }
 
-/// What a simple matcher, which shares no code with [`Permissions::allow`], says of one text.
+/// Whether a simple matcher, which shares no code with [`Permissions::allow`], allows this.
 fn simple_allows(text: &str, access: &Access<'_>) -> bool {
     let parts: Vec<&str> = text.splitn(2, ':').collect();
     let (names, actions) = parts[1].rsplit_once(':').unwrap();
