@@ -12,10 +12,12 @@ mod credentials;
 pub(crate) mod disable_authz;
 pub(crate) mod main_listener;
 mod problem;
+mod query_error;
 pub(crate) mod recovery;
 mod refusal;
 mod request_origin;
 mod response;
+mod sql_statement;
 
 use crate::http::bootstrap::Bootstrap;
 use crate::http::disable_authz::DisabledAuthz;

@@ -5,7 +5,7 @@
 //!
 //! Limits bound length, time and memory of a query. SQLite's limit of all memory belongs to the
 //! process, and would end commands of the store as well, so it is not set. Instead, a query has at
-//! most as many rows as there are tokens (`statement.rs`), and each value is short.
+//! most as many rows as there are tokens (`sql_statement.rs`), and each value is short.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -19,10 +19,10 @@ use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
 use rusqlite::{Connection, ErrorCode, Statement as Prepared, ToSql};
 use serde_json::{Map, Value as Json};
 
-use super::error::QueryError;
-use super::statement::{ILIKE, SCHEMA, Statement, TABLE};
 use super::table::{Column, ColumnKind, Table, Value};
 use super::{instant, pattern};
+use crate::http::query_error::QueryError;
+use crate::http::sql_statement::{ILIKE, SCHEMA, Statement, TABLE};
 
 /// The functions of a query. They mean the same in `DataFusion`.
 const FUNCTIONS: [&str; 18] = [

@@ -7,9 +7,9 @@ use optoken_protocol::media_type::{JSON, JSONL, TEXT};
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
-use super::error::QueryError;
 use super::parquet;
 use super::table::{Table, Value};
+use crate::http::query_error::QueryError;
 
 /// The borders of a table of Arrow, as a preset of `comfy_table`.
 const ARROW_PRESET: &str = "||--+-++|    ++++++";

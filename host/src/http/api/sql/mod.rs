@@ -1,15 +1,13 @@
 //! `/api/v3/query_sql`: SQL on the table of tokens (docs/compatibility.md 2.7).
 //!
-//! Clients of InfluxDB 3 list tokens by it. `statement.rs` accepts one SELECT on this table, and
-//! `engine.rs` runs it in SQLite. Every other query is rejected with the reason.
+//! Clients of InfluxDB 3 list tokens by it. `sql_statement.rs` accepts one SELECT on this table,
+//! and `engine.rs` runs it in SQLite. Every other query is rejected with the reason.
 
 mod engine;
-mod error;
 mod format;
 pub(crate) mod instant;
 mod parquet;
 mod pattern;
-mod statement;
 pub(crate) mod table;
 
 use std::time::Duration;
@@ -29,12 +27,12 @@ use utoipa::openapi::schema::SchemaType;
 use utoipa::openapi::{Object, ObjectBuilder, Required, Schema, Type};
 
 use self::format::Format;
-use self::statement::Statement;
 use crate::authority::Authority;
 use crate::http::api::endpoint::{
     ApiRequest, BodySchema, Endpoint, json_body_problems, ok_response, parameter, read_problems, text_schema,
 };
 use crate::http::api::system_tokens;
+use crate::http::sql_statement::Statement;
 use crate::http::{Options, body, problem, response};
 use crate::server::serve::{Request, Response};
 

@@ -10,17 +10,17 @@ use std::borrow::Cow;
 
 use optoken_protocol::redact::redact;
 
-use super::error::QueryError;
+use crate::http::query_error::QueryError;
 
 /// The most bytes of a query.
-pub(super) const MAX_BYTES: usize = 16 << 10;
+pub(crate) const MAX_BYTES: usize = 16 << 10;
 
 /// The schema and the name of the table.
-pub(super) const SCHEMA: &str = "system";
-pub(super) const TABLE: &str = "tokens";
+pub(crate) const SCHEMA: &str = "system";
+pub(crate) const TABLE: &str = "tokens";
 
 /// The name under which the engine has ILIKE: SQLite has this operator and no function for it.
-pub(super) const ILIKE: &str = "match";
+pub(crate) const ILIKE: &str = "match";
 
 /// The words that may follow the table.
 const CLAUSES: [&str; 6] = ["where", "group", "having", "order", "limit", "offset"];
@@ -53,13 +53,13 @@ const REFUSED: [&str; 21] = [
 
 /// A query that may run.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Statement {
+pub(crate) struct Statement {
     /// The text for SQLite.
-    pub(super) sql: String,
+    pub(crate) sql: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     /// A keyword, or an identifier without quotes. Case does not matter.
     Word,
     /// An identifier in double quotes.
@@ -72,11 +72,12 @@ enum Kind {
     Symbol,
 }
 
+/// A part of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Lexeme {
-    kind: Kind,
+pub(crate) struct Lexeme {
+    pub(crate) kind: Kind,
     /// The text, a word in lower case.
-    text: String,
+    pub(crate) text: String,
     /// Whether white space or a comment precedes it.
     spaced: bool,
 }
@@ -86,12 +87,12 @@ impl Lexeme {
         self.kind == Kind::Word && self.text == word
     }
 
-    fn is_symbol(&self, symbol: &str) -> bool {
+    pub(crate) fn is_symbol(&self, symbol: &str) -> bool {
         self.kind == Kind::Symbol && self.text == symbol
     }
 
     /// Returns whether this names a schema or a table, with or without quotes.
-    fn names(&self, name: &str) -> bool {
+    pub(crate) fn names(&self, name: &str) -> bool {
         match self.kind {
             Kind::Word => self.text == name,
             Kind::Quoted => self.text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) == Some(name),
@@ -102,7 +103,7 @@ impl Lexeme {
 
 impl Statement {
     /// Reads a query.
-    pub(super) fn parse(sql: &str) -> Result<Self, QueryError> {
+    pub(crate) fn parse(sql: &str) -> Result<Self, QueryError> {
         if sql.len() > MAX_BYTES {
             return Err(QueryError::new(format!(
                 "the query has {} bytes, of at most {MAX_BYTES}",
@@ -123,7 +124,7 @@ impl Statement {
 }
 
 /// Splits a query into its lexemes.
-fn lexemes(sql: &str) -> Result<Vec<Lexeme>, QueryError> {
+pub(crate) fn lexemes(sql: &str) -> Result<Vec<Lexeme>, QueryError> {
     let mut lexemes = Vec::new();
     let (mut rest, mut spaced) = (sql, false);
     while let Some(first) = rest.chars().next() {

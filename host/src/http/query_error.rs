@@ -12,10 +12,10 @@ const SUPPORTED: &str = "supported is SELECT … FROM system.tokens, with WHERE,
 /// The reason why a query has no result.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct QueryError(String);
+pub(crate) struct QueryError(String);
 
 impl QueryError {
-    pub(super) fn new(reason: impl Into<String>) -> Self {
+    pub(crate) fn new(reason: impl Into<String>) -> Self {
         Self(reason.into())
     }
 }
