@@ -10,6 +10,8 @@ mod body;
 pub(crate) mod bootstrap;
 mod credentials;
 pub(crate) mod disable_authz;
+#[cfg_attr(not(test), expect(dead_code, reason = "no listener passes requests on yet"))]
+pub(crate) mod influxdb3;
 pub(crate) mod main_listener;
 mod problem;
 mod query_error;
