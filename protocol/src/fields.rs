@@ -18,6 +18,9 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use crate::problem::Problem;
 use crate::redact::sanitize;
 
+/// The field of what a new token may do.
+const PERMISSIONS: &str = "permissions";
+
 /// How many bytes of the name of a field are repeated in an error.
 const SHOWN_NAME_BYTES: usize = 64;
 
@@ -131,8 +134,12 @@ impl KnownFields {
             (Some(Limit::Duration), None) => {
                 "this request sets no expiry; that of a named token is its field expiry_secs".to_owned()
             }
+            (Some(Limit::Rights), _) if self.names.contains(&PERMISSIONS) => {
+                format!("use the field {PERMISSIONS}{place}")
+            }
             (Some(Limit::Rights), _) => {
-                "there are no permissions to choose: every token has all of them".to_owned()
+                "this request makes a token with all permissions; POST /api/v3/enterprise/configure/token makes one with others"
+                    .to_owned()
             }
         };
         Err(Problem::InvalidArgument(format!("unknown field {}; {advice}", shown(name))))
@@ -165,6 +172,8 @@ mod tests {
 
     const NAMED: KnownFields =
         KnownFields { names: &["token_name", "expiry_secs"], duration: Some("expiry_secs") };
+    const SCOPED: KnownFields =
+        KnownFields { names: &["token_name", "permissions", "expiry_secs"], duration: Some("expiry_secs") };
     const REPLACED: KnownFields = KnownFields { names: &["overlap_secs"], duration: None };
 
     #[test]
@@ -190,8 +199,18 @@ mod tests {
             (NAMED, r#"{"lifetime":1}"#, Some("use the field expiry_secs")),
             (NAMED, r#"{"valid_until":1}"#, Some("use the field expiry_secs")),
             (NAMED, r#"{"validity":false}"#, Some("use the field expiry_secs")),
-            (NAMED, r#"{"permissions":[]}"#, Some("every token has all of them")),
-            (NAMED, r#"{"permission_level":"read"}"#, Some("every token has all of them")),
+            (
+                NAMED,
+                r#"{"permissions":[]}"#,
+                Some("POST /api/v3/enterprise/configure/token makes one with others"),
+            ),
+            (SCOPED, r#"{"token_name":"a","permissions":[],"expiry_secs":1,"type":"resource"}"#, None),
+            (SCOPED, r#"{"permission":["db:*:read"]}"#, Some("use the field permissions")),
+            (
+                NAMED,
+                r#"{"permission_level":"read"}"#,
+                Some("POST /api/v3/enterprise/configure/token makes one with others"),
+            ),
             (NAMED, r#"{"a":1,"a":2}"#, Some("the field \"a\" stands twice")),
             (NAMED, r#"{"a":null,"\u0061":null}"#, Some("the field \"a\" stands twice")),
             (REPLACED, r#"{"overlap_secs":1}"#, None),

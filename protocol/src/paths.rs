@@ -1,7 +1,8 @@
 //! The paths of the HTTP API. A server compares them byte for byte, without percent-decoding
 //! (`docs/compatibility.md` 2.1).
 
-/// `GET` lists tokens, `DELETE` deletes one. Every path about tokens begins with it.
+/// `GET` lists tokens, `DELETE` deletes one. Every path about tokens begins with it, or with
+/// [`SCOPED`].
 pub const TOKENS: &str = "/api/v3/configure/token";
 
 /// `POST` creates the operator token, `GET` shows it.
@@ -18,6 +19,12 @@ pub const CONFIRM: &str = "/api/v3/configure/token/admin/regenerate/confirm";
 
 /// `DELETE` revokes the previous operator secret before its deadline, `GET` lists what it created.
 pub const OVERLAP: &str = "/api/v3/configure/token/admin/regenerate/overlap";
+
+/// `GET` shows the token that is presented, whatever its permissions.
+pub const SELF: &str = "/api/v3/configure/token/self";
+
+/// `POST` creates a token with permissions. The path is that of InfluxDB 3 Enterprise.
+pub const SCOPED: &str = "/api/v3/enterprise/configure/token";
 
 /// `POST` creates a named admin token.
 pub const NAMED_ADMIN: &str = "/api/v3/configure/token/named_admin";

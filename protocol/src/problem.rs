@@ -37,6 +37,9 @@ pub const TOKEN_NOT_FOUND: &str = "the requested resource was not found";
 /// How the text of [`Problem::AuthDisabled`] begins.
 pub const ENDPOINT_DISABLED: &str = "endpoint disabled";
 
+/// The text of [`Problem::MissingPermission`].
+pub const MISSING_PERMISSION: &str = "the token lacks the permission for this";
+
 /// The text of [`Problem::PathNotFound`].
 pub const PATH_NOT_FOUND: &str = "Not found";
 
@@ -66,6 +69,8 @@ pub enum Problem {
     MalformedCredential,
     /// The token is valid, but is not the operator token.
     InsufficientScope,
+    /// The token is valid, and has no permission for this request.
+    MissingPermission,
     /// The main listener has no such path, or not this method on it.
     PathNotFound,
     /// The same of a recovery listener.
@@ -128,7 +133,7 @@ pub enum Problem {
     /// codes.
     RecoveryClosed,
     /// The answer to forward authentication for this reason. A proxy gets status and headers alone,
-    /// and no other status than 401 and 503: proxies turn most others into errors of their own.
+    /// and no other status than 401, 403 and 503: proxies turn most others into errors of their own.
     ForwardAuth(Box<Self>),
 }
 
@@ -177,6 +182,7 @@ impl Problem {
             | Self::InvalidGzip(_)
             | Self::InvalidJson(_) => ErrorStatus::BadRequest,
             Self::InsufficientScope
+            | Self::MissingPermission
             | Self::Forbidden(_)
             | Self::MissingRecoveryCode
             | Self::WrongRecoveryCode(_) => ErrorStatus::Forbidden,
@@ -198,6 +204,7 @@ impl Problem {
             | Self::UnknownOutcomeOfFirst(_) => ErrorStatus::ServiceUnavailable,
             Self::Internal => ErrorStatus::InternalServerError,
             Self::ForwardAuth(reason) => match reason.challenge() {
+                Some(_) if reason.status() == ErrorStatus::Forbidden => ErrorStatus::Forbidden,
                 Some(_) => ErrorStatus::Unauthorized,
                 None => ErrorStatus::ServiceUnavailable,
             },
@@ -210,6 +217,7 @@ impl Problem {
             Self::MissingCredential | Self::InvalidToken => NOT_AUTHENTICATED.into(),
             Self::MalformedCredential => Malformed.to_string().into(),
             Self::InsufficientScope => "only the operator token may regenerate the operator token".into(),
+            Self::MissingPermission => MISSING_PERMISSION.into(),
             Self::PathNotFound => PATH_NOT_FOUND.into(),
             Self::RecoveryPathNotFound => RECOVERY_PATH_NOT_FOUND.into(),
             Self::NoOperator => format!("{NO_OPERATOR}, cannot update").into(),
@@ -280,7 +288,9 @@ impl Problem {
             Self::MissingCredential => Some(r#"Bearer realm="influxdb3""#),
             Self::InvalidToken => Some(r#"Bearer realm="influxdb3", error="invalid_token""#),
             Self::MalformedCredential => Some(r#"Bearer realm="influxdb3", error="invalid_request""#),
-            Self::InsufficientScope => Some(r#"Bearer realm="influxdb3", error="insufficient_scope""#),
+            Self::InsufficientScope | Self::MissingPermission => {
+                Some(r#"Bearer realm="influxdb3", error="insufficient_scope""#)
+            }
             Self::ForwardAuth(reason) => reason.challenge(),
             _ => None,
         }

@@ -23,6 +23,7 @@ fn problems() -> Vec<Case> {
             &[],
         ),
         (Problem::InsufficientScope, 403, "only the operator token may regenerate the operator token", &[]),
+        (Problem::MissingPermission, 403, "the token lacks the permission for this", &[]),
         (Problem::PathNotFound, 404, "Not found", &[]),
         (Problem::RecoveryPathNotFound, 404, "not found", &[]),
         (Problem::NoOperator, 404, "missing admin token, cannot update", &[]),
@@ -147,6 +148,7 @@ fn credential_problems_are_json_with_a_challenge_and_others_are_text() {
         (Problem::InvalidToken, r#"Bearer realm="influxdb3", error="invalid_token""#),
         (Problem::MalformedCredential, r#"Bearer realm="influxdb3", error="invalid_request""#),
         (Problem::InsufficientScope, r#"Bearer realm="influxdb3", error="insufficient_scope""#),
+        (Problem::MissingPermission, r#"Bearer realm="influxdb3", error="insufficient_scope""#),
     ] {
         let headers = problem.headers();
         assert!(headers.contains(&("content-type", "application/json")), "{problem:?}");
@@ -169,15 +171,21 @@ fn credential_problems_are_json_with_a_challenge_and_others_are_text() {
 }
 
 #[test]
-fn forward_auth_answers_401_or_503_without_a_body() {
+fn forward_auth_answers_401_403_or_503_without_a_body() {
     for (problem, ..) in problems() {
         let (challenge, text) = (problem.challenge(), problem.text());
+        let lacks_right = matches!(problem, Problem::InsufficientScope | Problem::MissingPermission);
         let answer = problem.for_forward_auth();
         let last = match challenge {
             Some(challenge) => ("www-authenticate", challenge),
             None => ("retry-after", "1"),
         };
-        assert_eq!(answer.status().code(), if challenge.is_some() { 401 } else { 503 });
+        let status = match challenge {
+            Some(_) if lacks_right => 403,
+            Some(_) => 401,
+            None => 503,
+        };
+        assert_eq!(answer.status().code(), status);
         assert_eq!(answer.headers(), [("cache-control", "no-store"), last]);
         assert_eq!((answer.content_type(), answer.body().as_str()), (None, ""));
         assert_eq!(answer.text(), text, "for the log");
@@ -199,5 +207,6 @@ fn clients_recognise_problems_by_the_constants() {
         assert_eq!(others.count(), 1, "{beginning:?} is ambiguous");
     }
     assert_eq!(Problem::PathNotFound.text(), PATH_NOT_FOUND);
+    assert_eq!(Problem::MissingPermission.text(), MISSING_PERMISSION);
     assert_eq!(Problem::RecoveryPathNotFound.text(), RECOVERY_PATH_NOT_FOUND);
 }
