@@ -20,7 +20,8 @@ pub(crate) use log::{AuditLog, RetainedRecord};
 pub(crate) use writer::AuditWriter;
 
 /// The longest record, in bytes. A name has at most 128 bytes and an origin 256; JSON may write
-/// each of them as six.
+/// each of them as six. Permissions have at most 3 KiB with their marks, and no character that JSON
+/// escapes.
 const MAX_LINE_BYTES: u64 = 16 << 10;
 
 /// One committed change.
@@ -65,6 +66,8 @@ pub(crate) struct Subject {
     pub(crate) id: u64,
     /// Its name at that time.
     pub(crate) name: String,
+    /// Its permissions, if it does not have all.
+    pub(crate) permissions: Option<Vec<String>>,
 }
 
 impl AuditRecord {
