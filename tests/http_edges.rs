@@ -361,7 +361,11 @@ fn fields_about_limits_are_400() {
     let before = env.stored_catalog();
     for (path, body, text) in [
         (NAMED_ADMIN, json!({"token_name": "a", "expires_in": 60}), "use the field expiry_secs, in seconds"),
-        (NAMED_ADMIN, json!({"token_name": "a", "permissions": ["read"]}), "every token has all of them"),
+        (
+            NAMED_ADMIN,
+            json!({"token_name": "a", "permissions": ["read"]}),
+            "makes a token with all permissions",
+        ),
         (REGENERATE, json!({"expiry_secs": 60}), no_expiry),
         (STAGE, json!({"ttl": 60}), "`ttl_secs`"),
         (CONFIRM, json!({"overlap": 60}), "`overlap_secs`"),

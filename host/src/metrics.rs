@@ -11,6 +11,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::access::AuthorizeError;
 use crate::authority::Authority;
 use crate::observer::Observer;
 use crate::store::StoreError;
@@ -36,6 +37,8 @@ pub(crate) struct Metrics {
     registry: Registry,
     accepted: IntCounter,
     authentications: IntCounterVec,
+    /// Requests that permissions were checked for.
+    authorizations: IntCounterVec,
     refusals: IntCounterVec,
     commands: IntCounterVec,
     rotations: IntCounterVec,
@@ -64,6 +67,8 @@ pub(crate) enum ReloadedFile {
     Certificate,
     /// `--admin-token-file`.
     TokenFile,
+    /// `--permission-tokens-file`.
+    PermissionTokensFile,
     /// `--audit-log`, which is opened again.
     AuditLog,
 }
@@ -73,6 +78,7 @@ impl ReloadedFile {
         match self {
             Self::Certificate => "tls_certificate",
             Self::TokenFile => "admin_token_file",
+            Self::PermissionTokensFile => "permission_tokens_file",
             Self::AuditLog => "audit_log",
         }
     }
@@ -112,6 +118,14 @@ impl Metrics {
         for outcome in ["unknown", "expired", "unavailable", "missing", "malformed"] {
             authentications.with_label_values(&[outcome]);
         }
+        let authorizations = counters(
+            "optoken_authorizations_total",
+            "Requests that were checked against the permissions of a token, by outcome.",
+            &["outcome"],
+        )?;
+        for outcome in ["accepted", "missing_permission", "unknown", "expired", "unavailable"] {
+            authorizations.with_label_values(&[outcome]);
+        }
         let refusals = counters(
             "optoken_refusals_total",
             "Refused requests, by what was refused and the reason. The log names the clients.",
@@ -133,6 +147,7 @@ impl Metrics {
         Ok(Self {
             accepted: authentications.with_label_values(&["accepted"]),
             authentications,
+            authorizations,
             refusals,
             commands: counters(
                 "optoken_commands_total",
@@ -287,11 +302,18 @@ impl Observer for Metrics {
         let outcome = match answer {
             // The hot path. The others look up their counter.
             Ok(_) => return self.accepted.inc(),
-            Err(AuthenticateError::Unknown) => "unknown",
-            Err(AuthenticateError::Expired(_)) => "expired",
-            Err(AuthenticateError::Unavailable(_)) => "unavailable",
+            Err(error) => authentication_outcome(error),
         };
         self.authentications.with_label_values(&[outcome]).inc();
+    }
+
+    fn authorized(&self, answer: &Result<Principal, AuthorizeError>) {
+        let outcome = match answer {
+            Ok(_) => "accepted",
+            Err(AuthorizeError::Forbidden) => "missing_permission",
+            Err(AuthorizeError::Authentication(error)) => authentication_outcome(error),
+        };
+        self.authorizations.with_label_values(&[outcome]).inc();
     }
 
     fn command_completed(&self, command: &'static str, outcome: Result<(), &CommandError>) {
@@ -339,6 +361,14 @@ impl Observer for Metrics {
     }
 }
 
+const fn authentication_outcome(error: &AuthenticateError) -> &'static str {
+    match error {
+        AuthenticateError::Unknown => "unknown",
+        AuthenticateError::Expired(_) => "expired",
+        AuthenticateError::Unavailable(_) => "unavailable",
+    }
+}
+
 /// Registers the counters of files that are read again.
 fn register_reloads(registry: &Registry) -> Result<IntCounterVec, MetricsError> {
     let reloads = Opts::new(
@@ -346,7 +376,12 @@ fn register_reloads(registry: &Registry) -> Result<IntCounterVec, MetricsError> 
         "Attempts to read a file again, at SIGHUP or after a change of the file, by outcome.",
     );
     let reloads = register(registry, IntCounterVec::new(reloads, &["file", "outcome"])?)?;
-    for file in [ReloadedFile::Certificate, ReloadedFile::TokenFile, ReloadedFile::AuditLog] {
+    for file in [
+        ReloadedFile::Certificate,
+        ReloadedFile::TokenFile,
+        ReloadedFile::PermissionTokensFile,
+        ReloadedFile::AuditLog,
+    ] {
         for outcome in ["done", "failed"] {
             reloads.with_label_values(&[file.label(), outcome]);
         }

@@ -24,7 +24,30 @@ pub(crate) fn is_confirmation(method: &Method, path: &str) -> bool {
 /// Returns whether a path is disabled, because the server runs without authentication
 /// (docs/compatibility.md 2.10).
 pub(crate) fn is_disabled(options: &Options, path: &str) -> bool {
-    options.without_auth && path.starts_with(paths::TOKENS)
+    options.without_auth && (path.starts_with(paths::TOKENS) || path == paths::SCOPED)
+}
+
+/// What a token with permissions may do at a path of this server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ScopedAccess {
+    /// Every accepted token may do it.
+    Allowed,
+    /// A permission `system` of this name covers it.
+    System(&'static str),
+    /// Only a token with all permissions may do it.
+    Forbidden,
+}
+
+/// Returns what a token with permissions may do. It may read about itself; the permissions decide
+/// on health, ping and metrics.
+pub(crate) fn scoped_access(path: &str) -> ScopedAccess {
+    match path {
+        paths::SELF => ScopedAccess::Allowed,
+        paths::PING => ScopedAccess::System("ping"),
+        paths::METRICS => ScopedAccess::System("metrics"),
+        path if paths::HEALTH.contains(&path) => ScopedAccess::System("health"),
+        _ => ScopedAccess::Forbidden,
+    }
 }
 
 /// Returns whether a request needs an accepted token.
@@ -43,16 +66,50 @@ pub(crate) fn auth_problems(options: &Options, method: &Method, path: &str) -> V
     } else if options.without_auth {
         vec![Problem::MalformedCredential]
     } else {
-        vec![
+        let mut problems = vec![
             Problem::MalformedCredential,
             Problem::MissingCredential,
             Problem::InvalidToken,
             Problem::Unavailable,
-        ]
+        ];
+        if scoped_access(path) != ScopedAccess::Allowed {
+            problems.push(Problem::MissingPermission);
+        }
+        problems
     };
     if paths::is_verify(path) {
         problems.into_iter().map(Problem::for_forward_auth).collect()
     } else {
         problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_with_permissions_read_about_themselves_alone() {
+        let system = ScopedAccess::System;
+        for (path, access) in [
+            ("/api/v3/configure/token/self", ScopedAccess::Allowed),
+            ("/health", system("health")),
+            ("/api/v1/health", system("health")),
+            ("/ping", system("ping")),
+            ("/metrics", system("metrics")),
+            ("/api/v3/configure/token", ScopedAccess::Forbidden),
+            ("/api/v3/configure/token/self/", ScopedAccess::Forbidden),
+            ("/api/v3/configure/token/./self", ScopedAccess::Forbidden),
+            ("/api/v3/configure/token/admin", ScopedAccess::Forbidden),
+            ("/api/v3/enterprise/configure/token", ScopedAccess::Forbidden),
+            ("/api/v3/optoken/status", ScopedAccess::Forbidden),
+            ("/api/v3/query_sql", ScopedAccess::Forbidden),
+            ("/api/v3/verify", ScopedAccess::Forbidden),
+            ("/api/v3/openapi.json", ScopedAccess::Forbidden),
+            ("/HEALTH", ScopedAccess::Forbidden),
+            ("", ScopedAccess::Forbidden),
+        ] {
+            assert_eq!(scoped_access(path), access, "{path}");
+        }
     }
 }

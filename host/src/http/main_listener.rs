@@ -19,7 +19,7 @@ use crate::authority::Authority;
 use crate::http::access::{is_confirmation, is_disabled, is_open};
 use crate::http::api::endpoint::{ApiRequest, Endpoint};
 use crate::http::api::state::{AppState, RequestState};
-use crate::http::api::{self, openapi};
+use crate::http::api::{self, openapi, scope};
 use crate::http::refusal::{self, Client, Reason, Refusals, Refused, RequestText};
 use crate::http::{OTHER_PATH, Options, credentials, problem, response};
 use crate::metrics::Metrics;
@@ -117,6 +117,10 @@ impl MainListener {
             return Err(Problem::AuthDisabled);
         }
         let (credential, principal) = authenticate(&self.state, peer, &mut request)?;
+        if let (Some(credential), Some(principal)) = (&credential, principal) {
+            let client = Client::new(peer.clone(), request.headers());
+            scope::check(&self.state, &client, credential, principal, &request)?;
+        }
         let endpoint = self
             .endpoints
             .iter()

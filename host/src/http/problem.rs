@@ -8,6 +8,7 @@ use hyper::header::{CONNECTION, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use optoken_protocol::problem::{BASIC_CHALLENGE, Problem};
 use optoken_protocol::redact::redact_rest;
 
+use crate::access::AuthorizeError;
 use crate::server::serve::Response;
 use crate::token::{AuthenticateError, CommandError, OPERATOR};
 
@@ -83,6 +84,15 @@ impl From<AuthenticateError> for Problem {
         match error {
             AuthenticateError::Unknown | AuthenticateError::Expired(_) => Self::InvalidToken,
             AuthenticateError::Unavailable(_) => Self::Unavailable,
+        }
+    }
+}
+
+impl From<AuthorizeError> for Problem {
+    fn from(error: AuthorizeError) -> Self {
+        match error {
+            AuthorizeError::Authentication(error) => error.into(),
+            AuthorizeError::Forbidden => Self::MissingPermission,
         }
     }
 }

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use hyper::{HeaderMap, Uri};
 use optoken_protocol::redact::{REDACTED, redact, redact_rest, sanitize};
 
+use crate::access::AuthorizeError;
 use crate::metrics::Metrics;
 use crate::server::log_throttle::LogLimiter;
 use crate::server::peer::Peer;
-use crate::token::{AuthenticateError, CommandError};
+use crate::token::{AuthenticateError, CommandError, Principal};
 
 /// How many bytes of an address are logged that a proxy states.
 const LOGGED_ADDRESS_BYTES: usize = 128;
@@ -34,6 +35,8 @@ pub(crate) struct Client {
 pub(crate) enum Refused {
     /// A credential.
     Authentication,
+    /// A request that the permissions of its token do not cover.
+    Authorization,
     /// A command, or a read, of an accepted token.
     Command,
     /// The creation of the operator token.
@@ -55,6 +58,7 @@ pub(crate) struct Reason<'a> {
 pub(crate) struct Refusals {
     metrics: Arc<Metrics>,
     authentication: LogLimiter,
+    authorization: LogLimiter,
     command: LogLimiter,
     bootstrap: LogLimiter,
     recovery: LogLimiter,
@@ -83,6 +87,7 @@ impl Refused {
     const fn message(self) -> &'static str {
         match self {
             Self::Authentication => "cannot authenticate token",
+            Self::Authorization => "request not permitted",
             Self::Command => "cannot carry out a token command",
             Self::Bootstrap => "creation of the operator token refused",
             Self::Recovery => "token recovery refused",
@@ -94,6 +99,7 @@ impl Refused {
     const fn label(self) -> &'static str {
         match self {
             Self::Authentication => "authentication",
+            Self::Authorization => "authorization",
             Self::Command => "command",
             Self::Bootstrap => "bootstrap",
             Self::Recovery => "recovery",
@@ -108,6 +114,7 @@ impl Refusals {
         Self {
             metrics,
             authentication: limiter(Refused::Authentication),
+            authorization: limiter(Refused::Authorization),
             command: limiter(Refused::Command),
             bootstrap: limiter(Refused::Bootstrap),
             recovery: limiter(Refused::Recovery),
@@ -122,6 +129,7 @@ impl Refusals {
         self.metrics.request_refused(kind.label(), label);
         let limiter = match kind {
             Refused::Authentication => &self.authentication,
+            Refused::Authorization => &self.authorization,
             Refused::Command => &self.command,
             Refused::Bootstrap => &self.bootstrap,
             Refused::Recovery => &self.recovery,
@@ -146,6 +154,24 @@ impl Refusals {
     pub(crate) fn authentication(&self, client: &Client, error: &AuthenticateError, path: &str) {
         let reason = Reason { label: authentication_label(error), cause: &error.to_string() };
         self.report(Refused::Authentication, client, &reason, RequestText::Path(path));
+    }
+
+    /// Reports an accepted token whose permissions do not cover a request.
+    pub(crate) fn authorization(
+        &self,
+        client: &Client,
+        principal: Principal,
+        error: &AuthorizeError,
+        path: &str,
+    ) {
+        match error {
+            AuthorizeError::Authentication(error) => self.authentication(client, error, path),
+            AuthorizeError::Forbidden => {
+                let cause = format!("token {} has no permission for it", principal.id);
+                let reason = Reason { label: "missing_permission", cause: &cause };
+                self.report(Refused::Authorization, client, &reason, RequestText::Path(path));
+            }
+        }
     }
 
     /// Reports a request that violates HTTP.

@@ -9,6 +9,8 @@ pub(crate) mod endpoint;
 pub(crate) mod issued_token;
 pub(crate) mod openapi;
 mod rotation;
+pub(crate) mod scope;
+mod scoped_tokens;
 mod service;
 mod sql;
 pub(crate) mod state;
@@ -25,6 +27,7 @@ pub(crate) fn table(options: &Options) -> Vec<Endpoint> {
     [
         rotation::endpoints(options),
         tokens::endpoints(options),
+        scoped_tokens::endpoints(options),
         audit::endpoints(),
         sql::endpoints(options),
         verify::endpoints(),

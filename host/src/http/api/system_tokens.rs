@@ -6,8 +6,8 @@ use crate::http::api::sql::instant::timestamp;
 use crate::http::api::sql::table::{Column, ColumnKind, Table, Value};
 use crate::token::TokenInfo;
 
-/// The permissions of every token: all.
-pub(crate) const PERMISSIONS: &str = "*:*:*";
+/// The text of all permissions.
+pub(crate) const ALL_PERMISSIONS: &str = "*:*:*";
 
 /// The columns in their order.
 const COLUMNS: [(&str, ColumnKind); 10] = [
@@ -40,6 +40,15 @@ pub(crate) fn table(tokens: Vec<TokenInfo>, hashes: bool) -> Table {
     }
 }
 
+/// Returns the permissions as one text: all of them as such, others as a JSON array, like in
+/// InfluxDB 3 Enterprise.
+fn permissions_text(permissions: Option<&[String]>) -> String {
+    match permissions {
+        None => ALL_PERMISSIONS.to_owned(),
+        Some(permissions) => serde_json::Value::from(permissions).to_string(),
+    }
+}
+
 fn row(token: TokenInfo, hashes: bool) -> Vec<Value> {
     // SQLite has no larger integers.
     let id = |id: u64| Value::Integer(i64::try_from(id).unwrap_or(i64::MAX));
@@ -50,12 +59,12 @@ fn row(token: TokenInfo, hashes: bool) -> Vec<Value> {
         .chain(hash)
         .chain([
             at(token.created_at),
-            Value::Null,
+            token.description.map_or(Value::Null, Value::Text),
             Value::Null,
             token.updated_at.map_or(Value::Null, at),
             token.updated_by.map_or(Value::Null, id),
             token.expiry.map_or(Value::Null, at),
-            Value::Text(PERMISSIONS.to_owned()),
+            Value::Text(permissions_text(token.permissions.as_deref())),
         ])
         .collect()
 }

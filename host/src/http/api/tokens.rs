@@ -1,4 +1,4 @@
-//! Tokens: create the operator token, create and delete named admin tokens, list all
+//! Tokens: create the operator token, create named admin tokens, delete named tokens, list all
 //! (docs/compatibility.md 2.3, 2.5, 2.6).
 
 use hyper::{Method, StatusCode};
@@ -17,7 +17,7 @@ use crate::http::api::endpoint::{
     json_body_problems, ok_response, parameter, read_problems, retryable_command_problems, text_schema,
 };
 use crate::http::api::issued_token;
-use crate::http::api::system_tokens::{PERMISSIONS, short_hash};
+use crate::http::api::system_tokens::{ALL_PERMISSIONS, short_hash};
 use crate::http::refusal::Refused;
 use crate::http::request_origin::Rejection;
 use crate::http::{Options, body, problem, response};
@@ -77,8 +77,11 @@ pub(crate) struct ListedToken {
     /// When the token expires; null for never.
     #[schema(required, format = DateTime)]
     expiry: Option<String>,
-    /// The permissions of the token, which are all.
+    /// The permissions of the token, each as `TYPE:NAMES:ACTIONS`; `*:*:*` for all.
     permissions: Vec<String>,
+    /// What the token is for, in the words of its configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
 }
 
 impl From<TokenInfo> for ListedToken {
@@ -91,7 +94,8 @@ impl From<TokenInfo> for ListedToken {
             updated_at: token.updated_at.map(rfc3339),
             updated_by: token.updated_by,
             expiry: token.expiry.map(rfc3339),
-            permissions: vec![PERMISSIONS.to_owned()],
+            permissions: token.permissions.unwrap_or_else(|| vec![ALL_PERMISSIONS.to_owned()]),
+            description: token.description,
         }
     }
 }
@@ -200,7 +204,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
             path: paths::TOKENS,
             handler: |request| Box::pin(delete(request)),
             name: "deleteToken",
-            summary: "Delete a named admin token; ignores any body",
+            summary: "Delete a named token; ignores any body",
             parameters: vec![parameter(
                 "token_name",
                 "The name of the token.",
