@@ -34,6 +34,7 @@ mod hash;
 mod man_pages;
 mod output_file;
 mod pasted;
+mod permission_file;
 mod prompt;
 mod restore;
 mod serve;

@@ -120,9 +120,14 @@ pub(crate) fn without_mark(text: &str) -> &str {
 
 /// Reads a file, up to the size limit.
 pub(crate) fn read_secret(file: &File) -> io::Result<Zeroizing<String>> {
+    read_secret_up_to(file, MAX_BYTES)
+}
+
+/// Reads a file, up to this many bytes.
+pub(crate) fn read_secret_up_to(file: &File, limit: usize) -> io::Result<Zeroizing<String>> {
     // A buffer that grows leaves copies of the token in memory.
-    let mut text = Zeroizing::new(String::with_capacity(MAX_BYTES + 1));
-    file.take(MAX_BYTES as u64).read_to_string(&mut text)?;
+    let mut text = Zeroizing::new(String::with_capacity(limit + 1));
+    file.take(limit as u64).read_to_string(&mut text)?;
     Ok(text)
 }
 

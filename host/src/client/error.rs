@@ -7,7 +7,8 @@ use std::error::Error;
 
 use optoken_protocol::paths;
 use optoken_protocol::problem::{
-    ALREADY_EXISTS, ENDPOINT_DISABLED, ErrorStatus, MALFORMED_CREDENTIAL, NOT_AUTHENTICATED, NOTHING_CHANGED,
+    ALREADY_EXISTS, ENDPOINT_DISABLED, ErrorStatus, MALFORMED_CREDENTIAL, MISSING_PERMISSION,
+    NOT_AUTHENTICATED, NOTHING_CHANGED,
 };
 use optoken_protocol::token::PREFIX;
 use reqwest::StatusCode;
@@ -240,7 +241,7 @@ fn no_answer_hint(operation: Operation) -> &'static str {
         Operation::Regenerate => {
             "\nThe token may have been replaced. If the server now refuses the old token, use token recovery."
         }
-        Operation::CreateNamed => {
+        Operation::CreateNamed | Operation::CreateScoped => {
             "\nThe token may have been created, and its text is lost. If the server now reports that it exists, \
              delete it with:\n  {program} delete token --token-name NAME"
         }
@@ -370,6 +371,10 @@ fn http_hint(asked: &Asked<'_>, status: StatusCode, message: &str) -> String {
                 _ => "",
             }
         ),
+        StatusCode::FORBIDDEN if message.starts_with(MISSING_PERMISSION) => "\
+             \nA token with permissions makes, lists and deletes no tokens. Give an admin token with --token-file, --token or \
+             INFLUXDB3_AUTH_TOKEN."
+            .to_owned(),
         StatusCode::CONFLICT if operation == Operation::Stage => format!(
             "\nWait until then, or end it with the operator token: DELETE {}",
             address.url_of(paths::OVERLAP)

@@ -17,6 +17,7 @@ pub(super) enum Operation {
     OperatorStatus,
     Authenticate,
     CreateNamed,
+    CreateScoped,
     Delete,
     List,
 }

@@ -7,6 +7,7 @@ mod address;
 mod error;
 mod exchange;
 mod not_found;
+mod permission;
 mod proxy;
 mod response;
 mod tls;
@@ -32,6 +33,7 @@ pub(crate) use error::ClientError;
 use error::{SendError, http_error, not_a_token_server, root_cause, transport_error};
 use exchange::{Asked, Operation, Reply};
 pub(crate) use not_found::Absent;
+pub(crate) use permission::RequestedPermission;
 use proxy::Route;
 pub(crate) use proxy::{ProxyError, ProxySource};
 use response::read_body;
@@ -200,7 +202,20 @@ impl Client {
         self.request_token(Operation::CreateNamed, request, credential)
     }
 
-    /// Deletes a named admin token.
+    /// Creates a token with permissions that expires after `lifetime` seconds, or never.
+    pub(crate) fn create_scoped(
+        &self,
+        credential: Option<&Secret>,
+        name: &str,
+        permissions: &[RequestedPermission],
+        lifetime: Option<u64>,
+    ) -> Result<Secret, ClientError> {
+        let body = json!({ "token_name": name, "permissions": permissions, "expiry_secs": lifetime });
+        let request = json_body(self.post(paths::SCOPED), &body);
+        self.request_token(Operation::CreateScoped, request, credential)
+    }
+
+    /// Deletes a named token.
     pub(crate) fn delete(&self, credential: Option<&Secret>, name: &str) -> Result<(), ClientError> {
         let mut url = self.address.url_of(paths::TOKENS);
         url.query_pairs_mut().append_pair("token_name", name);

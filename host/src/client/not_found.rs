@@ -55,6 +55,11 @@ impl Absent {
                     .to_owned()
             }
             Self::Token => "\nTo list the tokens, run:\n  {program} show tokens".to_owned(),
+            Self::Path if asked.operation == Operation::CreateScoped => format!(
+                "\nA server of this API answers, and makes no tokens with permissions: it is InfluxDB 3 Core, or an older \
+                 version of optoken{}.",
+                if address.has_base_path() { ", or the path in --host is not right" } else { "" }
+            ),
             Self::Path => format!(
                 "\nA server of this API answers, and does not have {}: it is {}{}.",
                 asked.url.path(),
@@ -91,7 +96,11 @@ fn is_of_influxdb(asked: &Asked<'_>) -> bool {
     match asked.operation {
         Operation::Create | Operation::Regenerate | Operation::CreateNamed | Operation::Delete => true,
         Operation::List => asked.url.path().ends_with(paths::QUERY_SQL),
-        Operation::Stage | Operation::Confirm | Operation::OperatorStatus | Operation::Authenticate => false,
+        Operation::Stage
+        | Operation::Confirm
+        | Operation::OperatorStatus
+        | Operation::Authenticate
+        | Operation::CreateScoped => false,
     }
 }
 

@@ -1,8 +1,9 @@
 //! `optoken create token --admin`: creates the operator token, replaces it, or creates a named
-//! admin token (docs/compatibility.md 4.1).
+//! admin token (docs/compatibility.md 4.1). `--permission` creates a token with permissions.
 
 pub(crate) mod offline;
 mod rotation;
+mod scoped;
 pub(crate) mod staged_file;
 
 use std::io::{self, Write as _};
@@ -18,6 +19,7 @@ use zeroize::Zeroizing;
 use crate::cli::connection::Connection;
 use crate::cli::create::offline::OfflineToken;
 use crate::cli::create::rotation::{Output, Rotation};
+use crate::cli::create::scoped::Scoped;
 use crate::cli::create::staged_file::staged_path;
 use crate::cli::duration::{overlap_seconds, whole_seconds};
 use crate::cli::output_file::{confirm_overwrite, is_same_file, lock_directory_of, resolve_output_path};
@@ -42,15 +44,28 @@ enum Resource {
 
 /// Create a new auth token, or replace the operator token.
 ///
-/// `--admin` is the name of the subcommand: options follow it.
+/// `--admin` is the name of the subcommand: its options follow it. Without it, --permission and
+/// --name create a token that may do less than everything.
 #[derive(Debug, Args)]
-#[command(after_help = program::named("\
+#[command(args_conflicts_with_subcommands = true, after_help = program::named("\
 Examples:
   Create the first operator token:
     {program} create token --admin
-  List all options, with more examples:
-    {program} create token --admin --help"))]
+  List all options of --admin, with more examples:
+    {program} create token --admin --help
+  Create a token that reads one database, with an admin token in INFLUXDB3_AUTH_TOKEN:
+    {program} create token --permission db:sensors:read --name dashboard --expiry 90d
+  One that writes to two databases, and reads the health of the server:
+    {program} create token --permission db:a,b:write --permission system:health:read --name writer
+  One for any other service: all that begins with /api/, and one path of one host:
+    {program} create token --permission 'http:/api/*:read' --permission http:db.example/jobs:POST --name app
+  Create tokens without a server, each run one more in the file, and start a server with them:
+    {program} create token --permission 'db:*:read' --name reader --offline --output-file tokens.json
+    {program} serve --permission-tokens-file tokens.json"))]
 struct Token {
+    #[command(flatten)]
+    scoped: Scoped,
+
     #[command(subcommand)]
     kind: Option<Kind>,
 }
@@ -148,7 +163,7 @@ struct Admin {
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
-enum TokenFormat {
+pub(crate) enum TokenFormat {
     /// One JSON object: the token, or the file that holds it
     Json,
     /// Text for people
@@ -158,14 +173,16 @@ enum TokenFormat {
 
 impl Create {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let Resource::Token(Token { kind }) = self.resource;
+        let Resource::Token(Token { scoped, kind }) = self.resource;
         match kind {
             Some(Kind::Admin(admin)) => admin.run(),
+            None if scoped.is_given() => scoped.run(),
             None => bail!(UsageError {
                 command: &["create", "token"],
                 kind: ErrorKind::MissingSubcommand,
                 text: program::named(
-                    "Missing required subcommand. Use: {program} create token --admin [OPTIONS]"
+                    "Missing required subcommand. Use: {program} create token --admin [OPTIONS], or: {program} create token \
+                     --permission TYPE:NAMES:ACTIONS --name NAME [OPTIONS]"
                 ),
             }),
         }

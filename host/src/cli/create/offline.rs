@@ -30,7 +30,7 @@ const CONTENT_CAPACITY: usize = 1024;
 /// A token that no server knows yet.
 pub(crate) struct OfflineToken {
     pub(crate) secret: Secret,
-    info: TokenInfo,
+    pub(crate) info: TokenInfo,
 }
 
 impl OfflineToken {
@@ -50,6 +50,23 @@ impl OfflineToken {
             )?;
             created(imported)?
         };
+        Ok(Self { secret: issued.secret, info })
+    }
+
+    /// Generates a token with permissions, each `TYPE:NAMES:ACTIONS`.
+    pub(crate) fn generate_scoped(
+        name: &str,
+        permissions: &[String],
+        lifetime: Option<u64>,
+    ) -> anyhow::Result<Self> {
+        let issued = authority()?.create_operator(ORIGIN)?;
+        let expiry = lifetime.map(Self::expiry_after).transpose()?;
+        let configured = ConfiguredToken {
+            permissions: Some(permissions),
+            expiry,
+            ..ConfiguredToken::admin(name, &issued.info.sha512)
+        };
+        let info = created(authority()?.import_hash(&configured, ORIGIN)?)?;
         Ok(Self { secret: issued.secret, info })
     }
 
