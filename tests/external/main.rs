@@ -137,7 +137,7 @@ fn main() -> ExitCode {
         ownership::volume_of_own_group_gets_private_directory: [Need::Root, SETPRIV],
         proxies::haproxy_without_address_refuses_to_start: [HAPROXY],
         recovery::bootstrap_from_remote_address_is_forbidden: [Need::NetworkAddress],
-        recovery::recovery_code_is_printed_on_terminal: [SCRIPT],
+        recovery::recovery_code_is_printed_on_terminal: [SCRIPT, SETPRIV],
         recovery::recovery_flag_without_value_means_port_8182: [Need::FreePort(8182)],
         recovery::recovery_socket_in_directory_of_other_user_is_refused: [Need::Root],
         recovery::recovery_socket_rejects_other_uid: [Need::Root, PERL],

@@ -34,11 +34,12 @@ pub(crate) fn recovery_flag_without_value_means_port_8182() {
 
 pub(crate) fn recovery_code_is_printed_on_terminal() {
     let env = TestEnv::new();
-    // Gives the server a terminal, whose output goes to a file.
+    // Gives the server a terminal, whose output goes to a file. The end of the terminal alone does
+    // not end the server: SIGHUP reloads.
     let transcript = env.home().join("transcript");
     let serve = format!(
-        "exec {PROGRAM} serve --store memory: --http-bind 127.0.0.1:0 --admin-token-recovery-code \
-         --admin-token-recovery-code-file {} {} {}",
+        "exec setpriv --pdeathsig KILL {PROGRAM} serve --store memory: --http-bind 127.0.0.1:0 \
+         --admin-token-recovery-code --admin-token-recovery-code-file {} {} {}",
         env.home().join("code").display(),
         RECOVERY[0],
         RECOVERY[1],
