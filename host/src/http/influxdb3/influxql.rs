@@ -15,6 +15,9 @@ use std::slice::Iter;
 use self::lexer::{Lexeme, lexemes};
 use super::target::Refusal;
 
+/// The most bytes of a query, which bound the time and the memory of reading it.
+const MAX_BYTES: usize = 256 << 10;
+
 /// The retention policy that every database has. Data in it belongs to the database of that name.
 pub(super) const DEFAULT_POLICY: &str = "autogen";
 
@@ -22,6 +25,9 @@ pub(super) const DEFAULT_POLICY: &str = "autogen";
 ///
 /// `default` is the database that the request names beside the query.
 pub(super) fn database(query: &str, default: Option<&str>) -> Result<String, Refusal> {
+    if query.len() > MAX_BYTES {
+        return Err("the query is too long");
+    }
     let lexemes = lexemes(query)?;
     let mut rest = lexemes.iter().peekable();
     let mut only = default;
@@ -46,10 +52,10 @@ pub(super) fn database(query: &str, default: Option<&str>) -> Result<String, Ref
     }
 }
 
-type Rest<'a> = Peekable<Iter<'a, Lexeme>>;
+type Rest<'a> = Peekable<Iter<'a, Lexeme<'a>>>;
 
 /// Reads a statement up to its `;`. Returns the only database that it names.
-fn statement<'a>(first: &'a Lexeme, rest: &mut Rest<'a>) -> Result<Option<&'a str>, Refusal> {
+fn statement<'a>(first: &'a Lexeme<'a>, rest: &mut Rest<'a>) -> Result<Option<&'a str>, Refusal> {
     match (first, rest.peek()) {
         (Lexeme::Keyword("select"), _)
         | (Lexeme::Keyword("show"), Some(Lexeme::Keyword("field" | "measurements" | "retention" | "tag"))) => {

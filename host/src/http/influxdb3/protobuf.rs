@@ -19,8 +19,11 @@ mod wire_type {
     pub(super) const I32: u64 = 5;
 }
 
-/// Returns the fields of a message with their numbers. A message with a field of another type than
-/// those of [`Value`] has no result.
+/// The most fields of a message.
+const MAX_FIELDS: usize = 1024;
+
+/// Returns the fields of a message with their numbers. A message with too many fields, or with one
+/// of another type than those of [`Value`], has no result.
 pub(super) fn fields(message: &[u8]) -> Option<Vec<(u64, Value<'_>)>> {
     let mut fields = Vec::new();
     let mut rest = message;
@@ -32,6 +35,9 @@ pub(super) fn fields(message: &[u8]) -> Option<Vec<(u64, Value<'_>)>> {
             wire_type::LEN => bytes(behind).map(|(bytes, behind)| (Value::Bytes(bytes), behind))?,
             _ => return None,
         };
+        if fields.len() == MAX_FIELDS {
+            return None;
+        }
         fields.push((key >> 3, value));
     }
     Some(fields)
@@ -120,6 +126,9 @@ mod tests {
         ] {
             assert_eq!(fields(message), None, "{message:?}");
         }
+        let many = |count| b"\x08\x01".repeat(count);
+        assert_eq!(fields(&many(MAX_FIELDS)).map(|fields| fields.len()), Some(MAX_FIELDS));
+        assert_eq!(fields(&many(MAX_FIELDS + 1)), None);
     }
 
     #[test]

@@ -12,15 +12,8 @@ use crate::access::DatabaseAction;
 /// The most bytes of a body that are read for the database.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// The paths below which everything is administration.
-const ADMINISTRATION: [&str; 6] = [
-    "/api/v3/configure",
-    "/api/v3/engine",
-    "/api/v3/enterprise",
-    "/api/v3/plugin",
-    "/api/v3/test",
-    "/debug/pprof",
-];
+/// How paths begin that are administration.
+const ADMINISTRATION: [&str; 4] = ["/api/v3/configure/", "/api/v3/engine/", "/api/v3/plugin", "/debug/pprof"];
 
 /// The service of Arrow Flight, before the name of a method.
 const FLIGHT: &str = "/arrow.flight.protocol.FlightService/";
@@ -147,7 +140,7 @@ impl Row {
                     Self::FlightHeader
                 }
                 Some(_) => Self::Administration,
-                None if ADMINISTRATION.iter().any(|above| path.starts_with(above)) => Self::Administration,
+                None if ADMINISTRATION.iter().any(|prefix| path.starts_with(prefix)) => Self::Administration,
                 None => return None,
             },
         })

@@ -4,15 +4,17 @@
 //! refuses each text in which a character could mean something else. It accepts no comment, no
 //! keyword without a separator behind it, and no white space but blank, tab and line feed.
 
+use std::borrow::Cow;
+
 use super::super::target::Refusal;
 
 /// A part of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Lexeme {
+pub(super) enum Lexeme<'a> {
     /// A reserved word, in lower case.
     Keyword(&'static str),
     /// Another name, with or without quotes, and without escapes.
-    Name(String),
+    Name(Cow<'a, str>),
     /// A number, a duration, a text, a parameter that stands for one of them, or the type behind a
     /// name. All of them end an operand.
     Literal,
@@ -22,7 +24,7 @@ pub(super) enum Lexeme {
     Symbol(u8),
 }
 
-impl Lexeme {
+impl Lexeme<'_> {
     pub(super) fn is_symbol(&self, symbol: u8) -> bool {
         *self == Self::Symbol(symbol)
     }
@@ -125,7 +127,7 @@ const UNITS: [&[u8]; 8] = [b"ns", b"ms", b"u", b"s", b"m", b"h", b"d", b"w"];
 const TYPES: [&str; 7] = ["boolean", "field", "float", "integer", "string", "tag", "unsigned"];
 
 /// Splits a text into its lexemes.
-pub(super) fn lexemes(text: &str) -> Result<Vec<Lexeme>, Refusal> {
+pub(super) fn lexemes(text: &str) -> Result<Vec<Lexeme<'_>>, Refusal> {
     let mut lexemes = Vec::new();
     let mut rest = text.as_bytes();
     let mut is_adjacent = false;
@@ -144,24 +146,24 @@ pub(super) fn lexemes(text: &str) -> Result<Vec<Lexeme>, Refusal> {
 /// What precedes a lexeme.
 #[derive(Clone, Copy)]
 struct Before<'a> {
-    last: Option<&'a Lexeme>,
+    last: Option<&'a Lexeme<'a>>,
     /// Whether no white space lies between.
     is_adjacent: bool,
 }
 
 impl<'a> Before<'a> {
-    fn adjacent(self) -> Option<&'a Lexeme> {
+    fn adjacent(self) -> Option<&'a Lexeme<'a>> {
         self.last.filter(|_| self.is_adjacent)
     }
 }
 
 /// Reads the first lexeme, and returns its length, too.
-fn lexeme(rest: &[u8], before: Before<'_>) -> Result<(Lexeme, usize), Refusal> {
+fn lexeme<'a>(rest: &'a [u8], before: Before<'_>) -> Result<(Lexeme<'a>, usize), Refusal> {
     let [first, behind @ ..] = rest else { return Err("the query ends too early") };
     match first {
         b'a'..=b'z' | b'A'..=b'Z' | b'_' => word(rest, before),
         b'0'..=b'9' => number(rest).map(|length| (Lexeme::Literal, length)),
-        b'"' => quoted(rest, b'"').map(|(name, length)| (Lexeme::Name(name), length)),
+        b'"' => quoted(rest, b'"').map(|(name, length)| (Lexeme::Name(Cow::Owned(name)), length)),
         b'\'' => quoted(rest, b'\'').map(|(_, length)| (Lexeme::Literal, length)),
         b'$' => {
             let length = match behind {
@@ -191,7 +193,7 @@ fn lexeme(rest: &[u8], before: Before<'_>) -> Result<(Lexeme, usize), Refusal> {
     }
 }
 
-fn word(rest: &[u8], before: Before<'_>) -> Result<(Lexeme, usize), Refusal> {
+fn word<'a>(rest: &'a [u8], before: Before<'_>) -> Result<(Lexeme<'a>, usize), Refusal> {
     let length = word_length(rest);
     let word = rest.get(..length).unwrap_or_default();
     let behind = rest.get(length);
@@ -202,7 +204,7 @@ fn word(rest: &[u8], before: Before<'_>) -> Result<(Lexeme, usize), Refusal> {
     else {
         return match behind {
             Some(b'"' | b'\'' | b'$') => Err("a quote follows a name"),
-            _ => Ok((Lexeme::Name(String::from_utf8_lossy(word).into_owned()), length)),
+            _ => Ok((Lexeme::Name(String::from_utf8_lossy(word)), length)),
         };
     };
     if behind.is_some_and(|behind| !BEHIND_KEYWORD.contains(behind))
@@ -291,7 +293,7 @@ fn quoted(rest: &[u8], quote: u8) -> Result<(String, usize), Refusal> {
 }
 
 /// Reads a division, or a regular expression where no operand precedes.
-fn slash(rest: &[u8], before: Before<'_>) -> Result<(Lexeme, usize), Refusal> {
+fn slash(rest: &[u8], before: Before<'_>) -> Result<(Lexeme<'static>, usize), Refusal> {
     if rest.get(1) == Some(&b'*') {
         return Err("the query has a comment");
     }
@@ -305,7 +307,7 @@ fn slash(rest: &[u8], before: Before<'_>) -> Result<(Lexeme, usize), Refusal> {
 }
 
 /// Reads a regular expression. Were it none, its content would still name nothing.
-fn regex(rest: &[u8], may_have_blanks: bool) -> Result<(Lexeme, usize), Refusal> {
+fn regex(rest: &[u8], may_have_blanks: bool) -> Result<(Lexeme<'static>, usize), Refusal> {
     const UNCERTAIN: Refusal = "a regular expression has no certain end";
     let mut bytes = rest.iter().enumerate().skip(1);
     while let Some((at, byte)) = bytes.next() {

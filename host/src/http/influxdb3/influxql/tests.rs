@@ -281,4 +281,7 @@ fn other_queries_are_refused() {
     for query in REFUSED {
         assert!(database(query, Some("db")).is_err(), "{query:?}");
     }
+    let long = |length: usize| format!("SELECT * FROM m{}", " ".repeat(length - "SELECT * FROM m".len()));
+    assert_eq!(database(&long(MAX_BYTES), Some("db")).as_deref(), Ok("db"));
+    assert_eq!(database(&long(MAX_BYTES + 1), Some("db")), Err("the query is too long"));
 }
