@@ -141,7 +141,6 @@ fn options_without_effect_are_hidden_and_checked() {
 fn what_concerns_access_is_refused() {
     let env = TestEnv::new();
     for (option, reason) in [
-        ("--permission-tokens-file=t.json", "--admin-token-file imports one token"),
         ("--cluster-id=c", "nodes of a cluster share their tokens"),
         ("--jwt-key-id=k", "no users, roles or JWT"),
         ("--user-auth-type=basic,oauth", "no users, roles or JWT"),

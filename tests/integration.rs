@@ -22,6 +22,7 @@ mod lifecycle;
 mod metrics;
 mod openapi;
 mod ownership;
+mod permissions;
 mod preconfigured_token;
 mod program;
 mod quickstart;

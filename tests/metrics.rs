@@ -128,6 +128,12 @@ fn refusals_are_logged_with_client_and_counted_by_reason() {
     let expired = post("/api/v3/configure/token/named_admin").bearer(&token);
     let expired = expired.json(&serde_json::json!({ "token_name": "expired", "expiry_secs": 0 }));
     let expired = expired.send(server.address).token();
+    let scoped = json!({
+        "token_name": "scoped",
+        "permissions": [{ "resource_type": "db", "resource_names": ["a"], "actions": ["read"] }],
+    });
+    let scoped = post("/api/v3/enterprise/configure/token").bearer(&token).json(&scoped);
+    let scoped = scoped.send(server.address).token();
     let (main, recovery) = (server.address, server.recovery());
     let zero = r#"optoken_refusals_total{kind="recovery",reason="wrong_code"}"#;
     assert_eq!(value(&server, &token, zero), 0.0);
@@ -159,7 +165,14 @@ fn refusals_are_logged_with_client_and_counted_by_reason() {
             post(REGENERATE).bearer(&named),
             "command",
             "not_operator",
-            "cannot carry out a token command: only",
+            "cannot carry out a token command: the token lacks the permission",
+        ),
+        (
+            main,
+            get("/metrics").bearer(&scoped),
+            "authorization",
+            "missing_permission",
+            "request not permitted: token",
         ),
         (
             main,

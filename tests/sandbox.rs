@@ -542,7 +542,7 @@ fn catalog_of_ten_thousand_tokens_fits_limits() {
     let listed = authority.list_tokens().unwrap();
     assert_eq!((listed.len(), listed[9999].id), (10_000, 9999));
     let credential = "secret of 1".to_owned().into();
-    let one_more = || authority.create_named(&credential, "one more", None, "test").map(drop);
+    let one_more = || authority.create_named(&credential, "one more", None, None, "test").map(drop);
     assert_eq!(one_more(), Err(CommandError::Full(10_000)));
     authority.delete(&credential, &listed[77].name, "test").unwrap();
     assert_eq!(one_more(), Ok(()));

@@ -218,7 +218,7 @@ fn openapi_document_has_all_verify_responses() {
     assert_eq!(operations.keys().collect::<Vec<_>>(), ["get", "put", "post", "delete", "head", "patch"]);
     for (method, operation) in operations {
         let responses = operation["responses"].as_object().unwrap();
-        assert_eq!(responses.keys().collect::<Vec<_>>(), ["200", "401", "503"], "{method}");
+        assert_eq!(responses.keys().collect::<Vec<_>>(), ["200", "401", "403", "503"], "{method}");
         for (status, response) in responses {
             assert!(response["content"].is_null(), "{method} {status}: {response}");
         }
@@ -226,6 +226,7 @@ fn openapi_document_has_all_verify_responses() {
             assert!(responses["200"]["headers"][name].is_object(), "{method}: {name}");
         }
         assert!(responses["401"]["headers"]["www-authenticate"].is_object(), "{method}");
+        assert!(responses["403"]["headers"]["www-authenticate"].is_object(), "{method}");
         assert!(responses["503"]["headers"]["retry-after"].is_object(), "{method}");
     }
 }

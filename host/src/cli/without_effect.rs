@@ -194,11 +194,7 @@ const NO_CLUSTER: &str = "nodes of a cluster share their tokens, and servers her
                           store on the same machine (--store)";
 
 /// The options that concern access, each with the reason why it has no effect.
-const REFUSED: [(&str, &str); 17] = [
-    (
-        "permission-tokens-file",
-        "a token here has all permissions, and none would be imported; --admin-token-file imports one token",
-    ),
+const REFUSED: [(&str, &str); 16] = [
     ("cluster-id", NO_CLUSTER),
     ("internode-bind-addr", NO_INTERNODE),
     ("internode-jwt-primary", NO_INTERNODE),
@@ -355,7 +351,7 @@ mod tests {
             ("INFLUXDB3_PLUGIN_DIR", Some("plugin-dir")),
             ("INFLUXDB3_ENTERPRISE_NUM_CORES", Some("num-cores")),
             ("INFLUXDB3_GEN1_DURATION", Some("gen1-duration")),
-            ("INFLUXDB3_PERMISSION_TOKENS_FILE", Some("permission-tokens-file")),
+            ("INFLUXDB3_CLUSTER_ID", Some("cluster-id")),
             ("INFLUXDB3_PLUGIN-DIR", None),
             ("INFLUXDB3_plugin_dir", None),
             ("INFLUXDB3_PLUGIN", None),

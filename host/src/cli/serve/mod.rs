@@ -3,11 +3,13 @@
 
 mod address_file;
 mod address_space;
+mod configured_file;
 pub(crate) mod continuity;
 mod fd_limit;
 mod file_watch;
 mod listeners;
 mod logging;
+mod permission_tokens;
 mod preconfigured_token;
 mod recovery;
 mod reload;
@@ -35,9 +37,10 @@ use crate::cli::environment::boolean;
 use crate::cli::serve::continuity::Continuity;
 use crate::cli::serve::listeners::{Listeners, Tls};
 use crate::cli::serve::logging::Log;
+use crate::cli::serve::permission_tokens::PermissionTokens;
 use crate::cli::serve::preconfigured_token::PreconfiguredToken;
 use crate::cli::serve::recovery::{Recovery, RecoveryListeners};
-use crate::cli::serve::reload::{CertificateReloader, Reloader, TokenReloader};
+use crate::cli::serve::reload::{CertificateReloader, ReloadTokens, Reloader, TokenReloader};
 use crate::cli::serve::storage::Storage;
 use crate::cli::without_effect::Ignored;
 use crate::client::DEFAULT_HOST;
@@ -62,8 +65,8 @@ use crate::token::OPERATOR;
 /// second the recovery listener, if that is enabled.
 ///
 /// SIGTERM, SIGINT and SIGQUIT stop the server. It finishes requests in flight, and removes its
-/// address files and sockets. At SIGHUP it reads certificate, key and --admin-token-file again, and
-/// opens the audit log again. A file that cannot be used is logged, and changes nothing. Under
+/// address files and sockets. At SIGHUP it reads certificate, key, --admin-token-file and
+/// --permission-tokens-file again, and opens the audit log again. A file that cannot be used is logged, and changes nothing. Under
 /// nohup it ignores SIGHUP. It notices a renewed certificate without a signal, within a minute.
 #[derive(Debug, Args)]
 #[command(after_help = program::named("\
@@ -185,6 +188,20 @@ struct Access {
     )]
     admin_token_file_overlap: Option<u64>,
 
+    /// Import the tokens with permissions of this JSON file that do not exist yet; ignored with
+    /// --without-auth
+    ///
+    /// The file has `tokens`, a list. Each has a `name`, `permissions` (a list of
+    /// TYPE:NAMES:ACTIONS), and a `token` or its `token_sha512`, which is not secret. It may have a
+    /// `description`, and `expiry_millis`, in milliseconds since 1970. Owner and mode are as for
+    /// --admin-token-file. To create such a file: `create token --permission … --offline`
+    ///
+    /// The file is read again at SIGHUP, or within a minute after a change. New tokens are imported.
+    /// A token that exists is never changed, and one that is no longer in the file stays: delete it
+    /// with `delete token`. If one entry is wrong, nothing of the file is imported.
+    #[arg(long, value_name = "FILE", env = "INFLUXDB3_PERMISSION_TOKENS_FILE")]
+    permission_tokens_file: Option<PathBuf>,
+
     /// Which clients may create the first operator token without a credential: loopback (on this
     /// machine), any, or off (none)
     ///
@@ -226,14 +243,13 @@ impl Serve {
             reload_signal()?
         };
         let metrics = self.metrics().context("cannot set up the metrics")?;
-        let authority = threads::exit_on_panic(|| self.authority(Arc::clone(&metrics)))?;
-        let file = self.access.admin_token_file.as_ref().filter(|_| !options.without_auth);
-        let token = if let Some(file) = file {
-            let overlap = self.access.admin_token_file_overlap.unwrap_or(0);
-            let token = PreconfiguredToken::import(&authority, file.clone(), overlap);
-            Some(token.context("Token error")?)
+        let component = self.component()?;
+        let authority =
+            threads::exit_on_panic(|| self.authority(component.as_deref(), Arc::clone(&metrics)))?;
+        let tokens = if options.without_auth {
+            Vec::new()
         } else {
-            None
+            self.access.import_tokens(&authority, component, &metrics).context("Token error")?
         };
         let limits = main_listener::connection_limits(max_connections, self.listeners.shutdown_timeout);
         if max_connections < main_listener::MAX_CONNECTIONS {
@@ -242,8 +258,7 @@ impl Serve {
                  LimitNOFILE)"
             );
         }
-        let token = token.map(|token| TokenReloader::new(token, authority.clone(), Arc::clone(&metrics)));
-        let reloads = (hangup, token);
+        let reloads = (hangup, tokens);
         runtime.block_on(self.listen(listen_fds, tls, reloads, limits, options, authority, metrics))
     }
 
@@ -272,15 +287,15 @@ impl Serve {
         Ok(Arc::new(metrics))
     }
 
-    fn authority(&self, metrics: Arc<Metrics>) -> anyhow::Result<Authority> {
-        let component = match &self.component {
-            Some(file) => {
-                let failed = || format!("cannot read the component {}", file.display());
-                trust_file_at(file).with_context(failed)?;
-                Some(fs::read(file).with_context(failed)?)
-            }
-            None => None,
-        };
+    /// Reads the component of `--component`.
+    fn component(&self) -> anyhow::Result<Option<Arc<[u8]>>> {
+        let Some(file) = &self.component else { return Ok(None) };
+        let failed = || format!("cannot read the component {}", file.display());
+        trust_file_at(file).with_context(failed)?;
+        Ok(Some(fs::read(file).with_context(failed)?.into()))
+    }
+
+    fn authority(&self, component: Option<&[u8]>, metrics: Arc<Metrics>) -> anyhow::Result<Authority> {
         let (store, store_file) = self.storage.open()?;
         let builder = Authority::builder_shared(store)
             .max_staleness(Duration::from_secs(self.max_staleness))
@@ -289,7 +304,7 @@ impl Serve {
         if let Some(file) = &self.audit_log {
             builder = builder.audit_log(file.clone());
         }
-        if let Some(component) = &component {
+        if let Some(component) = component {
             builder = builder.component(component);
         }
         builder.build().with_context(|| match &self.component {
@@ -303,7 +318,7 @@ impl Serve {
         self,
         mut listen_fds: ListenFd,
         tls: Option<ServerTls>,
-        (hangup, token): (Option<Signal>, Option<TokenReloader>),
+        (hangup, token_files): (Option<Signal>, Vec<Box<dyn ReloadTokens>>),
         limits: ConnectionLimits,
         options: Options,
         authority: Authority,
@@ -340,7 +355,7 @@ impl Serve {
         }
         let recovery = recovery.map(|listeners| listeners.serve(&authority, Arc::clone(&metrics), &stop));
         service_manager::ready();
-        self.watch(certificate, token, hangup, &authority, &metrics, &stop);
+        self.watch(certificate, token_files, hangup, &authority, &metrics, &stop);
         let service = main_listener::service(authority, metrics, options);
         main.serve(service, limits, stop).await;
         drop(main_file);
@@ -357,7 +372,7 @@ impl Serve {
     fn watch(
         self,
         certificate: Option<CertificateReloader>,
-        token: Option<TokenReloader>,
+        tokens: Vec<Box<dyn ReloadTokens>>,
         hangup: Option<Signal>,
         authority: &Authority,
         metrics: &Arc<Metrics>,
@@ -365,7 +380,7 @@ impl Serve {
     ) {
         let reloader = Reloader {
             certificate,
-            token,
+            tokens,
             has_audit_log: self.audit_log.is_some(),
             authority: authority.clone(),
             metrics: Arc::clone(metrics),
@@ -381,6 +396,26 @@ impl Serve {
 }
 
 impl Access {
+    /// Imports the tokens of both files. Returns what reads the files again.
+    fn import_tokens(
+        &self,
+        authority: &Authority,
+        component: Option<Arc<[u8]>>,
+        metrics: &Arc<Metrics>,
+    ) -> anyhow::Result<Vec<Box<dyn ReloadTokens>>> {
+        let mut files: Vec<Box<dyn ReloadTokens>> = Vec::new();
+        if let Some(file) = &self.admin_token_file {
+            let overlap = self.admin_token_file_overlap.unwrap_or(0);
+            let token = PreconfiguredToken::import(authority, file.clone(), overlap)?;
+            files.push(Box::new(TokenReloader::new(token, authority.clone(), Arc::clone(metrics))));
+        }
+        if let Some(file) = &self.permission_tokens_file {
+            let tokens = PermissionTokens::import(authority, file.clone(), component)?;
+            files.push(Box::new(TokenReloader::new(tokens, authority.clone(), Arc::clone(metrics))));
+        }
+        Ok(files)
+    }
+
     fn log_bootstrap_hint(&self, main: &Listener) {
         let create = format!("create it with: {} create token --admin{}", program::name(), host_option(main));
         match self.admin_token_bootstrap {

@@ -6,22 +6,22 @@
 //! read, a token that is easy to guess, and a file that differs from the catalog. Here the first
 //! two are errors, and the third causes a warning.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use optoken_protocol::token::PREFIX;
 use serde::Deserialize;
 use serde_json::error::Category;
 
 use crate::authority::Authority;
-use crate::cli::token_file::{MAX_BYTES, read_secret, without_mark};
-use crate::private_file::ownership::{Readers, readers_of, trust_owner, trust_path};
-use crate::private_file::{Mode, identity};
+use crate::cli::serve::configured_file::ConfiguredFile;
+use crate::cli::serve::reload::{Reloaded, TokenFile as ReloadedTokenFile};
+use crate::cli::token_file::{MAX_BYTES, without_mark};
+use crate::metrics::ReloadedFile;
 use crate::program;
 use crate::secret::Secret;
-use crate::token::{ConfiguredToken, ImportOutcome, OPERATOR, ReplaceOutcome, now};
+use crate::token::{CommandError, ConfiguredToken, ImportOutcome, OPERATOR, ReplaceOutcome, now};
 use crate::visible_text::escape;
 
 /// The content of the file. Other fields are ignored, as InfluxDB does.
@@ -30,20 +30,9 @@ struct TokenFile {
     token: Option<String>,
     token_sha512: Option<String>,
     name: String,
+    description: Option<String>,
     /// Milliseconds since the epoch.
     expiry_millis: Option<i64>,
-}
-
-/// What reading the file again has led to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reloaded {
-    /// The file has the token that it had.
-    Same,
-    /// The file has another token, or was read because of a signal. The log states what became of
-    /// it.
-    Read,
-    /// The operator token was replaced by that of the file.
-    Replaced,
 }
 
 /// The token of the file, and the operator secret that the file had.
@@ -68,20 +57,8 @@ impl PreconfiguredToken {
         Ok(this)
     }
 
-    /// Reads the file again while the server runs. A new secret replaces the operator token, if
-    /// that still has the earlier secret of the file. After an error the tokens are as they were.
-    /// Without a signal, a file that has the same token is left alone.
-    pub(crate) fn reload(&mut self, authority: &Authority, at_signal: bool) -> anyhow::Result<Reloaded> {
-        self.apply(authority, at_signal)
-            .with_context(|| format!("cannot use {} (--admin-token-file)", self.path.display()))
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     fn apply(&mut self, authority: &Authority, always: bool) -> anyhow::Result<Reloaded> {
-        let TokenFile { token, token_sha512, name, expiry_millis } = read(&self.path)?;
+        let TokenFile { token, token_sha512, name, description, expiry_millis } = read(&self.path)?;
 
         let origin = format!("file {}", self.path.display());
         // A token that expired before 1970 is as expired as one of 1970.
@@ -100,7 +77,7 @@ impl PreconfiguredToken {
         tracing::info!("Loaded admin token from file, name: {}", escape(&name));
         let mut reloaded = Reloaded::Read;
         let configured = ConfiguredToken { expiry, ..ConfiguredToken::admin(&name, &sha512) };
-        let token = match authority.import_hash(&configured, &origin)? {
+        let token = match import(authority, configured, description.as_deref(), &origin)? {
             ImportOutcome::Created(token) => {
                 tracing::info!("Admin token '{name}' initialized from file");
                 token
@@ -181,6 +158,42 @@ impl PreconfiguredToken {
     }
 }
 
+impl ReloadedTokenFile for PreconfiguredToken {
+    const FILE: ReloadedFile = ReloadedFile::TokenFile;
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads the file again while the server runs. A new secret replaces the operator token, if
+    /// that still has the earlier secret of the file. After an error the tokens are as they were.
+    /// Without a signal, a file that has the same token is left alone.
+    fn reload(&mut self, authority: &Authority, at_signal: bool) -> anyhow::Result<Reloaded> {
+        self.apply(authority, at_signal)
+            .with_context(|| format!("cannot use {} (--admin-token-file)", self.path.display()))
+    }
+}
+
+/// Imports the token with its description, or without one that cannot be kept: InfluxDB accepts any
+/// text there.
+fn import(
+    authority: &Authority,
+    token: ConfiguredToken<'_>,
+    description: Option<&str>,
+    origin: &str,
+) -> Result<ImportOutcome, CommandError> {
+    let description = description.filter(|description| !description.is_empty());
+    let described = authority.import_hash(&ConfiguredToken { description, ..token }, origin);
+    let Err(CommandError::InvalidArgument(why)) = &described else { return described };
+    if description.is_none() {
+        return described;
+    }
+    // If something else is wrong, this fails for it.
+    let imported = authority.import_hash(&token, origin)?;
+    tracing::warn!("the description of the admin token file is not kept: {why}");
+    Ok(imported)
+}
+
 /// The reason why the token of the file is not accepted.
 fn different(name: &str) -> String {
     let next = if name == OPERATOR {
@@ -202,32 +215,15 @@ fn is_token_alone(text: &str) -> bool {
 }
 
 fn read(path: &Path) -> anyhow::Result<TokenFile> {
-    let trusted = trust_path(path).context("Failed to read admin token file")?;
-    // A pipe is not opened: it may have no writer.
-    if let Some(metadata) = &trusted.metadata {
-        ensure!(metadata.is_file(), "Failed to read admin token file: it is not a regular file");
-        trust_owner(&trusted.path, metadata).context("Failed to read admin token file")?;
-    }
-    let file = File::open(&trusted.path).context("Failed to read admin token file")?;
-    let metadata = file.metadata().context("Failed to read admin token file metadata")?;
-    ensure!(metadata.is_file(), "Failed to read admin token file: it is not a regular file");
-    ensure!(
-        trusted.metadata.is_some_and(|checked| identity(&checked) == identity(&metadata)),
-        "Failed to read admin token file: another file has replaced it meanwhile"
-    );
-    ensure!(
-        metadata.len() <= MAX_BYTES as u64,
-        "Failed to read admin token file: it has more than {MAX_BYTES} bytes"
-    );
-    let text = read_secret(&file).context("Failed to read admin token file")?;
+    let file = ConfiguredFile::read(path, "admin token file", MAX_BYTES)?;
     // The message of serde quotes the file.
-    let parsed: TokenFile = serde_json::from_str(without_mark(&text)).map_err(|error| {
+    let parsed: TokenFile = serde_json::from_str(without_mark(&file.text)).map_err(|error| {
         let expected = match error.classify() {
             Category::Data => {
                 "it must have \"name\" and \"token\" or \"token_sha512\", which are strings, and may have \"expiry_millis\", \
                  which is a whole number"
             }
-            _ if is_token_alone(&text) => {
+            _ if is_token_alone(&file.text) => {
                 "it is a token alone, and not JSON; `hash token` makes a file with the hash of a token"
             }
             _ => "it is not JSON",
@@ -237,20 +233,12 @@ fn read(path: &Path) -> anyhow::Result<TokenFile> {
             "Failed to parse admin token file as JSON: {expected} (line {line}, column {column})"
         )
     })?;
-
-    let mode = Mode::of(&metadata);
-    let path = path.display();
-    ensure!(
-        !mode.is_writable_by_others(),
-        "Admin token file has insecure permissions: {mode:o}. Others can change it; run: chmod go-w {path}"
+    let way_out = format!(
+        "use a file with the hash of this token instead, which is no secret. To make it, run: {} hash token \
+         --token-file {} --output-file hash.json",
+        program::name(),
+        path.display()
     );
-    ensure!(
-        readers_of(&metadata) != Readers::Others || parsed.token.is_none(),
-        "Admin token file has insecure permissions: {mode:o}. Others can read the token; run: chmod 0600 {path}\n\
-         In Kubernetes, set defaultMode: 0440 for the secret, and fsGroup to a group of the server.\n\
-         Where its mode cannot be changed, use a file with the hash of this token instead, which is no secret. To make \
-         it, run: {} hash token --token-file {path} --output-file hash.json",
-        program::name()
-    );
+    file.check_mode("Admin token file", "the token", parsed.token.is_some(), way_out)?;
     Ok(parsed)
 }

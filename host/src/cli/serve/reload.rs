@@ -1,11 +1,12 @@
 //! Reads files again while the server runs: at SIGHUP all of them, after a change the certificate
-//! and the token file.
+//! and the files of tokens.
 //!
 //! A file that cannot be used changes nothing: what is in use goes on, one line of the log names
 //! the file and the reason, and the next comparison tries it again. Everything here can block, so
 //! it runs on threads for that.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use crate::authority::Authority;
 use crate::certificate::{CertificateFacts, Validity, seconds_now, time_as_text};
 use crate::cli::serve::file_watch::{self, FileWatch};
-use crate::cli::serve::preconfigured_token::{PreconfiguredToken, Reloaded};
 use crate::cli::serve::service_manager;
 use crate::metrics::{Metrics, ReloadedFile};
 use crate::server::tls::ServerTls;
@@ -31,8 +31,8 @@ const EXPIRY_LOG_INTERVAL: Duration = Duration::from_hours(24);
 /// The files that a running server reads again.
 pub(crate) struct Reloader {
     pub(crate) certificate: Option<CertificateReloader>,
-    /// `--admin-token-file`, if it has an effect.
-    pub(crate) token: Option<TokenReloader>,
+    /// The files of tokens that have an effect.
+    pub(crate) tokens: Vec<Box<dyn ReloadTokens>>,
     pub(crate) has_audit_log: bool,
     pub(crate) authority: Authority,
     pub(crate) metrics: Arc<Metrics>,
@@ -134,8 +134,8 @@ impl Reloader {
                 tracing::error!("{error}; the next record tries it again");
             }
         }
-        if let Some(token) = &mut self.token {
-            failed += usize::from(!token.reload(true));
+        for tokens in &mut self.tokens {
+            failed += usize::from(!tokens.reload(true));
         }
         failed
     }
@@ -143,8 +143,8 @@ impl Reloader {
     /// Compares the watched files. Returns when to do so again.
     fn compare(&mut self) -> Duration {
         let certificate = self.certificate.as_mut().map(CertificateReloader::compare);
-        let token = self.token.as_mut().map(TokenReloader::compare);
-        certificate.into_iter().chain(token).min().unwrap_or(file_watch::INTERVAL)
+        let tokens = self.tokens.iter_mut().map(|tokens| tokens.compare());
+        certificate.into_iter().chain(tokens).min().unwrap_or(file_watch::INTERVAL)
     }
 }
 
@@ -238,9 +238,42 @@ impl CertificateReloader {
     }
 }
 
-/// The token file, and the operator token that it replaces.
-pub(crate) struct TokenReloader {
-    token: PreconfiguredToken,
+/// What reading a file of tokens again has led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reloaded {
+    /// The file has the tokens that it had.
+    Same,
+    /// The file has others, or was read because of a signal. The log states what became of them.
+    Read,
+    /// The operator token was replaced by that of the file.
+    Replaced,
+}
+
+/// A file that tokens are imported from.
+pub(crate) trait TokenFile: Send + 'static {
+    /// The file in the metrics.
+    const FILE: ReloadedFile;
+
+    /// Returns its path.
+    fn path(&self) -> &Path;
+
+    /// Reads the file again, and imports new tokens. After an error that names the file, the tokens
+    /// are as they were. Without a signal, a file that has the same tokens is left alone.
+    fn reload(&mut self, authority: &Authority, at_signal: bool) -> anyhow::Result<Reloaded>;
+}
+
+/// Reads a file of tokens again.
+pub(crate) trait ReloadTokens: Send {
+    /// Reads the file if it has changed. Returns when to compare it again.
+    fn compare(&mut self) -> Duration;
+
+    /// Reads the file again. Returns whether it can be used.
+    fn reload(&mut self, at_signal: bool) -> bool;
+}
+
+/// A file of tokens, and the authority that imports them.
+pub(crate) struct TokenReloader<F> {
+    file: F,
     watch: FileWatch,
     authority: Authority,
     metrics: Arc<Metrics>,
@@ -248,12 +281,14 @@ pub(crate) struct TokenReloader {
     failure: Option<String>,
 }
 
-impl TokenReloader {
-    pub(crate) fn new(token: PreconfiguredToken, authority: Authority, metrics: Arc<Metrics>) -> Self {
-        let watch = FileWatch::new([token.path().to_owned()]);
-        Self { token, watch, authority, metrics, failure: None }
+impl<F: TokenFile> TokenReloader<F> {
+    pub(crate) fn new(file: F, authority: Authority, metrics: Arc<Metrics>) -> Self {
+        let watch = FileWatch::new([file.path().to_owned()]);
+        Self { file, watch, authority, metrics, failure: None }
     }
+}
 
+impl<F: TokenFile> ReloadTokens for TokenReloader<F> {
     fn compare(&mut self) -> Duration {
         let observed = self.watch.observe();
         // The store, or the mode of a directory, may be what has failed.
@@ -263,16 +298,15 @@ impl TokenReloader {
         observed.pause()
     }
 
-    /// Reads the file again. Returns whether it can be used.
     fn reload(&mut self, at_signal: bool) -> bool {
-        match self.token.reload(&self.authority, at_signal) {
+        match self.file.reload(&self.authority, at_signal) {
             Ok(reloaded) => {
                 self.failure = None;
                 if reloaded == Reloaded::Replaced {
                     self.metrics.operator_replaced_by_file();
                 }
                 if at_signal || reloaded != Reloaded::Same {
-                    self.metrics.reloaded(ReloadedFile::TokenFile, true);
+                    self.metrics.reloaded(F::FILE, true);
                 }
                 true
             }
@@ -280,7 +314,7 @@ impl TokenReloader {
                 let failure = format!("{error:#}");
                 // A file that stays as it is fails every ten seconds.
                 if at_signal || self.failure.as_ref() != Some(&failure) {
-                    self.metrics.reloaded(ReloadedFile::TokenFile, false);
+                    self.metrics.reloaded(F::FILE, false);
                     tracing::error!("{failure}; the tokens stay as they are");
                 }
                 self.failure = Some(failure);
