@@ -3,13 +3,14 @@
 use base64ct::{Base64, Encoding as _};
 
 use crate::support::{
-    CONFIRM, Connection, Request, Response, TestEnv, VERIFY, create_named, delete_named, eventually, get,
-    request,
+    CONFIRM, Connection, Request, Response, Server, TestEnv, VERIFY, create_named, create_scoped,
+    delete_named, eventually, get, request,
 };
 
 const BARE: &str = r#"Bearer realm="influxdb3""#;
 const INVALID_TOKEN: &str = r#"Bearer realm="influxdb3", error="invalid_token""#;
 const BASIC: &str = r#"Basic realm="influxdb3""#;
+const INSUFFICIENT_SCOPE: &str = r#"Bearer realm="influxdb3", error="insufficient_scope""#;
 const INVALID_REQUEST: &str = r#"Bearer realm="influxdb3", error="invalid_request""#;
 
 /// Status, and the headers with id, name, challenge and retry. Asserts that the response has no
@@ -225,8 +226,241 @@ fn openapi_document_has_all_verify_responses() {
         for name in ["x-auth-token-id", "x-auth-token-name", "cache-control"] {
             assert!(responses["200"]["headers"][name].is_object(), "{method}: {name}");
         }
-        assert!(responses["401"]["headers"]["www-authenticate"].is_object(), "{method}");
-        assert!(responses["403"]["headers"]["www-authenticate"].is_object(), "{method}");
+        for status in ["401", "403"] {
+            assert!(responses[status]["headers"]["www-authenticate"].is_object(), "{method}: {status}");
+        }
         assert!(responses["503"]["headers"]["retry-after"].is_object(), "{method}");
+    }
+}
+
+/// The answer to a token whose permissions do not cover a request.
+const FORBIDDEN: (u16, [Option<&str>; 4]) = (403, [None, None, Some(INSUFFICIENT_SCOPE), None]);
+
+/// The values of `--verify-request` that name a source.
+const SOURCES: [&str; 3] = ["forwarded", "original", "path"];
+
+/// The question about a request, as a proxy states it that this source fits.
+fn question(source: &str, method: &str, host: &str, uri: &str) -> Request {
+    let prefix = match source {
+        "forwarded" => "X-Forwarded",
+        "original" => "X-Original",
+        _ => return request(method, &format!("{VERIFY}{uri}")).with_host(host),
+    };
+    [("Method", method), ("Host", host), ("Uri", uri)]
+        .iter()
+        .fold(get(VERIFY), |question, (part, value)| question.header(&format!("{prefix}-{part}"), value))
+}
+
+/// The permissions of the tokens of these tests.
+const PERMISSIONS: [&[&str]; 4] =
+    [&["http:/a/*:read"], &["http:db.example/x:write"], &["db:a:read"], &["db:a:write"]];
+
+fn scoped_tokens(server: &Server, operator: &str) -> [String; 4] {
+    let mut number = 0;
+    PERMISSIONS.map(|permissions| {
+        number += 1;
+        create_scoped(server.address, operator, &format!("scoped {number}"), permissions)
+    })
+}
+
+#[test]
+fn permissions_decide_by_the_stated_request() {
+    let none = [false; 4];
+    let [read_a, write_x, db_read, db_write] =
+        [0, 1, 2, 3].map(|position| std::array::from_fn(|index| index == position));
+    for source in SOURCES {
+        let env = TestEnv::new();
+        let server = env.serve(&["--verify-request", source]);
+        let operator = server.create();
+        let tokens = scoped_tokens(&server, &operator);
+        for (method, host, uri, allowed) in [
+            ("GET", "any.example", "/a/b", read_a),
+            ("HEAD", "any.example:8080", "/a/", read_a),
+            ("OPTIONS", "[::1]", "/a/b?c=/../d", read_a),
+            ("POST", "any.example", "/a/b", none),
+            ("DELETE", "any.example", "/a/b", none),
+            ("PROPFIND", "any.example", "/a/b", none),
+            ("get", "any.example", "/a/b", none),
+            ("GET", "any.example", "/a", none),
+            ("GET", "any.example", "/ab", none),
+            ("GET", "any.example", "/A/b", none),
+            ("GET", "any.example", "/", none),
+            ("POST", "db.example", "/x", write_x),
+            ("PURGE", "DB.Example:443", "/x?y", write_x),
+            ("post", "db.example", "/x", none),
+            ("GET", "db.example", "/x", none),
+            ("POST", "db.example", "/x/", none),
+            ("POST", "db.example", "/x/y", none),
+            ("POST", "other.example", "/x", none),
+            ("POST", "db.example.evil", "/x", none),
+            ("POST", "db.example.", "/x", none),
+            ("GET", "h", "/api/v3/query_sql?db=a&q=select", db_read),
+            ("GET", "h", "/query?db=a&q=select+*+from+m", db_read),
+            ("GET", "h", "/query?db=a&q=drop+database+a", none),
+            ("GET", "h", "/api/v3/query_sql?db=b&q=select", none),
+            ("GET", "h", "/api/v3/query_sql?db=a&db=b", none),
+            ("GET", "h", "/api/v3/query_sql?q=select", none),
+            ("POST", "h", "/api/v3/query_sql?db=a", none),
+            ("POST", "h", "/api/v3/write_lp?db=a", db_write),
+            ("POST", "h", "/api/v2/write?org=o&bucket=a", db_write),
+            ("POST", "h", "/write?db=a", db_write),
+            ("POST", "h", "/write?db=a&rp=r", none),
+            ("POST", "h", "/api/v3/write_lp?db=b", none),
+            ("POST", "h", "/api/v3/configure/database?db=a", none),
+            ("POST", "h", "/arrow.flight.protocol.FlightService/DoGet", none),
+            ("GET", "h", "/health", none),
+            // Uncertain, or not in normal form.
+            ("GET", "h", "/a//b", none),
+            ("GET", "h", "/a/./b", none),
+            ("GET", "h", "/a/b/../c", none),
+            ("GET", "h", "/a/../b", none),
+            ("GET", "h", "/b/../a/c", none),
+            ("GET", "h", "/a/%2e%2e/b", none),
+            ("GET", "h", "/%61/b", none),
+            ("GET", "h", "/a/b%2Fc", none),
+            ("GET", "h", "/a/b%5cc", none),
+            ("GET", "h", "/a/b%25c", none),
+            ("GET", "h", "/a/b;c", none),
+            ("GET", "h", "/a/b%00", none),
+            ("GET", "h", "/a/%c3%A9", read_a),
+            ("GET", "a..b", "/a/b", none),
+        ] {
+            for (token, allowed) in tokens.iter().zip(allowed) {
+                let answer = question(source, method, host, uri).bearer(token).send(server.address);
+                let case = format!("{source}: {method} {host} {uri}: {answer:?}");
+                if allowed {
+                    assert_eq!(status_and_headers(&answer).0, 200, "{case}");
+                    assert!(answer.header("x-auth-token-id").is_some(), "{case}");
+                } else {
+                    assert_eq!(status_and_headers(&answer), FORBIDDEN, "{case}");
+                }
+            }
+            let answer = question(source, method, host, uri).bearer(&operator).send(server.address);
+            let expected = (200, [Some("0"), Some("_admin"), None, None]);
+            assert_eq!(status_and_headers(&answer), expected, "{source}: {method} {host} {uri}");
+        }
+        // A wrong token stays a wrong token.
+        let wrong = question(source, "GET", "h", "/a/b").bearer("apiv3_unknown").send(server.address);
+        assert_eq!(status_and_headers(&wrong), (401, [None, None, Some(INVALID_TOKEN), None]));
+        // No body is read, and no token in the query string of a guarded request counts.
+        let [token, ..] = &tokens;
+        let announced = question(source, "GET", "h", "/a/b").header("Content-Length", "1000000000");
+        assert_eq!(announced.bearer(token).send(server.address).status, 200, "{source}");
+        let query = question(source, "GET", "h", &format!("/query?p={operator}&db=b&q=select+*+from+m"));
+        assert_eq!(status_and_headers(&query.clone().send(server.address)).0, 401, "{source}");
+        assert_eq!(status_and_headers(&query.bearer(token).send(server.address)), FORBIDDEN, "{source}");
+        server.allow_redaction();
+    }
+}
+
+#[test]
+fn request_that_no_source_states_is_403() {
+    for source in ["none", "forwarded", "original", "path"] {
+        let env = TestEnv::new();
+        let server = env.serve(&["--verify-request", source]);
+        let operator = server.create();
+        let token = create_scoped(server.address, &operator, "scoped", &["http:/*:read,write"]);
+        for other in SOURCES {
+            let full = question(other, "GET", "h", "/a");
+            let answer = full.clone().bearer(&token).send(server.address);
+            let expected = if source == other { 200 } else { 403 };
+            assert_eq!(status_and_headers(&answer).0, expected, "{source} {other}");
+            // Twice, and in the spelling of some services.
+            let prefix = if other == "forwarded" { "X-Forwarded" } else { "X-Original" };
+            for header in ["Method", "Host", "Uri"].map(|part| format!("{prefix}-{part}")) {
+                let value = if header.ends_with("Uri") { "/a" } else { "GET" };
+                let twice = full.clone().header(&header, value).bearer(&token).send(server.address);
+                let expected = if source == other && source != "path" { 403 } else { expected };
+                assert_eq!(status_and_headers(&twice).0, expected, "{source} {other} {header}");
+                let spelled = full.clone().header(&header.replace('-', "_"), "x").bearer(&token);
+                let expected = if source == other { 200 } else { 403 };
+                assert_eq!(
+                    status_and_headers(&spelled.send(server.address)).0,
+                    expected,
+                    "{source} {header}"
+                );
+            }
+        }
+        for question in [
+            get(VERIFY),
+            get(&format!("{VERIFY}?/a")),
+            get(VERIFY).header("X-Forwarded-Uri", "/a"),
+            get(VERIFY).header("X-Original-Uri", "/a").header("X-Original-Method", "GET"),
+            get(VERIFY).header("X-Original-URL", "http://h/a").header("X-Original-Method", "GET"),
+            get(VERIFY).header("X-Forwarded-Uri", "/a").header("X-Forwarded-Method", ""),
+        ] {
+            let answer = question.clone().bearer(&token).send(server.address);
+            assert_eq!(status_and_headers(&answer), FORBIDDEN, "{source}: {question:?}");
+            let answer = question.clone().bearer(&operator).send(server.address);
+            let expected = (200, [Some("0"), Some("_admin"), None, None]);
+            assert_eq!(status_and_headers(&answer), expected, "{source}: {question:?}");
+            let answer = question.send(server.address);
+            assert_eq!(status_and_headers(&answer), (401, [None, None, Some(BARE), None]), "{source}");
+        }
+    }
+}
+
+#[test]
+fn missing_permission_is_logged_and_counted() {
+    let env = TestEnv::new();
+    let server = env.serve(&["--verify-request", "original"]);
+    let operator = server.create();
+    let token = create_scoped(server.address, &operator, "scoped", &["db:a:read"]);
+    let ask = |uri: &str| question("original", "GET", "h", uri).bearer(&token).send(server.address).status;
+    assert_eq!(ask("/b?secret=c"), 403);
+    server.wait_for_log(
+        "request not permitted: token 1 has no permission for it: GET of h client_ip=\"127.0.0.1\" \
+         reason=\"missing_permission\" path=\"/b\"",
+    );
+    assert_eq!(ask("/b/../c"), 403);
+    server.wait_for_log(
+        "token 1 has no permission for it: the stated path is not certain, or not in normal form \
+         client_ip=\"127.0.0.1\" reason=\"missing_permission\" path=\"/api/v3/verify\"",
+    );
+    assert_eq!(ask("/api/v3/query_sql?db=b"), 403);
+    server.wait_for_log("token 1 has no permission for it: Read of the database \"b\" client_ip");
+    assert_eq!(ask("/api/v3/query_sql?db=a"), 200);
+    let text = get("/metrics").bearer(&operator).send(server.address).body;
+    let refused = text.lines().find_map(|line| {
+        line.strip_prefix(r#"optoken_refusals_total{kind="authorization",reason="missing_permission"} "#)
+    });
+    assert_eq!(refused, Some("3"), "{text}");
+    for line in [
+        r#"optoken_authorizations_total{outcome="accepted"} 1"#,
+        r#"optoken_authorizations_total{outcome="missing_permission"} 2"#,
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+    assert!(!server.log().contains("secret=c"), "{}", server.log());
+}
+
+#[test]
+fn source_of_the_request_is_an_option_and_a_variable() {
+    let env = TestEnv::new();
+    for source in ["", "Forwarded", "x-forwarded", "forwarded,original"] {
+        let output = env.serve_with(&[&format!("--verify-request={source}")]).run();
+        output.assert_failed(2, &["--verify-request <SOURCE>"]);
+    }
+    let server = env.serve_with(&[]).env("INFLUXDB3_VERIFY_REQUEST", "path").start();
+    let operator = server.create();
+    let token = create_scoped(server.address, &operator, "scoped", &["http:/a:GET"]);
+    assert_eq!(get("/api/v3/verify/a").bearer(&token).send(server.address).status, 200);
+    // The method is that of the question.
+    assert_eq!(request("HEAD", "/api/v3/verify/a").bearer(&token).send(server.address).status, 403);
+}
+
+#[test]
+fn unavailable_store_is_503_for_permissions() {
+    let env = TestEnv::new();
+    let server = env.serve(&["--max-staleness", "1", "--verify-request", "path"]);
+    let operator = server.create();
+    let token = create_scoped(server.address, &operator, "scoped", &["http:/a:GET"]);
+    let ask = |path: &str| get(path).bearer(&token).send(server.address);
+    assert_eq!(ask("/api/v3/verify/a").status, 200);
+    let store = rusqlite::Connection::open(env.store()).unwrap();
+    store.execute_batch("ALTER TABLE catalog RENAME TO away").unwrap();
+    eventually("tokens cannot be checked", || ask("/api/v3/verify/a").status == 503);
+    for path in ["/api/v3/verify/a", "/api/v3/verify/b", VERIFY] {
+        assert_eq!(status_and_headers(&ask(path)), (503, [None, None, None, Some("1")]), "{path}");
     }
 }

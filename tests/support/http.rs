@@ -59,6 +59,11 @@ impl Request {
         self
     }
 
+    /// Replaces the Host header.
+    pub(crate) fn with_host(self, host: &str) -> Self {
+        Self { head: self.head.replacen(HOST, &format!("Host: {host}\r\n"), 1), ..self }
+    }
+
     pub(crate) fn authorization(self, value: &str) -> Self {
         self.header("Authorization", value)
     }

@@ -16,6 +16,7 @@ mod certificate;
 mod cli;
 mod http;
 mod recovery;
+mod scoped;
 mod secrets;
 mod server;
 
@@ -37,6 +38,7 @@ pub(crate) use self::http::{
     STAGE, TOKENS, VERIFY, create_named, delete_named, get, post, request, send_concurrently,
 };
 pub(crate) use self::recovery::{assert_closed, assert_too_late, recover_at, serve_socket};
+pub(crate) use self::scoped::create_scoped;
 pub(crate) use self::secrets::{
     assert_token_form, holds_token, remember_secret, remember_tokens, sha512_hex,
 };

@@ -32,6 +32,8 @@ pub(crate) fn is_disabled(options: &Options, path: &str) -> bool {
 pub(crate) enum ScopedAccess {
     /// Every accepted token may do it.
     Allowed,
+    /// A proxy asks about another request, which the permissions must cover.
+    Question,
     /// A permission `system` of this name covers it.
     System(&'static str),
     /// Only a token with all permissions may do it.
@@ -46,6 +48,7 @@ pub(crate) fn scoped_access(path: &str) -> ScopedAccess {
         paths::PING => ScopedAccess::System("ping"),
         paths::METRICS => ScopedAccess::System("metrics"),
         path if paths::HEALTH.contains(&path) => ScopedAccess::System("health"),
+        path if paths::is_verify(path) => ScopedAccess::Question,
         _ => ScopedAccess::Forbidden,
     }
 }
@@ -104,7 +107,9 @@ mod tests {
             ("/api/v3/enterprise/configure/token", ScopedAccess::Forbidden),
             ("/api/v3/optoken/status", ScopedAccess::Forbidden),
             ("/api/v3/query_sql", ScopedAccess::Forbidden),
-            ("/api/v3/verify", ScopedAccess::Forbidden),
+            ("/api/v3/verify", ScopedAccess::Question),
+            ("/api/v3/verify/api/v3/configure/token/self", ScopedAccess::Question),
+            ("/api/v3/verifying", ScopedAccess::Forbidden),
             ("/api/v3/openapi.json", ScopedAccess::Forbidden),
             ("/HEALTH", ScopedAccess::Forbidden),
             ("", ScopedAccess::Forbidden),

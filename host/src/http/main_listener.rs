@@ -109,8 +109,9 @@ impl MainListener {
     }
 
     async fn dispatch(&self, peer: &Peer, mut request: Request) -> Result<Response, Problem> {
-        // The same response, whose body the server leaves out (RFC 9110, section 9.3.2).
-        if request.method() == Method::HEAD {
+        // The same response, whose body the server leaves out (RFC 9110, section 9.3.2). A question of
+        // a proxy keeps the method that it is about.
+        if request.method() == Method::HEAD && !paths::is_verify(request.uri().path()) {
             *request.method_mut() = Method::GET;
         }
         if is_disabled(&self.state.options, request.uri().path()) {

@@ -10,6 +10,7 @@ mod body;
 pub(crate) mod bootstrap;
 mod credentials;
 pub(crate) mod disable_authz;
+pub(crate) mod guarded_request;
 #[cfg_attr(not(test), expect(dead_code, reason = "no listener passes requests on yet"))]
 pub(crate) mod influxdb3;
 pub(crate) mod main_listener;
@@ -23,6 +24,7 @@ mod sql_statement;
 
 use crate::http::bootstrap::Bootstrap;
 use crate::http::disable_authz::DisabledAuthz;
+use crate::http::guarded_request::VerifyRequest;
 
 /// The options of the main listener.
 #[derive(Debug, Clone)]
@@ -35,6 +37,8 @@ pub(crate) struct Options {
     pub(crate) disabled_authz: DisabledAuthz,
     /// Which requests may create the operator token.
     pub(crate) bootstrap: Bootstrap,
+    /// Where a proxy states the request that it asks about.
+    pub(crate) verify_request: VerifyRequest,
 }
 
 /// The label of an unknown path in the metrics.

@@ -46,6 +46,7 @@ use crate::cli::without_effect::Ignored;
 use crate::client::DEFAULT_HOST;
 use crate::http::bootstrap::Bootstrap;
 use crate::http::disable_authz::DisabledAuthz;
+use crate::http::guarded_request::VerifyRequest;
 use crate::http::{Options, main_listener};
 use crate::metrics::Metrics;
 use crate::private_file::ownership::trust_file_at;
@@ -217,6 +218,19 @@ struct Access {
     #[expect(clippy::doc_markdown, reason = "help shows the text as it is here")]
     #[arg(long, value_name = "LIST", env = "INFLUXDB3_DISABLE_AUTHZ")]
     disable_authz: Option<DisabledAuthz>,
+
+    /// Where a proxy that asks /api/v3/verify states the request that it asks about: forwarded,
+    /// original, path, or none
+    ///
+    /// Tokens with permissions need it, and are refused (403) without it; other tokens do not.
+    /// `forwarded` is X-Forwarded-Method, X-Forwarded-Host and X-Forwarded-Uri. `original` is
+    /// X-Original-Method, X-Original-Host and X-Original-Uri. `path` is the method and the host of
+    /// the question, and its path below /api/v3/verify.
+    ///
+    /// The proxy must set what is named here for every question, whatever its client sends, and
+    /// only the proxy may reach this server: any other client states what it likes.
+    #[arg(long, value_name = "SOURCE", env = "INFLUXDB3_VERIFY_REQUEST", default_value = "none")]
+    verify_request: VerifyRequest,
 }
 
 impl Serve {
@@ -268,6 +282,7 @@ impl Serve {
             without_auth: self.access.without_auth.unwrap_or_default(),
             disabled_authz: self.access.disable_authz.clone().unwrap_or_default(),
             bootstrap: self.access.admin_token_bootstrap,
+            verify_request: self.access.verify_request,
         }
     }
 

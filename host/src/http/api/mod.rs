@@ -45,6 +45,7 @@ mod tests {
     use super::*;
     use crate::http::api::openapi::{document, http_method};
     use crate::http::bootstrap::Bootstrap;
+    use crate::http::guarded_request::VerifyRequest;
 
     #[test]
     fn every_endpoint_is_documented_under_a_unique_name() {
@@ -53,6 +54,7 @@ mod tests {
             without_auth: false,
             disabled_authz: "health".parse().unwrap(),
             bootstrap: Bootstrap::default(),
+            verify_request: VerifyRequest::default(),
         };
         let table = table(&options);
         let document = document(&table, &options);

@@ -2,12 +2,16 @@
 //!
 //! The one place that checks it: no handler knows permissions.
 
-use optoken_protocol::problem::Problem;
+use std::fmt::Display;
 
-use crate::access::{Access, Target};
+use optoken_protocol::paths;
+use optoken_protocol::problem::Problem;
+use optoken_protocol::redact::redact_rest;
+
+use crate::access::{Access, AuthorizeError, Target};
 use crate::http::access::{ScopedAccess, scoped_access};
 use crate::http::api::state::AppState;
-use crate::http::refusal::{Client, path_for_log};
+use crate::http::refusal::{Client, Reason, Refused, RequestText, path_for_log};
 use crate::secret::Secret;
 use crate::server::serve::Request;
 use crate::token::{Principal, TokenKind};
@@ -27,6 +31,7 @@ pub(crate) fn check(
     let path = request.uri().path();
     let target = match scoped_access(path) {
         ScopedAccess::Allowed => return Ok(()),
+        ScopedAccess::Question => return check_question(state, client, credential, principal, request),
         ScopedAccess::System(name) => Target::System(name),
         ScopedAccess::Forbidden => Target::Administration,
     };
@@ -43,4 +48,33 @@ pub(crate) fn check(
         state.refusals.authorization(client, principal, &error, path_for_log(request.uri()));
         error.into()
     })
+}
+
+/// Rejects a question of a proxy about a request that the permissions do not cover, or that the
+/// proxy does not state with certainty.
+fn check_question(
+    state: &AppState,
+    client: &Client,
+    credential: &Secret,
+    principal: Principal,
+    question: &Request,
+) -> Result<(), Problem> {
+    let refuse = |cause: &dyn Display, path: &str| {
+        let cause = format!("token {} has no permission for it: {cause}", principal.id);
+        // The client chooses host and database.
+        let reason = Reason { label: "missing_permission", cause: &redact_rest(&cause) };
+        state.refusals.report(Refused::Authorization, client, &reason, RequestText::Path(path));
+        Problem::MissingPermission
+    };
+    let guarded = state.options.verify_request.read(question);
+    let guarded = guarded.map_err(|unknown| refuse(&unknown, paths::VERIFY))?;
+    match state.authority.authorize(credential.expose(), &guarded.access()) {
+        Ok(_) => Ok(()),
+        Err(AuthorizeError::Forbidden) => Err(refuse(&guarded, guarded.path())),
+        // The token was accepted a moment ago.
+        Err(error) => {
+            state.refusals.authorization(client, principal, &error, paths::VERIFY);
+            Err(error.into())
+        }
+    }
 }

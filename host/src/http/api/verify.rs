@@ -3,9 +3,12 @@
 //!
 //! For each request, the proxy sends another one with the same `Authorization` header. It decides
 //! by the status alone, and most proxies turn unexpected statuses into errors of their own. So
-//! there are three: 200, 401 with a challenge (RFC 6750) for the client, and 503 while tokens
+//! there are four: 200, 401 and 403 with a challenge (RFC 6750) for the client, and 503 while tokens
 //! cannot be checked. No response has a body. The body of the request is not read, because some
 //! proxies announce one and do not send it.
+//!
+//! 403 is for a token with permissions: none of them covers the request, or `--verify-request` names
+//! no place where the proxy states it with certainty.
 
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderValue};
@@ -45,8 +48,9 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         path: paths::VERIFY,
         handler: |request| Box::pin(async move { verify(&request) }),
         name: "Verify",
-        summary: "Check the token in the Authorization header for a proxy, and identify it; with any method, and with any body, \
-                  which is not read",
+        summary: "Check the token in the Authorization header for a proxy, and identify it; a token with permissions is \
+                  checked against the request that --verify-request finds. With any method, and with any body, which is \
+                  not read",
         parameters: vec![],
         body: None,
         success: SuccessResponse {
