@@ -118,14 +118,6 @@ impl Metrics {
         for outcome in ["unknown", "expired", "unavailable", "missing", "malformed"] {
             authentications.with_label_values(&[outcome]);
         }
-        let authorizations = counters(
-            "optoken_authorizations_total",
-            "Requests that were checked against the permissions of a token, by outcome.",
-            &["outcome"],
-        )?;
-        for outcome in ["accepted", "missing_permission", "unknown", "expired", "unavailable"] {
-            authorizations.with_label_values(&[outcome]);
-        }
         let refusals = counters(
             "optoken_refusals_total",
             "Refused requests, by what was refused and the reason. The log names the clients.",
@@ -147,7 +139,7 @@ impl Metrics {
         Ok(Self {
             accepted: authentications.with_label_values(&["accepted"]),
             authentications,
-            authorizations,
+            authorizations: register_authorizations(&registry)?,
             refusals,
             commands: counters(
                 "optoken_commands_total",
@@ -367,6 +359,19 @@ const fn authentication_outcome(error: &AuthenticateError) -> &'static str {
         AuthenticateError::Expired(_) => "expired",
         AuthenticateError::Unavailable(_) => "unavailable",
     }
+}
+
+/// Registers the counters of requests that permissions are checked for.
+fn register_authorizations(registry: &Registry) -> Result<IntCounterVec, MetricsError> {
+    let authorizations = Opts::new(
+        "optoken_authorizations_total",
+        "Requests that were checked against the permissions of a token, by outcome.",
+    );
+    let authorizations = register(registry, IntCounterVec::new(authorizations, &["outcome"])?)?;
+    for outcome in ["accepted", "missing_permission", "unknown", "expired", "unavailable"] {
+        authorizations.with_label_values(&[outcome]);
+    }
+    Ok(authorizations)
 }
 
 /// Registers the counters of files that are read again.

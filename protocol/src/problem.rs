@@ -133,7 +133,8 @@ pub enum Problem {
     /// codes.
     RecoveryClosed,
     /// The answer to forward authentication for this reason. A proxy gets status and headers alone,
-    /// and no other status than 401, 403 and 503: proxies turn most others into errors of their own.
+    /// and no other status than 401, 403 and 503: proxies turn most others into errors of their
+    /// own.
     ForwardAuth(Box<Self>),
 }
 

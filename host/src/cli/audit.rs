@@ -201,7 +201,12 @@ fn to_text(record: &AuditRecord) -> String {
     };
     let subject = record.subject.as_ref().map_or_else(
         || "the catalog".to_owned(),
-        |subject| format!("token {} {:?}", subject.id, subject.name),
+        |subject| {
+            let permissions = subject.permissions.as_ref().map_or_else(String::new, |permissions| {
+                format!(" with {}", permissions.join(" ").escape_debug())
+            });
+            format!("token {} {:?}{permissions}", subject.id, subject.name)
+        },
     );
     let line = format!(
         "{}  {}  {}  by {actor}  on {subject}  from {:?}",

@@ -1,4 +1,4 @@
-//! `optoken delete token`: deletes a named admin token (docs/compatibility.md 4.2).
+//! `optoken delete token`: deletes a named token (docs/compatibility.md 4.2).
 
 use std::io::{self, Write as _};
 
@@ -24,7 +24,7 @@ enum Resource {
     Token(Token),
 }
 
-/// Delete a named admin token.
+/// Delete a named token.
 ///
 /// The server refuses it from then on, and its name is free. The operator token can only be
 /// replaced: see `create token --admin --help`.

@@ -79,7 +79,7 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(Box<serve::Serve>),
-    Create(create::Create),
+    Create(Box<create::Create>),
     Delete(delete::Delete),
     Show(show::Show),
     Hash(hash::Hash),

@@ -1,5 +1,5 @@
 //! The file of `--permission-tokens-file`: many tokens with permissions, in the form of InfluxDB 3
-//! Enterprise (docs/compatibility.md 5.4).
+//! Enterprise (docs/compatibility.md 5.6).
 //!
 //! Knows the form of the file. Nothing here makes or imports a token.
 
@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow, ensure};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::cli::token_file::{read_secret_up_to, without_mark};
@@ -104,13 +104,13 @@ pub(crate) fn with_entry(
         fields.insert(DATABASES.to_owned(), values.into());
     }
     let NewEntry { token, name, permissions, expiry_millis } = entry;
-    let mut added = json!({ "token": token, "name": name });
-    if let Some(expiry) = expiry_millis {
-        added["expiry_millis"] = json!(expiry);
-    }
-    added["permissions"] = json!(permissions);
+    let mut added = Map::<String, Value>::new();
+    added.insert("token".to_owned(), (*token).into());
+    added.insert("name".to_owned(), (*name).into());
+    added.extend(expiry_millis.map(|expiry| ("expiry_millis".to_owned(), expiry.into())));
+    added.insert("permissions".to_owned(), (*permissions).into());
     let mut tokens = list(&mut fields, TOKENS);
-    tokens.push(added);
+    tokens.push(added.into());
     fields.insert(TOKENS.to_owned(), tokens.into());
     // A buffer that grows leaves copies of the tokens in memory.
     let mut content = Zeroizing::new(Vec::with_capacity(2 * MAX_BYTES));

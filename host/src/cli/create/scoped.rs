@@ -1,5 +1,5 @@
 //! `optoken create token --permission`: creates a token with permissions (docs/compatibility.md
-//! 4.1).
+//! 4.5).
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use clap::Args;
 use clap::error::ErrorKind;
 
 use crate::cli::connection::Connection;
-use crate::cli::create::TokenFormat;
+use crate::cli::create::format::TokenFormat;
 use crate::cli::create::offline::OfflineToken;
 use crate::cli::duration::whole_seconds;
 use crate::cli::output_file::{lock_directory_of, replace, resolve_output_path};

@@ -67,8 +67,9 @@ use crate::token::OPERATOR;
 ///
 /// SIGTERM, SIGINT and SIGQUIT stop the server. It finishes requests in flight, and removes its
 /// address files and sockets. At SIGHUP it reads certificate, key, --admin-token-file and
-/// --permission-tokens-file again, and opens the audit log again. A file that cannot be used is logged, and changes nothing. Under
-/// nohup it ignores SIGHUP. It notices a renewed certificate without a signal, within a minute.
+/// --permission-tokens-file again, and opens the audit log again. A file that cannot be used is
+/// logged, and changes nothing. Under nohup it ignores SIGHUP. It notices a renewed certificate
+/// without a signal, within a minute.
 #[derive(Debug, Args)]
 #[command(after_help = program::named("\
 Examples:
@@ -197,9 +198,9 @@ struct Access {
     /// `description`, and `expiry_millis`, in milliseconds since 1970. Owner and mode are as for
     /// --admin-token-file. To create such a file: `create token --permission … --offline`
     ///
-    /// The file is read again at SIGHUP, or within a minute after a change. New tokens are imported.
-    /// A token that exists is never changed, and one that is no longer in the file stays: delete it
-    /// with `delete token`. If one entry is wrong, nothing of the file is imported.
+    /// The file is read again at SIGHUP, or within a minute after a change. New tokens are
+    /// imported. A token that exists is never changed, and one that is no longer in the file stays:
+    /// delete it with `delete token`. If one entry is wrong, nothing of the file is imported.
     #[arg(long, value_name = "FILE", env = "INFLUXDB3_PERMISSION_TOKENS_FILE")]
     permission_tokens_file: Option<PathBuf>,
 

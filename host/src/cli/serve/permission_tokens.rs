@@ -1,5 +1,5 @@
 //! `--permission-tokens-file`: imports tokens with permissions when the server starts, and new ones
-//! while it runs (docs/compatibility.md 5.4).
+//! while it runs (docs/compatibility.md 5.6).
 //!
 //! All tokens of the file are checked before one is imported. A token of the catalog is never
 //! changed: the log names the difference, and the way out.
@@ -212,8 +212,8 @@ impl TokenFile for PermissionTokens {
     }
 }
 
-/// Returns the tokens of the file by their hashes. Fails at the first that is easy to guess, or that
-/// stands twice.
+/// Returns the tokens of the file by their hashes. Fails at the first that is easy to guess, or
+/// that stands twice.
 fn hashed(authority: &Authority, entries: Vec<Entry>) -> anyhow::Result<Vec<FileToken>> {
     let mut names = HashMap::new();
     let mut hashes = HashMap::new();

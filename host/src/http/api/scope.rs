@@ -1,4 +1,4 @@
-//! What a token with permissions may do at the paths of this server (docs/compatibility.md 2.10).
+//! What a token with permissions may do at the paths of this server (docs/compatibility.md 2.11).
 //!
 //! The one place that checks it: no handler knows permissions.
 

@@ -1,5 +1,5 @@
 //! Tokens with permissions: create one by the request of InfluxDB 3 Enterprise, and show the
-//! presented token (docs/compatibility.md 2.10).
+//! presented token (docs/compatibility.md 2.11).
 //!
 //! A permission is put together here, and parsed by the component alone.
 
@@ -93,9 +93,12 @@ impl RequestedPermission {
         let Self { resource_type, resource_identifier, actions } = self;
         let is_http = resource_type == HTTP;
         // A mark of the text in a part would make other parts of it.
-        let marked = |field, part: &str, marks: &[char]| match part.contains(marks) {
-            true => Err(format!("{field} holds names of one word each, and no colon or comma")),
-            false => Ok(()),
+        let marked = |field, part: &str, marks: &[char]| {
+            if part.contains(marks) {
+                Err(format!("{field} holds names of one word each, and no colon or comma"))
+            } else {
+                Ok(())
+            }
         };
         marked("resource_type", resource_type, &[':', ','])?;
         actions.iter().try_for_each(|action| marked("actions", action, &[':', ',']))?;

@@ -3,12 +3,12 @@
 //!
 //! For each request, the proxy sends another one with the same `Authorization` header. It decides
 //! by the status alone, and most proxies turn unexpected statuses into errors of their own. So
-//! there are four: 200, 401 and 403 with a challenge (RFC 6750) for the client, and 503 while tokens
-//! cannot be checked. No response has a body. The body of the request is not read, because some
-//! proxies announce one and do not send it.
+//! there are four: 200, 401 and 403 with a challenge (RFC 6750) for the client, and 503 while
+//! tokens cannot be checked. No response has a body. The body of the request is not read, because
+//! some proxies announce one and do not send it.
 //!
-//! 403 is for a token with permissions: none of them covers the request, or `--verify-request` names
-//! no place where the proxy states it with certainty.
+//! 403 is for a token with permissions: none of them covers the request, or `--verify-request`
+//! names no place where the proxy states it with certainty.
 
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderValue};
