@@ -37,4 +37,5 @@ mod sql;
 mod support;
 mod tls;
 mod token_file_rotation;
+mod upstream;
 mod verify;

@@ -162,6 +162,8 @@ fn document_lists_every_operation() {
             "GET /ping",
             "POST /ping",
             "GET /metrics",
+            "GET /api/v3/optoken/health",
+            "GET /api/v3/optoken/metrics",
             "GET /api/v3/openapi.json",
         ]
     );
@@ -194,7 +196,10 @@ fn document_lists_required_credentials() {
     let env = TestEnv::new();
     for (args, open) in [
         (&[][..], &[CREATE][..]),
-        (&["--disable-authz", "health,ping"], &[CREATE, "/health", "/api/v1/health", "/ping"]),
+        (
+            &["--disable-authz", "health,ping"],
+            &[CREATE, "/health", "/api/v1/health", "/api/v3/optoken/health", "/ping"],
+        ),
     ] {
         let server = env.serve(&[&["--store", "memory:"], args].concat());
         let document = Document::of(&server, &server.create());

@@ -101,7 +101,7 @@ fn valid_options_and_variables_are_applied() {
     let env = TestEnv::new();
     let without_auth = "WARN server started without auth (`--without-auth` switch), all token creation and regeneration of \
                         admin token endpoints are disabled\n";
-    let open = r#"INFO setting up server with authz disabled for paths paths_without_authz=["/health", "/api/v1/health", "/ping"]"#;
+    let open = r#"INFO setting up server with authz disabled for paths paths_without_authz=["/health", "/api/v1/health", "/api/v3/optoken/health", "/ping"]"#;
     let memory = "token store: memory only";
     let longest = "x".repeat(64);
     let id = |id: &str| format!("node_id=\"{id}\"\n");

@@ -3,6 +3,8 @@
 //! Names and units follow the conventions of Prometheus: base units, and `_total` for counters. No
 //! label holds text of a client, so the number of series is bounded and no token becomes a label.
 
+pub(crate) mod upstream;
+
 use std::time::Duration;
 
 use prometheus::core::Collector;
@@ -13,6 +15,7 @@ use prometheus::{
 
 use crate::access::AuthorizeError;
 use crate::authority::Authority;
+use crate::metrics::upstream::UpstreamMetrics;
 use crate::observer::Observer;
 use crate::store::StoreError;
 use crate::token::{AuthenticateError, CommandError, OPERATOR, Principal, TokenInfo, now};
@@ -58,6 +61,7 @@ pub(crate) struct Metrics {
     refused: IntGauge,
     sequence: IntGauge,
     clock_behind: Gauge,
+    upstream: UpstreamMetrics,
 }
 
 /// A file that a running server reads again.
@@ -71,15 +75,21 @@ pub(crate) enum ReloadedFile {
     PermissionTokensFile,
     /// `--audit-log`, which is opened again.
     AuditLog,
+    /// `--upstream-token-file`.
+    UpstreamToken,
 }
 
 impl ReloadedFile {
+    const ALL: [Self; 5] =
+        [Self::Certificate, Self::TokenFile, Self::PermissionTokensFile, Self::AuditLog, Self::UpstreamToken];
+
     fn label(self) -> &'static str {
         match self {
             Self::Certificate => "tls_certificate",
             Self::TokenFile => "admin_token_file",
             Self::PermissionTokensFile => "permission_tokens_file",
             Self::AuditLog => "audit_log",
+            Self::UpstreamToken => "upstream_token_file",
         }
     }
 }
@@ -199,6 +209,7 @@ impl Metrics {
                 "optoken_clock_behind_seconds",
                 "How far the clock is behind the newest audit record. Deadlines wait until it has caught up.",
             )?,
+            upstream: UpstreamMetrics::new(&registry)?,
             registry,
         })
     }
@@ -262,6 +273,11 @@ impl Metrics {
     /// Counts a response.
     pub(crate) fn http_response(&self, listener: &'static str, path: &'static str, status: u16) {
         self.requests.with_label_values(&[listener, path, &status.to_string()]).inc();
+    }
+
+    /// Returns the metrics of the upstream.
+    pub(crate) fn upstream(&self) -> &UpstreamMetrics {
+        &self.upstream
     }
 
     /// Sets whether the recovery listener is open.
@@ -381,12 +397,7 @@ fn register_reloads(registry: &Registry) -> Result<IntCounterVec, MetricsError> 
         "Attempts to read a file again, at SIGHUP or after a change of the file, by outcome.",
     );
     let reloads = register(registry, IntCounterVec::new(reloads, &["file", "outcome"])?)?;
-    for file in [
-        ReloadedFile::Certificate,
-        ReloadedFile::TokenFile,
-        ReloadedFile::PermissionTokensFile,
-        ReloadedFile::AuditLog,
-    ] {
+    for file in ReloadedFile::ALL {
         for outcome in ["done", "failed"] {
             reloads.with_label_values(&[file.label(), outcome]);
         }

@@ -47,7 +47,7 @@ const LAYERS: &str = "
     host/src/async_authority
     host/src/metrics host/src/server host/src/client
     host/src/http
-    host/src/http/api
+    host/src/http/api host/src/http/proxy
     host/src/http/main_listener host/src/http/recovery
     host/src/cli
     host/src/lib
@@ -59,7 +59,7 @@ const CONFINED: [(&str, &str); 7] = [
     ("bindings", "component/authority/src host/src/sandbox tests/embed/rust/src"),
     ("clap", "host/src/cli"),
     ("hyper", "host/src/client host/src/http host/src/server"),
-    ("hyper_util", "host/src/client host/src/server"),
+    ("hyper_util", "host/src/client host/src/http/proxy host/src/server"),
     // Queries run on a copy of the tokens in memory. That file opens no other database.
     ("rusqlite", "host/src/store/sqlite host/src/http/api/sql/engine"),
     ("wasmtime", "host/src/sandbox tests/embed/rust/src"),

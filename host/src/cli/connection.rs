@@ -269,7 +269,8 @@ impl Connection {
     /// token that requests and responses carry (`carries_token`).
     pub(crate) fn client(&self, carries_token: bool) -> anyhow::Result<Client> {
         let options = &self.options;
-        let trust = Trust { ca: options.tls_ca.clone(), no_verify: options.tls_no_verify };
+        let trust =
+            Trust { ca: options.tls_ca.clone(), no_verify: options.tls_no_verify, ..Trust::default() };
         let proxy = options.proxy.as_deref().map(|proxy| (proxy, self.proxy_source));
         let client = Client::new(&options.host, &trust, proxy, options.timeout)
             .map_err(|error| self.usage_or_failure(error))?;

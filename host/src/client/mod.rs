@@ -37,7 +37,7 @@ pub(crate) use permission::RequestedPermission;
 use proxy::Route;
 pub(crate) use proxy::{ProxyError, ProxySource};
 use response::read_body;
-pub(crate) use tls::Trust;
+pub(crate) use tls::{ClientRole, TlsFailure, Trust};
 
 /// Returns whether this is the address of a server on this machine.
 pub(crate) fn is_this_machine(host: &str) -> bool {

@@ -1,8 +1,9 @@
 //! Which servers the client trusts, and why a TLS connection fails.
 //!
-//! TLS 1.3 only (docs/compatibility.md 4). Each client has its own configuration; nothing is set
-//! for the whole process. A server is trusted if an authority has signed its certificate, or if the
-//! user gives exactly this certificate with `--tls-ca`, as curl and openssl do.
+//! A command has TLS 1.3 only (docs/compatibility.md 4). The server as a client of its upstream has
+//! 1.2, too. Each client has its own configuration; nothing is set for the whole process. A server
+//! is trusted if an authority has signed its certificate, or if the user gives exactly this
+//! certificate with an option, as curl and openssl do.
 
 use std::error::Error;
 use std::fs::File;
@@ -17,7 +18,7 @@ use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore,
-    SignatureScheme, version,
+    SignatureScheme, SupportedProtocolVersion, version,
 };
 use thiserror::Error;
 
@@ -28,9 +29,43 @@ use crate::certificate::{
 /// The most bytes of a file of certificates. All certificates of a system have less than one MiB.
 const MAX_CA_BYTES: u64 = 4 << 20;
 
+/// Which client it is, and so by which option the user gives certificates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum ClientRole {
+    /// A command of the command line: `--tls-ca`.
+    #[default]
+    Command,
+    /// The server, which passes requests on: `--upstream-ca`.
+    Proxy,
+}
+
+impl ClientRole {
+    const fn ca_option(self) -> &'static str {
+        match self {
+            Self::Command => "--tls-ca",
+            Self::Proxy => "--upstream-ca",
+        }
+    }
+
+    const fn ca_variable(self) -> &'static str {
+        match self {
+            Self::Command => "INFLUXDB3_TLS_CA",
+            Self::Proxy => "INFLUXDB3_UPSTREAM_CA",
+        }
+    }
+
+    fn versions(self) -> Vec<&'static SupportedProtocolVersion> {
+        match self {
+            Self::Command => vec![&version::TLS13],
+            Self::Proxy => vec![&version::TLS13, &version::TLS12],
+        }
+    }
+}
+
 /// What a server must prove.
 #[derive(Debug, Default)]
 pub(crate) struct Trust {
+    pub(crate) role: ClientRole,
     /// A file of certificates that are trusted beside those of the system: one in DER if its name
     /// ends in `.der`, any number in PEM otherwise.
     pub(crate) ca: Option<PathBuf>,
@@ -42,14 +77,14 @@ pub(crate) struct Trust {
 #[derive(Debug, Error)]
 pub(crate) enum TrustError {
     /// The file cannot be read.
-    #[error("--tls-ca: cannot read {path}")]
-    Read { path: PathBuf, source: io::Error },
+    #[error("{option}: cannot read {path}")]
+    Read { option: &'static str, path: PathBuf, source: io::Error },
     /// The file is larger than any file of certificates.
-    #[error("--tls-ca: {path} is larger than 4 MiB; give a file of certificates")]
-    TooLarge { path: PathBuf },
+    #[error("{option}: {path} is larger than 4 MiB; give a file of certificates")]
+    TooLarge { option: &'static str, path: PathBuf },
     /// The file holds no certificate that can be used.
-    #[error("--tls-ca: {path} holds no certificate{why}; a file named .der is DER, any other is PEM")]
-    NoCertificate { path: PathBuf, why: String },
+    #[error("{option}: {path} holds no certificate{why}; a file named .der is DER, any other is PEM")]
+    NoCertificate { option: &'static str, path: PathBuf, why: String },
     /// The TLS library refuses the configuration.
     #[error("cannot set up TLS")]
     Setup(#[from] rustls::Error),
@@ -61,12 +96,12 @@ impl Trust {
     pub(crate) fn client_config(&self, https: bool) -> Result<ClientConfig, TrustError> {
         let mut roots = RootCertStore::empty();
         let given = match &self.ca {
-            Some(path) => add_extra(&mut roots, path)?,
+            Some(path) => add_extra(&mut roots, path, self.role.ca_option())?,
             None => Vec::new(),
         };
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&[&version::TLS13])?;
+            .with_protocol_versions(&self.role.versions())?;
         if self.no_verify {
             let verifier = Arc::new(NoVerification(provider));
             return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
@@ -78,23 +113,33 @@ impl Trust {
         }
         // Without any authority there is no verifier: no certificate can be verified.
         let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-        let verifier = Arc::new(Verification { authorities: authorities.build().ok(), given, provider });
+        let verifier = Arc::new(Verification {
+            role: self.role,
+            authorities: authorities.build().ok(),
+            given,
+            provider,
+        });
         Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
     }
 }
 
 /// Adds the authorities of a file, and returns all its certificates.
-fn add_extra(roots: &mut RootCertStore, path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+fn add_extra(
+    roots: &mut RootCertStore,
+    path: &Path,
+    option: &'static str,
+) -> Result<Vec<CertificateDer<'static>>, TrustError> {
     let none = |why: Option<String>| TrustError::NoCertificate {
+        option,
         path: path.to_owned(),
         why: why.map(|why| format!(" that can be used ({why})")).unwrap_or_default(),
     };
-    let read = |source| TrustError::Read { path: path.to_owned(), source };
+    let read = |source| TrustError::Read { option, path: path.to_owned(), source };
     let mut content = Vec::new();
     let file = File::open(path).map_err(read)?;
     file.take(MAX_CA_BYTES + 1).read_to_end(&mut content).map_err(read)?;
     if content.len() as u64 > MAX_CA_BYTES {
-        return Err(TrustError::TooLarge { path: path.to_owned() });
+        return Err(TrustError::TooLarge { option, path: path.to_owned() });
     }
     let certificates: Vec<_> = if path.extension().is_some_and(|extension| extension == "der") {
         vec![CertificateDer::from(content)]
@@ -191,9 +236,10 @@ const PLAIN_HTTP_HINT: &str = "If the server speaks plain HTTP, its URL begins w
 /// Verifies the certificate of a server, and names the cause if it is refused.
 #[derive(Debug)]
 struct Verification {
-    /// Those of the system and of `--tls-ca`.
+    role: ClientRole,
+    /// Those of the system and of the given file.
     authorities: Option<Arc<WebPkiServerVerifier>>,
-    /// The certificates of `--tls-ca`. Each is also trusted as that of a server.
+    /// The certificates of the given file. Each is also trusted as that of a server.
     given: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
 }
@@ -326,12 +372,13 @@ impl Verification {
         } else {
             " The file that was given has neither; was the certificate renewed?"
         };
+        let (option, variable) = (self.role.ca_option(), self.role.ca_variable());
         let reason = match unconfirmed {
             Unconfirmed::IsAuthority => {
                 return Refusal::new(
                     "it is that of an authority (CA:TRUE), and not one that is trusted here",
                     format!(
-                        "If the server is yours, give exactly this certificate with --tls-ca FILE or INFLUXDB3_TLS_CA.{renewed} \
+                        "If the server is yours, give exactly this certificate with {option} FILE or {variable}.{renewed} \
                          To make one that is none, add with openssl req -x509:\n  {OPENSSL_OPTIONS}"
                     ),
                 );
@@ -349,7 +396,7 @@ impl Verification {
             reason,
             format!(
                 "If the server is yours, give the certificate of the authority that signed its certificate, or this \
-                 certificate itself, with --tls-ca FILE or INFLUXDB3_TLS_CA.{renewed}"
+                 certificate itself, with {option} FILE or {variable}.{renewed}"
             ),
         )
     }
@@ -445,155 +492,4 @@ impl ServerCertVerifier for NoVerification {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair};
-    use rustls::pki_types::PrivateKeyDer;
-    use rustls::server::{ClientHello, ResolvesServerCert};
-    use rustls::sign::CertifiedKey;
-    use rustls::{ClientConnection, ServerConfig, ServerConnection};
-
-    use super::*;
-
-    /// A server that presents a certificate, whether it has its key or not.
-    #[derive(Debug)]
-    struct Presents(Arc<CertifiedKey>);
-
-    impl ResolvesServerCert for Presents {
-        fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-            Some(Arc::clone(&self.0))
-        }
-    }
-
-    fn certificate(names: &[&str], is_ca: bool) -> (rcgen::Certificate, KeyPair) {
-        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names).unwrap();
-        if is_ca {
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        }
-        let key = KeyPair::generate().unwrap();
-        (params.self_signed(&key).unwrap(), key)
-    }
-
-    /// Connects a client that is given `ca` to a server in memory. Returns the reason of a failure.
-    fn connect(ca: &str, presented: &CertificateDer<'static>, key: &KeyPair, name: &str) -> Option<String> {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("ca.pem");
-        fs::write(&path, ca).unwrap();
-        let trust = Trust { ca: Some(path), no_verify: false };
-        // Without the certificates of the system.
-        let config = Arc::new(trust.client_config(false).unwrap());
-        let name = ServerName::try_from(name.to_owned()).unwrap();
-        let mut client = ClientConnection::new(config, name).unwrap();
-        let provider = Arc::new(ring::default_provider());
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let key = provider.key_provider.load_private_key(key).unwrap();
-        let presents = Presents(Arc::new(CertifiedKey::new(vec![presented.clone()], key)));
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(presents));
-        let mut server = ServerConnection::new(Arc::new(config)).unwrap();
-        while client.is_handshaking() || server.is_handshaking() {
-            let mut sent = Vec::new();
-            client.write_tls(&mut sent).unwrap();
-            server.read_tls(&mut &*sent).unwrap();
-            let _ = server.process_new_packets();
-            let mut sent = Vec::new();
-            server.write_tls(&mut sent).unwrap();
-            client.read_tls(&mut &*sent).unwrap();
-            if let Err(error) = client.process_new_packets() {
-                let Some(TlsFailure::Untrusted { reason, .. }) = TlsFailure::find(&error) else {
-                    panic!("{error}")
-                };
-                return Some(reason);
-            }
-        }
-        None
-    }
-
-    #[test]
-    fn given_certificate_is_trusted_as_exactly_that() {
-        let (own, key) = certificate(&["localhost", "127.0.0.1"], true);
-        // Same names and same form, with another key.
-        let (other, other_key) = certificate(&["localhost", "127.0.0.1"], true);
-        let both = other.pem() + &own.pem();
-        for (ca, presented, key, name, refused) in [
-            (&own.pem(), &own, &key, "localhost", None),
-            (&own.pem(), &own, &key, "127.0.0.1", None),
-            (&both, &own, &key, "localhost", None),
-            (
-                &own.pem(),
-                &own,
-                &key,
-                "db.example",
-                Some("is not valid for name \"db.example\"; it names localhost, 127"),
-            ),
-            (&own.pem(), &other, &other_key, "localhost", Some("it is that of an authority")),
-            (&other.pem(), &own, &key, "localhost", Some("it is that of an authority")),
-            // The certificate is public. Its key is not.
-            (
-                &own.pem(),
-                &own,
-                &other_key,
-                "localhost",
-                Some("the server has not proved that it has the key"),
-            ),
-        ] {
-            let reason = connect(ca, presented.der(), key, name);
-            match (&reason, refused) {
-                (None, None) => {}
-                (Some(reason), Some(expected)) => assert!(reason.contains(expected), "{reason}"),
-                _ => panic!("{name}: {reason:?} instead of {refused:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn given_certificate_that_is_no_authority_signs_no_other() {
-        let (given, given_key) = certificate(&["other.example"], false);
-        let mut expired = CertificateParams::default();
-        expired.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        expired.not_after = rcgen::date_time_ymd(2021, 1, 1);
-        let expired_key = KeyPair::generate().unwrap();
-        let expired = expired.self_signed(&expired_key).unwrap();
-        for (issuer, issuer_key, params) in [
-            (&given, &given_key, CertificateParams::new(vec!["other.example".to_owned()]).unwrap()),
-            (&expired, &expired_key, CertificateParams::default()),
-        ] {
-            let issued_by = rcgen::Issuer::from_params(&params, issuer_key);
-            let key = KeyPair::generate().unwrap();
-            let signed = CertificateParams::new(vec!["localhost".to_owned()])
-                .unwrap()
-                .signed_by(&key, &issued_by)
-                .unwrap();
-            let reason = connect(&issuer.pem(), signed.der(), &key, "localhost");
-            assert!(reason.unwrap().contains("not one that is trusted here"));
-        }
-    }
-
-    #[test]
-    fn authority_signs_servers_but_no_other_purpose() {
-        let (authority, authority_key) = certificate(&[], true);
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let issuer = rcgen::Issuer::from_params(&params, &authority_key);
-        for (purpose, refused) in [
-            (ExtendedKeyUsagePurpose::ServerAuth, None),
-            (ExtendedKeyUsagePurpose::ClientAuth, Some("it is not for servers (extendedKeyUsage)")),
-        ] {
-            let key = KeyPair::generate().unwrap();
-            let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-            params.extended_key_usages = vec![purpose];
-            let signed = params.signed_by(&key, &issuer).unwrap();
-            for ca in [authority.pem(), authority.pem() + &signed.pem()] {
-                let reason = connect(&ca, signed.der(), &key, "localhost");
-                let reason =
-                    reason.as_deref().and_then(|reason| reason.strip_prefix("invalid peer certificate: "));
-                assert_eq!(reason, refused);
-            }
-        }
-    }
-}
+mod tests;

@@ -21,7 +21,7 @@ use crate::server::serve::Request;
 pub(crate) const MAX_IGNORED_BYTES: usize = 64 << 10;
 
 /// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads and ignores a body, so that the client can read the response. Rejects a body that is too
 /// large.
@@ -90,7 +90,8 @@ fn is_blank_text(bytes: &[u8]) -> bool {
     bytes.trim_ascii().is_empty()
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8], fields: Option<KnownFields>) -> Result<T, Problem> {
+/// Parses a body of JSON.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], fields: Option<KnownFields>) -> Result<T, Problem> {
     let sent = serde_json::from_slice::<Fields>(bytes);
     // Serde reads an array as an object, and names the type of this program in its error.
     if let (Err(error), Some(fields)) = (&sent, fields)

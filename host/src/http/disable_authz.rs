@@ -45,9 +45,9 @@ impl FromStr for DisabledAuthz {
 
 fn resource_paths(resource: &str) -> Option<&'static [&'static str]> {
     Some(match resource {
-        "health" => &["/health", "/api/v1/health"],
+        "health" => &["/health", "/api/v1/health", "/api/v3/optoken/health"],
         "ping" => &["/ping"],
-        "metrics" => &["/metrics"],
+        "metrics" => &["/metrics", "/api/v3/optoken/metrics"],
         "ready" => &["/ready"],
         "pprof" => &["/debug/pprof/heap"],
         "node_stop" => &["/api/v3/enterprise/configure/node/stop"],
@@ -65,16 +65,18 @@ mod tests {
     #[test]
     fn resources_map_to_paths() {
         for (list, paths) in [
-            ("health", &["/health", "/api/v1/health"][..]),
-            (" ping ,\tmetrics", &["/ping", "/metrics"]),
+            ("health", &["/health", "/api/v1/health", "/api/v3/optoken/health"][..]),
+            (" ping ,\tmetrics", &["/ping", "/metrics", "/api/v3/optoken/metrics"]),
             ("ping,ping", &["/ping", "/ping"]),
             (
                 "health,ping,metrics,ready,pprof,node_stop",
                 &[
                     "/health",
                     "/api/v1/health",
+                    "/api/v3/optoken/health",
                     "/ping",
                     "/metrics",
+                    "/api/v3/optoken/metrics",
                     "/ready",
                     "/debug/pprof/heap",
                     "/api/v3/enterprise/configure/node/stop",

@@ -3,6 +3,9 @@
 //!
 //! Checks a request in a fixed order: credential, path, body. The authority is called last.
 
+mod authentication;
+mod upstream;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,27 +13,30 @@ use hyper::body::Bytes;
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, StatusCode};
 use optoken_protocol::browser::may_offer_basic;
-use optoken_protocol::credentials::SchemeCase;
 use optoken_protocol::headers::CLUSTER_UUID;
 use optoken_protocol::paths;
 use optoken_protocol::problem::Problem;
 
 use crate::authority::Authority;
-use crate::http::access::{is_confirmation, is_disabled, is_open};
+use crate::http::access::is_disabled;
 use crate::http::api::endpoint::{ApiRequest, Endpoint};
 use crate::http::api::state::{AppState, RequestState};
 use crate::http::api::{self, openapi, scope};
-use crate::http::refusal::{self, Client, Reason, Refusals, Refused, RequestText};
-use crate::http::{OTHER_PATH, Options, credentials, problem, response};
+use crate::http::main_listener::authentication::{Rules, authenticate};
+use crate::http::proxy::Proxy;
+use crate::http::proxy::options::UpstreamOptions;
+use crate::http::refusal::{Client, Refusals};
+use crate::http::{OTHER_PATH, Options, problem, response};
 use crate::metrics::Metrics;
-use crate::secret::Secret;
 use crate::server::connections::{ConnectionHandle, ConnectionLimits, ConnectionMode};
 use crate::server::peer::Peer;
 use crate::server::serve::{Request, Response, Service};
-use crate::token::Principal;
 
 /// How many connections may be open at a time, if the limit of open files allows it.
 pub(crate) const MAX_CONNECTIONS: usize = 1280;
+
+/// The label in the metrics of all paths of the upstream.
+const UPSTREAM_PATH: &str = "upstream";
 
 /// Returns the limits of connections. Proxies keep theirs open, and send a request for each of
 /// their own.
@@ -53,14 +59,25 @@ struct MainListener {
     state: Arc<AppState>,
     endpoints: Vec<Endpoint>,
     cluster_uuid: Option<HeaderValue>,
+    /// Where requests go that are not for this server.
+    proxy: Option<Proxy>,
 }
 
 /// Returns the service of the main listener.
-pub(crate) fn service(authority: Authority, metrics: Arc<Metrics>, options: Options) -> Arc<impl Service> {
-    let endpoints = api::table(&options);
+pub(crate) fn service(
+    authority: Authority,
+    metrics: Arc<Metrics>,
+    options: Options,
+    behind: Option<UpstreamOptions>,
+) -> Arc<impl Service> {
+    let mut endpoints = api::table(&options);
+    if behind.is_some() {
+        endpoints.retain(|endpoint| upstream::is_own(endpoint.path));
+    }
     Arc::new(MainListener {
         // A UUID, unless the catalog was written by hand.
         cluster_uuid: HeaderValue::from_str(authority.catalog_id()).ok(),
+        proxy: behind.map(|options| Proxy::new(options, authority.clone(), metrics.upstream())),
         state: Arc::new(AppState {
             document: openapi::document(&endpoints, &options).to_json().ok().map(Bytes::from),
             commands: authority.clone().into_async(),
@@ -75,9 +92,16 @@ pub(crate) fn service(authority: Authority, metrics: Arc<Metrics>, options: Opti
 
 impl Service for MainListener {
     async fn call(self: Arc<Self>, request: Request, connection: ConnectionHandle) -> Response {
-        let path = self.metrics_path(request.uri().path());
         let headers = request.headers().iter();
         let offers_basic = may_offer_basic(headers.map(|(name, value)| (name.as_str(), value.as_bytes())));
+        if let Some(proxy) = &self.proxy
+            && upstream::is_for_upstream(request.uri().path())
+        {
+            let response = upstream::respond(&self.state, proxy, request, &connection, offers_basic).await;
+            self.state.metrics.http_response("main", UPSTREAM_PATH, response.status().as_u16());
+            return response;
+        }
+        let path = self.metrics_path(request.uri().path());
         let response = self.handle(connection.peer(), request).await;
         let mut response = response.unwrap_or_else(|problem| problem::response_to(&problem, offers_basic));
         if let Some(cluster_uuid) = &self.cluster_uuid {
@@ -117,7 +141,8 @@ impl MainListener {
         if is_disabled(&self.state.options, request.uri().path()) {
             return Err(Problem::AuthDisabled);
         }
-        let (credential, principal) = authenticate(&self.state, peer, &mut request)?;
+        let rules = Rules::of(&self.state.options, &request);
+        let (credential, principal) = authenticate(&self.state, peer, &mut request, rules)?;
         if let (Some(credential), Some(principal)) = (&credential, principal) {
             let client = Client::new(peer.clone(), request.headers());
             scope::check(&self.state, &client, credential, principal, &request)?;
@@ -163,54 +188,5 @@ impl MainListener {
             response.headers_mut().insert(ALLOW, allow);
         }
         response
-    }
-}
-
-/// Rejects a request that needs an accepted token and has none.
-fn authenticate(
-    state: &AppState,
-    peer: &Peer,
-    request: &mut Request,
-) -> Result<(Option<Secret>, Option<Principal>), Problem> {
-    // The header is not read (docs/compatibility.md 2.2, 2.3).
-    if is_open(&state.options, request.method(), request.uri().path()) {
-        return Ok((None, None));
-    }
-    let confirmation = is_confirmation(request.method(), request.uri().path());
-    // No client of InfluxDB asks there.
-    let case = if paths::is_verify(request.uri().path()) { SchemeCase::Any } else { SchemeCase::Exact };
-    // The query string takes precedence; the header may then be malformed (docs/compatibility.md
-    // 3.3).
-    let presented = match credentials::from_query(request.uri()) {
-        Some(secret) => Ok(Some(secret)),
-        None => credentials::take(request.headers_mut(), case),
-    };
-    let client = || Client::new(peer.clone(), request.headers());
-    let path = refusal::path_for_log(request.uri());
-    let refuse = |label, cause: &str| {
-        let (reason, path) = (Reason { label, cause }, RequestText::Path(path));
-        state.refusals.report(Refused::Authentication, &client(), &reason, path);
-    };
-    match presented {
-        Err(malformed) => {
-            state.metrics.credential_malformed();
-            refuse("malformed", &malformed.to_string());
-            Err(malformed.into())
-        }
-        // Any well-formed credential is accepted (docs/compatibility.md 2.10).
-        Ok(credential) if state.options.without_auth => Ok((credential, None)),
-        Ok(None) => {
-            state.metrics.credential_missing();
-            refuse("missing", "there is none");
-            Err(Problem::MissingCredential)
-        }
-        Ok(Some(credential)) if confirmation => Ok((Some(credential), None)),
-        Ok(Some(credential)) => match state.authority.authenticate(credential.expose()) {
-            Ok(principal) => Ok((Some(credential), Some(principal))),
-            Err(error) => {
-                state.refusals.authentication(&client(), &error, path);
-                Err(error.into())
-            }
-        },
     }
 }

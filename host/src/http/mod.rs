@@ -11,10 +11,10 @@ pub(crate) mod bootstrap;
 mod credentials;
 pub(crate) mod disable_authz;
 pub(crate) mod guarded_request;
-#[cfg_attr(not(test), expect(dead_code, reason = "no listener passes requests on yet"))]
 pub(crate) mod influxdb3;
 pub(crate) mod main_listener;
 mod problem;
+pub(crate) mod proxy;
 mod query_error;
 pub(crate) mod recovery;
 mod refusal;

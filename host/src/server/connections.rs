@@ -7,6 +7,7 @@
 //! in flight is never evicted.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -88,7 +89,12 @@ pub(super) struct Connection {
     close: CancellationToken,
     /// Cancelled when the response of a [`ConnectionMode::SingleRequest`] is ready to be sent.
     pub(super) response_ready: CancellationToken,
+    /// What follows the last response, if its protocol is another.
+    tunnel: Mutex<Option<Tunnel>>,
 }
+
+/// What becomes of a connection after HTTP.
+pub(crate) type Tunnel = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a connection has received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,6 +131,26 @@ impl ConnectionHandle {
     /// Returns the client of the connection.
     pub(crate) fn peer(&self) -> &Peer {
         &self.0.peer
+    }
+
+    /// Closes the connection, with the requests that are in flight.
+    pub(crate) fn close(&self) {
+        self.0.close.cancel();
+    }
+
+    /// Sets what is done with the connection after a response of status 101. The connection is not
+    /// evicted meanwhile, and a stop of the listener gives it the time of a request.
+    pub(crate) fn set_tunnel(&self, tunnel: Tunnel) {
+        let guard = self.begin_request();
+        *self.0.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::pin(async move {
+            tunnel.await;
+            drop(guard);
+        }));
+    }
+
+    /// Takes what is done with the connection after HTTP, if anything is.
+    pub(super) fn take_tunnel(&self) -> Option<Tunnel> {
+        self.0.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Marks a request as in flight. Returns `None` if the connection is already evicted: its
@@ -312,6 +338,7 @@ impl Connection {
             activity: Mutex::new(activity),
             close: CancellationToken::new(),
             response_ready: CancellationToken::new(),
+            tunnel: Mutex::default(),
         })
     }
 

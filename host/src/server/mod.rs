@@ -2,6 +2,7 @@
 //!
 //! Serves HTTP, and knows nothing of the API behind it.
 
+pub(crate) mod body;
 mod client_stream;
 pub(crate) mod connections;
 mod host_header;

@@ -11,8 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_LENGTH, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, StatusCode};
@@ -27,6 +26,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::server::body::ResponseBody;
 use crate::server::client_stream::{ClientStream, linger};
 use crate::server::connections::{ConnectionHandle, ConnectionLimits, ConnectionMode, Connections, Place};
 use crate::server::host_header;
@@ -43,8 +43,8 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(20);
 /// A request. Its body arrives while the service reads it.
 pub(crate) type Request = hyper::Request<Incoming>;
 
-/// A response with a complete body.
-pub(crate) type Response = hyper::Response<Full<Bytes>>;
+/// A response.
+pub(crate) type Response = hyper::Response<ResponseBody>;
 
 /// Responds to the requests of a listener.
 pub(crate) trait Service: Send + Sync + 'static {
@@ -252,7 +252,7 @@ async fn serve_connection<S: Service>(
         let (connection, context) = (connection.clone(), context.clone());
         async move { Ok::<_, Infallible>(handle(request, connection, context).await) }
     });
-    let http = builder.serve_connection(TokioIo::new(stream), handler);
+    let http = builder.serve_connection_with_upgrades(TokioIo::new(stream), handler);
     tokio::pin!(http);
     let ended = tokio::select! {
         ended = http.as_mut() => Some(ended),
@@ -270,6 +270,12 @@ async fn serve_connection<S: Service>(
             () = shutdown_overdue(&stop, limits) => Ok(()),
         }
     };
+    if let Some(tunnel) = connection.take_tunnel() {
+        tokio::select! {
+            () = tunnel => {}
+            () = shutdown_overdue(&stop, limits) => {}
+        }
+    }
     if let Err(error) = &ended {
         tracing::debug!(peer = %connection.peer(), "connection ended: {error}");
     }
@@ -291,8 +297,8 @@ async fn handle<S: Service>(
         service.call(request, connection.clone()).await
     } else if let Some(in_flight) = connection.begin_request() {
         connections.promote(&connection.0).await;
-        let response = service.call(request, connection.clone()).await;
-        drop(in_flight);
+        let mut response = service.call(request, connection.clone()).await;
+        response.body_mut().hold(in_flight);
         response
     } else {
         let mut response = Response::default();
@@ -306,18 +312,21 @@ async fn handle<S: Service>(
 }
 
 /// Adds `Content-Length`, and removes the body from a response to HEAD. Over HTTP/2, hyper does
-/// neither.
+/// neither. The length of a stream is that of its source: a response to HEAD may state the length
+/// of a body that it does not have.
 fn frame_response(method: &Method, mut response: Response) -> Response {
     // A success of CONNECT has no body (RFC 9110, section 9.3.6).
     if *method == Method::CONNECT && response.status().is_success() {
-        *response.body_mut() = Full::default();
+        *response.body_mut() = ResponseBody::default();
         return response;
     }
-    if let Some(length) = response.body().size_hint().exact() {
+    if !response.body().is_stream()
+        && let Some(length) = response.body().size_hint().exact()
+    {
         response.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
     }
     if *method == Method::HEAD {
-        *response.body_mut() = Full::default();
+        *response.body_mut() = ResponseBody::default();
     }
     response
 }

@@ -16,6 +16,7 @@ mod reload;
 mod service_manager;
 pub(crate) mod storage;
 mod threads;
+mod upstream;
 
 use std::env;
 use std::fs;
@@ -40,13 +41,17 @@ use crate::cli::serve::logging::Log;
 use crate::cli::serve::permission_tokens::PermissionTokens;
 use crate::cli::serve::preconfigured_token::PreconfiguredToken;
 use crate::cli::serve::recovery::{Recovery, RecoveryListeners};
-use crate::cli::serve::reload::{CertificateReloader, ReloadTokens, Reloader, TokenReloader};
+use crate::cli::serve::reload::{
+    CertificateReloader, ReloadTokens, Reloader, TokenReloader, UpstreamTokenReloader,
+};
 use crate::cli::serve::storage::Storage;
+use crate::cli::serve::upstream::{Upstream, UpstreamTokenFile};
 use crate::cli::without_effect::Ignored;
 use crate::client::DEFAULT_HOST;
 use crate::http::bootstrap::Bootstrap;
 use crate::http::disable_authz::DisabledAuthz;
 use crate::http::guarded_request::VerifyRequest;
+use crate::http::proxy::options::UpstreamOptions;
 use crate::http::{Options, main_listener};
 use crate::metrics::Metrics;
 use crate::private_file::ownership::trust_file_at;
@@ -105,6 +110,9 @@ pub(crate) struct Serve {
 
     #[command(flatten)]
     access: Access,
+
+    #[command(flatten)]
+    upstream: Upstream,
 
     #[command(flatten)]
     storage: Storage,
@@ -250,6 +258,9 @@ impl Serve {
         // Before there are other threads: it removes its variables from the environment.
         let listen_fds = ListenFd::from_env();
         let tls = self.tls.load()?;
+        // A request that is passed on has a connection on each side.
+        let max_connections = if self.upstream.is_set() { max_connections / 2 } else { max_connections };
+        let upstream = self.upstream.load(max_connections)?;
         let options = self.options();
         let runtime = threads::exit_on_panic(threads::start_runtime)?;
         // From here on, SIGHUP ends the process no longer.
@@ -274,7 +285,15 @@ impl Serve {
             );
         }
         let reloads = (hangup, tokens);
-        runtime.block_on(self.listen(listen_fds, tls, reloads, limits, options, authority, metrics))
+        runtime.block_on(self.listen(
+            listen_fds,
+            tls,
+            reloads,
+            limits,
+            (options, upstream),
+            authority,
+            metrics,
+        ))
     }
 
     fn options(&self) -> Options {
@@ -336,7 +355,7 @@ impl Serve {
         tls: Option<ServerTls>,
         (hangup, token_files): (Option<Signal>, Vec<Box<dyn ReloadTokens>>),
         limits: ConnectionLimits,
-        options: Options,
+        (options, upstream): (Options, Option<(UpstreamOptions, Option<UpstreamTokenFile>)>),
         authority: Authority,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<()> {
@@ -370,9 +389,17 @@ impl Serve {
             self.access.log_bootstrap_hint(&main);
         }
         let recovery = recovery.map(|listeners| listeners.serve(&authority, Arc::clone(&metrics), &stop));
+        let (upstream, upstream_token) = upstream.unzip();
+        if let Some(upstream) = &upstream {
+            tracing::info!("passing requests on to {}", upstream.url);
+        }
+        let upstream_token = upstream_token.flatten();
+        let upstream_token =
+            upstream_token.map(|file| UpstreamTokenReloader::new(file, Arc::clone(&metrics)));
         service_manager::ready();
-        self.watch(certificate, token_files, hangup, &authority, &metrics, &stop);
-        let service = main_listener::service(authority, metrics, options);
+        self.upstream.reject_loop(main.address()).await?;
+        self.watch(certificate, (token_files, upstream_token), hangup, &authority, &metrics, &stop);
+        let service = main_listener::service(authority, metrics, options, upstream);
         main.serve(service, limits, stop).await;
         drop(main_file);
         if let Some(recovery) = recovery {
@@ -388,7 +415,7 @@ impl Serve {
     fn watch(
         self,
         certificate: Option<CertificateReloader>,
-        tokens: Vec<Box<dyn ReloadTokens>>,
+        (tokens, upstream_token): (Vec<Box<dyn ReloadTokens>>, Option<UpstreamTokenReloader>),
         hangup: Option<Signal>,
         authority: &Authority,
         metrics: &Arc<Metrics>,
@@ -397,6 +424,7 @@ impl Serve {
         let reloader = Reloader {
             certificate,
             tokens,
+            upstream_token,
             has_audit_log: self.audit_log.is_some(),
             authority: authority.clone(),
             metrics: Arc::clone(metrics),

@@ -12,7 +12,7 @@ mod rotation;
 pub(crate) mod scope;
 mod scoped_tokens;
 mod service;
-mod sql;
+pub(crate) mod sql;
 pub(crate) mod state;
 mod status;
 mod system_tokens;

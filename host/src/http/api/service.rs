@@ -1,4 +1,7 @@
 //! The service itself: ping, health and metrics (docs/compatibility.md 2.9).
+//!
+//! With an upstream, these paths are those of the upstream. So health and metrics have a second
+//! path each, which is always that of this server.
 
 use std::sync::LazyLock;
 
@@ -20,6 +23,10 @@ use crate::server::serve::Response;
 /// The version of InfluxDB 3 Core that has this API. Clients choose requests by it, so it is not
 /// the version of this program, which is the revision.
 const API_VERSION: &str = "3.10.1";
+
+/// The paths of health and metrics of this server, with an upstream or without.
+pub(crate) const OWN_HEALTH: &str = "/api/v3/optoken/health";
+pub(crate) const OWN_METRICS: &str = "/api/v3/optoken/metrics";
 
 /// The media type of the Prometheus text format 0.0.4.
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -96,22 +103,25 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         },
         problems: vec![],
     };
+    let metrics_at = |path, name| Endpoint {
+        method: Some(Method::GET),
+        path,
+        handler: |request| Box::pin(async move { metrics(&request) }),
+        name,
+        summary: "Show metrics in the Prometheus text format",
+        parameters: vec![],
+        body: None,
+        success: ok_response(vec![(PROMETHEUS, BodySchema::text())]),
+        problems: read_problems(),
+    };
     let [healthy, healthy_v1] = paths::HEALTH;
     vec![
         health(healthy, "getHealth"),
         health(healthy_v1, "getHealthV1"),
         ping(Method::GET, "getPing"),
         ping(Method::POST, "postPing"),
-        Endpoint {
-            method: Some(Method::GET),
-            path: paths::METRICS,
-            handler: |request| Box::pin(async move { metrics(&request) }),
-            name: "getMetrics",
-            summary: "Show metrics in the Prometheus text format",
-            parameters: vec![],
-            body: None,
-            success: ok_response(vec![(PROMETHEUS, BodySchema::text())]),
-            problems: read_problems(),
-        },
+        metrics_at(paths::METRICS, "getMetrics"),
+        health(OWN_HEALTH, "getOptokenHealth"),
+        metrics_at(OWN_METRICS, "getOptokenMetrics"),
     ]
 }

@@ -80,7 +80,6 @@ enum Row {
     Json(JsonRow),
     FlightTicket,
     FlightHeader,
-    FlightHandshake,
     System(&'static str),
     Administration,
 }
@@ -137,8 +136,9 @@ impl Row {
             | "/api/v3/query_influxql" => Self::Administration,
             _ => match path.strip_prefix(FLIGHT) {
                 Some("DoGet") if is_post => Self::FlightTicket,
-                Some("GetFlightInfo" | "GetSchema" | "DoAction") if is_post => Self::FlightHeader,
-                Some("Handshake") if is_post => Self::FlightHandshake,
+                Some("GetFlightInfo" | "GetSchema" | "DoAction" | "Handshake") if is_post => {
+                    Self::FlightHeader
+                }
                 Some(_) => Self::Administration,
                 None if ADMINISTRATION.iter().any(|prefix| path.starts_with(prefix)) => Self::Administration,
                 None => return None,
@@ -180,8 +180,6 @@ impl Row {
                 require_grpc(headers)?;
                 flight::of_header(headers)?
             }
-            // Core answers with the token of the request, which is that of this server by then.
-            Self::FlightHandshake => return Err("the answer of Handshake holds the token of the service"),
             Self::System(name) => OwnedTarget::System(name),
             Self::Administration => return Err("no permission covers this request"),
         };

@@ -1,6 +1,10 @@
 //! Whether a query in SQL reads `system.tokens`. This server answers such a query itself, so that a
 //! client sees its tokens and not those of the service behind it.
 
+use hyper::Method;
+
+use super::json_body;
+use super::query_string::Parameters;
 use crate::http::sql_statement::{Kind, Lexeme, SCHEMA, Statement, TABLE, lexemes};
 
 /// How a query uses the table of tokens.
@@ -12,6 +16,28 @@ pub(crate) enum SystemTokens {
     Mixed,
     /// It does not read this table.
     Absent,
+}
+
+/// The most bytes of a body that may have a query.
+pub(crate) const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// Returns how the query of a request without a body uses the table; `None` if the body may have the
+/// query. A query that cannot be read does not use it.
+pub(crate) fn in_query_string(method: &Method, query: &str) -> Option<SystemTokens> {
+    match *method {
+        Method::GET => {
+            let parameters = Parameters::parse(query).ok();
+            Some(parameters.and_then(|given| given.get("q").map(of)).unwrap_or(SystemTokens::Absent))
+        }
+        Method::POST => None,
+        _ => Some(SystemTokens::Absent),
+    }
+}
+
+/// Returns how the query in a body of JSON uses the table.
+pub(crate) fn in_body(body: &[u8]) -> SystemTokens {
+    let members = json_body::members(body, &[&["q"]]).ok();
+    members.and_then(|[query]| query.as_deref().map(of)).unwrap_or(SystemTokens::Absent)
 }
 
 /// Returns how a query uses the table of tokens.

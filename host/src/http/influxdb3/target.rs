@@ -42,6 +42,16 @@ pub(crate) enum OwnedTarget {
 pub(super) type Refusal = &'static str;
 
 impl OwnedTarget {
+    /// Returns why a token with permissions is refused, for the log.
+    pub(crate) const fn refusal(&self) -> &'static str {
+        match self {
+            Self::Http | Self::Database { .. } | Self::System(_) => {
+                "its permissions do not cover the request"
+            }
+            Self::Administration(reason) => reason,
+        }
+    }
+
     /// Returns the target as the authority expects it.
     pub(crate) fn as_target(&self) -> Target<'_> {
         match self {

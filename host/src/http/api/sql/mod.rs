@@ -12,8 +12,9 @@ pub(crate) mod table;
 
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use hyper::header::{ACCEPT, HeaderValue};
-use hyper::{HeaderMap, Method};
+use hyper::{HeaderMap, Method, Uri};
 use optoken_protocol::paths;
 use optoken_protocol::problem::Problem;
 use optoken_protocol::redact::{redact, redact_rest};
@@ -31,10 +32,11 @@ use crate::authority::Authority;
 use crate::http::api::endpoint::{
     ApiRequest, BodySchema, Endpoint, json_body_problems, ok_response, parameter, read_problems, text_schema,
 };
+use crate::http::api::state::RequestState;
 use crate::http::api::system_tokens;
 use crate::http::sql_statement::Statement;
 use crate::http::{Options, body, problem, response};
-use crate::server::serve::{Request, Response};
+use crate::server::serve::Response;
 
 /// The queries that run at a time, each on a thread of its own.
 const MAX_CONCURRENT_QUERIES: usize = 2;
@@ -116,12 +118,30 @@ fn format_or_null_schema() -> Schema {
 async fn query_sql(request: ApiRequest) -> Result<Response, Problem> {
     let ApiRequest { state, request, .. } = request;
     let accepted = accepted_format(request.headers());
-    let QueryRequest { database, sql, format, params } = if request.method() == Method::GET {
-        from_query_string(&request)?
+    let query = if request.method() == Method::GET {
+        from_query_string(request.uri())?
     } else {
         // With any content type, like InfluxDB 3 Core.
         body::json(request, state.options.max_request_size, None).await?
     };
+    run(&state, query, accepted).await
+}
+
+/// Answers a request whose body was read already, such as one to the upstream.
+pub(crate) async fn answer(
+    state: &RequestState,
+    request: &hyper::Request<Bytes>,
+) -> Result<Response, Problem> {
+    let query = if request.method() == Method::GET {
+        from_query_string(request.uri())?
+    } else {
+        body::parse(request.body(), None)?
+    };
+    run(state, query, accepted_format(request.headers())).await
+}
+
+async fn run(state: &RequestState, query: QueryRequest, accepted: &str) -> Result<Response, Problem> {
+    let QueryRequest { database, sql, format, params } = query;
     let format = format.as_deref().unwrap_or(accepted);
     let format = Format::from_name(format).ok_or_else(|| {
         let supported = Format::ALL.map(Format::name).join(", ");
@@ -150,8 +170,8 @@ async fn query_sql(request: ApiRequest) -> Result<Response, Problem> {
     Ok(response::content(format.content_type(), rendered?))
 }
 
-fn from_query_string(request: &Request) -> Result<QueryRequest, Problem> {
-    let query = request.uri().query();
+fn from_query_string(uri: &Uri) -> Result<QueryRequest, Problem> {
+    let query = uri.query();
     let query =
         query.ok_or_else(|| Problem::InvalidArgument("missing query parameters 'db' and 'q'".to_owned()))?;
     let QueryParameters { database, sql, format, params } =

@@ -115,15 +115,11 @@ const ROWS: &[(Request<'_>, Is, Is)] = &[
         Is::Admin,
     ),
     (
-        ("POST", "/arrow.flight.protocol.FlightService/GetSchema", &[GRPC, ("iox-namespace-name", "a")], b""),
+        ("POST", "/arrow.flight.protocol.FlightService/Handshake", &[GRPC, ("iox-namespace-name", "a")], b""),
         Is::Read("a"),
         Is::Admin,
     ),
-    (
-        ("POST", "/arrow.flight.protocol.FlightService/Handshake", &[GRPC, ("database", "a")], b""),
-        Is::Admin,
-        Is::Admin,
-    ),
+    (("POST", "/arrow.flight.protocol.FlightService/Handshake", &[GRPC], b""), Is::Admin, Is::Admin),
     (
         ("POST", "/arrow.flight.protocol.FlightService/DoPut", &[GRPC, ("database", "a")], b""),
         Is::Admin,
