@@ -204,3 +204,16 @@ fn request_that_could_be_two_is_refused() {
     let response = connection.read_head().unwrap();
     assert!(matches!(response.status, 200 | 400), "{response:?}");
 }
+
+#[test]
+fn interim_responses_end_here() {
+    let (address, _) = answering(
+        b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+    );
+    let env = TestEnv::new();
+    let server = env.serve(&["--upstream", &format!("http://{address}"), "--upstream-kind", "http"]);
+    let token = server.create();
+    let response = get("/x").bearer(&token).send(server.address);
+    assert_eq!(response.header("link"), None);
+    response.assert_is(200, "ok");
+}

@@ -330,3 +330,77 @@ fn frame_response(method: &Method, mut response: Response) -> Response {
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use hyper::body::{Body, Bytes, Frame};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::server::body::StreamError;
+    use crate::server::listener::Listener;
+
+    /// A body of ten bytes, with a pause before each.
+    struct Slow(u32, Pin<Box<time::Sleep>>);
+
+    const PAUSE: Duration = Duration::from_millis(100);
+
+    impl Body for Slow {
+        type Data = Bytes;
+        type Error = StreamError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+            if self.0 == 10 {
+                return Poll::Ready(None);
+            }
+            std::task::ready!(self.1.as_mut().poll(cx));
+            self.0 += 1;
+            self.1 = Box::pin(time::sleep(PAUSE));
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))))
+        }
+    }
+
+    struct Streaming;
+
+    impl Service for Streaming {
+        async fn call(self: Arc<Self>, _: Request, _: ConnectionHandle) -> Response {
+            Response::new(ResponseBody::stream(Box::pin(Slow(0, Box::pin(time::sleep(PAUSE))))))
+        }
+
+        fn reject(&self, _: &'static str, _: &ConnectionHandle) -> Response {
+            Response::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn connection_with_a_stream_is_not_idle() {
+        let listener = Listener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.address();
+        let limits = ConnectionLimits {
+            max_used: 1,
+            max_unused: 1,
+            evictable_after: Duration::from_millis(1),
+            idle_timeout: PAUSE / 2,
+            shutdown_timeout: Duration::ZERO,
+            mode: ConnectionMode::KeepAlive,
+        };
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(listener.serve(Arc::new(Streaming), limits, stop.clone()));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut received = String::new();
+        // Until the server closes the connection, which is idle after the response.
+        stream.read_to_string(&mut received).await.unwrap();
+        assert_eq!(received.matches("1\r\nx\r\n").count(), 10, "{received}");
+        assert!(received.ends_with("0\r\n\r\n"), "{received}");
+        stop.cancel();
+        serving.await.unwrap();
+    }
+}

@@ -105,7 +105,7 @@ impl RequestBody {
         let trailers = &mut self.trailers;
         let reading = async {
             loop {
-                let complete = trailers.is_some() || rest.as_ref().is_none_or(Body::is_end_stream);
+                let complete = rest.as_ref().is_none_or(Body::is_end_stream);
                 if bytes.len() > limit {
                     return Ok(None);
                 }
@@ -118,7 +118,10 @@ impl RequestBody {
                 };
                 match frame.transpose().map_err(|_| Refusal::BadBody)?.map(Frame::into_data) {
                     Some(Ok(data)) => bytes.extend_from_slice(&data),
-                    Some(Err(other)) => *trailers = other.into_trailers().ok(),
+                    Some(Err(other)) => {
+                        *trailers = other.into_trailers().ok();
+                        *rest = None;
+                    }
                     None => *rest = None,
                 }
             }
@@ -162,13 +165,9 @@ impl RequestBody {
         if let Some(prefix) = self.prefix.take() {
             return Poll::Ready(Some(Ok(Frame::data(prefix))));
         }
-        if let Some(trailers) = self.trailers.take() {
-            self.rest = None;
-            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
-        }
         match &mut self.rest {
             Some(rest) => Pin::new(rest).poll_frame(cx),
-            None => Poll::Ready(None),
+            None => Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
         }
     }
 }
@@ -220,7 +219,9 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         let prefix = self.prefix.as_ref().map_or(0, |prefix| prefix.len() as u64);
-        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        // Trailers need a body whose length is not stated, in HTTP/1.
+        let none = || if self.trailers.is_some() { SizeHint::new() } else { SizeHint::with_exact(0) };
+        let rest = self.rest.as_ref().map_or_else(none, Body::size_hint);
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower().saturating_add(prefix));
         if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(prefix)) {
