@@ -2,6 +2,7 @@
 
 mod client;
 mod failures;
+mod permissions;
 mod service;
 mod streams;
 
