@@ -29,6 +29,9 @@ const WHAT: &str = "permission tokens file";
 /// it.
 const CHECK_ORIGIN: &str = "check";
 
+/// How many tokens one empty catalog checks. Each import writes the whole catalog.
+const CHECKED_TOGETHER: usize = 250;
+
 /// The tokens of the file.
 pub(crate) struct PermissionTokens {
     path: PathBuf,
@@ -158,12 +161,17 @@ impl PermissionTokens {
         Ok(Reloaded::Read)
     }
 
-    /// Checks these tokens: imports them into an empty catalog, which is dropped. Returns them as a
+    /// Checks these tokens: imports them into empty catalogs, which are dropped. Returns them as a
     /// catalog has them. Fails at the first that is wrong.
     fn check(&self, tokens: &[FileToken]) -> anyhow::Result<Vec<TokenInfo>> {
-        if tokens.is_empty() {
-            return Ok(Vec::new());
+        let mut checked = Vec::with_capacity(tokens.len());
+        for tokens in tokens.chunks(CHECKED_TOGETHER) {
+            checked.extend(self.check_together(tokens)?);
         }
+        Ok(checked)
+    }
+
+    fn check_together(&self, tokens: &[FileToken]) -> anyhow::Result<Vec<TokenInfo>> {
         let mut builder = Authority::builder(MemoryStore::default());
         if let Some(component) = &self.component {
             builder = builder.component(component.to_vec());
