@@ -212,7 +212,18 @@ fn certain_host(host: &str) -> Result<Cow<'_, str>, UnknownRequest> {
 fn certain_path(path: &str) -> Result<Cow<'_, str>, UnknownRequest> {
     let normal = normalize(path).map_err(|_| UnknownRequest::Path)?;
     // Normalization changes the case of nothing else.
-    if normal.eq_ignore_ascii_case(path) { Ok(normal) } else { Err(UnknownRequest::Path) }
+    if normal.eq_ignore_ascii_case(path) && !normal.split('/').any(is_trimmed_to_dots) {
+        Ok(normal)
+    } else {
+        Err(UnknownRequest::Path)
+    }
+}
+
+/// Returns whether a service may read a dot segment in a segment. Windows removes dots and spaces
+/// at the end of a name. A service that decodes too early ends the path at `?` or `#`.
+fn is_trimmed_to_dots(segment: &str) -> bool {
+    let kept = segment.split("%23").next().and_then(|kept| kept.split("%3F").next()).unwrap_or_default();
+    !kept.is_empty() && kept.replace("%20", ".").bytes().all(|byte| byte == b'.')
 }
 
 #[cfg(test)]

@@ -50,6 +50,7 @@ fn headers_state_the_request() {
             (["POST", "DB.example:8443", "/"], ["POST", "db.example", "/", "-"]),
             (["PROPFIND", "[::1]:80", "/a/?"], ["PROPFIND", "[::1]", "/a/", ""]),
             (["M-SEARCH", "a", "/%c3%A9?x=/../y?z"], ["M-SEARCH", "a", "/%C3%A9", "x=/../y?z"]),
+            (["GET", "a", "/..b/c./%20d%20"], ["GET", "a", "/..b/c./%20d%20", "-"]),
         ] {
             let request = stated(source, prefix, stated_parts.map(str::as_bytes)).unwrap();
             assert_eq!(parts(&request), expected, "{source:?}");
@@ -134,6 +135,12 @@ fn uncertain_statements_are_refused() {
         ([b"GET", b"a", b"/b c"], Path),
         ([b"GET", b"a", b"/b#c"], Path),
         ([b"GET", b"a", b"/b|c"], Path),
+        ([b"GET", b"a", b"/b/..%20/c"], Path),
+        ([b"GET", b"a", b"/b/.%20."], Path),
+        ([b"GET", b"a", b"/b/%20/c"], Path),
+        ([b"GET", b"a", b"/b/.../c"], Path),
+        ([b"GET", b"a", b"/b/..%23/c"], Path),
+        ([b"GET", b"a", b"/b/..%3fc"], Path),
         ([b"GET", b"a", b"/%"], Path),
         ([b"GET", b"a", b"/%ff"], Path),
         ([b"GET", b"a", b"/\xc3\xa9"], Path),
