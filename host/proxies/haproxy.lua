@@ -35,6 +35,12 @@ core.register_action("optoken", { "http-req" }, function(txn)
     if address then
         headers["x-forwarded-for"] = { address }
     end
+    -- The request as HAProxy passes it on, for tokens with permissions. Several hosts are none.
+    headers["x-original-method"] = { txn.f:method() }
+    headers["x-original-uri"] = { txn.f:url() }
+    if received.host and received.host[0] and not received.host[1] then
+        headers["x-original-host"] = { received.host[0] }
+    end
     for _, name in ipairs(passed_headers) do
         if received[name] then
             headers[name] = { received[name][0] }

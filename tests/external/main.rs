@@ -38,6 +38,7 @@ mod memory;
 mod needs;
 mod ownership;
 mod proxies;
+mod proxy_permissions;
 mod recovery;
 mod request_forgery;
 mod rotation;
@@ -136,6 +137,7 @@ fn main() -> ExitCode {
         ownership::unusable_stores_are_named_with_the_next_step: [Need::Root, MOUNT, SETPRIV, UNSHARE],
         ownership::volume_of_own_group_gets_private_directory: [Need::Root, SETPRIV],
         proxies::haproxy_without_address_refuses_to_start: [HAPROXY],
+        proxy_permissions::second_matcher_reads_hostile_paths: [],
         recovery::bootstrap_from_remote_address_is_forbidden: [Need::NetworkAddress],
         recovery::recovery_code_is_printed_on_terminal: [SCRIPT, SETPRIV],
         recovery::recovery_flag_without_value_means_port_8182: [Need::FreePort(8182)],
@@ -183,6 +185,16 @@ fn main() -> ExitCode {
             proxies::unavailable_store_denies,
             proxies::unreachable_or_silent_authority_denies,
             proxies::valid_token_passes_with_identity_headers,
+        ]
+    ));
+    tests.extend(tests_for!(
+        &proxies::KINDS,
+        |kind: &proxies::ProxyKind| kind.name,
+        |kind: &proxies::ProxyKind| vec![kind.need],
+        [
+            proxy_permissions::configuration_names_its_source,
+            proxy_permissions::hostile_requests_reach_no_more_than_allowed,
+            proxy_permissions::permissions_decide_what_reaches_service,
         ]
     ));
     tests.extend(tests_for!(
