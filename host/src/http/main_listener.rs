@@ -133,8 +133,8 @@ impl MainListener {
     }
 
     async fn dispatch(&self, peer: &Peer, mut request: Request) -> Result<Response, Problem> {
-        // The same response, whose body the server leaves out (RFC 9110, section 9.3.2). A question of
-        // a proxy keeps the method that it is about.
+        // The same response, whose body the server leaves out (RFC 9110, section 9.3.2). A question
+        // of a proxy keeps the method that it is about.
         if request.method() == Method::HEAD && !paths::is_verify(request.uri().path()) {
             *request.method_mut() = Method::GET;
         }

@@ -120,8 +120,8 @@ pub(crate) struct UpstreamTokenFile {
 }
 
 impl Upstream {
-    /// Returns the URL, if the user wants an upstream. It is not parsed with the command line, whose
-    /// parser would quote a password in an error.
+    /// Returns the URL, if the user wants an upstream. It is not parsed with the command line,
+    /// whose parser would quote a password in an error.
     fn url(&self) -> Result<Option<UpstreamUrl>, UsageError> {
         let parsed = self.upstream.as_deref().map(str::parse).transpose();
         parsed.map_err(|error: UrlError| UsageError {

@@ -21,8 +21,8 @@ pub(crate) enum SystemTokens {
 /// The most bytes of a body that may have a query.
 pub(crate) const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// Returns how the query of a request without a body uses the table; `None` if the body may have the
-/// query. A query that cannot be read does not use it.
+/// Returns how the query of a request without a body uses the table; `None` if the body may have
+/// the query. A query that cannot be read does not use it.
 pub(crate) fn in_query_string(method: &Method, query: &str) -> Option<SystemTokens> {
     match *method {
         Method::GET => {

@@ -1,4 +1,4 @@
-//! What a request acts on, as far as the kind of its upstream tells.
+//! What a request acts on, by the kind of its upstream.
 
 use optoken_protocol::paths;
 

@@ -92,8 +92,8 @@ impl RequestBody {
         Self { rest: Some(rest), ..Self::empty() }
     }
 
-    /// Reads ahead until `read` returns a value, which gets what was read and whether that is all of
-    /// the body. What was read is passed on unchanged. Returns `None` if `read` needs more than
+    /// Reads ahead until `read` returns a value, which gets what was read and whether that is all
+    /// of the body. What was read is passed on unchanged. Returns `None` if `read` needs more than
     /// `limit` bytes.
     pub(super) async fn read_ahead<T>(
         &mut self,
