@@ -39,12 +39,10 @@ pub(super) async fn system_tokens(
         return Ok(SystemTokens::Absent);
     }
     let query = plan.query.as_deref().unwrap_or_default();
-    Ok(match system_tokens_query::in_query_string(&plan.method, query) {
-        Some(found) => found,
-        None => {
-            let read = |bytes: &[u8], complete: bool| complete.then(|| system_tokens_query::in_body(bytes));
-            let found = body.read_ahead(system_tokens_query::MAX_BODY_BYTES, read).await?;
-            found.unwrap_or(SystemTokens::Absent)
-        }
-    })
+    if let Some(found) = system_tokens_query::in_query_string(&plan.method, query) {
+        return Ok(found);
+    }
+    let read = |bytes: &[u8], complete: bool| complete.then(|| system_tokens_query::in_body(bytes));
+    let found = body.read_ahead(system_tokens_query::MAX_BODY_BYTES, read).await?;
+    Ok(found.unwrap_or(SystemTokens::Absent))
 }
