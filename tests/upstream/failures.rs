@@ -217,3 +217,16 @@ fn interim_responses_end_here() {
     assert_eq!(response.header("link"), None);
     response.assert_is(200, "ok");
 }
+
+#[test]
+fn malformed_body_is_the_fault_of_the_client() {
+    let setup = Setup::start(&[]);
+    let mut connection = Connection::open(setup.server.address).unwrap();
+    let head = "POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n";
+    connection.write(format!("{head}Authorization: {}\r\n\r\n1\r\na\r\nzz\r\n", setup.bearer()).as_bytes());
+    assert_eq!(connection.read_head().unwrap().status, 400);
+    for reason in ["protocol", "reset", "body"] {
+        let series = format!("optoken_upstream_failures_total{{reason=\"{reason}\"}}");
+        assert_eq!(setup.metric(&series), 0, "{reason}");
+    }
+}
