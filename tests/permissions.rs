@@ -299,8 +299,12 @@ fn command_creates_and_lists_tokens_with_permissions() {
     create(&server, &operator, &"é".repeat(64), &longest).token();
     let verified = env.cli(["audit", "verify"]).arg(&log).args(&["--complete"]).run();
     assert_eq!(verified.code, Some(0), "{verified:?}");
-    let against = run(&["audit", "verify", log.to_str().unwrap(), "--against-server"], &operator);
-    assert!(against.code == Some(0) || against.stderr.contains("unexpected argument"), "{against:?}");
+    let with_server = run(&["audit", "verify", log.to_str().unwrap(), "--with-server"], &operator);
+    assert_eq!(with_server.code, Some(0), "{with_server:?}");
+    let shown = run(&["audit", "show"], &operator).stdout;
+    let line =
+        r#"on token 1 "app, \"1\"" with db:sensors,metrics:read,write http:h.example/a,b:*:read  from "#;
+    assert!(shown.contains(line), "{shown}");
     let text = fs::read_to_string(&log).unwrap();
     assert!(text.contains(r#""permissions":["db:sensors,metrics:read,write","http:h.example/a,b:*:read"]"#));
     assert!(text.lines().any(|line| line.len() > 2300));
