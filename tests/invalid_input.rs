@@ -208,7 +208,12 @@ fn invalid_command_line_exits_with_code_2() {
         ("create", "Usage: optoken create <COMMAND>"),
         ("nonsense", "unrecognized subcommand 'nonsense'"),
         ("create token", "error: Missing required subcommand. Use: optoken create token --admin [OPTIONS]"),
-        ("create token --name x", "error: unexpected argument '--name' found"),
+        ("create token --nonsense", "error: unexpected argument '--nonsense' found"),
+        ("create token --name x", "or: optoken create token --permission TYPE:NAMES:ACTIONS --name NAME"),
+        (
+            "create token --permission db:a:read",
+            "error: --permission needs the name of the token: add --name NAME",
+        ),
         ("create token --admin --nonsense", "error: unexpected argument '--nonsense' found"),
         ("create token --admin --format yaml", "invalid value 'yaml' for '--format <FORMAT>'"),
         ("create token --admin --token", "a value is required for '--token <TOKEN>'"),
