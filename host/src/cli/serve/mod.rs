@@ -236,8 +236,8 @@ struct Access {
     /// X-Original-Method, X-Original-Host and X-Original-Uri. `path` is the method and the host of
     /// the question, and its path below /api/v3/verify.
     ///
-    /// The proxy must set what is named here for every question, whatever its client sends, and
-    /// only the proxy may reach this server: any other client states what it likes.
+    /// The proxy must set what is named here for every question, whatever its client sends. See
+    /// host/proxies/README.md for the value of each proxy.
     #[arg(long, value_name = "SOURCE", env = "INFLUXDB3_VERIFY_REQUEST", default_value = "none")]
     verify_request: VerifyRequest,
 }
