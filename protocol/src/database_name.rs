@@ -11,12 +11,13 @@ const MAX_BYTES: usize = 511;
 /// It consists of ASCII letters, digits, `_` and `-`, and begins with a letter or a digit. One `/`
 /// separates the name of a retention policy.
 pub fn is_database_name(name: &str) -> bool {
-    let (database, policy) = name.split_once('/').map_or((name, None), |(name, rest)| (name, Some(rest)));
-    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-    name.len() <= MAX_BYTES
-        && database.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
-        && database.bytes().all(is_of_name)
-        && policy.is_none_or(|policy| !policy.is_empty() && policy.bytes().all(is_of_name))
+    let bytes = name.as_bytes();
+    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'/');
+    bytes.len() <= MAX_BYTES
+        && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.iter().all(is_of_name)
+        && bytes.iter().filter(|byte| **byte == b'/').count() <= 1
+        && bytes.last() != Some(&b'/')
 }
 
 #[cfg(test)]

@@ -27,14 +27,23 @@ pub fn normalize_host(host: &str) -> Result<Cow<'_, str>, UncertainHost> {
 
 /// Returns whether a host is its own normal form. It allocates nothing.
 pub fn is_normal_host(host: &str) -> bool {
-    if let Some(address) = host.strip_prefix('[') {
-        let is_of_address = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b':' | b'.');
-        return address
-            .strip_suffix(']')
-            .is_some_and(|address| address.contains(':') && address.bytes().all(is_of_address));
+    if let [b'[', address @ .., b']'] = host.as_bytes() {
+        return address.contains(&b':')
+            && address.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b':' | b'.'));
     }
-    let is_of_label = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'-' | b'_');
-    host.split('.').all(|label| !label.is_empty() && label.bytes().all(is_of_label))
+    let mut rest = host.as_bytes();
+    loop {
+        let label = rest.iter().position(|byte| !is_of_label(*byte)).unwrap_or(rest.len());
+        match rest.get(label..) {
+            _ if label == 0 => return false,
+            Some([b'.', behind @ ..]) => rest = behind,
+            end => return end == Some(&[]),
+        }
+    }
+}
+
+const fn is_of_label(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'-' | b'_')
 }
 
 fn without_port(host: &str) -> Result<&str, UncertainHost> {

@@ -290,7 +290,10 @@ impl From<&TokenRecord> for types::TokenInfo {
                 Source::Import => types::TokenSource::Imported,
                 Source::PreviousSecret => types::TokenSource::PreviousSecret,
             },
-            permissions: token.permissions.as_ref().map(|permissions| permissions.texts().collect()),
+            permissions: token
+                .permissions
+                .as_ref()
+                .map(|permissions| permissions.texts().map(Into::into).collect()),
             description: token.description.clone(),
         }
     }

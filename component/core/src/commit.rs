@@ -75,7 +75,8 @@ pub enum CommandError {
 }
 
 /// Loads the catalog with its version; an empty catalog without version if none was ever stored.
-pub fn load(store: &mut impl CatalogStore) -> Result<Loaded, CommandError> {
+#[inline(never)]
+pub fn load(store: &mut dyn CatalogStore) -> Result<Loaded, CommandError> {
     match store.load() {
         Ok(Some(entry)) => {
             Ok(Loaded { version: Some(entry.version), catalog: Catalog::decode(&entry.document)? })
@@ -87,9 +88,16 @@ pub fn load(store: &mut impl CatalogStore) -> Result<Loaded, CommandError> {
     }
 }
 
+/// The ports of a commit. Their type stays unknown here, so that this crate has the code of all
+/// commands: it is compiled smaller than the crate of a component.
+pub trait CommitPorts: CatalogStore + Clock {}
+
+impl<P: CatalogStore + Clock> CommitPorts for P {}
+
 /// Executes a command durably.
-pub fn commit<P: CatalogStore + Clock>(
-    ports: &mut P,
+#[inline(never)]
+pub fn commit(
+    ports: &mut dyn CommitPorts,
     origin: &str,
     command: &Command<'_>,
 ) -> Result<Committed, CommandError> {

@@ -71,6 +71,14 @@ impl<'a> LineReader<'a> {
         }
     }
 
+    /// Reads a string of [`push_plain_string`]. An escape in it is a part of the text.
+    pub(crate) fn plain_string(&mut self) -> Option<&'a str> {
+        self.literal("\"")?;
+        let (string, rest) = self.rest.split_once('"')?;
+        self.rest = rest;
+        Some(string)
+    }
+
     /// Reads the hash of a token, which is a string.
     pub(crate) fn hash(&mut self) -> Option<TokenHash> {
         self.literal("\"")?;
@@ -96,6 +104,13 @@ pub(crate) fn push_number(text: &mut String, number: u64) {
 pub(crate) fn push_hash(text: &mut String, hash: &TokenHash) {
     text.push('"');
     hash.write_hex(text);
+    text.push('"');
+}
+
+/// Appends a text in which no character needs an escape, as a JSON string.
+pub(crate) fn push_plain_string(text: &mut String, string: &str) {
+    text.push('"');
+    text.push_str(string);
     text.push('"');
 }
 

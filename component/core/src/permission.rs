@@ -4,18 +4,18 @@
 //! A text is parsed once. [`Permissions`] hold each permission in one form, so that the catalog has
 //! one text for it, and no other code parses again. Knows nothing of tokens or of the catalog.
 
-use alloc::boxed::Box;
+use alloc::rc::Rc;
 use alloc::string::String;
-use alloc::vec::Vec;
 use core::fmt;
 
+use optoken_hot_path::{NameIndex, Pattern, PatternList};
 use optoken_protocol::database_name::is_database_name;
 use optoken_protocol::host::is_normal_host;
 use optoken_protocol::request_path;
 use thiserror::Error;
 
 use crate::access::{Access, DatabaseAction, Target};
-use crate::json_line::{LineReader, push_string};
+use crate::json_line::{LineReader, push_plain_string};
 
 /// The most permissions of a token.
 pub const MAX_PERMISSIONS: usize = 32;
@@ -40,15 +40,27 @@ const FIELD: &str = ",\"permissions\":[";
 
 /// What a token may do. At least one permission.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Permissions(Vec<Permission>);
+pub struct Permissions(Rc<Parsed>);
 
-/// One permission.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Permission {
-    resource: Resource,
-    /// The names, separated by commas; [`ALL_NAMES`]; or the pattern of the type `http`.
-    names: Box<str>,
-    actions: Actions,
+/// Permissions by what they are about. The cost of a decision hardly depends on their number.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Parsed {
+    /// The permissions as they are written, with spaces between them.
+    text: String,
+    /// The number of permissions.
+    count: usize,
+    databases: Names,
+    systems: Names,
+    patterns: PatternList,
+}
+
+/// Names, and the actions that are allowed for them.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Names {
+    /// The actions for every name.
+    all: Actions,
+    /// The actions for single names.
+    own: NameIndex,
 }
 
 /// The type of a permission.
@@ -60,7 +72,7 @@ enum Resource {
 }
 
 /// A set of actions. The bits are the positions in [`ACTIONS`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Actions(u16);
 
 /// The names of the actions, in the order in which they are written.
@@ -118,6 +130,22 @@ impl Resource {
             Self::Database | Self::System => self.actions(),
         }
     }
+
+    /// The actions of a text; `None` if one of them is unknown.
+    fn parse_actions(self, text: &str) -> Option<Actions> {
+        if text == "*" {
+            return Some(self.all());
+        }
+        let mut actions = Actions(0);
+        for name in text.split(',') {
+            let action = Actions::named(name);
+            if !self.actions().intersects(action) {
+                return None;
+            }
+            actions.0 |= action.0;
+        }
+        Some(actions)
+    }
 }
 
 /// What is wrong with a permission.
@@ -142,10 +170,7 @@ pub enum Fault {
     #[error("NAMES of system are * or of health, metrics and ping, separated by commas")]
     System,
     /// The pattern of its type `http` is none.
-    #[error(
-        "the pattern of http is [HOST]/PATH in normal form, with * at its end only: no empty, . or .. segment, host in lower \
-         case and without port"
-    )]
+    #[error("the pattern of http is [HOST]/PATH in normal form, with * at its end only")]
     Pattern,
     /// An action of its type `db` is unknown.
     #[error("ACTIONS of db are * or of read, write and create, separated by commas")]
@@ -177,31 +202,21 @@ pub enum PermissionError {
 impl Permissions {
     /// Parses permissions; `None` if they are [`ALL`].
     pub fn parse<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Option<Self>, PermissionError> {
-        let mut permissions = Vec::new();
-        let mut bytes = 0;
+        let mut parsed = Parsed::default();
         let mut all = false;
         for (position, text) in texts.enumerate() {
-            bytes += text.len();
-            if position >= MAX_PERMISSIONS {
-                return Err(PermissionError::Count);
-            }
-            if bytes > MAX_PERMISSION_BYTES {
-                return Err(PermissionError::TooLong);
-            }
-            let wrong = |fault| PermissionError::Permission(position + 1, fault);
-            if all || text == ALL {
-                if position > 0 {
-                    return Err(wrong(Fault::NotAlone));
-                }
+            if !all && text != ALL {
+                parsed.push(text)?;
+            } else if position == 0 {
                 all = true;
             } else {
-                permissions.push(Permission::parse(text).map_err(wrong)?);
+                return Err(PermissionError::Permission(position + 1, Fault::NotAlone));
             }
         }
-        match (all, permissions.is_empty()) {
+        match (all, parsed.count) {
             (true, _) => Ok(None),
-            (false, true) => Err(PermissionError::Count),
-            (false, false) => Ok(Some(Self(permissions))),
+            (false, 0) => Err(PermissionError::Count),
+            (false, _) => Ok(Some(Self(Rc::new(parsed)))),
         }
     }
 
@@ -211,32 +226,32 @@ impl Permissions {
         if !request_path::is_normal(access.path) || !(access.host.is_empty() || is_normal_host(access.host)) {
             return false;
         }
-        let (resource, needed) = match access.target {
-            Target::Http => (Resource::Http, Actions::of_method(access.method)),
+        let Parsed { text, databases, systems, patterns, .. } = &*self.0;
+        match access.target {
+            Target::Http => {
+                let needed = Actions::of_method(access.method);
+                patterns.cover(text, access.host, access.path, needed.0)
+            }
             Target::Database(name, action) => {
-                if !is_name(name) {
-                    return false;
-                }
                 let needed = match action {
                     DatabaseAction::Read => Actions::READ,
                     DatabaseAction::Write => Actions::WRITE,
                     DatabaseAction::Create => Actions::CREATE,
                 };
-                (Resource::Database, needed)
+                needed.intersects(Actions(databases.own.actions(text, name)))
+                    || databases.all.intersects(needed) && is_database_name(name)
             }
-            Target::System(_) => (Resource::System, Actions::READ),
-            Target::Administration => return false,
-        };
-        self.0.iter().any(|permission| {
-            permission.resource == resource
-                && permission.actions.intersects(needed)
-                && permission.covers_name(access)
-        })
+            Target::System(name) => {
+                let own = Actions(systems.own.actions(text, name));
+                systems.all.intersects(Actions::READ) || own.intersects(Actions::READ)
+            }
+            Target::Administration => false,
+        }
     }
 
     /// The texts.
-    pub fn texts(&self) -> impl Iterator<Item = String> {
-        self.0.iter().map(Permission::text)
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.0.text.split(' ')
     }
 
     /// Reads the field that [`write`](Self::write) writes; `None` in the result if it is absent. Each
@@ -246,17 +261,17 @@ impl Permissions {
         if line.literal(FIELD).is_none() {
             return Some(None);
         }
-        let mut texts = Vec::new();
+        let mut parsed = Parsed::default();
         loop {
-            texts.push(line.string()?);
+            let text = line.plain_string()?;
+            if parsed.push(text).ok()? != text {
+                return None;
+            }
             if line.literal("]").is_some() {
-                break;
+                return Some(Some(Self(Rc::new(parsed))));
             }
             line.literal(",")?;
         }
-        let permissions = Self::parse(texts.iter().map(String::as_str)).ok()??;
-        let same = permissions.texts().eq(texts.iter().map(String::as_str));
-        same.then_some(Some(permissions))
     }
 
     /// Writes a field of a stored line.
@@ -264,7 +279,7 @@ impl Permissions {
         let mut separator = FIELD;
         for text in self.texts() {
             line.push_str(separator);
-            push_string(line, &text);
+            push_plain_string(line, text);
             separator = ",";
         }
         line.push(']');
@@ -272,15 +287,35 @@ impl Permissions {
 
     /// How many bytes they take up in the catalog, about.
     pub(crate) fn bytes(&self) -> usize {
-        /// The longest rest of a text: type, all actions and the marks of JSON.
-        const REST: usize = 80;
-
-        self.0.iter().map(|permission| permission.names.len() + REST).sum()
+        // Each has quotes and a comma; rounded up.
+        FIELD.len() + self.0.text.len() + self.0.count * 8
     }
 }
 
-impl Permission {
-    fn parse(text: &str) -> Result<Self, Fault> {
+impl Parsed {
+    /// Adds the permission of this text. Returns how it is written.
+    fn push(&mut self, text: &str) -> Result<&str, PermissionError> {
+        if self.count == MAX_PERMISSIONS {
+            return Err(PermissionError::Count);
+        }
+        // Of a longer text, not even the faults are looked for.
+        if text.len() > MAX_PERMISSION_BYTES {
+            return Err(PermissionError::TooLong);
+        }
+        if self.count > 0 {
+            self.text.push(' ');
+        }
+        let begin = self.text.len();
+        self.count += 1;
+        self.push_parts(text).map_err(|fault| PermissionError::Permission(self.count, fault))?;
+        let separators = self.count - 1;
+        if self.text.len() - separators > MAX_PERMISSION_BYTES {
+            return Err(PermissionError::TooLong);
+        }
+        Ok(self.text.get(begin..).unwrap_or_default())
+    }
+
+    fn push_parts(&mut self, text: &str) -> Result<(), Fault> {
         let (resource, rest) = text.split_once(':').ok_or(Fault::Form)?;
         let (names, actions) = rest.rsplit_once(':').ok_or(Fault::Form)?;
         let (resource, names_fault, actions_fault) = match resource {
@@ -289,90 +324,76 @@ impl Permission {
             "http" => (Resource::Http, Fault::Pattern, Fault::HttpAction),
             _ => return Err(Fault::Type),
         };
-        let valid = match resource {
-            Resource::Database => names == ALL_NAMES || names.split(',').all(is_name),
-            Resource::System => names == ALL_NAMES || names.split(',').all(|name| SYSTEM.contains(&name)),
-            Resource::Http => is_pattern(names),
-        };
-        if !valid {
-            return Err(names_fault);
-        }
-        let mut set = Actions(0);
-        if actions == "*" {
-            set = resource.all();
-        } else {
-            for action in actions.split(',') {
-                let action = Actions::named(action);
-                if !resource.actions().intersects(action) {
-                    return Err(actions_fault);
-                }
-                set.0 |= action.0;
+        let set = resource.parse_actions(actions).ok_or(actions_fault)?;
+        self.text.push_str(resource.name());
+        self.text.push(':');
+        let begin = self.text.len();
+        self.text.push_str(names);
+        match resource {
+            Resource::Database => {
+                let is_name = |name: &str| is_database_name(name) || name == INTERNAL;
+                self.databases.push(&self.text, begin, set, is_name).ok_or(names_fault)?;
+            }
+            Resource::System => {
+                let is_name = |name: &str| SYSTEM.contains(&name);
+                self.systems.push(&self.text, begin, set, is_name).ok_or(names_fault)?;
+            }
+            Resource::Http => {
+                self.patterns.add(parse_pattern(names, begin, set).ok_or(names_fault)?);
             }
         }
-        Ok(Self { resource, names: names.into(), actions: set })
-    }
-
-    fn covers_name(&self, access: &Access<'_>) -> bool {
-        match access.target {
-            Target::Database(INTERNAL, _) => self.names.split(',').any(|name| name == INTERNAL),
-            Target::Database(name, _) | Target::System(name) => {
-                *self.names == *ALL_NAMES || self.names.split(',').any(|own| own == name)
-            }
-            Target::Http => {
-                let (host, path) = split_pattern(&self.names);
-                let path_matches = match path.strip_suffix('*') {
-                    Some(begin) => access.path.as_bytes().starts_with(begin.as_bytes()),
-                    None => access.path == path,
-                };
-                path_matches && (host.is_empty() || host == access.host)
-            }
-            Target::Administration => false,
-        }
-    }
-
-    fn text(&self) -> String {
-        let mut text = String::from(self.resource.name());
-        text.push(':');
-        text.push_str(&self.names);
         let mut separator = ':';
         for (position, name) in ACTIONS.iter().enumerate() {
-            if self.actions.intersects(Actions(1 << position)) {
-                text.push(separator);
-                text.push_str(name);
+            if set.intersects(Actions(1 << position)) {
+                self.text.push(separator);
+                self.text.push_str(name);
                 separator = ',';
             }
-        }
-        text
-    }
-}
-
-impl fmt::Display for Permissions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, text) in self.texts().enumerate() {
-            f.write_str(if position == 0 { "" } else { " " })?;
-            f.write_str(&text)?;
         }
         Ok(())
     }
 }
 
-fn is_name(name: &str) -> bool {
-    is_database_name(name) || name == INTERNAL
+impl Names {
+    /// Adds the names from this place on to the end of the text; `None` if one of them is none.
+    fn push(&mut self, text: &str, begin: usize, actions: Actions, is_name: fn(&str) -> bool) -> Option<()> {
+        let names = text.get(begin..)?;
+        if names == ALL_NAMES {
+            self.all.0 |= actions.0;
+            return Some(());
+        }
+        let mut begin = begin;
+        for name in names.split(',') {
+            if !is_name(name) {
+                return None;
+            }
+            let place = begin..begin + name.len();
+            begin = place.end + 1;
+            self.own.add(text, place, actions.0);
+        }
+        Some(())
+    }
 }
 
-/// Whether a text is the pattern of a path, with or without a host.
-fn is_pattern(pattern: &str) -> bool {
-    let (host, path) = split_pattern(pattern);
-    let begin = path.strip_suffix('*').unwrap_or(path);
-    (host.is_empty() || is_normal_host(host))
-        && request_path::is_normal(begin)
-        && !begin.bytes().any(|byte| byte == b'*')
+/// Parses the pattern that has this place in [`Parsed::text`].
+fn parse_pattern(pattern: &str, begin: usize, Actions(actions): Actions) -> Option<Pattern> {
+    let (host, path) = pattern.split_at_checked(pattern.bytes().position(|byte| byte == b'/')?)?;
+    let (path, is_prefix) = match path.strip_suffix('*') {
+        Some(path) => (path, true),
+        None => (path, false),
+    };
+    let is_valid = (host.is_empty() || is_normal_host(host))
+        && request_path::is_normal(path)
+        && !path.bytes().any(|byte| byte == b'*');
+    let path_begin = begin + host.len();
+    let (host, path) = (begin..path_begin, path_begin..path_begin + path.len());
+    is_valid.then_some(Pattern { host, path, is_prefix, actions })
 }
 
-/// The host and the path of a pattern. Without a slash, the path is empty.
-fn split_pattern(pattern: &str) -> (&str, &str) {
-    let begin = pattern.bytes().position(|byte| byte == b'/').unwrap_or(pattern.len());
-    pattern.split_at_checked(begin).unwrap_or(("", ""))
+impl fmt::Display for Permissions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.text)
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ extern crate alloc;
 use alloc::alloc::{alloc, realloc};
 use core::alloc::Layout;
 
-use optoken_hot_path::Heap;
+use self::heap::Heap;
+
+mod heap;
 
 #[global_allocator]
 static HEAP: Heap = Heap::new();

@@ -121,6 +121,19 @@ fn number_and_length_are_limited() {
     assert_eq!(names(MAX_PERMISSION_BYTES).len(), MAX_PERMISSION_BYTES);
     assert!(parse(&[&names(MAX_PERMISSION_BYTES)]).is_ok());
     assert_eq!(parse(&[&names(MAX_PERMISSION_BYTES + 1)]), Err(PermissionError::TooLong));
+
+    // What counts is the text that is stored, which has all actions written out.
+    let all = |bytes: usize| format!("db:{}:*", "a".repeat(bytes - "db::read,write,create".len()));
+    let most = MAX_PERMISSION_BYTES / MAX_PERMISSIONS;
+    let accepted = vec![all(most); MAX_PERMISSIONS];
+    let accepted: Vec<&str> = accepted.iter().map(String::as_str).collect();
+    let permissions = parse(&accepted).unwrap().unwrap();
+    let mut line = String::new();
+    permissions.write(&mut line);
+    assert_eq!(Permissions::read(&mut LineReader::new(&line)), Some(Some(permissions)));
+    let longer = all(most + 1);
+    let refused: Vec<&str> = accepted.iter().copied().skip(1).chain([longer.as_str()]).collect();
+    assert_eq!(parse(&refused), Err(PermissionError::TooLong));
 }
 
 /// Whether a simple matcher, which shares no code with [`Permissions::allow`], allows this.

@@ -162,7 +162,7 @@ fn description_is_visible_and_short() {
 #[test]
 fn full_catalog_with_the_largest_scopes_can_be_read_and_changed() {
     // Names, quotes in them and permissions are as long as they can be.
-    let own = permissions(&[&format!("db:{}:read,write,create", "a".repeat(60))]);
+    let own = permissions(&[&format!("db:{}:read,write,create", "a".repeat(80))]);
     let mut tokens = catalog().tokens().to_vec();
     tokens[0].updated_at = Some(MAX_EXPIRY);
     tokens[0].updated_by = Some(0);

@@ -9,11 +9,11 @@ use zeroize::Zeroize as _;
 /// A heap that wipes every freed block, so that no token outlives its use in the memory of the
 /// component, in any string, buffer or document.
 #[derive(Debug)]
-pub struct Heap(UnsafeCell<Dlmalloc>);
+pub(crate) struct Heap(UnsafeCell<Dlmalloc>);
 
 impl Heap {
     /// Returns an empty heap.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(UnsafeCell::new(Dlmalloc::new()))
     }
 }
