@@ -204,8 +204,7 @@ fn token_with_permissions_does_nothing_but_read_about_itself() {
 #[test]
 fn command_creates_and_lists_tokens_with_permissions() {
     let env = TestEnv::new();
-    let log = env.home().join("audit.jsonl");
-    let server = env.serve_with(&[]).env("INFLUXDB3_AUDIT_LOG", &log).start();
+    let server = env.serve(&[]);
     let operator = server.create();
     let host = format!("http://{}", server.address);
     let run = |args: &[&str], token: &str| {
@@ -292,16 +291,32 @@ fn command_creates_and_lists_tokens_with_permissions() {
     }
     run(&["delete", "token", "--token-name", "app, \"1\"", "--yes"], &operator);
     assert_eq!(status(&server, SELF, &token), 401);
+}
 
+#[test]
+fn audit_log_has_the_permissions() {
+    let env = TestEnv::new();
+    let log = env.home().join("audit.jsonl");
+    let server = env.serve_with(&[]).env("INFLUXDB3_AUDIT_LOG", &log).start();
+    let operator = server.create();
+    let host = format!("http://{}", server.address);
+    let run = |args: &[&str]| {
+        env.cli(args).env("INFLUXDB3_AUTH_TOKEN", &operator).env("INFLUXDB3_HOST_URL", &host).run()
+    };
+    let permissions = [
+        permission("db", &["sensors", "metrics"], &["read", "write"]),
+        permission("http", &["h.example/a,b:*"], &["read"]),
+    ];
+    create(&server, &operator, "app, \"1\"", &permissions).token();
     // Lines of the greatest length.
     let name = "n".repeat(55);
     let longest = vec![permission("db", &[&name], &["read"]); 32];
     create(&server, &operator, &"é".repeat(64), &longest).token();
     let verified = env.cli(["audit", "verify"]).arg(&log).args(&["--complete"]).run();
     assert_eq!(verified.code, Some(0), "{verified:?}");
-    let with_server = run(&["audit", "verify", log.to_str().unwrap(), "--with-server"], &operator);
+    let with_server = run(&["audit", "verify", log.to_str().unwrap(), "--with-server"]);
     assert_eq!(with_server.code, Some(0), "{with_server:?}");
-    let shown = run(&["audit", "show"], &operator).stdout;
+    let shown = run(&["audit", "show"]).stdout;
     let line =
         r#"on token 1 "app, \"1\"" with db:sensors,metrics:read,write http:h.example/a,b:*:read  from "#;
     assert!(shown.contains(line), "{shown}");
