@@ -366,3 +366,18 @@ fn kind_of_the_upstream_is_asked() {
     let server = env.serve(&["--upstream", &format!("http://{gone}")]);
     server.wait_for_log("is not known yet");
 }
+
+#[test]
+fn without_auth_requests_pass_without_identity() {
+    let (env, service) = (TestEnv::new(), Service::start());
+    let server = env.serve(&["--upstream", &service.url(), "--without-auth"]);
+    let mut client = Client::open(Http::One, server.address);
+    for headers in [&[("x-auth-token-id", "0"), ("authorization", "Bearer x")][..], &[]] {
+        let response = client.get("/x", headers);
+        let names = client.report(response);
+        assert!(names.header("x-auth-token-id").is_empty() && names.header("authorization").is_empty());
+        assert_eq!(names.header("x-forwarded-for"), ["127.0.0.1"]);
+    }
+    let response = client.get("/x", &[("authorization", "Digest x")]);
+    assert_eq!(response.status(), 400);
+}
