@@ -71,10 +71,10 @@ use crate::token::OPERATOR;
 /// second the recovery listener, if that is enabled.
 ///
 /// SIGTERM, SIGINT and SIGQUIT stop the server. It finishes requests in flight, and removes its
-/// address files and sockets. At SIGHUP it reads certificate, key, --admin-token-file and
-/// --permission-tokens-file again, and opens the audit log again. A file that cannot be used is
-/// logged, and changes nothing. Under nohup it ignores SIGHUP. It notices a renewed certificate
-/// without a signal, within a minute.
+/// address files and sockets. At SIGHUP it reads certificate, key, --admin-token-file,
+/// --permission-tokens-file and --upstream-token-file again, and opens the audit log again. A file
+/// that cannot be used is logged, and changes nothing. Under nohup it ignores SIGHUP. It notices a
+/// renewed certificate without a signal, within a minute.
 #[derive(Debug, Args)]
 #[command(after_help = program::named("\
 Examples:
