@@ -16,10 +16,10 @@ use crate::support::{
 };
 
 /// The version of InfluxDB 3 Core that the server claims to be.
-const VERSION: &str = "3.10.1";
+pub(crate) const VERSION: &str = "3.10.1";
 
 /// Runs a script of tests/clients with a token. Returns what it prints.
-fn run(script: &str, args: &[&str], token: &str) -> Value {
+pub(crate) fn run(script: &str, args: &[&str], token: &str) -> Value {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/clients").join(script);
     let mut command = Command::new(script);
     command.args(args).env("INFLUX_TOKEN", token).stdin(Stdio::null()).stderr(Stdio::inherit());
@@ -30,7 +30,7 @@ fn run(script: &str, args: &[&str], token: &str) -> Value {
     serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"))
 }
 
-fn url(server: &Server) -> String {
+pub(crate) fn url(server: &Server) -> String {
     format!("http://{}", server.address)
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn python_client_reads_version_errors_and_parquet() {
     for number in 0..150 {
         assert_eq!(create_named(&operator, &format!("t{number}")).send(server.address).status, 201);
     }
-    let found = run("python/run", &[&url(&server)], &operator);
+    let found = run("python/run", &["client", &url(&server)], &operator);
     for scheme in ["bearer", "scheme"] {
         assert_eq!(found[scheme], json!({"result": VERSION}), "{scheme}");
     }
