@@ -1,5 +1,7 @@
 //! A minimal HTTP/2 client, for one request on a connection (RFC 9113, RFC 7541).
 
+use std::io::{self, Read};
+
 use crate::support::Connection;
 
 pub(crate) const DATA: u8 = 0;
@@ -7,6 +9,7 @@ pub(crate) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const GO_AWAY: u8 = 7;
 
 const END_STREAM: u8 = 0b001;
 const END_HEADERS: u8 = 0b100;
@@ -105,4 +108,34 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 fn literal(name: &str, value: &str) -> Vec<u8> {
     let length = |text: &str| u8::try_from(text.len()).ok().filter(|length| *length < 127).unwrap();
     [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
+}
+
+/// The head of a request with these fields and no others, which may be malformed.
+pub(crate) fn fields(fields: &[(&str, &str)], all: bool) -> Vec<u8> {
+    let flags = if all { END_HEADERS | END_STREAM } else { END_HEADERS };
+    let fields: Vec<_> = fields.iter().map(|(name, value)| literal(name, value)).collect();
+    frame(HEADERS, flags, STREAM, &fields.concat())
+}
+
+/// A part of the body of a request. `all` ends the request.
+pub(crate) fn data(bytes: &[u8], all: bool) -> Vec<u8> {
+    frame(DATA, if all { END_STREAM } else { 0 }, STREAM, bytes)
+}
+
+/// Reads until the response has ended, or the stream, or the connection.
+pub(crate) fn read_to_end(from: &mut impl Read) {
+    let mut head = [0; 9];
+    while from.read_exact(&mut head).is_ok() {
+        let length = u64::from(u32::from_be_bytes([0, head[0], head[1], head[2]]));
+        let read = io::copy(&mut from.take(length), &mut io::sink());
+        let is_of_stream = head[5..] == STREAM.to_be_bytes();
+        let is_end = match head[3] {
+            DATA | HEADERS => is_of_stream && head[4] & END_STREAM != 0,
+            RST_STREAM => is_of_stream,
+            kind => kind == GO_AWAY,
+        };
+        if is_end || read.is_err() {
+            return;
+        }
+    }
 }

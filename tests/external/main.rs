@@ -29,6 +29,8 @@ mod forgery_cases;
 #[allow(dead_code, reason = "each test crate uses a part")]
 #[path = "../conformance/harness.rs"]
 mod harness;
+#[path = "../support/hostile_requests/mod.rs"]
+mod hostile_requests;
 #[allow(dead_code, reason = "each test crate uses a part")]
 #[path = "../http2.rs"]
 mod http2;
@@ -39,6 +41,7 @@ mod needs;
 mod ownership;
 mod proxies;
 mod proxy_permissions;
+mod recorder;
 mod recovery;
 mod request_forgery;
 mod rotation;
@@ -52,6 +55,8 @@ mod store;
 mod support;
 mod tls;
 mod unknown_outcome;
+mod upstream_clients;
+mod upstream_proxies;
 
 use std::process::ExitCode;
 
@@ -166,6 +171,19 @@ fn main() -> ExitCode {
         tls::tls_below_minimum_is_refused: [CURL],
         tls::tls_variables_equal_tls_options: [CURL],
         unknown_outcome::unknown_outcome_has_advice_for_its_command: [STRACE],
+        upstream_clients::cli_does_what_it_does_at_core: [PYTHON],
+        upstream_clients::curl_does_what_its_token_permits: [CURL, PYTHON],
+        upstream_clients::each_row_of_core_needs_its_permission: [PYTHON],
+        upstream_clients::javascript_client_does_what_its_token_permits: [NODE, PYTHON],
+        upstream_clients::python_client_does_what_its_token_permits: [PYTHON],
+        upstream_clients::telegraf_writes_with_a_token_that_writes: [PYTHON],
+        upstream_proxies::admins_pass_what_permissions_cannot_name: [],
+        upstream_proxies::database_permissions_hold_for_hostile_requests: [],
+        upstream_proxies::http_permissions_hold_for_hostile_requests: [],
+        upstream_proxies::one_ambiguous_http1_request_is_no_second: [],
+        upstream_proxies::one_ambiguous_http2_request_is_no_second: [],
+        upstream_proxies::second_matcher_refuses_what_it_must: [],
+        upstream_proxies::ticket_permissions_hold_for_hostile_calls: [],
     };
     tests.extend(tests_for!(
         &proxies::KINDS,
