@@ -6,17 +6,18 @@
 
 use std::sync::Arc;
 
+use optoken::access::{Access, AuthorizeError, DatabaseAction, Target};
 use optoken::authority::Authority;
 use optoken::secret::Secret;
 use optoken::token::{
-    AuthenticateError, CommandError, ExpiringSecret, ImportOutcome, IssuedToken, Principal, ReplaceOutcome,
-    Rotation, TokenInfo, TokenKind, TokenSource,
+    AuthenticateError, CommandError, ConfiguredToken, ExpiringSecret, ImportOutcome, IssuedToken, Principal,
+    ReplaceOutcome, Rotation, TokenInfo, TokenKind, TokenSource,
 };
 use serde_json::{Value, json};
 
 use crate::faults::ScriptedStore;
 use crate::harness::{self, Bindings, Case, CaseResult};
-use crate::native::{caller_fields, is_restore, seconds, text};
+use crate::native::{caller_fields, fields, is_restore, seconds, text, texts};
 
 pub(crate) struct Runner {
     store: Arc<ScriptedStore>,
@@ -96,26 +97,35 @@ impl Runner {
                             "max-origin-bytes": limits.max_origin_bytes,
                             "max-overlap-seconds": limits.max_overlap_seconds,
                             "max-ttl-seconds": limits.max_ttl_seconds,
+                            "max-permissions": limits.max_permissions,
+                            "max-permission-bytes": limits.max_permission_bytes,
+                            "max-description-bytes": limits.max_description_bytes,
                         },
                     },
                 })
             }
             ("authenticator.authenticate", [token]) => match authority.authenticate(text(token)) {
-                Ok(Principal { id, kind, .. }) => {
-                    let kind = match kind {
-                        TokenKind::Operator => "operator",
-                        TokenKind::PreviousOperator => "previous-operator",
-                        TokenKind::NamedAdmin => "named-admin",
-                        TokenKind::Scoped => "scoped",
-                    };
-                    json!({ "ok": { "id": id, "kind": kind } })
-                }
+                Ok(token) => json!({ "ok": principal(&token) }),
                 Err(error) => json!({ "err": authenticate_error(error) }),
             },
+            ("authenticator.authorize", [token, request]) => {
+                match authority.authorize(text(token), &access(request)) {
+                    Ok(token) => json!({ "ok": principal(&token) }),
+                    Err(AuthorizeError::Authentication(error)) => {
+                        json!({ "err": authenticate_error(error) })
+                    }
+                    Err(AuthorizeError::Forbidden) => json!({ "err": "forbidden" }),
+                    Err(unknown) => panic!("{unknown:?} is none of the contract's"),
+                }
+            }
             ("tokens.create-operator", [origin]) => result(authority.create_operator(text(origin)), issued),
             ("tokens.create-named", [by, name, permissions, lifetime]) => {
                 let (token, origin) = caller(by);
-                result(authority.create_named(&token, text(name), seconds(lifetime), origin), issued)
+                let permissions = texts(permissions);
+                let permissions = permissions.as_deref();
+                let created =
+                    authority.create_named(&token, text(name), permissions, seconds(lifetime), origin);
+                result(created, issued)
             }
             ("tokens.regenerate", [by, overlap]) => {
                 let (token, origin) = caller(by);
@@ -172,8 +182,15 @@ impl Runner {
             ("provision.initialize", [origin]) => result(authority.initialize(text(origin)), Value::from),
             ("provision.hash-token", [token]) => result(authority.hash_token(&secret(token)), Value::from),
             ("provision.import-hash", [name, sha512, permissions, description, expiry, origin]) => {
-                let expiry = seconds(expiry);
-                result(authority.import_hash(text(name), text(sha512), expiry, text(origin)), imported)
+                let permissions = texts(permissions);
+                let token = ConfiguredToken {
+                    name: text(name),
+                    sha512: text(sha512),
+                    permissions: permissions.as_deref(),
+                    description: description.as_str(),
+                    expiry: seconds(expiry),
+                };
+                result(authority.import_hash(&token, text(origin)), imported)
             }
             ("provision.replace-operator", [current, sha512, overlap, origin]) => {
                 let overlap = seconds(overlap).unwrap_or(0);
@@ -193,6 +210,43 @@ pub(crate) fn normalize(answer: &Value) -> Value {
     }
     let internal = ["unreadable-catalog", "no-entropy", "other"].iter().find_map(|name| error.get(name));
     internal.map_or_else(|| answer.clone(), |why| json!({ "err": { "internal": why } }))
+}
+
+fn principal(Principal { id, kind, .. }: &Principal) -> Value {
+    let kind = match kind {
+        TokenKind::Operator => "operator",
+        TokenKind::PreviousOperator => "previous-operator",
+        TokenKind::NamedAdmin => "named-admin",
+        TokenKind::Scoped => "scoped",
+    };
+    json!({ "id": id, "kind": kind })
+}
+
+fn access(argument: &Value) -> Access<'_> {
+    let [method, host, path, query, target] = fields(argument, ["method", "host", "path", "query", "target"]);
+    let target = match target.as_object() {
+        None => match text(target) {
+            "http" => Target::Http,
+            "administration" => Target::Administration,
+            unknown => panic!("there is no target {unknown}"),
+        },
+        Some(target) if target.len() == 1 && target.contains_key("system") => {
+            Target::System(text(&target["system"]))
+        }
+        Some(target) if target.len() == 1 => {
+            let [name, action] = fields(&target["database"], ["name", "action"]);
+            let action = match text(action) {
+                "read" => DatabaseAction::Read,
+                "write" => DatabaseAction::Write,
+                "create" => DatabaseAction::Create,
+                unknown => panic!("there is no action {unknown}"),
+            };
+            Target::Database { name: text(name), action }
+        }
+        Some(target) => panic!("{target:?} is no target"),
+    };
+    let (method, host, path) = (text(method), text(host), text(path));
+    Access { method, host, path, query: query.as_str(), target }
 }
 
 fn authenticate_error(error: AuthenticateError) -> Value {
@@ -243,7 +297,7 @@ fn expiring(ExpiringSecret { sha512, expires_at, .. }: &ExpiringSecret) -> Value
 }
 
 fn info(token: &TokenInfo) -> Value {
-    let TokenInfo { id, name, sha512, created_at, updated_at, updated_by, expiry, source, .. } = token;
+    let TokenInfo { id, name, sha512, created_at, updated_at, updated_by, expiry, .. } = token;
     json!({
         "id": id,
         "name": name,
@@ -252,11 +306,13 @@ fn info(token: &TokenInfo) -> Value {
         "updated-at": updated_at,
         "updated-by": updated_by,
         "expiry": expiry,
-        "source": match source {
+        "source": match token.source {
             TokenSource::Command => "command",
             TokenSource::Imported => "imported",
             TokenSource::PreviousSecret => "previous-secret",
         },
+        "permissions": token.permissions,
+        "description": token.description,
     })
 }
 

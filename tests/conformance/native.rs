@@ -3,8 +3,10 @@
 use std::time::SystemTime;
 
 use optoken::store::{self, Store as _};
+use optoken_core::access::{Access, DatabaseAction, Target};
 use optoken_core::authority::{
-    AuthenticateError, Authority, Caller, ImportOutcome, Issued, ReplaceOutcome, Staged, hash_token,
+    AuthenticateError, Authority, AuthorizeError, Caller, ConfiguredToken, ImportOutcome, Issued,
+    ReplaceOutcome, Staged, hash_token,
 };
 use optoken_core::catalog::{MAX_TOKENS, Source, TokenRecord};
 use optoken_core::commit::CommandError;
@@ -12,7 +14,7 @@ use optoken_core::ports::{
     CatalogStore, Clock, Entropy, EntropyError, Entry, StoreError, SwapOutcome, Timestamp,
 };
 use optoken_core::rotation::{ExpiringHash, Rotation};
-use optoken_core::transition::{AuthError, CommandRejected, Principal, TokenKind};
+use optoken_core::transition::{AccessError, AuthError, CommandRejected, Principal, TokenKind};
 use serde_json::{Value, json};
 
 use crate::faults::ScriptedStore;
@@ -99,19 +101,20 @@ fn answer(authority: &mut Authority<Ports<'_>>, call: &str, args: &[Value]) -> V
             Err(error) => json!({ "err": authenticate_error(&error) }),
         },
         ("authenticator.authenticate", [token]) => match authority.authenticate(text(token)) {
-            Ok(Principal { id, kind }) => {
-                let kind = match kind {
-                    TokenKind::Operator => "operator",
-                    TokenKind::PreviousOperator => "previous-operator",
-                    TokenKind::NamedAdmin => "named-admin",
-                };
-                json!({ "ok": { "id": id, "kind": kind } })
-            }
+            Ok(token) => json!({ "ok": principal(token) }),
             Err(error) => json!({ "err": authenticate_error(&error) }),
         },
+        ("authenticator.authorize", [token, request]) => {
+            match authority.authorize(text(token), &access(request)) {
+                Ok(token) => json!({ "ok": principal(token) }),
+                Err(error) => json!({ "err": authorize_error(&error) }),
+            }
+        }
         ("tokens.create-operator", [origin]) => result(authority.create_operator(text(origin)), issued),
         ("tokens.create-named", [by, name, permissions, lifetime]) => {
-            let created = authority.create_named(caller(by), text(name), seconds(lifetime));
+            let permissions = texts(permissions);
+            let permissions = permissions.as_deref();
+            let created = authority.create_named(caller(by), text(name), permissions, seconds(lifetime));
             result(created, issued)
         }
         ("tokens.regenerate", [by, overlap]) => {
@@ -157,7 +160,15 @@ fn answer(authority: &mut Authority<Ports<'_>>, call: &str, args: &[Value]) -> V
         ("provision.initialize", [origin]) => result(authority.initialize(text(origin)), Value::from),
         ("provision.hash-token", [token]) => result(hash_token(text(token)), Value::from),
         ("provision.import-hash", [name, sha512, permissions, description, expiry, origin]) => {
-            result(authority.import_hash(text(name), text(sha512), seconds(expiry), text(origin)), imported)
+            let permissions = texts(permissions);
+            let token = ConfiguredToken {
+                name: text(name),
+                sha512: text(sha512),
+                permissions: permissions.as_deref(),
+                description: description.as_str(),
+                expiry: seconds(expiry),
+            };
+            result(authority.import_hash(&token, text(origin)), imported)
         }
         ("provision.replace-operator", [current, sha512, overlap, origin]) => result(
             authority.replace_operator(text(current), text(sha512), seconds(overlap), text(origin)),
@@ -182,6 +193,13 @@ pub(crate) fn seconds(argument: &Value) -> Option<u64> {
     (!argument.is_null()).then(|| number(argument))
 }
 
+/// An optional list of texts of a case.
+pub(crate) fn texts(argument: &Value) -> Option<Vec<String>> {
+    let texts = |texts: &Vec<Value>| texts.iter().map(|argument| text(argument).to_owned()).collect();
+    let list = || argument.as_array().unwrap_or_else(|| panic!("{argument} is no list"));
+    (!argument.is_null()).then(|| texts(list()))
+}
+
 /// Whether an argument of type `reason` is `restore`.
 pub(crate) fn is_restore(argument: &Value) -> bool {
     match text(argument) {
@@ -191,16 +209,69 @@ pub(crate) fn is_restore(argument: &Value) -> bool {
     }
 }
 
+/// The fields of a record, and no other.
+pub(crate) fn fields<'a, const N: usize>(argument: &'a Value, names: [&str; N]) -> [&'a Value; N] {
+    let fields = argument.as_object().filter(|fields| fields.len() == N);
+    names.map(|name| fields.and_then(|fields| fields.get(name)).unwrap_or_else(|| panic!("no {name}")))
+}
+
 /// The fields of a record `caller`, and no other.
 pub(crate) fn caller_fields(argument: &Value) -> (&str, &str) {
-    let fields = argument.as_object().filter(|fields| fields.len() == 2);
-    let field = |name| fields.and_then(|fields| fields.get(name)).unwrap_or_else(|| panic!("no {name}"));
-    (text(field("credential")), text(field("origin")))
+    let [credential, origin] = fields(argument, ["credential", "origin"]);
+    (text(credential), text(origin))
 }
 
 fn caller(argument: &Value) -> Caller<'_> {
     let (credential, origin) = caller_fields(argument);
     Caller { credential, origin }
+}
+
+fn principal(Principal { id, kind }: Principal) -> Value {
+    let kind = match kind {
+        TokenKind::Operator => "operator",
+        TokenKind::PreviousOperator => "previous-operator",
+        TokenKind::NamedAdmin => "named-admin",
+        TokenKind::Scoped => "scoped",
+    };
+    json!({ "id": id, "kind": kind })
+}
+
+fn access(argument: &Value) -> Access<'_> {
+    // No permission depends on the query.
+    let [method, host, path, _, target] = fields(argument, ["method", "host", "path", "query", "target"]);
+    let target = match target.as_object() {
+        None => match text(target) {
+            "http" => Target::Http,
+            "administration" => Target::Administration,
+            unknown => panic!("there is no target {unknown}"),
+        },
+        Some(target) if target.len() == 1 && target.contains_key("system") => {
+            Target::System(text(&target["system"]))
+        }
+        Some(target) if target.len() == 1 => {
+            let [name, action] = fields(&target["database"], ["name", "action"]);
+            let action = match text(action) {
+                "read" => DatabaseAction::Read,
+                "write" => DatabaseAction::Write,
+                "create" => DatabaseAction::Create,
+                unknown => panic!("there is no action {unknown}"),
+            };
+            Target::Database(text(name), action)
+        }
+        Some(target) => panic!("{target:?} is no target"),
+    };
+    Access { method: text(method), host: text(host), path: text(path), target }
+}
+
+fn authorize_error(error: &AuthorizeError) -> Value {
+    match error {
+        AuthorizeError::Refused(AccessError::Unauthenticated(AuthError::Unknown)) => json!("unknown-token"),
+        AuthorizeError::Refused(AccessError::Unauthenticated(AuthError::Expired { at })) => {
+            json!({ "expired": at })
+        }
+        AuthorizeError::Refused(AccessError::Forbidden) => json!("forbidden"),
+        AuthorizeError::Unavailable(_) => json!("unavailable"),
+    }
 }
 
 fn authenticate_error(error: &AuthenticateError) -> Value {
@@ -258,6 +329,8 @@ fn info(token: &TokenRecord) -> Value {
             Source::Import => "imported",
             Source::PreviousSecret => "previous-secret",
         },
+        "permissions": token.permissions.as_ref().map(|permissions| permissions.texts().collect::<Vec<_>>()),
+        "description": token.description,
     })
 }
 
@@ -272,11 +345,13 @@ fn command_error(error: CommandError) -> Value {
             CommandRejected::AlreadyExists(name) => json!({ "already-exists": name }),
             CommandRejected::OperatorProtected => json!("operator-protected"),
             CommandRejected::Full => json!({ "full": MAX_TOKENS }),
-            CommandRejected::Overlapping { .. } | CommandRejected::FormerUnknown => {
-                json!({ "conflict": denial.to_string() })
-            }
+            CommandRejected::Overlapping { .. }
+            | CommandRejected::FormerUnknown
+            | CommandRejected::ScopesFull => json!({ "conflict": denial.to_string() }),
             CommandRejected::Name(error) => invalid(error.to_string()),
             CommandRejected::TooLong { .. }
+            | CommandRejected::OperatorScope
+            | CommandRejected::Description
             | CommandRejected::SecretTaken(_)
             | CommandRejected::SecretRevoked => invalid(denial.to_string()),
             CommandRejected::SecretCollision => json!({ "no-entropy": denial.to_string() }),
@@ -289,5 +364,6 @@ fn command_error(error: CommandError) -> Value {
         CommandError::Entropy(error) => json!({ "no-entropy": error.to_string() }),
         CommandError::Weak(error) => invalid(error.to_string()),
         CommandError::Hash(error) => invalid(error.to_string()),
+        CommandError::Permission(error) => invalid(error.to_string()),
     }
 }

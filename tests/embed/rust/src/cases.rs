@@ -146,6 +146,27 @@ fn to_wit(value: &Value, of_type: &Type) -> Result<Val> {
             });
             Val::Record(fields.collect::<Result<_>>()?)
         }
+        (Type::List(list), Value::Array(items)) => {
+            Val::List(items.iter().map(|item| to_wit(item, &list.ty())).collect::<Result<_>>()?)
+        }
+        (Type::Variant(variant), value) => {
+            // A case without payload is its name, any other an object of one key.
+            let (name, payload) = match value {
+                Value::String(name) => (name, None),
+                Value::Object(fields) if fields.len() == 1 => {
+                    fields.iter().next().map(|(name, payload)| (name, Some(payload))).context("no case")?
+                }
+                value => bail!("{value} is no variant"),
+            };
+            let case = variant.cases().find(|case| case.name == name);
+            let case = case.with_context(|| format!("there is no {name}"))?;
+            let payload = match (case.ty, payload) {
+                (Some(of_type), Some(payload)) => Some(Box::new(to_wit(payload, &of_type)?)),
+                (None, None) => None,
+                _ => bail!("{name} has another payload"),
+            };
+            Val::Variant(name.clone(), payload)
+        }
         (Type::Option(_), Value::Null) => Val::Option(None),
         (Type::Option(option), value) => Val::Option(Some(Box::new(to_wit(value, &option.ty())?))),
         (of_type, value) => bail!("{value} is no {of_type:?}"),
