@@ -226,11 +226,11 @@ const RESULT_REMOVED: Change = ("recovery.wit", "-> result<issued-token, command
 const CASE_ADDED: Change = ("types.wit", "        full(u32),\n", "        full(u32),\n        tired,\n");
 const CASE_RETYPED: Change = ("types.wit", "full(u32)", "full(u64)");
 const CASE_OF_ENUM_ADDED: Change =
-    ("authenticator.wit", "        named-admin,\n", "        named-admin,\n        auditor,\n");
+    ("authenticator.wit", "        scoped,\n", "        scoped,\n        auditor,\n");
 const FIELD_ADDED: Change = (
     "types.wit",
-    "        source: token-source,\n",
-    "        source: token-source,\n        note: string,\n",
+    "        description: option<string>,\n    }\n",
+    "        description: option<string>,\n        note: string,\n    }\n",
 );
 const FIELD_REMOVED: Change = ("types.wit", "        origin: string,\n", "");
 const IMPORT_ADDED: Change = (
@@ -291,12 +291,12 @@ const BREAKING: [(&str, Change, &str); 17] = [
     (
         "a case of an enum added",
         CASE_OF_ENUM_ADDED,
-        "optoken:authority/authenticator.token-kind, case 4: expected none, found `auditor`",
+        "optoken:authority/authenticator.token-kind, case 5: expected none, found `auditor`",
     ),
     (
         "a field added",
         FIELD_ADDED,
-        "optoken:authority/types.token-info, field 9: expected none, found `note: string`",
+        "optoken:authority/types.token-info, field 11: expected none, found `note: string`",
     ),
     (
         "a field removed",

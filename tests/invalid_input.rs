@@ -11,7 +11,7 @@ use crate::support::{
     CREATE, Connection, RECOVERY, REGENERATE, Request, TIMEOUT, TestEnv, eventually, get, post,
 };
 
-const NEWER: &str = r#"{"format":3}"#;
+const NEWER: &str = r#"{"format":4}"#;
 
 const UNKNOWN: &str = "apiv3_unknown";
 
@@ -108,7 +108,7 @@ fn unreadable_catalog_prevents_start() {
     for (document, message) in [
         (
             NEWER.to_owned(),
-            "the catalog has format 3, this version reads formats 1 to 2; a newer version may have written it",
+            "the catalog has format 4, this version reads formats 1 to 3; a newer version may have written it",
         ),
         (String::new(), "the catalog is damaged"),
         ("{}".to_owned(), "the catalog is damaged"),

@@ -25,7 +25,11 @@ fn texts_use_the_called_name() {
             assert!(output.stdout.contains(&expected), "{args}: {}", output.stdout);
         }
         for (args, code, expected) in [
-            ("create token", 2, format!("Use: {name} create token --admin [OPTIONS]\n")),
+            (
+                "create token",
+                2,
+                format!("Use: {name} create token --admin [OPTIONS], or: {name} create token --permission "),
+            ),
             ("show tokens --host http://127.0.0.1:1", 1, format!("Start it with:\n  {name} serve\n")),
             ("delete token --token-name _admin", 1, format!("use: {name} create token --admin ")),
         ] {

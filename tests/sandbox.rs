@@ -130,6 +130,9 @@ impl MisbehavingComponent<'_> {
                     (i32.const 1024))
                 (export "optoken:authority/authenticator@0.2.0#authenticate" (func $authenticate))
                 (export "optoken:authority/authenticator@0.2.0#describe" (func $authenticate))
+                (func (export "optoken:authority/authenticator@0.2.0#authorize")
+                    (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+                    (call $authenticate (local.get 0) (local.get 1)))
                 ;; An error of case 2: `forbidden`.
                 (func $command (param i32 i32) (result i32)
                     (if (i32.or
@@ -152,11 +155,12 @@ impl MisbehavingComponent<'_> {
                 (export "optoken:authority/tokens@0.2.0#cancel" (func $end))
                 (export "optoken:authority/tokens@0.2.0#end-overlap" (func $end))
                 (func (export "optoken:authority/tokens@0.2.0#create-named")
-                    (param i32 i32 i32 i32 i32 i32 i32 i64) (result i32)
+                    (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i64) (result i32)
                     (call $command (local.get 0) (local.get 1)))
                 (func (export "optoken:authority/tokens@0.2.0#delete") (param i32 i32 i32 i32 i32 i32) (result i32)
                     (call $command (local.get 0) (local.get 1)))
-                (func $import (param i32 i32 i32 i32 i32 i64 i32 i32) (result i32)
+                (func $import
+                    (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i64 i32 i32) (result i32)
                     (call $command (local.get 0) (local.get 1)))
                 (func (export "optoken:authority/provision@0.2.0#hash-token") (param i32 i32) (result i32)
                     (call $command (local.get 0) (local.get 1)))
