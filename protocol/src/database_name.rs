@@ -16,7 +16,7 @@ pub fn is_database_name(name: &str) -> bool {
     bytes.len() <= MAX_BYTES
         && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
         && bytes.iter().all(is_of_name)
-        && bytes.iter().filter(|byte| **byte == b'/').count() <= 1
+        && bytes.split(|byte| *byte == b'/').nth(2).is_none()
         && bytes.last() != Some(&b'/')
 }
 

@@ -97,7 +97,8 @@ fn is_same(left: &[u8], right: &[u8]) -> bool {
     };
     let (left, _) = left.as_chunks();
     let (right, _) = right.as_chunks();
-    word(left_end) == word(right_end) && left.iter().zip(right).all(|(left, right)| word(left) == word(right))
+    word(*left_end) == word(*right_end)
+        && left.iter().zip(right).all(|(left, right)| word(*left) == word(*right))
 }
 
 /// An order of texts: by length, then by their bytes.
@@ -105,8 +106,8 @@ fn compare(left: &[u8], right: &[u8]) -> Ordering {
     left.len().cmp(&right.len()).then_with(|| left.cmp(right))
 }
 
-fn word(bytes: &[u8; 8]) -> u64 {
-    u64::from_ne_bytes(*bytes)
+const fn word(bytes: [u8; 8]) -> u64 {
+    u64::from_ne_bytes(bytes)
 }
 
 #[cfg(test)]
