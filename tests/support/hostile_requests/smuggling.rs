@@ -48,10 +48,10 @@ pub(crate) const HTTP1: &[RawRow] = &[
     raw("coding with a form feed", post!("Transfer-Encoding: \x0cchunked\r\n\r\n0\r\n\r\nGET /secret HTTP/1.1\r\nHost: x\r\n\r\n"), &[]),
     raw("coding with a vertical tabulator", post!("Transfer-Encoding: chunked\x0b\r\n\r\n0\r\n\r\nGET /secret HTTP/1.1\r\nHost: x\r\n\r\n"), &[]),
     raw("chunked is not last", post!("Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\nGET /secret HTTP/1.1\r\nHost: x\r\n\r\n"), &[]),
-    raw("chunked twice", post!("Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\nGET /secret HTTP/1.1\r\nHost: x\r\n\r\n"), &["POST /a/x"]),
+    raw("chunked twice", post!("Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\nGET /secret HTTP/1.1\r\nHost: x\r\n\r\n"), &[]),
     raw("two codings in two lines", post!("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\nGET /secret HTTP/1.1\r\nHost: x\r\n\r\n"), &[]),
-    raw("identity and chunked in two lines", post!("Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /secret HTTP/1.1\r\nHost: x\r\n\r\n"), &["POST /a/x"]),
-    raw("gzip and chunked", post!("Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\nGET /secret HTTP/1.1\r\nHost: x\r\n\r\n"), &["POST /a/x"]),
+    raw("identity and chunked in two lines", post!("Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /secret HTTP/1.1\r\nHost: x\r\n\r\n"), &[]),
+    raw("gzip and chunked", post!("Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\nGET /secret HTTP/1.1\r\nHost: x\r\n\r\n"), &[]),
     raw("coding of an old version", b"POST /a/x HTTP/1.0\r\nHost: service.example\r\nAuthorization: Bearer TOKEN\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /secret HTTP/1.1\r\nHost: x\r\n\r\n", &[]),
     // Names and lines that are malformed.
     raw("space before the colon", post!("Content-Length: 33\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\nGET /secret HTTP/1.1\r\nHost: x\r\n\r\n"), &[]),

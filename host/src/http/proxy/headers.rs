@@ -23,6 +23,13 @@ const RESERVED: [&str; 6] =
 /// How the names of headers begin that replace the method.
 const OVERRIDES: [&str; 2] = ["x-http-method", "x-method-override"];
 
+/// Returns whether a body in HTTP/1 has no coding but the one that the connection removes.
+pub(super) fn is_coding_known(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_chunked = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    codings.next().is_none_or(is_chunked) && codings.next().is_none()
+}
+
 /// Removes what is for this hop alone. Returns whether trailers are accepted (`TE: trailers`).
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) -> bool {
     let accepts_trailers = lists(headers, TE, "trailers");
@@ -176,6 +183,19 @@ mod tests {
         assert_eq!(names(&sent), ["accept", "content-length", "host", "trailer"]);
         for te in ["gzip", "trailers2", ""] {
             assert!(!remove_hop_by_hop(&mut headers(&[("te", te)])), "{te}");
+        }
+    }
+
+    #[test]
+    fn other_transfer_codings_are_unknown() {
+        for (lines, expected) in [
+            (&[][..], true),
+            (&[("transfer-encoding", "Chunked ")], true),
+            (&[("transfer-encoding", "gzip, chunked")], false),
+            (&[("transfer-encoding", "chunked, chunked")], false),
+            (&[("transfer-encoding", "identity"), ("transfer-encoding", "chunked")], false),
+        ] {
+            assert_eq!(is_coding_known(&headers(lines)), expected, "{lines:?}");
         }
     }
 

@@ -75,6 +75,10 @@ impl Plan {
         is_scoped: bool,
         allows_websocket: bool,
     ) -> Result<Self, Problem> {
+        if !headers::is_coding_known(&parts.headers) {
+            let text = "the body has a transfer coding beside chunked";
+            return Err(Problem::InvalidArgument(text.to_owned()));
+        }
         let host = Host::of(&parts, url)?;
         let is_http_11 = parts.version == Version::HTTP_11;
         let path = path.unwrap_or(parts.uri.path()).to_owned();
