@@ -6,7 +6,7 @@ use crate::support::Connection;
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
+pub(crate) const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GO_AWAY: u8 = 7;
@@ -79,6 +79,18 @@ pub(crate) fn synchronize(connection: &mut Connection) {
     for _ in 0..3 {
         connection.write(&frame(PING, 0, 0, &[0; 8]));
         while read_frame(connection).0 != PING {}
+    }
+}
+
+/// Returns the kinds of the frames that come before the response to a ping.
+pub(crate) fn kinds_until_ping(connection: &mut Connection) -> Vec<u8> {
+    connection.write(&frame(PING, 0, 0, &[0; 8]));
+    let mut kinds = Vec::new();
+    loop {
+        match read_frame(connection).0 {
+            PING => return kinds,
+            kind => kinds.push(kind),
+        }
     }
 }
 

@@ -182,6 +182,7 @@ fn main() -> ExitCode {
         upstream_proxies::http_permissions_hold_for_hostile_requests: [],
         upstream_proxies::one_ambiguous_http1_request_is_no_second: [],
         upstream_proxies::one_ambiguous_http2_request_is_no_second: [],
+        upstream_proxies::refusal_over_http2_resets_no_short_body: [],
         upstream_proxies::second_matcher_refuses_what_it_must: [],
         upstream_proxies::ticket_permissions_hold_for_hostile_calls: [],
     };

@@ -19,7 +19,7 @@ use crate::hostile_requests::{HTTP, HTTP1, HTTP2, Http2Row, INFLUXDB3, Message, 
 use crate::http2;
 use crate::recorder::{Received, Recorder};
 use crate::support::{
-    self, CaseName, NAMED_ADMIN, Response, Server, TIMEOUT, TestEnv, get, post, remember_tokens,
+    self, CaseName, Connection, NAMED_ADMIN, Response, Server, TIMEOUT, TestEnv, get, post, remember_tokens,
 };
 
 /// The token of the service itself.
@@ -338,6 +338,29 @@ pub(crate) fn one_ambiguous_http2_request_is_no_second() {
             setup.check(row.name, (&token, row.permissions), &received, row.arrives.as_slice());
         }
     }
+}
+
+/// Some clients lose a response whose stream is reset before their body has its end.
+pub(crate) fn refusal_over_http2_resets_no_short_body() {
+    let setup = Setup::new("http", "1.1");
+    let scoped = format!("Bearer {}", setup.token("http:/a/*:read").token);
+    for (path, authorization) in [
+        ("/a/x", "Bearer apiv3_wrong"),
+        ("/a/x", scoped.as_str()),
+        ("/api/v3/configure/token/named_admin", "Bearer apiv3_wrong"),
+        ("/api/v3/configure/token/named_admin", scoped.as_str()),
+    ] {
+        let _case = CaseName(path);
+        let head = [("authorization", authorization), ("content-length", "2")];
+        let mut connection = Connection::open(setup.server.address).unwrap();
+        connection.write(&http2::opening());
+        connection.write(&http2::request("POST", path, &head, false));
+        http2::read_data(&mut connection);
+        assert!(!http2::kinds_until_ping(&mut connection).contains(&http2::RST_STREAM));
+        connection.write(&http2::data(b"{}", true));
+        assert!(!http2::kinds_until_ping(&mut connection).contains(&http2::RST_STREAM));
+    }
+    assert!(setup.recorder.drain().is_empty());
 }
 
 fn http2_frames(row: &Http2Row, token: &str) -> Vec<Vec<u8>> {

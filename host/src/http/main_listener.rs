@@ -28,9 +28,12 @@ use crate::http::proxy::options::UpstreamOptions;
 use crate::http::refusal::{Client, Refusals};
 use crate::http::{OTHER_PATH, Options, problem, response};
 use crate::metrics::Metrics;
+use crate::secret::Secret;
+use crate::server::body::discard;
 use crate::server::connections::{ConnectionHandle, ConnectionLimits, ConnectionMode};
 use crate::server::peer::Peer;
 use crate::server::serve::{Request, Response, Service};
+use crate::token::Principal;
 
 /// How many connections may be open at a time, if the limit of open files allows it.
 pub(crate) const MAX_CONNECTIONS: usize = 1280;
@@ -133,6 +136,25 @@ impl MainListener {
     }
 
     async fn dispatch(&self, peer: &Peer, mut request: Request) -> Result<Response, Problem> {
+        match self.admit(peer, &mut request) {
+            Ok((endpoint, credential, principal)) => {
+                let client = Client::new(peer.clone(), request.headers());
+                let state = RequestState::new(Arc::clone(&self.state), client);
+                (endpoint.handler)(ApiRequest { state, credential, principal, request }).await
+            }
+            Err(problem) => {
+                discard(request.version(), request.into_body());
+                Err(problem)
+            }
+        }
+    }
+
+    /// Returns the endpoint of a request that may have it, with its credential and token.
+    fn admit(
+        &self,
+        peer: &Peer,
+        request: &mut Request,
+    ) -> Result<(&Endpoint, Option<Secret>, Option<Principal>), Problem> {
         // The same response, whose body the server leaves out (RFC 9110, section 9.3.2). A question
         // of a proxy keeps the method that it is about.
         if request.method() == Method::HEAD && !paths::is_verify(request.uri().path()) {
@@ -141,11 +163,11 @@ impl MainListener {
         if is_disabled(&self.state.options, request.uri().path()) {
             return Err(Problem::AuthDisabled);
         }
-        let rules = Rules::of(&self.state.options, &request);
-        let (credential, principal) = authenticate(&self.state, peer, &mut request, rules)?;
+        let rules = Rules::of(&self.state.options, request);
+        let (credential, principal) = authenticate(&self.state, peer, request, rules)?;
         if let (Some(credential), Some(principal)) = (&credential, principal) {
             let client = Client::new(peer.clone(), request.headers());
-            scope::check(&self.state, &client, credential, principal, &request)?;
+            scope::check(&self.state, &client, credential, principal, request)?;
         }
         let endpoint = self
             .endpoints
@@ -154,9 +176,7 @@ impl MainListener {
             .find(|endpoint| endpoint.matches(request.method(), request.uri().path()))
             // An unknown method is answered like an unknown path.
             .ok_or(Problem::PathNotFound)?;
-        let client = Client::new(peer.clone(), request.headers());
-        let state = RequestState::new(Arc::clone(&self.state), client);
-        (endpoint.handler)(ApiRequest { state, credential, principal, request }).await
+        Ok((endpoint, credential, principal))
     }
 
     /// Returns the label of a path in the metrics. All unknown paths share one, so clients cannot

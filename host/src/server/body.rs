@@ -6,11 +6,38 @@ use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body, Bytes, Frame, SizeHint};
+use hyper::Version;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use tokio::runtime::Handle;
+use tokio::time;
 
 use crate::server::connections::InFlightGuard;
+
+/// How much of a body is read that is not needed, and how long.
+const DISCARDED_BYTES: usize = 64 << 10;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Drops the body of a request whose response does not need it.
+///
+/// HTTP/2 resets the stream of a body that is dropped before its end. Some clients lose the response
+/// then, such as curl 7. So a short rest is read beside the response. Over HTTP/1, the connection
+/// reads it.
+pub(crate) fn discard(version: Version, mut body: Incoming) {
+    if version != Version::HTTP_2 || body.is_end_stream() {
+        return;
+    }
+    // There is no runtime while the process ends.
+    let Ok(runtime) = Handle::try_current() else { return };
+    runtime.spawn(time::timeout(DISCARD_TIMEOUT, async move {
+        let mut left = Some(DISCARDED_BYTES);
+        while let (Some(bytes), Some(Ok(frame))) = (left, body.frame().await) {
+            left = bytes.checked_sub(frame.data_ref().map_or(0, Bytes::len));
+        }
+    }));
+}
 
 /// The body of a response.
 #[derive(Default)]

@@ -15,6 +15,7 @@ use crate::http::main_listener::authentication::{Rules, authenticate};
 use crate::http::proxy::Proxy;
 use crate::http::proxy::failure::{Refusal, is_grpc};
 use crate::http::refusal::{self, Client, Reason, Refused, RequestText};
+use crate::server::body::discard;
 use crate::server::connections::ConnectionHandle;
 use crate::server::serve::{Request, Response};
 use crate::token::TokenKind;
@@ -64,7 +65,14 @@ async fn forward(
         is_confirmation: false,
         case: SchemeCase::Any,
     };
-    let (credential, principal) = authenticate(state, connection.peer(), &mut request, rules)?;
+    let authenticated = authenticate(state, connection.peer(), &mut request, rules);
+    let (credential, principal) = match authenticated {
+        Ok(authenticated) => authenticated,
+        Err(problem) => {
+            discard(request.version(), request.into_body());
+            return Err(problem.into());
+        }
+    };
     let client = Client::new(connection.peer().clone(), request.headers());
     let path_for_log = refusal::path_for_log(request.uri()).to_owned();
     let is_scoped = principal.is_some_and(|principal| principal.kind == TokenKind::Scoped);

@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
-use hyper::HeaderMap;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::{HeaderMap, Version};
 use thiserror::Error;
 use tokio::time::{self, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -21,7 +21,7 @@ use crate::http::proxy::exchange::{End, Exchange};
 use crate::http::proxy::failure::Refusal;
 use crate::http::proxy::headers;
 use crate::metrics::upstream::Failure;
-use crate::server::body::StreamError;
+use crate::server::body::{StreamError, discard};
 
 /// How long the body of a request waits for the upstream to ask for it (RFC 9110, section 10.1.1).
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -67,6 +67,8 @@ pub(super) struct RequestBody {
     /// What was read already, to authorize the request.
     prefix: Option<Bytes>,
     rest: Option<Incoming>,
+    /// That of the connection to the client.
+    version: Version,
     /// Trailers that were read ahead.
     trailers: Option<HeaderMap>,
     /// `None` for a request of this server.
@@ -84,12 +86,16 @@ struct Gate {
 impl RequestBody {
     /// Returns a body without content.
     pub(super) const fn empty() -> Self {
-        Self { prefix: None, rest: None, trailers: None, exchange: None, stop: Stop(None), gate: None }
+        Self::from_parts(None, Version::HTTP_11)
     }
 
     /// Returns the body of a request of which nothing was read.
-    pub(super) fn new(rest: Incoming) -> Self {
-        Self { rest: Some(rest), ..Self::empty() }
+    pub(super) const fn new(rest: Incoming, version: Version) -> Self {
+        Self::from_parts(Some(rest), version)
+    }
+
+    const fn from_parts(rest: Option<Incoming>, version: Version) -> Self {
+        Self { prefix: None, rest, version, trailers: None, exchange: None, stop: Stop(None), gate: None }
     }
 
     /// Reads ahead until `read` returns a value, which gets what was read and whether that is all
@@ -132,8 +138,8 @@ impl RequestBody {
     }
 
     /// Returns what was read ahead.
-    pub(super) fn into_read(self) -> Bytes {
-        self.prefix.unwrap_or_default()
+    pub(super) fn into_read(mut self) -> Bytes {
+        self.prefix.take().unwrap_or_default()
     }
 
     /// Ends the body with its exchange.
@@ -168,6 +174,14 @@ impl RequestBody {
         match &mut self.rest {
             Some(rest) => Pin::new(rest).poll_frame(cx),
             None => Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
+        }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let Some(rest) = self.rest.take() {
+            discard(self.version, rest);
         }
     }
 }

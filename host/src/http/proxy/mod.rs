@@ -131,8 +131,9 @@ impl Proxy {
         }
         let on_upgrade = hyper::upgrade::on(&mut request);
         let (parts, incoming) = request.into_parts();
+        let body = RequestBody::new(incoming, parts.version);
         let plan = Plan::new(parts, path, &self.options.url, is_scoped, self.options.allows_websocket)?;
-        Ok(Received { plan, body: RequestBody::new(incoming), on_upgrade, is_normal: path.is_some() })
+        Ok(Received { plan, body, on_upgrade, is_normal: path.is_some() })
     }
 
     /// Returns how a query in SQL uses the table of tokens.
