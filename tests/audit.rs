@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use sha2::{Digest as _, Sha512_256};
 
 use crate::support::{
     CONFIRM, CREATE, Cli, CommandOutput, Connection, NOT_AUTHENTICATED, OVERLAP, RECOVERY, REGENERATE, STAGE,
-    Server, TestEnv, create_named, delete_named, eventually, get, post, request, sha512_hex,
+    Server, TIMEOUT, TestEnv, create_named, delete_named, eventually, get, post, request, sha512_hex,
 };
 
 const AUDIT: &str = "/api/v3/configure/token/audit";
@@ -215,6 +216,7 @@ fn killed_server_loses_no_record() {
     let token = server.create();
     for round in 0..12 {
         let (address, credential) = (server.address, token.clone());
+        let (changed, first_change) = mpsc::channel();
         let client = thread::spawn(move || {
             for number in 0.. {
                 let request = create_named(&credential, &format!("{round}-{number}"));
@@ -223,9 +225,11 @@ fn killed_server_loses_no_record() {
                 if connection.read().is_err() {
                     break;
                 }
+                let _ = changed.send(());
             }
         });
-        thread::sleep(Duration::from_millis(20 + 7 * round));
+        first_change.recv_timeout(TIMEOUT).unwrap();
+        thread::sleep(Duration::from_millis(7 * round));
         server.kill();
         client.join().unwrap();
         server = env.audited(&[]).start();

@@ -221,7 +221,7 @@ fn certain_path(path: &str) -> Result<Cow<'_, str>, UnknownRequest> {
 
 /// Returns whether a service may read a dot segment in a segment. Windows removes dots and spaces
 /// at the end of a name. A service that decodes too early ends the path at `?` or `#`.
-fn is_trimmed_to_dots(segment: &str) -> bool {
+pub(crate) fn is_trimmed_to_dots(segment: &str) -> bool {
     let kept = segment.split("%23").next().and_then(|kept| kept.split("%3F").next()).unwrap_or_default();
     !kept.is_empty() && kept.replace("%20", ".").bytes().all(|byte| byte == b'.')
 }

@@ -22,8 +22,8 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Drops the body of a request whose response does not need it.
 ///
-/// HTTP/2 resets the stream of a body that is dropped before its end. Some clients lose the response
-/// then, such as curl 7. So a short rest is read beside the response. Over HTTP/1, the connection
+/// HTTP/2 resets the stream of a body that is dropped before its end. Some clients, such as curl 7,
+/// lose the response then. So a short rest is read beside the response. Over HTTP/1, the connection
 /// reads it.
 pub(crate) fn discard(version: Version, mut body: Incoming) {
     if version != Version::HTTP_2 || body.is_end_stream() {

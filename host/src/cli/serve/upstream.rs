@@ -10,6 +10,7 @@ use clap::Args;
 use clap::error::ErrorKind;
 use tokio::net::lookup_host;
 
+use crate::cli::pasted;
 use crate::cli::token_file::{MAX_BYTES, SavedToken};
 use crate::cli::usage_error::UsageError;
 use crate::client::{ClientRole, Trust};
@@ -249,7 +250,12 @@ fn read_token(path: &Path) -> anyhow::Result<Secret> {
         readers_of(&metadata) != Readers::Others,
         "others can read the token (mode {mode:o}); run: chmod 0600 {shown}"
     );
-    Ok(SavedToken::from_file(&file)?.token)
+    let token = SavedToken::from_file(&file)?.token;
+    // JSON may hold any text.
+    if let Err(error) = pasted::token(token.expose()) {
+        bail!("the token in it {error}");
+    }
+    Ok(token)
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {

@@ -10,6 +10,7 @@ use optoken_protocol::request_path::normalize;
 
 use crate::http::api::sql;
 use crate::http::api::state::{AppState, RequestState};
+use crate::http::guarded_request::is_trimmed_to_dots;
 use crate::http::influxdb3::system_tokens_query::SystemTokens;
 use crate::http::main_listener::authentication::{Rules, authenticate};
 use crate::http::proxy::Proxy;
@@ -60,6 +61,7 @@ async fn forward(
     connection: &ConnectionHandle,
 ) -> Result<Response, Refusal> {
     let path = normalize(request.uri().path()).map(Cow::into_owned).ok();
+    let path = path.filter(|path| !path.split('/').any(is_trimmed_to_dots));
     let rules = Rules {
         is_open: path.as_deref().is_some_and(|path| state.options.disabled_authz.covers(path)),
         is_confirmation: false,

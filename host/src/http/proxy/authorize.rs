@@ -25,7 +25,7 @@ pub(super) async fn target(
         ReadOutcome::Target(target) => Some(target),
     };
     let target = body.read_ahead(row.limit(), read).await?;
-    Ok(target.unwrap_or(OwnedTarget::Administration("the database does not stand at the begin of the body")))
+    Ok(target.unwrap_or(OwnedTarget::Administration("the first MiB of the body does not name the database")))
 }
 
 /// Returns how a query in SQL uses the table of tokens, which this server has. A query that cannot

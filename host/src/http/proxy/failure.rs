@@ -5,7 +5,7 @@ use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use optoken_protocol::media_type::TEXT;
 use optoken_protocol::percent;
-use optoken_protocol::problem::Problem;
+use optoken_protocol::problem::{MISSING_PERMISSION, Problem};
 
 use crate::http::problem;
 use crate::http::response;
@@ -53,7 +53,7 @@ impl Refusal {
     fn text(&self) -> String {
         match self {
             Self::Problem(problem) => problem.text().into_owned(),
-            Self::MissingPermission(_) => Problem::MissingPermission.text().into_owned(),
+            Self::MissingPermission(reason) => format!("{MISSING_PERMISSION}: {reason}"),
             Self::Method => "this server passes no request of this method on".to_owned(),
             Self::BadGateway => "the upstream of this server cannot be reached, try again later".to_owned(),
             Self::GatewayTimeout => {
@@ -103,7 +103,10 @@ impl Refusal {
         match self {
             Self::Problem(problem) => return problem::response_to(problem, offers_basic),
             Self::MissingPermission(_) => {
-                return problem::response_to(&Problem::MissingPermission, offers_basic);
+                let mut response = problem::response_to(&Problem::MissingPermission, offers_basic);
+                // The reason is a text of this program, without a quote.
+                *response.body_mut() = format!(r#"{{"error": "{}"}}"#, self.text()).into();
+                return response;
             }
             _ => {}
         }

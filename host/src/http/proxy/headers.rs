@@ -20,6 +20,10 @@ const HOP_BY_HOP: [&str; 6] =
 const RESERVED: [&str; 6] =
     ["x-auth-token-", "forwarded", "x-forwarded-", "x-real-ip", "x-original-", "x-rewrite-url"];
 
+/// Headers that a client may send, or that end here, but not with an underscore for a hyphen.
+const ALIASED: [&str; 6] =
+    ["authorization", "connection", "content-length", "content-type", "host", "transfer-encoding"];
+
 /// How the names of headers begin that replace the method.
 const OVERRIDES: [&str; 2] = ["x-http-method", "x-method-override"];
 
@@ -64,9 +68,10 @@ pub(super) fn remove_reserved(headers: &mut HeaderMap, may_override_method: bool
 fn is_reserved(name: &str, may_override_method: bool) -> bool {
     let name = if name.contains('_') { Cow::from(name.replace('_', "-")) } else { Cow::from(name) };
     // With an underscore, it reaches some services as the header of that name.
-    let is_alias =
-        matches!(&name, Cow::Owned(name) if name == "authorization" || name == "host" || name == "proxy");
+    let is_alias = matches!(&name, Cow::Owned(name) if ALIASED.contains(&name.as_str()));
+    // A service that runs programs (CGI) sets the proxy of these by it.
     is_alias
+        || name == "proxy"
         || RESERVED.iter().any(|prefix| name.starts_with(prefix))
         || !may_override_method && OVERRIDES.iter().any(|prefix| name.starts_with(prefix))
 }
@@ -219,6 +224,10 @@ mod tests {
             ("x-original-method", "GET"),
             ("x-rewrite-url", "/admin"),
             ("proxy_", "x"),
+            ("proxy", "http://attacker.example"),
+            ("content_length", "0"),
+            ("transfer_encoding", "chunked"),
+            ("content_type", "text/plain"),
             ("x-http-method-override", "DELETE"),
             ("x_method_override", "DELETE"),
             ("x-auth", "kept"),

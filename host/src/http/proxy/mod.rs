@@ -192,6 +192,10 @@ impl Proxy {
         if is_scoped && !(is_normal && plan.host.normal.is_some()) {
             return Err(Refusal::MissingPermission("its path or host has no normal form"));
         }
+        // Some services read it as that of upper case.
+        if is_scoped && plan.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
+            return Err(Refusal::MissingPermission("its method has a lower-case letter"));
+        }
         let target = if is_scoped {
             authorize::target(self.kind.get(), plan, body).await?
         } else {
