@@ -46,7 +46,7 @@ impl OwnedTarget {
     pub(crate) const fn refusal(&self) -> &'static str {
         match self {
             Self::Http | Self::Database { .. } | Self::System(_) => {
-                "its permissions do not cover the request"
+                "no permission covers the request"
             }
             Self::Administration(reason) => reason,
         }
