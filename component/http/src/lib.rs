@@ -13,8 +13,11 @@
 //! |---|---|
 //! | `POST /api/v3/configure/token/admin` | create the operator token, if the environment allows it |
 //! | `POST /api/v3/configure/token/admin/regenerate` | replace it; the JSON `{"overlap_secs": n}` keeps the previous one accepted for that time |
-//! | any method, `/api/v3/verify` and every path below it | forward authentication: 200, 401 or 503, without a body |
+//! | any method, `/api/v3/verify` and every path below it | forward authentication: 200, 401, 403 or 503, without a body |
 //! | `GET`, `HEAD /health` | requires a token, unless `OPTOKEN_DISABLE_AUTHZ=health` is set |
+//!
+//! A token with permissions of its own is answered 403 at every path but `/health`, where it needs
+//! `system:health:read`. A proxy asks without path and host, which a permission `http` needs.
 //!
 //! Statuses, headers and bodies are those of the server in this repository. The differences come
 //! from `wasi:http`:

@@ -2,10 +2,10 @@
 
 use alloc::string::ToString as _;
 
-use optoken_core::authority::AuthenticateError;
+use optoken_core::authority::{AuthenticateError, AuthorizeError};
 use optoken_core::catalog::{MAX_TOKENS, OPERATOR};
 use optoken_core::commit::CommandError;
-use optoken_core::transition::CommandRejected;
+use optoken_core::transition::{AccessError, CommandRejected};
 use optoken_protocol::problem::Problem;
 
 /// The text of the problem that no request may create the operator token.
@@ -21,6 +21,15 @@ pub(crate) fn of_authentication(error: &AuthenticateError) -> Problem {
     match error {
         AuthenticateError::Refused(_) => Problem::InvalidToken,
         AuthenticateError::Unavailable(_) => Problem::Unavailable,
+    }
+}
+
+/// Returns the problem of a request that a token may not send.
+pub(crate) const fn of_authorization(error: &AuthorizeError) -> Problem {
+    match error {
+        AuthorizeError::Refused(AccessError::Unauthenticated(_)) => Problem::InvalidToken,
+        AuthorizeError::Refused(AccessError::Forbidden) => Problem::MissingPermission,
+        AuthorizeError::Unavailable(_) => Problem::Unavailable,
     }
 }
 

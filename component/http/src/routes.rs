@@ -6,9 +6,11 @@ use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec;
 
-use optoken_core::authority::{AuthenticateError, Authority, Caller, Issued};
+use optoken_core::access::{Access, Target};
+use optoken_core::authority::{AuthenticateError, Authority, AuthorizeError, Caller, Issued};
 use optoken_core::commit::CommandError;
 use optoken_core::ports::{CatalogStore, Clock, Entropy};
+use optoken_core::transition::TokenKind;
 use optoken_protocol::credentials::SchemeCase;
 use optoken_protocol::fields::KnownFields;
 use optoken_protocol::issued_token::IssuedToken;
@@ -123,7 +125,8 @@ fn dispatch<P: CatalogStore + Entropy + Clock>(
     }
 }
 
-/// Returns the presented token, if it is accepted. The first of several headers counts.
+/// Returns the presented token, if it is accepted and may send this request. The first of several
+/// headers counts. The body is not read.
 fn authenticate<P: CatalogStore + Entropy + Clock>(
     request: &impl Request,
     authority: &mut Authority<P>,
@@ -132,13 +135,34 @@ fn authenticate<P: CatalogStore + Entropy + Clock>(
     // No client of InfluxDB asks there.
     let case = if paths::is_verify(request.path()) { SchemeCase::Any } else { SchemeCase::Exact };
     let token = credentials::parse(&header, case)?;
-    authority.authenticate(&token).map_err(|error| {
+    let unavailable = |cause: &CommandError| request.log(&format!("cannot authenticate tokens: {cause}"));
+    if paths::HEALTH.contains(&request.path()) {
+        let access = Access {
+            method: request.method(),
+            host: "",
+            path: request.path(),
+            target: Target::System("health"),
+        };
+        authority.authorize(&token, &access).map_err(|error| {
+            if let AuthorizeError::Unavailable(cause) = &error {
+                unavailable(cause);
+            }
+            problem::of_authorization(&error)
+        })?;
+        return Ok(token);
+    }
+    let principal = authority.authenticate(&token).map_err(|error| {
         if let AuthenticateError::Unavailable(cause) = &error {
-            request.log(&format!("cannot authenticate tokens: {cause}"));
+            unavailable(cause);
         }
         problem::of_authentication(&error)
     })?;
-    Ok(token)
+    match principal.kind {
+        TokenKind::Operator | TokenKind::PreviousOperator | TokenKind::NamedAdmin => Ok(token),
+        // No permission covers a path of this component. Of a request that forward authentication
+        // asks about, it knows neither host nor path.
+        TokenKind::Scoped => Err(Problem::MissingPermission),
+    }
 }
 
 fn create<P: CatalogStore + Entropy + Clock>(

@@ -286,6 +286,67 @@ fn other_paths_are_404() {
     assert_eq!((healthy.status, text(&healthy)), (200, "OK"));
 }
 
+/// Ports with an operator token and a token with these permissions, and that token.
+fn scoped(permission: &str) -> (MemoryPorts, String) {
+    let (mut ports, operator) = bootstrapped();
+    let caller = Caller { credential: &operator, origin: "" };
+    let issued = Authority::new(&mut ports).create_named(caller, "ci", Some(&[permission.into()]), Some(60));
+    (ports, issued.unwrap().secret.expose().to_owned())
+}
+
+#[test]
+fn scoped_token_is_refused_before_the_body_is_read() {
+    let (mut ports, token) = scoped("http:/*:*");
+    let refusal = r#"{"error": "the token lacks the permission for this"}"#;
+    let challenge = r#"Bearer realm="influxdb3", error="insufficient_scope""#;
+    for (method, path, body) in [
+        ("GET", VERIFY, ""),
+        ("OPTIONS", "/api/v3/verify/orders/7", ""),
+        ("POST", REGENERATE, refusal),
+        ("GET", REGENERATE, refusal),
+        ("GET", OPERATOR, refusal),
+        ("GET", "/", refusal),
+        ("HEAD", "/orders/7", refusal),
+        ("GET", "/health", refusal),
+        ("POST", "/api/v1/health", refusal),
+    ] {
+        // A body that is read is a 413.
+        let request = FakeRequest { body: vec![b' '; MAX_BODY_BYTES + 1], ..request(method, path, &token) };
+        let response = send(&mut ports, request);
+        assert_eq!((response.status, text(&response)), (403, body), "{method} {path}");
+        assert_eq!(header(&response, "www-authenticate"), challenge, "{method} {path}");
+        assert_eq!(header(&response, "x-auth-token-id"), "", "{method} {path}");
+    }
+}
+
+#[test]
+fn scoped_token_needs_its_permission_at_health() {
+    for (permission, status) in [
+        ("system:health:read", 200),
+        ("system:*:read", 200),
+        ("system:metrics,ping:read", 403),
+        ("db:*:*", 403),
+        ("http:/health:*", 403),
+    ] {
+        let (mut ports, token) = scoped(permission);
+        for path in paths::HEALTH {
+            for method in ["GET", "HEAD"] {
+                let response = send(&mut ports, request(method, path, &token));
+                assert_eq!(response.status, status, "{permission} {method} {path}");
+            }
+        }
+        assert_eq!(send(&mut ports, request("GET", VERIFY, &token)).status, 403, "{permission}");
+        ports.now += 60_000;
+        for path in ["/health", "/", VERIFY] {
+            assert_eq!(send(&mut ports, request("GET", path, &token)).status, 401, "{permission} {path}");
+        }
+        ports.store_error = Some(StoreError::Unavailable("no disk".into()));
+        let mut health = request("GET", "/health", &token);
+        assert_eq!(respond(&mut health, &mut ports, Options::default()).status, 503);
+        assert!(health.log.borrow().contains("no disk"));
+    }
+}
+
 #[test]
 fn accepted_sequence_is_a_number() {
     let accepted = |value: &str| accepted_sequence(&[("OPTOKEN_ACCEPT_CATALOG_AT".into(), value.into())]);
