@@ -1,9 +1,12 @@
 //! Parses the command line. Knows the commands and their options, and nothing of their execution.
+//!
+//! The core parses permissions, so that its errors are those of every host.
 
 use alloc::borrow::ToOwned as _;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use optoken_core::access::{Access, DatabaseAction, Target};
 use optoken_protocol::token::PREFIX;
 use thiserror::Error;
 
@@ -34,8 +37,9 @@ pub(crate) struct Invocation {
 pub(crate) enum Command {
     /// Creates the operator token.
     CreateOperator,
-    /// Creates a named admin token, which does not expire without a lifetime.
-    CreateNamed { name: String, lifetime_seconds: Option<u64> },
+    /// Creates a named token, which does not expire without a lifetime. Without permissions it has
+    /// all.
+    CreateNamed { name: String, permissions: Option<Vec<String>>, lifetime_seconds: Option<u64> },
     /// Replaces the operator token; the previous secret stays accepted for the overlap.
     Regenerate { overlap_seconds: Option<u64> },
     /// Stages a secret for the operator token: the one with this hash, or a new one.
@@ -48,9 +52,11 @@ pub(crate) enum Command {
     EndOverlap,
     /// Prints number and kind of the token.
     Authenticate,
+    /// Prints whether the token may send this request.
+    Authorize(Request),
     /// Prints the record of the token.
     Describe,
-    /// Deletes a named admin token.
+    /// Deletes a named token.
     Delete { name: String },
     /// Prints the operator token and its rotation.
     Status,
@@ -69,7 +75,13 @@ pub(crate) enum Command {
     Check,
     /// Imports a token by its hash, or by its text on standard input. `expiry` is in milliseconds
     /// since the epoch.
-    Import { name: String, expiry: Option<u64>, sha512: Option<String> },
+    Import {
+        name: String,
+        permissions: Option<Vec<String>>,
+        description: Option<String>,
+        expiry: Option<u64>,
+        sha512: Option<String>,
+    },
     /// Prints the hash of a token.
     Hash,
     /// Replaces the operator token by that of a configuration, whose earlier token has the hash
@@ -79,6 +91,64 @@ pub(crate) enum Command {
     Help,
     /// Prints the version.
     Version,
+}
+
+/// A request of a client of another service, as `access` in `wit/authenticator.wit`. No permission
+/// depends on the query string.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    /// Empty if it is not known.
+    pub(crate) host: String,
+    pub(crate) path: String,
+    pub(crate) target: RequestTarget,
+}
+
+/// What a request acts on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RequestTarget {
+    Http,
+    Database(String, DatabaseAction),
+    System(String),
+    Administration,
+}
+
+impl Request {
+    /// Returns the request, as the core reads it.
+    pub(crate) fn access(&self) -> Access<'_> {
+        let target = match &self.target {
+            RequestTarget::Http => Target::Http,
+            RequestTarget::Database(name, action) => Target::Database(name, *action),
+            RequestTarget::System(name) => Target::System(name),
+            RequestTarget::Administration => Target::Administration,
+        };
+        Access { method: &self.method, host: &self.host, path: &self.path, target }
+    }
+}
+
+impl RequestTarget {
+    fn parse(text: &str) -> Result<Self, UsageError> {
+        match text {
+            "http" => return Ok(Self::Http),
+            "administration" => return Ok(Self::Administration),
+            _ => {}
+        }
+        if let Some(name) = text.strip_prefix("system:") {
+            return Ok(Self::System(name.to_owned()));
+        }
+        // The name of a database may hold colons.
+        let (name, action) = text
+            .strip_prefix("db:")
+            .and_then(|rest| rest.rsplit_once(':'))
+            .ok_or(UsageError::UnknownTarget)?;
+        let action = match action {
+            "read" => DatabaseAction::Read,
+            "write" => DatabaseAction::Write,
+            "create" => DatabaseAction::Create,
+            _ => return Err(UsageError::UnknownTarget),
+        };
+        Ok(Self::Database(name.to_owned(), action))
+    }
 }
 
 impl Command {
@@ -92,6 +162,7 @@ impl Command {
             | Self::Cancel
             | Self::EndOverlap
             | Self::Authenticate
+            | Self::Authorize(_)
             | Self::Describe
             | Self::Hash
             | Self::Delete { .. } => true,
@@ -135,6 +206,9 @@ pub(crate) enum UsageError {
     /// The reason of a recovery is none of the contract.
     #[error("--reason is lost-secret or restore")]
     UnknownReason,
+    /// The target of a request is none of the contract.
+    #[error("--target is http, db:NAME:read, db:NAME:write, db:NAME:create, system:NAME or administration")]
+    UnknownTarget,
     /// A required option or argument is missing.
     #[error("{command} needs {required}")]
     Missing { command: String, required: &'static str },
@@ -146,7 +220,7 @@ pub(crate) enum UsageError {
 }
 
 /// The options with a value.
-const VALUED: [&str; 13] = [
+const VALUED: [&str; 20] = [
     "--data",
     "--state",
     "--accept-catalog-at",
@@ -160,6 +234,31 @@ const VALUED: [&str; 13] = [
     "--expiry",
     "--after",
     "--reason",
+    PERMISSION,
+    "--description",
+    "--method",
+    "--host",
+    "--path",
+    "--query",
+    "--target",
+];
+
+/// The option that may stand several times.
+const PERMISSION: &str = "--permission";
+
+/// The options whose values neither hold a token nor reach a check of the core that rejects it. The
+/// origin and permissions are recorded, and errors repeat the paths of directories.
+const WITHOUT_TOKEN: [&str; 10] = [
+    "--data",
+    "--state",
+    "--origin",
+    PERMISSION,
+    "--description",
+    "--method",
+    "--host",
+    "--path",
+    "--query",
+    "--target",
 ];
 
 /// The arguments, split into options and words, before a command checks them.
@@ -196,7 +295,11 @@ fn command(mut raw: RawArgs) -> Result<Command, UsageError> {
     let missing = |required| UsageError::Missing { command: word.clone(), required };
     let command = match word.as_str() {
         "create" => match raw.take("--name") {
-            Some(name) => Command::CreateNamed { name, lifetime_seconds: raw.number("--lifetime")? },
+            Some(name) => Command::CreateNamed {
+                name,
+                permissions: raw.permissions(),
+                lifetime_seconds: raw.number("--lifetime")?,
+            },
             None => Command::CreateOperator,
         },
         "regenerate" => Command::Regenerate { overlap_seconds: raw.number("--overlap")? },
@@ -205,6 +308,18 @@ fn command(mut raw: RawArgs) -> Result<Command, UsageError> {
         "cancel" => Command::Cancel,
         "end-overlap" => Command::EndOverlap,
         "authenticate" => Command::Authenticate,
+        "authorize" => {
+            let request = Request {
+                method: raw.take("--method").ok_or_else(|| missing("--method METHOD"))?,
+                host: raw.take("--host").unwrap_or_default(),
+                path: raw.take("--path").ok_or_else(|| missing("--path PATH"))?,
+                target: RequestTarget::parse(
+                    &raw.take("--target").ok_or_else(|| missing("--target TARGET"))?,
+                )?,
+            };
+            raw.take("--query");
+            Command::Authorize(request)
+        }
         "describe" => Command::Describe,
         "delete" => {
             let name = words.next().ok_or_else(|| missing("the NAME of a token"))?;
@@ -226,6 +341,8 @@ fn command(mut raw: RawArgs) -> Result<Command, UsageError> {
         "check" => Command::Check,
         "import" => Command::Import {
             name: raw.take("--name").ok_or_else(|| missing("--name NAME"))?,
+            permissions: raw.permissions(),
+            description: raw.take("--description"),
             expiry: raw.number("--expiry")?,
             sha512: raw.take("--sha512"),
         },
@@ -282,13 +399,11 @@ impl RawArgs {
                     reject_token(name)?;
                     return Err(UsageError::UnknownOption(name.to_owned()));
                 };
-                if raw.options.iter().any(|(known, _)| *known == name) {
+                if name != PERMISSION && raw.options.iter().any(|(known, _)| *known == name) {
                     return Err(UsageError::Duplicate(name));
                 }
                 let value = value.or_else(|| arguments.next()).ok_or(UsageError::NoValue(name))?;
-                // The origin is recorded, and errors repeat the path. The core rejects tokens as
-                // names.
-                if matches!(name, "--origin" | "--data" | "--state") {
+                if WITHOUT_TOKEN.contains(&name) {
                     reject_token(&value)?;
                 }
                 raw.options.push((name, value));
@@ -301,7 +416,13 @@ impl RawArgs {
 
     fn take(&mut self, name: &str) -> Option<String> {
         let position = self.options.iter().position(|(option, _)| *option == name)?;
-        Some(self.options.swap_remove(position).1)
+        Some(self.options.remove(position).1)
+    }
+
+    /// Takes the permissions in their order, if there are any.
+    fn permissions(&mut self) -> Option<Vec<String>> {
+        let texts: Vec<_> = core::iter::from_fn(|| self.take(PERMISSION)).collect();
+        (!texts.is_empty()).then_some(texts)
     }
 
     fn number(&mut self, name: &'static str) -> Result<Option<u64>, UsageError> {

@@ -4,8 +4,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use optoken_core::authority::{
-    AuthenticateError, Authority, Caller, ConfiguredToken, ImportOutcome, Issued, ReplaceOutcome, Staged,
-    hash_token,
+    AuthenticateError, Authority, AuthorizeError, Caller, ConfiguredToken, ImportOutcome, Issued,
+    ReplaceOutcome, Staged, hash_token,
 };
 use optoken_core::catalog::{Source, TokenRecord};
 use optoken_core::commit::CommandError;
@@ -39,6 +39,8 @@ pub(crate) enum Output {
     Hash(String),
     /// Number and kind of a token.
     Principal(Principal),
+    /// Number and kind of a token that may do what was asked.
+    Allowed(Principal),
     /// The operator token, if there is one, and its rotation.
     Status(Option<(TokenRecord, Rotation)>),
     /// All tokens.
@@ -75,6 +77,9 @@ pub(crate) enum Error {
     /// The token was not accepted.
     #[error(transparent)]
     Authenticate(#[from] AuthenticateError),
+    /// The token was not accepted, or lacks the permission.
+    #[error(transparent)]
+    Authorize(#[from] AuthorizeError),
 }
 
 /// Executes a command. `token` is the presented token, or empty. Returns `None` for commands that
@@ -88,8 +93,8 @@ pub(crate) fn execute<P: CatalogStore + Entropy + Clock>(
     let caller = Caller { credential: token, origin };
     Ok(Some(match command {
         Command::CreateOperator => Output::Issued(authority.create_operator(origin)?),
-        Command::CreateNamed { name, lifetime_seconds } => {
-            Output::Issued(authority.create_named(caller, name, None, *lifetime_seconds)?)
+        Command::CreateNamed { name, permissions, lifetime_seconds } => {
+            Output::Issued(authority.create_named(caller, name, permissions.as_deref(), *lifetime_seconds)?)
         }
         Command::Regenerate { overlap_seconds } => {
             Output::Issued(authority.regenerate(caller, *overlap_seconds)?)
@@ -113,6 +118,7 @@ pub(crate) fn execute<P: CatalogStore + Entropy + Clock>(
             Output::OverlapEnded(authority.list_tokens()?.iter().filter(made_since).cloned().collect())
         }
         Command::Authenticate => Output::Principal(authority.authenticate(token)?),
+        Command::Authorize(request) => Output::Allowed(authority.authorize(token, &request.access())?),
         Command::Describe => Output::Described(authority.describe(token)?.clone()),
         Command::Delete { name } => Output::Deleted(authority.delete(caller, name)?),
         Command::Status => {
@@ -136,12 +142,15 @@ pub(crate) fn execute<P: CatalogStore + Entropy + Clock>(
             authority.load()?;
             Output::Done("The catalog can be read.")
         }
-        Command::Import { name, expiry, sha512: Some(sha512) } => {
-            Output::Import(authority.import_hash(&configured(name, sha512, *expiry), origin)?)
-        }
-        Command::Import { name, expiry, sha512: None } => {
-            let sha512 = hash_token(token)?;
-            Output::Import(authority.import_hash(&configured(name, &sha512, *expiry), origin)?)
+        Command::Import { name, permissions, description, expiry, sha512 } => {
+            let configured = ConfiguredToken {
+                name,
+                sha512: &sha512.clone().map_or_else(|| hash_token(token), Ok)?,
+                permissions: permissions.as_deref(),
+                description: description.as_deref(),
+                expiry: *expiry,
+            };
+            Output::Import(authority.import_hash(&configured, origin)?)
         }
         Command::Hash => Output::Hash(hash_token(token)?),
         Command::Replace { current, sha512, overlap_seconds } => {
@@ -149,8 +158,4 @@ pub(crate) fn execute<P: CatalogStore + Entropy + Clock>(
         }
         Command::Help | Command::Version => return Ok(None),
     }))
-}
-
-const fn configured<'a>(name: &'a str, sha512: &'a str, expiry: Option<u64>) -> ConfiguredToken<'a> {
-    ConfiguredToken { name, sha512, permissions: None, description: None, expiry }
 }

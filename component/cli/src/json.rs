@@ -4,13 +4,15 @@
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use optoken_core::authority::{AuthenticateError, ImportOutcome, Issued, ReplaceOutcome, Staged};
+use optoken_core::authority::{
+    AuthenticateError, AuthorizeError, ImportOutcome, Issued, ReplaceOutcome, Staged,
+};
 use optoken_core::catalog::{MAX_TOKENS, Source, TokenRecord};
 use optoken_core::commit::CommandError;
 use optoken_core::ports::Timestamp;
 use optoken_core::rotation::{self, ExpiringHash};
 use optoken_core::token::Secret;
-use optoken_core::transition::{self, AuthError, CommandRejected};
+use optoken_core::transition::{self, AccessError, AuthError, CommandRejected};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -62,6 +64,8 @@ struct TokenInfo<'a> {
     updated_by: Option<u64>,
     expiry: Option<Timestamp>,
     source: TokenSource,
+    permissions: Option<Vec<&'a str>>,
+    description: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -212,7 +216,8 @@ impl<'a> From<&'a Output> for Value<'a> {
                 ReplaceOutcome::Revoked => Replacement::Revoked,
             }),
             Output::Hash(sha512) => Self::Hash(sha512),
-            Output::Principal(transition::Principal { id, kind }) => Self::Principal(Principal {
+            Output::Principal(transition::Principal { id, kind })
+            | Output::Allowed(transition::Principal { id, kind }) => Self::Principal(Principal {
                 id: *id,
                 kind: match kind {
                     transition::TokenKind::Operator => TokenKind::Operator,
@@ -269,22 +274,26 @@ impl<'a> From<&'a TokenRecord> for TokenInfo<'a> {
                 Source::Import => TokenSource::Imported,
                 Source::PreviousSecret => TokenSource::PreviousSecret,
             },
+            permissions: token.permissions.as_ref().map(|permissions| permissions.texts().collect()),
+            description: token.description.as_deref(),
         }
     }
 }
 
 impl From<&execute::Error> for Error {
     fn from(error: &execute::Error) -> Self {
+        let refused = |error: &AuthError| match error {
+            AuthError::Unknown => Self::UnknownToken,
+            AuthError::Expired { at } => Self::Expired(*at),
+        };
         match error {
-            execute::Error::Authenticate(AuthenticateError::Refused(AuthError::Unknown)) => {
-                Self::UnknownToken
+            execute::Error::Authenticate(AuthenticateError::Refused(error))
+            | execute::Error::Authorize(AuthorizeError::Refused(AccessError::Unauthenticated(error))) => {
+                refused(error)
             }
-            execute::Error::Authenticate(AuthenticateError::Refused(AuthError::Expired { at })) => {
-                Self::Expired(*at)
-            }
-            execute::Error::Authenticate(AuthenticateError::Unavailable(_)) => {
-                Self::AuthenticationUnavailable
-            }
+            execute::Error::Authorize(AuthorizeError::Refused(AccessError::Forbidden)) => Self::Forbidden,
+            execute::Error::Authenticate(AuthenticateError::Unavailable(_))
+            | execute::Error::Authorize(AuthorizeError::Unavailable(_)) => Self::AuthenticationUnavailable,
             execute::Error::Command(error) => error.into(),
         }
     }

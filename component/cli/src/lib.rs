@@ -32,7 +32,7 @@ use alloc::format;
 use alloc::string::String;
 use core::fmt::Display;
 
-use optoken_core::authority::{AuthenticateError, Authority};
+use optoken_core::authority::{AuthenticateError, Authority, AuthorizeError};
 use optoken_core::commit::CommandError;
 #[cfg(target_arch = "wasm32")]
 use optoken_runtime as _;
@@ -98,6 +98,7 @@ fn unavailable(command: &Command, reason: String) -> Error {
     let error = CommandError::Unavailable(reason);
     match command {
         Command::Authenticate | Command::Describe => AuthenticateError::Unavailable(error).into(),
+        Command::Authorize(_) => AuthorizeError::Unavailable(error).into(),
         _ => error.into(),
     }
 }

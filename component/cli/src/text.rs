@@ -5,12 +5,14 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
-use optoken_core::authority::{AuthenticateError, ImportOutcome, Issued, ReplaceOutcome, Staged};
+use optoken_core::authority::{
+    AuthenticateError, AuthorizeError, ImportOutcome, Issued, ReplaceOutcome, Staged,
+};
 use optoken_core::catalog::{CatalogError, OPERATOR, Source, TokenRecord};
 use optoken_core::commit::CommandError;
 use optoken_core::ports::Timestamp;
 use optoken_core::rotation::{ExpiringHash, Rotation};
-use optoken_core::transition::{AuthError, CommandRejected, Principal, TokenKind};
+use optoken_core::transition::{AccessError, AuthError, CommandRejected, Principal, TokenKind};
 use optoken_protocol::timestamp::rfc3339;
 use zeroize::Zeroizing;
 
@@ -25,7 +27,9 @@ Usage: wasmtime run --dir DIR::/data optoken-cli.wasm [OPTIONS] COMMAND
 
 Commands; those marked * read a token from standard input:
   create                       create the operator token, once, and print it
-  create --name NAME *         create a named admin token, and print it
+  create --name NAME *         create a named token, and print it; it is an admin token
+                               unless it has permissions of its own
+      --permission TEXT        what it may do; give the option once for each permission
       --lifetime SECONDS       expire it after this time [default: never]
   regenerate *                 replace the operator token, which is the one presented
       --overlap SECONDS        accept the previous token for this time [default: 0]
@@ -38,8 +42,16 @@ Commands; those marked * read a token from standard input:
   cancel *                     cancel the staged token
   end-overlap *                revoke the previous token
   authenticate *               print number and kind of the token
+  authorize *                  print number and kind of the token, if it may send a request
+                               to another service
+      --method METHOD          the method, such as GET
+      --host HOST              the host, in lower case and without port [default: unknown]
+      --path PATH              the path, in normal form
+      --query TEXT             the query string; no permission depends on it
+      --target TARGET          what the request acts on: http, db:NAME:read, db:NAME:write,
+                               db:NAME:create, system:NAME or administration
   describe *                   print the record of the token
-  delete NAME *                delete a named admin token
+  delete NAME *                delete a named token
   status                       print the operator token and its rotation
   list                         print all tokens, by their hashes
   audit                        print the newest audit records, one JSON object a line
@@ -53,6 +65,8 @@ Commands; those marked * read a token from standard input:
   initialize                   give the catalog its id, a UUID, and print it
   check                        check that the catalog can be read
   import --name NAME *         import a token that was created elsewhere
+      --permission TEXT        what it may do, as with create [default: everything]
+      --description TEXT       what it is for
       --expiry MILLISECONDS    expire it at this time, in milliseconds since 1970
       --sha512 HEX             import its hash; reads no token
   hash *                       print the hash of a token that was created elsewhere
@@ -61,6 +75,12 @@ Commands; those marked * read a token from standard input:
       --current HEX            the hash of the earlier token of the configuration
       --sha512 HEX             the hash of its new token
       --overlap SECONDS        accept the earlier token for this time [default: 0]
+
+Permissions: TYPE:NAMES:ACTIONS, at most 32 for a token. `*` stands for all.
+  db:NAMES:ACTIONS       databases of InfluxDB 3; actions read, write, create
+  system:NAMES:read      health, metrics, ping
+  http:PATTERN:ACTIONS   [HOST]/PATH of any service, a * at its end for any text; actions
+                         read, write, or methods: 'http:/orders/*:GET,POST'
 
 Options:
   --data PATH     the directory with the catalog: one that the runtime has opened, or
@@ -179,6 +199,7 @@ pub(crate) fn output(output: &Output) -> Zeroizing<String> {
         },
         Output::Hash(sha512) => format!("{sha512}\n"),
         Output::Principal(token) => principal(*token),
+        Output::Allowed(token) => format!("The token may do this. {}", principal(*token)),
         Output::Status(None) => "There is no operator token; create it with: optoken-cli create\n".into(),
         Output::Status(Some((operator, rotation))) => {
             format!("{}rotation: {}\n", details(operator), rotation_status(rotation))
@@ -200,10 +221,14 @@ pub(crate) fn output(output: &Output) -> Zeroizing<String> {
 /// Returns an error and the next step, in full lines.
 pub(crate) fn failure(error: &Error, command: &Command, data: &str) -> String {
     let next = match error {
-        Error::Authenticate(AuthenticateError::Refused(_)) => NEW_TOKEN.into(),
-        Error::Authenticate(AuthenticateError::Unavailable(error)) | Error::Command(error) => {
-            next_step(error, command, data)
+        Error::Authenticate(AuthenticateError::Refused(_))
+        | Error::Authorize(AuthorizeError::Refused(AccessError::Unauthenticated(_))) => NEW_TOKEN.into(),
+        Error::Authorize(AuthorizeError::Refused(AccessError::Forbidden)) => {
+            "Print its permissions with: optoken-cli describe".into()
         }
+        Error::Authenticate(AuthenticateError::Unavailable(error))
+        | Error::Authorize(AuthorizeError::Unavailable(error))
+        | Error::Command(error) => next_step(error, command, data),
     };
     let next = if next.is_empty() { next } else { format!("{next}\n") };
     format!("Error: {error}\n{next}")
@@ -239,6 +264,7 @@ pub(crate) const fn output_failed_hint(command: &Command) -> &'static str {
             "The command was carried out. Running it again is safe, and prints the result.\n"
         }
         Command::Authenticate
+        | Command::Authorize(_)
         | Command::Hash
         | Command::Describe
         | Command::Status
@@ -279,6 +305,7 @@ const fn unknown_outcome_hint(command: &Command) -> &'static str {
         | Command::Import { .. }
         | Command::Replace { .. } => "Run it again: it succeeds, whether the change was made or not.",
         Command::Authenticate
+        | Command::Authorize(_)
         | Command::Hash
         | Command::Describe
         | Command::Status
@@ -297,7 +324,12 @@ fn next_step(error: &CommandError, command: &Command, data: &str) -> String {
             CommandRejected::Unauthenticated(AuthError::Unknown | AuthError::Expired { .. }) => {
                 NEW_TOKEN.into()
             }
-            CommandRejected::Forbidden => "Present the operator token itself on standard input.".into(),
+            CommandRejected::Forbidden => match command {
+                Command::CreateNamed { .. } | Command::Delete { .. } => {
+                    "Present a token with all permissions on standard input.".into()
+                }
+                _ => "Present the operator token itself on standard input.".into(),
+            },
             CommandRejected::NotFound(name) if name == OPERATOR => {
                 "Create it with: optoken-cli create".into()
             }
@@ -369,15 +401,23 @@ fn rotation_status(rotation: &Rotation) -> String {
 
 fn details(token: &TokenRecord) -> String {
     format!(
-        "id: {}\nname: {}\nsource: {}\ncreated: {}\nupdated: {}\nexpiry: {}\nsha512: {}\n",
+        "id: {}\nname: {}\nsource: {}\ncreated: {}\nupdated: {}\nexpiry: {}\nsha512: {}\npermissions: {}\n\
+         description: {}\n",
         token.id,
         token.name,
         source(token),
         rfc3339(token.created_at),
         timestamp_or_never(token.updated_at),
         timestamp_or_never(token.expiry),
-        token.hash
+        token.hash,
+        permissions(token),
+        token.description.as_deref().unwrap_or("none")
     )
+}
+
+/// Returns the permissions with spaces between them: none of them holds a space.
+fn permissions(token: &TokenRecord) -> String {
+    token.permissions.as_ref().map_or_else(|| "all".into(), |permissions| permissions.to_string())
 }
 
 const fn source(token: &TokenRecord) -> &'static str {
@@ -394,8 +434,8 @@ fn timestamp_or_never(at: Option<Timestamp>) -> String {
 
 /// Returns one line a token, in columns.
 fn table(tokens: &[TokenRecord]) -> String {
-    const HEAD: [&str; 7] = ["ID", "NAME", "SOURCE", "CREATED", "UPDATED", "EXPIRY", "SHA512"];
-    let rows: Vec<[String; 7]> = core::iter::once(HEAD.map(Into::into))
+    const HEAD: [&str; 8] = ["ID", "NAME", "SOURCE", "CREATED", "UPDATED", "EXPIRY", "SHA512", "PERMISSIONS"];
+    let rows: Vec<[String; 8]> = core::iter::once(HEAD.map(Into::into))
         .chain(tokens.iter().map(|token| {
             [
                 token.id.to_string(),
@@ -405,10 +445,11 @@ fn table(tokens: &[TokenRecord]) -> String {
                 timestamp_or_never(token.updated_at),
                 timestamp_or_never(token.expiry),
                 token.hash.to_string(),
+                permissions(token),
             ]
         }))
         .collect();
-    let mut widths = [0; 7];
+    let mut widths = [0; 8];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);

@@ -12,14 +12,26 @@ fn command(line: &str) -> Result<Command, UsageError> {
 fn commands_parse_with_their_options() {
     let name = || "ci".to_owned();
     let hash = || Some("ab".to_owned());
+    let create = |name: &str, lifetime_seconds| Command::CreateNamed {
+        name: name.into(),
+        permissions: None,
+        lifetime_seconds,
+    };
+    let import = |expiry, sha512| Command::Import {
+        name: name(),
+        permissions: None,
+        description: None,
+        expiry,
+        sha512,
+    };
     for (line, expected) in [
         ("create", Command::CreateOperator),
-        ("create --name ci", Command::CreateNamed { name: name(), lifetime_seconds: None }),
-        ("create --lifetime 60 --name ci", Command::CreateNamed { name: name(), lifetime_seconds: Some(60) }),
-        ("create --name=ci --lifetime=0", Command::CreateNamed { name: name(), lifetime_seconds: Some(0) }),
-        ("create --name --json", Command::CreateNamed { name: "--json".into(), lifetime_seconds: None }),
-        ("create --name=", Command::CreateNamed { name: String::new(), lifetime_seconds: None }),
-        ("create --name=a=b", Command::CreateNamed { name: "a=b".into(), lifetime_seconds: None }),
+        ("create --name ci", create("ci", None)),
+        ("create --lifetime 60 --name ci", create("ci", Some(60))),
+        ("create --name=ci --lifetime=0", create("ci", Some(0))),
+        ("create --name --json", create("--json", None)),
+        ("create --name=", create("", None)),
+        ("create --name=a=b", create("a=b", None)),
         ("regenerate", Command::Regenerate { overlap_seconds: None }),
         ("regenerate --overlap 60", Command::Regenerate { overlap_seconds: Some(60) }),
         ("stage", Command::Stage { sha512: None, ttl_seconds: None }),
@@ -42,11 +54,8 @@ fn commands_parse_with_their_options() {
         ("recover --reason=restore", Command::Recover { restore: true }),
         ("initialize", Command::Initialize),
         ("check", Command::Check),
-        ("import --name ci", Command::Import { name: name(), expiry: None, sha512: None }),
-        (
-            "import --sha512 ab --expiry 7 --name ci",
-            Command::Import { name: name(), expiry: Some(7), sha512: hash() },
-        ),
+        ("import --name ci", import(None, None)),
+        ("import --sha512 ab --expiry 7 --name ci", import(Some(7), hash())),
         (
             "replace --current cd --sha512 ab --overlap 5",
             Command::Replace { current: "cd".into(), sha512: "ab".into(), overlap_seconds: Some(5) },
@@ -58,6 +67,67 @@ fn commands_parse_with_their_options() {
         ("-V", Command::Version),
     ] {
         assert_eq!(command(line), Ok(expected), "{line}");
+    }
+}
+
+#[test]
+fn permissions_parse_in_their_order() {
+    let texts = |texts: &[&str]| Some(texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+    for (line, expected) in [
+        ("--permission db:b:read", texts(&["db:b:read"])),
+        (
+            "--permission db:c:* --permission=db:a:* --permission db:b:*",
+            texts(&["db:c:*", "db:a:*", "db:b:*"]),
+        ),
+        ("--permission x --permission x", texts(&["x", "x"])),
+        ("--permission=", texts(&[""])),
+        ("", None),
+    ] {
+        let created = command(&format!("create {line} --lifetime 5 --name ci"));
+        let expected_command = Command::CreateNamed {
+            name: "ci".into(),
+            permissions: expected.clone(),
+            lifetime_seconds: Some(5),
+        };
+        assert_eq!(created, Ok(expected_command), "{line}");
+        let imported = command(&format!("import {line} --sha512 ab --description press --name ci"));
+        let expected_command = Command::Import {
+            name: "ci".into(),
+            permissions: expected,
+            description: Some("press".into()),
+            expiry: None,
+            sha512: Some("ab".into()),
+        };
+        assert_eq!(imported, Ok(expected_command), "{line}");
+    }
+}
+
+#[test]
+fn request_parses_with_each_target() {
+    let database = |name: &str, action| RequestTarget::Database(name.into(), action);
+    for (target, expected) in [
+        ("http", RequestTarget::Http),
+        ("administration", RequestTarget::Administration),
+        ("system:health", RequestTarget::System("health".into())),
+        ("system:", RequestTarget::System(String::new())),
+        ("db:a:read", database("a", DatabaseAction::Read)),
+        ("db:a:b:write", database("a:b", DatabaseAction::Write)),
+        ("db::create", database("", DatabaseAction::Create)),
+    ] {
+        let line = format!("authorize --method PUT --path /a?b --target {target}");
+        for (line, host) in [(line.clone(), ""), (format!("{line} --query q=1 --host h"), "h")] {
+            let request = Request {
+                method: "PUT".into(),
+                host: host.into(),
+                path: "/a?b".into(),
+                target: expected.clone(),
+            };
+            assert_eq!(command(&line), Ok(Command::Authorize(request)), "{line}");
+        }
+    }
+    for target in ["", "Http", "db:a", "db:a:*", "db:read", "system", "administration:"] {
+        let line = format!("authorize --method GET --path / --target={target}");
+        assert_eq!(command(&line), Err(UsageError::UnknownTarget), "{target}");
     }
 }
 
@@ -86,6 +156,15 @@ fn usage_errors_name_the_argument() {
         ("create --name ci --lifetime 1h", "--lifetime needs a whole number"),
         ("regenerate --overlap -1", "--overlap needs a whole number"),
         ("regenerate --ttl 5", "regenerate takes no --ttl"),
+        ("create --permission *:*:*", "create takes no --permission"),
+        ("create --name ci --permission", "--permission needs a value"),
+        ("create --name ci --description x", "create takes no --description"),
+        ("regenerate --permission x --permission y", "regenerate takes no --permission"),
+        ("authorize --path / --target http", "authorize needs --method METHOD"),
+        ("authorize --method GET --target http", "authorize needs --path PATH"),
+        ("authorize --method GET --path /", "authorize needs --target TARGET"),
+        ("authorize --method GET --path / --target http --path /a", "--path is given twice"),
+        ("authenticate --path /", "authenticate takes no --path"),
         ("delete", "delete needs the NAME of a token"),
         ("delete a b", "delete takes no further argument"),
         ("import", "import needs --name NAME"),
@@ -114,6 +193,14 @@ fn token_as_argument_is_rejected_and_not_quoted() {
         "list --origin=by:apiv3_x",
         "list --data apiv3_x",
         "list --data=./apiv3_x",
+        "create --name ci --permission http:/apiv3_x:*",
+        "create --name ci --permission a --permission apiv3_x",
+        "import --name ci --description apiv3_x",
+        "authorize --method apiv3_x",
+        "authorize --host apiv3_x",
+        "authorize --path /apiv3_x",
+        "authorize --query p=apiv3_x",
+        "authorize --target db:apiv3_x:read",
     ] {
         assert_eq!(parsed(line), Err(UsageError::Token), "{line}");
     }
@@ -125,6 +212,7 @@ fn commands_with_a_credential_read_standard_input() {
         ("create", false),
         ("create --name ci", true),
         ("regenerate", true),
+        ("authorize --method GET --path / --target http", true),
         ("delete ci", true),
         ("recover", false),
         ("import --name ci", true),

@@ -40,7 +40,7 @@ fn hash(secret: &str) -> String {
 
 fn info(secret: &str, rest: &str) -> String {
     let (before, after) = rest.split_once(" / ").unwrap();
-    format!(r#"{{{before},"sha512":"{}",{after}}}"#, hash(secret))
+    format!(r#"{{{before},"sha512":"{}",{after},"permissions":null,"description":null}}"#, hash(secret))
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn outputs_have_the_names_of_the_contract() {
     let again = r#""id":0,"name":"_admin" / "created-at":1000,"updated-at":2000,"updated-by":0,"expiry":null,"source":"command""#;
     let x = "a".repeat(128);
     let imported = format!(
-        r#"{{"id":2,"name":"x","sha512":"{x}","created-at":6000,"updated-at":null,"updated-by":null,"expiry":9,"source":"imported"}}"#
+        r#"{{"id":2,"name":"x","sha512":"{x}","created-at":6000,"updated-at":null,"updated-by":null,"expiry":9,"source":"imported","permissions":null,"description":null}}"#
     );
     assert_eq!(runs.line("status", ""), r#"{"ok":null}"#);
     assert_eq!(runs.line("list", ""), r#"{"ok":[]}"#);
@@ -243,9 +243,90 @@ fn issued_token_and_list_are_printed_for_people() {
     assert_eq!(
         list.as_str(),
         format!(
-            "ID  NAME    SOURCE   CREATED               UPDATED  EXPIRY  SHA512\n\
-             0   _admin  command  1970-01-01T00:00:01Z  never    never   {}\n",
+            "ID  NAME    SOURCE   CREATED               UPDATED  EXPIRY  SHA512{}  PERMISSIONS\n\
+             0   _admin  command  1970-01-01T00:00:01Z  never    never   {}  all\n",
+            " ".repeat(122),
             hash(&token)
         )
     );
+}
+
+#[test]
+fn permissions_and_description_are_printed() {
+    let mut runs = Runs(ticking());
+    let (operator, scoped) = (secret(1), secret(2));
+    runs.line("create", "");
+    let create = "create --name ci --permission db:b,a:write,read --permission system:health:read";
+    let issued = runs.line(create, &operator);
+    let permissions = r#""permissions":["db:b,a:read,write","system:health:read"],"description":null}"#;
+    assert!(issued.contains(permissions), "{issued}");
+    assert!(runs.line("describe", &scoped).contains(permissions));
+    assert_eq!(runs.line("authenticate", &scoped), r#"{"ok":{"id":1,"kind":"scoped"}}"#);
+    let import =
+        format!("import --name x --permission http:/*:* --description press --sha512 {}", "a".repeat(128));
+    let imported = runs.line(&import, "");
+    assert!(
+        imported.contains(r#""permissions":["http:/*:read,write"],"description":"press"}"#),
+        "{imported}"
+    );
+    let all = runs.line("create --name admin --permission *:*:*", &operator);
+    assert!(all.contains(r#""permissions":null"#), "{all}");
+
+    let described = text::output(&runs.outcome("describe", &scoped).unwrap());
+    let lines = "permissions: db:b,a:read,write system:health:read\ndescription: none\n";
+    assert!(described.ends_with(lines), "{}", *described);
+    let described = text::output(&runs.outcome("describe", &operator).unwrap());
+    assert!(described.ends_with("permissions: all\ndescription: none\n"), "{}", *described);
+    let again = text::output(&runs.outcome(&import, "").unwrap());
+    assert!(again.ends_with("permissions: http:/*:read,write\ndescription: press\n"), "{}", *again);
+    let list = text::output(&runs.outcome("list", "").unwrap());
+    assert!(list.contains("  db:b,a:read,write system:health:read\n"), "{}", *list);
+    let principal = text::output(&runs.outcome("authenticate", &scoped).unwrap());
+    assert_eq!(principal.as_str(), "This is a token with permissions of its own, number 1.\n");
+}
+
+#[test]
+fn authorize_prints_the_token_or_the_refusal() {
+    let mut runs = Runs(ticking());
+    let (operator, scoped, expired) = (secret(1), secret(2), secret(3));
+    runs.line("create", "");
+    runs.line("create --name ci --permission db:a:read --permission http:h/o/*:GET", &operator);
+    runs.line("create --name old --permission db:*:* --lifetime 0", &operator);
+    let authorize = "authorize --method GET --host h --path";
+    for (request, allowed) in [
+        ("/o/7 --target http", true),
+        ("/o/7 --target http --query a=b", true),
+        ("/p --target http", false),
+        ("/o/../p --target http", false),
+        ("/query --target db:a:read", true),
+        ("/query --target db:a:write", false),
+        ("/query --target db:b:read", false),
+        ("/health --target system:health", false),
+        ("/ --target administration", false),
+    ] {
+        let line = format!("{authorize} {request}");
+        let expected = if allowed { r#"{"ok":{"id":1,"kind":"scoped"}}"# } else { r#"{"err":"forbidden"}"# };
+        assert_eq!(runs.line(&line, &scoped), expected, "{request}");
+        assert_eq!(runs.line(&line, &operator), r#"{"ok":{"id":0,"kind":"operator"}}"#, "{request}");
+        assert_eq!(runs.line(&line, &expired), r#"{"err":{"expired":3000}}"#, "{request}");
+        assert_eq!(runs.line(&line, "x"), r#"{"err":"unknown-token"}"#, "{request}");
+    }
+    let allowed = format!("{authorize} /o/7 --target http");
+    let printed = text::output(&runs.outcome(&allowed, &scoped).unwrap());
+    assert!(printed.starts_with("The token may do this. This is a token with permissions"), "{}", *printed);
+    let failure = |runs: &mut Runs, line: &str, token| {
+        let command = args::parse(line.split_whitespace().map(String::from)).unwrap().command;
+        text::failure(&runs.outcome(line, token).unwrap_err(), &command, "/data")
+    };
+    let refused = format!("{authorize} /p --target http");
+    assert_eq!(
+        failure(&mut runs, &refused, &scoped),
+        "Error: the token lacks the permission for this\nPrint its permissions with: optoken-cli describe\n"
+    );
+    assert!(failure(&mut runs, &refused, "x").contains("Present an accepted token"));
+    assert!(failure(&mut runs, "create --name x", &scoped).contains("a token with all permissions"));
+    assert!(failure(&mut runs, "delete ci", &scoped).contains("a token with all permissions"));
+    runs.0.store_error = Some(StoreError::Unavailable("no disk".into()));
+    assert_eq!(runs.line(&allowed, &scoped), r#"{"err":"unavailable"}"#);
+    assert!(failure(&mut runs, &allowed, &scoped).contains("no disk\nNothing was changed."));
 }
