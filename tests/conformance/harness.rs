@@ -21,10 +21,11 @@ const TOLERANCE: Duration = Duration::from_millis(2);
 const MAX_DURATION: u64 = 31 * 24 * 60 * 60;
 
 /// Functions that read the catalog and never change it.
-const READ_ONLY_CALLS: [&str; 7] = [
+const READ_ONLY_CALLS: [&str; 8] = [
     "authenticator.load",
     "authenticator.state",
     "authenticator.authenticate",
+    "authenticator.authorize",
     "authenticator.describe",
     "tokens.list-tokens",
     "tokens.audit",
@@ -77,6 +78,9 @@ enum Large {
     /// A catalog of so many named admins.
     #[serde(rename = "tokens")]
     Tokens(usize),
+    /// A catalog of a named admin and so many tokens that have the longest permission.
+    #[serde(rename = "scoped")]
+    Scoped(usize),
     /// A text of so many bytes, which is no catalog.
     #[serde(rename = "bytes")]
     Bytes(usize),
@@ -193,14 +197,19 @@ fn parse<'a, T: Deserialize<'a>>(case: &str, text: &'a str) -> T {
 
 /// Generates the document of `before.json`. The secret of the named admin `N` is `token N`.
 fn large_catalog(large: &Large) -> String {
-    let tokens = match large {
-        Large::Tokens(tokens) => tokens,
+    let (tokens, is_scoped) = match large {
+        Large::Tokens(tokens) => (*tokens, false),
+        Large::Scoped(tokens) => (tokens + 1, true),
         Large::Bytes(bytes) => return "x".repeat(*bytes),
     };
-    let mut document = format!("{{\"format\":2}}\n{{\"next_id\":{tokens},\"tokens\":{tokens}}}\n");
-    for id in 0..*tokens {
+    let format = if is_scoped { 3 } else { 2 };
+    let mut document = format!("{{\"format\":{format}}}\n{{\"next_id\":{tokens},\"tokens\":{tokens}}}\n");
+    let longest = format!(r#","permissions":["http:/{}:read"]"#, "a".repeat(2048 - "http:/:read".len()));
+    for id in 0..tokens {
         let hash = sha512(&format!("token {id}"));
-        writeln!(document, r#"{{"id":{id},"name":"{id}","hash":"{hash}","created_at":1}}"#).unwrap();
+        let permissions = if is_scoped && id > 0 { longest.as_str() } else { "" };
+        writeln!(document, r#"{{"id":{id},"name":"{id}","hash":"{hash}","created_at":1{permissions}}}"#)
+            .unwrap();
     }
     document
 }
@@ -694,11 +703,14 @@ pub(crate) fn bless(play: impl Fn(&Case) -> CaseResult) {
 
 /// Calls with one argument too many, one too few, of an unknown function, and with a name that an
 /// enum does not have.
-pub(crate) const INVALID_CALLS: [&str; 4] = [
+pub(crate) const INVALID_CALLS: [&str; 7] = [
     r#"{ "call": "tokens.create-operator", "args": ["conformance", "conformance"] }"#,
     r#"{ "call": "tokens.create-operator", "args": [] }"#,
     r#"{ "call": "tokens.create", "args": ["conformance"] }"#,
     r#"{ "call": "recovery.regenerate", "args": ["conformance", "theft"] }"#,
+    r#"{ "call": "authenticator.authorize", "args": ["x", { "method": "GET", "host": "", "path": "/", "query": null, "target": "all" }] }"#,
+    r#"{ "call": "authenticator.authorize", "args": ["x", { "method": "GET", "host": "", "path": "/", "query": null }] }"#,
+    r#"{ "call": "authenticator.authorize", "args": ["x", { "method": "GET", "host": "", "path": "/", "query": null, "target": { "database": { "name": "a", "action": "drop" } } }] }"#,
 ];
 
 /// A directory with the one case `invalid`, which makes this call.
