@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use crate::openapi::Document;
 use crate::support::{
-    CONFIRM, CommandOutput, NOT_AUTHENTICATED, Response, Server, TOKENS, TestEnv, VERIFY, delete_named,
-    eventually, get, post, remember_secret, request, sha512_hex, within,
+    CONFIRM, CommandOutput, NOT_AUTHENTICATED, Response, Server, TOKENS, TestEnv, VERIFY, create_scoped,
+    delete_named, eventually, get, post, remember_secret, request, sha512_hex, within,
 };
 
 const SCOPED: &str = "/api/v3/enterprise/configure/token";
@@ -375,6 +375,43 @@ fn add_offline(env: &TestEnv, file: &Path, args: &[&str]) -> CommandOutput {
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+/// Two servers on one store that an older version has written.
+#[test]
+fn older_catalog_is_migrated_under_two_servers() {
+    for format in [1, 2] {
+        let env = TestEnv::new();
+        let server = env.serve(&[]);
+        let token = server.create();
+        server.stop();
+        let (_, document) = env.stored_catalog().unwrap();
+        let older = document.replacen(r#"{"format":3}"#, &format!(r#"{{"format":{format}}}"#), 1);
+        assert_ne!(older, document);
+        let store = rusqlite::Connection::open(env.store()).unwrap();
+        // The version of an earlier build, which does not vouch for its document.
+        let version = "0123456789abcdef0123456789abcdef";
+        store.execute("UPDATE catalog SET version = ?1, document = ?2", [version, &older]).unwrap();
+        drop(store);
+
+        let (first, second) = (env.serve(&[]), env.serve(&[]));
+        for server in [&first, &second] {
+            assert!(server.accepts(&token));
+        }
+        assert_eq!(env.stored_catalog().unwrap().1, older, "reading migrates nothing");
+        let scoped = create_scoped(second.address, &token, "reader", &["db:a:read", "system:ping:read"]);
+        let (_, migrated) = env.stored_catalog().unwrap();
+        assert!(migrated.starts_with("{\"format\":3}\n"), "{migrated}");
+        assert!(migrated.contains(r#""permissions":["db:a:read","system:ping:read"]"#), "{migrated}");
+        // The other server reads the format of the change.
+        for server in [&first, &second] {
+            eventually("both servers know the token", || {
+                get("/ping").bearer(&scoped).send(server.address).status == 200
+            });
+            assert_eq!(get("/health").bearer(&scoped).send(server.address).status, 403);
+            assert!(server.accepts(&token));
+        }
+    }
 }
 
 #[test]

@@ -45,9 +45,7 @@ impl OwnedTarget {
     /// Returns why a token with permissions is refused, for the log.
     pub(crate) const fn refusal(&self) -> &'static str {
         match self {
-            Self::Http | Self::Database { .. } | Self::System(_) => {
-                "no permission covers the request"
-            }
+            Self::Http | Self::Database { .. } | Self::System(_) => "no permission covers the request",
             Self::Administration(reason) => reason,
         }
     }
