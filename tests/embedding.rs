@@ -511,15 +511,15 @@ fn store_calls_are_limited_per_command() {
     let (mut store, writer) = open(&host, CatalogStoreCtx::from_store(Arc::new(MemoryStore::default())));
     let tokens = writer.optoken_authority_tokens();
     let issued = tokens.call_create_operator(&mut store, "test").unwrap().unwrap();
-    let caller = Caller { credential: issued.secret, origin: "test".to_owned() };
+    let caller = Caller { credential: &issued.secret, origin: "test" };
     // Each command loads once.
     for _ in 0..2 {
         store.data_mut().catalog.begin_command();
         for _ in 0..sandbox::MAX_STORE_CALLS {
-            tokens.call_cancel(&mut store, &caller).unwrap().unwrap();
+            tokens.call_cancel(&mut store, caller.clone()).unwrap().unwrap();
         }
     }
-    let trap = tokens.call_cancel(&mut store, &caller).unwrap_err();
+    let trap = tokens.call_cancel(&mut store, caller.clone()).unwrap_err();
     assert!(format!("{trap:#}").contains("it called the store more than 64 times"), "{trap:#}");
 }
 
@@ -546,8 +546,8 @@ fn foreign_engine_reads_snapshots_and_writes_store() {
     assert_eq!(Principal::from(principal).kind, TokenKind::Operator);
     let rejected = authenticator.call_authenticate(&mut store, "x").unwrap().unwrap_err();
     assert_eq!(AuthenticateError::from(rejected), AuthenticateError::Unknown);
-    let caller = Caller { credential: issued.secret.expose().to_owned(), origin: "test".to_owned() };
-    let trap = reader.optoken_authority_tokens().call_regenerate(&mut store, &caller, None);
+    let caller = Caller { credential: issued.secret.expose(), origin: "test" };
+    let trap = reader.optoken_authority_tokens().call_regenerate(&mut store, caller, None);
     assert!(format!("{:#}", trap.unwrap_err()).contains("a reader tried to write"));
     assert!(!store.data().catalog.effects().wrote);
 }

@@ -8,4 +8,5 @@ wasmtime::component::bindgen!({
     world: "authority",
     imports: { default: async | trappable },
     exports: { default: async },
+    ownership: Borrowing { duplicate_if_necessary: false },
 });

@@ -104,13 +104,13 @@ impl From<authenticator::AuthorizationError> for AuthorizeError {
     }
 }
 
-impl From<&Access<'_>> for authenticator::Access {
-    fn from(access: &Access<'_>) -> Self {
+impl<'a> From<&Access<'a>> for authenticator::Access<'a> {
+    fn from(access: &Access<'a>) -> Self {
         let target = match access.target {
             Target::Http => authenticator::Target::Http,
             Target::Database { name, action } => {
                 authenticator::Target::Database(authenticator::DatabaseAccess {
-                    name: name.to_owned(),
+                    name,
                     action: match action {
                         DatabaseAction::Read => authenticator::DatabaseAction::Read,
                         DatabaseAction::Write => authenticator::DatabaseAction::Write,
@@ -118,16 +118,10 @@ impl From<&Access<'_>> for authenticator::Access {
                     },
                 })
             }
-            Target::System(name) => authenticator::Target::System(name.to_owned()),
+            Target::System(name) => authenticator::Target::System(name),
             Target::Administration => authenticator::Target::Administration,
         };
-        Self {
-            method: access.method.to_owned(),
-            host: access.host.to_owned(),
-            path: access.path.to_owned(),
-            query: access.query.map(str::to_owned),
-            target,
-        }
+        Self { method: access.method, host: access.host, path: access.path, query: access.query, target }
     }
 }
 

@@ -1,10 +1,7 @@
 //! The two kinds of instances and the calls into them.
 
-use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-
-use zeroize::Zeroize as _;
 
 use crate::access::{Access, AuthorizeError};
 use crate::command::{Command, Outcome};
@@ -49,38 +46,47 @@ impl CommandInstance {
         (result, self.store.into_data().catalog.into_effects())
     }
 
-    fn call(
+    fn call<'a>(
         &mut self,
-        command: &Command<'_>,
-        origin: &str,
+        command: &Command<'a>,
+        origin: &'a str,
     ) -> wasmtime::Result<Result<Outcome, types::CommandError>> {
         let Self { store, instance } = self;
         let tokens = instance.optoken_authority_tokens();
         let provision = instance.optoken_authority_provision();
-        let caller = |credential: &Secret| WipedCaller::new(credential, origin);
+        let caller = |credential: &'a Secret| types::Caller { credential: credential.expose(), origin };
+        let texts = |texts: Option<&'a [String]>| {
+            texts.map(|texts| texts.iter().map(String::as_str).collect::<Vec<_>>())
+        };
         Ok(match *command {
             Command::Initialize => provision.call_initialize(store, origin)?.map(Outcome::CatalogId),
             Command::CreateOperator => tokens.call_create_operator(store, origin)?.map(issued),
             Command::CreateNamed { credential, name, permissions, lifetime_seconds } => tokens
-                .call_create_named(store, &caller(credential), name, permissions, lifetime_seconds)?
+                .call_create_named(
+                    store,
+                    caller(credential),
+                    name,
+                    texts(permissions).as_deref(),
+                    lifetime_seconds,
+                )?
                 .map(issued),
             Command::Regenerate { credential, overlap_seconds } => {
-                tokens.call_regenerate(store, &caller(credential), Some(overlap_seconds))?.map(issued)
+                tokens.call_regenerate(store, caller(credential), Some(overlap_seconds))?.map(issued)
             }
             Command::Stage { credential, sha512, ttl_seconds } => tokens
-                .call_stage(store, &caller(credential), sha512, ttl_seconds)?
+                .call_stage(store, caller(credential), sha512, ttl_seconds)?
                 .map(|staged| Outcome::Staged(staged.into())),
             Command::Confirm { credential, overlap_seconds } => {
-                tokens.call_confirm(store, &caller(credential), Some(overlap_seconds))?.map(changed)
+                tokens.call_confirm(store, caller(credential), Some(overlap_seconds))?.map(changed)
             }
             Command::Cancel { credential } => {
-                tokens.call_cancel(store, &caller(credential))?.map(|()| Outcome::Done)
+                tokens.call_cancel(store, caller(credential))?.map(|()| Outcome::Done)
             }
             Command::EndOverlap { credential } => {
-                tokens.call_end_overlap(store, &caller(credential))?.map(|()| Outcome::Done)
+                tokens.call_end_overlap(store, caller(credential))?.map(|()| Outcome::Done)
             }
             Command::Delete { credential, name } => {
-                tokens.call_delete(store, &caller(credential), name)?.map(changed)
+                tokens.call_delete(store, caller(credential), name)?.map(changed)
             }
             Command::Recover => {
                 let recovery = instance.optoken_authority_recovery();
@@ -92,36 +98,21 @@ impl CommandInstance {
             }
             Command::ImportHash(ConfiguredToken { name, sha512, permissions, description, expiry }) => {
                 provision
-                    .call_import_hash(store, name, sha512, *permissions, *description, *expiry, origin)?
+                    .call_import_hash(
+                        store,
+                        name,
+                        sha512,
+                        texts(*permissions).as_deref(),
+                        *description,
+                        *expiry,
+                        origin,
+                    )?
                     .map(|outcome| Outcome::Imported(outcome.into()))
             }
             Command::ReplaceOperator { current, sha512, overlap_seconds } => provision
                 .call_replace_operator(store, current, sha512, Some(overlap_seconds), origin)?
                 .map(|outcome| Outcome::Replaced(outcome.into())),
         })
-    }
-}
-
-/// A caller whose copy of the credential is wiped on drop.
-struct WipedCaller(types::Caller);
-
-impl WipedCaller {
-    fn new(credential: &Secret, origin: &str) -> Self {
-        Self(types::Caller { credential: credential.expose().to_owned(), origin: origin.to_owned() })
-    }
-}
-
-impl Deref for WipedCaller {
-    type Target = types::Caller;
-
-    fn deref(&self) -> &types::Caller {
-        &self.0
-    }
-}
-
-impl Drop for WipedCaller {
-    fn drop(&mut self) {
-        self.0.credential.zeroize();
     }
 }
 
@@ -173,7 +164,7 @@ impl ReadInstance {
         start_budget(&mut self.store);
         let authenticator = self.instance.optoken_authority_authenticator();
         let result =
-            authenticator.call_authorize(&mut self.store, credential, &access.into()).map_err(Trap)?;
+            authenticator.call_authorize(&mut self.store, credential, access.into()).map_err(Trap)?;
         Ok(result.map(Principal::from).map_err(AuthorizeError::from))
     }
 

@@ -68,8 +68,8 @@ pub(crate) fn run() -> Result<()> {
 
     // Replace the token. Without an overlap the old secret is invalid before the component returns
     // the new one.
-    let caller = Caller { credential: first.secret.clone(), origin: ORIGIN.to_owned() };
-    let second = tokens.call_regenerate(&mut store, &caller, None)??;
+    let caller = Caller { credential: &first.secret, origin: ORIGIN };
+    let second = tokens.call_regenerate(&mut store, caller, None)??;
     ensure!(authenticator.call_authenticate(&mut store, &second.secret)?.is_ok(), "the new one is rejected");
     ensure!(authenticator.call_authenticate(&mut store, &first.secret)?.is_err(), "the old one is accepted");
     println!("regenerated: the new secret is accepted, the old one rejected");
