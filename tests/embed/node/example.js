@@ -93,6 +93,27 @@ assert.equal(contractError(() => slower.tokens.regenerate(caller(saved), undefin
 assert.deepEqual(authenticator.authenticate(third), { id: 0n, kind: 'operator' });
 console.log('of two concurrent regenerations, one succeeds');
 
+// A token with permissions is no admin token: each request needs one that covers it.
+const permissions = ['db:sensors:read', 'http:/orders/*:GET'];
+const { secret: scoped } = tokens.createNamed(caller(third), 'ci', permissions, undefined);
+assert.deepEqual(authenticator.authenticate(scoped), { id: 1n, kind: 'scoped' });
+const access = (method, path, target) => ({ method, host: '', path, query: undefined, target });
+const sensors = (action) => ({ tag: 'database', val: { name: 'sensors', action } });
+for (const request of [access('GET', '/orders/7', { tag: 'http' }), access('POST', '/api/v3/query_sql', sensors('read'))])
+  assert.equal(authenticator.authorize(scoped, request).kind, 'scoped');
+for (const request of [
+  access('POST', '/orders/7', { tag: 'http' }),
+  access('GET', '/orders/../users', { tag: 'http' }),
+  access('POST', '/api/v3/write_lp', sensors('write')),
+  access('GET', '/', { tag: 'administration' }),
+]) {
+  assert.equal(contractError(() => authenticator.authorize(scoped, request)).tag, 'forbidden');
+  assert.equal(authenticator.authorize(third, request).kind, 'operator');
+  assert.equal(contractError(() => authenticator.authorize(second, request)).tag, 'unknown-token');
+}
+assert.equal(contractError(() => tokens.createNamed(caller(scoped), 'other', undefined, undefined)).tag, 'forbidden');
+console.log('a token with permissions may do what they cover, and nothing else');
+
 // A document that exceeds the memory of the instance makes it trap. The next call gets a new one.
 let entry = { version: 'huge', document: 'x'.repeat(64 << 20) };
 const { authenticator: replaced } = new Authority(component, { load: () => entry, swap: fail });

@@ -37,16 +37,27 @@ const object = (entries) => `{${entries.map(([key, value]) => `${JSON.stringify(
 const parse = (text) =>
   JSON.parse(text.replace(/("(?:[^"\\]|\\.)*")|\d+/g, (digits, string) => string ?? `{"u64":"${digits}"}`));
 
-/** Returns the value of an argument: a string, a number of 64 bits, an option of these, or a
- * record of strings. */
+/**
+ * Returns the value of an argument: a string, a number of 64 bits, a list of strings, an option of
+ * these, or a record. Of the records, only `access` has a variant.
+ */
 function argument(written, named) {
   if (written === null) return undefined;
+  if (Array.isArray(written)) return written.map((element) => argument(element, named));
   if (typeof written === 'object') {
     if (Object.hasOwn(written, 'u64')) return BigInt(written.u64);
-    return Object.fromEntries(Object.entries(written).map(([key, field]) => [camel(key), argument(field, named)]));
+    const field = ([key, value]) => [camel(key), key === 'target' ? variant(value, named) : argument(value, named)];
+    return Object.fromEntries(Object.entries(written).map(field));
   }
   const [, name, field] = /^<([^.<>]+)\.([^.<>]+)>$/.exec(written) ?? [];
   return name === undefined ? written : named.get(name)[camel(field)];
+}
+
+/** Returns a case of a variant, which is written as its name or as an object of one key. */
+function variant(written, named) {
+  if (typeof written === 'string') return { tag: written };
+  const [[tag, payload]] = Object.entries(written);
+  return { tag, val: argument(payload, named) };
 }
 
 /** Returns all functions of the contract by their WIT names. */

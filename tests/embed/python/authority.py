@@ -55,6 +55,30 @@ class Caller(Record):
     origin: str
 
 
+@dataclass(frozen=True)
+class DatabaseAccess(Record):
+    """A database, and what a request does to it: `read`, `write` or `create`."""
+
+    name: str
+    action: str
+
+
+@dataclass(frozen=True)
+class Access(Record):
+    """What a request does. The contract is `access` in `wit/authenticator.wit`.
+
+    Host and path must be in normal form. The target is `Variant("http")`,
+    `Variant("database", DatabaseAccess(…))`, `Variant("system", "health")` or
+    `Variant("administration")`.
+    """
+
+    method: str
+    host: str
+    path: str
+    query: str | None
+    target: Variant
+
+
 class StoreError(Exception):
     """The error of a store.
 
@@ -68,6 +92,10 @@ class StoreError(Exception):
     def __init__(self, kind: Literal["unavailable", "unknown-outcome", "other"], text: str) -> None:
         super().__init__(text)
         self.kind = kind
+
+
+Argument = str | int | list[str] | Caller | Access | None
+"""An argument of a function of the contract."""
 
 
 class CatalogStore(Protocol):
@@ -135,7 +163,7 @@ class Authority:
         self._linker = _create_linker(component.engine, catalog, self._failures)
         self._current: tuple[Store, Instance] | None = self._instantiate()
 
-    def call(self, name: str, *arguments: str | int | Caller | None) -> Any:
+    def call(self, name: str, *arguments: Argument) -> Any:
         """Calls a function by its WIT name. Returns its `ok`, and raises its `err` as a
         `ContractError`."""
         # wasmtime reduces numbers modulo 2^64, so a lifetime of -1 would never end.

@@ -14,7 +14,16 @@ from typing import Any
 from wasmtime import WasmtimeError, wat2wasm
 from wasmtime.component import Variant
 
-from authority import Authority, Caller, Component, ContractError, Entry, StoreError
+from authority import (
+    Access,
+    Authority,
+    Caller,
+    Component,
+    ContractError,
+    DatabaseAccess,
+    Entry,
+    StoreError,
+)
 from memory_store import MemoryStore
 
 ORIGIN = "example"
@@ -92,7 +101,7 @@ class FailingStore:
 
 
 assert contract_error(call, "tokens.create-operator", ORIGIN) == Variant("already-exists", "_admin")
-assert exception_text(ValueError, call, "tokens.create-named", caller(second), "ci", -1)
+assert exception_text(ValueError, call, "tokens.create-named", caller(second), "ci", None, -1)
 storeless = Authority(component, FailingStore())
 assert contract_error(storeless.call, "authenticator.authenticate", second) == Variant("unavailable")
 assert contract_error(storeless.call, "authenticator.load") == Variant("unavailable", "the disk is gone")
@@ -127,7 +136,7 @@ second = Authority(component, LossyStore(False)).call("tokens.regenerate", calle
 call = Authority(component, store).call
 assert accepted(second)
 try:
-    Authority(component, LossyStore(True)).call("tokens.create-named", caller(second), "ci", None)
+    Authority(component, LossyStore(True)).call("tokens.create-named", caller(second), "ci", None, None)
     raise AssertionError("the outcome was not reported as unknown")
 except ContractError as raised:
     assert raised.error == Variant("unknown-outcome", "the connection broke")
@@ -156,6 +165,34 @@ assert contract_error(slower.call, "tokens.regenerate", caller(second), None) ==
 assert contended.third is not None
 assert accepted(contended.third)
 print("of two concurrent regenerations, one succeeds")
+
+# A token with permissions is no admin token: each request needs one that covers it.
+permissions = ["db:sensors:read", "http:/orders/*:GET"]
+scoped = call("tokens.create-named", caller(contended.third), "scoped", permissions, None).secret
+principal = call("authenticator.authenticate", scoped)
+assert (principal.id, principal.kind) == (2, "scoped")
+assert not accepted(scoped)
+
+
+def access(method: str, path: str, target: Variant) -> Access:
+    """Returns a request to a host that is not known."""
+    return Access(method, "", path, None, target)
+
+
+READ, WRITE = (Variant("database", DatabaseAccess("sensors", action)) for action in ("read", "write"))
+for request in [access("GET", "/orders/7", Variant("http")), access("POST", "/api/v3/query_sql", READ)]:
+    assert call("authenticator.authorize", scoped, request).kind == "scoped"
+for request in [
+    access("POST", "/orders/7", Variant("http")),
+    access("GET", "/orders/../users", Variant("http")),
+    access("POST", "/api/v3/write_lp", WRITE),
+    access("GET", "/", Variant("administration")),
+]:
+    assert contract_error(call, "authenticator.authorize", scoped, request) == Variant("forbidden")
+    assert call("authenticator.authorize", contended.third, request).kind == "operator"
+    assert contract_error(call, "authenticator.authorize", second, request) == Variant("unknown-token")
+assert contract_error(call, "tokens.create-named", caller(scoped), "other", None, None) == Variant("forbidden")
+print("a token with permissions may do what they cover, and nothing else")
 
 # A document that exceeds the memory of the instance makes it trap. The next call gets a new one.
 swapped = MemoryStore("x" * (64 << 20))

@@ -19,7 +19,17 @@ from unittest.mock import patch
 
 from wasmtime.component import Record, Variant
 
-from authority import Authority, Caller, Component, ContractError, Entry, StoreError
+from authority import (
+    Access,
+    Argument,
+    Authority,
+    Caller,
+    Component,
+    ContractError,
+    DatabaseAccess,
+    Entry,
+    StoreError,
+)
 from memory_store import MemoryStore
 
 REFERENCE = re.compile(r"<([^.<>]+)\.([^.<>]+)>")
@@ -84,6 +94,16 @@ def fail(fault: dict[Any, str] | None) -> None:
         raise StoreError(kind, text)
 
 
+def target(written: Any) -> Variant:
+    """Returns the target of a request."""
+    match written:
+        case {"database": database}:
+            return Variant("database", DatabaseAccess(**database))
+        case {"system": str(name)}:
+            return Variant("system", name)
+    return Variant(written)
+
+
 def run_case(component: Component, case: Path) -> dict[str, Any]:
     """Returns the results of a case."""
     started = time.time_ns() // 1_000_000
@@ -96,14 +116,17 @@ def run_case(component: Component, case: Path) -> dict[str, Any]:
     named: dict[str, Record] = {}
     results = []
 
-    def argument(written: dict[str, str] | str | int | None) -> str | int | Caller | None:
+    def argument(written: Any) -> Argument:
+        # A field too many or too few is an error.
+        if isinstance(written, dict) and "target" in written:
+            return Access(**{**written, "target": target(written["target"])})
         if isinstance(written, dict):
-            # A field too many or too few is an error.
             return Caller(**{name: argument(field) for name, field in written.items()})
         if isinstance(written, str) and (reference := REFERENCE.fullmatch(written)):
             name, field = reference.groups()
-            value: str | int | None = vars(named[name])[field]
+            value: Argument = vars(named[name])[field]
             return value
+        assert written is None or isinstance(written, (str, int, list))
         return written
 
     def result(call: dict[str, Any]) -> dict[str, Any]:

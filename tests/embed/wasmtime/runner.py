@@ -17,18 +17,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-Argument = dict[str, str] | str | int | None
+Argument = dict[str, Any] | list[str] | str | int | None
 
 # The command of each function of the contract. Each further word stands for an argument of the
 # function, in order: CALLER is the record of credential and origin, STDIN a token, ORIGIN the
-# origin, and NAME a positional argument. An --option without a value is omitted.
+# origin, NAME a positional argument, and ACCESS the record of a request. An --option without a value
+# is omitted, and stands once for each element of a list.
 COMMANDS = {
     "authenticator.load": ("check",),
     "authenticator.state": ("state",),
     "authenticator.describe": ("describe", "STDIN"),
     "authenticator.authenticate": ("authenticate", "STDIN"),
+    "authenticator.authorize": ("authorize", "STDIN", "ACCESS"),
     "tokens.create-operator": ("create", "ORIGIN"),
-    "tokens.create-named": ("create", "CALLER", "--name", "--lifetime"),
+    "tokens.create-named": ("create", "CALLER", "--name", "--permission", "--lifetime"),
     "tokens.regenerate": ("regenerate", "CALLER", "--overlap"),
     "tokens.stage": ("stage", "CALLER", "--sha512", "--ttl"),
     "tokens.confirm": ("confirm", "CALLER", "--overlap"),
@@ -41,7 +43,15 @@ COMMANDS = {
     "recovery.regenerate": ("recover", "ORIGIN", "--reason"),
     "provision.initialize": ("initialize", "ORIGIN"),
     "provision.hash-token": ("hash", "STDIN"),
-    "provision.import-hash": ("import", "--name", "--sha512", "--expiry", "ORIGIN"),
+    "provision.import-hash": (
+        "import",
+        "--name",
+        "--sha512",
+        "--permission",
+        "--description",
+        "--expiry",
+        "ORIGIN",
+    ),
     "provision.replace-operator": ("replace", "--current", "--sha512", "--overlap", "ORIGIN"),
 }
 
@@ -61,15 +71,37 @@ def command_line(call: str, arguments: list[Argument]) -> tuple[list[str], bytes
                 stdin = f"{argument}\n".encode()
             case "ORIGIN":
                 before += ["--origin", str(argument)]
+            case "ACCESS":
+                behind += access_options(argument)
             case "NAME":
                 behind += ["--", str(argument)]
+            case _ if isinstance(argument, list):
+                # The command line has no empty list.
+                assert argument
+                behind += [f"{parameter}={element}" for element in argument]
             case _ if argument is not None:
                 behind += [f"{parameter}={argument}"]
     return before + behind, stdin
 
 
+def access_options(access: Argument) -> list[str]:
+    """Returns the options of a request."""
+    assert isinstance(access, dict) and set(access) == {"method", "host", "path", "query", "target"}
+    match access["target"]:
+        case {"database": {"name": name, "action": action}}:
+            target = f"db:{name}:{action}"
+        case {"system": name}:
+            target = f"system:{name}"
+        case name:
+            target = name
+    options = {**access, "target": target}
+    return [f"--{name}={value}" for name, value in options.items() if value is not None]
+
+
 def resolve(argument: Argument, answered: dict[str, Any]) -> Argument:
     """Returns the argument, or the value that a reference `<NAME.FIELD>` names."""
+    if isinstance(argument, list):
+        return argument
     if isinstance(argument, dict):
         return {name: resolve(field, answered) for name, field in argument.items()}
     reference = re.fullmatch(r"<([\w-]+)\.([\w-]+)>", argument) if isinstance(argument, str) else None

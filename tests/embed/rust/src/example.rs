@@ -12,6 +12,9 @@
 use std::sync::Arc;
 
 use optoken::sandbox::bindings::AuthorityPre;
+use optoken::sandbox::bindings::exports::optoken::authority::authenticator::{
+    Access, AuthorizationError, DatabaseAccess, DatabaseAction, Principal, Target, TokenKind,
+};
 use optoken::sandbox::bindings::exports::optoken::authority::types::{Caller, CommandError};
 use optoken::sandbox::linker::{CatalogStoreCtx, add_to_linker, add_wasi_to_linker, store_limits};
 use optoken::sandbox::wasmtime::component::{Component, Linker};
@@ -63,14 +66,17 @@ pub(crate) fn run() -> Result<()> {
 
     // Check the token of a request.
     let authenticator = instance.optoken_authority_authenticator();
-    ensure!(authenticator.call_authenticate(&mut store, &first.secret)?.is_ok(), "the secret is rejected");
+    let is_operator = |principal: Principal| principal.kind == TokenKind::Operator;
+    let accepted = authenticator.call_authenticate(&mut store, &first.secret)?;
+    ensure!(accepted.is_ok_and(is_operator), "the secret is rejected");
     println!("the secret is accepted");
 
     // Replace the token. Without an overlap the old secret is invalid before the component returns
     // the new one.
     let caller = Caller { credential: &first.secret, origin: ORIGIN };
     let second = tokens.call_regenerate(&mut store, caller, None)??;
-    ensure!(authenticator.call_authenticate(&mut store, &second.secret)?.is_ok(), "the new one is rejected");
+    let accepted = authenticator.call_authenticate(&mut store, &second.secret)?;
+    ensure!(accepted.is_ok_and(is_operator), "the new one is rejected");
     ensure!(authenticator.call_authenticate(&mut store, &first.secret)?.is_err(), "the old one is accepted");
     println!("regenerated: the new secret is accepted, the old one rejected");
 
@@ -81,10 +87,43 @@ pub(crate) fn run() -> Result<()> {
         "a second token was created"
     );
 
+    // A token with permissions is no admin token: each request needs one that covers it.
+    let caller = Caller { credential: second.secret.clone(), origin: ORIGIN.to_owned() };
+    let permissions = ["db:sensors:read".to_owned(), "http:/orders/*:GET".to_owned()];
+    let scoped = tokens.call_create_named(&mut store, &caller, "ci", Some(&permissions), None)??;
+    let principal = authenticator.call_authenticate(&mut store, &scoped.secret)??;
+    ensure!(principal.kind == TokenKind::Scoped, "the token is an admin token");
+    let database = |action| Target::Database(DatabaseAccess { name: "sensors".to_owned(), action });
+    for (method, path, target, is_allowed) in [
+        ("GET", "/orders/7", Target::Http, true),
+        ("POST", "/orders/7", Target::Http, false),
+        ("GET", "/orders/../users", Target::Http, false),
+        ("POST", "/api/v3/query_sql", database(DatabaseAction::Read), true),
+        ("POST", "/api/v3/write_lp", database(DatabaseAction::Write), false),
+        ("GET", "/", Target::Administration, false),
+    ] {
+        let access =
+            Access { method: method.to_owned(), host: String::new(), path: path.to_owned(), query: None, target };
+        let decision = authenticator.call_authorize(&mut store, &scoped.secret, &access)?;
+        match decision {
+            Ok(principal) => ensure!(is_allowed && principal.kind == TokenKind::Scoped, "{method} {path}"),
+            Err(error) => {
+                ensure!(!is_allowed && matches!(error, AuthorizationError::Forbidden), "{method} {path}");
+            }
+        }
+        let admin = authenticator.call_authorize(&mut store, &second.secret, &access)?;
+        ensure!(admin.is_ok_and(is_operator), "{method} {path}");
+    }
+    let caller = Caller { credential: scoped.secret, origin: ORIGIN.to_owned() };
+    let refused = tokens.call_create_named(&mut store, &caller, "other", None, None)?;
+    ensure!(matches!(refused, Err(CommandError::Forbidden)), "the token created another one");
+    println!("a token with permissions may do what they cover, and nothing else");
+
     // The store holds all state, so another instance continues from there.
     let (mut store, instance) = open()?;
     let authenticator = instance.optoken_authority_authenticator();
-    ensure!(authenticator.call_authenticate(&mut store, &second.secret)?.is_ok(), "the new one is lost");
+    let accepted = authenticator.call_authenticate(&mut store, &second.secret)?;
+    ensure!(accepted.is_ok_and(is_operator), "the new one is lost");
     println!("another instance accepts the secret, too");
     Ok(())
 }
