@@ -246,20 +246,10 @@ const VALUED: [&str; 20] = [
 /// The option that may stand several times.
 const PERMISSION: &str = "--permission";
 
-/// The options whose values neither hold a token nor reach a check of the core that rejects it. The
-/// origin and permissions are recorded, and errors repeat the paths of directories.
-const WITHOUT_TOKEN: [&str; 10] = [
-    "--data",
-    "--state",
-    "--origin",
-    PERMISSION,
-    "--description",
-    "--method",
-    "--host",
-    "--path",
-    "--query",
-    "--target",
-];
+/// The options whose values must not hold a token. The origin and permissions are recorded, and errors
+/// repeat the paths of directories. The core rejects tokens as names and in descriptions.
+const WITHOUT_TOKEN: [&str; 9] =
+    ["--data", "--state", "--origin", PERMISSION, "--method", "--host", "--path", "--query", "--target"];
 
 /// The arguments, split into options and words, before a command checks them.
 #[derive(Default)]

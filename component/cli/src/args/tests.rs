@@ -195,7 +195,6 @@ fn token_as_argument_is_rejected_and_not_quoted() {
         "list --data=./apiv3_x",
         "create --name ci --permission http:/apiv3_x:*",
         "create --name ci --permission a --permission apiv3_x",
-        "import --name ci --description apiv3_x",
         "authorize --method apiv3_x",
         "authorize --host apiv3_x",
         "authorize --path /apiv3_x",
