@@ -102,8 +102,13 @@ pub(crate) fn run() -> Result<()> {
         ("POST", "/api/v3/write_lp", database(DatabaseAction::Write), false),
         ("GET", "/", Target::Administration, false),
     ] {
-        let access =
-            Access { method: method.to_owned(), host: String::new(), path: path.to_owned(), query: None, target };
+        let access = Access {
+            method: method.to_owned(),
+            host: String::new(),
+            path: path.to_owned(),
+            query: None,
+            target,
+        };
         let decision = authenticator.call_authorize(&mut store, &scoped.secret, &access)?;
         match decision {
             Ok(principal) => ensure!(is_allowed && principal.kind == TokenKind::Scoped, "{method} {path}"),
