@@ -246,8 +246,8 @@ const VALUED: [&str; 20] = [
 /// The option that may stand several times.
 const PERMISSION: &str = "--permission";
 
-/// The options whose values must not hold a token. The origin and permissions are recorded, and errors
-/// repeat the paths of directories. The core rejects tokens as names and in descriptions.
+/// The options whose values must not hold a token. The origin and permissions are recorded, and
+/// errors repeat the paths of directories. The core rejects tokens as names and in descriptions.
 const WITHOUT_TOKEN: [&str; 9] =
     ["--data", "--state", "--origin", PERMISSION, "--method", "--host", "--path", "--query", "--target"];
 

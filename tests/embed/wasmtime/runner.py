@@ -21,8 +21,8 @@ Argument = dict[str, Any] | list[str] | str | int | None
 
 # The command of each function of the contract. Each further word stands for an argument of the
 # function, in order: CALLER is the record of credential and origin, STDIN a token, ORIGIN the
-# origin, NAME a positional argument, and ACCESS the record of a request. An --option without a value
-# is omitted, and stands once for each element of a list.
+# origin, NAME a positional argument, and ACCESS the record of a request. An --option without a
+# value is omitted, and stands once for each element of a list.
 COMMANDS = {
     "authenticator.load": ("check",),
     "authenticator.state": ("state",),
