@@ -1,7 +1,7 @@
 //! Writes outputs for people, and errors with the next step.
 
 use alloc::format;
-use alloc::string::{String, ToString as _};
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
@@ -417,7 +417,7 @@ fn details(token: &TokenRecord) -> String {
 
 /// Returns the permissions with spaces between them: none of them holds a space.
 fn permissions(token: &TokenRecord) -> String {
-    token.permissions.as_ref().map_or_else(|| "all".into(), |permissions| permissions.to_string())
+    token.permissions.as_ref().map_or_else(|| "all".into(), ToString::to_string)
 }
 
 const fn source(token: &TokenRecord) -> &'static str {
