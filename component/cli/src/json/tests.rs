@@ -299,10 +299,10 @@ fn authorize_prints_the_token_or_the_refusal() {
         ("/p --target http", false),
         ("/o/../p --target http", false),
         ("/query --target db:a:read", true),
-        ("/query --target db:a:write", false),
+        ("/o/7 --target db:a:write", false),
         ("/query --target db:b:read", false),
-        ("/health --target system:health", false),
-        ("/ --target administration", false),
+        ("/o/7 --target system:health", false),
+        ("/o/7 --target administration", false),
     ] {
         let line = format!("{authorize} {request}");
         let expected = if allowed { r#"{"ok":{"id":1,"kind":"scoped"}}"# } else { r#"{"err":"forbidden"}"# };
