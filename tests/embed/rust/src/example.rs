@@ -88,12 +88,12 @@ pub(crate) fn run() -> Result<()> {
     );
 
     // A token with permissions is no admin token: each request needs one that covers it.
-    let caller = Caller { credential: second.secret.clone(), origin: ORIGIN.to_owned() };
-    let permissions = ["db:sensors:read".to_owned(), "http:/orders/*:GET".to_owned()];
-    let scoped = tokens.call_create_named(&mut store, &caller, "ci", Some(&permissions), None)??;
+    let caller = Caller { credential: &second.secret, origin: ORIGIN };
+    let permissions = ["db:sensors:read", "http:/orders/*:GET"];
+    let scoped = tokens.call_create_named(&mut store, caller, "ci", Some(&permissions), None)??;
     let principal = authenticator.call_authenticate(&mut store, &scoped.secret)??;
     ensure!(principal.kind == TokenKind::Scoped, "the token is an admin token");
-    let database = |action| Target::Database(DatabaseAccess { name: "sensors".to_owned(), action });
+    let database = |action| Target::Database(DatabaseAccess { name: "sensors", action });
     for (method, path, target, is_allowed) in [
         ("GET", "/orders/7", Target::Http, true),
         ("POST", "/orders/7", Target::Http, false),
@@ -102,25 +102,19 @@ pub(crate) fn run() -> Result<()> {
         ("POST", "/api/v3/write_lp", database(DatabaseAction::Write), false),
         ("GET", "/", Target::Administration, false),
     ] {
-        let access = Access {
-            method: method.to_owned(),
-            host: String::new(),
-            path: path.to_owned(),
-            query: None,
-            target,
-        };
-        let decision = authenticator.call_authorize(&mut store, &scoped.secret, &access)?;
+        let access = Access { method, host: "", path, query: None, target };
+        let decision = authenticator.call_authorize(&mut store, &scoped.secret, access.clone())?;
         match decision {
             Ok(principal) => ensure!(is_allowed && principal.kind == TokenKind::Scoped, "{method} {path}"),
             Err(error) => {
                 ensure!(!is_allowed && matches!(error, AuthorizationError::Forbidden), "{method} {path}");
             }
         }
-        let admin = authenticator.call_authorize(&mut store, &second.secret, &access)?;
+        let admin = authenticator.call_authorize(&mut store, &second.secret, access)?;
         ensure!(admin.is_ok_and(is_operator), "{method} {path}");
     }
-    let caller = Caller { credential: scoped.secret, origin: ORIGIN.to_owned() };
-    let refused = tokens.call_create_named(&mut store, &caller, "other", None, None)?;
+    let caller = Caller { credential: &scoped.secret, origin: ORIGIN };
+    let refused = tokens.call_create_named(&mut store, caller, "other", None, None)?;
     ensure!(matches!(refused, Err(CommandError::Forbidden)), "the token created another one");
     println!("a token with permissions may do what they cover, and nothing else");
 
