@@ -149,7 +149,7 @@ pub(crate) fn permissions_decide_what_reaches_service(kind: &ProxyKind) {
 
 /// Method, target and header lines of hostile requests. `Host` is `a.example` if no line names it.
 /// What a client forges has the word `forged`.
-const HOSTILE: [(&str, &str, &[&str]); 113] = [
+const HOSTILE: [(&str, &str, &[&str]); 123] = [
     // Dot segments.
     ("GET", "/a/..", &[]),
     ("GET", "/a/../", &[]),
@@ -279,6 +279,16 @@ const HOSTILE: [(&str, &str, &[&str]); 113] = [
     ("POST", "/api/v3//write_lp?db=b", &["X-Original-Uri: /api/v3/write_lp?db=a#forged"]),
     ("POST", "/api/v3/write%5flp?db=b", &[]),
     ("GET", "/a/../api/v3/query_sql?db=b", &[]),
+    ("GET", "/a/..;/secret", &[]),
+    ("GET", "/a/%2E%2E;x/secret", &[]),
+    ("GET", "/a/.%2e/.%2E/secret", &[]),
+    ("GET", "/a%0d%0aX-Auth-Token-Id:%200", &[]),
+    ("GET", "/a/%ff", &[]),
+    ("POST", "/api/v3/write_lp?db=a&db=%62", &[]),
+    ("POST", "/api/v3/write_lp?d%62=b", &[]),
+    ("POST", "/write?db=b&rp=autogen", &[]),
+    ("GET", "/query?db=a&q=SELECT+*+FROM+b..m", &[]),
+    ("GET", "/query?db=a&q=SELECT+*+INTO+b..m+FROM+m", &[]),
 ];
 
 pub(crate) fn hostile_requests_reach_no_more_than_allowed(kind: &ProxyKind) {
