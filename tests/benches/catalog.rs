@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench catalog` prints both. All sizes alternate in each round, so other load of
 //! the machine affects each. Creation and deletion use SQLite on disk, synced as in production.
-//! With the largest catalog they also use an audit log.
+//! With the largest catalog they also use an audit log, and tokens with two permissions each.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -30,17 +30,22 @@ fn secret(number: usize) -> String {
     format!("apiv3_{number:086}")
 }
 
-/// A catalog of the operator token and named tokens, in the format of the component.
-fn document(tokens: usize) -> String {
-    let mut document = format!("{{\"format\":1}}\n{{\"next_id\":{tokens},\"tokens\":{tokens}}}\n");
+/// A catalog of the operator token and named tokens, in the format of the component. `scope` is what
+/// the record of a named token has at its end.
+fn document(tokens: usize, scope: &str) -> String {
+    let mut document = format!("{{\"format\":3}}\n{{\"next_id\":{tokens},\"tokens\":{tokens}}}\n");
     for id in 0..tokens {
         let name = if id == 0 { "_admin".to_owned() } else { format!("deployment number {id}") };
         let hash = Sha512::digest(secret(id)).iter().fold(String::new(), |mut hex, byte| {
             write!(hex, "{byte:02x}").unwrap();
             hex
         });
-        writeln!(document, r#"{{"id":{id},"name":"{name}","hash":"{hash}","created_at":1700000000000}}"#)
-            .unwrap();
+        let scope = if id == 0 { "" } else { scope };
+        writeln!(
+            document,
+            r#"{{"id":{id},"name":"{name}","hash":"{hash}","created_at":1700000000000{scope}}}"#
+        )
+        .unwrap();
     }
     document
 }
@@ -49,7 +54,7 @@ fn main() {
     let directory = tempfile::tempdir().unwrap();
     let authorities = SIZES.map(|tokens| {
         let store = SqliteStore::open(directory.path().join(format!("{tokens}.db"))).unwrap();
-        store.swap(None, &document(tokens)).unwrap();
+        store.swap(None, &document(tokens, "")).unwrap();
         Authority::builder(store).build().unwrap()
     });
 
@@ -77,10 +82,15 @@ fn main() {
     }
     let largest = SIZES[SIZES.len() - 1];
     let logged = SqliteStore::open(directory.path().join("logged.db")).unwrap();
-    logged.swap(None, &document(largest)).unwrap();
+    logged.swap(None, &document(largest, "")).unwrap();
     let authority =
         Authority::builder(logged).audit_log(directory.path().join("audit.jsonl")).build().unwrap();
     create_and_delete(&authority, &format!("with {largest} tokens and an audit log"));
+    let scoped = SqliteStore::open(directory.path().join("scoped.db")).unwrap();
+    let scope = r#","permissions":["db:sensors:read,write","http:/reports/*:read"]"#;
+    scoped.swap(None, &document(largest, scope)).unwrap();
+    let authority = Authority::builder(scoped).build().unwrap();
+    create_and_delete(&authority, &format!("with {largest} tokens with permissions"));
 }
 
 fn create_and_delete(authority: &Authority, label: &str) {
