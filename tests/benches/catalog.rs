@@ -30,8 +30,8 @@ fn secret(number: usize) -> String {
     format!("apiv3_{number:086}")
 }
 
-/// A catalog of the operator token and named tokens, in the format of the component. `scope` is what
-/// the record of a named token has at its end.
+/// A catalog of the operator token and named tokens, in the format of the component. `scope` is
+/// what the record of a named token has at its end.
 fn document(tokens: usize, scope: &str) -> String {
     let mut document = format!("{{\"format\":3}}\n{{\"next_id\":{tokens},\"tokens\":{tokens}}}\n");
     for id in 0..tokens {
