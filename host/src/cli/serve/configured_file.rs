@@ -14,6 +14,26 @@ use crate::cli::token_file::read_secret_up_to;
 use crate::private_file::ownership::{Readers, readers_of, trust_owner, trust_path};
 use crate::private_file::{Mode, identity};
 
+/// Opens a regular file that no other user can have put there. Returns it with what was checked
+/// before, for [`check_opened`].
+pub(crate) fn open_trusted(path: &Path) -> anyhow::Result<(File, Option<Metadata>)> {
+    let trusted = trust_path(path)?;
+    // A pipe is not opened: it may have no writer.
+    if let Some(metadata) = &trusted.metadata {
+        ensure!(metadata.is_file(), "it is not a regular file");
+        trust_owner(&trusted.path, metadata)?;
+    }
+    Ok((File::open(&trusted.path)?, trusted.metadata))
+}
+
+/// Checks that the file that was opened is the one that was checked before.
+pub(crate) fn check_opened(checked: Option<&Metadata>, opened: &Metadata) -> anyhow::Result<()> {
+    ensure!(opened.is_file(), "it is not a regular file");
+    let is_same = checked.is_some_and(|checked| identity(checked) == identity(opened));
+    ensure!(is_same, "another file has replaced it meanwhile");
+    Ok(())
+}
+
 /// A file that was read.
 pub(crate) struct ConfiguredFile {
     pub(crate) text: Zeroizing<String>,
@@ -26,19 +46,9 @@ impl ConfiguredFile {
     /// by `what` it is.
     pub(crate) fn read(path: &Path, what: &str, limit: usize) -> anyhow::Result<Self> {
         let failed = || format!("Failed to read {what}");
-        let trusted = trust_path(path).with_context(failed)?;
-        // A pipe is not opened: it may have no writer.
-        if let Some(metadata) = &trusted.metadata {
-            ensure!(metadata.is_file(), "Failed to read {what}: it is not a regular file");
-            trust_owner(&trusted.path, metadata).with_context(failed)?;
-        }
-        let file = File::open(&trusted.path).with_context(failed)?;
+        let (file, checked) = open_trusted(path).with_context(failed)?;
         let metadata = file.metadata().with_context(|| format!("Failed to read {what} metadata"))?;
-        ensure!(metadata.is_file(), "Failed to read {what}: it is not a regular file");
-        ensure!(
-            trusted.metadata.is_some_and(|checked| identity(&checked) == identity(&metadata)),
-            "Failed to read {what}: another file has replaced it meanwhile"
-        );
+        check_opened(checked.as_ref(), &metadata).with_context(failed)?;
         ensure!(metadata.len() <= limit as u64, "Failed to read {what}: it has more than {limit} bytes");
         let text = read_secret_up_to(&file, limit).with_context(failed)?;
         Ok(Self { text, path: path.to_owned(), metadata })

@@ -41,11 +41,9 @@ use crate::cli::serve::logging::Log;
 use crate::cli::serve::permission_tokens::PermissionTokens;
 use crate::cli::serve::preconfigured_token::PreconfiguredToken;
 use crate::cli::serve::recovery::{Recovery, RecoveryListeners};
-use crate::cli::serve::reload::{
-    CertificateReloader, ReloadTokens, Reloader, TokenReloader, UpstreamTokenReloader,
-};
+use crate::cli::serve::reload::{CertificateReloader, ReloadTokens, Reloader, TokenReloader};
 use crate::cli::serve::storage::Storage;
-use crate::cli::serve::upstream::{Upstream, UpstreamTokenFile};
+use crate::cli::serve::upstream::Upstream;
 use crate::cli::without_effect::Ignored;
 use crate::client::DEFAULT_HOST;
 use crate::http::bootstrap::Bootstrap;
@@ -272,7 +270,7 @@ impl Serve {
         let component = self.component()?;
         let authority =
             threads::exit_on_panic(|| self.authority(component.as_deref(), Arc::clone(&metrics)))?;
-        let tokens = if options.without_auth {
+        let mut tokens = if options.without_auth {
             Vec::new()
         } else {
             self.access.import_tokens(&authority, component, &metrics).context("Token error")?
@@ -283,6 +281,10 @@ impl Serve {
                 "no more than {max_connections} connections at a time: this process may not open more files (ulimit -n, \
                  LimitNOFILE)"
             );
+        }
+        let (upstream, upstream_token) = upstream.unzip();
+        if let Some(file) = upstream_token.flatten() {
+            tokens.push(Box::new(TokenReloader::new(file, authority.clone(), Arc::clone(&metrics))));
         }
         let reloads = (hangup, tokens);
         runtime.block_on(self.listen(
@@ -355,7 +357,7 @@ impl Serve {
         tls: Option<ServerTls>,
         (hangup, token_files): (Option<Signal>, Vec<Box<dyn ReloadTokens>>),
         limits: ConnectionLimits,
-        (options, upstream): (Options, Option<(UpstreamOptions, Option<UpstreamTokenFile>)>),
+        (options, upstream): (Options, Option<UpstreamOptions>),
         authority: Authority,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<()> {
@@ -389,16 +391,12 @@ impl Serve {
             self.access.log_bootstrap_hint(&main);
         }
         let recovery = recovery.map(|listeners| listeners.serve(&authority, Arc::clone(&metrics), &stop));
-        let (upstream, upstream_token) = upstream.unzip();
         if let Some(upstream) = &upstream {
             tracing::info!("passing requests on to {}", upstream.url);
         }
-        let upstream_token = upstream_token.flatten();
-        let upstream_token =
-            upstream_token.map(|file| UpstreamTokenReloader::new(file, Arc::clone(&metrics)));
-        service_manager::ready();
         self.upstream.reject_loop(main.address()).await?;
-        self.watch(certificate, (token_files, upstream_token), hangup, &authority, &metrics, &stop);
+        service_manager::ready();
+        self.watch(certificate, token_files, hangup, &authority, &metrics, &stop);
         let service = main_listener::service(authority, metrics, options, upstream);
         main.serve(service, limits, stop).await;
         drop(main_file);
@@ -415,7 +413,7 @@ impl Serve {
     fn watch(
         self,
         certificate: Option<CertificateReloader>,
-        (tokens, upstream_token): (Vec<Box<dyn ReloadTokens>>, Option<UpstreamTokenReloader>),
+        tokens: Vec<Box<dyn ReloadTokens>>,
         hangup: Option<Signal>,
         authority: &Authority,
         metrics: &Arc<Metrics>,
@@ -424,7 +422,6 @@ impl Serve {
         let reloader = Reloader {
             certificate,
             tokens,
-            upstream_token,
             has_audit_log: self.audit_log.is_some(),
             authority: authority.clone(),
             metrics: Arc::clone(metrics),

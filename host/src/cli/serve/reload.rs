@@ -19,7 +19,6 @@ use crate::authority::Authority;
 use crate::certificate::{CertificateFacts, Validity, seconds_now, time_as_text};
 use crate::cli::serve::file_watch::{self, FileWatch};
 use crate::cli::serve::service_manager;
-use crate::cli::serve::upstream::UpstreamTokenFile;
 use crate::metrics::{Metrics, ReloadedFile};
 use crate::server::tls::ServerTls;
 
@@ -34,8 +33,6 @@ pub(crate) struct Reloader {
     pub(crate) certificate: Option<CertificateReloader>,
     /// The files of tokens that have an effect.
     pub(crate) tokens: Vec<Box<dyn ReloadTokens>>,
-    /// `--upstream-token-file`.
-    pub(crate) upstream_token: Option<UpstreamTokenReloader>,
     pub(crate) has_audit_log: bool,
     pub(crate) authority: Authority,
     pub(crate) metrics: Arc<Metrics>,
@@ -140,9 +137,6 @@ impl Reloader {
         for tokens in &mut self.tokens {
             failed += usize::from(!tokens.reload(true));
         }
-        if let Some(token) = &mut self.upstream_token {
-            failed += usize::from(!token.reload(true));
-        }
         failed
     }
 
@@ -150,8 +144,7 @@ impl Reloader {
     fn compare(&mut self) -> Duration {
         let certificate = self.certificate.as_mut().map(CertificateReloader::compare);
         let tokens = self.tokens.iter_mut().map(|tokens| tokens.compare());
-        let upstream_token = self.upstream_token.as_mut().map(UpstreamTokenReloader::compare);
-        certificate.into_iter().chain(tokens).chain(upstream_token).min().unwrap_or(file_watch::INTERVAL)
+        certificate.into_iter().chain(tokens).min().unwrap_or(file_watch::INTERVAL)
     }
 }
 
@@ -256,16 +249,20 @@ pub(crate) enum Reloaded {
     Replaced,
 }
 
-/// A file that tokens are imported from.
+/// A file of tokens: of those that are imported, or of the one that the upstream gets.
 pub(crate) trait TokenFile: Send + 'static {
     /// The file in the metrics.
     const FILE: ReloadedFile;
 
+    /// What holds after an error, for the log.
+    const KEPT: &'static str = "the tokens stay as they are";
+
     /// Returns its path.
     fn path(&self) -> &Path;
 
-    /// Reads the file again, and imports new tokens. After an error that names the file, the tokens
-    /// are as they were. Without a signal, a file that has the same tokens is left alone.
+    /// Reads the file again, and imports new tokens into the authority. After an error that names
+    /// the file, the tokens are as they were. Without a signal, a file that has the same tokens is
+    /// left alone.
     fn reload(&mut self, authority: &Authority, at_signal: bool) -> anyhow::Result<Reloaded>;
 }
 
@@ -278,7 +275,7 @@ pub(crate) trait ReloadTokens: Send {
     fn reload(&mut self, at_signal: bool) -> bool;
 }
 
-/// A file of tokens, and the authority that imports them.
+/// A file of tokens, and the authority that may import them.
 pub(crate) struct TokenReloader<F> {
     file: F,
     watch: FileWatch,
@@ -322,56 +319,7 @@ impl<F: TokenFile> ReloadTokens for TokenReloader<F> {
                 // A file that stays as it is fails every ten seconds.
                 if at_signal || self.failure.as_ref() != Some(&failure) {
                     self.metrics.reloaded(F::FILE, false);
-                    tracing::error!("{failure}; the tokens stay as they are");
-                }
-                self.failure = Some(failure);
-                false
-            }
-        }
-    }
-}
-
-/// The file of the token that the upstream gets.
-pub(crate) struct UpstreamTokenReloader {
-    file: UpstreamTokenFile,
-    watch: FileWatch,
-    metrics: Arc<Metrics>,
-    /// Why the file cannot be used, as the log has it.
-    failure: Option<String>,
-}
-
-impl UpstreamTokenReloader {
-    pub(crate) fn new(file: UpstreamTokenFile, metrics: Arc<Metrics>) -> Self {
-        let watch = FileWatch::new([file.path().to_owned()]);
-        Self { file, watch, metrics, failure: None }
-    }
-
-    fn compare(&mut self) -> Duration {
-        let observed = self.watch.observe();
-        if observed.needs_reading(self.failure.is_some()) {
-            self.reload(false);
-        }
-        observed.pause()
-    }
-
-    /// Reads the file again. Returns whether it can be used.
-    fn reload(&mut self, at_signal: bool) -> bool {
-        match self.file.reload() {
-            Ok(is_other) => {
-                if is_other {
-                    tracing::info!("the upstream gets the new token of {}", self.file.path().display());
-                }
-                if is_other || at_signal {
-                    self.metrics.reloaded(ReloadedFile::UpstreamToken, true);
-                }
-                self.failure = None;
-                true
-            }
-            Err(error) => {
-                let failure = format!("{error:#}");
-                if at_signal || self.failure.as_ref() != Some(&failure) {
-                    self.metrics.reloaded(ReloadedFile::UpstreamToken, false);
-                    tracing::error!("{failure}; the upstream gets the previous token");
+                    tracing::error!("{failure}; {}", F::KEPT);
                 }
                 self.failure = Some(failure);
                 false

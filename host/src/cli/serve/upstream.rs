@@ -1,6 +1,5 @@
 //! The upstream of `optoken serve`: the server in front of which it stands.
 
-use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,15 +9,19 @@ use clap::Args;
 use clap::error::ErrorKind;
 use tokio::net::lookup_host;
 
+use crate::authority::Authority;
 use crate::cli::pasted;
+use crate::cli::serve::configured_file::{check_opened, open_trusted};
+use crate::cli::serve::reload::{Reloaded, TokenFile};
 use crate::cli::token_file::{MAX_BYTES, SavedToken};
 use crate::cli::usage_error::UsageError;
 use crate::client::{ClientRole, Trust};
 use crate::http::proxy::options::{HttpVersion, KindOption, UpgradeProtocol, UpstreamOptions};
 use crate::http::proxy::token::UpstreamToken;
 use crate::http::proxy::url::{UpstreamUrl, UrlError};
-use crate::private_file::ownership::{Readers, readers_of, trust_file_at, trust_owner, trust_path};
-use crate::private_file::{Mode, identity};
+use crate::metrics::ReloadedFile;
+use crate::private_file::Mode;
+use crate::private_file::ownership::{Readers, readers_of, trust_file_at};
 use crate::secret::Secret;
 
 /// Names the option in errors, even if a variable of the environment sets it.
@@ -213,15 +216,23 @@ impl UpstreamTokenFile {
         let token = UpstreamToken::new(&token).with_context(|| failed(path))?;
         Ok(Self { path: path.to_owned(), token })
     }
+}
 
-    pub(crate) fn path(&self) -> &Path {
+impl TokenFile for UpstreamTokenFile {
+    const FILE: ReloadedFile = ReloadedFile::UpstreamToken;
+    const KEPT: &'static str = "the upstream gets the previous token";
+
+    fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Reads the file again. Returns whether it has another token.
-    pub(crate) fn reload(&self) -> anyhow::Result<bool> {
+    fn reload(&mut self, _: &Authority, _: bool) -> anyhow::Result<Reloaded> {
         let token = read_token(&self.path).with_context(|| failed(&self.path))?;
-        self.token.replace(&token).with_context(|| failed(&self.path))
+        if !self.token.replace(&token).with_context(|| failed(&self.path))? {
+            return Ok(Reloaded::Same);
+        }
+        tracing::info!("the upstream gets the new token of {}", self.path.display());
+        Ok(Reloaded::Read)
     }
 }
 
@@ -230,19 +241,9 @@ fn failed(path: &Path) -> String {
 }
 
 fn read_token(path: &Path) -> anyhow::Result<Secret> {
-    let trusted = trust_path(path)?;
-    // A pipe is not opened: it may have no writer.
-    if let Some(metadata) = &trusted.metadata {
-        ensure!(metadata.is_file(), "it is not a regular file");
-        trust_owner(&trusted.path, metadata)?;
-    }
-    let file = File::open(&trusted.path)?;
+    let (file, checked) = open_trusted(path)?;
     let metadata = file.metadata()?;
-    ensure!(metadata.is_file(), "it is not a regular file");
-    ensure!(
-        trusted.metadata.is_some_and(|checked| identity(&checked) == identity(&metadata)),
-        "another file has replaced it meanwhile"
-    );
+    check_opened(checked.as_ref(), &metadata)?;
     ensure!(metadata.len() < MAX_BYTES as u64, "it is longer than 64 KiB; was the right file given?");
     let (mode, shown) = (Mode::of(&metadata), path.display());
     ensure!(!mode.is_writable_by_others(), "others can change it (mode {mode:o}); run: chmod go-w {shown}");
