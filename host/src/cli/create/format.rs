@@ -3,12 +3,14 @@
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use anyhow::Context as _;
 use clap::ValueEnum;
 use clap::builder::styling::{AnsiColor, Style};
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::cli::create::rotation::Output;
+use crate::cli::stderr::print_stderr;
 use crate::secret::Secret;
 use crate::visible_text::{escape, escape_json};
 
@@ -32,6 +34,21 @@ impl TokenFormat {
                 out.flush()
             }
         }
+    }
+
+    /// Prints a token that `saved` states the file of, and that statement.
+    pub(crate) fn print_saved_token(self, saved: &str, token: &Secret) -> anyhow::Result<()> {
+        let printed = match self {
+            // Stdout holds one JSON object.
+            Self::Json => {
+                print_stderr(saved);
+                Ok(())
+            }
+            Self::Text => writeln!(anstream::stdout(), "{}", escape(saved)),
+        };
+        printed
+            .and_then(|()| self.print_created(token))
+            .with_context(|| format!("{saved}, but it cannot be written to standard output"))
     }
 }
 

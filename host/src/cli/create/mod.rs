@@ -7,7 +7,6 @@ mod rotation;
 mod scoped;
 pub(crate) mod staged_file;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -24,11 +23,10 @@ use crate::cli::create::staged_file::staged_path;
 use crate::cli::duration::{overlap_seconds, whole_seconds};
 use crate::cli::output_file::{confirm_overwrite, is_same_file, lock_directory_of, resolve_output_path};
 use crate::cli::prompt::ask;
-use crate::cli::stderr::{print_stderr, warn};
+use crate::cli::stderr::warn;
 use crate::cli::usage_error::UsageError;
 use crate::program;
 use crate::secret::Secret;
-use crate::visible_text::escape;
 
 /// Create a resource.
 #[derive(Debug, Args)]
@@ -284,17 +282,7 @@ impl Admin {
             token.save_hash(hash_file).with_context(|| format!("{saved}, but not its hash"))?;
             saved = format!("{saved}\nHash saved to: {}", hash_file.display());
         }
-        let printed = match self.format {
-            // Stdout holds one JSON object.
-            TokenFormat::Json => {
-                print_stderr(&saved);
-                Ok(())
-            }
-            TokenFormat::Text => writeln!(anstream::stdout(), "{}", escape(&saved)),
-        };
-        printed
-            .and_then(|()| self.format.print_created(&token.secret))
-            .with_context(|| format!("{saved}, but it cannot be written to standard output"))
+        self.format.print_saved_token(&saved, &token.secret)
     }
 }
 

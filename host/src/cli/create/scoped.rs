@@ -1,7 +1,6 @@
 //! `optoken create token --permission`: creates a token with permissions (docs/compatibility.md
 //! 4.5).
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -14,11 +13,9 @@ use crate::cli::create::offline::OfflineToken;
 use crate::cli::duration::whole_seconds;
 use crate::cli::output_file::{lock_directory_of, replace, resolve_output_path};
 use crate::cli::permission_file::{NewEntry, with_entry};
-use crate::cli::stderr::print_stderr;
 use crate::cli::usage_error::UsageError;
 use crate::client::RequestedPermission;
 use crate::private_file::PRIVATE_MODE;
-use crate::visible_text::escape;
 
 /// The text of all permissions.
 const ALL: &str = "*:*:*";
@@ -116,16 +113,6 @@ impl Scoped {
         replace(output, &content, PRIVATE_MODE)?;
         drop(lock);
         let saved = format!("Token saved to: {}", output.display());
-        let printed = match self.format {
-            // Stdout holds one JSON object.
-            TokenFormat::Json => {
-                print_stderr(&saved);
-                Ok(())
-            }
-            TokenFormat::Text => writeln!(anstream::stdout(), "{}", escape(&saved)),
-        };
-        printed
-            .and_then(|()| self.format.print_created(&token.secret))
-            .with_context(|| format!("{saved}, but it cannot be written to standard output"))
+        self.format.print_saved_token(&saved, &token.secret)
     }
 }
