@@ -23,6 +23,7 @@ use crate::http::api::endpoint::{ApiRequest, Endpoint};
 use crate::http::api::state::{AppState, RequestState};
 use crate::http::api::{self, openapi, scope};
 use crate::http::main_listener::authentication::{Rules, authenticate};
+use crate::http::main_listener::upstream::Destination;
 use crate::http::proxy::Proxy;
 use crate::http::proxy::options::UpstreamOptions;
 use crate::http::refusal::{Client, Refusals};
@@ -98,9 +99,10 @@ impl Service for MainListener {
         let headers = request.headers().iter();
         let offers_basic = may_offer_basic(headers.map(|(name, value)| (name.as_str(), value.as_bytes())));
         if let Some(proxy) = &self.proxy
-            && upstream::is_for_upstream(request.uri().path())
+            && let Destination::Upstream { path } = upstream::destination(request.uri().path())
         {
-            let response = upstream::respond(&self.state, proxy, request, &connection, offers_basic).await;
+            let forwarded = upstream::respond(&self.state, proxy, request, path, &connection, offers_basic);
+            let response = forwarded.await;
             self.state.metrics.http_response("main", UPSTREAM_PATH, response.status().as_u16());
             return response;
         }
@@ -166,8 +168,7 @@ impl MainListener {
         let rules = Rules::of(&self.state.options, request);
         let (credential, principal) = authenticate(&self.state, peer, request, rules)?;
         if let (Some(credential), Some(principal)) = (&credential, principal) {
-            let client = Client::new(peer.clone(), request.headers());
-            scope::check(&self.state, &client, credential, principal, request)?;
+            scope::check(&self.state, peer, credential, principal, request)?;
         }
         let endpoint = self
             .endpoints

@@ -13,6 +13,7 @@ use crate::http::access::{ScopedAccess, scoped_access};
 use crate::http::api::state::AppState;
 use crate::http::refusal::{Client, Reason, Refused, RequestText, path_for_log};
 use crate::secret::Secret;
+use crate::server::peer::Peer;
 use crate::server::serve::Request;
 use crate::token::{Principal, TokenKind};
 
@@ -20,7 +21,7 @@ use crate::token::{Principal, TokenKind};
 /// may do everything.
 pub(crate) fn check(
     state: &AppState,
-    client: &Client,
+    peer: &Peer,
     credential: &Secret,
     principal: Principal,
     request: &Request,
@@ -31,7 +32,7 @@ pub(crate) fn check(
     let path = request.uri().path();
     let target = match scoped_access(path) {
         ScopedAccess::Allowed => return Ok(()),
-        ScopedAccess::Question => return check_question(state, client, credential, principal, request),
+        ScopedAccess::Question => return check_question(state, peer, credential, principal, request),
         ScopedAccess::System(name) => Target::System(name),
         ScopedAccess::Forbidden => Target::Administration,
     };
@@ -45,7 +46,8 @@ pub(crate) fn check(
     };
     let allowed = state.authority.authorize(credential.expose(), &access);
     allowed.map(drop).map_err(|error| {
-        state.refusals.authorization(client, principal, &error, path_for_log(request.uri()));
+        let client = Client::new(peer.clone(), request.headers());
+        state.refusals.authorization(&client, principal, &error, path_for_log(request.uri()));
         error.into()
     })
 }
@@ -54,16 +56,17 @@ pub(crate) fn check(
 /// proxy does not state with certainty.
 fn check_question(
     state: &AppState,
-    client: &Client,
+    peer: &Peer,
     credential: &Secret,
     principal: Principal,
     question: &Request,
 ) -> Result<(), Problem> {
+    let client = || Client::new(peer.clone(), question.headers());
     let refuse = |cause: &dyn Display, path: &str| {
         let cause = format!("token {} has no permission for it: {cause}", principal.id);
         // The client chooses host and database.
         let reason = Reason { label: "missing_permission", cause: &redact_rest(&cause) };
-        state.refusals.report(Refused::Authorization, client, &reason, RequestText::Path(path));
+        state.refusals.report(Refused::Authorization, &client(), &reason, RequestText::Path(path));
         Problem::MissingPermission
     };
     let guarded = state.options.verify_request.read(question);
@@ -73,7 +76,7 @@ fn check_question(
         Err(AuthorizeError::Forbidden) => Err(refuse(&guarded, guarded.path())),
         // The token was accepted a moment ago.
         Err(error) => {
-            state.refusals.authorization(client, principal, &error, paths::VERIFY);
+            state.refusals.authorization(&client(), principal, &error, paths::VERIFY);
             Err(error.into())
         }
     }

@@ -1,6 +1,5 @@
 //! The requests that are not for this server: they are authenticated here, and passed on.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use optoken_protocol::credentials::SchemeCase;
@@ -22,8 +21,7 @@ use crate::server::serve::{Request, Response};
 use crate::token::TokenKind;
 
 /// Paths of this server, with all below them.
-const OWN: [&str; 4] =
-    [paths::TOKENS, "/api/v3/enterprise/configure/token", "/api/v3/optoken", paths::VERIFY];
+const OWN: [&str; 4] = [paths::TOKENS, paths::SCOPED, "/api/v3/optoken", paths::VERIFY];
 
 /// The answer to a query that this server and the upstream would have to run together.
 const MIXED: &str = "a query on system.tokens is answered here and reads that table alone, by one SELECT";
@@ -35,22 +33,40 @@ pub(super) fn is_own(path: &str) -> bool {
     path == paths::OPENAPI || OWN.into_iter().any(is_within)
 }
 
-/// Returns whether a request is for the upstream.
-pub(super) fn is_for_upstream(path: &str) -> bool {
-    // A path without a normal form is none of this server.
-    !normalize(path).is_ok_and(|path| is_own(&path))
+/// The server that a request is for.
+pub(super) enum Destination {
+    /// This one.
+    Own,
+    /// The one behind it.
+    Upstream {
+        /// The path in normal form; `None` if services could read it in several ways.
+        path: Option<String>,
+    },
 }
 
-/// Authenticates a request, and passes it on. A refusal has the form that the client reads.
+/// Returns the server that a path is for.
+pub(super) fn destination(path: &str) -> Destination {
+    match normalize(path) {
+        Ok(path) if is_own(&path) => Destination::Own,
+        Ok(path) if path.split('/').any(is_trimmed_to_dots) => Destination::Upstream { path: None },
+        Ok(path) => Destination::Upstream { path: Some(path.into_owned()) },
+        // A path without a normal form is none of this server.
+        Err(_) => Destination::Upstream { path: None },
+    }
+}
+
+/// Authenticates a request, and passes it on. A refusal has the form that the client reads. `path`
+/// is that of [`Destination::Upstream`].
 pub(super) async fn respond(
     state: &Arc<AppState>,
     proxy: &Proxy,
     request: Request,
+    path: Option<String>,
     connection: &ConnectionHandle,
     offers_basic: bool,
 ) -> Response {
     let is_grpc = is_grpc(request.headers());
-    let forwarded = forward(state, proxy, request, connection).await;
+    let forwarded = forward(state, proxy, request, path, connection).await;
     forwarded.unwrap_or_else(|refusal| refusal.response(is_grpc, offers_basic))
 }
 
@@ -58,10 +74,9 @@ async fn forward(
     state: &Arc<AppState>,
     proxy: &Proxy,
     mut request: Request,
+    path: Option<String>,
     connection: &ConnectionHandle,
 ) -> Result<Response, Refusal> {
-    let path = normalize(request.uri().path()).map(Cow::into_owned).ok();
-    let path = path.filter(|path| !path.split('/').any(is_trimmed_to_dots));
     let rules = Rules {
         is_open: path.as_deref().is_some_and(|path| state.options.disabled_authz.covers(path)),
         is_confirmation: false,
