@@ -222,7 +222,8 @@ fn principal(Principal { id, kind, .. }: &Principal) -> Value {
     json!({ "id": id, "kind": kind })
 }
 
-fn access(argument: &Value) -> Access<'_> {
+/// Reads the argument `access` of the contract.
+pub(crate) fn access(argument: &Value) -> Access<'_> {
     let [method, host, path, query, target] = fields(argument, ["method", "host", "path", "query", "target"]);
     let target = match target.as_object() {
         None => match text(target) {

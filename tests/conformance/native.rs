@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use optoken::access as host;
 use optoken::store::{self, Store as _};
 use optoken_core::access::{Access, DatabaseAction, Target};
 use optoken_core::authority::{
@@ -17,6 +18,7 @@ use optoken_core::rotation::{ExpiringHash, Rotation};
 use optoken_core::transition::{AccessError, AuthError, CommandRejected, Principal, TokenKind};
 use serde_json::{Value, json};
 
+use crate::authority;
 use crate::faults::ScriptedStore;
 use crate::harness::{Bindings, Case, CaseResult};
 
@@ -236,31 +238,24 @@ fn principal(Principal { id, kind }: Principal) -> Value {
     json!({ "id": id, "kind": kind })
 }
 
+/// The type of the core for a request that [`authority::access`] has read.
 fn access(argument: &Value) -> Access<'_> {
     // No permission depends on the query.
-    let [method, host, path, _, target] = fields(argument, ["method", "host", "path", "query", "target"]);
-    let target = match target.as_object() {
-        None => match text(target) {
-            "http" => Target::Http,
-            "administration" => Target::Administration,
-            unknown => panic!("there is no target {unknown}"),
-        },
-        Some(target) if target.len() == 1 && target.contains_key("system") => {
-            Target::System(text(&target["system"]))
-        }
-        Some(target) if target.len() == 1 => {
-            let [name, action] = fields(&target["database"], ["name", "action"]);
-            let action = match text(action) {
-                "read" => DatabaseAction::Read,
-                "write" => DatabaseAction::Write,
-                "create" => DatabaseAction::Create,
-                unknown => panic!("there is no action {unknown}"),
-            };
-            Target::Database(text(name), action)
-        }
-        Some(target) => panic!("{target:?} is no target"),
+    let host::Access { method, host, path, target, .. } = authority::access(argument);
+    let target = match target {
+        host::Target::Http => Target::Http,
+        host::Target::Administration => Target::Administration,
+        host::Target::System(name) => Target::System(name),
+        host::Target::Database { name, action } => Target::Database(
+            name,
+            match action {
+                host::DatabaseAction::Read => DatabaseAction::Read,
+                host::DatabaseAction::Write => DatabaseAction::Write,
+                host::DatabaseAction::Create => DatabaseAction::Create,
+            },
+        ),
     };
-    Access { method: text(method), host: text(host), path: text(path), target }
+    Access { method, host, path, target }
 }
 
 fn authorize_error(error: &AuthorizeError) -> Value {
