@@ -1,12 +1,10 @@
 //! The conformance cases in the hosts of tests/embed, each through its `run` script.
 
-use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
@@ -62,16 +60,8 @@ fn script(host: &str) -> PathBuf {
 
 /// Lets a script fetch and compile what its host needs, which takes no part in the time of a case.
 fn prepare(host: &'static str) {
-    static PREPARED: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
-    let mut prepared = PREPARED.lock().unwrap();
-    if prepared.insert(host) {
-        let none = tempfile::tempdir().unwrap();
-        let status = Command::new(script(host)).arg("cases").arg(none.path()).status();
-        assert!(
-            status.unwrap_or_else(|error| panic!("{host}: {error}")).success(),
-            "{host} cannot be prepared"
-        );
-    }
+    let none = tempfile::tempdir().unwrap();
+    needs::prepare_once(Command::new(script(host)).arg("cases").arg(none.path()));
 }
 
 /// Returns the program of unmodified wasmtime, which is fetched first.

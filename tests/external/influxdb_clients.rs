@@ -18,10 +18,16 @@ use crate::support::{
 /// The version of InfluxDB 3 Core that the server claims to be.
 pub(crate) const VERSION: &str = "3.10.1";
 
+/// Returns the command of a script of tests/clients, which has installed what it needs.
+pub(crate) fn client(script: &str) -> Command {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/clients").join(script);
+    needs::prepare_once(Command::new(&script).arg("install"));
+    Command::new(script)
+}
+
 /// Runs a script of tests/clients with a token. Returns what it prints.
 pub(crate) fn run(script: &str, args: &[&str], token: &str) -> Value {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/clients").join(script);
-    let mut command = Command::new(script);
+    let mut command = client(script);
     command.args(args).env("INFLUX_TOKEN", token).stdin(Stdio::null()).stderr(Stdio::inherit());
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", output.status);

@@ -6,8 +6,9 @@
 //! A missing program is installed first: root on a Debian gets it from `apt-get`, and Envoy is
 //! fetched below the target directory. `OPTOKEN_TEST_INSTALL=off` installs nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::symlink;
@@ -349,5 +350,17 @@ fn fetch_envoy() -> Result<PathBuf, String> {
             Ok(String::from_utf8_lossy(&output.stdout).trim_end().into())
         }
         _ => Err(format!(": tests/proxies/envoy fails, see {}", log_path().display())),
+    }
+}
+
+/// Runs a script that installs what it needs, unless a test has done so before. Another test that
+/// needs it waits: an installation must not meet another.
+pub(crate) fn prepare_once(command: &mut Command) {
+    static PREPARED: Mutex<BTreeSet<OsString>> = Mutex::new(BTreeSet::new());
+    let mut prepared = PREPARED.lock().unwrap();
+    if !prepared.contains(command.get_program()) {
+        let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        assert!(status.success(), "{command:?}: {status}");
+        prepared.insert(command.get_program().to_owned());
     }
 }

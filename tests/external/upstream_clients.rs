@@ -8,12 +8,12 @@ use std::cell::Cell;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::influxdb_clients::{VERSION, run, url};
+use crate::influxdb_clients::{VERSION, client, run, url};
 use crate::needs::{self, CURL};
 use crate::support::{
     CaseName, ChildGuard, NAMED_ADMIN, Request, Server, TOKENS, TestEnv, get, post, request,
@@ -33,9 +33,8 @@ struct Core {
 
 impl Core {
     fn start(env: &TestEnv) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/clients/python/run");
         let record = env.file("record", b"");
-        let mut command = Command::new(script);
+        let mut command = client("python/run");
         command.arg("core").arg(&record).env("INFLUX_TOKEN", UPSTREAM_TOKEN);
         // It ends with its input.
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
