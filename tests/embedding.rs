@@ -23,7 +23,7 @@ use optoken::sandbox::{self, BUILT_IN_COMPONENT};
 #[cfg(feature = "async-store")]
 use optoken::sandbox::{async_linker, bindings_async};
 use optoken::secret::Secret;
-use optoken::store::{Entry, MemoryStore, Store, StoreError, SwapOutcome, Version};
+use optoken::store::{self, Entry, MemoryStore, Store, StoreError, SwapOutcome, Version};
 use optoken::token::{
     AuthenticateError, CommandError, ConfiguredToken, ImportOutcome, IssuedToken, Principal, TokenKind,
 };
@@ -411,7 +411,7 @@ fn documented_limits_match_constants() {
                 sandbox::MAX_TABLE_ELEMENTS
             ),
         ),
-        ("POLL_INTERVAL", milliseconds(authority::POLL_INTERVAL)),
+        ("POLL_INTERVAL", milliseconds(store::POLL_INTERVAL)),
         ("DEFAULT_MAX_STALENESS", seconds(authority::DEFAULT_MAX_STALENESS)),
         ("async_authority::MAX_CONCURRENT_COMMANDS", format!("{MAX_CONCURRENT_COMMANDS} |")),
     ] {
@@ -429,7 +429,7 @@ fn debug_output_is_bounded_and_has_no_secret() {
     let builder = Authority::builder(MemoryStore::default()).max_staleness(Duration::ZERO);
     let shown = format!("{builder:?}");
     assert!(shown.contains("max_staleness: 500ms"), "{shown}");
-    assert_eq!(authority::MIN_MAX_STALENESS, 2 * authority::POLL_INTERVAL);
+    assert_eq!(authority::MIN_MAX_STALENESS, 2 * store::POLL_INTERVAL);
     let authority = in_tokio(builder.build_async()).unwrap();
     let issued = authority.authority().create_operator("test").unwrap();
     let shown = format!("{authority:?} {issued:?}");

@@ -11,7 +11,7 @@ use crate::support::{
     CREATE, Connection, RECOVERY, REGENERATE, Server, TestEnv, eventually, get, post, within,
 };
 
-/// Limit for another server on the same store to reject an old token: `authority::POLL_INTERVAL`,
+/// Limit for another server on the same store to reject an old token: `store::POLL_INTERVAL`,
 /// with a margin for a busy machine.
 const BOUND: Duration = Duration::from_secs(5);
 

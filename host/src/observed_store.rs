@@ -1,10 +1,10 @@
 //! A store that reports its calls to an observer. It adds no storage of its own.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::observer::Observer;
-use crate::store::{Entry, Store, StoreError, SwapOutcome, Version};
+use crate::store::{ClockDifference, Entry, News, Store, StoreError, SwapOutcome, Version};
 
 /// A store and the observer of its calls.
 pub(crate) struct ObservedStore {
@@ -40,5 +40,17 @@ impl Store for ObservedStore {
 
     fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
         self.observe("swap", |store| store.swap(expected, document))
+    }
+
+    fn interval(&self) -> Duration {
+        self.store.interval()
+    }
+
+    fn listen(&self, news: News) {
+        self.store.listen(news);
+    }
+
+    fn clock(&self) -> Option<ClockDifference> {
+        self.store.clock()
     }
 }

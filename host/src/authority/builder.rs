@@ -14,13 +14,13 @@ use crate::authority::api::Authority;
 use crate::authority::boot_clock::BootInstant;
 use crate::authority::high_water::{HighWaterError, HighWaterMark};
 use crate::authority::lineage::{CatalogPosition, CatalogRefusal, CheckedStore, Examined, Lineage};
-use crate::authority::poller::{POLL_INTERVAL, StorePoller};
+use crate::authority::poller::StorePoller;
 use crate::authority::snapshot::{Parts, Shared};
 use crate::command::Command;
 use crate::observed_store::ObservedStore;
 use crate::observer::{NoopObserver, Observer};
 use crate::sandbox::{BUILT_IN_COMPONENT, Sandbox, SandboxError, Trap, VersionedSnapshot};
-use crate::store::{Store, StoreError};
+use crate::store::{POLL_INTERVAL, Store, StoreError};
 use crate::token::{CommandError, Timestamp, now};
 
 /// The default of [`Builder::max_staleness`]. Longer than a checkpoint or a short lock of the

@@ -23,6 +23,6 @@ pub use self::high_water::HighWaterError;
 pub(crate) use self::high_water::HighWaterMark;
 pub use self::last_used::LastUsed;
 pub use self::lineage::{CatalogPosition, CatalogRefusal};
-pub use self::poller::{DROP_TIMEOUT, POLL_INTERVAL};
+pub use self::poller::DROP_TIMEOUT;
 #[cfg(feature = "async")]
 pub(crate) use self::snapshot::MAX_CONCURRENT_COMMANDS;

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::mem::{Discriminant, discriminant};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
@@ -11,39 +11,46 @@ use std::time::Duration;
 use crate::authority::snapshot::{PollError, Shared};
 use crate::store::StoreError;
 
-/// The interval in which an authority polls its store. After a regenerate, every other process on
-/// the same store refuses the old token within this time and the one read that follows.
-pub const POLL_INTERVAL: Duration = Duration::from_millis(250);
-
 /// How long the drop of the last clone of an authority waits for a call of the store that is in
 /// progress.
 pub const DROP_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Why the thread ends its pause.
+enum Wake {
+    /// The store may have changed.
+    News,
+    /// The authority is dropped.
+    Stop,
+}
+
 /// The polling thread, which ends when this is dropped.
 pub(crate) struct StorePoller {
     thread: ThreadId,
-    /// Dropped to end the thread.
-    stop: Option<Sender<Infallible>>,
+    wake: Sender<Wake>,
     /// Disconnected when the thread has dropped its share of the authority.
     ended: Mutex<Receiver<Infallible>>,
 }
 
 impl StorePoller {
     pub(crate) fn start(shared: Arc<Shared>) -> std::io::Result<Self> {
-        let (stop, stopped) = channel();
+        let (wake, woken) = channel();
         let (end, ended) = channel();
+        let news = wake.clone();
+        // A thread that has ended needs no news.
+        shared.store.listen(Arc::new(move || drop(news.send(Wake::News))));
         let thread = thread::Builder::new().name("optoken-poll".into()).spawn(move || {
-            poll(&shared, &stopped);
+            poll(&shared, &woken);
             drop(shared);
             drop::<Sender<_>>(end);
         })?;
-        Ok(Self { thread: thread.thread().id(), stop: Some(stop), ended: Mutex::new(ended) })
+        Ok(Self { thread: thread.thread().id(), wake, ended: Mutex::new(ended) })
     }
 }
 
 impl Drop for StorePoller {
     fn drop(&mut self) {
-        self.stop = None;
+        // Fails if the thread has ended already.
+        let _ = self.wake.send(Wake::Stop);
         // The thread cannot wait for itself, where an observer had the last clone.
         if thread::current().id() != self.thread {
             let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -52,8 +59,9 @@ impl Drop for StorePoller {
     }
 }
 
-/// Polls until the other end of `stopped` is dropped.
-fn poll(shared: &Shared, stopped: &Receiver<Infallible>) {
+/// Polls until the authority is dropped.
+fn poll(shared: &Shared, woken: &Receiver<Wake>) {
+    let interval = shared.store.interval();
     let mut failing: Option<Discriminant<PollError>> = None;
     loop {
         // A panic of a store or an observer must not end this thread: no token would be accepted
@@ -71,8 +79,12 @@ fn poll(shared: &Shared, stopped: &Receiver<Infallible>) {
             _ => {}
         }
         failing = failure;
-        if stopped.recv_timeout(POLL_INTERVAL) != Err(RecvTimeoutError::Timeout) {
-            return;
+        // One read serves all news before it.
+        let first = woken.recv_timeout(interval);
+        for wake in first.into_iter().chain(woken.try_iter()) {
+            if matches!(wake, Wake::Stop) {
+                return;
+            }
         }
     }
 }

@@ -4,18 +4,28 @@
 //! knows the port and no other adapter. Calls block, and come from threads that may block.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 
 #[cfg(any(test, feature = "test-suite"))]
 pub mod conformance;
 mod memory;
+#[cfg(feature = "remote-store")]
+pub mod remote;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
 pub use memory::MemoryStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{OpenError, SqliteStore};
+
+/// The default of [`Store::interval`].
+pub const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Called by a store when its document may have changed.
+pub type News = Arc<dyn Fn() + Send + Sync>;
 
 /// Storage for the catalog.
 ///
@@ -24,8 +34,7 @@ pub use sqlite::{OpenError, SqliteStore};
 /// is text of some 200 bytes for each token, at most 6 MiB.
 ///
 /// Calls come from several threads at once: from the threads that execute commands, and every
-/// [`POLL_INTERVAL`](crate::authority::POLL_INTERVAL) from the poller, which reads the
-/// [`version`](Self::version). Checking a token makes no call. All calls may block. An authority
+/// [`interval`](Self::interval) from the poller, which reads the [`version`](Self::version). Checking a token makes no call. All calls may block. An authority
 /// that was built with `build_async` makes none from a task of the runtime, so a store with an
 /// asynchronous client may keep a `tokio::runtime::Handle` and `block_on` it.
 ///
@@ -121,6 +130,36 @@ pub trait Store: Send + Sync + 'static {
 
     /// Replaces the document if its version is still `expected`; `None` expects an empty store.
     fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError>;
+
+    /// The time between two reads of the poller, if the operator sets no other.
+    fn interval(&self) -> Duration {
+        POLL_INTERVAL
+    }
+
+    /// Calls `news` from now on whenever the document may have changed, from any thread. The call
+    /// wakes the poller, whose read then proves what is new: too many calls cost reads, and none
+    /// are missed for longer than the [`interval`](Self::interval). A store without news does
+    /// nothing.
+    ///
+    /// The authority calls it once. The store drops `news` with itself.
+    fn listen(&self, news: News) {
+        drop(news);
+    }
+
+    /// The clock of the store at its newest answer, if it states one. It decides nothing; the
+    /// operator learns of a clock that is wrong.
+    fn clock(&self) -> Option<ClockDifference> {
+        None
+    }
+}
+
+/// The clock of a store beside that of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockDifference {
+    /// How far the clock of the store is ahead, in milliseconds; negative if it is behind.
+    pub ahead_ms: i64,
+    /// How far that may be wrong: half of the time of the call, and the unit of the stated time.
+    pub precision: Duration,
 }
 
 /// Names one state of the document. Only equality means something.
