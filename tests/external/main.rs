@@ -19,7 +19,10 @@ mod client;
 mod clock;
 mod component;
 mod conformance;
+#[allow(dead_code, reason = "the tests of failures use the rest")]
+mod engines;
 mod environment;
+mod etcd;
 mod fail2ban;
 #[allow(dead_code, reason = "each test crate uses a part")]
 #[path = "../fault_proxy.rs"]
@@ -61,8 +64,9 @@ mod upstream_proxies;
 use std::process::ExitCode;
 
 use self::needs::{
-    BASH, CHROMIUM, CURL, ENV, FAIL2BAN, FAKETIME, HAPROXY, MOUNT, NGINX, NODE, Need, OPENSSL, PERL,
-    PERL_MDWE, PROMETHEUS, PYTHON, PYTHON3, SCRIPT, SETPRIV, STRACE, SYSTEMD_ANALYZE, Test, UNSHARE, WGET,
+    BASH, CHROMIUM, CURL, ENV, ETCD, ETCDCTL, FAIL2BAN, FAKETIME, HAPROXY, MOUNT, NGINX, NODE, Need, OPENSSL,
+    PERL, PERL_MDWE, PROMETHEUS, PYTHON, PYTHON3, SCRIPT, SETPRIV, STRACE, SYSTEMD_ANALYZE, Test, UNSHARE,
+    WGET,
 };
 
 /// Rows of the table: a function, and its needs.
@@ -228,6 +232,9 @@ fn main() -> ExitCode {
         |host: &harness::Host| vec![conformance::need(host)],
         [conformance::host_conforms, conformance::host_rejects_invalid_calls,]
     ));
+    tests.extend(tests! {
+        etcd::conformance_holds_on_three_members: [ETCD, ETCDCTL],
+    });
     let wasmtime = || conformance::need(&conformance::WASMTIME);
     let on_stock_wasmtime: [(&str, Vec<Need>, Run); 4] = [
         (

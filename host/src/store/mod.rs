@@ -11,6 +11,8 @@ use thiserror::Error;
 
 #[cfg(any(test, feature = "test-suite"))]
 pub mod conformance;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod memory;
 #[cfg(feature = "remote-store")]
 pub mod remote;
@@ -18,6 +20,8 @@ pub mod remote;
 pub(crate) mod sqlite;
 mod url;
 
+#[cfg(feature = "etcd")]
+pub use etcd::EtcdStore;
 pub use memory::MemoryStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{OpenError, SqliteStore};
