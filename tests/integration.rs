@@ -14,6 +14,7 @@ mod connection;
 mod contract;
 mod drop_in;
 mod environment;
+mod freshness;
 mod hash;
 #[allow(dead_code, reason = "each test crate uses a part")]
 mod http2;
