@@ -14,6 +14,8 @@ pub mod conformance;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "remote-store")]
 pub mod remote;
 #[cfg(feature = "sqlite")]
@@ -23,6 +25,8 @@ mod url;
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdStore;
 pub use memory::MemoryStore;
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{OpenError, SqliteStore};
 pub use url::{OpenUrlError, StoreKind, StoreUrl, StoreUrlError};
