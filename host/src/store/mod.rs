@@ -12,12 +12,16 @@ use thiserror::Error;
 #[cfg(any(test, feature = "test-suite"))]
 pub mod conformance;
 mod memory;
+#[cfg(feature = "object-store")]
+mod object;
 #[cfg(feature = "remote-store")]
 pub mod remote;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
 pub use memory::MemoryStore;
+#[cfg(feature = "object-store")]
+pub use object::ObjectStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{OpenError, SqliteStore};
 
