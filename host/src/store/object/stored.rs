@@ -205,7 +205,7 @@ mod tests {
             states.extend_from_slice(&all[4..4 + after]);
             chain(&states)
         };
-        let evidence = |found| evidence(own, Some(expected), found);
+        let evidence = |found: Option<&Header>| evidence(own, Some(expected), found);
         assert_eq!(evidence(Some(&with_own(0))), Evidence::Written);
         assert_eq!(evidence(Some(&with_own(1))), Evidence::Replaced);
         assert_eq!(evidence(Some(&with_own(8))), Evidence::Replaced);
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn evidence_of_a_first_write() {
         let all = nonces(12);
-        let evidence = |found| evidence(&all[0], None, found);
+        let evidence = |found: Option<&Header>| evidence(&all[0], None, found);
         assert_eq!(evidence(None), Evidence::Unchanged);
         assert_eq!(evidence(Some(&chain(&all[..1]))), Evidence::Written);
         assert_eq!(evidence(Some(&chain(&all[..9]))), Evidence::Replaced);

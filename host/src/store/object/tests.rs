@@ -17,7 +17,7 @@ fn variables() -> [(String, String); 4] {
     [
         ("AWS_ACCESS_KEY_ID", "id"),
         ("AWS_SECRET_ACCESS_KEY", SECRET),
-        ("GOOGLE_SKIP_SIGNATURE", "true"),
+        ("GOOGLE_BEARER_TOKEN", SECRET),
         ("AWS_CONDITIONAL_PUT", "disabled"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -219,7 +219,7 @@ fn certain_refusals_write_nothing_and_have_advice() {
         (403, "RequestTimeTooSkewed", "the clock of this machine"),
         (400, "ExpiredToken", "Renew the credentials"),
         (404, "NoSuchBucket", "Create the bucket"),
-        (301, "PermanentRedirect", "region="),
+        (301, "", "region="),
         (501, "NotImplemented", "conditional writes"),
         (429, "TooManyRequests", "repeat the command in a second"),
     ] {
