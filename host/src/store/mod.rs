@@ -18,12 +18,14 @@ mod object;
 pub mod remote;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
+mod url;
 
 pub use memory::MemoryStore;
 #[cfg(feature = "object-store")]
 pub use object::ObjectStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{OpenError, SqliteStore};
+pub use url::{OpenUrlError, StoreKind, StoreUrl, StoreUrlError};
 
 /// The default of [`Store::interval`].
 pub const POLL_INTERVAL: Duration = Duration::from_millis(250);
