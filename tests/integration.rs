@@ -15,6 +15,7 @@ mod contract;
 mod drop_in;
 mod environment;
 mod hash;
+mod history;
 #[allow(dead_code, reason = "each test crate uses a part")]
 mod http2;
 mod http_edges;
