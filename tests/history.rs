@@ -3,3 +3,5 @@
 
 #[path = "history/agreement.rs"]
 mod agreement;
+#[path = "history/nodes.rs"]
+mod nodes;

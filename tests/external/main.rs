@@ -38,6 +38,7 @@ mod influxdb_clients;
 mod lifecycle;
 mod memory;
 mod needs;
+mod nodes;
 mod ownership;
 mod proxies;
 mod proxy_permissions;
@@ -227,6 +228,12 @@ fn main() -> ExitCode {
         |host: &harness::Host| host.name,
         |host: &harness::Host| vec![conformance::need(host)],
         [conformance::host_conforms, conformance::host_rejects_invalid_calls,]
+    ));
+    tests.extend(tests_for!(
+        &nodes::ENGINES,
+        |engine: &nodes::Engine| engine.name,
+        |engine: &nodes::Engine| engine.needs.to_vec(),
+        [nodes::one_of_concurrent_regenerates_on_three_nodes_succeeds,]
     ));
     let wasmtime = || conformance::need(&conformance::WASMTIME);
     let on_stock_wasmtime: [(&str, Vec<Need>, Run); 4] = [

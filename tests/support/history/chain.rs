@@ -213,7 +213,7 @@ fn places(
             Kind::Read(state) => placed.push((*operation, number, time_of(index[&state]))),
             Kind::Swap { new, .. } if writers.contains_key(&new) => {
                 let unknown = matches!(operation.kind, Kind::Swap { outcome: Outcome::Unknown, .. });
-                // Nobody knows when an unknown swap wrote.
+                // The time of an unknown write is not known.
                 let end = if unknown { NEVER } else { operation.end };
                 placed.push((Operation { end, ..*operation }, number, 2 * index[&new]));
             }

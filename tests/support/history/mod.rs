@@ -6,7 +6,9 @@
 
 pub(crate) mod bound;
 pub(crate) mod chain;
+pub(crate) mod faults;
 pub(crate) mod recorder;
+pub(crate) mod workload;
 
 /// A point in time.
 pub(crate) type Moment = u64;

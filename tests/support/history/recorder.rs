@@ -62,8 +62,8 @@ impl Recorder {
     }
 
     /// The same store, which records its calls here.
-    pub(crate) fn store(self: &Arc<Self>, store: impl Store) -> RecordedStore {
-        RecordedStore { store: Arc::new(store), recorder: Arc::clone(self) }
+    pub(crate) fn store(self: &Arc<Self>, store: Arc<dyn Store>) -> RecordedStore {
+        RecordedStore { store, recorder: Arc::clone(self) }
     }
 
     /// Records what a client learned of a token.
@@ -95,7 +95,7 @@ impl Recorder {
     }
 }
 
-/// A state for each version, and for each swap that nobody has seen.
+/// A state for each version, and for each swap that wrote nothing that was found.
 #[derive(Default)]
 struct States {
     by_version: HashMap<String, State>,
