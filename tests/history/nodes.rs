@@ -105,8 +105,8 @@ fn repeated_swap_is_a_denied_write() {
     assert_eq!(check_of_documents(Some(Broken::RepeatsSwaps), Fault::AnswerLost), Some("denied write"));
 }
 
-/// The checks that find this fault while a node is cut off and a token is revoked elsewhere: that of
-/// the answers, and that of the calls.
+/// The checks that find this fault while a node is cut off and a token is revoked elsewhere: that
+/// of the answers, and that of the calls.
 fn checks_of_cut_off_node(broken: Option<Broken>) -> (Option<&'static str>, Option<&'static str>) {
     let directory = tempfile::tempdir().unwrap();
     let (recorder, switches) = (Recorder::new(), switches());

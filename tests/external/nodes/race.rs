@@ -121,8 +121,8 @@ pub(crate) fn one_of_concurrent_regenerates_on_three_nodes_succeeds(engine: &'st
     let started = Instant::now();
     for round in 0..rounds() {
         token = raced.after(&nodes, &token, || race(&nodes, &token));
-        // The losers of a race read the store. After a single request the other nodes have to hear of
-        // the change.
+        // The losers of a race read the store. After a single request the other nodes have to hear
+        // of the change.
         token = alone.after(&nodes, &token, || {
             let node = round % NODES;
             let response = post(REGENERATE).bearer(&token).send(nodes[node].address());

@@ -1,8 +1,8 @@
 //! Checks how long a token is accepted after its revocation, and refused after its issue.
 //!
-//! A node answers from memory, so its answers need not be linearizable. They need to be right within
-//! a bound: no acceptance at T of a token whose revocation was acknowledged at R has T > R + bound.
-//! A node that has made a change itself knows it at once.
+//! A node answers from memory, so its answers need not be linearizable. They need to be right
+//! within a bound: no acceptance at T of a token whose revocation was acknowledged at R has T > R +
+//! bound. A node that has made a change itself knows it at once.
 
 use std::collections::BTreeMap;
 use std::fmt;

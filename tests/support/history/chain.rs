@@ -1,8 +1,8 @@
 //! Checks that a history of reads and compare-and-swaps is linearizable.
 //!
 //! No state is written twice, and a swap that won names the state before it. So the order of all
-//! states is known without a search, and what is left is to hold the place of each operation against
-//! real time. The check is exact, and needs O(n log n) steps.
+//! states is known without a search, and what is left is to hold the place of each operation
+//! against real time. The check is exact, and needs O(n log n) steps.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -57,7 +57,7 @@ pub(crate) enum Violation {
     MadeUpPredecessor { swap: usize, expected: State },
     /// A read returned a state that was never written.
     MadeUpState { read: usize, state: State },
-    /// A swap that was said to write nothing has written.
+    /// A swap was answered to have written nothing, and has written.
     DeniedWrite { swap: usize },
     /// A swap was refused while the state was the expected one.
     UnfoundedRefusal { swap: usize },
@@ -115,8 +115,8 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Checks a history. No refused swap expects the state of an unknown swap that no operation shows: no
-/// client can know it. Returns all states that were written, in their order.
+/// Checks a history. No refused swap expects the state of an unknown swap that no operation shows:
+/// no client can know it. Returns all states that were written, in their order.
 pub(crate) fn check(history: &[Operation]) -> Result<Vec<State>, Violation> {
     let writers = writers(history)?;
     let order = order(history, &writers)?;
@@ -130,10 +130,10 @@ pub(crate) fn check(history: &[Operation]) -> Result<Vec<State>, Violation> {
 fn writers(history: &[Operation]) -> Result<HashMap<State, usize>, Violation> {
     let mut swaps = HashMap::new();
     for (number, operation) in history.iter().enumerate() {
-        if let Kind::Swap { new, .. } = operation.kind {
-            if let Some(first) = swaps.insert(new, number) {
-                return Err(Violation::SharedVersion { first, second: number });
-            }
+        if let Kind::Swap { new, .. } = operation.kind
+            && let Some(first) = swaps.insert(new, number)
+        {
+            return Err(Violation::SharedVersion { first, second: number });
         }
     }
     let mut seen: Vec<(State, usize)> = Vec::new();

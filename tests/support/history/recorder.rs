@@ -119,8 +119,8 @@ impl States {
     }
 }
 
-/// The calls as operations. The version of a swap without an answer is that under which its document
-/// was found.
+/// The calls as operations. The version of a swap without an answer is that under which its
+/// document was found.
 fn operations(calls: &[Call]) -> Result<Vec<Operation>, Violation> {
     let mut states = States::default();
     // The documents of the versions whose writer is known, with the number of the call.

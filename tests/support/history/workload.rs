@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -30,14 +30,14 @@ fn run(client: &(dyn Fn(usize) + Sync), disturb: &(dyn Fn(&AtomicBool) + Sync)) 
     thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(move || client(number))).collect();
         scope.spawn(|| disturb(&ended));
-        let results: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
+        let results: Vec<_> = clients.into_iter().map(ScopedJoinHandle::join).collect();
         ended.store(true, Ordering::Relaxed);
         assert!(results.iter().all(Result::is_ok), "a client panicked");
     });
 }
 
-/// Lets clients read and swap documents, each by one of these stores. Every client does this
-/// many things.
+/// Lets clients read and swap documents, each by one of these stores. Every client does this many
+/// things.
 pub(crate) fn swap_documents(
     stores: &[impl Store],
     things: usize,
@@ -124,7 +124,9 @@ impl Nodes {
                     0..=7 => self.create(node, &format!("{seed}-{number}-{thing}")),
                     8..=13 => self.delete(&mut random, node),
                     14..=20 if number == 0 => self.replace_operator(&mut random, node),
-                    _ => self.authenticate(&mut random, node),
+                    _ => {
+                        self.authenticate(&mut random, node);
+                    }
                 }
             }
         };
@@ -198,11 +200,12 @@ impl Nodes {
         }
     }
 
-    /// Presents one of the tokens to this node.
-    pub(crate) fn authenticate(&self, random: &mut Rng, node: usize) {
+    /// Presents one of the tokens to this node. Returns whether it is accepted; `None` if the node
+    /// does not know.
+    pub(crate) fn authenticate(&self, random: &mut Rng, node: usize) -> Option<bool> {
         let known = random.choice(&*self.tokens.lock().unwrap()).cloned();
         let token = known.map_or_else(|| self.operator(), |(_, secret)| secret);
-        drop(self.ask(node, &token));
+        self.ask(node, &token)
     }
 
     /// Returns whether the node accepts a token; `None` if it does not know.
