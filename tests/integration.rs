@@ -16,6 +16,7 @@ mod drop_in;
 mod environment;
 mod freshness;
 mod hash;
+mod history;
 #[allow(dead_code, reason = "each test crate uses a part")]
 mod http2;
 mod http_edges;

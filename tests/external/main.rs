@@ -41,6 +41,7 @@ mod influxdb_clients;
 mod lifecycle;
 mod memory;
 mod needs;
+mod nodes;
 mod ownership;
 mod proxies;
 mod proxy_permissions;
@@ -235,6 +236,12 @@ fn main() -> ExitCode {
     tests.extend(tests! {
         etcd::conformance_holds_on_three_members: [ETCD, ETCDCTL],
     });
+    tests.extend(tests_for!(
+        &nodes::ENGINES,
+        |engine: &nodes::Engine| engine.name,
+        |engine: &nodes::Engine| engine.needs.to_vec(),
+        [nodes::one_of_concurrent_regenerates_on_three_nodes_succeeds,]
+    ));
     let wasmtime = || conformance::need(&conformance::WASMTIME);
     let on_stock_wasmtime: [(&str, Vec<Need>, Run); 4] = [
         (
