@@ -12,6 +12,7 @@ mod component;
 mod concurrency;
 mod connection;
 mod contract;
+mod deployment;
 mod drop_in;
 mod environment;
 mod freshness;

@@ -19,6 +19,7 @@ mod client;
 mod clock;
 mod component;
 mod conformance;
+mod deployment;
 #[allow(dead_code, reason = "the tests of failures use the rest")]
 mod engines;
 mod environment;
@@ -119,6 +120,10 @@ fn main() -> ExitCode {
         component::other_compiler_compares_behaviour: [BASH],
         component::prebuilt_components_match_sources: [BASH],
         component::verification_without_compiler_fails: [BASH],
+        deployment::alerts_are_valid_and_their_metrics_exist: [PROMETHEUS],
+        deployment::drop_in_is_valid: [SYSTEMD_ANALYZE],
+        deployment::manifests_fit_each_other_and_kubernetes: [PYTHON],
+        deployment::pods_start_and_their_probes_succeed: [CURL, PYTHON],
         environment::dotenv_of_other_user_is_ignored: [Need::Root],
         environment::root_recovers_server_of_other_user: [Need::Root],
         environment::socket_of_other_user_receives_nothing: [Need::Root],
@@ -226,6 +231,12 @@ fn main() -> ExitCode {
         |kind: &proxies::ProxyKind| kind.name,
         |kind: &proxies::ProxyKind| vec![kind.need],
         [proxies::preflight_lines_answer_one_origin,]
+    ));
+    tests.extend(tests_for!(
+        &deployment::BALANCERS,
+        |balancer: &deployment::Balancer| balancer.name,
+        |balancer: &deployment::Balancer| vec![balancer.need, CURL],
+        [deployment::balancer_passes_over_stale_and_dead_nodes,]
     ));
     tests.extend(tests_for!(
         [&conformance::NODE, &conformance::PYTHON, &conformance::WASMTIME],
