@@ -296,6 +296,7 @@ fn nodes_tests() -> Vec<Test> {
         [
             nodes::cut_off_node_denies_after_the_bound_and_comes_back,
             nodes::frozen_engine_delays_nothing_beyond_the_bound,
+            nodes::store_of_nodes_under_faults_has_one_history,
         ]
     ));
     tests.extend(tests_for!(

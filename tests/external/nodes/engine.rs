@@ -53,8 +53,8 @@ pub(crate) trait SharedStore: Send + Sync {
     /// The addresses of its members.
     fn addresses(&self) -> Vec<SocketAddr>;
 
-    /// The URL for a node that reaches the members at these addresses.
-    fn url(&self, addresses: &[SocketAddr]) -> String;
+    /// The URL of the store with this name, for a node that reaches the members at these addresses.
+    fn url(&self, name: &str, addresses: &[SocketAddr]) -> String;
 
     /// Variables of a node.
     fn variables(&self) -> Vec<(&'static str, String)> {
@@ -96,8 +96,8 @@ impl SharedStore for Database {
         Vec::new()
     }
 
-    fn url(&self, _addresses: &[SocketAddr]) -> String {
-        format!("sqlite:{}", self.0.path().join("tokens.db").display())
+    fn url(&self, name: &str, _addresses: &[SocketAddr]) -> String {
+        format!("sqlite:{}", self.0.path().join(name).display())
     }
 }
 
@@ -124,8 +124,8 @@ impl SharedStore for Etcd {
         etcd_addresses(&self.0.lock().unwrap())
     }
 
-    fn url(&self, addresses: &[SocketAddr]) -> String {
-        etcd_url(addresses, "nodes")
+    fn url(&self, name: &str, addresses: &[SocketAddr]) -> String {
+        etcd_url(addresses, name)
     }
 
     fn freeze(&self, member: usize) {
@@ -153,7 +153,7 @@ impl SharedStore for SharedEtcd {
         etcd_addresses(Cluster::shared())
     }
 
-    fn url(&self, addresses: &[SocketAddr]) -> String {
-        etcd_url(addresses, &self.0)
+    fn url(&self, name: &str, addresses: &[SocketAddr]) -> String {
+        etcd_url(addresses, &format!("{}/{name}", self.0))
     }
 }

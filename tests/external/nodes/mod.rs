@@ -22,7 +22,9 @@ pub(crate) use self::faults::{
     frozen_engine_delays_nothing_beyond_the_bound, lost_member_and_lost_majority_lose_no_change,
     stopped_node_accepts_no_revoked_token,
 };
-pub(crate) use self::history::nodes_under_faults_have_one_history;
+pub(crate) use self::history::{
+    nodes_under_faults_have_one_history, store_of_nodes_under_faults_has_one_history,
+};
 use self::link::{Link, Traffic};
 pub(crate) use self::race::one_of_concurrent_regenerates_on_three_nodes_succeeds;
 use crate::support::{Server, TestEnv, get};
@@ -52,7 +54,9 @@ impl Node {
         let links: Vec<_> = store.addresses().into_iter().map(Link::start).collect();
         let addresses: Vec<_> = links.iter().map(|link| link.address).collect();
         let env = TestEnv::new();
-        let cli = env.cli(["serve", "--http-bind", "127.0.0.1:0", "--store"]).arg(store.url(&addresses));
+        let cli = env
+            .cli(["serve", "--http-bind", "127.0.0.1:0", "--store"])
+            .arg(store.url("tokens.db", &addresses));
         let cli = cli.arg("--audit-log").arg(Self::audit_log(&env));
         let cli = cli.arg("--state-dir").arg(env.home().join("state")).args(args);
         let cli = store.variables().iter().fold(cli, |cli, (name, value)| cli.env(name, value));
