@@ -12,6 +12,7 @@ use thiserror::Error;
 #[cfg(any(test, feature = "test-suite"))]
 pub mod conformance;
 mod memory;
+pub(crate) mod relocation;
 #[cfg(feature = "remote-store")]
 pub mod remote;
 #[cfg(feature = "sqlite")]
