@@ -21,6 +21,7 @@ mod http_edges;
 mod invalid_input;
 mod lifecycle;
 mod metrics;
+mod migrate;
 mod openapi;
 mod ownership;
 mod permissions;
