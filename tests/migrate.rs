@@ -46,7 +46,9 @@ fn running_server_is_left_behind_and_refuses() {
     server.wait_for_log(&format!("its tokens were moved to {to}; start this server with that store"));
     assert_eq!(post(CREATE).send(server.address).status, 503, "the bootstrap stays closed");
     drop(server);
-    env.serve_with(&[]).run().assert_failed(1, &["cannot use the token store", &format!("were moved to {to}")]);
+    env.serve_with(&[])
+        .run()
+        .assert_failed(1, &["cannot use the token store", &format!("were moved to {to}")]);
 
     let server = env.serve(&["--store", &to]);
     assert!(server.accepts(&token));
@@ -86,13 +88,17 @@ fn target_that_is_not_empty_is_refused() {
     drop(other.serve(&[]));
     let (from, taken) = (url_of(&env.store()), url_of(&other.store()));
     let before = (env.stored_catalog(), other.stored_catalog());
-    migrate(&env, &from, &taken, &["--yes"]).assert_failed(1, &["holds a catalog already", "name an empty place"]);
+    migrate(&env, &from, &taken, &["--yes"])
+        .assert_failed(1, &["holds a catalog already", "name an empty place"]);
     migrate(&env, &from, &from, &["--yes"]).assert_failed(1, &["the same store"]);
-    migrate(&env, &from, "memory:", &["--yes"]).assert_failed(1, &["cannot use the target", "ends with its server"]);
-    migrate(&env, "memory:", &from, &["--yes"]).assert_failed(1, &["cannot use the source", "ends with its server"]);
+    migrate(&env, &from, "memory:", &["--yes"])
+        .assert_failed(1, &["cannot use the target", "ends with its server"]);
+    migrate(&env, "memory:", &from, &["--yes"])
+        .assert_failed(1, &["cannot use the source", "ends with its server"]);
     let missing = url_of(&env.home().join("missing.db"));
     migrate(&env, &missing, &url_of(&to), &["--yes"]).assert_failed(1, &["there is no token store at"]);
-    migrate(&env, &from, &url_of(&to), &[]).assert_failed(1, &["without confirmation", "nothing was changed"]);
+    migrate(&env, &from, &url_of(&to), &[])
+        .assert_failed(1, &["without confirmation", "nothing was changed"]);
     env.cli(["migrate", "--from", &from]).run().assert_failed(2, &["--to <URL>"]);
     assert_eq!((env.stored_catalog(), other.stored_catalog()), before);
     assert!(!to.exists() && server.accepts(&token));
