@@ -371,25 +371,6 @@ impl Store for CheckedStore {
     }
 
     fn load(&self) -> Result<Option<Entry>, StoreError> {
-<<<<<<< HEAD
-        let read_at = BootInstant::now();
-        let entry = self.store.load()?;
-        if self.lineage.is_current(entry.as_ref().map(|entry| &entry.version)) {
-            return Ok(entry);
-        }
-        match Examined::of_entry(&self.sandbox, entry.as_ref()) {
-            Ok(Ok(examined)) => match self.lineage.check(&examined, read_at) {
-                Ok(()) => Ok(entry),
-                Err(LineageError::Overtaken) => {
-                    Err(StoreError::Unavailable("the catalog changed while it was read".to_owned()))
-                }
-                Err(LineageError::Refused(refusal)) => Err(StoreError::Unavailable(refusal.to_string())),
-            },
-            Ok(Err(CommandError::Unavailable(why))) => Err(StoreError::Unavailable(why)),
-            // The command instance gets the same error for the same document.
-            Ok(Err(_)) => Ok(entry),
-            Err(trap) => Err(StoreError::Unavailable(trap.to_string())),
-=======
         loop {
             let version = |entry: &Option<Entry>| entry.as_ref().map(|entry| entry.version.clone());
             let (entry, read_at) = self.call(Store::load, |entry| Some(version(entry)))?;
@@ -402,11 +383,11 @@ impl Store for CheckedStore {
                     Err(LineageError::Overtaken) => continue,
                     Err(LineageError::Refused(refusal)) => Err(StoreError::Unavailable(refusal.to_string())),
                 },
+                Ok(Err(CommandError::Unavailable(why))) => Err(StoreError::Unavailable(why)),
                 // The command instance gets the same error for the same document.
                 Ok(Err(_)) => Ok(entry),
                 Err(trap) => Err(StoreError::Unavailable(trap.to_string())),
             };
->>>>>>> main
         }
     }
 
