@@ -27,8 +27,8 @@ const RETRY_PAUSES: [Duration; 4] =
 const LOSER_PAUSE: Duration = Duration::from_millis(10);
 const LOSER_JITTER_MS: u8 = 40;
 
-/// Begins a change. The isolation level lets a change that waited for another one find no row, where
-/// a stricter level fails. Settings of the user or database must weaken nothing: neither the sync
+/// Begins a change. The isolation level lets a change that waited for another one find no row,
+/// where a stricter level fails. Settings of the user or database must weaken nothing: neither the sync
 /// before the answer, nor the warning that there was none. The timeouts end what a change leaves
 /// behind whose client has gone or stands still, as it keeps others waiting.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \

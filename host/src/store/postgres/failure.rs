@@ -160,8 +160,8 @@ fn is_lost(code: &SqlState) -> bool {
         .contains(code)
 }
 
-/// Whether an error with this code means that the transaction is rolled back. All other errors leave
-/// that open.
+/// Whether an error with this code means that the transaction is rolled back. All other errors
+/// leave that open.
 fn is_rolled_back(code: &SqlState) -> bool {
     let class = code.code().get(..2).unwrap_or_default();
     *code != SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN

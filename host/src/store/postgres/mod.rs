@@ -47,7 +47,8 @@ struct Shared {
 }
 
 impl PostgresStore {
-    /// Opens the store at a URL: `postgres://USER@HOST:PORT[,HOST:PORT…]/DATABASE`. Calls no server.
+    /// Opens the store at a URL, `postgres://USER@HOST:PORT[,HOST:PORT…]/DATABASE`. Calls no
+    /// server.
     ///
     /// The password is of the URL, or of `INFLUXDB3_TOKEN_STORE_PASSWORD`, of the file that
     /// `INFLUXDB3_TOKEN_STORE_PASSWORD_FILE` names, or of `PGPASSWORD`. Connections are encrypted
@@ -178,4 +179,3 @@ impl fmt::Debug for PostgresStore {
         f.debug_tuple("PostgresStore").field(&self.address().shown).finish()
     }
 }
-#[cfg(test)]
