@@ -25,6 +25,9 @@ mod invalid_input;
 mod lifecycle;
 mod metrics;
 mod migrate;
+#[allow(dead_code, reason = "each test crate uses a part")]
+#[path = "../host/src/store/object/tests/endpoint.rs"]
+mod object_endpoint;
 mod openapi;
 mod ownership;
 mod permissions;
@@ -33,6 +36,7 @@ mod program;
 mod quickstart;
 mod recovery;
 mod redaction;
+mod remote_store;
 mod request_forgery;
 mod rotation;
 mod sandbox;

@@ -130,3 +130,28 @@ fn moved_store_is_neither_backed_up_nor_restored_by_mistake() {
     let server = env.serve(&[]);
     assert!(server.accepts(&restored.token()) && !server.accepts(&token));
 }
+
+#[test]
+fn interrupted_move_is_named_and_finished() {
+    let (env, server, token, path) = started();
+    drop(server);
+    let (from, to) = (url_of(&env.store()), url_of(&path));
+    assert_eq!(migrate(&env, &from, &to, &["--yes"]).code, Some(0));
+    // As a run leaves it that is killed before its last step.
+    let store = rusqlite::Connection::open(&path).unwrap();
+    let arriving = format!("optoken-arriving 1\n{{\"from\":\"{from}\"}}\n");
+    store.execute("UPDATE catalog SET version = 'x', document = ?1 || document", [&arriving]).unwrap();
+    drop(store);
+    let start = env.serve_with(&["--store", &to]).run();
+    start.assert_failed(1, &[&format!("have not arrived from {from}"), "run the same `migrate` again"]);
+    let third = url_of(&env.home().join("third.db"));
+    migrate(&env, &to, &third, &["--yes"]).assert_failed(1, &["is not finished; finish it first"]);
+    let again = migrate(&env, &from, &to, &["--yes"]);
+    assert_eq!(again.code, Some(0), "{}", again.stderr);
+    assert!(
+        again.stderr.contains("An interrupted run has left the source; finishing it."),
+        "{}",
+        again.stderr
+    );
+    assert!(env.serve(&["--store", &to]).accepts(&token));
+}
