@@ -418,3 +418,81 @@ fn describe(backup: &Copy, current: Option<&anyhow::Result<Copy>>) -> anyhow::Re
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// What happens to a swap.
+    enum Fault {
+        None,
+        /// It is carried out, and its answer is lost.
+        AnswerLost,
+        /// It is not carried out, and nothing is known of it.
+        NotDone,
+        /// Nothing is written, for certain.
+        Unavailable,
+    }
+
+    struct Faulty {
+        store: MemoryStore,
+        faults: Mutex<VecDeque<Fault>>,
+    }
+
+    impl Store for Faulty {
+        fn load(&self) -> Result<Option<Entry>, StoreError> {
+            self.store.load()
+        }
+
+        fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
+            let unknown = || Err(StoreError::UnknownOutcome("a fault".to_owned()));
+            match self.faults.lock().unwrap().pop_front().unwrap_or(Fault::None) {
+                Fault::None => self.store.swap(expected, document),
+                Fault::AnswerLost => {
+                    self.store.swap(expected, document)?;
+                    unknown()
+                }
+                Fault::NotDone => unknown(),
+                Fault::Unavailable => Err(StoreError::Unavailable("a fault".to_owned())),
+            }
+        }
+    }
+
+    /// Restores `new` over `old` where these faults happen. Returns the error and what is stored.
+    fn restored(faults: impl IntoIterator<Item = Fault>, changed_since: bool) -> (String, String) {
+        let store = MemoryStore::default();
+        let SwapOutcome::Swapped(read) = store.swap(None, "old").unwrap() else { panic!("it is empty") };
+        if changed_since {
+            store.swap(Some(&read), "changed").unwrap();
+        }
+        let store = Faulty { store, faults: Mutex::new(faults.into_iter().collect()) };
+        let error = swap(&store, Some(&read), "new").err().map(|error| format!("{error:#}"));
+        (error.unwrap_or_default(), store.load().unwrap().unwrap().document)
+    }
+
+    #[test]
+    fn swap_replaces_the_state_that_was_read_and_no_other() {
+        use Fault::{AnswerLost, NotDone, Unavailable};
+        for faults in
+            [vec![], vec![AnswerLost], vec![NotDone], vec![NotDone, AnswerLost], vec![NotDone, Unavailable]]
+        {
+            let count = faults.len();
+            assert_eq!(restored(faults, false), (String::new(), "new".to_owned()), "{count} faults");
+        }
+        let (error, stored) = restored([], true);
+        assert!(error.contains("was changed since it was read, and nothing was replaced"), "{error}");
+        assert_eq!(stored, "changed");
+        let (error, stored) = restored([Unavailable], false);
+        assert_eq!((error.as_str(), stored.as_str()), ("a fault; nothing was changed", "old"));
+        for (faults, changed, stored) in
+            [(vec![NotDone, NotDone, NotDone], false, "old"), (vec![NotDone], true, "changed")]
+        {
+            let (error, found) = restored(faults, changed);
+            assert!(error.contains("it is unknown whether the backup was restored"), "{error}");
+            assert_eq!(found, stored);
+        }
+    }
+}
