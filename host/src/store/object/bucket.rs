@@ -187,7 +187,7 @@ impl Bucket {
     }
 
     pub(super) async fn remove(&self, object: &Path) -> Result<(), Failure> {
-        // A deletion has no way for a trace; its error says enough.
+        // A deletion has no way for a trace; its error is enough.
         match self.client.delete(object).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(Failure::new(Kind::Unclear, format!("{object} cannot be removed: {error}"))),

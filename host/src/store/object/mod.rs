@@ -74,8 +74,8 @@ impl ObjectStore {
         Self::build(url, variables, once, false)
     }
 
-    /// An adapter with the defaults of the crate `object_store`: it repeats writes, and its word for
-    /// a lost race is believed. A test must find that it loses acknowledged changes.
+    /// An adapter with the defaults of the crate `object_store`: it repeats writes, and its word
+    /// for a lost race is believed. A test must find that it loses its own changes.
     #[cfg(any(test, feature = "test-suite"))]
     pub fn open_with_default_retries(
         url: &str,

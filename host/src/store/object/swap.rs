@@ -100,12 +100,12 @@ impl Swap {
                 state => state,
             },
         };
-        let form = match expected {
-            None => Form::Quoted,
-            Some(_) => {
-                let learned = timeout_at(self.deadline, self.bucket.form()).await;
-                learned.unwrap_or_else(|_| Err(late())).map_err(nothing)?
-            }
+        let form = if expected.is_some() {
+            let learned = timeout_at(self.deadline, self.bucket.form()).await;
+            learned.unwrap_or_else(|_| Err(late())).map_err(nothing)?
+        } else {
+            // A first write has no tag.
+            Form::Quoted
         };
         let header = Header::after(expected.as_ref().map(|state| &state.header), random().map_err(nothing)?);
         self.wait_for_turn().await.map_err(nothing)?;
@@ -118,7 +118,7 @@ impl Swap {
             .unwrap_or_else(|_| Err(Failure::new(Kind::Unclear, "it has not answered the write in time")));
         let write = Write { nonce: header.nonce().clone(), expected };
         match put {
-            Ok((mark, _)) => Ok(self.swapped(State { mark, header })),
+            Ok((mark, _)) => Ok(self.swapped(&State { mark, header })),
             Err(failure) => self.settle(&write, &failure).await,
         }
     }
@@ -150,10 +150,10 @@ impl Swap {
         Ok(())
     }
 
-    fn swapped(&self, state: State) -> SwapOutcome {
+    fn swapped(&self, state: &State) -> SwapOutcome {
         *self.object.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let version = state.mark.version();
-        self.object.remember(&state);
+        self.object.remember(state);
         SwapOutcome::Swapped(version)
     }
 
@@ -184,13 +184,12 @@ impl Swap {
             match evidence(&write.nonce, write.expected_nonce(), state.as_ref().map(|state| &state.header)) {
                 Evidence::Written => {
                     return match state {
-                        Some(state) => Ok(self.swapped(state)),
+                        Some(state) => Ok(self.swapped(&state)),
                         None => Err(self.unknown(&failure.text)),
                     };
                 }
                 Evidence::Lost => return Ok(SwapOutcome::Stale),
-                // The answer is certain: a race of which nothing is left, such as a write that another
-                // node has begun and not ended.
+                // The answer is certain. The other write may have begun, and not ended.
                 Evidence::Unchanged if is_refused => return Ok(SwapOutcome::Stale),
                 Evidence::Unchanged if Instant::now() + pause < end => {
                     sleep_until(Instant::now() + jitter(pause)).await;

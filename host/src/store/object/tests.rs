@@ -291,7 +291,7 @@ fn answer_of_a_cache_is_refused() {
 }
 
 #[test]
-fn caches_are_told_to_keep_nothing() {
+fn requests_forbid_caches() {
     let (endpoint, store, _) = with_catalog();
     store.version().unwrap();
     let has = |method: &str, line: &str| {

@@ -259,7 +259,8 @@ impl State {
             Some(last) => {
                 let last = usize::min(last, size - 1);
                 answer.status = 206;
-                answer.headers += &format!("content-range: bytes 0-{last}/{size}\r\n");
+                let range = format!("content-range: bytes 0-{last}/{size}\r\n");
+                answer.headers.push_str(&range);
                 answer.body = object.bytes[..=last].to_vec();
             }
         }
