@@ -1,0 +1,3 @@
+//! Engines of other projects that hold a catalog for several nodes, on loopback.
+
+pub(crate) mod etcd;
