@@ -167,6 +167,10 @@ impl Store for ObjectStore {
         INTERVAL
     }
 
+    fn location(&self) -> Option<String> {
+        Some(self.address().to_owned())
+    }
+
     fn clock(&self) -> Option<ClockDifference> {
         self.bucket.clock()
     }
@@ -233,6 +237,10 @@ impl Store for Scratch {
 
     fn interval(&self) -> Duration {
         INTERVAL
+    }
+
+    fn location(&self) -> Option<String> {
+        self.0.location()
     }
 
     fn clock(&self) -> Option<ClockDifference> {
