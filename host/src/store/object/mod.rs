@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use self::address::Address;
 use self::bucket::Bucket;
-use self::failure::Failure;
+use self::failure::{Failure, Kind};
 use self::stored::Form;
 use self::swap::{Object, Swap};
 use crate::store::remote::{
@@ -182,7 +182,16 @@ impl RemoteStore for ObjectStore {
     }
 
     fn inspect(&self) -> Result<Vec<Finding>, StoreError> {
-        let learned = self.read(WRITE_TIMEOUT, |bucket, _, _| async move { bucket.learn().await })?;
+        let learned = self.read(WRITE_TIMEOUT, |bucket, _, deadline| async move {
+            match bucket.learn(deadline).await {
+                Err(Failure { kind: Kind::Unfit, text }) => Ok(Err(text)),
+                learned => learned.map(Ok),
+            }
+        })?;
+        let learned = match learned {
+            Ok(learned) => learned,
+            Err(text) => return Ok(vec![Self::finding("conditions", text, Usable::No)]),
+        };
         let mut findings = vec![match learned.form {
             Form::Quoted => Self::finding("conditions", "the right ETag is accepted", Usable::Yes),
             Form::Bare => {

@@ -101,7 +101,7 @@ impl Swap {
             },
         };
         let form = if expected.is_some() {
-            let learned = timeout_at(self.deadline, self.bucket.form()).await;
+            let learned = timeout_at(self.deadline, self.bucket.form(self.deadline)).await;
             learned.unwrap_or_else(|_| Err(late())).map_err(nothing)?
         } else {
             // A first write has no tag.
@@ -160,7 +160,7 @@ impl Swap {
     /// Finds out what became of a write that was not answered with success.
     async fn settle(&self, write: &Write, failure: &Failure) -> Result<SwapOutcome, StoreError> {
         match failure.kind {
-            Kind::Denied | Kind::Unreached => return Err(self.unavailable(failure)),
+            Kind::Denied | Kind::Unfit | Kind::Unreached => return Err(self.unavailable(failure)),
             Kind::Limited => return self.after_limit(write, failure).await,
             Kind::Refused if self.bucket.trusts_refusals => return Ok(SwapOutcome::Stale),
             // The object of the condition is gone, or the answer is not the one of the store.
@@ -205,17 +205,19 @@ impl Swap {
         }
     }
 
-    /// Waits until the engine writes again. Nothing was written.
+    /// Waits until the engine writes again. By its answer, nothing was written.
     async fn after_limit(&self, write: &Write, failure: &Failure) -> Result<SwapOutcome, StoreError> {
         let end = self.deadline.checked_sub(READ_BACK).unwrap_or(self.deadline);
         sleep_until(end.min(Instant::now() + jitter(LOST_AND_LIMITED))).await;
         let state = self.bucket.state(&self.object.path, self.deadline).await;
-        let state = state.map_err(|_| self.unavailable(failure))?;
+        // Not every answer of this kind is of the engine: without a look, nothing is certain.
+        let state = state.map_err(|found| self.unknown(&format!("{}; then {}", failure.text, found.text)))?;
         match evidence(&write.nonce, write.expected_nonce(), state.as_ref().map(|state| &state.header)) {
             Evidence::Lost => Ok(SwapOutcome::Stale),
             Evidence::Unchanged | Evidence::Open => Err(self.unavailable(failure)),
             // The answer was wrong.
-            Evidence::Written | Evidence::Replaced => Err(self.unknown(&failure.text)),
+            Evidence::Written => Ok(state.map_or(SwapOutcome::Stale, |state| self.swapped(&state))),
+            Evidence::Replaced => Err(self.unknown(&failure.text)),
         }
     }
 
