@@ -219,9 +219,13 @@ fn invalid_command_line_exits_with_code_2() {
         ("create token --admin --token", "a value is required for '--token <TOKEN>'"),
         ("serve --nonsense", "error: unexpected argument '--nonsense' found"),
         ("serve nonsense", "error: unexpected argument 'nonsense' found"),
-        ("serve --store nonsense", "a store is sqlite:PATH or memory:"),
-        ("serve --store sqlite:", "a store is sqlite:PATH or memory:"),
-        ("serve --store memory:x", "a store is sqlite:PATH or memory:"),
+        (
+            "serve --store nonsense",
+            "for '--store <URL>': a store is sqlite:PATH, memory:, s3://BUCKET/PREFIX, ",
+        ),
+        ("serve --store sqlite:", "a store is sqlite:PATH, memory:, s3://BUCKET/PREFIX, "),
+        ("serve --store memory:x", "a store is sqlite:PATH, memory:, s3://BUCKET/PREFIX, "),
+        ("store check https://host/x", "for '<URL>': a store is sqlite:PATH, "),
         ("serve --max-staleness 0", "invalid value '0' for '--max-staleness <SECONDS>'"),
     ] {
         env.cli(args.split_whitespace()).run().assert_failed(2, &[message]);

@@ -16,10 +16,12 @@ mod memory;
 pub mod remote;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
+mod url;
 
 pub use memory::MemoryStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{OpenError, SqliteStore};
+pub use url::{OpenUrlError, StoreKind, StoreUrl, StoreUrlError};
 
 /// The default of [`Store::interval`].
 pub const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -34,9 +36,10 @@ pub type News = Arc<dyn Fn() + Send + Sync>;
 /// is text of some 200 bytes for each token, at most 6 MiB.
 ///
 /// Calls come from several threads at once: from the threads that execute commands, and every
-/// [`interval`](Self::interval) from the poller, which reads the [`version`](Self::version). Checking a token makes no call. All calls may block. An authority
-/// that was built with `build_async` makes none from a task of the runtime, so a store with an
-/// asynchronous client may keep a `tokio::runtime::Handle` and `block_on` it.
+/// [`interval`](Self::interval) from the poller, which reads the [`version`](Self::version).
+/// Checking a token makes no call. All calls may block. An authority that was built with
+/// `build_async` makes none from a task of the runtime, so a store with an asynchronous client may
+/// keep a `tokio::runtime::Handle` and `block_on` it.
 ///
 /// Each call must return within a bounded time, with [`StoreError::Unavailable`] or
 /// [`StoreError::UnknownOutcome`] if the store has not answered by then. While a call hangs, all

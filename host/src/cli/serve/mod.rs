@@ -337,7 +337,7 @@ impl Serve {
         let builder = Authority::builder_shared(store)
             .max_staleness(Duration::from_secs(self.max_staleness))
             .observer(metrics);
-        let mut builder = self.continuity.apply(builder, store_file.as_deref())?;
+        let mut builder = self.continuity.apply(builder, &self.storage, store_file.as_deref())?;
         if let Some(file) = &self.audit_log {
             builder = builder.audit_log(file.clone());
         }
