@@ -1,16 +1,19 @@
 //! Ceph's gateway for S3, with one monitor and one store of objects in memory.
 
+use std::fs;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Directory, Engine, Kind, Port, Process, run, s3, until_ready};
+use super::{Directory, Engine, Kind, Port, Process, Shared, run, s3, until_ready};
 use crate::needs::{self, CEPH_MON, CEPH_OSD, DEATH_SIGNAL, Need, RADOSGW};
+
+static SHARED: Shared = Shared::new();
 
 pub(crate) static KIND: Kind = Kind {
     speaks_http: true,
     secrets: &[s3::SECRET_KEY],
-    ..Kind::new("ceph", &[CEPH_MON, CEPH_OSD, RADOSGW, DEATH_SIGNAL], start, s3::open)
+    ..Kind::new("ceph", &[CEPH_MON, CEPH_OSD, RADOSGW, DEATH_SIGNAL], start, &SHARED)
 };
 
 /// Name and key of the store of objects are chosen by Ceph; it has no other.
@@ -91,7 +94,7 @@ fn start() -> Box<dyn Engine> {
     let [cluster, osd] = [uuid(), uuid()];
     directory.file("ceph.conf", &configuration(path, &cluster, &monitor, &gateway));
     for name in ["monitor", "osd", "gateway"] {
-        std::fs::create_dir(path.join(name)).unwrap();
+        fs::create_dir(path.join(name)).unwrap();
     }
     let ceph = |program: &Path, arguments: &[&str]| {
         let mut command = Command::new(program);
@@ -100,8 +103,8 @@ fn start() -> Box<dyn Engine> {
     };
     // The administration programs are in packages that these depend on.
     let beside = |name: &str| Path::new(&needs::path(CEPH_MON)).with_file_name(name);
-    let program = |need: Need| needs::path(need).into();
-    let once = |program: std::path::PathBuf, arguments: &[&str]| run(path, &mut ceph(&program, arguments));
+    let program = |need: Need| PathBuf::from(needs::path(need));
+    let once = |program: PathBuf, arguments: &[&str]| run(path, &mut ceph(&program, arguments));
     let serve = |name: &'static str, need: Need, arguments: &[&str]| {
         Process::start(name, path, &ceph(&program(need), arguments))
     };

@@ -14,12 +14,13 @@ pub(crate) mod seaweedfs;
 pub(crate) mod suite;
 
 use std::net::SocketAddr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use optoken::store::remote::{ConnectError, RemoteStore};
+use optoken::store::StoreUrl;
+use optoken::store::remote::RemoteStore;
 
-pub(crate) use self::process::{Directory, Port, Process, end, run, until_ready};
+pub(crate) use self::process::{Directory, Port, Process, end, run, until_ready, with_environment};
 use crate::needs::Need;
 
 /// A running engine. Dropping it ends it.
@@ -36,6 +37,7 @@ pub(crate) trait Engine: Send + Sync {
 }
 
 /// An engine, and how its tests differ from those of the others.
+#[derive(Clone, Copy)]
 pub(crate) struct Kind {
     /// Its name in the names of the tests.
     pub(crate) name: &'static str,
@@ -50,10 +52,12 @@ pub(crate) struct Kind {
     pub(crate) secrets: &'static [&'static str],
     /// Starts one. Returns when it serves.
     pub(crate) start: fn() -> Box<dyn Engine>,
-    /// Opens a store at its URL.
-    pub(crate) open: fn(&str) -> Result<Box<dyn RemoteStore>, ConnectError>,
-    shared: OnceLock<Box<dyn Engine>>,
+    /// The one that all tests share.
+    shared: &'static Shared,
 }
+
+/// An engine that starts when a test needs it.
+pub(crate) type Shared = OnceLock<Box<dyn Engine>>;
 
 /// All engines, each of which passes the suite.
 pub(crate) static KINDS: [&Kind; 2] = [&ceph::KIND, &seaweedfs::KIND];
@@ -67,19 +71,9 @@ impl Kind {
         name: &'static str,
         needs: &'static [Need],
         start: fn() -> Box<dyn Engine>,
-        open: fn(&str) -> Result<Box<dyn RemoteStore>, ConnectError>,
+        shared: &'static Shared,
     ) -> Self {
-        Self {
-            name,
-            needs,
-            start,
-            open,
-            racers: 24,
-            has_news: false,
-            speaks_http: false,
-            secrets: &[],
-            shared: OnceLock::new(),
-        }
+        Self { name, needs, start, racers: 24, has_news: false, speaks_http: false, secrets: &[], shared }
     }
 
     /// The engine that all tests share. No test may end it.
@@ -88,14 +82,20 @@ impl Kind {
     }
 
     /// Opens a store of the shared engine.
-    pub(crate) fn store(&self, name: &str) -> Box<dyn RemoteStore> {
+    pub(crate) fn store(&self, name: &str) -> Arc<dyn RemoteStore> {
         self.store_at(name, &self.shared().addresses())
     }
 
     /// Opens a store of the shared engine through proxies at these addresses.
-    pub(crate) fn store_at(&self, name: &str, addresses: &[SocketAddr]) -> Box<dyn RemoteStore> {
-        (self.open)(&self.shared().url(name, addresses)).unwrap()
+    pub(crate) fn store_at(&self, name: &str, addresses: &[SocketAddr]) -> Arc<dyn RemoteStore> {
+        open(&self.shared().url(name, addresses))
     }
+}
+
+/// Opens the store of a URL.
+pub(crate) fn open(url: &str) -> Arc<dyn RemoteStore> {
+    let url: StoreUrl = url.parse().unwrap();
+    url.open_remote().unwrap().unwrap()
 }
 
 /// A name of a store that no other test of this process uses.

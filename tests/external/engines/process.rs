@@ -28,10 +28,8 @@ const START_LIMIT: Duration = Duration::from_secs(180);
 pub(crate) fn with_environment() {
     let is_set = |(name, value): &(&str, &str)| env::var_os(name) == Some(OsString::from(value));
     if !ENVIRONMENT.iter().all(is_set) {
-        let error = Command::new(env::current_exe().unwrap())
-            .args(env::args_os().skip(1))
-            .envs(ENVIRONMENT)
-            .exec();
+        let error =
+            Command::new(env::current_exe().unwrap()).args(env::args_os().skip(1)).envs(ENVIRONMENT).exec();
         panic!("cannot run again: {error}");
     }
 }
@@ -126,10 +124,6 @@ impl Process {
         let child = Arc::new(Mutex::new(child));
         lock(&STARTED).push(Arc::downgrade(&child));
         Self { name, child, log }
-    }
-
-    pub(crate) fn name(&self) -> &'static str {
-        self.name
     }
 
     /// Stops it without its knowledge, until [`thaw`](Self::thaw).

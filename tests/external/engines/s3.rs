@@ -1,12 +1,12 @@
 //! What the engines with the API of S3 share.
 
+use std::fmt::Write as _;
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
-use object_store::path::Path;
-use object_store::signer::Signer as _;
+use object_store::aws::{AwsAuthorizer, AwsCredential};
+use object_store::client::HttpRequestBody;
 
 use super::http_fault::read_head;
 
@@ -23,25 +23,19 @@ pub(crate) fn url(store: &str, addresses: &[SocketAddr]) -> String {
 /// Creates the bucket of all stores. Returns whether the engine has done it, which it may not be
 /// ready for.
 pub(crate) fn create_bucket(address: SocketAddr) -> bool {
-    let client = AmazonS3Builder::new()
-        .with_endpoint(format!("http://{address}"))
-        .with_allow_http(true)
-        .with_region(REGION)
-        .with_bucket_name(BUCKET)
-        .with_access_key_id(ACCESS_KEY)
-        .with_secret_access_key(SECRET_KEY)
-        .build()
-        .unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let signed = client.signed_url("PUT".parse().unwrap(), &Path::ROOT, Duration::from_secs(600));
-    let url = runtime.block_on(signed).unwrap();
-    let target = &url[url::Position::BeforePath..];
+    let credential =
+        AwsCredential { key_id: ACCESS_KEY.to_owned(), secret_key: SECRET_KEY.to_owned(), token: None };
+    let request = http::Request::put(format!("http://{address}/{BUCKET}"));
+    let mut request = request.header("content-length", "0").body(HttpRequestBody::empty()).unwrap();
+    AwsAuthorizer::new(&credential, "s3", REGION).authorize(&mut request, None);
+    let mut head = format!("PUT /{BUCKET} HTTP/1.1\r\nconnection: close\r\n");
+    for (name, value) in request.headers() {
+        write!(head, "{name}: {}\r\n", value.to_str().unwrap()).unwrap();
+    }
+    head.push_str("\r\n");
     let Ok(mut connection) = TcpStream::connect(address) else { return false };
     connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let request = format!(
-        "PUT {target} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    );
-    if connection.write_all(request.as_bytes()).is_err() {
+    if connection.write_all(head.as_bytes()).is_err() {
         return false;
     }
     let mut connection = BufReader::new(connection);

@@ -3,15 +3,17 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use super::{Directory, Engine, Kind, Port, Process, s3, until_ready};
+use super::{Directory, Engine, Kind, Port, Process, Shared, s3, until_ready};
 use crate::needs::{self, DEATH_SIGNAL, SEAWEEDFS};
+
+static SHARED: Shared = Shared::new();
 
 /// Its lock of an object makes losers wait, so that 24 racers need seconds.
 pub(crate) static KIND: Kind = Kind {
     racers: 8,
     speaks_http: true,
     secrets: &[s3::SECRET_KEY],
-    ..Kind::new("seaweedfs", &[SEAWEEDFS, DEATH_SIGNAL], start, s3::open)
+    ..Kind::new("seaweedfs", &[SEAWEEDFS, DEATH_SIGNAL], start, &SHARED)
 };
 
 /// Servers of SeaweedFS, each of which has a port for HTTP and one for gRPC.

@@ -6,12 +6,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use optoken::store::conformance::{self, Extent};
+use optoken::store::remote::probe::{Extent as Trials, probe};
 use optoken::store::remote::{RemoteStore, Usable};
 use optoken::store::{Entry, Store, StoreError, SwapOutcome, Version};
 
 use super::fault::{ByteProxy, End, Loss, Way};
 use super::http_fault::{HttpFault, HttpPlan, HttpProxy};
-use super::{Kind, Port, fresh_name};
+use super::{Kind, Port, fresh_name, open};
 use crate::support::{CaseName, TIMEOUT, eventually};
 
 type Outcome = Result<SwapOutcome, StoreError>;
@@ -54,13 +55,12 @@ pub(crate) fn two_stores_share_no_document(kind: &'static Kind) {
     assert_eq!(one.swap(Some(&version), "x").unwrap(), SwapOutcome::Stale);
 }
 
-pub(crate) fn scratch_store_is_usable_and_removed(kind: &'static Kind) {
+pub(crate) fn probe_finds_it_usable_and_leaves_nothing(kind: &'static Kind) {
     let store = kind.store(&fresh_name());
     let document = "the catalog";
     let version = swapped(&*store, None, document);
-    for finding in store.inspect().unwrap() {
+    for finding in probe(&*store, Trials::Full).unwrap().rows {
         assert_ne!(finding.usable, Usable::No, "{finding:?}");
-        eprintln!("{}: {finding:?}", kind.name);
     }
     let [one, two] = [store.scratch().unwrap(), store.scratch().unwrap()];
     swapped(&*one, None, "one");
@@ -149,6 +149,26 @@ pub(crate) fn late_write_changes_nothing(kind: &'static Kind) {
     }
 }
 
+/// The write waits in the engine, which carries it out afterwards.
+pub(crate) fn frozen_engine_leaves_a_known_or_unknown_outcome(kind: &'static Kind) {
+    let engine = (kind.start)();
+    let url = engine.url(&fresh_name(), &engine.addresses());
+    let [direct, store] = [open(&url), open(&url)];
+    let before = swapped(&*direct, None, "before");
+    assert_eq!(store.version().unwrap().as_ref(), Some(&before));
+    engine.processes().iter().for_each(|process| process.freeze());
+    let started = Instant::now();
+    let outcome = store.swap(Some(&before), "swapped");
+    assert!(matches!(outcome, Err(_)), "{outcome:?}");
+    assert!(matches!(store.version(), Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.load(), Err(StoreError::Unavailable(_))));
+    assert!(started.elapsed() < TIMEOUT, "the deadlines are not kept: {:?}", started.elapsed());
+    engine.processes().iter().for_each(|process| process.thaw());
+    eventually("the store works again", || direct.version().is_ok());
+    let before = Entry { version: before, document: "before".to_owned() };
+    assert_outcome_is_true(&*direct, Some(&before), &outcome);
+}
+
 /// Also after the connection that carries them was lost.
 pub(crate) fn news_arrive_again_after_a_loss(kind: &'static Kind) {
     let name = fresh_name();
@@ -158,8 +178,10 @@ pub(crate) fn news_arrive_again_after_a_loss(kind: &'static Kind) {
     conformance::news_arrive(&*writer, &*kind.store(&name));
 
     let (send, news) = channel();
-    // `Sender` is shared between threads.
-    listener.listen(Arc::new(move || drop(send.send(()))));
+    listener.listen(Arc::new(move || {
+        // The test may be over.
+        let _ = send.send(());
+    }));
     news_of_a_swap(&*writer, &news);
     for _ in 0..3 {
         while news.try_recv().is_ok() {}
@@ -256,7 +278,7 @@ impl std::fmt::Debug for Kind {
 
 impl Kind {
     /// A store of its own, the same one through a proxy, and this proxy.
-    fn with_http_proxy(&self) -> (Box<dyn RemoteStore>, Box<dyn RemoteStore>, HttpProxy) {
+    fn with_http_proxy(&self) -> (Arc<dyn RemoteStore>, Arc<dyn RemoteStore>, HttpProxy) {
         let name = fresh_name();
         let proxy = HttpProxy::start(self.shared().addresses()[0]);
         (self.store(&name), self.store_at(&name, &[proxy.address]), proxy)
