@@ -4,16 +4,15 @@ use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
-use super::{Directory, Engine, Kind, Port, Process, Shared, run, s3, until_ready};
+use super::{Directory, Engine, Kind, Port, Process, run, s3, until_ready};
 use crate::needs::{self, CEPH_MON, CEPH_OSD, DEATH_SIGNAL, Need, RADOSGW};
-
-static SHARED: Shared = Shared::new();
 
 pub(crate) static KIND: Kind = Kind {
     speaks_http: true,
     secrets: &[s3::SECRET_KEY],
-    ..Kind::new("ceph", &[CEPH_MON, CEPH_OSD, RADOSGW, DEATH_SIGNAL], start, &SHARED)
+    ..Kind::new("ceph", &[CEPH_MON, CEPH_OSD, RADOSGW, DEATH_SIGNAL], start, shared)
 };
 
 /// Name and key of the store of objects are chosen by Ceph; it has no other.
@@ -36,8 +35,12 @@ impl Engine for Ceph {
         s3::url(store, addresses)
     }
 
-    fn processes(&self) -> Vec<&Process> {
-        self.processes.iter().collect()
+    fn freeze(&self) {
+        self.processes.iter().for_each(Process::freeze);
+    }
+
+    fn thaw(&self) {
+        self.processes.iter().for_each(Process::thaw);
     }
 }
 
@@ -85,6 +88,11 @@ rgw_data = {directory}/gateway
 rgw_frontends = beast endpoint={gateway}
 "
     )
+}
+
+fn shared() -> &'static dyn Engine {
+    static SHARED: OnceLock<Box<dyn Engine>> = OnceLock::new();
+    &**SHARED.get_or_init(start)
 }
 
 fn start() -> Box<dyn Engine> {

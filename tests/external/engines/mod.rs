@@ -6,6 +6,8 @@
 //! process, also if it is killed.
 
 pub(crate) mod ceph;
+pub(crate) mod etcd;
+mod etcd_kind;
 pub(crate) mod fault;
 pub(crate) mod http_fault;
 mod process;
@@ -14,8 +16,8 @@ pub(crate) mod seaweedfs;
 pub(crate) mod suite;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use optoken::store::StoreUrl;
 use optoken::store::remote::RemoteStore;
@@ -32,8 +34,11 @@ pub(crate) trait Engine: Send + Sync {
     /// to these addresses. Every name is a store of its own.
     fn url(&self, store: &str, addresses: &[SocketAddr]) -> String;
 
-    /// Its processes, to be frozen or killed.
-    fn processes(&self) -> Vec<&Process>;
+    /// Stops all its processes in the middle of what they do, until [`thaw`](Self::thaw). Its
+    /// connections stay open.
+    fn freeze(&self);
+
+    fn thaw(&self);
 }
 
 /// An engine, and how its tests differ from those of the others.
@@ -52,15 +57,12 @@ pub(crate) struct Kind {
     pub(crate) secrets: &'static [&'static str],
     /// Starts one. Returns when it serves.
     pub(crate) start: fn() -> Box<dyn Engine>,
-    /// The one that all tests share.
-    shared: &'static Shared,
+    /// Starts the one that all tests share, unless it runs.
+    shared: fn() -> &'static dyn Engine,
 }
 
-/// An engine that starts when a test needs it.
-pub(crate) type Shared = OnceLock<Box<dyn Engine>>;
-
 /// All engines, each of which passes the suite.
-pub(crate) static KINDS: [&Kind; 2] = [&ceph::KIND, &seaweedfs::KIND];
+pub(crate) static KINDS: [&Kind; 3] = [&ceph::KIND, &etcd_kind::KIND, &seaweedfs::KIND];
 
 /// What the clients of all engines read from the environment of this process.
 pub(crate) const ENVIRONMENT: [(&str, &str); 2] =
@@ -71,14 +73,14 @@ impl Kind {
         name: &'static str,
         needs: &'static [Need],
         start: fn() -> Box<dyn Engine>,
-        shared: &'static Shared,
+        shared: fn() -> &'static dyn Engine,
     ) -> Self {
         Self { name, needs, start, racers: 24, has_news: false, speaks_http: false, secrets: &[], shared }
     }
 
     /// The engine that all tests share. No test may end it.
     pub(crate) fn shared(&self) -> &dyn Engine {
-        &**self.shared.get_or_init(self.start)
+        (self.shared)()
     }
 
     /// Opens a store of the shared engine.

@@ -2,18 +2,17 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::OnceLock;
 
-use super::{Directory, Engine, Kind, Port, Process, Shared, s3, until_ready};
+use super::{Directory, Engine, Kind, Port, Process, s3, until_ready};
 use crate::needs::{self, DEATH_SIGNAL, SEAWEEDFS};
-
-static SHARED: Shared = Shared::new();
 
 /// Its lock of an object makes losers wait, so that 24 racers need seconds.
 pub(crate) static KIND: Kind = Kind {
     racers: 8,
     speaks_http: true,
     secrets: &[s3::SECRET_KEY],
-    ..Kind::new("seaweedfs", &[SEAWEEDFS, DEATH_SIGNAL], start, &SHARED)
+    ..Kind::new("seaweedfs", &[SEAWEEDFS, DEATH_SIGNAL], start, shared)
 };
 
 /// Servers of SeaweedFS, each of which has a port for HTTP and one for gRPC.
@@ -35,9 +34,18 @@ impl Engine for SeaweedFs {
         s3::url(store, addresses)
     }
 
-    fn processes(&self) -> Vec<&Process> {
-        vec![&self.process]
+    fn freeze(&self) {
+        self.process.freeze();
     }
+
+    fn thaw(&self) {
+        self.process.thaw();
+    }
+}
+
+fn shared() -> &'static dyn Engine {
+    static SHARED: OnceLock<Box<dyn Engine>> = OnceLock::new();
+    &**SHARED.get_or_init(start)
 }
 
 fn start() -> Box<dyn Engine> {

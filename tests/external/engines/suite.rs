@@ -156,14 +156,14 @@ pub(crate) fn frozen_engine_leaves_a_known_or_unknown_outcome(kind: &'static Kin
     let [direct, store] = [open(&url), open(&url)];
     let before = swapped(&*direct, None, "before");
     assert_eq!(store.version().unwrap().as_ref(), Some(&before));
-    engine.processes().iter().for_each(|process| process.freeze());
+    engine.freeze();
     let started = Instant::now();
     let outcome = store.swap(Some(&before), "swapped");
     assert!(matches!(outcome, Err(_)), "{outcome:?}");
     assert!(matches!(store.version(), Err(StoreError::Unavailable(_))));
     assert!(matches!(store.load(), Err(StoreError::Unavailable(_))));
     assert!(started.elapsed() < TIMEOUT, "the deadlines are not kept: {:?}", started.elapsed());
-    engine.processes().iter().for_each(|process| process.thaw());
+    engine.thaw();
     eventually("the store works again", || direct.version().is_ok());
     let before = Entry { version: before, document: "before".to_owned() };
     assert_outcome_is_true(&*direct, Some(&before), &outcome);
