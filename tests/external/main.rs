@@ -65,6 +65,7 @@ mod upstream_proxies;
 
 use std::process::ExitCode;
 
+use self::engines::{Kind, suite};
 use self::needs::{
     BASH, CHROMIUM, CURL, ENV, ETCD, ETCDCTL, FAIL2BAN, FAKETIME, HAPROXY, MOUNT, NGINX, NODE, Need, OPENSSL,
     PERL, PERL_MDWE, PROMETHEUS, PYTHON, PYTHON3, SCRIPT, SETPRIV, STRACE, SYSTEMD_ANALYZE, Test, UNSHARE,
@@ -104,6 +105,7 @@ fn main() -> ExitCode {
     if store::run_child() {
         return ExitCode::SUCCESS;
     }
+    engines::with_environment();
     let mut tests = tests! {
         audit::hung_audit_log_does_not_block_commands: [SCRIPT],
         browser::cross_site_page_neither_creates_nor_reads_token: [CHROMIUM],
@@ -244,6 +246,7 @@ fn main() -> ExitCode {
         |host: &harness::Host| vec![conformance::need(host)],
         [conformance::host_conforms, conformance::host_rejects_invalid_calls,]
     ));
+    tests.extend(engine_tests());
     tests.extend(tests! {
         etcd::conformance_holds_on_three_members: [ETCD, ETCDCTL],
     });
@@ -275,5 +278,50 @@ fn main() -> ExitCode {
     for (name, needs, run) in on_stock_wasmtime {
         tests.push(Test { name: format!("stock_wasmtime::{name}"), needs, run: Box::new(run) });
     }
-    needs::run(tests)
+    let result = needs::run(tests);
+    engines::end();
+    result
+}
+
+/// The tests that every engine passes, and those that an engine passes for what it has.
+fn engine_tests() -> Vec<Test> {
+    fn name(kind: &Kind) -> &'static str {
+        kind.name
+    }
+    fn needs(kind: &Kind) -> Vec<Need> {
+        kind.needs.to_vec()
+    }
+    let mut tests = tests_for!(
+        engines::KINDS,
+        name,
+        needs,
+        [
+            suite::frozen_engine_leaves_a_known_or_unknown_outcome,
+            suite::lost_message_leaves_a_known_or_unknown_outcome,
+            suite::nodes_agree_at_once,
+            suite::probe_finds_it_usable_and_leaves_nothing,
+            suite::races_of_three_nodes_have_one_winner,
+            suite::silence_leaves_a_known_or_unknown_outcome,
+            suite::slow_engine_serves,
+            suite::store_keeps_the_contract,
+            suite::two_stores_share_no_document,
+            suite::unreachable_engine_is_unavailable,
+        ]
+    );
+    tests.extend(tests_for!(
+        engines::KINDS.into_iter().filter(|kind| kind.speaks_http),
+        name,
+        needs,
+        [suite::false_answer_leaves_a_known_or_unknown_outcome, suite::late_write_changes_nothing,]
+    ));
+    tests.extend(tests_for!(
+        engines::KINDS.into_iter().filter(|kind| kind.has_news),
+        name,
+        needs,
+        [suite::news_arrive_again_after_a_loss,]
+    ));
+    for test in &mut tests {
+        test.name = format!("engines::{}", test.name);
+    }
+    tests
 }
