@@ -35,6 +35,7 @@ mod rotation;
 mod sandbox;
 mod serve;
 mod sql;
+mod store_check;
 #[allow(dead_code, unused_imports, reason = "each test crate uses a part")]
 mod support;
 mod tls;

@@ -62,7 +62,10 @@ fn invalid_options_exit_with_code_2() {
         (&["--tls-minimum-version", "TLS-1.3"], versions),
         (&["--disable-authz", "health,token"], authz),
         (&["--disable-authz", "a,a,a,a,a,a,a"], "--disable-authz cannot take more than 6 items"),
-        (&["--object-store", "s3"], "it is file or memory here; use --store for any other store"),
+        (&["--object-store", "nonsense"], "it is file or memory here; use --store for any other store"),
+        (&["--object-store", "s3"], "to keep them there, use --store s3://BUCKET/PREFIX in its place"),
+        (&["--object-store", "google"], "use --store gs://BUCKET/PREFIX"),
+        (&["--object-store", "azure"], "use --store az://CONTAINER/PREFIX"),
         (&["--object-store", "memory", "--store", "memory:"], "cannot be used with"),
         (&["--max-http-request-size", "0"], size),
         (&["--max-http-request-size", "0.5B"], size),
@@ -171,7 +174,6 @@ fn help_lists_every_option_and_variable() {
         ("--without-auth[=<true|false>]", "INFLUXDB3_WITHOUT_AUTH"),
         ("--disable-authz <LIST>", "INFLUXDB3_DISABLE_AUTHZ"),
         ("--data-dir <DIR>", "INFLUXDB3_DATA_DIR"),
-        ("--store <URL>", "INFLUXDB3_TOKEN_STORE"),
         ("--object-store <KIND>", "INFLUXDB3_OBJECT_STORE"),
         ("--max-staleness <SECONDS>", "INFLUXDB3_TOKEN_MAX_STALENESS"),
         ("--poll-interval <DURATION>", "INFLUXDB3_TOKEN_POLL_INTERVAL"),
@@ -186,6 +188,48 @@ fn help_lists_every_option_and_variable() {
         let (_, rest) = help.stdout.split_once(&format!("{option}\n")).unwrap_or_else(|| panic!("{option}"));
         let (_, named) = rest.split_once("[env: ").unwrap();
         assert!(named.starts_with(&format!("{variable}=]")), "{option}: {named}");
+    }
+}
+
+#[test]
+fn password_of_a_store_is_never_shown() {
+    let env = TestEnv::new();
+    let url = "postgres://user:hidden-password@127.0.0.1:1/db?nonsense=hidden-password";
+    let commands = [
+        &["serve", "--help"][..],
+        &["store", "check", "--help"],
+        &["backup", "--help"],
+        &["restore", "--help"],
+    ];
+    for args in commands {
+        let help = env.cli(args).env("INFLUXDB3_TOKEN_STORE", url).run();
+        assert_eq!(help.code, Some(0));
+        assert!(help.stdout.contains("[env: INFLUXDB3_TOKEN_STORE]"), "{}", help.stdout);
+        assert!(!help.stdout.contains("hidden"), "{}", help.stdout);
+    }
+    let malformed = url.replace("postgres", "postgers");
+    for url in [url, &malformed] {
+        for (args, variable) in [
+            (vec!["serve", "--http-bind", "127.0.0.1:0", "--store", url], None),
+            (vec!["serve", "--http-bind", "127.0.0.1:0"], Some(url)),
+            (vec!["store", "check", url], None),
+            (vec!["store", "check"], Some(url)),
+        ] {
+            let mut cli = env.cli(&args).env("INFLUXDB3_LOG_FILTER", "trace");
+            if let Some(url) = variable {
+                cli = cli.env("INFLUXDB3_TOKEN_STORE", url);
+            }
+            let output = cli.run();
+            assert_eq!(output.code, Some(2), "{args:?}: {}", output.stderr);
+            assert!(!output.stderr.contains("hidden") && output.stdout.is_empty(), "{args:?}: {output:?}");
+            let warned = output.stderr.contains("can see a password that is in an argument");
+            assert_eq!(
+                warned,
+                variable.is_none() && url.starts_with("postgres:"),
+                "{args:?}: {}",
+                output.stderr
+            );
+        }
     }
 }
 

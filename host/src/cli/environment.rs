@@ -22,6 +22,12 @@ pub(crate) const LOG_FORMAT: &str = "INFLUXDB3_LOG_FORMAT";
 
 pub(crate) const LOG_DESTINATION: &str = "INFLUXDB3_LOG_DESTINATION";
 
+/// The URL of the token store, which can hold a password.
+pub(crate) const STORE_VARIABLE: &str = "INFLUXDB3_TOKEN_STORE";
+
+/// The variables that the stores read by themselves: the password of a store, or its file.
+const OF_STORES: [&str; 2] = ["INFLUXDB3_TOKEN_STORE_PASSWORD", "INFLUXDB3_TOKEN_STORE_PASSWORD_FILE"];
+
 /// A variable and its other names.
 struct Renamed {
     /// The name that wins, which the options have.
@@ -230,7 +236,7 @@ fn variable_of(command: &Command, name: &str) -> Option<String> {
 /// Returns the names of the variables with a value that this program or InfluxDB seems to own, and
 /// that no command reads.
 pub(crate) fn unread(command: &Command) -> BTreeSet<String> {
-    let mut read = BTreeSet::new();
+    let mut read = BTreeSet::from(OF_STORES.map(str::to_owned));
     add_names(command, &mut read);
     let names = env::vars_os().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name);
     let names = names.map(|name| one_line(&name.to_string_lossy()));

@@ -24,7 +24,13 @@ impl FileStore {
                      ~/.local/share/optoken]",
                 )
             })
-            .mut_arg("store", |store| store.help("Token store: sqlite:PATH [default: in the data directory]"))
+            .mut_arg("store", |store| {
+                let help = "Token store, as `serve --store` has it [default: sqlite: in the data directory]";
+                store.help(help).long_help(format!(
+                    "{help}\n\nOther users of this machine can see an argument. A URL with a password belongs into \
+                     the variable."
+                ))
+            })
             // It is understood, so that the variables of a server lead to its store.
             .mut_arg("object_store", |kind| kind.hide(true))
     }

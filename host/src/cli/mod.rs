@@ -16,8 +16,10 @@ use optoken_protocol::redact::redact;
 use crate::cli::stderr::{print_stderr, warn};
 use crate::cli::usage_error::UsageError;
 use crate::program;
+use crate::store::StoreUrl;
 use crate::visible_text::escape_styled;
 
+mod any_store;
 mod audit;
 mod backup;
 mod bounded_read;
@@ -40,6 +42,8 @@ mod restore;
 mod serve;
 mod show;
 mod stderr;
+mod store_argument;
+mod store_check;
 mod token_file;
 mod usage_error;
 mod without_effect;
@@ -86,6 +90,7 @@ enum Command {
     Audit(audit::Audit),
     Backup(backup::Backup),
     Restore(Box<restore::Restore>),
+    Store(store_check::StoreCommand),
     Completions(completions::Completions),
     ManPages(man_pages::ManPages),
 }
@@ -134,6 +139,7 @@ pub fn run() -> ExitCode {
         Command::Audit(audit) => ("Audit", audit.run()),
         Command::Backup(backup) => ("Backup", backup.run()),
         Command::Restore(restore) => ("Restore", restore.run()),
+        Command::Store(store) => ("Store", store.run()),
         Command::Completions(completions) => ("Completions", completions.run(CommandLine::command())),
         Command::ManPages(pages) => ("Man-pages", pages.run(CommandLine::command())),
     };
@@ -213,6 +219,15 @@ fn check_secret_arguments(matches: &ArgMatches) -> Result<(), UsageError> {
         warn(
             "other users of this machine can see a recovery code that is an argument; give it with --recovery-code - or \
              INFLUXDB3_RECOVERY_CODE",
+        );
+    }
+    let has_password = |url: &OsStr| {
+        url.to_str().and_then(|url| url.parse().ok()).is_some_and(|url: StoreUrl| url.has_password())
+    };
+    if ["store", "from", "to"].iter().filter_map(|id| raw_argument(matches, id)).any(has_password) {
+        warn(
+            "other users of this machine can see a password that is in an argument; give the URL in INFLUXDB3_TOKEN_STORE, \
+             or the password in INFLUXDB3_TOKEN_STORE_PASSWORD or INFLUXDB3_TOKEN_STORE_PASSWORD_FILE",
         );
     }
     if tokens.into_iter().flatten().any(is_visible) {

@@ -114,7 +114,11 @@ impl Restore {
             Ok(false) => None,
             _ => Some(read_copy(&target)),
         };
-        let mark = self.continuity.0.mark(Some(&target))?.context("the token store is in no file")?;
+        let mark = self
+            .continuity
+            .0
+            .mark(&self.storage.0, Some(&target))?
+            .context("the token store is in no file")?;
         let mark = HighWaterMark::open(&mark, self.continuity.0.accepted().is_some())?;
         let accepted = self.check_age(&backup, current.as_ref(), &mark)?;
         describe(&backup, current.as_ref())?;

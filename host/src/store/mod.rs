@@ -16,10 +16,12 @@ mod memory;
 pub mod remote;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
+mod url;
 
 pub use memory::MemoryStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{OpenError, SqliteStore};
+pub use url::{OpenUrlError, StoreKind, StoreUrl, StoreUrlError};
 
 /// The default of [`Store::interval`].
 pub const POLL_INTERVAL: Duration = Duration::from_millis(250);

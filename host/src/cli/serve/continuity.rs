@@ -6,16 +6,14 @@ use anyhow::Context as _;
 use clap::Args;
 
 use crate::authority::Builder;
-use crate::cli::serve::storage::{MARK_SUFFIX, prepare_private_directory};
+use crate::cli::serve::storage::{MARK_FILE, MARK_SUFFIX, Storage, prepare_private_directory};
 use crate::private_file::with_suffix;
-
-/// The name of the high-water mark in a state directory.
-const FILE: &str = "high-water.json";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Storage")]
 pub(crate) struct Continuity {
-    /// Directory of the high-water mark, created with mode 0700 [default: beside the token store]
+    /// Directory of the high-water mark, created with mode 0700 [default: beside the token store,
+    /// or the data directory if the store is on other machines]
     ///
     /// The mark is the newest state of the catalog that this server has seen. A server does not
     /// start on an older one. On another disk than the token store, the mark also shows that the
@@ -38,9 +36,10 @@ impl Continuity {
     pub(crate) fn apply<'a>(
         &self,
         builder: Builder<'a>,
+        storage: &Storage,
         store_file: Option<&Path>,
     ) -> anyhow::Result<Builder<'a>> {
-        let builder = match self.mark(store_file)? {
+        let builder = match self.mark(storage, store_file)? {
             Some(mark) => builder.high_water_mark(mark),
             None => builder,
         };
@@ -56,13 +55,20 @@ impl Continuity {
     }
 
     /// The file of the high-water mark, if there is a place for it.
-    pub(crate) fn mark(&self, store_file: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
+    pub(crate) fn mark(
+        &self,
+        storage: &Storage,
+        store_file: Option<&Path>,
+    ) -> anyhow::Result<Option<PathBuf>> {
         let Some(directory) = &self.state_dir else {
-            return Ok(store_file.map(mark_beside));
+            return match store_file {
+                Some(file) => Ok(Some(mark_beside(file))),
+                None => storage.mark_of_remote(),
+            };
         };
         prepare_private_directory(directory)
             .with_context(|| format!("--state-dir: cannot use {}", directory.display()))?;
-        Ok(Some(directory.join(FILE)))
+        Ok(Some(directory.join(MARK_FILE)))
     }
 }
 

@@ -351,7 +351,7 @@ impl Serve {
         let builder = Authority::builder_shared(store)
             .max_staleness(Duration::from_secs(self.max_staleness))
             .observer(metrics);
-        let mut builder = self.continuity.apply(builder, store_file.as_deref())?;
+        let mut builder = self.continuity.apply(builder, &self.storage, store_file.as_deref())?;
         if let Some(interval) = self.poll_interval {
             builder = builder.poll_interval(interval);
         }

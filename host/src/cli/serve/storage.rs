@@ -11,15 +11,25 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
+use clap::error::ErrorKind;
 
+use crate::cli::environment::STORE_VARIABLE;
+use crate::cli::store_argument::StoreUrlParser;
+use crate::cli::usage_error::UsageError;
 use crate::private_file::ownership::{
     TrustedPath, is_shared_volume, quoted, trust_file, trust_owner, trust_path,
 };
 use crate::private_file::{Mode, directory_of, is_own, is_own_or_root, with_suffix};
-use crate::store::{MemoryStore, SqliteStore, Store};
+use crate::program;
+use crate::store::remote::probe::{Extent, probe};
+use crate::store::remote::{ConnectError, RemoteStore, Usable};
+use crate::store::{MemoryStore, SqliteStore, Store, StoreKind, StoreUrl};
 
 /// The name of the token store in the data directory.
 const STORE_FILE: &str = "tokens.db";
+
+/// The name of the high-water mark in a directory that holds no token store.
+pub(crate) const MARK_FILE: &str = "high-water.json";
 
 /// The suffix of the high-water mark beside the store.
 pub(crate) const MARK_SUFFIX: &str = "-high-water";
@@ -38,33 +48,21 @@ pub(crate) struct Storage {
     #[arg(long, value_name = "DIR", env = "INFLUXDB3_DATA_DIR")]
     data_dir: Option<PathBuf>,
 
-    /// Token store: sqlite:PATH, or memory:, which loses all tokens at the end [default: sqlite: in
-    /// the data directory]
-    #[arg(long, value_name = "URL", env = "INFLUXDB3_TOKEN_STORE")]
+    /// Token store: sqlite:PATH, a store that several servers share, or memory:, which loses all
+    /// tokens at the end [default: sqlite: in the data directory]
+    ///
+    /// Servers on several machines share s3://BUCKET/PREFIX, gs://BUCKET/PREFIX,
+    /// az://CONTAINER/PREFIX, postgres://USER@HOST/DATABASE, etcd://HOST:PORT/PREFIX or etcds://…
+    /// with TLS. `store check` tries whether an engine can be used.
+    ///
+    /// Other users of this machine can see an argument. A URL with a password belongs into the
+    /// variable.
+    #[arg(long, value_name = "URL", env = STORE_VARIABLE, hide_env_values = true, value_parser = StoreUrlParser)]
     store: Option<StoreUrl>,
 
     /// The same in the words of InfluxDB: file for the data directory, memory for memory:
     #[arg(long, value_name = "KIND", env = "INFLUXDB3_OBJECT_STORE", conflicts_with = "store")]
     object_store: Option<ObjectStore>,
-}
-
-/// The kind and place of a store.
-#[derive(Debug, Clone)]
-enum StoreUrl {
-    Sqlite(PathBuf),
-    Memory,
-}
-
-impl FromStr for StoreUrl {
-    type Err = String;
-
-    fn from_str(url: &str) -> Result<Self, String> {
-        match url.split_once(':') {
-            Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
-            Some(("memory", "")) => Ok(Self::Memory),
-            _ => Err("a store is sqlite:PATH or memory:".to_owned()),
-        }
-    }
 }
 
 /// Where the options place the store.
@@ -73,13 +71,17 @@ enum Location<'a> {
     File(&'a Path),
     /// The data directory.
     Directory(PathBuf),
+    /// On other machines.
+    Remote(&'a StoreUrl),
 }
 
-/// The names in InfluxDB of the stores that exist here, too.
+/// The names of stores in InfluxDB.
 #[derive(Debug, Clone, Copy)]
 enum ObjectStore {
     File,
     Memory,
+    /// Of a cloud, with the form of its URL here.
+    Cloud(&'static str),
 }
 
 impl FromStr for ObjectStore {
@@ -89,6 +91,9 @@ impl FromStr for ObjectStore {
         match kind {
             "file" => Ok(Self::File),
             "memory" => Ok(Self::Memory),
+            "s3" => Ok(Self::Cloud("s3://BUCKET/PREFIX")),
+            "google" => Ok(Self::Cloud("gs://BUCKET/PREFIX")),
+            "azure" => Ok(Self::Cloud("az://CONTAINER/PREFIX")),
             _ => Err("it is file or memory here; use --store for any other store"),
         }
     }
@@ -101,6 +106,11 @@ impl Storage {
             tracing::warn!("token store: memory only, all tokens are lost when the server ends");
             return Ok((Arc::new(MemoryStore::default()), None));
         }
+        if let Some(store) = self.remote()? {
+            tracing::info!("token store: {}", store.address());
+            probe_at_start(&*store)?;
+            return Ok((store, None));
+        }
         let path = self.place()?;
         let store = SqliteStore::open(&path)?;
         // SQLite has opened or created its other files meanwhile.
@@ -109,10 +119,18 @@ impl Storage {
         Ok((Arc::new(store), Some(path)))
     }
 
+    /// Returns the store, if it is on other machines. Asks it nothing.
+    pub(crate) fn remote(&self) -> anyhow::Result<Option<Arc<dyn RemoteStore>>> {
+        match self.location()? {
+            Location::Remote(url) => open_remote(url),
+            _ => Ok(None),
+        }
+    }
+
     /// Returns the file of the store, which must exist.
     pub(crate) fn existing_file(&self) -> anyhow::Result<PathBuf> {
         let path = match self.location()? {
-            Location::Memory => bail!(NO_FILE),
+            Location::Memory | Location::Remote(_) => bail!(NO_FILE),
             Location::File(path) => {
                 private_directory(directory_of(path)).join(path.file_name().unwrap_or_default())
             }
@@ -126,38 +144,119 @@ impl Storage {
     /// Returns the file of the store, which need not exist. Creates the data directory, and rejects
     /// a place where another user can replace the store.
     pub(crate) fn place(&self) -> anyhow::Result<PathBuf> {
-        let path = match self.location()? {
-            Location::Memory => bail!(NO_FILE),
-            Location::File(path) => {
-                let name = path.file_name().with_context(|| format!("{} is no file", path.display()))?;
-                prepare_directory(directory_of(path), "the directory of the token store", name)?.join(name)
-            }
+        match self.location()? {
+            Location::Memory | Location::Remote(_) => bail!(NO_FILE),
+            Location::File(path) => place_of_file(path),
             Location::Directory(directory) => {
-                let name = STORE_FILE.as_ref();
-                create_data_dir(&directory)?;
-                prepare_directory(&directory, "the data directory", name)?.join(name)
+                let path = place_in(&directory, STORE_FILE)?;
+                check_files(&path)?;
+                Ok(path)
             }
-        };
-        check_files(&path)?;
-        Ok(path)
+        }
     }
 
-    /// Returns the data directory, if the store is in it.
+    /// Returns the data directory, if the store or its high-water mark is in it.
     pub(crate) fn directory(&self) -> anyhow::Result<Option<PathBuf>> {
         Ok(match self.location()? {
             Location::Directory(directory) => Some(private_directory(&directory)),
+            Location::Remote(_) => {
+                self.data_dir().ok().map(|data| private_directory(&data)).filter(|data| data.is_dir())
+            }
             Location::Memory | Location::File(_) => None,
         })
     }
 
+    /// Returns the place of the high-water mark of a store on other machines, in the data
+    /// directory, which is created; `None` for other stores.
+    pub(crate) fn mark_of_remote(&self) -> anyhow::Result<Option<PathBuf>> {
+        if !matches!(self.location()?, Location::Remote(_)) {
+            return Ok(None);
+        }
+        let directory = self.data_dir().context(
+            "the high-water mark needs a directory: name one with --state-dir or INFLUXDB3_STATE_DIR",
+        )?;
+        place_in(&directory, MARK_FILE).map(Some)
+    }
+
+    fn data_dir(&self) -> anyhow::Result<PathBuf> {
+        self.data_dir.clone().map_or_else(default_data_dir, Ok)
+    }
+
     fn location(&self) -> anyhow::Result<Location<'_>> {
-        Ok(match (&self.store, self.object_store) {
-            (Some(StoreUrl::Memory), _) | (None, Some(ObjectStore::Memory)) => Location::Memory,
-            (Some(StoreUrl::Sqlite(path)), _) => Location::File(path),
-            (None, Some(ObjectStore::File) | None) => {
-                Location::Directory(self.data_dir.clone().map_or_else(default_data_dir, Ok)?)
+        let Some(url) = &self.store else {
+            return match self.object_store {
+                Some(ObjectStore::Memory) => Ok(Location::Memory),
+                Some(ObjectStore::File) | None => self.data_dir().map(Location::Directory),
+                Some(ObjectStore::Cloud(form)) => {
+                    let text = format!(
+                        "--object-store names where InfluxDB has its data, and this server has tokens only; to keep them \
+                         there, use --store {form} in its place"
+                    );
+                    Err(UsageError { command: &[], kind: ErrorKind::InvalidValue, text }.into())
+                }
+            };
+        };
+        match url.kind() {
+            StoreKind::Memory => Ok(Location::Memory),
+            StoreKind::Sqlite(path) => Ok(Location::File(path)),
+            StoreKind::Remote => Ok(Location::Remote(url)),
+        }
+    }
+}
+
+/// Returns the path of a database, which need not exist. Rejects a place where another user can
+/// replace it.
+pub(crate) fn place_of_file(path: &Path) -> anyhow::Result<PathBuf> {
+    let name = path.file_name().with_context(|| format!("{} is no file", path.display()))?;
+    let path = prepare_directory(directory_of(path), "the directory of the token store", name)?.join(name);
+    check_files(&path)?;
+    Ok(path)
+}
+
+/// Returns the path of this file in the data directory, which is created.
+fn place_in(directory: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    create_data_dir(directory)?;
+    Ok(prepare_directory(directory, "the data directory", name.as_ref())?.join(name))
+}
+
+/// Opens a store on other machines; `None` if it is on this one. Asks it nothing.
+pub(crate) fn open_remote(url: &StoreUrl) -> anyhow::Result<Option<Arc<dyn RemoteStore>>> {
+    url.open_remote().map_err(|error| match error {
+        ConnectError::Url { .. } => {
+            UsageError { command: &[], kind: ErrorKind::ValueValidation, text: error.to_string() }.into()
+        }
+        error => error.into(),
+    })
+}
+
+/// Tries whether the engine of a store keeps its promises.
+fn probe_at_start(store: &dyn RemoteStore) -> anyhow::Result<()> {
+    let address = store.address();
+    match probe(store, Extent::Start) {
+        Ok(report) => {
+            if let Some(refusal) = report.refusal() {
+                bail!(
+                    "cannot use the token store {address}: {}: {}; changes of tokens would be lost there: use another \
+                     engine, or a newer version of it, and try it with: {} store check",
+                    refusal.check,
+                    refusal.found,
+                    program::name()
+                );
             }
-        })
+            for limit in report.rows.iter().filter(|row| row.usable == Usable::WithLimit) {
+                tracing::warn!("token store {address}: {}: {}", limit.check, limit.found);
+            }
+            Ok(())
+        }
+        // A server that has probed the engine has written the catalog. Tokens can be checked while
+        // nothing can be written, such as on a full disk.
+        Err(error) if matches!(store.load(), Ok(Some(_))) => {
+            tracing::warn!(
+                "token store {address}: it holds a catalog and refuses trial writes, so changes of tokens will fail: {error}"
+            );
+            Ok(())
+        }
+        Err(error) => bail!("cannot use the token store {address}: {error}"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the stores of several nodes share: a runtime for their asynchronous clients, a deadline for
 //! each call, and the random part of each stored form.
 
+pub mod probe;
 mod runtime;
 mod tls;
 
