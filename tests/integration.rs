@@ -41,6 +41,8 @@ mod request_forgery;
 mod rotation;
 mod sandbox;
 mod serve;
+#[allow(dead_code, reason = "a benchmark uses the rest")]
+mod simulation;
 mod sql;
 mod store_check;
 #[allow(dead_code, unused_imports, reason = "each test crate uses a part")]
