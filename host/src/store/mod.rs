@@ -12,6 +12,8 @@ use thiserror::Error;
 #[cfg(any(test, feature = "test-suite"))]
 pub mod conformance;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "remote-store")]
 pub mod remote;
 #[cfg(feature = "sqlite")]
@@ -19,6 +21,8 @@ pub(crate) mod sqlite;
 mod url;
 
 pub use memory::MemoryStore;
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{OpenError, SqliteStore};
 pub use url::{OpenUrlError, StoreKind, StoreUrl, StoreUrlError};

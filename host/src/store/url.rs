@@ -159,6 +159,8 @@ impl StoreUrl {
 #[cfg(feature = "remote-store")]
 fn open(engine: Engine, text: &str) -> Result<Arc<dyn RemoteStore>, ConnectError> {
     match engine {
+        #[cfg(feature = "postgres")]
+        Engine::Postgres => Ok(Arc::new(crate::store::PostgresStore::open(text)?)),
         // A URL of an engine that this build lacks is never parsed.
         #[allow(unreachable_patterns, reason = "the build may have all engines")]
         _ => Err(ConnectError::Url {
