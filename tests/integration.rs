@@ -12,9 +12,12 @@ mod component;
 mod concurrency;
 mod connection;
 mod contract;
+mod deployment;
 mod drop_in;
 mod environment;
+mod freshness;
 mod hash;
+mod history;
 #[allow(dead_code, reason = "each test crate uses a part")]
 mod http2;
 mod http_edges;

@@ -227,6 +227,9 @@ fn invalid_command_line_exits_with_code_2() {
         ("serve --store memory:x", "a store is sqlite:PATH, memory:, s3://BUCKET/PREFIX, "),
         ("store check https://host/x", "for '<URL>': a store is sqlite:PATH, "),
         ("serve --max-staleness 0", "invalid value '0' for '--max-staleness <SECONDS>'"),
+        ("serve --poll-interval 49ms", "at least every hour (1h), and at most every 50ms"),
+        ("serve --poll-interval 3601s", "at least every hour (1h), and at most every 50ms"),
+        ("serve --poll-interval 1", "a duration is one like"),
     ] {
         env.cli(args.split_whitespace()).run().assert_failed(2, &[message]);
     }

@@ -64,6 +64,40 @@ fn requests_authentications_and_rotations_are_counted() {
 }
 
 #[test]
+fn reads_of_the_store_and_its_status_are_shown() {
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
+    let other = env.serve(&["--poll-interval", "100ms"]);
+    let token = server.create();
+    let polls = |server: &Server, outcome: &str| {
+        value(server, &token, &format!(r#"optoken_polls_total{{cause="interval",outcome="{outcome}"}}"#))
+    };
+    eventually("the other server has read the change", || other.accepts(&token));
+    assert!(polls(&other, "changed") >= 1.0);
+    let before = polls(&server, "unchanged");
+    eventually("the store is read", || polls(&server, "unchanged") > before);
+    for (series, expected) in [
+        (r#"optoken_polls_total{cause="interval",outcome="unavailable"}"#, 0.0),
+        (r#"optoken_polls_total{cause="interval",outcome="refused"}"#, 0.0),
+        (r#"optoken_polls_total{cause="news",outcome="unchanged"}"#, 0.0),
+    ] {
+        assert_eq!(value(&server, &token, series), expected, "{series}");
+    }
+    assert!(value(&server, &token, "optoken_store_clock_ahead_seconds").is_nan());
+
+    let status = |server: &Server| get("/api/v3/optoken/status").bearer(&token).send(server.address).json();
+    for (server, interval) in [(&server, 250), (&other, 100)] {
+        eventually("a poll is the newest proof", || status(server)["store"]["confirmed_by"] == "poll");
+        let store = &status(server)["store"];
+        assert_eq!(store["location"], format!("sqlite:{}", env.store().display()), "{store}");
+        assert_eq!(store["poll_interval_ms"], interval, "{store}");
+        assert_eq!(store["max_staleness_ms"], 10_000, "{store}");
+        assert_eq!(store["clock"], json!(null), "{store}");
+        assert!(store["staleness_ms"].is_u64(), "{store}");
+    }
+}
+
+#[test]
 fn token_age_is_that_of_newest_secret() {
     let env = TestEnv::new();
     let server = env.serve(&["--disable-authz", "metrics"]);

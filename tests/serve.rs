@@ -176,6 +176,7 @@ fn help_lists_every_option_and_variable() {
         ("--data-dir <DIR>", "INFLUXDB3_DATA_DIR"),
         ("--object-store <KIND>", "INFLUXDB3_OBJECT_STORE"),
         ("--max-staleness <SECONDS>", "INFLUXDB3_TOKEN_MAX_STALENESS"),
+        ("--poll-interval <DURATION>", "INFLUXDB3_TOKEN_POLL_INTERVAL"),
         ("--node-id <ID>", "INFLUXDB3_NODE_ID"),
         ("--node-id-from-env <VARIABLE>", "INFLUXDB3_NODE_ID_FROM_ENV"),
         ("--shutdown-timeout <DURATION>", "INFLUXDB3_SHUTDOWN_TIMEOUT"),

@@ -146,7 +146,7 @@
 //! | data that an instance passes to the host in one call | 16 MiB | [`MAX_HOSTCALL_DATA`](sandbox::MAX_HOSTCALL_DATA) |
 //! | random bytes at a time | 4096 | [`MAX_RANDOM_BYTES`](sandbox::MAX_RANDOM_BYTES) |
 //! | core instances, memories, tables, elements of a table | 8, 2, 8, 4096 | [`MAX_CORE_INSTANCES`](sandbox::MAX_CORE_INSTANCES), [`MAX_MEMORIES`](sandbox::MAX_MEMORIES), [`MAX_TABLES`](sandbox::MAX_TABLES), [`MAX_TABLE_ELEMENTS`](sandbox::MAX_TABLE_ELEMENTS) |
-//! | delay of a change by another process | 250 ms and one read | [`POLL_INTERVAL`](store::POLL_INTERVAL) |
+//! | delay of a change by another process, if the store states no other interval | 250 ms and one read | [`POLL_INTERVAL`](store::POLL_INTERVAL) |
 //! | silence of the store until all tokens are refused | 10 s | [`DEFAULT_MAX_STALENESS`](authority::DEFAULT_MAX_STALENESS) |
 //! | commands that block a thread at once, with `async` | 4 | `async_authority::MAX_CONCURRENT_COMMANDS` |
 //! | tokens in a catalog; audit records that it retains | 10,000; 64 | of the component |

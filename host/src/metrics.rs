@@ -17,7 +17,7 @@ use crate::access::AuthorizeError;
 use crate::authority::Authority;
 use crate::metrics::upstream::UpstreamMetrics;
 use crate::observer::Observer;
-use crate::store::StoreError;
+use crate::store::{ClockDifference, StoreError};
 use crate::token::{AuthenticateError, CommandError, OPERATOR, Principal, TokenInfo, now};
 
 /// The buckets for the duration of a store operation, in seconds: from a read in memory to a busy
@@ -46,6 +46,7 @@ pub(crate) struct Metrics {
     commands: IntCounterVec,
     rotations: IntCounterVec,
     store: HistogramVec,
+    polls: IntCounterVec,
     traps: IntCounter,
     audit_append_failures: IntCounter,
     audit_records_lost: IntCounter,
@@ -61,6 +62,7 @@ pub(crate) struct Metrics {
     refused: IntGauge,
     sequence: IntGauge,
     clock_behind: Gauge,
+    store_clock_ahead: Gauge,
     upstream: UpstreamMetrics,
 }
 
@@ -111,6 +113,8 @@ struct Gauges {
     refused: bool,
     sequence: u64,
     clock_behind: Duration,
+    /// The clock of the store beside that of this machine, if it states one.
+    store_clock: Option<ClockDifference>,
 }
 
 impl Metrics {
@@ -158,6 +162,7 @@ impl Metrics {
             )?,
             rotations,
             store: register(&registry, HistogramVec::new(store, &["operation", "outcome"])?)?,
+            polls: register_polls(&registry)?,
             traps: counter("optoken_sandbox_traps_total", "Calls that ended in a trap of the component.")?,
             audit_append_failures: counter(
                 "optoken_audit_append_failures_total",
@@ -209,6 +214,7 @@ impl Metrics {
                 "optoken_clock_behind_seconds",
                 "How far the clock is behind the newest audit record. Deadlines wait until it has caught up.",
             )?,
+            store_clock_ahead: register_store_clock(&registry)?,
             upstream: UpstreamMetrics::new(&registry)?,
             registry,
         })
@@ -240,6 +246,7 @@ impl Metrics {
             refused: authority.catalog_refusal().is_some(),
             sequence: authority.catalog_state()?.map_or(0, |state| state.audit_sequence),
             clock_behind: authority.clock_behind(),
+            store_clock: authority.store_clock(),
         };
         self.to_text(gauges).map_err(|error| CommandError::Internal(error.to_string()))
     }
@@ -252,6 +259,9 @@ impl Metrics {
         self.refused.set(gauges.refused.into());
         self.sequence.set(i64::try_from(gauges.sequence).unwrap_or(i64::MAX));
         self.clock_behind.set(gauges.clock_behind.as_secs_f64());
+        let ahead = gauges.store_clock.map(|clock| Duration::from_millis(clock.ahead_ms.unsigned_abs()));
+        let sign = if gauges.store_clock.is_some_and(|clock| clock.ahead_ms < 0) { -1.0 } else { 1.0 };
+        self.store_clock_ahead.set(ahead.map_or(f64::NAN, |ahead| sign * ahead.as_secs_f64()));
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
@@ -356,6 +366,10 @@ impl Observer for Metrics {
         self.store.with_label_values(&[operation, outcome]).observe(took.as_secs_f64());
     }
 
+    fn poll_completed(&self, cause: &'static str, outcome: &'static str) {
+        self.polls.with_label_values(&[cause, outcome]).inc();
+    }
+
     fn trapped(&self) {
         self.traps.inc();
     }
@@ -388,6 +402,30 @@ fn register_authorizations(registry: &Registry) -> Result<IntCounterVec, Metrics
         authorizations.with_label_values(&[outcome]);
     }
     Ok(authorizations)
+}
+
+/// Registers the difference of the clocks.
+fn register_store_clock(registry: &Registry) -> Result<Gauge, MetricsError> {
+    let ahead = Gauge::new(
+        "optoken_store_clock_ahead_seconds",
+        "How far the clock of the token store is ahead of this machine; NaN if the store states no time.",
+    )?;
+    register(registry, ahead)
+}
+
+/// Registers the counters of the reads that look for changes by other processes.
+fn register_polls(registry: &Registry) -> Result<IntCounterVec, MetricsError> {
+    let polls = Opts::new(
+        "optoken_polls_total",
+        "Reads of the token store that look for changes by other servers, by cause and outcome.",
+    );
+    let polls = register(registry, IntCounterVec::new(polls, &["cause", "outcome"])?)?;
+    for cause in ["interval", "news"] {
+        for outcome in ["unchanged", "changed", "unavailable", "refused", "failed"] {
+            polls.with_label_values(&[cause, outcome]);
+        }
+    }
+    Ok(polls)
 }
 
 /// Registers the counters of files that are read again.
@@ -429,6 +467,7 @@ mod tests {
         metrics.reloaded(ReloadedFile::Certificate, false);
         metrics.set_build_info("1.2.3", "one").unwrap();
         metrics.store_operation_completed("load", Duration::from_millis(2), Ok(()));
+        metrics.poll_completed("news", "changed");
         let gauges = Gauges {
             tokens: 3,
             next_expiry: Some(Duration::from_millis(1_900_000_000_500)),
@@ -437,6 +476,7 @@ mod tests {
             refused: false,
             sequence: 5,
             clock_behind: Duration::ZERO,
+            store_clock: Some(ClockDifference { ahead_ms: -1500, precision: Duration::ZERO }),
         };
         let text = metrics.to_text(gauges).unwrap();
         for line in [
@@ -451,6 +491,9 @@ mod tests {
             "optoken_next_token_expiry_timestamp_seconds 1900000000.5",
             "optoken_operator_token_age_seconds 1.5",
             "optoken_recovery_listener_open 1",
+            r#"optoken_polls_total{cause="interval",outcome="unavailable"} 0"#,
+            r#"optoken_polls_total{cause="news",outcome="changed"} 1"#,
+            "optoken_store_clock_ahead_seconds -1.5",
             r#"optoken_refusals_total{kind="authentication",reason="unknown"} 0"#,
             r#"optoken_refusals_total{kind="recovery",reason="wrong_code"} 1"#,
             r#"optoken_reloads_total{file="admin_token_file",outcome="done"} 0"#,
@@ -468,9 +511,13 @@ mod tests {
         metrics.set_certificate_expiry(1_800_000_000);
         let text = metrics.to_text(gauges).unwrap();
         assert!(text.contains("\noptoken_tls_certificate_expiry_timestamp_seconds 1800000000\n"), "{text}");
-        let none = Gauges { next_expiry: None, operator_age: None, ..gauges };
+        let none = Gauges { next_expiry: None, operator_age: None, store_clock: None, ..gauges };
         let text = metrics.to_text(none).unwrap();
-        for series in ["optoken_next_token_expiry_timestamp_seconds", "optoken_operator_token_age_seconds"] {
+        for series in [
+            "optoken_next_token_expiry_timestamp_seconds",
+            "optoken_operator_token_age_seconds",
+            "optoken_store_clock_ahead_seconds",
+        ] {
             assert!(text.contains(&format!("{series} NaN\n")), "{text}");
         }
     }

@@ -50,6 +50,10 @@ impl Store for ObservedStore {
         self.store.listen(news);
     }
 
+    fn location(&self) -> Option<String> {
+        self.store.location()
+    }
+
     fn clock(&self) -> Option<ClockDifference> {
         self.store.clock()
     }

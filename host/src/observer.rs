@@ -66,6 +66,13 @@ pub trait Observer: Send + Sync + 'static {
         let _ = (operation, duration, result);
     }
 
+    /// The poller has read the store, to learn of changes by other processes. `cause` is `interval`
+    /// or `news`. `outcome` is `unchanged`, `changed`, `unavailable` (the store failed), `refused`
+    /// (it went back), or `failed` (the component cannot read the catalog).
+    fn poll_completed(&self, cause: &'static str, outcome: &'static str) {
+        let _ = (cause, outcome);
+    }
+
     /// A call of the component trapped.
     fn trapped(&self) {}
 

@@ -19,7 +19,11 @@ mod client;
 mod clock;
 mod component;
 mod conformance;
+mod deployment;
+#[allow(dead_code, reason = "the tests of failures use the rest")]
+mod engines;
 mod environment;
+mod etcd;
 mod fail2ban;
 #[allow(dead_code, reason = "each test crate uses a part")]
 #[path = "../fault_proxy.rs"]
@@ -38,10 +42,9 @@ mod influxdb_clients;
 mod lifecycle;
 mod memory;
 mod needs;
+mod nodes;
 mod ownership;
 mod postgres;
-#[path = "engines/postgres.rs"]
-mod postgres_server;
 mod proxies;
 mod proxy_permissions;
 mod recorder;
@@ -64,8 +67,8 @@ mod upstream_proxies;
 use std::process::ExitCode;
 
 use self::needs::{
-    BASH, CHROMIUM, CURL, ENV, FAIL2BAN, FAKETIME, HAPROXY, MOUNT, NGINX, NODE, Need, OPENSSL, PERL,
-    PERL_MDWE, POSTGRES, PROMETHEUS, PYTHON, PYTHON3, SCRIPT, SETPRIV, STRACE, SYSTEMD_ANALYZE, Test,
+    BASH, CHROMIUM, CURL, ENV, ETCD, ETCDCTL, FAIL2BAN, FAKETIME, HAPROXY, MOUNT, NGINX, NODE, Need, OPENSSL,
+    PERL, PERL_MDWE, POSTGRES, PROMETHEUS, PYTHON, PYTHON3, SCRIPT, SETPRIV, STRACE, SYSTEMD_ANALYZE, Test,
     UNSHARE, WGET,
 };
 
@@ -118,6 +121,10 @@ fn main() -> ExitCode {
         component::other_compiler_compares_behaviour: [BASH],
         component::prebuilt_components_match_sources: [BASH],
         component::verification_without_compiler_fails: [BASH],
+        deployment::alerts_are_valid_and_their_metrics_exist: [PROMETHEUS],
+        deployment::drop_in_is_valid: [SYSTEMD_ANALYZE],
+        deployment::manifests_fit_each_other_and_kubernetes: [PYTHON],
+        deployment::pods_start_and_their_probes_succeed: [CURL, PYTHON],
         environment::dotenv_of_other_user_is_ignored: [Need::Root],
         environment::root_recovers_server_of_other_user: [Need::Root],
         environment::socket_of_other_user_receives_nothing: [Need::Root],
@@ -244,10 +251,25 @@ fn main() -> ExitCode {
         [proxies::preflight_lines_answer_one_origin,]
     ));
     tests.extend(tests_for!(
+        &deployment::BALANCERS,
+        |balancer: &deployment::Balancer| balancer.name,
+        |balancer: &deployment::Balancer| vec![balancer.need, CURL],
+        [deployment::balancer_passes_over_stale_and_dead_nodes,]
+    ));
+    tests.extend(tests_for!(
         [&conformance::NODE, &conformance::PYTHON, &conformance::WASMTIME],
         |host: &harness::Host| host.name,
         |host: &harness::Host| vec![conformance::need(host)],
         [conformance::host_conforms, conformance::host_rejects_invalid_calls,]
+    ));
+    tests.extend(tests! {
+        etcd::conformance_holds_on_three_members: [ETCD, ETCDCTL],
+    });
+    tests.extend(tests_for!(
+        &nodes::ENGINES,
+        |engine: &nodes::Engine| engine.name,
+        |engine: &nodes::Engine| engine.needs.to_vec(),
+        [nodes::one_of_concurrent_regenerates_on_three_nodes_succeeds,]
     ));
     let wasmtime = || conformance::need(&conformance::WASMTIME);
     let on_stock_wasmtime: [(&str, Vec<Need>, Run); 4] = [

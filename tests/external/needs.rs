@@ -77,6 +77,8 @@ pub(crate) const CURL: Need =
 /// Resets the disposition of a signal, which a shell cannot.
 pub(crate) const ENV: Need =
     Need::Program(&Program::new("env", "coreutils", &["--default-signal=HUP", "true"]));
+pub(crate) const ETCD: Need = Need::Program(&Program::new("etcd", "etcd-server", &["--version"]));
+pub(crate) const ETCDCTL: Need = Need::Program(&Program::new("etcdctl", "etcd-client", &["version"]));
 pub(crate) const FAIL2BAN: Need = Need::Program(&Program::new("fail2ban-regex", "fail2ban", &["--version"]));
 pub(crate) const FAKETIME: Need = Need::Program(&Program::new("faketime", "faketime", &["--version"]));
 pub(crate) const HAPROXY: Need = Need::Program(&Program::new("haproxy", "haproxy", &["-v"]));

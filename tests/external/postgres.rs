@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use optoken::store::remote::{RemoteStore, Usable};
 use optoken::store::{Entry, PostgresStore, Store, StoreError, SwapOutcome, Version, conformance};
 
-use crate::postgres_server::{PASSWORD, Server};
+use crate::engines::postgres::{PASSWORD, Server};
 use crate::support::{CaseName, TIMEOUT, TestCertificate, eventually};
 
 /// More than the deadline of any call, as a busy machine adds to it.

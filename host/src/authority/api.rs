@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::access::{Access, AuthorizeError};
 use crate::audit::{AuditLogError, AuditWriter};
+use crate::authority::freshness::ProofSource;
 use crate::authority::last_used::LastUsed;
 use crate::authority::lineage::{CatalogPosition, CatalogRefusal, Examined};
 use crate::authority::poller::StorePoller;
@@ -15,6 +16,7 @@ use crate::authority::snapshot::Shared;
 use crate::command::{Command, Outcome};
 use crate::sandbox::ReadInstance;
 use crate::secret::Secret;
+use crate::store::ClockDifference;
 use crate::token::{
     AuditRecords, AuthenticateError, CatalogState, CommandError, ComponentInfo, ConfiguredToken,
     ImportOutcome, IssuedToken, OperatorStatus, Principal, ReplaceOutcome, StagedSecret, Timestamp,
@@ -316,6 +318,28 @@ impl Authority {
         self.shared.staleness()
     }
 
+    /// What has confirmed that. [`staleness`](Self::staleness) is its age.
+    pub fn proof_source(&self) -> ProofSource {
+        self.shared.proof().source
+    }
+
+    /// The time between two reads of the store that look for changes by other processes.
+    pub fn poll_interval(&self) -> Duration {
+        self.shared.poll_interval
+    }
+
+    /// Where the store is, without secrets; `None` if it does not state that.
+    pub fn store_location(&self) -> Option<String> {
+        self.shared.store.location()
+    }
+
+    /// The clock of the store beside that of this machine; `None` if the store states no time. A
+    /// token expires by the clock of each machine, so a wrong clock accepts it for too long or too
+    /// short a time.
+    pub fn store_clock(&self) -> Option<ClockDifference> {
+        self.shared.store.clock()
+    }
+
     /// The end of the audit chain of the catalog that tokens are checked against; `None` if it has
     /// no record.
     pub fn position(&self) -> Result<Option<CatalogPosition>, CommandError> {
@@ -349,7 +373,7 @@ impl Authority {
 
     /// The configured [`max_staleness`](crate::authority::Builder::max_staleness).
     pub fn max_staleness(&self) -> Duration {
-        self.shared.max_staleness
+        self.shared.freshness.max_staleness()
     }
 
     /// The number of calls into the component that trapped since the start.

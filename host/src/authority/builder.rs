@@ -11,7 +11,8 @@ use thiserror::Error;
 
 use crate::audit::{AuditLog, AuditLogError, AuditWriter, RetainedRecord};
 use crate::authority::api::Authority;
-use crate::authority::boot_clock::BootInstant;
+use crate::authority::boot_clock;
+use crate::authority::freshness::{Proof, ProofSource};
 use crate::authority::high_water::{HighWaterError, HighWaterMark};
 use crate::authority::lineage::{CatalogPosition, CatalogRefusal, CheckedStore, Examined, Lineage};
 use crate::authority::poller::StorePoller;
@@ -29,6 +30,12 @@ pub const DEFAULT_MAX_STALENESS: Duration = Duration::from_secs(10);
 
 /// The minimum of [`Builder::max_staleness`]: with less, one slow poll would refuse all tokens.
 pub const MIN_MAX_STALENESS: Duration = POLL_INTERVAL.saturating_mul(2);
+
+/// The minimum of [`Builder::poll_interval`].
+pub const MIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The maximum of [`Builder::poll_interval`].
+pub const MAX_POLL_INTERVAL: Duration = Duration::from_hours(1);
 
 /// The origin of the changes that an authority makes at its start, for the audit record.
 const STARTUP_ORIGIN: &str = "start";
@@ -60,6 +67,19 @@ pub enum BuildError {
     /// The audit log cannot be used, or belongs to another catalog.
     #[error(transparent)]
     AuditLog(#[from] AuditLogError),
+    /// The maximum staleness is shorter than two poll intervals: one slow read would refuse all
+    /// tokens.
+    #[error(
+        "tokens are accepted for {max_staleness:?} after a read of the token store, and it is read every \
+         {poll_interval:?}: set --max-staleness to at least {:?}, or --poll-interval to at most {:?}",
+        *poll_interval * 2, *max_staleness / 2
+    )]
+    TooRarePolls {
+        /// How long tokens are accepted without an answer of the store.
+        max_staleness: Duration,
+        /// The time between two reads.
+        poll_interval: Duration,
+    },
     /// The operating system refused a thread.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -75,6 +95,7 @@ pub struct Builder<'a> {
     store: Arc<dyn Store>,
     component: Cow<'a, [u8]>,
     max_staleness: Duration,
+    poll_interval: Option<Duration>,
     audit_log: Option<PathBuf>,
     high_water_mark: Option<PathBuf>,
     accept_catalog_at: Option<u64>,
@@ -93,6 +114,7 @@ impl Authority {
             store,
             component: Cow::Borrowed(BUILT_IN_COMPONENT),
             max_staleness: DEFAULT_MAX_STALENESS,
+            poll_interval: None,
             audit_log: None,
             high_water_mark: None,
             accept_catalog_at: None,
@@ -110,8 +132,20 @@ impl<'a> Builder<'a> {
 
     /// How long tokens are accepted without an answer of the store; the default is
     /// [`DEFAULT_MAX_STALENESS`]. A shorter time than [`MIN_MAX_STALENESS`] becomes that.
+    ///
+    /// The build fails if it is shorter than two [poll intervals](Self::poll_interval), and logs a
+    /// warning if it is shorter than four: one lost poll is then felt. A command begins no call of
+    /// the store after half of this time.
     pub fn max_staleness(mut self, max_staleness: Duration) -> Self {
         self.max_staleness = max_staleness.max(MIN_MAX_STALENESS);
+        self
+    }
+
+    /// The time between two reads of the store that look for changes by other processes; the
+    /// default is [`Store::interval`]. It becomes at least [`MIN_POLL_INTERVAL`] and at most
+    /// [`MAX_POLL_INTERVAL`].
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.poll_interval = Some(interval);
         self
     }
 
@@ -123,8 +157,9 @@ impl<'a> Builder<'a> {
     /// not undo the change. The catalog retains the newest 64 records, and this process or the next
     /// appends them when that is possible again.
     ///
-    /// Between two polls of the store, which are [`POLL_INTERVAL`] apart, the log records up to 64
-    /// changes by other processes. [`Observer::audit_records_lost`] reports more.
+    /// Between two polls of the store, which are one [`poll_interval`](Self::poll_interval) apart,
+    /// the log records up to 64 changes by other processes.
+    /// [`Observer::audit_records_lost`] reports more.
     ///
     /// To rotate the file, rename it: the next record goes into a new file. It must not be copied
     /// and truncated.
@@ -168,6 +203,7 @@ impl<'a> Builder<'a> {
     /// without optimisation. Fails on a catalog that cannot be read, and on the audit log of
     /// another catalog.
     pub fn build(self) -> Result<Authority, BuildError> {
+        let poll_interval = self.checked_interval()?;
         let sandbox = Arc::new(Sandbox::new(&self.component)?);
         let store: Arc<dyn Store> = Arc::new(ObservedStore::new(self.store, Arc::clone(&self.observer)));
         // Opened before the first change, which has to be recorded.
@@ -182,15 +218,20 @@ impl<'a> Builder<'a> {
         let version = entry.map(|entry| entry.version);
         let start = start_lineage(&examined, mark.as_ref(), &mut log, accept)?;
         let lineage = Arc::new(Lineage::new(start, version.clone()));
-        let checked = CheckedStore::new(Arc::clone(&store), Arc::clone(&sandbox), Arc::clone(&lineage));
-        let read_at = BootInstant::now();
+        let checked = CheckedStore::new(
+            Arc::clone(&store),
+            Arc::clone(&sandbox),
+            Arc::clone(&lineage),
+            self.max_staleness / 2,
+        );
+        let began = boot_clock::now();
         let (result, effects) = sandbox.execute(Arc::new(checked), &Command::Initialize, STARTUP_ORIGIN);
         let catalog_id = result?.and_then(String::try_from).map_err(BuildError::Catalog)?;
         // The component has loaded the catalog, as it returned its identifier.
         let snapshot = VersionedSnapshot {
             number: 1,
             snapshot: Arc::new(effects.snapshot.unwrap_or_default()),
-            confirmed: Arc::new(AtomicU64::new(read_at.as_millis())),
+            confirmed: Arc::new(AtomicU64::new(Proof::new(began, ProofSource::Start).word())),
         };
         let examined = if snapshot.snapshot.version() == version.as_ref() {
             examined
@@ -216,6 +257,7 @@ impl<'a> Builder<'a> {
             store,
             catalog_id,
             max_staleness: self.max_staleness,
+            poll_interval,
             observer: self.observer,
             audit,
             high_water: mark,
@@ -226,6 +268,26 @@ impl<'a> Builder<'a> {
         shared.refresh_operator_last_used();
         let poller = StorePoller::start(Arc::clone(&shared)).map_err(BuildError::Thread)?;
         Ok(Authority::new(shared, poller))
+    }
+
+    /// The time between two polls, if the maximum staleness has room for it.
+    fn checked_interval(&self) -> Result<Duration, BuildError> {
+        let interval = self.poll_interval.unwrap_or_else(|| self.store.interval());
+        let interval = interval.clamp(MIN_POLL_INTERVAL, MAX_POLL_INTERVAL);
+        let max_staleness = self.max_staleness;
+        if max_staleness < interval * 2 {
+            return Err(BuildError::TooRarePolls { max_staleness, poll_interval: interval });
+        }
+        if max_staleness < interval * 4 {
+            tracing::warn!(
+                "tokens are accepted for {max_staleness:?} after a read of the token store, and it is read every \
+                 {interval:?}: a lost read can refuse all tokens; set --max-staleness to at least {:?}, or \
+                 --poll-interval to at most {:?}",
+                interval * 4,
+                max_staleness / 4
+            );
+        }
+        Ok(interval)
     }
 }
 
@@ -239,9 +301,10 @@ impl Builder<'_> {
 
 impl fmt::Debug for Builder<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { max_staleness, audit_log, .. } = self;
+        let Self { max_staleness, poll_interval, audit_log, .. } = self;
         f.debug_struct("Builder")
             .field("max_staleness", max_staleness)
+            .field("poll_interval", poll_interval)
             .field("audit_log", audit_log)
             .finish_non_exhaustive()
     }

@@ -6,9 +6,11 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::audit::{self, RetainedRecord};
-use crate::authority::boot_clock::BootInstant;
+use crate::authority::boot_clock;
+use crate::authority::freshness::Moment;
 use crate::sandbox::linker::Snapshot;
 use crate::sandbox::{ReadInstance, Sandbox, Trap};
 use crate::store::{Entry, Store, StoreError, SwapOutcome, Version};
@@ -234,13 +236,13 @@ struct LineageState {
     /// The document that was found in that state, so that it need not be examined again.
     version: Option<Version>,
     /// When the position was set. A read that began before may return an older state.
-    set_at: BootInstant,
+    set_at: Moment,
 }
 
 impl Lineage {
     /// Begins at this state, in which this document was found; `None` accepts any.
     pub(crate) fn new(position: Option<CatalogPosition>, version: Option<Version>) -> Self {
-        let state = LineageState { position, version, set_at: BootInstant::now() };
+        let state = LineageState { position, version, set_at: boot_clock::now() };
         Self { state: Mutex::new(state) }
     }
 
@@ -249,7 +251,7 @@ impl Lineage {
         let mut state = self.lock();
         state.position = position;
         state.version = version;
-        state.set_at = BootInstant::now();
+        state.set_at = boot_clock::now();
     }
 
     /// Whether this is the very document that was accepted last.
@@ -259,7 +261,7 @@ impl Lineage {
     }
 
     /// Checks a state that was read by a read that began at `read_at`.
-    pub(crate) fn check(&self, examined: &Examined, read_at: BootInstant) -> Result<(), LineageError> {
+    pub(crate) fn check(&self, examined: &Examined, read_at: Moment) -> Result<(), LineageError> {
         let state = self.lock();
         let Some(position) = &state.position else { return Ok(()) };
         examined.check_continues(position).map_err(|refusal| {
@@ -268,7 +270,7 @@ impl Lineage {
     }
 
     /// Whether a newer state was published since `read_at`.
-    pub(crate) fn is_overtaken(&self, read_at: BootInstant) -> bool {
+    pub(crate) fn is_overtaken(&self, read_at: Moment) -> bool {
         read_at < self.lock().set_at
     }
 
@@ -286,45 +288,101 @@ pub(crate) enum LineageError {
     Refused(CatalogRefusal),
 }
 
-/// A store whose documents continue the published state, for the instances that execute commands.
+/// A store for the instance of one command. Its documents continue the published state. Once its
+/// calls have used their time together, no other call begins.
 pub(crate) struct CheckedStore {
     store: Arc<dyn Store>,
     sandbox: Arc<Sandbox>,
     lineage: Arc<Lineage>,
+    time_limit: Duration,
+    calls: Mutex<Calls>,
+}
+
+/// The calls of one command.
+#[derive(Debug, Default)]
+struct Calls {
+    /// The time that they have taken.
+    took: Duration,
+    /// The newest state that a call has found or made, and when that call began.
+    newest: Option<(Option<Version>, Moment)>,
 }
 
 impl CheckedStore {
-    pub(crate) fn new(store: Arc<dyn Store>, sandbox: Arc<Sandbox>, lineage: Arc<Lineage>) -> Self {
-        Self { store, sandbox, lineage }
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        sandbox: Arc<Sandbox>,
+        lineage: Arc<Lineage>,
+        time_limit: Duration,
+    ) -> Self {
+        Self { store, sandbox, lineage, time_limit, calls: Mutex::default() }
+    }
+
+    /// When the call began that has found or made the state with this version; `None` if it is not
+    /// the newest state of the command.
+    pub(crate) fn read_at(&self, version: Option<&Version>) -> Option<Moment> {
+        let calls = self.calls();
+        calls.newest.as_ref().filter(|(newest, _)| newest.as_ref() == version).map(|(_, read_at)| *read_at)
+    }
+
+    /// Makes a call, if there is time for one. `state` returns the version of the state that a
+    /// result shows.
+    fn call<T>(
+        &self,
+        call: impl FnOnce(&dyn Store) -> Result<T, StoreError>,
+        state: impl FnOnce(&T) -> Option<Option<Version>>,
+    ) -> Result<(T, Moment), StoreError> {
+        if self.calls().took > self.time_limit {
+            let limit = self.time_limit;
+            return Err(StoreError::Unavailable(format!(
+                "the token store is too slow: its calls for this change have taken more than {limit:?}"
+            )));
+        }
+        let began = boot_clock::now();
+        let result = call(&*self.store);
+        let mut calls = self.calls();
+        calls.took = calls.took.saturating_add(boot_clock::now().since(began));
+        let result = result?;
+        if let Some(version) = state(&result) {
+            calls.newest = Some((version, began));
+        }
+        Ok((result, began))
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Store for CheckedStore {
     fn version(&self) -> Result<Option<Version>, StoreError> {
-        self.store.version()
+        self.call(Store::version, |_| None).map(|(version, _)| version)
     }
 
     fn load(&self) -> Result<Option<Entry>, StoreError> {
-        let read_at = BootInstant::now();
-        let entry = self.store.load()?;
-        if self.lineage.is_current(entry.as_ref().map(|entry| &entry.version)) {
-            return Ok(entry);
-        }
-        match Examined::of_entry(&self.sandbox, entry.as_ref()) {
-            Ok(Ok(examined)) => match self.lineage.check(&examined, read_at) {
-                Ok(()) => Ok(entry),
-                Err(LineageError::Overtaken) => {
-                    Err(StoreError::Unavailable("the catalog changed while it was read".to_owned()))
-                }
-                Err(LineageError::Refused(refusal)) => Err(StoreError::Unavailable(refusal.to_string())),
-            },
-            // The command instance gets the same error for the same document.
-            Ok(Err(_)) => Ok(entry),
-            Err(trap) => Err(StoreError::Unavailable(trap.to_string())),
+        loop {
+            let version = |entry: &Option<Entry>| entry.as_ref().map(|entry| entry.version.clone());
+            let (entry, read_at) = self.call(Store::load, |entry| Some(version(entry)))?;
+            if self.lineage.is_current(entry.as_ref().map(|entry| &entry.version)) {
+                return Ok(entry);
+            }
+            return match Examined::of_entry(&self.sandbox, entry.as_ref()) {
+                Ok(Ok(examined)) => match self.lineage.check(&examined, read_at) {
+                    Ok(()) => Ok(entry),
+                    Err(LineageError::Overtaken) => continue,
+                    Err(LineageError::Refused(refusal)) => Err(StoreError::Unavailable(refusal.to_string())),
+                },
+                // The command instance gets the same error for the same document.
+                Ok(Err(_)) => Ok(entry),
+                Err(trap) => Err(StoreError::Unavailable(trap.to_string())),
+            };
         }
     }
 
     fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
-        self.store.swap(expected, document)
+        let made = |outcome: &SwapOutcome| match outcome {
+            SwapOutcome::Swapped(version) => Some(Some(version.clone())),
+            SwapOutcome::Stale => None,
+        };
+        self.call(|store| store.swap(expected, document), made).map(|(outcome, _)| outcome)
     }
 }

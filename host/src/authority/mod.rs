@@ -8,16 +8,22 @@ mod api;
 mod boot_clock;
 mod builder;
 mod command_lock;
+mod freshness;
 mod high_water;
 mod last_used;
 mod lineage;
+mod poll_signal;
 mod poller;
 mod snapshot;
+mod store_clock;
 #[cfg(feature = "test-suite")]
 mod test_suite;
 
 pub use self::api::Authority;
-pub use self::builder::{BuildError, Builder, DEFAULT_MAX_STALENESS, MIN_MAX_STALENESS};
+pub use self::builder::{
+    BuildError, Builder, DEFAULT_MAX_STALENESS, MAX_POLL_INTERVAL, MIN_MAX_STALENESS, MIN_POLL_INTERVAL,
+};
+pub use self::freshness::ProofSource;
 pub use self::high_water::HighWaterError;
 #[cfg(feature = "server")]
 pub(crate) use self::high_water::HighWaterMark;

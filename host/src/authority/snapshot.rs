@@ -7,11 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::audit::AuditWriter;
-use crate::authority::boot_clock::BootInstant;
+use crate::authority::boot_clock;
 use crate::authority::command_lock::CommandLock;
+use crate::authority::freshness::{Freshness, Proof, ProofSource};
 use crate::authority::high_water::HighWaterMark;
 use crate::authority::last_used::OperatorLastUsed;
 use crate::authority::lineage::{CatalogRefusal, CheckedStore, Examined, Lineage, LineageError};
+use crate::authority::poll_signal::PollSignal;
+use crate::authority::store_clock::{CLOCK_TOLERANCE, StoreClock};
 use crate::command::{Command, Outcome};
 use crate::observer::Observer;
 use crate::sandbox::linker::{Snapshot, StoreEffects};
@@ -28,8 +31,8 @@ pub(crate) const MAX_CONCURRENT_COMMANDS: usize = 4;
 /// How long a command waits for the one before it.
 const COMMAND_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The difference of two clocks that is no reason for a log line.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
+/// How long a command that was slow waits for a read that proves its change again.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The error text of a trap. Its cause is for the log, not for the client.
 pub(crate) const COMPONENT_FAILED: &str = "the sandboxed component failed";
@@ -39,7 +42,9 @@ pub(crate) struct Shared {
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) catalog_id: String,
-    pub(crate) max_staleness: Duration,
+    pub(crate) freshness: Freshness,
+    pub(crate) poll_interval: Duration,
+    pub(crate) poll_signal: Arc<PollSignal>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) audit: Option<AuditWriter>,
     pub(crate) high_water: Option<HighWaterMark>,
@@ -58,6 +63,7 @@ pub(crate) struct Shared {
     newest_at: AtomicU64,
     /// Whether the clock was behind that record at the last poll.
     clock_is_behind: AtomicBool,
+    store_clock: StoreClock,
     /// Held by a command, so that the commands of one process do not race for the store.
     commands: CommandLock,
     /// Locked to compare a state with the current snapshot and to replace that. No call of the
@@ -81,6 +87,7 @@ pub(crate) struct Parts {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) catalog_id: String,
     pub(crate) max_staleness: Duration,
+    pub(crate) poll_interval: Duration,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) audit: Option<AuditWriter>,
     pub(crate) high_water: Option<HighWaterMark>,
@@ -99,6 +106,17 @@ pub(crate) enum PollError {
     Trap,
     /// The store went back.
     Refused(CatalogRefusal),
+}
+
+impl PollError {
+    /// One word for metrics.
+    pub(crate) const fn outcome(&self) -> &'static str {
+        match self {
+            Self::Store(_) => "unavailable",
+            Self::Trap => "failed",
+            Self::Refused(_) => "refused",
+        }
+    }
 }
 
 impl fmt::Display for PollError {
@@ -132,13 +150,15 @@ enum Published {
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { sandbox, store, catalog_id, max_staleness, observer, audit, high_water, .. } = parts;
-        let Parts { lineage, snapshot, newest_at, .. } = parts;
+        let Parts { sandbox, store, catalog_id, max_staleness, poll_interval, observer, .. } = parts;
+        let Parts { audit, high_water, lineage, snapshot, newest_at, .. } = parts;
         Self {
             sandbox,
             store,
             catalog_id,
-            max_staleness,
+            freshness: Freshness::new(max_staleness),
+            poll_interval,
+            poll_signal: Arc::default(),
             observer,
             audit,
             high_water,
@@ -151,6 +171,7 @@ impl Shared {
             refusal: Mutex::default(),
             newest_at: AtomicU64::new(newest_at.unwrap_or_default()),
             clock_is_behind: AtomicBool::new(false),
+            store_clock: StoreClock::default(),
             commands: CommandLock::default(),
             publish_lock: Mutex::default(),
             #[cfg(feature = "async")]
@@ -158,9 +179,14 @@ impl Shared {
         }
     }
 
-    /// How long ago the read began that last found the current snapshot to be the newest.
+    /// The newest read that has found the current snapshot to be the newest.
+    pub(crate) fn proof(&self) -> Proof {
+        Proof::load(&self.snapshot().confirmed)
+    }
+
+    /// How long ago that read began.
     pub(crate) fn staleness(&self) -> Duration {
-        age(&self.snapshot().confirmed)
+        boot_clock::now().since(self.proof().begun)
     }
 
     /// Why the state in the store is not published; `None` if it is.
@@ -181,13 +207,13 @@ impl Shared {
         let checked = self.read(|reader| {
             let result = call(reader)?;
             // After the call: a process that was stopped in between must not use an old snapshot.
-            Ok((result, age(&reader.confirmed)))
+            Ok((result, self.freshness.accepts(&reader.confirmed, boot_clock::now())))
         });
         match checked {
-            Ok((result, age)) if age <= self.max_staleness => result,
-            Ok(_) => Err(AuthenticateError::Unavailable(format!(
+            Ok((result, true)) => result,
+            Ok((_, false)) => Err(AuthenticateError::Unavailable(format!(
                 "the token store has not answered for more than {:?}",
-                self.max_staleness
+                self.freshness.max_staleness()
             ))
             .into()),
             Err(trap) => {
@@ -221,15 +247,16 @@ impl Shared {
                 "another change has waited for the token store for more than {COMMAND_LOCK_TIMEOUT:?}"
             )));
         };
-        let read_at = BootInstant::now();
-        let (result, effects) = self.sandbox.execute(self.checked_store(), command, origin);
+        let began = boot_clock::now();
+        let store = Arc::new(self.checked_store());
+        let (result, effects) = self.sandbox.execute(Arc::<CheckedStore>::clone(&store), command, origin);
         let StoreEffects { snapshot, wrote } = effects;
-        let published = snapshot.map_or(Ok(Published::Unchanged), |snapshot| self.publish(snapshot, read_at));
+        let published = snapshot.map_or(Ok(Published::Unchanged), |snapshot| {
+            let read_at = store.read_at(snapshot.version()).unwrap_or(began);
+            self.publish(snapshot, Proof::new(read_at, ProofSource::Command))
+        });
         drop(lock);
-        if read_at.elapsed() > self.max_staleness / 2 {
-            // The store was slow. A read that begins now proves the new snapshot for longer.
-            let _ = self.poll();
-        }
+        let is_published = published.is_ok();
         match published {
             // A log that hangs must not delay other commands.
             Ok(Published::Changed { submitted: Some(submitted) }) => {
@@ -240,10 +267,18 @@ impl Shared {
             Err(error) if wrote => {
                 tracing::error!("{error}; all tokens are refused until the change can be read back");
                 // Tokens that the change has revoked must not be accepted.
-                self.snapshot().confirmed.store(0, Ordering::Release);
+                self.freshness.demand_read_after(boot_clock::now());
             }
             // The next poll reports an error.
             Ok(_) | Err(_) => {}
+        }
+        let fresh_for = self.freshness.max_staleness() / 2;
+        if is_published && wrote && self.staleness() > fresh_for {
+            // The store was slow. A read that begins now proves the new snapshot for longer.
+            self.poll_signal.wait_until(PROOF_TIMEOUT, || self.staleness() <= fresh_for);
+        } else if wrote && (!is_published || matches!(result, Ok(Err(_)))) {
+            // The change may be in the store all the same.
+            self.poll_signal.notify_news();
         }
         result.unwrap_or_else(|trap| {
             self.count_trap(&trap);
@@ -253,9 +288,10 @@ impl Shared {
     }
 
     /// The store for the instances that execute commands.
-    pub(crate) fn checked_store(&self) -> Arc<dyn Store> {
+    pub(crate) fn checked_store(&self) -> CheckedStore {
         let (store, sandbox) = (Arc::clone(&self.store), Arc::clone(&self.sandbox));
-        Arc::new(CheckedStore::new(store, sandbox, Arc::clone(&self.lineage)))
+        let time_limit = self.freshness.max_staleness() / 2;
+        CheckedStore::new(store, sandbox, Arc::clone(&self.lineage), time_limit)
     }
 
     /// The name of the token with this number, from a cache of the current snapshot.
@@ -275,19 +311,22 @@ impl Shared {
     }
 
     /// Compares the store with the current snapshot, and publishes its state if another process has
-    /// changed it.
-    pub(crate) fn poll(&self) -> Result<(), PollError> {
+    /// changed it. Returns whether it has.
+    pub(crate) fn poll(&self, source: ProofSource) -> Result<bool, PollError> {
         self.check_clock();
         let current = self.snapshot();
-        let read_at = BootInstant::now();
+        let read_at = boot_clock::now();
         let version = self.store.version().map_err(PollError::Store)?;
-        if version.as_ref() == current.snapshot.version() {
-            self.confirm(&current, read_at);
-            return Ok(());
+        if let Some(change) = self.store_clock.compare(self.store.clock()) {
+            change.log();
         }
-        let read_at = BootInstant::now();
+        if version.as_ref() == current.snapshot.version() {
+            self.confirm(&current, Proof::new(read_at, source));
+            return Ok(false);
+        }
+        let read_at = boot_clock::now();
         let snapshot = self.store.load().map_err(PollError::Store)?.into();
-        self.publish(snapshot, read_at).map(drop)
+        self.publish(snapshot, Proof::new(read_at, source)).map(|published| published != Published::Unchanged)
     }
 
     /// Reads the creation time of the operator secret. The read instance has then loaded the
@@ -314,20 +353,20 @@ impl Shared {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Publishes a state that a read returned which began at `read_at`, if it continues the current
-    /// one. Of two states, the newer one stays, in whichever order they arrive.
-    fn publish(&self, snapshot: Snapshot, read_at: BootInstant) -> Result<Published, PollError> {
+    /// Publishes a state that this read returned, if it continues the current one. Of two states,
+    /// the newer one stays, in whichever order they arrive.
+    fn publish(&self, snapshot: Snapshot, proof: Proof) -> Result<Published, PollError> {
         let _publish_lock = self.publish_lock.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.snapshot();
         // An equal state stays the same snapshot, or every read instance would load it again.
         if current.snapshot.version() == snapshot.version() {
-            self.confirm(&current, read_at);
+            self.confirm(&current, proof);
             return Ok(Published::Unchanged);
         }
         let next = VersionedSnapshot {
             number: current.number + 1,
             snapshot: Arc::new(snapshot),
-            confirmed: Arc::new(AtomicU64::new(read_at.as_millis())),
+            confirmed: Arc::new(AtomicU64::new(proof.word())),
         };
         let opened = self.sandbox.open_reader(next.clone()).and_then(|mut reader| {
             let examined = Examined::read(&mut reader)?;
@@ -335,7 +374,7 @@ impl Shared {
         });
         let (examined, reader) = match opened {
             Ok(Ok(opened)) => opened,
-            Ok(Err(_)) if self.lineage.is_overtaken(read_at) => return Ok(Published::Overtaken),
+            Ok(Err(_)) if self.lineage.is_overtaken(proof.begun) => return Ok(Published::Overtaken),
             Ok(Err(error)) => {
                 // It denies every token from now on. The next readable state must continue the one
                 // before it.
@@ -348,7 +387,7 @@ impl Shared {
                 return Err(PollError::Trap);
             }
         };
-        match self.lineage.check(&examined, read_at) {
+        match self.lineage.check(&examined, proof.begun) {
             Ok(()) => {}
             Err(LineageError::Overtaken) => return Ok(Published::Overtaken),
             Err(LineageError::Refused(refusal)) => {
@@ -385,8 +424,8 @@ impl Shared {
     }
 
     /// Moves the proof that a snapshot is the newest.
-    fn confirm(&self, snapshot: &VersionedSnapshot, read_at: BootInstant) {
-        snapshot.confirmed.fetch_max(read_at.as_millis(), Ordering::AcqRel);
+    fn confirm(&self, snapshot: &VersionedSnapshot, proof: Proof) {
+        proof.extend(&snapshot.confirmed);
         self.set_refusal(None);
     }
 
@@ -411,9 +450,4 @@ impl Shared {
             tracing::info!("the clock of this machine is no longer behind the newest audit record");
         }
     }
-}
-
-/// How long ago the read began that confirmed a snapshot.
-fn age(confirmed: &AtomicU64) -> Duration {
-    BootInstant::from_millis(confirmed.load(Ordering::Acquire)).elapsed()
 }

@@ -1,5 +1,7 @@
 //! Functions for the conformance runner and the benchmarks of this repository.
 
+use std::sync::Arc;
+
 use crate::authority::api::Authority;
 use crate::command::Command;
 use crate::sandbox::Trap;
@@ -19,6 +21,6 @@ impl Authority {
 
     /// Makes and drops an instance as a command does.
     pub fn instantiate(&self) -> Result<(), Trap> {
-        self.shared.sandbox.command_instance(self.shared.checked_store()).map(drop)
+        self.shared.sandbox.command_instance(Arc::new(self.shared.checked_store())).map(drop)
     }
 }

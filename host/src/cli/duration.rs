@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::authority::{MAX_POLL_INTERVAL, MIN_POLL_INTERVAL};
+
 /// The longest overlap that a server grants, in seconds: thirty days.
 const MAX_OVERLAP_SECONDS: u64 = 30 * 24 * 3600;
 
@@ -12,6 +14,16 @@ pub(crate) fn overlap_seconds(text: &str) -> Result<u64, String> {
         Ok(overlap.as_secs())
     } else {
         Err("an overlap is whole seconds, at least 1s and at most 30d".to_owned())
+    }
+}
+
+/// Parses the time between two reads of the store.
+pub(crate) fn poll_interval(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    if (MIN_POLL_INTERVAL..=MAX_POLL_INTERVAL).contains(&interval) {
+        Ok(interval)
+    } else {
+        Err("the store is read at least every hour (1h), and at most every 50ms".to_owned())
     }
 }
 

@@ -24,6 +24,10 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
+    fn location(&self) -> Option<String> {
+        Some("memory:".to_owned())
+    }
+
     fn load(&self) -> Result<Option<Entry>, StoreError> {
         Ok(self.state().entry.clone())
     }

@@ -11,7 +11,11 @@ use thiserror::Error;
 
 #[cfg(any(test, feature = "test-suite"))]
 pub mod conformance;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod memory;
+#[cfg(feature = "object-store")]
+mod object;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "remote-store")]
@@ -20,7 +24,11 @@ pub mod remote;
 pub(crate) mod sqlite;
 mod url;
 
+#[cfg(feature = "etcd")]
+pub use etcd::EtcdStore;
 pub use memory::MemoryStore;
+#[cfg(feature = "object-store")]
+pub use object::ObjectStore;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
 #[cfg(feature = "sqlite")]
@@ -45,10 +53,18 @@ pub type News = Arc<dyn Fn() + Send + Sync>;
 /// `build_async` makes none from a task of the runtime, so a store with an asynchronous client may
 /// keep a `tokio::runtime::Handle` and `block_on` it.
 ///
+/// [`version`](Self::version) and [`load`](Self::load) must be linearizable: they find each change
+/// that had succeeded when the call began, by whichever process. A cache, a replica or a
+/// notification cannot answer them.
+///
 /// Each call must return within a bounded time, with [`StoreError::Unavailable`] or
-/// [`StoreError::UnknownOutcome`] if the store has not answered by then. While a call hangs, all
-/// commands wait behind it. Once it has hung for longer than
+/// [`StoreError::UnknownOutcome`] if the store has not answered by then. A command that hangs
+/// delays the commands behind it, and no read of the poller. A read of the poller that hangs delays
+/// no command. Once no read has succeeded for longer than
 /// [`max_staleness`](crate::authority::Builder::max_staleness), all tokens are refused.
+///
+/// A swap that has lost against others may pause for a moment before it returns
+/// [`Stale`](SwapOutcome::Stale): the command tries again at once.
 ///
 /// If a call panics, the panic propagates to the caller of the command; async callers get an error.
 /// The poller treats a panic as [`StoreError::Unavailable`] and retries.
@@ -151,6 +167,11 @@ pub trait Store: Send + Sync + 'static {
     /// The authority calls it once. The store drops `news` with itself.
     fn listen(&self, news: News) {
         drop(news);
+    }
+
+    /// Where the document is, such as the URL of the store without its secrets, for the operator.
+    fn location(&self) -> Option<String> {
+        None
     }
 
     /// The clock of the store at its newest answer, if it states one. It decides nothing; the

@@ -33,7 +33,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, DEFAULT_MAX_STALENESS};
-use crate::cli::duration::overlap_seconds;
+use crate::cli::duration::{overlap_seconds, poll_interval};
 use crate::cli::environment::boolean;
 use crate::cli::serve::continuity::Continuity;
 use crate::cli::serve::listeners::{Listeners, Tls};
@@ -129,6 +129,20 @@ pub(crate) struct Serve {
     )]
     max_staleness: u64,
 
+    /// Read the token store this often, to learn of changes by other servers: from 50ms to 1h
+    /// [default: 250ms, and 1s for a store of several machines]
+    ///
+    /// A store that reports changes is read at once as well. --max-staleness must be at least two
+    /// intervals, and should be four: a lost read then refuses no token.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "INFLUXDB3_TOKEN_POLL_INTERVAL",
+        value_parser = poll_interval,
+        help_heading = "Storage"
+    )]
+    poll_interval: Option<Duration>,
+
     /// Append an audit record of every change to this file, created with mode 0600
     ///
     /// One line of JSON per record, with the hash of the line before it. The chain detects
@@ -136,8 +150,8 @@ pub(crate) struct Serve {
     /// with a stored head hash or with the server (see `audit verify --help`).
     ///
     /// Each server needs a file of its own, even if servers share a store. It records changes by
-    /// other servers four times a second, the newest 64 each time; a metric counts lost records.
-    /// The file can be a terminal, but no pipe.
+    /// other servers at every --poll-interval, the newest 64 each time; a metric counts lost
+    /// records. The file can be a terminal, but no pipe.
     ///
     /// If a record cannot be appended within a second, the change is made nevertheless. Missing
     /// records are appended later, at least the newest 64.
@@ -338,6 +352,9 @@ impl Serve {
             .max_staleness(Duration::from_secs(self.max_staleness))
             .observer(metrics);
         let mut builder = self.continuity.apply(builder, &self.storage, store_file.as_deref())?;
+        if let Some(interval) = self.poll_interval {
+            builder = builder.poll_interval(interval);
+        }
         if let Some(file) = &self.audit_log {
             builder = builder.audit_log(file.clone());
         }

@@ -40,12 +40,29 @@ struct CatalogStatus {
 /// The token store.
 #[derive(Serialize, ToSchema)]
 struct StoreStatus {
-    /// The time since the last good read, in milliseconds.
+    /// Where it is, without secrets; null if the store does not state that.
+    location: Option<String>,
+    /// The time since the beginning of the read that last confirmed the catalog, in milliseconds.
     staleness_ms: u64,
+    /// What made that read: `start`, `poll`, `news` of the store, or a `command` of this server.
+    confirmed_by: &'static str,
+    /// The time between two reads, in milliseconds.
+    poll_interval_ms: u64,
     /// Beyond this time all tokens are refused.
     max_staleness_ms: u64,
     /// Why changes are refused; null if the store continues the catalog.
     refused: Option<RefusalStatus>,
+    /// The clock of the store; null if the store states no time.
+    clock: Option<StoreClockStatus>,
+}
+
+/// The clock of the store beside that of this machine.
+#[derive(Serialize, ToSchema)]
+struct StoreClockStatus {
+    /// How far it is ahead, in milliseconds; negative if it is behind.
+    ahead_ms: i64,
+    /// How far that may be wrong, in milliseconds.
+    precision_ms: u64,
 }
 
 /// A state of the store that does not continue the catalog.
@@ -102,9 +119,16 @@ fn status(request: &ApiRequest) -> Result<Response, Problem> {
             head: catalog.and_then(|state| state.audit_head),
         },
         store: StoreStatus {
+            location: authority.store_location(),
             staleness_ms: millis(authority.staleness()),
+            confirmed_by: authority.proof_source().as_str(),
+            poll_interval_ms: millis(authority.poll_interval()),
             max_staleness_ms: millis(authority.max_staleness()),
             refused: authority.catalog_refusal().map(Into::into),
+            clock: authority.store_clock().map(|clock| StoreClockStatus {
+                ahead_ms: clock.ahead_ms,
+                precision_ms: millis(clock.precision),
+            }),
         },
         high_water_mark: authority.high_water_mark().map(|(file, position)| HighWaterStatus {
             file: file.display().to_string(),

@@ -190,6 +190,10 @@ impl SqliteStore {
 }
 
 impl Store for SqliteStore {
+    fn location(&self) -> Option<String> {
+        Some(format!("sqlite:{}", self.path.display()))
+    }
+
     fn version(&self) -> Result<Option<Version>, StoreError> {
         let version = self.access().and_then(|access| match access {
             Access::Absent => Ok(None),
