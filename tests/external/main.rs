@@ -44,6 +44,7 @@ mod memory;
 mod needs;
 mod nodes;
 mod ownership;
+mod postgres;
 mod proxies;
 mod proxy_permissions;
 mod recorder;
@@ -68,8 +69,8 @@ use std::process::ExitCode;
 use self::engines::{Kind, suite};
 use self::needs::{
     BASH, CHROMIUM, CURL, ENV, ETCD, ETCDCTL, FAIL2BAN, FAKETIME, HAPROXY, MOUNT, NGINX, NODE, Need, OPENSSL,
-    PERL, PERL_MDWE, PROMETHEUS, PYTHON, PYTHON3, SCRIPT, SETPRIV, STRACE, SYSTEMD_ANALYZE, Test, UNSHARE,
-    WGET,
+    PERL, PERL_MDWE, POSTGRES, PROMETHEUS, PYTHON, PYTHON3, SCRIPT, SETPRIV, STRACE, SYSTEMD_ANALYZE, Test,
+    UNSHARE, WGET,
 };
 
 /// Rows of the table: a function, and its needs.
@@ -198,6 +199,23 @@ fn main() -> ExitCode {
         upstream_proxies::second_matcher_refuses_what_it_must: [],
         upstream_proxies::ticket_permissions_hold_for_hostile_calls: [],
     };
+    tests.extend(tests! {
+        postgres::backend_killed_before_its_commit_has_written_nothing: [POSTGRES, SETPRIV],
+        postgres::certificate_of_server_is_verified: [POSTGRES, SETPRIV],
+        postgres::largest_document_is_unchanged: [POSTGRES, SETPRIV],
+        postgres::missing_synchronous_standby_leaves_an_unknown_outcome: [POSTGRES, SETPRIV],
+        postgres::news_arrive_again_after_their_connection_was_killed: [POSTGRES, SETPRIV],
+        postgres::password_is_checked_and_never_shown: [POSTGRES, SETPRIV],
+        postgres::racing_nodes_have_one_winner: [POSTGRES, SETPRIV],
+        postgres::reads_recover_from_a_restart_and_a_standstill: [POSTGRES, SETPRIV],
+        postgres::server_without_durability_is_refused: [POSTGRES, SETPRIV],
+        postgres::server_without_tls_receives_nothing: [POSTGRES, SETPRIV],
+        postgres::standby_is_passed_over_for_the_primary: [POSTGRES, SETPRIV],
+        postgres::store_conforms: [POSTGRES, SETPRIV],
+        postgres::swallowed_commit_and_answer_leave_an_unknown_outcome: [POSTGRES, SETPRIV],
+        postgres::table_of_another_program_is_refused: [POSTGRES, SETPRIV],
+        postgres::user_without_create_right_gets_the_statements: [POSTGRES, SETPRIV],
+    });
     tests.extend(tests_for!(
         &proxies::KINDS,
         |kind: &proxies::ProxyKind| kind.name,
