@@ -268,12 +268,7 @@ fn main() -> ExitCode {
     tests.extend(tests! {
         etcd::conformance_holds_on_three_members: [ETCD, ETCDCTL],
     });
-    tests.extend(tests_for!(
-        &nodes::ENGINES,
-        |engine: &nodes::Engine| engine.name,
-        |engine: &nodes::Engine| engine.needs.to_vec(),
-        [nodes::one_of_concurrent_regenerates_on_three_nodes_succeeds,]
-    ));
+    tests.extend(nodes_tests());
     let wasmtime = || conformance::need(&conformance::WASMTIME);
     let on_stock_wasmtime: [(&str, Vec<Need>, Run); 4] = [
         (
@@ -341,5 +336,40 @@ fn engine_tests() -> Vec<Test> {
     for test in &mut tests {
         test.name = format!("engines::{}", test.name);
     }
+    tests
+}
+
+/// The tests of several nodes, on each engine.
+fn nodes_tests() -> Vec<Test> {
+    fn name(engine: &nodes::Engine) -> &'static str {
+        engine.name
+    }
+    let mut tests = tests_for!(
+        &nodes::ENGINES,
+        name,
+        nodes::Engine::needs,
+        [
+            nodes::clock_that_jumps_changes_no_answer,
+            nodes::nodes_under_faults_have_one_history,
+            nodes::one_of_concurrent_regenerates_on_three_nodes_succeeds,
+            nodes::stopped_node_accepts_no_revoked_token,
+        ]
+    );
+    tests.extend(tests_for!(
+        nodes::ENGINES.iter().filter(|engine| engine.is_remote),
+        name,
+        nodes::Engine::needs,
+        [
+            nodes::cut_off_node_denies_after_the_bound_and_comes_back,
+            nodes::frozen_engine_delays_nothing_beyond_the_bound,
+            nodes::store_of_nodes_under_faults_has_one_history,
+        ]
+    ));
+    tests.extend(tests_for!(
+        nodes::ENGINES.iter().filter(|engine| engine.members > 1),
+        name,
+        nodes::Engine::needs,
+        [nodes::lost_member_and_lost_majority_lose_no_change,]
+    ));
     tests
 }

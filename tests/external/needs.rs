@@ -89,6 +89,7 @@ pub(crate) const ETCD: Need = Need::Program(&Program::new("etcd", "etcd-server",
 pub(crate) const ETCDCTL: Need = Need::Program(&Program::new("etcdctl", "etcd-client", &["version"]));
 pub(crate) const FAIL2BAN: Need = Need::Program(&Program::new("fail2ban-regex", "fail2ban", &["--version"]));
 pub(crate) const FAKETIME: Need = Need::Program(&Program::new("faketime", "faketime", &["--version"]));
+pub(crate) const GCC: Need = Need::Program(&Program::new("gcc", "gcc", &["--version"]));
 pub(crate) const HAPROXY: Need = Need::Program(&Program::new("haproxy", "haproxy", &["-v"]));
 pub(crate) const MOUNT: Need = Need::Program(&Program::new("mount", "mount", &["--version"]));
 pub(crate) const NODE: Need = Need::Host("Node 20 with npm");
