@@ -371,5 +371,12 @@ fn nodes_tests() -> Vec<Test> {
         nodes::Engine::needs,
         [nodes::lost_member_and_lost_majority_lose_no_change,]
     ));
+    tests.extend(tests_for!(
+        nodes::ENGINES.iter().filter(|engine| engine.allows_http),
+        name,
+        nodes::Engine::needs_of_network,
+        [nodes::node_behind_dropped_packets_denies_and_comes_back,]
+    ));
+    tests.extend(tests! { nodes::default_retries_of_writes_are_a_denied_write: [needs::MOTO], });
     tests
 }

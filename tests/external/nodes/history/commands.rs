@@ -107,8 +107,18 @@ pub(super) fn check(
         let kind = Kind::Swap { expected: state(sequence - 1), new: state(*sequence), outcome };
         history.push(Operation { begin, end, kind });
     }
+    // A deletion whose outcome was unknown is acknowledged once the token is gone, also if another
+    // client has deleted it meanwhile.
+    let is_done_by_another = |command: &Command| {
+        command.action == "delete"
+            && commands.iter().zip(&sequences).any(|(other, sequence)| {
+                sequence.is_some()
+                    && (other.action, &other.subject) == ("delete", &command.subject)
+                    && other.begin < command.end
+            })
+    };
     for (command, sequence) in commands.iter().zip(&sequences) {
-        if command.outcome == Outcome::Won && sequence.is_none() {
+        if command.outcome == Outcome::Won && sequence.is_none() && !is_done_by_another(command) {
             return Err(LogViolation::Lost(format!("{command:?}")));
         }
     }
