@@ -5,6 +5,7 @@
 //! - `CI=true`: a test with an unmet need fails.
 //! - `OPTOKEN_TEST_INSTALL=off`: no program is installed.
 //! - `OPTOKEN_TEST_ENVOY=FILE`: the program of Envoy.
+//! - `OPTOKEN_TEST_ROUNDS=1000`: the rounds of the races for one token on three nodes.
 //! - `OPTOKEN_TEST_HOSTS=on`: the conformance cases also run in Node, Python and wasmtime, and the
 //!   official clients of InfluxDB 3 against the server.
 

@@ -1,5 +1,5 @@
-//! What three nodes do while the network, an engine, a node or a clock fails. No acknowledged change
-//! is lost, and no revoked token is accepted beyond the bound.
+//! What three nodes do while the network, an engine, a node or a clock fails. No acknowledged
+//! change is lost, and no revoked token is accepted beyond the bound.
 
 use std::thread;
 use std::time::{Duration, Instant};

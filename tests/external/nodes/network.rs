@@ -1,4 +1,5 @@
-//! A machine of its own for a node: a network namespace, whose packets to the engine can be dropped.
+//! A machine of its own for a node: a network namespace, whose packets to the engine can be
+//! dropped.
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};

@@ -74,8 +74,8 @@ fn merge(logs: &[Vec<Value>]) -> Result<BTreeMap<u64, &Value>, LogViolation> {
 }
 
 /// Checks that each acknowledged command has one record, no other command has one but those of an
-/// unknown outcome, and the records are in an order that the clients could see. A sequence number of
-/// a node is at most as old as `bound`. Returns the number of records.
+/// unknown outcome, and the records are in an order that the clients could see. A sequence number
+/// of a node is at most as old as `bound`. Returns the number of records.
 pub(super) fn check(
     commands: &[Command],
     seen: &[Seen],
