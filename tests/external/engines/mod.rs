@@ -10,6 +10,7 @@ pub(crate) mod etcd;
 mod etcd_kind;
 pub(crate) mod fault;
 pub(crate) mod http_fault;
+pub(crate) mod postgres;
 mod process;
 mod s3;
 pub(crate) mod seaweedfs;
