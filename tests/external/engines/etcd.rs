@@ -229,6 +229,11 @@ impl Cluster {
         self.members[number].client_port
     }
 
+    /// Returns the ports of the clients of all members.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = u16> {
+        self.members.iter().map(|member| member.client_port)
+    }
+
     /// Kills a member.
     pub(crate) fn kill(&mut self, number: usize) {
         self.members[number].process = None;

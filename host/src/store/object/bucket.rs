@@ -187,7 +187,7 @@ impl Bucket {
     }
 
     pub(super) async fn remove(&self, object: &Path) -> Result<(), Failure> {
-        // A deletion has no way for a trace; its error says enough.
+        // A deletion has no way for a trace; its error is enough.
         match self.client.delete(object).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(Failure::new(Kind::Unclear, format!("{object} cannot be removed: {error}"))),
@@ -195,14 +195,14 @@ impl Bucket {
     }
 
     /// Returns the form of tags in conditions. Finds it out first, if it is unknown.
-    pub(super) async fn form(&self) -> Result<Form, Failure> {
-        self.form.get_or_try_init(|| async { Ok(self.learn().await?.form) }).await.copied()
+    pub(super) async fn form(self: &Arc<Self>, deadline: Instant) -> Result<Form, Failure> {
+        self.form.get_or_try_init(|| async { Ok(self.learn(deadline).await?.form) }).await.copied()
     }
 
     /// Finds out how the engine handles conditions, with an object of its own.
-    pub(super) async fn learn(&self) -> Result<Learned, Failure> {
+    pub(super) async fn learn(self: &Arc<Self>, deadline: Instant) -> Result<Learned, Failure> {
         let object = self.address.object(&format!("probe-{}", random()?));
-        let learned = self.learn_from(&object).await;
+        let learned = self.learn_from(&object, deadline).await;
         // What stays is of no use and in no way.
         let removed = self.remove(&object).await;
         if let Err(failure) = removed {
@@ -214,7 +214,7 @@ impl Bucket {
         Ok(learned)
     }
 
-    async fn learn_from(&self, object: &Path) -> Result<Learned, Failure> {
+    async fn learn_from(self: &Arc<Self>, object: &Path, deadline: Instant) -> Result<Learned, Failure> {
         let first = Header::after(None, random()?);
         let (mark, is_versioned) = self.put(object, None, first.object("")).await?;
         for form in [Form::Quoted, Form::Bare] {
@@ -227,9 +227,14 @@ impl Bucket {
                 Err(Failure { kind: Kind::Refused, .. }) => {}
                 Err(failure) => return Err(failure),
             }
+            // A proxy may have repeated it.
+            let state = self.state(object, deadline).await?;
+            if state.is_some_and(|state| state.header == second) {
+                return Ok(Learned { form, is_versioned });
+            }
         }
         Err(Failure::new(
-            Kind::Denied,
+            Kind::Unfit,
             "it refuses a write on the condition of the right ETag, with quotes and without: a catalog needs a \
              store with conditional writes",
         ))

@@ -35,6 +35,8 @@ pub(super) enum Kind {
     Unreached,
     /// Nothing was written, because too much was.
     Limited,
+    /// The engine cannot hold a catalog.
+    Unfit,
     /// The object is none of this program.
     Foreign,
     /// Anything may have happened.

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use self::address::Address;
 use self::bucket::Bucket;
-use self::failure::Failure;
+use self::failure::{Failure, Kind};
 use self::stored::Form;
 use self::swap::{Object, Swap};
 use crate::store::remote::{
@@ -74,8 +74,8 @@ impl ObjectStore {
         Self::build(url, variables, once, false)
     }
 
-    /// An adapter with the defaults of the crate `object_store`: it repeats writes, and its word for
-    /// a lost race is believed. A test must find that it loses acknowledged changes.
+    /// An adapter with the defaults of the crate `object_store`: it repeats writes, and its word
+    /// for a lost race is believed. A test must find that it loses its own changes.
     #[cfg(any(test, feature = "test-suite"))]
     pub fn open_with_default_retries(
         url: &str,
@@ -167,6 +167,10 @@ impl Store for ObjectStore {
         INTERVAL
     }
 
+    fn location(&self) -> Option<String> {
+        Some(self.address().to_owned())
+    }
+
     fn clock(&self) -> Option<ClockDifference> {
         self.bucket.clock()
     }
@@ -178,7 +182,16 @@ impl RemoteStore for ObjectStore {
     }
 
     fn inspect(&self) -> Result<Vec<Finding>, StoreError> {
-        let learned = self.read(WRITE_TIMEOUT, |bucket, _, _| async move { bucket.learn().await })?;
+        let learned = self.read(WRITE_TIMEOUT, |bucket, _, deadline| async move {
+            match bucket.learn(deadline).await {
+                Err(Failure { kind: Kind::Unfit, text }) => Ok(Err(text)),
+                learned => learned.map(Ok),
+            }
+        })?;
+        let learned = match learned {
+            Ok(learned) => learned,
+            Err(text) => return Ok(vec![Self::finding("conditions", text, Usable::No)]),
+        };
         let mut findings = vec![match learned.form {
             Form::Quoted => Self::finding("conditions", "the right ETag is accepted", Usable::Yes),
             Form::Bare => {
@@ -233,6 +246,10 @@ impl Store for Scratch {
 
     fn interval(&self) -> Duration {
         INTERVAL
+    }
+
+    fn location(&self) -> Option<String> {
+        self.0.location()
     }
 
     fn clock(&self) -> Option<ClockDifference> {

@@ -100,12 +100,12 @@ impl Swap {
                 state => state,
             },
         };
-        let form = match expected {
-            None => Form::Quoted,
-            Some(_) => {
-                let learned = timeout_at(self.deadline, self.bucket.form()).await;
-                learned.unwrap_or_else(|_| Err(late())).map_err(nothing)?
-            }
+        let form = if expected.is_some() {
+            let learned = timeout_at(self.deadline, self.bucket.form(self.deadline)).await;
+            learned.unwrap_or_else(|_| Err(late())).map_err(nothing)?
+        } else {
+            // A first write has no tag.
+            Form::Quoted
         };
         let header = Header::after(expected.as_ref().map(|state| &state.header), random().map_err(nothing)?);
         self.wait_for_turn().await.map_err(nothing)?;
@@ -118,7 +118,7 @@ impl Swap {
             .unwrap_or_else(|_| Err(Failure::new(Kind::Unclear, "it has not answered the write in time")));
         let write = Write { nonce: header.nonce().clone(), expected };
         match put {
-            Ok((mark, _)) => Ok(self.swapped(State { mark, header })),
+            Ok((mark, _)) => Ok(self.swapped(&State { mark, header })),
             Err(failure) => self.settle(&write, &failure).await,
         }
     }
@@ -150,17 +150,17 @@ impl Swap {
         Ok(())
     }
 
-    fn swapped(&self, state: State) -> SwapOutcome {
+    fn swapped(&self, state: &State) -> SwapOutcome {
         *self.object.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let version = state.mark.version();
-        self.object.remember(&state);
+        self.object.remember(state);
         SwapOutcome::Swapped(version)
     }
 
     /// Finds out what became of a write that was not answered with success.
     async fn settle(&self, write: &Write, failure: &Failure) -> Result<SwapOutcome, StoreError> {
         match failure.kind {
-            Kind::Denied | Kind::Unreached => return Err(self.unavailable(failure)),
+            Kind::Denied | Kind::Unfit | Kind::Unreached => return Err(self.unavailable(failure)),
             Kind::Limited => return self.after_limit(write, failure).await,
             Kind::Refused if self.bucket.trusts_refusals => return Ok(SwapOutcome::Stale),
             // The object of the condition is gone, or the answer is not the one of the store.
@@ -184,13 +184,12 @@ impl Swap {
             match evidence(&write.nonce, write.expected_nonce(), state.as_ref().map(|state| &state.header)) {
                 Evidence::Written => {
                     return match state {
-                        Some(state) => Ok(self.swapped(state)),
+                        Some(state) => Ok(self.swapped(&state)),
                         None => Err(self.unknown(&failure.text)),
                     };
                 }
                 Evidence::Lost => return Ok(SwapOutcome::Stale),
-                // The answer is certain: a race of which nothing is left, such as a write that another
-                // node has begun and not ended.
+                // The answer is certain. The other write may have begun, and not ended.
                 Evidence::Unchanged if is_refused => return Ok(SwapOutcome::Stale),
                 Evidence::Unchanged if Instant::now() + pause < end => {
                     sleep_until(Instant::now() + jitter(pause)).await;
@@ -206,17 +205,19 @@ impl Swap {
         }
     }
 
-    /// Waits until the engine writes again. Nothing was written.
+    /// Waits until the engine writes again. By its answer, nothing was written.
     async fn after_limit(&self, write: &Write, failure: &Failure) -> Result<SwapOutcome, StoreError> {
         let end = self.deadline.checked_sub(READ_BACK).unwrap_or(self.deadline);
         sleep_until(end.min(Instant::now() + jitter(LOST_AND_LIMITED))).await;
         let state = self.bucket.state(&self.object.path, self.deadline).await;
-        let state = state.map_err(|_| self.unavailable(failure))?;
+        // Not every answer of this kind is of the engine: without a look, nothing is certain.
+        let state = state.map_err(|found| self.unknown(&format!("{}; then {}", failure.text, found.text)))?;
         match evidence(&write.nonce, write.expected_nonce(), state.as_ref().map(|state| &state.header)) {
             Evidence::Lost => Ok(SwapOutcome::Stale),
             Evidence::Unchanged | Evidence::Open => Err(self.unavailable(failure)),
             // The answer was wrong.
-            Evidence::Written | Evidence::Replaced => Err(self.unknown(&failure.text)),
+            Evidence::Written => Ok(state.map_or(SwapOutcome::Stale, |state| self.swapped(&state))),
+            Evidence::Replaced => Err(self.unknown(&failure.text)),
         }
     }
 

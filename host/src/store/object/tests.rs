@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use self::endpoint::{Conditions, Endpoint, Fault};
 use super::ObjectStore;
+use crate::store::remote::probe::{Extent, probe};
 use crate::store::remote::{RemoteStore as _, Usable};
 use crate::store::{Store, StoreError, SwapOutcome, Version, conformance};
 
@@ -100,7 +101,8 @@ fn engine_without_conditions_is_named() {
     let endpoint = Endpoint::start(Conditions::Refused);
     let store = store(&endpoint);
     let first = swapped(store.swap(None, "first"));
-    for text in [unavailable(store.swap(Some(&first), "second")), unavailable(store.inspect())] {
+    let refusal = probe(&store, Extent::Full).unwrap().refusal().unwrap().found.clone();
+    for text in [unavailable(store.swap(Some(&first), "second")), refusal] {
         assert!(text.contains("needs a store with conditional writes"), "{text}");
     }
     assert_eq!(document(&store), "first");
@@ -291,7 +293,7 @@ fn answer_of_a_cache_is_refused() {
 }
 
 #[test]
-fn caches_are_told_to_keep_nothing() {
+fn requests_forbid_caches() {
     let (endpoint, store, _) = with_catalog();
     store.version().unwrap();
     let has = |method: &str, line: &str| {
@@ -385,20 +387,47 @@ fn wrong_setup_is_named_before_any_call() {
     assert_eq!(store.version().unwrap(), None);
 }
 
-/// The trial of the probe that finds such an engine is a race; one by one it does all right.
+/// One by one, such an engine does all right.
 #[test]
-fn engine_that_checks_and_then_writes_has_several_winners() {
+fn engine_that_checks_and_then_writes_is_refused_for_its_races() {
     let endpoint = Endpoint::start(Conditions::CheckedThenWritten);
-    let store = Arc::new(store(&endpoint));
+    let store = store(&endpoint);
     let first = swapped(store.swap(None, "first"));
-    let version = swapped(store.swap(Some(&first), "second"));
+    let second = swapped(store.swap(Some(&first), "second"));
     assert_eq!(store.swap(Some(&first), "third").unwrap(), SwapOutcome::Stale);
-    let racers: Vec<_> = (0..8)
-        .map(|number: u32| {
-            let (store, version) = (Arc::clone(&store), version.clone());
-            std::thread::spawn(move || store.swap(Some(&version), &number.to_string()).unwrap())
-        })
-        .collect();
-    let outcomes: Vec<_> = racers.into_iter().map(|racer| racer.join().unwrap()).collect();
-    assert!(outcomes.iter().filter(|outcome| **outcome != SwapOutcome::Stale).count() > 1, "{outcomes:?}");
+    let report = probe(&store, Extent::Full).unwrap();
+    let refusal = report.refusal().unwrap();
+    assert!(refusal.found.contains("writers that expected the same state won at once"), "{refusal:?}");
+    assert_eq!(store.version().unwrap(), Some(second));
+}
+
+#[test]
+fn engine_that_writes_in_one_step_passes_the_probe() {
+    for conditions in [Conditions::Atomic, Conditions::Bare] {
+        let endpoint = Endpoint::start(conditions);
+        let report = probe(&store(&endpoint), Extent::Full).unwrap();
+        assert_eq!(report.refusal(), None, "{report:?}");
+        assert!(endpoint.objects().is_empty());
+    }
+}
+
+/// As the learning of the form, which is a write as well.
+#[test]
+fn repeated_trial_does_not_change_the_form_of_tags() {
+    let endpoint = Endpoint::start(Conditions::Atomic);
+    let store = store(&endpoint);
+    let first = swapped(store.swap(None, "first"));
+    endpoint.next_write(Fault::None);
+    endpoint.next_write(Fault::Twice);
+    let second = swapped(store.swap(Some(&first), "second"));
+    swapped(store.swap(Some(&second), "third"));
+    assert_eq!(endpoint.heads("PUT").len(), 5);
+}
+
+#[test]
+fn limit_of_a_proxy_that_has_written_is_success() {
+    let (endpoint, store, version) = with_catalog();
+    endpoint.next_write(Fault::DoneButStatus(429));
+    let version = swapped(store.swap(Some(&version), "third"));
+    assert_eq!((document(&store), store.version().unwrap()), ("third".to_owned(), Some(version)));
 }

@@ -80,7 +80,7 @@ impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let is_set = |key| options.get_config_value(&key).is_some_and(|value| value == "true");
         let plain = is_set(ClientConfigKey::AllowHttp);
-        // `object_store` allows plain text for the metadata service of a machine, which is on its link.
+        // `object_store` allows plain text for the metadata service of a machine, on its link.
         let is_metadata = plain && !self.allow_http;
         let mut client = reqwest::Client::builder()
             .user_agent(concat!("optoken/", env!("CARGO_PKG_VERSION")))
