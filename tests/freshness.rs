@@ -13,6 +13,7 @@ use optoken::secret::Secret;
 use optoken::store::{Entry, MemoryStore, News, Store, StoreError, SwapOutcome, Version};
 use optoken::token::{AuthenticateError, CommandError};
 
+use crate::simulation::{Defect, Engine, NodeFaults, Scenario};
 use crate::support::{TestEnv, eventually};
 
 /// What a call of a store does beside its work.
@@ -387,4 +388,52 @@ fn staleness_must_have_room_for_two_reads() {
     server.wait_for_log("a lost read can refuse all tokens; set --max-staleness to at least 1.2s");
     let server = env.serve(&arguments("250ms"));
     assert!(!server.log().contains("a lost read"), "{}", server.log());
+}
+
+/// Some nodes for some minutes, on a store with news or without.
+fn simulated(has_news: bool, defect: Option<Defect>, seed: u64) -> Scenario {
+    let faults = NodeFaults {
+        lost_news: 0.05,
+        cuts: (Duration::from_secs(20), Duration::from_secs(20)),
+        stops: (Duration::from_secs(40), Duration::from_secs(20)),
+    };
+    Scenario {
+        engine: Engine {
+            name: "slow",
+            read: [1_000, 20_000, 2_500_000],
+            news: has_news.then_some([100, 5_000, 100_000]),
+            capacity: 200,
+        },
+        nodes: 50,
+        interval: Duration::from_secs(1),
+        max_staleness: Duration::from_secs(5),
+        revocations: 60,
+        every: Duration::from_secs(3),
+        faults: Some(faults),
+        defect,
+        seed,
+    }
+}
+
+#[test]
+fn no_simulated_acceptance_is_beyond_the_bound() {
+    for has_news in [false, true] {
+        for seed in 0..4 {
+            let report = simulated(has_news, None, seed).run();
+            assert_eq!(report.refused_everywhere.len(), 60);
+            assert_eq!(report.beyond_bound, 0, "seed {seed}");
+            assert_eq!(report, simulated(has_news, None, seed).run(), "a seed repeats a run");
+            // The faults are felt, or the bound would hold without the rule.
+            let latest = report.refused.iter().max().unwrap();
+            assert!(*latest > Duration::from_secs(4) && report.unavailable > 0.01, "{latest:?}");
+        }
+    }
+    assert_ne!(simulated(true, None, 1).run(), simulated(true, None, 2).run());
+}
+
+#[test]
+fn simulated_defects_break_the_bound() {
+    for defect in [Defect::WatchProves, Defect::EndProves, Defect::ComparedBefore] {
+        assert!(simulated(true, Some(defect), 1).run().beyond_bound > 0, "{defect:?}");
+    }
 }

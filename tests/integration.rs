@@ -24,6 +24,10 @@ mod http_edges;
 mod invalid_input;
 mod lifecycle;
 mod metrics;
+mod migrate;
+#[allow(dead_code, reason = "each test crate uses a part")]
+#[path = "../host/src/store/object/tests/endpoint.rs"]
+mod object_endpoint;
 mod openapi;
 mod ownership;
 mod permissions;
@@ -32,10 +36,13 @@ mod program;
 mod quickstart;
 mod recovery;
 mod redaction;
+mod remote_store;
 mod request_forgery;
 mod rotation;
 mod sandbox;
 mod serve;
+#[allow(dead_code, reason = "a benchmark uses the rest")]
+mod simulation;
 mod sql;
 mod store_check;
 #[allow(dead_code, unused_imports, reason = "each test crate uses a part")]

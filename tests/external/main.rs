@@ -44,6 +44,7 @@ mod memory;
 mod needs;
 mod nodes;
 mod ownership;
+mod postgres;
 mod proxies;
 mod proxy_permissions;
 mod recorder;
@@ -68,8 +69,8 @@ use std::process::ExitCode;
 use self::engines::{Kind, suite, unfit};
 use self::needs::{
     BASH, CHROMIUM, CURL, DEATH_SIGNAL, ENV, ETCD, ETCDCTL, FAIL2BAN, FAKETIME, HAPROXY, MOTO, MOUNT, NGINX,
-    NODE, Need, OPENSSL, PERL, PERL_MDWE, PROMETHEUS, PYTHON, PYTHON3, S3RVER, SCRIPT, SETPRIV, STRACE,
-    SYSTEMD_ANALYZE, Test, UNSHARE, WGET,
+    NODE, Need, OPENSSL, PERL, PERL_MDWE, POSTGRES, PROMETHEUS, PYTHON, PYTHON3, S3RVER, SCRIPT, SETPRIV,
+    STRACE, SYSTEMD_ANALYZE, Test, UNSHARE, WGET,
 };
 
 /// Rows of the table: a function, and its needs.
@@ -198,6 +199,23 @@ fn main() -> ExitCode {
         upstream_proxies::second_matcher_refuses_what_it_must: [],
         upstream_proxies::ticket_permissions_hold_for_hostile_calls: [],
     };
+    tests.extend(tests! {
+        postgres::backend_killed_before_its_commit_has_written_nothing: [POSTGRES, SETPRIV],
+        postgres::certificate_of_server_is_verified: [POSTGRES, SETPRIV],
+        postgres::largest_document_is_unchanged: [POSTGRES, SETPRIV],
+        postgres::missing_synchronous_standby_leaves_an_unknown_outcome: [POSTGRES, SETPRIV],
+        postgres::news_arrive_again_after_their_connection_was_killed: [POSTGRES, SETPRIV],
+        postgres::password_is_checked_and_never_shown: [POSTGRES, SETPRIV],
+        postgres::racing_nodes_have_one_winner: [POSTGRES, SETPRIV],
+        postgres::reads_recover_from_a_restart_and_a_standstill: [POSTGRES, SETPRIV],
+        postgres::server_without_durability_is_refused: [POSTGRES, SETPRIV],
+        postgres::server_without_tls_receives_nothing: [POSTGRES, SETPRIV],
+        postgres::standby_is_passed_over_for_the_primary: [POSTGRES, SETPRIV],
+        postgres::store_conforms: [POSTGRES, SETPRIV],
+        postgres::swallowed_commit_and_answer_leave_an_unknown_outcome: [POSTGRES, SETPRIV],
+        postgres::table_of_another_program_is_refused: [POSTGRES, SETPRIV],
+        postgres::user_without_create_right_gets_the_statements: [POSTGRES, SETPRIV],
+    });
     tests.extend(tests_for!(
         &proxies::KINDS,
         |kind: &proxies::ProxyKind| kind.name,
@@ -255,12 +273,7 @@ fn main() -> ExitCode {
     tests.extend(tests! {
         etcd::conformance_holds_on_three_members: [ETCD, ETCDCTL],
     });
-    tests.extend(tests_for!(
-        &nodes::ENGINES,
-        |engine: &nodes::Engine| engine.name,
-        |engine: &nodes::Engine| engine.needs.to_vec(),
-        [nodes::one_of_concurrent_regenerates_on_three_nodes_succeeds,]
-    ));
+    tests.extend(nodes_tests());
     let wasmtime = || conformance::need(&conformance::WASMTIME);
     let on_stock_wasmtime: [(&str, Vec<Need>, Run); 4] = [
         (
@@ -328,5 +341,40 @@ fn engine_tests() -> Vec<Test> {
     for test in &mut tests {
         test.name = format!("engines::{}", test.name);
     }
+    tests
+}
+
+/// The tests of several nodes, on each engine.
+fn nodes_tests() -> Vec<Test> {
+    fn name(engine: &nodes::Engine) -> &'static str {
+        engine.name
+    }
+    let mut tests = tests_for!(
+        &nodes::ENGINES,
+        name,
+        nodes::Engine::needs,
+        [
+            nodes::clock_that_jumps_changes_no_answer,
+            nodes::nodes_under_faults_have_one_history,
+            nodes::one_of_concurrent_regenerates_on_three_nodes_succeeds,
+            nodes::stopped_node_accepts_no_revoked_token,
+        ]
+    );
+    tests.extend(tests_for!(
+        nodes::ENGINES.iter().filter(|engine| engine.is_remote),
+        name,
+        nodes::Engine::needs,
+        [
+            nodes::cut_off_node_denies_after_the_bound_and_comes_back,
+            nodes::frozen_engine_delays_nothing_beyond_the_bound,
+            nodes::store_of_nodes_under_faults_has_one_history,
+        ]
+    ));
+    tests.extend(tests_for!(
+        nodes::ENGINES.iter().filter(|engine| engine.members > 1),
+        name,
+        nodes::Engine::needs,
+        [nodes::lost_member_and_lost_majority_lose_no_change,]
+    ));
     tests
 }

@@ -28,8 +28,9 @@ const HOSTS: &str = "OPTOKEN_TEST_HOSTS";
 /// Stops all installation if it is `off`.
 const INSTALL: &str = "OPTOKEN_TEST_INSTALL";
 
-/// Directories of administration programs, which the `PATH` of most users lacks.
-const SYSTEM_PATH: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+/// Directories of administration programs and servers, which the `PATH` of most users lacks.
+const SYSTEM_PATH: [&str; 5] =
+    ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/lib/postgresql/17/bin", "/usr/lib/postgresql/15/bin"];
 
 /// A precondition of a test.
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +90,7 @@ pub(crate) const ETCD: Need = Need::Program(&Program::new("etcd", "etcd-server",
 pub(crate) const ETCDCTL: Need = Need::Program(&Program::new("etcdctl", "etcd-client", &["version"]));
 pub(crate) const FAIL2BAN: Need = Need::Program(&Program::new("fail2ban-regex", "fail2ban", &["--version"]));
 pub(crate) const FAKETIME: Need = Need::Program(&Program::new("faketime", "faketime", &["--version"]));
+pub(crate) const GCC: Need = Need::Program(&Program::new("gcc", "gcc", &["--version"]));
 pub(crate) const HAPROXY: Need = Need::Program(&Program::new("haproxy", "haproxy", &["-v"]));
 pub(crate) const MOUNT: Need = Need::Program(&Program::new("mount", "mount", &["--version"]));
 pub(crate) const MOTO: Need = Need::Engine("moto", "moto_server");
@@ -100,6 +102,8 @@ pub(crate) const PERL: Need =
 /// perl, on a system whose kernel can forbid memory that is written and executed (Linux 6.3).
 pub(crate) const PERL_MDWE: Need =
     Need::Program(&Program::new("perl", "perl-base", &["-e", crate::environment::FORBID_WRITTEN_CODE]));
+/// A server, whose package also has `initdb`, `pg_basebackup` and `psql`.
+pub(crate) const POSTGRES: Need = Need::Program(&Program::new("postgres", "postgresql", &["--version"]));
 /// Its package also has `promtool`.
 pub(crate) const PROMETHEUS: Need = Need::Program(&Program::new("prometheus", "prometheus", &["--version"]));
 pub(crate) const PYTHON: Need = Need::Host("Python 3.11 with venv");

@@ -15,7 +15,7 @@ use crate::support::eventually;
 use crate::support::history::bound;
 use crate::support::history::faults::{Broken, BrokenStore, Fault, FaultyStore, Switch};
 use crate::support::history::recorder::Recorder;
-use crate::support::history::workload::{Nodes, swap_documents};
+use crate::support::history::workload::{Nodes, Until, swap_documents};
 
 /// The nodes of a test.
 const NODES: usize = 3;
@@ -55,7 +55,7 @@ fn documents_under_faults_have_one_history() {
     let directory = tempfile::tempdir().unwrap();
     let (recorder, switches) = (Recorder::new(), switches());
     let stores: Vec<_> = stores(directory.path(), &switches).map(|store| recorder.store(store)).collect();
-    swap_documents(&stores, 40, 1, &|ended| disturb(&switches, 1, ended));
+    swap_documents(&stores, Until::Done(40), 1, &|ended| disturb(&switches, 1, ended));
     let states = recorder.check_calls().unwrap_or_else(|violation| panic!("{violation}"));
     println!("{} calls, {} states", recorder.len(), states.len());
     assert!(states.len() > 50, "{}", states.len());
@@ -67,7 +67,7 @@ fn nodes_under_faults_are_one_authority() {
     let (recorder, switches) = (Recorder::new(), switches());
     let stores = stores(directory.path(), &switches).map(|store| recorder.store(store));
     let nodes = Nodes::build(&recorder, stores, BOUND);
-    nodes.use_tokens(120, 1, &|ended| disturb(&switches, 1, ended));
+    nodes.use_tokens(Until::Done(120), 1, &|ended| disturb(&switches, 1, ended));
     eventually("the nodes agree again", || nodes.agree());
     let states = recorder.check_calls().unwrap_or_else(|violation| panic!("{violation}"));
     let latest = bound::check(&recorder.events(), BOUND).unwrap_or_else(|violation| panic!("{violation}"));
@@ -89,7 +89,7 @@ fn check_of_documents(broken: Option<Broken>, fault: Fault) -> Option<&'static s
         Some(broken) => Arc::new(BrokenStore::new(Arc::new(store), broken)),
     };
     switch.set(fault);
-    swap_documents(&[recorder.store(store)], 40, 2, &|_| ());
+    swap_documents(&[recorder.store(store)], Until::Done(40), 2, &|_| ());
     recorder.check_calls().err().map(|violation| violation.check())
 }
 

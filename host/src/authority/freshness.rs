@@ -295,6 +295,8 @@ mod tests {
         // An earlier demand changes nothing.
         rule.demand_read_after(at(1000));
         assert!(rule.accepts(&proof, at(1012)));
+        let earlier = AtomicU64::new(Proof::new(at(1005), ProofSource::Poll).word());
+        assert!(!rule.accepts(&earlier, at(1012)));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod memory;
 mod object;
 #[cfg(feature = "postgres")]
 mod postgres;
+pub(crate) mod relocation;
 #[cfg(feature = "remote-store")]
 pub mod remote;
 #[cfg(feature = "sqlite")]

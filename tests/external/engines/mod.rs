@@ -15,6 +15,7 @@ pub(crate) mod moto;
 #[allow(dead_code, reason = "the unit tests use all of it")]
 #[path = "../../../host/src/store/object/tests/endpoint.rs"]
 mod object_endpoint;
+pub(crate) mod postgres;
 mod process;
 mod s3;
 pub(crate) mod seaweedfs;

@@ -1,51 +1,47 @@
 //! Several servers on one store: they are one authority.
 
+mod clock;
+mod engine;
+mod faults;
+mod history;
+mod link;
 mod race;
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
 
+use self::clock::WallClock;
+use self::engine::SharedStore;
+pub(crate) use self::engine::{ENGINES, Engine};
+pub(crate) use self::faults::{
+    clock_that_jumps_changes_no_answer, cut_off_node_denies_after_the_bound_and_comes_back,
+    frozen_engine_delays_nothing_beyond_the_bound, lost_member_and_lost_majority_lose_no_change,
+    stopped_node_accepts_no_revoked_token,
+};
+pub(crate) use self::history::{
+    nodes_under_faults_have_one_history, store_of_nodes_under_faults_has_one_history,
+};
+use self::link::{Link, Traffic};
 pub(crate) use self::race::one_of_concurrent_regenerates_on_three_nodes_succeeds;
-use crate::needs::Need;
-use crate::support::{Cli, Server, TestEnv, get};
+use crate::support::{Server, TestEnv, get};
 
 /// The servers of a test.
 const NODES: usize = 3;
 
-/// An engine that holds the store of several nodes.
-pub(crate) struct Engine {
-    pub(crate) name: &'static str,
-    pub(crate) needs: &'static [Need],
-    start: fn() -> SharedStore,
-}
-
-/// The engines that this machine can run.
-pub(crate) const ENGINES: [Engine; 1] = [Engine { name: "sqlite", needs: &[], start: SharedStore::sqlite }];
-
-/// A store, as the command line names it.
-pub(crate) struct SharedStore {
-    url: String,
-    /// Variables of its credentials.
-    env: Vec<(String, String)>,
-    /// What ends with it.
-    _guard: Box<dyn Send + Sync>,
-}
-
-impl SharedStore {
-    fn sqlite() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let url = format!("sqlite:{}", directory.path().join("tokens.db").display());
-        Self { url, env: Vec::new(), _guard: Box::new(directory) }
-    }
-}
+/// The maximum staleness of a node in the tests of faults.
+const BOUND: Duration = Duration::from_secs(3);
 
 /// A server, and the environment that is its machine.
 pub(crate) struct Node {
     env: TestEnv,
     server: Server,
+    /// Its ways to the engine.
+    links: Vec<Link>,
+    clock: Option<WallClock>,
 }
 
 impl Node {
@@ -53,22 +49,46 @@ impl Node {
         env.home().join("audit.log")
     }
 
-    /// The command of a node.
-    fn command(env: &TestEnv, store: &SharedStore, args: &[&str]) -> Cli {
-        let cli = env.cli(["serve", "--http-bind", "127.0.0.1:0", "--store"]).arg(&store.url);
-        let cli = cli.arg("--audit-log").arg(Self::audit_log(env));
-        let cli = cli.arg("--state-dir").arg(env.home().join("state")).args(args);
-        store.env.iter().fold(cli, |cli, (name, value)| cli.env(name, value))
-    }
-
-    fn start(store: &SharedStore, args: &[&str]) -> Self {
+    /// Starts a node, which has a link to each address of the engine.
+    fn start(store: &dyn SharedStore, args: &[&str], has_clock: bool) -> Self {
+        let links: Vec<_> = store.addresses().into_iter().map(Link::start).collect();
+        let addresses: Vec<_> = links.iter().map(|link| link.address).collect();
         let env = TestEnv::new();
-        let server = Self::command(&env, store, args).start();
-        Self { env, server }
+        let cli = env
+            .cli(["serve", "--http-bind", "127.0.0.1:0", "--store"])
+            .arg(store.url("tokens.db", &addresses));
+        let cli = cli.arg("--audit-log").arg(Self::audit_log(&env));
+        let cli = cli.arg("--state-dir").arg(env.home().join("state")).args(args);
+        let cli = store.variables().iter().fold(cli, |cli, (name, value)| cli.env(name, value));
+        let clock = has_clock.then(|| WallClock::new(env.home().join("clock")));
+        let cli = match &clock {
+            Some(clock) => clock.of(cli),
+            None => cli,
+        };
+        let server = cli.start();
+        Self { env, server, links, clock }
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    /// Starts the nodes of a test, with [`BOUND`].
+    fn start_all(store: &dyn SharedStore, has_clock: bool) -> Vec<Self> {
+        let bound = BOUND.as_secs().to_string();
+        (0..NODES).map(|_| Self::start(store, &["--max-staleness", &bound], has_clock)).collect()
+    }
+
+    fn address(&self) -> SocketAddr {
         self.server.address
+    }
+
+    /// Changes what passes between this node and the engine.
+    fn set(&self, traffic: Traffic) {
+        for link in &self.links {
+            link.set(traffic);
+        }
+    }
+
+    /// The status of the answer to this token: 200, 401, or 503 if the node does not know.
+    fn answer(&self, token: &str) -> u16 {
+        get("/health").bearer(token).send(self.address()).status
     }
 
     /// What the node knows of its catalog and its store.

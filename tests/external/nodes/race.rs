@@ -114,8 +114,8 @@ impl Refusals {
 }
 
 pub(crate) fn one_of_concurrent_regenerates_on_three_nodes_succeeds(engine: &'static Engine) {
-    let store = (engine.start)();
-    let nodes: Vec<_> = (0..NODES).map(|_| Node::start(&store, &[])).collect();
+    let store = (engine.share)();
+    let nodes: Vec<_> = (0..NODES).map(|_| Node::start(&*store, &[], false)).collect();
     let mut token = nodes[0].server.create();
     let (mut raced, mut alone) = (Refusals::default(), Refusals::default());
     let started = Instant::now();

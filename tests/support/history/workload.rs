@@ -23,13 +23,54 @@ const ORIGIN: &str = "history";
 /// The clients of a history.
 pub(crate) const CLIENTS: usize = 24;
 
+/// How much each client does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// This many things.
+    Done(usize),
+    /// As much as it can until the disturbance ends.
+    Disturbed,
+}
+
+/// Counts what a client does.
+struct Things<'a> {
+    done: usize,
+    until: Until,
+    disturbed: &'a AtomicBool,
+}
+
+impl Iterator for Things<'_> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        self.done += 1;
+        if self.until == Until::Disturbed {
+            // Leaves time to the others, on a machine of few processors.
+            pause(&mut Rng::new());
+        }
+        let goes_on = match self.until {
+            Until::Done(things) => self.done <= things,
+            Until::Disturbed => self.disturbed.load(Ordering::Relaxed),
+        };
+        goes_on.then_some(self.done)
+    }
+}
+
 /// Runs `client` in as many threads as there are clients, and `disturb` beside them until they have
 /// ended.
-fn run(client: &(dyn Fn(usize) + Sync), disturb: &(dyn Fn(&AtomicBool) + Sync)) {
-    let ended = AtomicBool::new(false);
+fn run(until: Until, client: &(dyn Fn(usize, Things<'_>) + Sync), disturb: &(dyn Fn(&AtomicBool) + Sync)) {
+    let (ended, disturbed) = (AtomicBool::new(false), AtomicBool::new(true));
     thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(move || client(number))).collect();
-        scope.spawn(|| disturb(&ended));
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                let things = Things { done: 0, until, disturbed: &disturbed };
+                scope.spawn(move || client(number, things))
+            })
+            .collect();
+        scope.spawn(|| {
+            disturb(&ended);
+            disturbed.store(false, Ordering::Relaxed);
+        });
         let results: Vec<_> = clients.into_iter().map(ScopedJoinHandle::join).collect();
         ended.store(true, Ordering::Relaxed);
         assert!(results.iter().all(Result::is_ok), "a client panicked");
@@ -40,17 +81,17 @@ fn run(client: &(dyn Fn(usize) + Sync), disturb: &(dyn Fn(&AtomicBool) + Sync)) 
 /// things.
 pub(crate) fn swap_documents(
     stores: &[impl Store],
-    things: usize,
+    until: Until,
     seed: u64,
     disturb: &(dyn Fn(&AtomicBool) + Sync),
 ) {
-    let client = |number: usize| {
+    let client = |number: usize, things: Things<'_>| {
         let mut random = Rng::with_seed(seed + number as u64);
         let store = &stores[number % stores.len()];
         let mut expected = None;
         // No document is written twice.
         let document = |thing: usize| format!("{number} {thing} {seed}");
-        for thing in 0..things {
+        for thing in things {
             match random.u32(0..10) {
                 0 => drop(store.version()),
                 // Expects an old version.
@@ -67,13 +108,13 @@ pub(crate) fn swap_documents(
             }
         }
     };
-    run(&client, disturb);
+    run(until, &client, disturb);
     // Shows what the last swap has written.
     eventually("the store answers again", || stores[0].load().is_ok());
 }
 
 fn pause(random: &mut Rng) {
-    thread::sleep(Duration::from_millis(random.u64(0..20)));
+    thread::sleep(Duration::from_millis(random.u64(0..40)));
 }
 
 /// The authorities of several nodes, and what their clients know.
@@ -114,11 +155,11 @@ impl Nodes {
     }
 
     /// Lets clients create, delete and use tokens on all nodes; the first client also replaces the
-    /// operator token. Each client does this many things.
-    pub(crate) fn use_tokens(&self, things: usize, seed: u64, disturb: &(dyn Fn(&AtomicBool) + Sync)) {
-        let client = |number: usize| {
+    /// operator token.
+    pub(crate) fn use_tokens(&self, until: Until, seed: u64, disturb: &(dyn Fn(&AtomicBool) + Sync)) {
+        let client = |number: usize, things: Things<'_>| {
             let mut random = Rng::with_seed(seed + number as u64);
-            for thing in 0..things {
+            for thing in things {
                 let node = random.usize(0..self.authorities.len());
                 match random.u32(0..100) {
                     0..=7 => self.create(node, &format!("{seed}-{number}-{thing}")),
@@ -130,7 +171,7 @@ impl Nodes {
                 }
             }
         };
-        run(&client, disturb);
+        run(until, &client, disturb);
     }
 
     fn record(&self, token: &Secret, node: usize, kind: EventKind, begin: Moment, end: Moment) {

@@ -28,9 +28,9 @@ const LOSER_PAUSE: Duration = Duration::from_millis(10);
 const LOSER_JITTER_MS: u8 = 40;
 
 /// Begins a change. The isolation level lets a change that waited for another one find no row,
-/// where a stricter level fails. Settings of the user or database must weaken nothing: neither the sync
-/// before the answer, nor the warning that there was none. The timeouts end what a change leaves
-/// behind whose client has gone or stands still, as it keeps others waiting.
+/// where a stricter level fails. Settings of the user or database must weaken nothing: neither the
+/// sync before the answer, nor the warning that there was none. The timeouts end what a change
+/// leaves behind whose client has gone or stands still, as it keeps others waiting.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
                      SET LOCAL synchronous_commit TO on; \
                      SET LOCAL client_min_messages TO warning; \
@@ -388,16 +388,15 @@ async fn commit(session: &Session, deadline: Deadline) -> Result<(), SwapFailure
     deadline.of(std::future::ready(())).await.map_err(SwapFailure::Unwritten)?;
     let committed =
         deadline.of(session.client.batch_execute("COMMIT")).await.map_err(SwapFailure::Unknown)?;
-    if let Err(error) = committed {
-        let failure = session.failure(&error);
-        return Err(match failure.kind() {
-            Kind::Rejected(_) => SwapFailure::Unwritten(failure),
-            Kind::Lost | Kind::Other => SwapFailure::Unknown(failure),
-        });
-    }
-    match session.warning_since(warnings) {
-        None => Ok(()),
-        Some(warning) => Err(SwapFailure::Unknown(unreplicated(&warning))),
+    let failure = committed.err().map(|error| session.failure(&error));
+    match (failure, session.warning_since(warnings)) {
+        (None, None) => Ok(()),
+        // A server that ends the connection gives its reason as a warning.
+        (_, Some(warning)) => Err(SwapFailure::Unknown(unreplicated(&warning))),
+        (Some(failure), None) if matches!(failure.kind(), Kind::Rejected(_)) => {
+            Err(SwapFailure::Unwritten(failure))
+        }
+        (Some(failure), None) => Err(SwapFailure::Unknown(failure)),
     }
 }
 

@@ -139,6 +139,10 @@ impl Store for PostgresStore {
         self.shared.runtime.spawn(news::listen(address, self.place.channel.clone(), news));
     }
 
+    fn location(&self) -> Option<String> {
+        Some(self.address().shown.clone())
+    }
+
     fn clock(&self) -> Option<ClockDifference> {
         self.shared.engine.clock()
     }
