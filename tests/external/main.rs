@@ -65,11 +65,11 @@ mod upstream_proxies;
 
 use std::process::ExitCode;
 
-use self::engines::{Kind, suite};
+use self::engines::{Kind, suite, unfit};
 use self::needs::{
-    BASH, CHROMIUM, CURL, ENV, ETCD, ETCDCTL, FAIL2BAN, FAKETIME, HAPROXY, MOUNT, NGINX, NODE, Need, OPENSSL,
-    PERL, PERL_MDWE, POSTGRES, PROMETHEUS, PYTHON, PYTHON3, SCRIPT, SETPRIV, STRACE, SYSTEMD_ANALYZE, Test,
-    UNSHARE, WGET,
+    BASH, CHROMIUM, CURL, DEATH_SIGNAL, ENV, ETCD, ETCDCTL, FAIL2BAN, FAKETIME, HAPROXY, MOTO, MOUNT, NGINX,
+    NODE, Need, OPENSSL, PERL, PERL_MDWE, POSTGRES, PROMETHEUS, PYTHON, PYTHON3, S3RVER, SCRIPT, SETPRIV,
+    STRACE, SYSTEMD_ANALYZE, Test, UNSHARE, WGET,
 };
 
 /// Rows of the table: a function, and its needs.
@@ -264,6 +264,11 @@ fn main() -> ExitCode {
         [conformance::host_conforms, conformance::host_rejects_invalid_calls,]
     ));
     tests.extend(engine_tests());
+    tests.extend(tests! {
+        unfit::default_retries_are_caught_by_the_faults: [MOTO, DEATH_SIGNAL],
+        unfit::endpoint_that_checks_and_then_writes_is_refused_by_name: [],
+        unfit::s3rver_is_refused_by_name: [S3RVER, DEATH_SIGNAL],
+    });
     tests.extend(tests! {
         etcd::absent_gateway_is_named: [ETCD, ETCDCTL],
         etcd::conformance_holds_on_three_members: [ETCD, ETCDCTL],
