@@ -12,16 +12,22 @@ mod component;
 mod concurrency;
 mod connection;
 mod contract;
+mod deployment;
 mod drop_in;
 mod environment;
 mod freshness;
 mod hash;
+mod history;
 #[allow(dead_code, reason = "each test crate uses a part")]
 mod http2;
 mod http_edges;
 mod invalid_input;
 mod lifecycle;
 mod metrics;
+mod migrate;
+#[allow(dead_code, reason = "each test crate uses a part")]
+#[path = "../host/src/store/object/tests/endpoint.rs"]
+mod object_endpoint;
 mod openapi;
 mod ownership;
 mod permissions;
@@ -30,6 +36,7 @@ mod program;
 mod quickstart;
 mod recovery;
 mod redaction;
+mod remote_store;
 mod request_forgery;
 mod rotation;
 mod sandbox;

@@ -233,13 +233,16 @@ fn variables_equal_options() {
 #[test]
 fn silent_store_denies_until_it_answers() {
     let env = TestEnv::new();
-    let server = env.serve(&["--max-staleness", "1"]);
+    let server = env.serve(&["--max-staleness", "1", "--disable-authz", "ready"]);
     let token = server.create();
     let store = rusqlite::Connection::open(env.store()).unwrap();
     let status = || get("/health").bearer(&token).send(server.address).status;
+    let ready = || get("/api/v3/optoken/ready").send(server.address).status;
+    assert_eq!(ready(), 200);
 
     store.execute_batch("ALTER TABLE catalog RENAME TO away").unwrap();
     eventually("tokens are refused", || status() == 503);
+    assert_eq!(ready(), 503);
     let response = post(REGENERATE).bearer(&token).send(server.address);
     response.assert_is(503, "tokens are not available at the moment, nothing was changed, try again");
     assert_eq!(response.header("retry-after"), Some("1"));
@@ -248,6 +251,7 @@ fn silent_store_denies_until_it_answers() {
 
     store.execute_batch("ALTER TABLE away RENAME TO catalog").unwrap();
     eventually("tokens are accepted", || status() == 200);
+    assert_eq!(ready(), 200);
     server.wait_for_log("the token store answers again");
     assert!(server.accepts(&server.regenerate(&token)));
 }

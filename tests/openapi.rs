@@ -164,6 +164,7 @@ fn document_lists_every_operation() {
             "GET /metrics",
             "GET /api/v3/optoken/health",
             "GET /api/v3/optoken/metrics",
+            "GET /api/v3/optoken/ready",
             "GET /api/v3/openapi.json",
         ]
     );

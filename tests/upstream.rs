@@ -173,7 +173,7 @@ fn unaccepted_requests_do_not_reach_the_upstream() {
 
 #[test]
 fn own_paths_are_answered_here() {
-    let setup = Setup::start(&["--disable-authz", "health,metrics"]);
+    let setup = Setup::start(&["--disable-authz", "health,metrics,ready"]);
     let mut client = setup.client(Http::One);
     let bearer = setup.bearer();
     for (path, status) in [
@@ -194,7 +194,7 @@ fn own_paths_are_answered_here() {
         assert_eq!(response.status(), status, "{path}");
         client.text(response);
     }
-    for path in ["/api/v3/optoken/health", "/api/v3/optoken/metrics"] {
+    for path in ["/api/v3/optoken/health", "/api/v3/optoken/metrics", "/api/v3/optoken/ready"] {
         assert_eq!(get(path).send(setup.server.address).status, 200, "{path}");
     }
     assert_eq!(setup.service.all_hits(), 0);

@@ -19,7 +19,11 @@ mod client;
 mod clock;
 mod component;
 mod conformance;
+mod deployment;
+#[allow(dead_code, reason = "the tests of failures use the rest")]
+mod engines;
 mod environment;
+mod etcd;
 mod fail2ban;
 #[allow(dead_code, reason = "each test crate uses a part")]
 #[path = "../fault_proxy.rs"]
@@ -38,7 +42,9 @@ mod influxdb_clients;
 mod lifecycle;
 mod memory;
 mod needs;
+mod nodes;
 mod ownership;
+mod postgres;
 mod proxies;
 mod proxy_permissions;
 mod recorder;
@@ -60,9 +66,11 @@ mod upstream_proxies;
 
 use std::process::ExitCode;
 
+use self::engines::{Kind, suite};
 use self::needs::{
-    BASH, CHROMIUM, CURL, ENV, FAIL2BAN, FAKETIME, HAPROXY, MOUNT, NGINX, NODE, Need, OPENSSL, PERL,
-    PERL_MDWE, PROMETHEUS, PYTHON, PYTHON3, SCRIPT, SETPRIV, STRACE, SYSTEMD_ANALYZE, Test, UNSHARE, WGET,
+    BASH, CHROMIUM, CURL, ENV, ETCD, ETCDCTL, FAIL2BAN, FAKETIME, HAPROXY, MOUNT, NGINX, NODE, Need, OPENSSL,
+    PERL, PERL_MDWE, POSTGRES, PROMETHEUS, PYTHON, PYTHON3, SCRIPT, SETPRIV, STRACE, SYSTEMD_ANALYZE, Test,
+    UNSHARE, WGET,
 };
 
 /// Rows of the table: a function, and its needs.
@@ -98,6 +106,7 @@ fn main() -> ExitCode {
     if store::run_child() {
         return ExitCode::SUCCESS;
     }
+    engines::with_environment();
     let mut tests = tests! {
         audit::hung_audit_log_does_not_block_commands: [SCRIPT],
         browser::cross_site_page_neither_creates_nor_reads_token: [CHROMIUM],
@@ -114,6 +123,10 @@ fn main() -> ExitCode {
         component::other_compiler_compares_behaviour: [BASH],
         component::prebuilt_components_match_sources: [BASH],
         component::verification_without_compiler_fails: [BASH],
+        deployment::alerts_are_valid_and_their_metrics_exist: [PROMETHEUS],
+        deployment::drop_in_is_valid: [SYSTEMD_ANALYZE],
+        deployment::manifests_fit_each_other_and_kubernetes: [PYTHON],
+        deployment::pods_start_and_their_probes_succeed: [CURL, PYTHON],
         environment::dotenv_of_other_user_is_ignored: [Need::Root],
         environment::root_recovers_server_of_other_user: [Need::Root],
         environment::socket_of_other_user_receives_nothing: [Need::Root],
@@ -186,6 +199,23 @@ fn main() -> ExitCode {
         upstream_proxies::second_matcher_refuses_what_it_must: [],
         upstream_proxies::ticket_permissions_hold_for_hostile_calls: [],
     };
+    tests.extend(tests! {
+        postgres::backend_killed_before_its_commit_has_written_nothing: [POSTGRES, SETPRIV],
+        postgres::certificate_of_server_is_verified: [POSTGRES, SETPRIV],
+        postgres::largest_document_is_unchanged: [POSTGRES, SETPRIV],
+        postgres::missing_synchronous_standby_leaves_an_unknown_outcome: [POSTGRES, SETPRIV],
+        postgres::news_arrive_again_after_their_connection_was_killed: [POSTGRES, SETPRIV],
+        postgres::password_is_checked_and_never_shown: [POSTGRES, SETPRIV],
+        postgres::racing_nodes_have_one_winner: [POSTGRES, SETPRIV],
+        postgres::reads_recover_from_a_restart_and_a_standstill: [POSTGRES, SETPRIV],
+        postgres::server_without_durability_is_refused: [POSTGRES, SETPRIV],
+        postgres::server_without_tls_receives_nothing: [POSTGRES, SETPRIV],
+        postgres::standby_is_passed_over_for_the_primary: [POSTGRES, SETPRIV],
+        postgres::store_conforms: [POSTGRES, SETPRIV],
+        postgres::swallowed_commit_and_answer_leave_an_unknown_outcome: [POSTGRES, SETPRIV],
+        postgres::table_of_another_program_is_refused: [POSTGRES, SETPRIV],
+        postgres::user_without_create_right_gets_the_statements: [POSTGRES, SETPRIV],
+    });
     tests.extend(tests_for!(
         &proxies::KINDS,
         |kind: &proxies::ProxyKind| kind.name,
@@ -223,11 +253,22 @@ fn main() -> ExitCode {
         [proxies::preflight_lines_answer_one_origin,]
     ));
     tests.extend(tests_for!(
+        &deployment::BALANCERS,
+        |balancer: &deployment::Balancer| balancer.name,
+        |balancer: &deployment::Balancer| vec![balancer.need, CURL],
+        [deployment::balancer_passes_over_stale_and_dead_nodes,]
+    ));
+    tests.extend(tests_for!(
         [&conformance::NODE, &conformance::PYTHON, &conformance::WASMTIME],
         |host: &harness::Host| host.name,
         |host: &harness::Host| vec![conformance::need(host)],
         [conformance::host_conforms, conformance::host_rejects_invalid_calls,]
     ));
+    tests.extend(engine_tests());
+    tests.extend(tests! {
+        etcd::conformance_holds_on_three_members: [ETCD, ETCDCTL],
+    });
+    tests.extend(nodes_tests());
     let wasmtime = || conformance::need(&conformance::WASMTIME);
     let on_stock_wasmtime: [(&str, Vec<Need>, Run); 4] = [
         (
@@ -250,5 +291,85 @@ fn main() -> ExitCode {
     for (name, needs, run) in on_stock_wasmtime {
         tests.push(Test { name: format!("stock_wasmtime::{name}"), needs, run: Box::new(run) });
     }
-    needs::run(tests)
+    let result = needs::run(tests);
+    engines::end();
+    result
+}
+
+/// The tests that every engine passes, and those that an engine passes for what it has.
+fn engine_tests() -> Vec<Test> {
+    fn name(kind: &Kind) -> &'static str {
+        kind.name
+    }
+    fn needs(kind: &Kind) -> Vec<Need> {
+        kind.needs.to_vec()
+    }
+    let mut tests = tests_for!(
+        engines::KINDS,
+        name,
+        needs,
+        [
+            suite::frozen_engine_leaves_a_known_or_unknown_outcome,
+            suite::lost_message_leaves_a_known_or_unknown_outcome,
+            suite::nodes_agree_at_once,
+            suite::probe_finds_it_usable_and_leaves_nothing,
+            suite::races_of_three_nodes_have_one_winner,
+            suite::silence_leaves_a_known_or_unknown_outcome,
+            suite::slow_engine_serves,
+            suite::store_keeps_the_contract,
+            suite::two_stores_share_no_document,
+            suite::unreachable_engine_is_unavailable,
+        ]
+    );
+    tests.extend(tests_for!(
+        engines::KINDS.into_iter().filter(|kind| kind.speaks_http),
+        name,
+        needs,
+        [suite::false_answer_leaves_a_known_or_unknown_outcome, suite::late_write_changes_nothing,]
+    ));
+    tests.extend(tests_for!(
+        engines::KINDS.into_iter().filter(|kind| kind.has_news),
+        name,
+        needs,
+        [suite::news_arrive_again_after_a_loss,]
+    ));
+    for test in &mut tests {
+        test.name = format!("engines::{}", test.name);
+    }
+    tests
+}
+
+/// The tests of several nodes, on each engine.
+fn nodes_tests() -> Vec<Test> {
+    fn name(engine: &nodes::Engine) -> &'static str {
+        engine.name
+    }
+    let mut tests = tests_for!(
+        &nodes::ENGINES,
+        name,
+        nodes::Engine::needs,
+        [
+            nodes::clock_that_jumps_changes_no_answer,
+            nodes::nodes_under_faults_have_one_history,
+            nodes::one_of_concurrent_regenerates_on_three_nodes_succeeds,
+            nodes::stopped_node_accepts_no_revoked_token,
+        ]
+    );
+    tests.extend(tests_for!(
+        nodes::ENGINES.iter().filter(|engine| engine.is_remote),
+        name,
+        nodes::Engine::needs,
+        [
+            nodes::cut_off_node_denies_after_the_bound_and_comes_back,
+            nodes::frozen_engine_delays_nothing_beyond_the_bound,
+            nodes::store_of_nodes_under_faults_has_one_history,
+        ]
+    ));
+    tests.extend(tests_for!(
+        nodes::ENGINES.iter().filter(|engine| engine.members > 1),
+        name,
+        nodes::Engine::needs,
+        [nodes::lost_member_and_lost_majority_lose_no_change,]
+    ));
+    tests
 }

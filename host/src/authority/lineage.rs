@@ -13,7 +13,7 @@ use crate::authority::boot_clock;
 use crate::authority::freshness::Moment;
 use crate::sandbox::linker::Snapshot;
 use crate::sandbox::{ReadInstance, Sandbox, Trap};
-use crate::store::{Entry, Store, StoreError, SwapOutcome, Version};
+use crate::store::{Entry, Store, StoreError, SwapOutcome, Version, relocation};
 use crate::token::{CommandError, Timestamp};
 
 /// The end of the audit chain of a catalog.
@@ -151,8 +151,20 @@ impl Examined {
             None => Ok(Ok(Self::empty())),
             Some(entry) => {
                 let snapshot = Arc::new(Snapshot::Stored(entry.clone()));
-                Self::read(&mut sandbox.open_examiner(snapshot)?)
+                Self::of_instance(Some(entry), &mut sandbox.open_examiner(snapshot)?)
             }
+        }
+    }
+
+    /// Examines this state, which an instance has. A store that the tokens have left, or have not
+    /// arrived in, is unavailable.
+    pub(crate) fn of_instance(
+        entry: Option<&Entry>,
+        reader: &mut ReadInstance,
+    ) -> Result<Result<Self, CommandError>, Trap> {
+        match entry.and_then(|entry| relocation::refusal(&entry.document)) {
+            Some(refusal) => Ok(Err(CommandError::Unavailable(refusal))),
+            None => Self::read(reader),
         }
     }
 
@@ -371,6 +383,7 @@ impl Store for CheckedStore {
                     Err(LineageError::Overtaken) => continue,
                     Err(LineageError::Refused(refusal)) => Err(StoreError::Unavailable(refusal.to_string())),
                 },
+                Ok(Err(CommandError::Unavailable(why))) => Err(StoreError::Unavailable(why)),
                 // The command instance gets the same error for the same document.
                 Ok(Err(_)) => Ok(entry),
                 Err(trap) => Err(StoreError::Unavailable(trap.to_string())),

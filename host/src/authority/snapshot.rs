@@ -19,7 +19,7 @@ use crate::command::{Command, Outcome};
 use crate::observer::Observer;
 use crate::sandbox::linker::{Snapshot, StoreEffects};
 use crate::sandbox::{CallResult, ReadInstance, Sandbox, Trap, VersionedSnapshot};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, relocation};
 use crate::token::{AuthenticateError, CommandError, Timestamp, TokenInfo, now};
 
 /// The commands of one authority that block a thread at a time. They wait for each other at the
@@ -234,9 +234,14 @@ impl Shared {
         &self,
         call: impl FnOnce(&mut ReadInstance) -> CallResult<T>,
     ) -> Result<T, CommandError> {
-        self.read(call).unwrap_or_else(|trap| {
+        let result = self.read(call).unwrap_or_else(|trap| {
             self.count_trap(&trap);
             Err(CommandError::Unavailable(COMPONENT_FAILED.to_owned()))
+        });
+        result.map_err(|error| match self.snapshot().snapshot.entry() {
+            // The component reads a note about a move as a damaged catalog.
+            Some(entry) => relocation::refusal(&entry.document).map_or(error, CommandError::Unavailable),
+            None => error,
         })
     }
 
@@ -369,7 +374,7 @@ impl Shared {
             confirmed: Arc::new(AtomicU64::new(proof.word())),
         };
         let opened = self.sandbox.open_reader(next.clone()).and_then(|mut reader| {
-            let examined = Examined::read(&mut reader)?;
+            let examined = Examined::of_instance(next.snapshot.entry(), &mut reader)?;
             Ok(examined.map(|examined| (examined, reader)))
         });
         let (examined, reader) = match opened {

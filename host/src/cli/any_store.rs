@@ -5,13 +5,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
+use crate::authority::Authority;
 use crate::cli::serve::storage::{open_remote, place_of_file};
 use crate::private_file::with_suffix;
 use crate::store::remote::probe::{Extent, Report, probe, probe_scratch};
 use crate::store::remote::{Nonce, RemoteStore, ScratchStore};
-use crate::store::{Entry, SqliteStore, Store, StoreError, StoreKind, StoreUrl, SwapOutcome, Version};
+use crate::store::{
+    Entry, MemoryStore, SqliteStore, Store, StoreError, StoreKind, StoreUrl, SwapOutcome, Version,
+};
 
 /// The suffixes of the files of a database.
 const SUFFIXES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
@@ -45,6 +48,14 @@ impl AnyStore {
         Ok(Self { address: format!("sqlite:{}", path.display()), store, kind: Kind::File(path) })
     }
 
+    /// The file of the store, if it is in one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match &self.kind {
+            Kind::File(path) => Some(path),
+            Kind::Remote(_) => None,
+        }
+    }
+
     pub(crate) fn of_remote(store: Arc<dyn RemoteStore>) -> Self {
         let shared: Arc<dyn Store> = Arc::clone(&store) as _;
         Self { address: store.address().to_owned(), store: shared, kind: Kind::Remote(store) }
@@ -57,6 +68,13 @@ impl AnyStore {
             Kind::File(path) => probe_scratch(|| Ok(Box::new(ScratchFile::create(path)?)), extent),
         }
     }
+}
+
+/// Returns an authority over a copy of a catalog in memory.
+pub(crate) fn open_copy(document: &str) -> anyhow::Result<Authority> {
+    let store = MemoryStore::default();
+    store.swap(None, document)?;
+    Authority::builder(store).build().context("it cannot be read")
 }
 
 /// A database for trials, beside another one.

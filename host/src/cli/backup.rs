@@ -3,20 +3,22 @@
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use serde::Serialize;
 
-use crate::authority::Authority;
+use crate::cli::any_store::open_copy;
 use crate::cli::file_store::FileStore;
 use crate::program;
+use crate::store::relocation;
+use crate::store::remote::RemoteStore;
 use crate::store::sqlite::copies;
-use crate::store::{MemoryStore, Store as _};
 
 /// Copy the token store into a new file.
 ///
-/// The copy has the newest state, and is complete or absent. A server may use the store meanwhile.
-/// The file is created with mode 0600 and never replaced. It holds hashes of tokens, no tokens.
+/// The copy has the newest state, and is complete or absent. Servers may use the store meanwhile.
+/// The file is created with mode 0600 and never replaced. It holds hashes of tokens, no tokens. It
+/// is a database as `sqlite:` has it, whatever the store is.
 #[derive(Debug, Args)]
 #[command(after_help = program::named("\
 Examples:
@@ -24,6 +26,8 @@ Examples:
     {program} backup tokens-$(date +%F).db
   Back up another store:
     {program} backup --data-dir /var/lib/optoken /mnt/backup/tokens.db
+  Back up the store that servers on several machines share:
+    {program} backup --store s3://bucket/optoken tokens.db
   Put a backup back, see:
     {program} restore --help"))]
 pub(crate) struct Backup {
@@ -50,9 +54,11 @@ struct Summary<'a> {
 
 impl Backup {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let source = self.storage.0.existing_file()?;
-        let entry = copies::backup(&source, &self.file)?;
-        let authority = open_copy(&entry.document)?;
+        let entry = match self.storage.0.remote()? {
+            Some(store) => copies::export(&read_remote(&*store)?, &self.file)?,
+            None => copies::backup(&self.storage.0.existing_file()?, &self.file)?,
+        };
+        let authority = open_copy(&entry.document).context("cannot use the catalog of the backup")?;
         let sequence = authority.catalog_state()?.map_or(0, |state| state.audit_sequence);
         let (catalog_id, tokens) = (authority.catalog_id(), authority.list_tokens()?.len());
         let file = self.file.display().to_string();
@@ -71,9 +77,13 @@ impl Backup {
     }
 }
 
-/// Returns an authority over a copy of a catalog in memory.
-fn open_copy(document: &str) -> anyhow::Result<Authority> {
-    let store = MemoryStore::default();
-    store.swap(None, document)?;
-    Authority::builder(store).build().context("cannot read the catalog of the backup")
+/// Reads the catalog of a store on other machines.
+fn read_remote(store: &dyn RemoteStore) -> anyhow::Result<String> {
+    let address = store.address();
+    let entry = store.load().with_context(|| format!("cannot read the token store {address}"))?;
+    let document = entry.with_context(|| format!("there is no token store at {address}"))?.document;
+    match relocation::refusal(&document) {
+        Some(refusal) => bail!("{address}: {refusal}"),
+        None => Ok(document),
+    }
 }

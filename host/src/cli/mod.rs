@@ -34,6 +34,7 @@ mod environment;
 mod file_store;
 mod hash;
 mod man_pages;
+mod migrate;
 mod output_file;
 mod pasted;
 mod permission_file;
@@ -90,6 +91,7 @@ enum Command {
     Audit(audit::Audit),
     Backup(backup::Backup),
     Restore(Box<restore::Restore>),
+    Migrate(Box<migrate::Migrate>),
     Store(store_check::StoreCommand),
     Completions(completions::Completions),
     ManPages(man_pages::ManPages),
@@ -139,6 +141,7 @@ pub fn run() -> ExitCode {
         Command::Audit(audit) => ("Audit", audit.run()),
         Command::Backup(backup) => ("Backup", backup.run()),
         Command::Restore(restore) => ("Restore", restore.run()),
+        Command::Migrate(migrate) => ("Migrate", migrate.run()),
         Command::Store(store) => ("Store", store.run()),
         Command::Completions(completions) => ("Completions", completions.run(CommandLine::command())),
         Command::ManPages(pages) => ("Man-pages", pages.run(CommandLine::command())),

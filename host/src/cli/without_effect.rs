@@ -190,8 +190,8 @@ const NO_USERS: &str = "this server has tokens only, no users, roles or JWT";
 
 const NO_INTERNODE: &str = "this server opens no listener for other nodes";
 
-const NO_CLUSTER: &str = "nodes of a cluster share their tokens, and servers here share them only through one token \
-                          store on the same machine (--store)";
+const NO_CLUSTER: &str = "nodes of a cluster share their tokens, and servers here share them through one token store \
+                          that all of them reach (--store)";
 
 /// The options that concern access, each with the reason why it has no effect.
 const REFUSED: [(&str, &str); 16] = [

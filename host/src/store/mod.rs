@@ -11,14 +11,27 @@ use thiserror::Error;
 
 #[cfg(any(test, feature = "test-suite"))]
 pub mod conformance;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod memory;
+#[cfg(feature = "object-store")]
+mod object;
+#[cfg(feature = "postgres")]
+mod postgres;
+pub(crate) mod relocation;
 #[cfg(feature = "remote-store")]
 pub mod remote;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 mod url;
 
+#[cfg(feature = "etcd")]
+pub use etcd::EtcdStore;
 pub use memory::MemoryStore;
+#[cfg(feature = "object-store")]
+pub use object::ObjectStore;
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{OpenError, SqliteStore};
 pub use url::{OpenUrlError, StoreKind, StoreUrl, StoreUrlError};

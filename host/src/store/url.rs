@@ -159,6 +159,12 @@ impl StoreUrl {
 #[cfg(feature = "remote-store")]
 fn open(engine: Engine, text: &str) -> Result<Arc<dyn RemoteStore>, ConnectError> {
     match engine {
+        #[cfg(feature = "object-store")]
+        Engine::ObjectStore => Ok(Arc::new(crate::store::ObjectStore::open(text)?)),
+        #[cfg(feature = "postgres")]
+        Engine::Postgres => Ok(Arc::new(crate::store::PostgresStore::open(text)?)),
+        #[cfg(feature = "etcd")]
+        Engine::Etcd => Ok(Arc::new(crate::store::EtcdStore::open(text)?)),
         // A URL of an engine that this build lacks is never parsed.
         #[allow(unreachable_patterns, reason = "the build may have all engines")]
         _ => Err(ConnectError::Url {

@@ -1,7 +1,8 @@
 //! The service itself: ping, health and metrics (docs/compatibility.md 2.9).
 //!
 //! With an upstream, these paths are those of the upstream. So health and metrics have a second
-//! path each, which is always that of this server.
+//! path each, which is always that of this server. A load balancer sends requests to nodes that are
+//! ready.
 
 use std::sync::LazyLock;
 
@@ -27,6 +28,9 @@ const API_VERSION: &str = "3.10.1";
 /// The paths of health and metrics of this server, with an upstream or without.
 pub(crate) const OWN_HEALTH: &str = "/api/v3/optoken/health";
 pub(crate) const OWN_METRICS: &str = "/api/v3/optoken/metrics";
+
+/// InfluxDB has no path for that, so this one is beside the others of this server.
+pub(crate) const READY: &str = "/api/v3/optoken/ready";
 
 /// The media type of the Prometheus text format 0.0.4.
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -68,6 +72,17 @@ fn ping() -> Result<Response, Problem> {
         headers.insert(name, request_id.clone());
     }
     Ok(response)
+}
+
+/// Health stays `OK` where the store is silent, since a restart would not mend that. A request to
+/// another node can succeed, so this is 503.
+fn ready(request: &ApiRequest) -> Result<Response, Problem> {
+    let (state, authority) = (&request.state, &request.state.authority);
+    if state.options.without_auth || authority.staleness() <= authority.max_staleness() {
+        Ok(response::text("OK"))
+    } else {
+        Err(Problem::Unavailable)
+    }
 }
 
 fn metrics(request: &ApiRequest) -> Result<Response, Problem> {
@@ -123,5 +138,16 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         metrics_at(paths::METRICS, "getMetrics"),
         health(OWN_HEALTH, "getOptokenHealth"),
         metrics_at(OWN_METRICS, "getOptokenMetrics"),
+        Endpoint {
+            method: Some(Method::GET),
+            path: READY,
+            handler: |request| Box::pin(async move { ready(&request) }),
+            name: "getOptokenReady",
+            summary: "Check that the server knows the newest tokens: 503 while it refuses all of them",
+            parameters: vec![],
+            body: None,
+            success: ok_response(vec![(TEXT, BodySchema::text())]),
+            problems: vec![Problem::Unavailable],
+        },
     ]
 }

@@ -11,12 +11,26 @@ use super::failure::{Failure, OpenError};
 use super::files::{COMPANIONS, NewFile};
 use super::layout::{self, Sharing};
 use crate::private_file::{sync_directory_of, with_suffix};
-use crate::store::{Entry, Version};
+use crate::store::{Entry, Version, relocation};
 
 /// Copies the newest document of a database into a new one, which is complete or absent. A server
 /// may use the source meanwhile. The destination must not exist.
 pub(crate) fn backup(source: &Path, destination: &Path) -> Result<Entry, OpenError> {
     let entry = load_shared(source).map_err(|failure| OpenError::new(source, &failure))?;
+    if let Some(refusal) = relocation::refusal(&entry.document) {
+        return Err(OpenError::new(source, &Failure::Unusable(refusal)));
+    }
+    write(&entry, destination)
+}
+
+/// Writes a document of another store into a new database, as [`backup`] does.
+pub(crate) fn export(document: &str, destination: &Path) -> Result<Entry, OpenError> {
+    let version = layout::new_version(document).map_err(|failure| OpenError::new(destination, &failure))?;
+    write(&Entry { version: Version(version), document: document.to_owned() }, destination)
+}
+
+/// Writes an entry into a new database, which is complete or absent.
+fn write(entry: &Entry, destination: &Path) -> Result<Entry, OpenError> {
     let failed = |failure: Failure| OpenError::new(destination, &failure);
     let io = |error: io::Error| match error.kind() {
         io::ErrorKind::AlreadyExists => {
@@ -28,10 +42,10 @@ pub(crate) fn backup(source: &Path, destination: &Path) -> Result<Entry, OpenErr
         return Err(io(io::ErrorKind::AlreadyExists.into()));
     }
     let new = NewFile::create(destination).map_err(io)?;
-    layout::fill(new.path(), &entry).map_err(failed)?;
+    layout::fill(new.path(), entry).map_err(failed)?;
     new.link().map_err(io)?;
     let copied = read(destination)?;
-    if copied == entry {
+    if copied == *entry {
         Ok(copied)
     } else {
         Err(failed(Failure::Damaged("it differs from the store that was copied".to_owned())))

@@ -1,0 +1,413 @@
+//! The URL of a store: endpoints, prefix, user and certificates.
+
+use std::env;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::crypto::ring;
+use rustls::{ClientConfig, RootCertStore};
+use url::{Host, Url};
+use zeroize::Zeroizing;
+
+use crate::private_file::ownership::trust_file_at;
+use crate::secret::Secret;
+use crate::store::remote::{ConnectError, Identity, client_config};
+
+/// The port of a member, if the URL names none.
+const DEFAULT_PORT: u16 = 2379;
+
+/// The options of a URL, for errors.
+const OPTIONS: &str = "allow_http, ca, cert and key";
+
+/// The form of a URL, for errors.
+const FORM: &str = "etcd://HOST:PORT[,HOST:PORT…]/PREFIX";
+
+/// Holds the password, if the URL does not.
+const PASSWORD: &str = "INFLUXDB3_TOKEN_STORE_PASSWORD";
+
+/// Names the file of the password.
+const PASSWORD_FILE: &str = "INFLUXDB3_TOKEN_STORE_PASSWORD_FILE";
+
+/// The most bytes of a file with a password.
+const MAX_PASSWORD_BYTES: u64 = 4096;
+
+/// A parsed URL.
+pub(super) struct Address {
+    /// The URL without secrets.
+    pub(super) shown: String,
+    /// The root of each member, in the order of the URL; one at least.
+    pub(super) endpoints: Vec<Url>,
+    /// What all keys begin with, without a slash at its end.
+    pub(super) prefix: String,
+    pub(super) user: Option<User>,
+    is_encrypted: bool,
+    files: Files,
+}
+
+/// A user of etcd.
+#[derive(Debug)]
+pub(super) struct User {
+    pub(super) name: String,
+    pub(super) password: Secret,
+}
+
+#[derive(Default)]
+struct Files {
+    ca: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+}
+
+/// Returns the value of an environment variable.
+type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+impl Address {
+    pub(super) fn parse(url: &str) -> Result<Self, ConnectError> {
+        Self::parse_with(url, &|name| env::var_os(name))
+    }
+
+    fn parse_with(url: &str, environment: Environment<'_>) -> Result<Self, ConnectError> {
+        let parts = Parts::split(url).map_err(|reason| wrong(url, reason))?;
+        let endpoints = parts.endpoints().map_err(|reason| wrong(url, reason))?;
+        let prefix = parts.prefix().map_err(|reason| wrong(url, reason))?;
+        let options = Options::parse(parts.query).map_err(|reason| wrong(url, reason))?;
+        let names_files =
+            options.files.ca.is_some() || options.files.certificate.is_some() || options.files.key.is_some();
+        if names_files && !parts.is_encrypted {
+            return Err(wrong(url, "ca, cert and key are for TLS; write etcds:// instead of etcd://"));
+        }
+        if options.files.certificate.is_some() != options.files.key.is_some() {
+            return Err(wrong(url, "cert and key belong together; name the file of each"));
+        }
+        if !parts.is_encrypted && !options.allow_http {
+            if let Some(endpoint) = endpoints.iter().find(|endpoint| !is_loopback(endpoint)) {
+                let host = endpoint.host_str().unwrap_or_default();
+                return Err(wrong(
+                    url,
+                    format!(
+                        "{host} is another machine, and etcd:// sends tokens' hashes and the password as plain \
+                         text; write etcds://, or add allow_http=true on a network that nothing else can read"
+                    ),
+                ));
+            }
+        }
+        let shown = format!("{}://{}/{prefix}", parts.scheme(), parts.hosts);
+        let user = parts.user(environment).map_err(|fault| match fault {
+            UserFault::Url(reason) => wrong(url, reason),
+            UserFault::Environment(reason) => ConnectError::Setup { address: shown.clone(), reason },
+        })?;
+        Ok(Self { shown, endpoints, prefix, user, is_encrypted: parts.is_encrypted, files: options.files })
+    }
+
+    /// Reads the certificates. A client without TLS trusts none, and leaves the files of the system
+    /// alone.
+    pub(super) fn client_config(&self) -> Result<ClientConfig, ConnectError> {
+        let failed = |reason| ConnectError::Setup { address: self.shown.clone(), reason };
+        if !self.is_encrypted {
+            let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .map_err(|error| failed(error.to_string()))?;
+            return Ok(config.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
+        }
+        let Files { ca, certificate, key } = &self.files;
+        let identity = certificate.as_deref().zip(key.as_deref());
+        let identity = identity.map(|(certificate, key)| Identity { certificate, key });
+        client_config(ca.as_deref(), identity).map_err(failed)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Address").field(&self.shown).finish()
+    }
+}
+
+fn wrong(url: &str, reason: impl Into<String>) -> ConnectError {
+    ConnectError::Url { url: without_secrets(url), reason: reason.into() }
+}
+
+/// Removes user and password, also from a URL that has no right form.
+fn without_secrets(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),
+        (None, Some((_, rest))) => rest.to_owned(),
+        _ => url.to_owned(),
+    }
+}
+
+fn is_loopback(endpoint: &Url) -> bool {
+    match endpoint.host() {
+        Some(Host::Ipv4(ip)) => IpAddr::from(ip).is_loopback(),
+        Some(Host::Ipv6(ip)) => IpAddr::from(ip).to_canonical().is_loopback(),
+        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
+        None => false,
+    }
+}
+
+/// The parts of a URL. The crate `url` knows one host with one port, so the list is split here.
+struct Parts<'a> {
+    is_encrypted: bool,
+    user: Option<&'a str>,
+    hosts: &'a str,
+    path: &'a str,
+    query: &'a str,
+}
+
+enum UserFault {
+    Url(String),
+    Environment(String),
+}
+
+impl<'a> Parts<'a> {
+    fn split(url: &'a str) -> Result<Self, String> {
+        let form = || format!("it has not the form {FORM}");
+        let (scheme, rest) = url.split_once("://").ok_or_else(form)?;
+        let is_encrypted = match scheme {
+            "etcd" => false,
+            "etcds" => true,
+            _ => return Err("its scheme is neither etcd nor etcds".to_owned()),
+        };
+        if rest.contains('#') {
+            return Err("it has a fragment; write %23 for the character #".to_owned());
+        }
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (user, hosts) = match authority.rsplit_once('@') {
+            Some((user, hosts)) => (Some(user), hosts),
+            None => (None, authority),
+        };
+        Ok(Self { is_encrypted, user, hosts, path, query })
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.is_encrypted { "etcds" } else { "etcd" }
+    }
+
+    fn endpoints(&self) -> Result<Vec<Url>, String> {
+        let scheme = if self.is_encrypted { "https" } else { "http" };
+        let endpoint = |host: &str| {
+            let fault = || format!("{host:?} is no HOST:PORT");
+            if host.is_empty() || host.contains(|next: char| next.is_whitespace() || next == '\\') {
+                return Err(fault());
+            }
+            let mut endpoint = Url::parse(&format!("{scheme}://{host}/")).map_err(|_| fault())?;
+            // The crate drops the port that HTTP would have, which is none of etcd.
+            let names_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
+            if !names_port {
+                endpoint.set_port(Some(DEFAULT_PORT)).map_err(|()| fault())?;
+            }
+            Ok(endpoint)
+        };
+        self.hosts.split(',').map(endpoint).collect()
+    }
+
+    fn prefix(&self) -> Result<String, String> {
+        let prefix = decoded(self.path)?;
+        let prefix = prefix.trim_matches('/');
+        if prefix.is_empty() {
+            return Err(format!("it names no prefix of the keys; write {FORM}, such as /optoken"));
+        }
+        if prefix.split('/').any(str::is_empty) || prefix.contains(char::is_control) {
+            return Err("its prefix has an empty part or a control character".to_owned());
+        }
+        Ok(prefix.to_owned())
+    }
+
+    fn user(&self, environment: Environment<'_>) -> Result<Option<User>, UserFault> {
+        let Some(text) = self.user else { return Ok(None) };
+        let (name, password) = match text.split_once(':') {
+            Some((name, password)) => (name, Some(password)),
+            None => (text, None),
+        };
+        let name = decoded(name).map_err(UserFault::Url)?;
+        if name.is_empty() {
+            return Err(UserFault::Url("it has a password without a user".to_owned()));
+        }
+        let password = match password {
+            Some(password) => decoded(password).map(Secret::from).map_err(UserFault::Url)?,
+            None => password_of(environment).map_err(UserFault::Environment)?.ok_or_else(|| {
+                UserFault::Environment(format!(
+                    "the user {name} has no password; set {PASSWORD_FILE} or {PASSWORD}"
+                ))
+            })?,
+        };
+        Ok(Some(User { name, password }))
+    }
+}
+
+/// Returns the password of the environment, if there is one.
+fn password_of(environment: Environment<'_>) -> Result<Option<Secret>, String> {
+    if let Some(password) = environment(PASSWORD).filter(|password| !password.is_empty()) {
+        let password = password.into_string().map_err(|_| format!("{PASSWORD} is not UTF-8"))?;
+        return Ok(Some(Secret::from(password)));
+    }
+    let Some(path) = environment(PASSWORD_FILE).filter(|path| !path.is_empty()) else { return Ok(None) };
+    let path = Path::new(&path);
+    let failed = |reason: &dyn fmt::Display| format!("{PASSWORD_FILE}: {}: {reason}", path.display());
+    let trusted = trust_file_at(path).map_err(|error| failed(&error))?;
+    if trusted.metadata.is_some_and(|metadata| metadata.len() > MAX_PASSWORD_BYTES) {
+        return Err(failed(&format_args!("it has more than {MAX_PASSWORD_BYTES} bytes")));
+    }
+    let text = fs::read_to_string(&trusted.path).map(Zeroizing::new).map_err(|error| failed(&error))?;
+    let password = text.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        return Err(failed(&"it is empty"));
+    }
+    Ok(Some(Secret::from(password.to_owned())))
+}
+
+#[derive(Default)]
+struct Options {
+    allow_http: bool,
+    files: Files,
+}
+
+impl Options {
+    fn parse(query: &str) -> Result<Self, String> {
+        let mut options = Self::default();
+        for option in query.split('&').filter(|option| !option.is_empty()) {
+            let (name, value) = option.split_once('=').unwrap_or((option, ""));
+            let value = decoded(value)?;
+            if value.is_empty() {
+                return Err(format!("the option {name} has no value"));
+            }
+            let file = match name {
+                "allow_http" => {
+                    options.allow_http = match value.as_str() {
+                        "true" => true,
+                        "false" => false,
+                        _ => return Err("allow_http is neither true nor false".to_owned()),
+                    };
+                    continue;
+                }
+                "ca" => &mut options.files.ca,
+                "cert" => &mut options.files.certificate,
+                "key" => &mut options.files.key,
+                _ => return Err(format!("{name:?} is no option; the options are {OPTIONS}")),
+            };
+            if file.replace(PathBuf::from(value)).is_some() {
+                return Err(format!("the option {name} stands twice"));
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// Decodes `%XX`. A plus sign stays as it is, as in a path.
+fn decoded(text: &str) -> Result<String, String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(if byte == b'%' {
+            let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
+            let value = digit().zip(digit()).and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+            value.ok_or("it has a % without two hexadecimal digits; write %25 for the character")?
+        } else {
+            byte
+        });
+    }
+    String::from_utf8(bytes).map_err(|_| "it decodes to text that is not UTF-8".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn parse(url: &str) -> Result<Address, String> {
+        Address::parse_with(url, &|_| None).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn url_names_endpoints_prefix_and_user() {
+        let address =
+            parse("etcds://ops:p%40ss:w@a.example,b.example:2390,[::1],10.0.0.1:443/team/optoken/").unwrap();
+        let endpoints: Vec<_> = address.endpoints.iter().map(Url::as_str).collect();
+        assert_eq!(
+            endpoints,
+            [
+                "https://a.example:2379/",
+                "https://b.example:2390/",
+                "https://[::1]:2379/",
+                "https://10.0.0.1/"
+            ]
+        );
+        assert_eq!(address.prefix, "team/optoken");
+        assert_eq!(address.shown, "etcds://a.example,b.example:2390,[::1],10.0.0.1:443/team/optoken");
+        let user = address.user.as_ref().unwrap();
+        assert_eq!((user.name.as_str(), user.password.expose()), ("ops", "p@ss:w"));
+        assert!(!format!("{address:?} {user:?}").contains("p@ss"));
+    }
+
+    #[test]
+    fn plain_text_is_for_this_machine() {
+        for host in ["127.0.0.1:1", "[::1]:1", "localhost", "[::ffff:127.0.0.1]"] {
+            parse(&format!("etcd://{host}/p")).unwrap();
+        }
+        for host in ["10.0.0.1", "a.example", "127.0.0.1,10.0.0.1:2379", "localhost.example"] {
+            let error = parse(&format!("etcd://{host}/p")).unwrap_err();
+            assert!(error.contains("etcds://") && error.contains("allow_http=true"), "{error}");
+            parse(&format!("etcd://{host}/p?allow_http=true")).unwrap();
+        }
+    }
+
+    #[test]
+    fn wrong_url_names_part_and_form_without_password() {
+        for (url, expected) in [
+            ("etcd:u:secret@h/p", "form etcd://"),
+            ("http://u:secret@h/p", "neither etcd nor etcds"),
+            ("etcd://u:secret@localhost", "names no prefix"),
+            ("etcd://u:secret@localhost//", "names no prefix"),
+            ("etcd://u:secret@localhost/a//b", "empty part"),
+            ("etcd://u:secret@localhost,/p", "\"\" is no HOST:PORT"),
+            ("etcd://u:secret@localhost:x/p", "\"localhost:x\" is no HOST:PORT"),
+            ("etcd://u:sec/ret@localhost/p", "is no HOST:PORT"),
+            ("etcd://:secret@localhost/p", "without a user"),
+            ("etcd://u:secret%4@localhost/p", "hexadecimal"),
+            ("etcd://u:secret@localhost/p?colour=1", "the options are allow_http, ca, cert and key"),
+            ("etcd://u:secret@localhost/p?allow_http=yes", "neither true nor false"),
+            ("etcd://u:secret@localhost/p?ca=/x", "write etcds://"),
+            ("etcds://u:secret@localhost/p?cert=/x", "belong together"),
+            ("etcds://u:secret@localhost/p?ca=/x&ca=/y", "stands twice"),
+            ("etcds://u:secret@localhost/p?ca=", "no value"),
+            ("etcd://u:secret@localhost/p#f", "fragment"),
+        ] {
+            let error = parse(url).unwrap_err();
+            assert!(error.contains(expected), "{url}: {error}");
+            assert!(!error.contains("secret") && !error.contains("ret@"), "{error}");
+        }
+    }
+
+    #[test]
+    fn password_comes_from_variable_or_file() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"of the file\n").unwrap();
+        let path = file.path().as_os_str().to_owned();
+        let of_file = |name: &str| (name == PASSWORD_FILE).then(|| path.clone());
+        let of_variable = |name: &str| if name == PASSWORD { Some("v".into()) } else { of_file(name) };
+        let password = |environment: Environment<'_>| {
+            let address = Address::parse_with("etcd://u@localhost/p", environment);
+            address.map(|address| address.user.unwrap().password.expose().to_owned())
+        };
+        assert_eq!(password(&of_file).unwrap(), "of the file");
+        assert_eq!(password(&of_variable).unwrap(), "v");
+        let error = password(&|_| None).unwrap_err().to_string();
+        assert!(error.contains(PASSWORD_FILE) && error.contains("user u"), "{error}");
+        let missing = |name: &str| (name == PASSWORD_FILE).then(|| "/nonexistent/password".into());
+        let error = password(&missing).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/password"), "{error}");
+    }
+
+    #[test]
+    fn missing_certificate_is_named() {
+        let address = parse("etcds://localhost/p?ca=/nonexistent/ca.pem").unwrap();
+        let error = address.client_config().unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/ca.pem"), "{error}");
+        parse("etcd://localhost/p").unwrap().client_config().unwrap();
+    }
+}

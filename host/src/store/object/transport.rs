@@ -1,0 +1,232 @@
+//! The HTTP client below that of the crate `object_store`. It repeats nothing, follows nothing, and
+//! records what each answer states.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use http::header::{AGE, CACHE_CONTROL, DATE, HeaderMap, HeaderName, HeaderValue};
+use http::{Extensions, Method, StatusCode};
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
+};
+use object_store::{ClientConfigKey, ClientOptions};
+
+use crate::store::ClockDifference;
+
+/// How long a connection may need. A read has the time for another one.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// How long an unused connection is kept. The poller uses one each second.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long sent bytes may stay unacknowledged, before the kernel gives up the connection.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+
+/// Names the part of the message in a `Date` header that states the second.
+const DATE_UNIT: Duration = Duration::from_secs(1);
+
+const ERROR_CODE: HeaderName = HeaderName::from_static("x-ms-error-code");
+const REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region");
+
+/// What is known about the newest request of a call.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Facts {
+    /// A request for an object was handed to the network. Without it, a call failed earlier.
+    pub(super) sent: bool,
+    /// The connection failed, so that no byte of the request was sent.
+    pub(super) unreached: bool,
+    pub(super) status: Option<StatusCode>,
+    /// The error of Azure.
+    pub(super) code: Option<String>,
+    /// The region of the bucket, if Amazon knows better.
+    pub(super) region: Option<String>,
+    /// The answer is of a cache, and older than the request.
+    pub(super) cached: bool,
+    pub(super) clock: Option<ClockDifference>,
+}
+
+/// Receives the facts of one call. It goes through `object_store` with the request.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Trace(Arc<Mutex<Facts>>);
+
+impl Trace {
+    pub(super) fn facts(&self) -> Facts {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn extensions(&self) -> Extensions {
+        let mut extensions = Extensions::new();
+        extensions.insert(self.clone());
+        extensions
+    }
+
+    fn set(&self, facts: Facts) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = facts;
+    }
+}
+
+/// Makes the clients of one store, also those that fetch credentials.
+#[derive(Debug)]
+pub(super) struct Connector {
+    pub(super) tls: rustls::ClientConfig,
+    /// The store itself may be asked in plain text.
+    pub(super) allow_http: bool,
+    pub(super) is_loopback: bool,
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let is_set = |key| options.get_config_value(&key).is_some_and(|value| value == "true");
+        let plain = is_set(ClientConfigKey::AllowHttp);
+        // `object_store` allows plain text for the metadata service of a machine, on its link.
+        let is_metadata = plain && !self.allow_http;
+        let mut client = reqwest::Client::builder()
+            .user_agent(concat!("optoken/", env!("CARGO_PKG_VERSION")))
+            .tls_backend_preconfigured(self.tls.clone())
+            .https_only(!plain)
+            .http1_only()
+            // A write that reaches a second place could happen in both.
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .tcp_user_timeout(UNACKNOWLEDGED)
+            .tcp_nodelay(true);
+        if is_metadata || self.is_loopback {
+            client = client.no_proxy();
+        } else if let Some(url) = options.get_config_value(&ClientConfigKey::ProxyUrl) {
+            client = client.proxy(reqwest::Proxy::all(url).map_err(failed)?);
+        }
+        Ok(HttpClient::new(Recorder(client.build().map_err(failed)?)))
+    }
+}
+
+fn failed(error: reqwest::Error) -> object_store::Error {
+    object_store::Error::Generic { store: "HTTP client", source: Box::new(error) }
+}
+
+/// A client that records facts for the call with a [`Trace`].
+#[derive(Debug)]
+struct Recorder(reqwest::Client);
+
+impl HttpService for Recorder {
+    fn call<'client, 'call>(
+        &'client self,
+        mut request: HttpRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'call>>
+    where
+        'client: 'call,
+        Self: 'call,
+    {
+        Box::pin(async move {
+            let Some(trace) = request.extensions_mut().remove::<Trace>() else {
+                return self.0.call(request).await;
+            };
+            trace.set(Facts { sent: true, ..Facts::default() });
+            if matches!(*request.method(), Method::GET | Method::HEAD) {
+                // The request is signed already; a signature covers the headers that it names.
+                request.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+            }
+            let begun = Instant::now();
+            let answer = self.0.call(request).await;
+            trace.set(match &answer {
+                Err(error) => Facts {
+                    sent: true,
+                    unreached: error.kind() == HttpErrorKind::Connect,
+                    ..Facts::default()
+                },
+                Ok(answer) => facts_of(answer.status(), answer.headers(), begun.elapsed()),
+            });
+            answer
+        })
+    }
+}
+
+fn facts_of(status: StatusCode, headers: &HeaderMap, elapsed: Duration) -> Facts {
+    let text = |name: &HeaderName| Some(headers.get(name)?.to_str().ok()?.to_owned());
+    let cached = text(&AGE).is_some_and(|age| age.trim() != "0");
+    let date = text(&DATE).and_then(|date| seconds(&date)).filter(|_| !cached);
+    Facts {
+        sent: true,
+        unreached: false,
+        status: Some(status),
+        code: text(&ERROR_CODE),
+        region: text(&REGION),
+        cached,
+        clock: date.and_then(|date| difference(date, SystemTime::now(), elapsed)),
+    }
+}
+
+/// Compares a date with the clock of this machine, which shows `now` at the end of a call.
+fn difference(date: i64, now: SystemTime, elapsed: Duration) -> Option<ClockDifference> {
+    let half = elapsed / 2;
+    let middle = now.checked_sub(half)?.duration_since(UNIX_EPOCH).ok()?;
+    // The date was cut to its second, by half a second on average.
+    let stated = date.checked_mul(1000)?.checked_add(500)?;
+    let ahead_ms = stated.checked_sub(i64::try_from(middle.as_millis()).ok()?)?;
+    Some(ClockDifference { ahead_ms, precision: DATE_UNIT + half })
+}
+
+/// Reads a date of HTTP (RFC 9110 5.6.7), such as `Sun, 06 Nov 1994 08:49:37 GMT`, as Unix time.
+fn seconds(date: &str) -> Option<i64> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let mut words = date.split_once(", ")?.1.split(' ');
+    let day: i64 = words.next()?.parse().ok()?;
+    let name = words.next()?;
+    let month = i64::try_from(MONTHS.iter().position(|month| *month == name)?).ok()? + 1;
+    let year: i64 = words.next()?.parse().ok()?;
+    let mut clock = words.next()?.split(':').map(str::parse::<i64>);
+    let (hour, minute, second) = (clock.next()?.ok()?, clock.next()?.ok()?, clock.next()?.ok()?);
+    if words.next() != Some("GMT") || !(1970..=9999).contains(&year) || !(1..=31).contains(&day) {
+        return None;
+    }
+    // Days since 1970-01-01. A year begins in March here, so that the leap day is its last.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
+    Some(((days * 24 + hour) * 60 + minute) * 60 + second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_http_are_read() {
+        for (date, expected) in [
+            ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(784_111_777)),
+            ("Thu, 29 Feb 2024 23:59:59 GMT", Some(1_709_251_199)),
+            ("Sat, 01 Mar 2025 00:00:00 GMT", Some(1_740_787_200)),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", None),
+            ("Sun, 06 Nov 1994 08:49:37 CET", None),
+            ("", None),
+        ] {
+            assert_eq!(seconds(date), expected, "{date}");
+        }
+    }
+
+    #[test]
+    fn clock_is_compared_with_the_middle_of_the_call() {
+        let now = UNIX_EPOCH + Duration::from_millis(100_500);
+        let found = difference(107, now, Duration::from_secs(2)).unwrap();
+        assert_eq!(found, ClockDifference { ahead_ms: 8000, precision: Duration::from_secs(2) });
+        assert_eq!(difference(90, now, Duration::ZERO).unwrap().ahead_ms, -10_000);
+    }
+
+    #[test]
+    fn answer_of_a_cache_is_recognized() {
+        let facts = |age: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(DATE, HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT"));
+            if !age.is_empty() {
+                headers.insert(AGE, HeaderValue::from_str(age).unwrap());
+            }
+            facts_of(StatusCode::OK, &headers, Duration::ZERO)
+        };
+        assert!(!facts("").cached && !facts("0").cached && facts("3").cached);
+        assert!(facts("").clock.is_some() && facts("3").clock.is_none());
+    }
+}

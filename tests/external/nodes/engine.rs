@@ -1,0 +1,159 @@
+//! The engines that hold the store of several nodes.
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+
+use tempfile::TempDir;
+
+use crate::engines::etcd::{Cluster, Setup, prefix};
+use crate::needs::{ETCD, ETCDCTL, GCC, Need};
+
+/// An engine, as a row of the table of tests.
+pub(crate) struct Engine {
+    pub(crate) name: &'static str,
+    pub(crate) needs: &'static [Need],
+    /// Whether nodes reach it over a network.
+    pub(crate) is_remote: bool,
+    /// The members, of which a majority is needed.
+    pub(crate) members: usize,
+    /// Starts one for a test alone, which may break it.
+    pub(super) start: fn() -> Box<dyn SharedStore>,
+    /// A store of the engine that tests share.
+    pub(super) share: fn() -> Box<dyn SharedStore>,
+}
+
+impl Engine {
+    /// Its needs, and what the tests of faults need.
+    pub(crate) fn needs(&self) -> Vec<Need> {
+        [self.needs, &[GCC]].concat()
+    }
+}
+
+pub(crate) static ENGINES: [Engine; 2] = [
+    Engine {
+        name: "sqlite",
+        needs: &[],
+        is_remote: false,
+        members: 0,
+        start: || Box::new(Database::new()),
+        share: || Box::new(Database::new()),
+    },
+    Engine {
+        name: "etcd",
+        needs: &[ETCD, ETCDCTL],
+        is_remote: true,
+        members: 3,
+        start: || Box::new(Etcd::new()),
+        share: || Box::new(SharedEtcd(prefix())),
+    },
+];
+
+/// A store that several nodes share.
+pub(crate) trait SharedStore: Send + Sync {
+    /// The addresses of its members.
+    fn addresses(&self) -> Vec<SocketAddr>;
+
+    /// The URL of the store with this name, for a node that reaches the members at these addresses.
+    fn url(&self, name: &str, addresses: &[SocketAddr]) -> String;
+
+    /// Variables of a node.
+    fn variables(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    /// Stops a member in the middle of what it does.
+    fn freeze(&self, _member: usize) {
+        panic!("it has no member");
+    }
+
+    /// Lets a member go on.
+    fn thaw(&self, _member: usize) {
+        panic!("it has no member");
+    }
+
+    /// Kills a member. Its data stays.
+    fn kill(&self, _member: usize) {
+        panic!("it has no member");
+    }
+
+    /// Starts a member again.
+    fn restart(&self, _member: usize) {
+        panic!("it has no member");
+    }
+}
+
+/// A database on the machine of all nodes.
+struct Database(TempDir);
+
+impl Database {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+}
+
+impl SharedStore for Database {
+    fn addresses(&self) -> Vec<SocketAddr> {
+        Vec::new()
+    }
+
+    fn url(&self, name: &str, _addresses: &[SocketAddr]) -> String {
+        format!("sqlite:{}", self.0.path().join(name).display())
+    }
+}
+
+/// A cluster of etcd of its own.
+struct Etcd(Mutex<Cluster>);
+
+impl Etcd {
+    fn new() -> Self {
+        Self(Mutex::new(Cluster::start(Setup::default())))
+    }
+}
+
+fn etcd_addresses(cluster: &Cluster) -> Vec<SocketAddr> {
+    (0..3).map(|member| SocketAddr::from(([127, 0, 0, 1], cluster.port(member)))).collect()
+}
+
+fn etcd_url(addresses: &[SocketAddr], prefix: &str) -> String {
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    format!("etcd://{}/{prefix}", addresses.join(","))
+}
+
+impl SharedStore for Etcd {
+    fn addresses(&self) -> Vec<SocketAddr> {
+        etcd_addresses(&self.0.lock().unwrap())
+    }
+
+    fn url(&self, name: &str, addresses: &[SocketAddr]) -> String {
+        etcd_url(addresses, name)
+    }
+
+    fn freeze(&self, member: usize) {
+        self.0.lock().unwrap().freeze(member);
+    }
+
+    fn thaw(&self, member: usize) {
+        self.0.lock().unwrap().thaw(member);
+    }
+
+    fn kill(&self, member: usize) {
+        self.0.lock().unwrap().kill(member);
+    }
+
+    fn restart(&self, member: usize) {
+        self.0.lock().unwrap().restart(member);
+    }
+}
+
+/// A prefix in the cluster of etcd that all tests share.
+struct SharedEtcd(String);
+
+impl SharedStore for SharedEtcd {
+    fn addresses(&self) -> Vec<SocketAddr> {
+        etcd_addresses(Cluster::shared())
+    }
+
+    fn url(&self, name: &str, addresses: &[SocketAddr]) -> String {
+        etcd_url(addresses, &format!("{}/{name}", self.0))
+    }
+}

@@ -1,0 +1,67 @@
+//! Histories of the store itself: 24 clients swap documents, and use tokens through the authorities
+//! of three nodes in this process. All calls of the store are recorded and checked.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use optoken::store::{Store, StoreUrl};
+
+use super::super::link::Link;
+use super::super::{BOUND, Engine, NODES, Traffic};
+use super::OPERATIONS;
+use super::disturbance::{At, Fault, disturb};
+use crate::support::eventually;
+use crate::support::history::bound;
+use crate::support::history::recorder::{RecordedStore, Recorder};
+use crate::support::history::workload::{Nodes, Until, swap_documents};
+
+pub(crate) fn store_of_nodes_under_faults_has_one_history(engine: &'static Engine) {
+    let store = (engine.start)();
+    let links: Vec<Vec<Link>> =
+        (0..NODES).map(|_| store.addresses().into_iter().map(Link::start).collect()).collect();
+    // A store for each node, with connections of its own.
+    let open = |name: &str, recorder: &Arc<Recorder>| -> Vec<RecordedStore> {
+        let open = |links: &Vec<Link>| {
+            let addresses: Vec<_> = links.iter().map(|link| link.address).collect();
+            let url: StoreUrl = store.url(name, &addresses).parse().unwrap();
+            recorder.store(url.open().unwrap())
+        };
+        links.iter().map(open).collect()
+    };
+    let apply = |fault: Fault, at: &At| match fault {
+        Fault::Network(traffic) => {
+            let traffic = if at.begins { traffic } else { Traffic::Passes };
+            links[at.node].iter().for_each(|link| link.set(traffic));
+        }
+        fault => fault.apply_to_engine(engine, &*store, at),
+    };
+    let faults = Fault::of(engine);
+    let disturb = |seed: u64| {
+        let (faults, apply) = (&faults, &apply);
+        move |_: &AtomicBool| {
+            disturb(faults, 1, seed, apply);
+        }
+    };
+
+    let documents = Recorder::new();
+    swap_documents(&open("documents", &documents), Until::Disturbed, 1, &disturb(1));
+    let states = documents.check_calls().unwrap_or_else(|violation| panic!("{violation}"));
+    println!("{}: {} calls of 24 clients, {} states", engine.name, documents.len(), states.len());
+    assert!(documents.len() >= OPERATIONS / 5, "{} calls", documents.len());
+
+    let recorder = Recorder::new();
+    let nodes = Nodes::build(&recorder, open("tokens", &recorder), BOUND);
+    nodes.use_tokens(Until::Disturbed, 2, &disturb(2));
+    eventually("the nodes agree again", || nodes.agree());
+    let states = recorder.check_calls().unwrap_or_else(|violation| panic!("{violation}"));
+    let latest = bound::check(&recorder.events(), BOUND).unwrap_or_else(|violation| panic!("{violation}"));
+    println!(
+        "{}: {} calls and answers of 24 clients, {} states, latest acceptance {latest:?} after the revocation, of \
+         {BOUND:?}; {}",
+        engine.name,
+        recorder.len(),
+        states.len(),
+        nodes.text()
+    );
+    assert!(recorder.len() >= OPERATIONS, "{} calls and answers", recorder.len());
+}
