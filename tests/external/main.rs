@@ -41,6 +41,7 @@ mod http2;
 mod influxdb_clients;
 mod lifecycle;
 mod memory;
+mod migrate;
 mod needs;
 mod nodes;
 mod ownership;
@@ -269,6 +270,12 @@ fn main() -> ExitCode {
         etcd::conformance_holds_on_three_members: [ETCD, ETCDCTL],
     });
     tests.extend(nodes_tests());
+    let needs = [&[POSTGRES, SETPRIV, ETCD, ETCDCTL][..], engines::seaweedfs::KIND.needs].concat();
+    tests.push(Test {
+        name: "migrate::tokens_follow_through_all_engines".to_owned(),
+        needs,
+        run: Box::new(migrate::tokens_follow_through_all_engines),
+    });
     let wasmtime = || conformance::need(&conformance::WASMTIME);
     let on_stock_wasmtime: [(&str, Vec<Need>, Run); 4] = [
         (
