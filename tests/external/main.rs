@@ -20,7 +20,6 @@ mod clock;
 mod component;
 mod conformance;
 mod deployment;
-#[allow(dead_code, reason = "the tests of failures use the rest")]
 mod engines;
 mod environment;
 mod etcd;
@@ -267,7 +266,22 @@ fn main() -> ExitCode {
     ));
     tests.extend(engine_tests());
     tests.extend(tests! {
+        etcd::absent_gateway_is_named: [ETCD, ETCDCTL],
         etcd::conformance_holds_on_three_members: [ETCD, ETCDCTL],
+        etcd::documents_beyond_one_mebibyte_have_chunks: [ETCD, ETCDCTL],
+        etcd::failed_member_is_passed_over: [ETCD, ETCDCTL],
+        etcd::full_database_is_named: [ETCD, ETCDCTL],
+        etcd::loser_removes_its_chunks: [ETCD, ETCDCTL],
+        etcd::lost_answer_is_an_unknown_outcome: [ETCD, ETCDCTL],
+        etcd::lost_majority_proves_nothing: [ETCD, ETCDCTL],
+        etcd::news_arrive_after_member_failed: [ETCD, ETCDCTL],
+        etcd::orphan_chunks_go_with_their_lease: [ETCD, ETCDCTL],
+        etcd::probe_passes_and_leaves_nothing: [ETCD, ETCDCTL],
+        etcd::racers_over_three_members_have_one_winner: [ETCD, ETCDCTL],
+        etcd::restored_snapshot_repeats_no_version: [ETCD, ETCDCTL],
+        etcd::tls_needs_authority_and_client_certificate: [ETCD, ETCDCTL],
+        etcd::user_needs_password_and_permission: [ETCD, ETCDCTL],
+        etcd::user_without_accounts_is_refused: [ETCD, ETCDCTL],
     });
     tests.extend(nodes_tests());
     let needs = [&[POSTGRES, SETPRIV, ETCD, ETCDCTL][..], engines::seaweedfs::KIND.needs].concat();

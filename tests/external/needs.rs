@@ -3,8 +3,8 @@
 //! A test runs if all its needs are met. Otherwise it is reported as ignored, with the reason. With
 //! `CI` in the environment it fails instead.
 //!
-//! A missing program is installed first: root on a Debian gets it from `apt-get`, and Envoy is
-//! fetched below the target directory. `OPTOKEN_TEST_INSTALL=off` installs nothing.
+//! A missing program is installed first: root on a Debian gets it from `apt-get`, and Envoy and
+//! some engines are fetched below the target directory. `OPTOKEN_TEST_INSTALL=off` installs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;

@@ -11,6 +11,7 @@ mod etcd_kind;
 pub(crate) mod fault;
 pub(crate) mod http_fault;
 pub(crate) mod postgres;
+mod postgres_kind;
 mod process;
 mod s3;
 pub(crate) mod seaweedfs;
@@ -63,7 +64,7 @@ pub(crate) struct Kind {
 }
 
 /// All engines, each of which passes the suite.
-pub(crate) static KINDS: [&Kind; 3] = [&ceph::KIND, &etcd_kind::KIND, &seaweedfs::KIND];
+pub(crate) static KINDS: [&Kind; 4] = [&ceph::KIND, &etcd_kind::KIND, &postgres_kind::KIND, &seaweedfs::KIND];
 
 /// What the clients of all engines read from the environment of this process.
 pub(crate) const ENVIRONMENT: [(&str, &str); 2] =
