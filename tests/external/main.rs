@@ -40,6 +40,7 @@ mod http2;
 mod influxdb_clients;
 mod lifecycle;
 mod memory;
+mod migrate;
 mod needs;
 mod nodes;
 mod ownership;
@@ -288,6 +289,12 @@ fn main() -> ExitCode {
         etcd::user_without_accounts_is_refused: [ETCD, ETCDCTL],
     });
     tests.extend(nodes_tests());
+    let needs = [&[POSTGRES, SETPRIV, ETCD, ETCDCTL][..], engines::seaweedfs::KIND.needs].concat();
+    tests.push(Test {
+        name: "migrate::tokens_follow_through_all_engines".to_owned(),
+        needs,
+        run: Box::new(migrate::tokens_follow_through_all_engines),
+    });
     let wasmtime = || conformance::need(&conformance::WASMTIME);
     let on_stock_wasmtime: [(&str, Vec<Need>, Run); 4] = [
         (
