@@ -93,7 +93,6 @@ pub(crate) const FAKETIME: Need = Need::Program(&Program::new("faketime", "faket
 pub(crate) const GCC: Need = Need::Program(&Program::new("gcc", "gcc", &["--version"]));
 pub(crate) const HAPROXY: Need = Need::Program(&Program::new("haproxy", "haproxy", &["-v"]));
 pub(crate) const IP: Need = Need::Program(&Program::new("ip", "iproute2", &["netns", "list"]));
-pub(crate) const MOTO: Need = Need::Program(&Program::new("moto_server", "moto", &["--help"]));
 pub(crate) const MOUNT: Need = Need::Program(&Program::new("mount", "mount", &["--version"]));
 pub(crate) const MOTO: Need = Need::Engine("moto", "moto_server");
 pub(crate) const NODE: Need = Need::Host("Node 20 with npm");
