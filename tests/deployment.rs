@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-use crate::support::TestEnv;
+use crate::support::{TestCertificate, TestEnv};
 
 /// Variables of the clients of stores, which are no variables of this program.
 const OF_STORES: [&str; 3] = ["AWS_", "AZURE_", "GOOGLE_"];
@@ -165,4 +166,53 @@ fn variables_of_shipped_files_exist() {
     let server = server.start();
     server.wait_for_log("these variables mean nothing to this server: INFLUXDB3_NO_SUCH;");
     assert!(others.keys().all(|name| name.starts_with("INFLUXDB3_")), "{others:?}");
+}
+
+/// The URLs of a file of variables, those in comments included, and its other variables.
+fn variables(text: &str) -> (Vec<String>, Vec<(String, String)>) {
+    let assigned = text.lines().filter_map(|line| line.trim_start_matches("# ").split_once('='));
+    let assigned = assigned.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let is_name = |name: &str| name.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'));
+    let (urls, others): (Vec<_>, Vec<_>) =
+        assigned.filter(|(name, _)| is_name(name)).partition(|(name, _)| name == "INFLUXDB3_TOKEN_STORE");
+    (urls.into_iter().map(|(_, url)| url).collect(), others)
+}
+
+#[test]
+fn stores_of_shipped_files_can_be_tried() {
+    let env = TestEnv::new();
+    let certificate = TestCertificate::new();
+    // Names a place without a key, and no place that asks for a token of its own.
+    let google = env.file(
+        "gcs.json",
+        br#"{"gcs_base_url": "", "disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": ""}"#,
+    );
+    fs::set_permissions(&google, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut count = 0;
+    for (path, text) in files(&root().join("dist/nodes")) {
+        if path.extension().is_none_or(|extension| extension != "env") {
+            continue;
+        }
+        let (urls, others) = variables(&text);
+        for url in urls {
+            // Nothing listens there. A name below `invalid` has no address.
+            let mut url = url
+                .replace("example.com", "invalid")
+                .replace("/etc/optoken/store/ca.pem", certificate.authority.to_str().unwrap());
+            let is_bucket = ["s3:", "gs:", "az:"].iter().any(|scheme| url.starts_with(scheme));
+            if is_bucket && !url.contains("endpoint=") {
+                url += "?endpoint=http://127.0.0.1:1";
+            }
+            let mut cli = env.cli(["store", "check", &url]);
+            for (name, value) in &others {
+                cli = cli.env(name, value.replace("/etc/optoken/store/gcs.json", google.to_str().unwrap()));
+            }
+            cli.run().assert_failed(1, &["could not be tried, so nothing is known of it"]);
+            count += 1;
+        }
+    }
+    assert_eq!(count, 7);
+    // A URL with an error is another matter.
+    let wrong = env.cli(["store", "check", "postgres://optoken@db1.invalid/optoken?no_such=1"]).run();
+    wrong.assert_failed(2, &["no_such"]);
 }

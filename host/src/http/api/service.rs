@@ -77,8 +77,10 @@ fn ping() -> Result<Response, Problem> {
 /// Health stays `OK` where the store is silent, since a restart would not mend that. A request to
 /// another node can succeed, so this is 503.
 fn ready(request: &ApiRequest) -> Result<Response, Problem> {
-    let (state, authority) = (&request.state, &request.state.authority);
-    if state.options.without_auth || authority.staleness() <= authority.max_staleness() {
+    let authority = &request.state.authority;
+    let is_fresh = authority.staleness() <= authority.max_staleness();
+    // The catalog cannot be read after a move to another store.
+    if request.state.options.without_auth || (is_fresh && authority.catalog_state().is_ok()) {
         Ok(response::text("OK"))
     } else {
         Err(Problem::Unavailable)
