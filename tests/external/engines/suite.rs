@@ -347,7 +347,7 @@ impl Case {
     }
 }
 
-/// Asserts that the store has what the outcome of the only swap says, now and later. Returns
+/// Asserts that the store has what the outcome of the only swap means, now and later. Returns
 /// whether the document was stored.
 fn assert_outcome_is_true(direct: &dyn RemoteStore, before: Option<&Entry>, outcome: &Outcome) -> bool {
     let after = direct.load().unwrap();
