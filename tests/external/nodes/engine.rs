@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::moto::Moto;
 use crate::engines::etcd::{Cluster, Setup, prefix};
 use crate::engines::postgres;
-use crate::needs::{ETCD, ETCDCTL, GCC, MOTO, Need, POSTGRES, SETPRIV};
+use crate::needs::{ETCD, ETCDCTL, GCC, IP, MOTO, NFT, Need, POSTGRES, SETPRIV};
 
 /// An engine, as a row of the table of tests.
 pub(crate) struct Engine {
@@ -17,6 +17,8 @@ pub(crate) struct Engine {
     pub(crate) needs: &'static [Need],
     /// Whether nodes reach it over a network.
     pub(crate) is_remote: bool,
+    /// Whether they reach it without TLS at an address that is not loopback.
+    pub(crate) allows_http: bool,
     /// The members, of which a majority is needed.
     pub(crate) members: usize,
     /// Starts one for a test alone, which may break it.
@@ -30,6 +32,11 @@ impl Engine {
     pub(crate) fn needs(&self) -> Vec<Need> {
         [self.needs, &[GCC]].concat()
     }
+
+    /// Its needs, and what a network namespace needs.
+    pub(crate) fn needs_of_network(&self) -> Vec<Need> {
+        [self.needs, &[IP, NFT, Need::Root]].concat()
+    }
 }
 
 pub(crate) static ENGINES: [Engine; 4] = [
@@ -37,6 +44,7 @@ pub(crate) static ENGINES: [Engine; 4] = [
         name: "sqlite",
         needs: &[],
         is_remote: false,
+        allows_http: false,
         members: 0,
         start: || Box::new(Database::new()),
         share: || Box::new(Database::new()),
@@ -45,6 +53,7 @@ pub(crate) static ENGINES: [Engine; 4] = [
         name: "etcd",
         needs: &[ETCD, ETCDCTL],
         is_remote: true,
+        allows_http: true,
         members: 3,
         start: || Box::new(Etcd::new()),
         share: || Box::new(SharedEtcd(prefix())),
@@ -53,6 +62,7 @@ pub(crate) static ENGINES: [Engine; 4] = [
         name: "postgres",
         needs: &[POSTGRES, SETPRIV],
         is_remote: true,
+        allows_http: false,
         members: 1,
         start: || Box::new(Postgres(Mutex::new(postgres::Server::start(&[])))),
         share: || Box::new(SharedPostgres::new()),
@@ -61,6 +71,7 @@ pub(crate) static ENGINES: [Engine; 4] = [
         name: "s3",
         needs: &[MOTO],
         is_remote: true,
+        allows_http: true,
         members: 1,
         start: || Box::new(Moto::start()),
         share: || Box::new(Moto::start()),
@@ -141,7 +152,7 @@ fn etcd_addresses(cluster: &Cluster) -> Vec<SocketAddr> {
 
 fn etcd_url(addresses: &[SocketAddr], prefix: &str) -> String {
     let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-    format!("etcd://{}/{prefix}", addresses.join(","))
+    format!("etcd://{}/{prefix}?allow_http=true", addresses.join(","))
 }
 
 impl SharedStore for Etcd {

@@ -52,10 +52,11 @@ impl Moto {
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
+}
 
-    pub(super) fn variables_of_client() -> impl Iterator<Item = (String, String)> {
-        VARIABLES.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()))
-    }
+/// The variables of a client in this process.
+pub(super) fn variables() -> impl Iterator<Item = (String, String)> {
+    VARIABLES.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()))
 }
 
 impl Drop for Moto {
@@ -71,11 +72,11 @@ impl SharedStore for Moto {
     }
 
     fn url(&self, name: &str, addresses: &[SocketAddr]) -> String {
-        format!("s3://optoken/{name}?endpoint=http://{}&region=us-east-1", addresses[0])
+        format!("s3://optoken/{name}?endpoint=http://{}&region=us-east-1&allow_http=true", addresses[0])
     }
 
     fn open(&self, name: &str, addresses: &[SocketAddr]) -> Arc<dyn Store> {
-        Arc::new(ObjectStore::open_with(&self.url(name, addresses), Self::variables_of_client()).unwrap())
+        Arc::new(ObjectStore::open_with(&self.url(name, addresses), variables()).unwrap())
     }
 
     fn variables(&self) -> Vec<(&'static str, String)> {
