@@ -20,7 +20,6 @@ mod clock;
 mod component;
 mod conformance;
 mod deployment;
-#[allow(dead_code, reason = "the tests of failures use the rest")]
 mod engines;
 mod environment;
 mod etcd;
@@ -41,6 +40,7 @@ mod http2;
 mod influxdb_clients;
 mod lifecycle;
 mod memory;
+mod migrate;
 mod needs;
 mod nodes;
 mod ownership;
@@ -66,11 +66,11 @@ mod upstream_proxies;
 
 use std::process::ExitCode;
 
-use self::engines::{Kind, suite};
+use self::engines::{Kind, suite, unfit};
 use self::needs::{
-    BASH, CHROMIUM, CURL, ENV, ETCD, ETCDCTL, FAIL2BAN, FAKETIME, HAPROXY, MOUNT, NGINX, NODE, Need, OPENSSL,
-    PERL, PERL_MDWE, POSTGRES, PROMETHEUS, PYTHON, PYTHON3, SCRIPT, SETPRIV, STRACE, SYSTEMD_ANALYZE, Test,
-    UNSHARE, WGET,
+    BASH, CHROMIUM, CURL, DEATH_SIGNAL, ENV, ETCD, ETCDCTL, FAIL2BAN, FAKETIME, HAPROXY, MOTO, MOUNT, NGINX,
+    NODE, Need, OPENSSL, PERL, PERL_MDWE, POSTGRES, PROMETHEUS, PYTHON, PYTHON3, S3RVER, SCRIPT, SETPRIV,
+    STRACE, SYSTEMD_ANALYZE, Test, UNSHARE, WGET,
 };
 
 /// Rows of the table: a function, and its needs.
@@ -266,9 +266,35 @@ fn main() -> ExitCode {
     ));
     tests.extend(engine_tests());
     tests.extend(tests! {
+        unfit::default_retries_are_caught_by_the_faults: [MOTO, DEATH_SIGNAL],
+        unfit::endpoint_that_checks_and_then_writes_is_refused_by_name: [],
+        unfit::s3rver_is_refused_by_name: [S3RVER, DEATH_SIGNAL],
+    });
+    tests.extend(tests! {
+        etcd::absent_gateway_is_named: [ETCD, ETCDCTL],
         etcd::conformance_holds_on_three_members: [ETCD, ETCDCTL],
+        etcd::documents_beyond_one_mebibyte_have_chunks: [ETCD, ETCDCTL],
+        etcd::failed_member_is_passed_over: [ETCD, ETCDCTL],
+        etcd::full_database_is_named: [ETCD, ETCDCTL],
+        etcd::loser_removes_its_chunks: [ETCD, ETCDCTL],
+        etcd::lost_answer_is_an_unknown_outcome: [ETCD, ETCDCTL],
+        etcd::lost_majority_proves_nothing: [ETCD, ETCDCTL],
+        etcd::news_arrive_after_member_failed: [ETCD, ETCDCTL],
+        etcd::orphan_chunks_go_with_their_lease: [ETCD, ETCDCTL],
+        etcd::probe_passes_and_leaves_nothing: [ETCD, ETCDCTL],
+        etcd::racers_over_three_members_have_one_winner: [ETCD, ETCDCTL],
+        etcd::restored_snapshot_repeats_no_version: [ETCD, ETCDCTL],
+        etcd::tls_needs_authority_and_client_certificate: [ETCD, ETCDCTL],
+        etcd::user_needs_password_and_permission: [ETCD, ETCDCTL],
+        etcd::user_without_accounts_is_refused: [ETCD, ETCDCTL],
     });
     tests.extend(nodes_tests());
+    let needs = [&[POSTGRES, SETPRIV, ETCD, ETCDCTL][..], engines::seaweedfs::KIND.needs].concat();
+    tests.push(Test {
+        name: "migrate::tokens_follow_through_all_engines".to_owned(),
+        needs,
+        run: Box::new(migrate::tokens_follow_through_all_engines),
+    });
     let wasmtime = || conformance::need(&conformance::WASMTIME);
     let on_stock_wasmtime: [(&str, Vec<Need>, Run); 4] = [
         (

@@ -3,8 +3,8 @@
 //! A test runs if all its needs are met. Otherwise it is reported as ignored, with the reason. With
 //! `CI` in the environment it fails instead.
 //!
-//! A missing program is installed first: root on a Debian gets it from `apt-get`, and Envoy is
-//! fetched below the target directory. `OPTOKEN_TEST_INSTALL=off` installs nothing.
+//! A missing program is installed first: root on a Debian gets it from `apt-get`, and Envoy and
+//! some engines are fetched below the target directory. `OPTOKEN_TEST_INSTALL=off` installs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -70,6 +70,7 @@ impl Program {
     }
 }
 
+pub(crate) const AZURITE: Need = Need::Engine("azurite", "azurite-blob");
 pub(crate) const BASH: Need =
     Need::Program(&Program::new("bash", "bash", &["-c", "[[ ${BASH_VERSINFO[0]} -ge 4 ]]"]));
 pub(crate) const CADDY: Need = Need::Program(&Program::new("caddy", "caddy", &["version"]));
@@ -92,6 +93,7 @@ pub(crate) const FAKETIME: Need = Need::Program(&Program::new("faketime", "faket
 pub(crate) const GCC: Need = Need::Program(&Program::new("gcc", "gcc", &["--version"]));
 pub(crate) const HAPROXY: Need = Need::Program(&Program::new("haproxy", "haproxy", &["-v"]));
 pub(crate) const MOUNT: Need = Need::Program(&Program::new("mount", "mount", &["--version"]));
+pub(crate) const MOTO: Need = Need::Engine("moto", "moto_server");
 pub(crate) const NODE: Need = Need::Host("Node 20 with npm");
 pub(crate) const NGINX: Need = Need::Program(&Program::new("nginx", "nginx", &["-v"]));
 pub(crate) const OPENSSL: Need = Need::Program(&Program::new("openssl", "openssl", &["version"]));
@@ -108,6 +110,7 @@ pub(crate) const PYTHON: Need = Need::Host("Python 3.11 with venv");
 pub(crate) const PYTHON3: Need = Need::Program(&Program::new("python3", "python3", &["--version"]));
 pub(crate) const RADOSGW: Need = Need::Program(&Program::new("radosgw", "radosgw", &["--version"]));
 /// Runs a program on a terminal.
+pub(crate) const S3RVER: Need = Need::Engine("s3rver", "s3rver");
 pub(crate) const SCRIPT: Need = Need::Program(&Program::new(
     "script",
     "bsdutils",

@@ -283,8 +283,8 @@ impl Restore {
         Ok(())
     }
 
-    /// Checks that the store is not one that the tokens have left, or have not arrived in, unless the
-    /// operator accepts the backup in spite of that.
+    /// Checks that the store is not one that the tokens have left, or have not arrived in, unless
+    /// the operator accepts the backup in spite of that.
     fn check_relocation(
         &self,
         target: &Target,

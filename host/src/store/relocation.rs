@@ -111,7 +111,8 @@ pub(crate) fn arriving(from: &str, document: &str) -> Result<String, serde_json:
     Ok(format!("{ARRIVING}{line}\n{document}"))
 }
 
-#[cfg(all(test, feature = "server"))]
+#[cfg(test)]
+#[cfg(feature = "server")]
 mod tests {
     use super::*;
 

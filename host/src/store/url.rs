@@ -236,7 +236,8 @@ fn user_with_password(rest: &str) -> Option<(&str, &str)> {
     Some((before.split_once(':')?.0, rest))
 }
 
-#[cfg(all(test, feature = "server"))]
+#[cfg(test)]
+#[cfg(feature = "server")]
 mod tests {
     use super::*;
 

@@ -1,7 +1,7 @@
 //! Clusters of etcd on loopback, with data of their own, which end with this process.
 
-use std::fs::{self, OpenOptions};
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
@@ -190,7 +190,7 @@ impl Cluster {
                     self.spawn(number);
                 }
                 let health = self.etcdctl_at(&[number], &["endpoint", "health", "--command-timeout=2s"]);
-                health.is_ok() || health.is_err_and(|text| text.contains("permission denied"))
+                health.is_ok() || health.is_err_and(|text| text.contains("user name is empty"))
             });
             let log = &self.members[number].log;
             assert!(ready, "etcd does not start: {}", fs::read_to_string(log).unwrap_or_default());
@@ -259,17 +259,17 @@ impl Cluster {
         kill_process(self.members[number].process.as_ref().unwrap().pid, signal).unwrap();
     }
 
-    /// Returns the number of the member that leads.
-    pub(crate) fn leader(&self) -> usize {
-        let leads = |number: &usize| {
-            let status = self.etcdctl_at(&[*number], &["endpoint", "status", "--write-out=fields"]).unwrap();
-            let field = |name: &str| {
-                let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-                line.rsplit_once(' ').unwrap().1.to_owned()
-            };
-            field("\"MemberID\"") == field("\"Leader\"")
-        };
-        (0..self.members.len()).find(leads).unwrap()
+    /// Returns the newest revision.
+    pub(crate) fn revision(&self) -> String {
+        let status = self.etcdctl(&["endpoint", "status", "--write-out=fields"]);
+        let revision = status.lines().find_map(|line| line.strip_prefix("\"Revision\" : "));
+        revision.unwrap_or_else(|| panic!("{status}")).to_owned()
+    }
+
+    /// Returns what a member alone knows about a key.
+    pub(crate) fn serializable_read(&self, number: usize, key: &str) -> String {
+        let read = ["get", "--consistency=s", "--print-value-only", key];
+        self.etcdctl_at(&[number], &read).unwrap().trim().to_owned()
     }
 
     /// Runs etcdctl against all members, and returns its output.
@@ -320,12 +320,10 @@ impl Cluster {
 impl Member {
     /// Returns whether another program has the port. The message is gone after this.
     fn could_not_bind(&self) -> bool {
-        let mut log = OpenOptions::new().read(true).write(true).open(&self.log).unwrap();
-        let mut text = String::new();
-        log.read_to_string(&mut text).unwrap();
-        let in_use = text.contains("address already in use");
+        // The log may not be there yet.
+        let in_use = fs::read_to_string(&self.log).is_ok_and(|log| log.contains("address already in use"));
         if in_use {
-            log.set_len(0).unwrap();
+            fs::write(&self.log, "").unwrap();
         }
         in_use
     }

@@ -5,16 +5,23 @@
 //! that the system picks, keep their data below one temporary directory, and end with this
 //! process, also if it is killed.
 
+mod azure;
 pub(crate) mod ceph;
 pub(crate) mod etcd;
 mod etcd_kind;
 pub(crate) mod fault;
 pub(crate) mod http_fault;
+pub(crate) mod moto;
+#[allow(dead_code, reason = "the unit tests use all of it")]
+#[path = "../../../host/src/store/object/tests/endpoint.rs"]
+mod object_endpoint;
 pub(crate) mod postgres;
+mod postgres_kind;
 mod process;
 mod s3;
 pub(crate) mod seaweedfs;
 pub(crate) mod suite;
+pub(crate) mod unfit;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -63,11 +70,16 @@ pub(crate) struct Kind {
 }
 
 /// All engines, each of which passes the suite.
-pub(crate) static KINDS: [&Kind; 3] = [&ceph::KIND, &etcd_kind::KIND, &seaweedfs::KIND];
+pub(crate) static KINDS: [&Kind; 6] =
+    [&azure::KIND, &ceph::KIND, &etcd_kind::KIND, &moto::KIND, &postgres_kind::KIND, &seaweedfs::KIND];
 
 /// What the clients of all engines read from the environment of this process.
-pub(crate) const ENVIRONMENT: [(&str, &str); 2] =
-    [("AWS_ACCESS_KEY_ID", s3::ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", s3::SECRET_KEY)];
+pub(crate) const ENVIRONMENT: [(&str, &str); 4] = [
+    ("AWS_ACCESS_KEY_ID", s3::ACCESS_KEY),
+    ("AWS_SECRET_ACCESS_KEY", s3::SECRET_KEY),
+    ("AZURE_STORAGE_ACCOUNT_KEY", azure::KEY),
+    ("AZURE_STORAGE_ACCOUNT_NAME", azure::ACCOUNT),
+];
 
 impl Kind {
     pub(crate) const fn new(

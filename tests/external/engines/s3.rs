@@ -28,7 +28,7 @@ pub(crate) fn create_bucket(address: SocketAddr) -> bool {
     let request = http::Request::put(format!("http://{address}/{BUCKET}"));
     let mut request = request.header("content-length", "0").body(HttpRequestBody::empty()).unwrap();
     AwsAuthorizer::new(&credential, "s3", REGION).try_authorize(&mut request, None).unwrap();
-    let mut head = format!("PUT /{BUCKET} HTTP/1.1\r\nconnection: close\r\n");
+    let mut head = format!("PUT /{BUCKET} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
     for (name, value) in request.headers() {
         write!(head, "{name}: {}\r\n", value.to_str().unwrap()).unwrap();
     }

@@ -1,12 +1,15 @@
 //! The engines that hold the store of several nodes.
 
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
+use optoken::store::{Store, StoreUrl};
 use tempfile::TempDir;
 
+use super::moto::Moto;
 use crate::engines::etcd::{Cluster, Setup, prefix};
-use crate::needs::{ETCD, ETCDCTL, GCC, Need};
+use crate::engines::postgres;
+use crate::needs::{ETCD, ETCDCTL, GCC, MOTO, Need, POSTGRES, SETPRIV};
 
 /// An engine, as a row of the table of tests.
 pub(crate) struct Engine {
@@ -29,7 +32,7 @@ impl Engine {
     }
 }
 
-pub(crate) static ENGINES: [Engine; 2] = [
+pub(crate) static ENGINES: [Engine; 4] = [
     Engine {
         name: "sqlite",
         needs: &[],
@@ -46,6 +49,22 @@ pub(crate) static ENGINES: [Engine; 2] = [
         start: || Box::new(Etcd::new()),
         share: || Box::new(SharedEtcd(prefix())),
     },
+    Engine {
+        name: "postgres",
+        needs: &[POSTGRES, SETPRIV],
+        is_remote: true,
+        members: 1,
+        start: || Box::new(Postgres(Mutex::new(postgres::Server::start(&[])))),
+        share: || Box::new(SharedPostgres::new()),
+    },
+    Engine {
+        name: "s3",
+        needs: &[MOTO],
+        is_remote: true,
+        members: 1,
+        start: || Box::new(Moto::start()),
+        share: || Box::new(Moto::start()),
+    },
 ];
 
 /// A store that several nodes share.
@@ -55,6 +74,12 @@ pub(crate) trait SharedStore: Send + Sync {
 
     /// The URL of the store with this name, for a node that reaches the members at these addresses.
     fn url(&self, name: &str, addresses: &[SocketAddr]) -> String;
+
+    /// Opens that store in this process.
+    fn open(&self, name: &str, addresses: &[SocketAddr]) -> Arc<dyn Store> {
+        let url: StoreUrl = self.url(name, addresses).parse().unwrap();
+        url.open().unwrap()
+    }
 
     /// Variables of a node.
     fn variables(&self) -> Vec<(&'static str, String)> {
@@ -155,5 +180,57 @@ impl SharedStore for SharedEtcd {
 
     fn url(&self, name: &str, addresses: &[SocketAddr]) -> String {
         etcd_url(addresses, &format!("{}/{name}", self.0))
+    }
+}
+
+/// A server of PostgreSQL of its own, with a table for each store.
+struct Postgres(Mutex<postgres::Server>);
+
+fn postgres_url(name: &str, addresses: &[SocketAddr], database: &str) -> String {
+    format!("postgres://postgres@{}/{database}?table={name}", addresses[0])
+}
+
+impl SharedStore for Postgres {
+    fn addresses(&self) -> Vec<SocketAddr> {
+        vec![SocketAddr::from(([127, 0, 0, 1], self.0.lock().unwrap().port))]
+    }
+
+    fn url(&self, name: &str, addresses: &[SocketAddr]) -> String {
+        postgres_url(name, addresses, "postgres")
+    }
+
+    fn freeze(&self, _member: usize) {
+        self.0.lock().unwrap().freeze();
+    }
+
+    fn thaw(&self, _member: usize) {
+        self.0.lock().unwrap().thaw();
+    }
+
+    fn kill(&self, _member: usize) {
+        self.0.lock().unwrap().stop();
+    }
+
+    fn restart(&self, _member: usize) {
+        self.0.lock().unwrap().run();
+    }
+}
+
+/// A database of the server that all tests share.
+struct SharedPostgres(String);
+
+impl SharedPostgres {
+    fn new() -> Self {
+        Self(postgres::Server::shared().database())
+    }
+}
+
+impl SharedStore for SharedPostgres {
+    fn addresses(&self) -> Vec<SocketAddr> {
+        vec![SocketAddr::from(([127, 0, 0, 1], postgres::Server::shared().port))]
+    }
+
+    fn url(&self, name: &str, addresses: &[SocketAddr]) -> String {
+        postgres_url(name, addresses, &self.0)
     }
 }

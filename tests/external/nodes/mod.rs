@@ -5,6 +5,7 @@ mod engine;
 mod faults;
 mod history;
 mod link;
+mod moto;
 mod race;
 
 use std::fs;
@@ -54,9 +55,8 @@ impl Node {
         let links: Vec<_> = store.addresses().into_iter().map(Link::start).collect();
         let addresses: Vec<_> = links.iter().map(|link| link.address).collect();
         let env = TestEnv::new();
-        let cli = env
-            .cli(["serve", "--http-bind", "127.0.0.1:0", "--store"])
-            .arg(store.url("tokens.db", &addresses));
+        let cli =
+            env.cli(["serve", "--http-bind", "127.0.0.1:0", "--store"]).arg(store.url("tokens", &addresses));
         let cli = cli.arg("--audit-log").arg(Self::audit_log(&env));
         let cli = cli.arg("--state-dir").arg(env.home().join("state")).args(args);
         let cli = store.variables().iter().fold(cli, |cli, (name, value)| cli.env(name, value));

@@ -1,4 +1,5 @@
-//! `optoken migrate`: moves the tokens to another store, so that no server is left behind unnoticed.
+//! `optoken migrate`: moves the tokens to another store, so that no server is left behind
+//! unnoticed.
 
 mod steps;
 
@@ -23,10 +24,10 @@ use crate::visible_text::{escape, escape_json};
 
 /// Move all tokens to another token store.
 ///
-/// Tries the target as `store check` does, and refuses one that holds a catalog. Copies the catalog,
-/// reads it back and compares it. Then the source is replaced by a note that names the target, in
-/// the very state that was copied. Servers that still use the source refuse all tokens (503) from
-/// that moment, and their logs name the target. Start them with it.
+/// Tries the target as `store check` does, and refuses one that holds a catalog. Copies the
+/// catalog, reads it back and compares it. Then the source is replaced by a note that names the
+/// target, in the very state that was copied. Servers that still use the source refuse all tokens
+/// (503) from that moment, and their logs name the target. Start them with it.
 ///
 /// Servers may run meanwhile. An interrupted move is continued by the same command. The tokens, the
 /// audit chain and the identifier of the catalog stay as they are.

@@ -1,9 +1,9 @@
 //! The steps of a move from one store to another. At most one of the two holds a catalog at any
 //! moment, and a run that was interrupted at any step is continued by the next one.
 //!
-//! 1. The target gets a copy that says where it is from, which no server uses.
+//! 1. The target gets a copy with the address of the source, which no server uses.
 //! 2. The copy is read back and compared.
-//! 3. In the very state that was copied, the source is replaced by a note that says where to.
+//! 3. In the very state that was copied, the source is replaced by a note that names the target.
 //! 4. The copy in the target is replaced by the catalog itself, which is read back as well.
 
 use anyhow::{Context as _, bail, ensure};
@@ -93,7 +93,7 @@ pub(crate) fn examine(from: Side<'_>, to: Side<'_>) -> anyhow::Result<Found> {
     Ok(Found::Catalog { entry: source, target: target_version })
 }
 
-/// The source says that its tokens are in the target.
+/// The note in the source names the target.
 fn left(from: Side<'_>, to: Side<'_>, target: Option<Entry>) -> anyhow::Result<Found> {
     let left = || format!("the tokens of {} were moved to {}", from.address, to.address);
     let Some(Entry { version, document }) = target else {

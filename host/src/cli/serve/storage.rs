@@ -51,9 +51,9 @@ pub(crate) struct Storage {
     /// Token store: sqlite:PATH, a store that several servers share, or memory:, which loses all
     /// tokens at the end [default: sqlite: in the data directory]
     ///
-    /// Servers on several machines share s3://BUCKET/PREFIX, gs://BUCKET/PREFIX,
-    /// az://CONTAINER/PREFIX, postgres://USER@HOST/DATABASE, etcd://HOST:PORT/PREFIX or etcds://…
-    /// with TLS. `store check` tries whether an engine can be used.
+    /// Servers on several machines share `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`,
+    /// `az://CONTAINER/PREFIX`, `postgres://USER@HOST/DATABASE`, `etcd://HOST:PORT/PREFIX`, or
+    /// `etcds://` with TLS. `store check` tries whether an engine can be used.
     ///
     /// Other users of this machine can see an argument. A URL with a password belongs into the
     /// variable.

@@ -83,17 +83,17 @@ impl Address {
         if options.files.certificate.is_some() != options.files.key.is_some() {
             return Err(wrong(url, "cert and key belong together; name the file of each"));
         }
-        if !parts.is_encrypted && !options.allow_http {
-            if let Some(endpoint) = endpoints.iter().find(|endpoint| !is_loopback(endpoint)) {
-                let host = endpoint.host_str().unwrap_or_default();
-                return Err(wrong(
-                    url,
-                    format!(
-                        "{host} is another machine, and etcd:// sends tokens' hashes and the password as plain \
-                         text; write etcds://, or add allow_http=true on a network that nothing else can read"
-                    ),
-                ));
-            }
+        let is_exposed =
+            |endpoint: &&Url| !parts.is_encrypted && !options.allow_http && !is_loopback(endpoint);
+        if let Some(endpoint) = endpoints.iter().find(is_exposed) {
+            let host = endpoint.host_str().unwrap_or_default();
+            return Err(wrong(
+                url,
+                format!(
+                    "{host} is another machine, and etcd:// sends hashes of tokens and the password as plain \
+                     text; write etcds://, or add allow_http=true on a network that nothing else can read"
+                ),
+            ));
         }
         let shown = format!("{}://{}/{prefix}", parts.scheme(), parts.hosts);
         let user = parts.user(environment).map_err(|fault| match fault {

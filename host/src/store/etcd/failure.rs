@@ -23,6 +23,14 @@ mod code {
 /// The most bytes of a foreign text in an error.
 const MAX_TEXT_BYTES: usize = 300;
 
+/// What an operator can do if a member rejects the client certificate.
+const CLIENT_CERTIFICATE: &str =
+    "etcd requires a client certificate of its authority: add ?cert=FILE&key=FILE";
+
+/// What an operator can do if a member ends a handshake, as one without TLS does.
+const PLAIN_PORT: &str =
+    "if this port has no TLS, start etcd with a certificate, or write etcd:// on one machine";
+
 /// A request to one member failed.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
@@ -99,15 +107,15 @@ impl Failure {
 
     /// Returns whether the database has reached its quota.
     pub(super) fn is_full(&self) -> bool {
-        self.says("database space exceeded")
+        self.has_text("database space exceeded")
     }
 
     /// Returns whether a revision is gone by a compaction.
     pub(super) fn is_compacted(&self) -> bool {
-        self.says("required revision has been compacted")
+        self.has_text("required revision has been compacted")
     }
 
-    fn says(&self, words: &str) -> bool {
+    fn has_text(&self, words: &str) -> bool {
         matches!(&self.cause, Cause::Refused { text, .. } if text.contains(words))
     }
 
@@ -119,6 +127,13 @@ impl Failure {
                  --enable-grpc-gateway=false, and check that this is a client URL of etcd",
             ),
             Cause::Refused { text, .. } => refusal_remedy(text),
+            // A port with TLS closes a connection of plain text.
+            Cause::Lost(text)
+                if self.endpoint.starts_with("http:")
+                    && (text.contains("connection closed") || text.contains("Connection reset")) =>
+            {
+                Some("if this port has TLS, write etcds:// instead of etcd://")
+            }
             Cause::NotSent(text) | Cause::Lost(text) => connection_remedy(text),
         }
     }
@@ -166,8 +181,12 @@ fn connection_remedy(text: &str) -> Option<&'static str> {
         text,
         &[
             ("UnknownIssuer", "name the authority of its certificate with ?ca=FILE"),
-            ("CertificateRequired", "etcd requires a client certificate: add ?cert=FILE&key=FILE"),
-            ("InvalidContentType", "the port does not speak TLS: write etcd:// if this is intended"),
+            ("CertificateRequired", CLIENT_CERTIFICATE),
+            // What Go sends if there is no certificate, or one of another authority.
+            ("received fatal alert: BadCertificate", CLIENT_CERTIFICATE),
+            ("received fatal alert: UnknownCA", CLIENT_CERTIFICATE),
+            ("InvalidContentType", PLAIN_PORT),
+            ("handshake eof", PLAIN_PORT),
         ],
     )
 }
@@ -176,9 +195,10 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { endpoint, cause } = self;
         match cause {
-            Cause::NotSent(text) | Cause::Lost(text) => write!(f, "{endpoint}: {text}")?,
             Cause::Refused { status, text, .. } if text.is_empty() => write!(f, "{endpoint}: HTTP {status}")?,
-            Cause::Refused { text, .. } => write!(f, "{endpoint}: {text}")?,
+            Cause::NotSent(text) | Cause::Lost(text) | Cause::Refused { text, .. } => {
+                write!(f, "{endpoint}: {text}")?;
+            }
         }
         self.remedy().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
     }

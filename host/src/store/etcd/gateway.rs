@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::secret::Secret;
 use crate::store::etcd::address::{Address, User};
@@ -29,8 +29,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a member may need to issue a token: the others wait for it.
 const AUTHENTICATE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The pause before a read asks all members again, at first.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The pause before a read asks a failed member again, at first and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(400));
 
 /// The most bytes of a response: 8 MiB of chunks, which Base64 makes a third longer.
 const MAX_RESPONSE_BYTES: usize = 12 << 20;
@@ -124,7 +124,8 @@ impl Gateway {
             .map_or_else(String::new, |endpoint| endpoint.as_str().trim_end_matches('/').to_owned())
     }
 
-    /// Sends a read to one member after another, until one answers or the time is over.
+    /// Sends a read to one member after another, until one answers or the time is over. A member
+    /// that fails is asked again after a pause, also while another one is silent.
     pub(super) async fn read(
         self: &Arc<Self>,
         path: &'static str,
@@ -133,60 +134,45 @@ impl Gateway {
     ) -> Result<Answer, ReadFailure> {
         let body: Arc<str> = body.into();
         let mut failures = ReadFailure::default();
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match self.read_once(path, &body, patience, &mut failures).await {
-                Some(result) => return result.map_err(|failure| ReadFailure(vec![failure])),
-                None if Instant::now() + pause < patience.deadline => {
-                    sleep_until(Instant::now() + pause).await;
-                    pause *= 2;
-                }
-                None => return Err(failures),
-            }
-        }
-    }
-
-    /// Asks each member once. Returns `None` if all have failed or the time is over.
-    async fn read_once(
-        self: &Arc<Self>,
-        path: &'static str,
-        body: &Arc<str>,
-        patience: Patience,
-        failures: &mut ReadFailure,
-    ) -> Option<Result<Answer, Failure>> {
-        let mut members = self.members().peekable();
+        let (mut members, mut silent) = (self.members().peekable(), Vec::new());
         // The requests that are left end with this.
         let mut asked = JoinSet::new();
-        let mut silent = Vec::new();
+        let ask = |member: usize, pause: Duration| {
+            let (gateway, body) = (Arc::clone(self), Arc::clone(&body));
+            async move {
+                sleep(pause).await;
+                (member, pause, gateway.ask(member, path, &body).await)
+            }
+        };
         loop {
             if let Some(member) = members.next() {
-                let (gateway, body) = (Arc::clone(self), Arc::clone(body));
                 silent.push(member);
-                asked.spawn(async move { (member, gateway.ask(member, path, &body).await) });
-            } else if asked.is_empty() {
-                return None;
+                asked.spawn(ask(member, Duration::ZERO));
             }
             let until = match members.peek() {
                 Some(_) => patience.deadline.min(Instant::now() + patience.hedge),
                 None => patience.deadline,
             };
             match timeout_at(until, asked.join_next()).await {
-                Ok(Some(Ok((member, Ok(answer))))) => {
+                Ok(Some(Ok((member, _, Ok(answer))))) => {
                     self.preferred.store(member, Ordering::Relaxed);
-                    return Some(Ok(answer));
+                    return Ok(answer);
                 }
-                Ok(Some(Ok((_, Err(failure))))) if failure.is_of_all_members() => return Some(Err(failure)),
-                Ok(Some(Ok((member, Err(failure))))) => {
+                Ok(Some(Ok((member, pause, Err(failure))))) => {
+                    if failure.is_of_all_members() {
+                        return Err(ReadFailure(vec![failure]));
+                    }
                     silent.retain(|other| *other != member);
                     failures.add(failure);
+                    asked.spawn(ask(member, (pause * 2).clamp(PAUSES.0, PAUSES.1)));
                 }
-                Ok(Some(Err(_)) | None) => {}
+                // A request that panicked, or none at all.
+                Ok(_) => return Err(failures),
                 Err(_) if Instant::now() >= patience.deadline => {
                     for member in silent {
-                        let cause = Cause::Lost("no answer in time".to_owned());
-                        failures.add(Failure { endpoint: self.name(member), cause });
+                        failures.add(self.lost(member, "no answer in time".to_owned()));
                     }
-                    return None;
+                    return Err(failures);
                 }
                 Err(_) => {}
             }
@@ -202,10 +188,9 @@ impl Gateway {
     ) -> Result<Answer, Failure> {
         let mut last = None;
         for member in self.members() {
-            let result = timeout_at(deadline, self.ask(member, path, body)).await.unwrap_or_else(|_| {
-                let cause = Cause::Lost("no answer in time".to_owned());
-                Err(Failure { endpoint: self.name(member), cause })
-            });
+            let result = timeout_at(deadline, self.ask(member, path, body))
+                .await
+                .unwrap_or_else(|_| Err(self.lost(member, "no answer in time".to_owned())));
             match result {
                 Err(failure @ Failure { cause: Cause::NotSent(_), .. }) => last = Some(failure),
                 Err(failure) => return Err(failure),

@@ -6,7 +6,7 @@ use crate::store::StoreError;
 use crate::store::etcd::document::Call;
 use crate::store::etcd::failure::Failure;
 use crate::store::etcd::gateway::Answer;
-use crate::store::etcd::message::{Members, Range, Status, range};
+use crate::store::etcd::message::{Members, Range, Status, encode, range};
 use crate::store::remote::{Finding, Usable};
 
 /// Asks each member for its state, and the cluster for a read that needs a majority.
@@ -91,9 +91,8 @@ async fn size_of_cluster(call: &Call) -> String {
 /// compaction.
 async fn compaction(call: &Call, key: &str, revision: &str) -> Finding {
     let check = "compaction".to_owned();
-    let mut first = range(key);
-    first["revision"] = json!("1");
-    let answer = call.gateway.read("kv/range", first.to_string(), call.patience).await;
+    let first = json!({ "key": encode(key.as_bytes()), "revision": "1" }).to_string();
+    let answer = call.gateway.read("kv/range", first, call.patience).await;
     let compacted =
         answer.err().is_some_and(|failure| failure.of_all_members().is_some_and(Failure::is_compacted));
     if compacted {

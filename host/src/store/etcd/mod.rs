@@ -11,6 +11,8 @@ mod gateway;
 mod inspect;
 mod layout;
 mod message;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::fmt;
@@ -148,6 +150,10 @@ impl Store for EtcdStore {
         if let Some(before) = before {
             before.abort();
         }
+    }
+
+    fn location(&self) -> Option<String> {
+        Some(self.client.address.to_string())
     }
 
     fn clock(&self) -> Option<ClockDifference> {

@@ -59,9 +59,8 @@ async fn follow(gateway: &Gateway, member: usize, key: &str, news: &News) -> boo
     while Instant::now() < end {
         let chunk = match timeout(SILENCE, response.chunk()).await {
             Ok(Ok(Some(chunk))) => chunk,
-            Ok(_) => break,
             Err(_) if has_started && answers(gateway, member, &probe).await => continue,
-            Err(_) => break,
+            _ => break,
         };
         pending.extend_from_slice(&chunk);
         while let Some(line) = split_line(&mut pending) {

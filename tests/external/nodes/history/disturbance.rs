@@ -63,18 +63,29 @@ pub(super) struct At {
 /// The shortest and the longest time of a fault, in milliseconds.
 const TIMES: std::ops::Range<u64> = 300..2_500;
 
-/// Lets each of these faults happen so many times, in an order that the seed decides. Returns their
-/// number.
-pub(super) fn disturb(faults: &[Fault], rounds: usize, seed: u64, apply: impl Fn(Fault, &At)) -> usize {
+/// Lets each of these faults happen in an order that the seed decides, again and again until `enough`.
+/// Returns their number.
+pub(super) fn disturb(
+    faults: &[Fault],
+    seed: u64,
+    apply: impl Fn(Fault, &At),
+    enough: impl Fn() -> bool,
+) -> usize {
     let mut random = Rng::with_seed(seed);
-    let mut faults = faults.repeat(rounds);
-    random.shuffle(&mut faults);
-    for fault in &faults {
-        let at = At { begins: true, node: random.usize(0..NODES), number: random.usize(..) };
-        apply(*fault, &at);
-        thread::sleep(Duration::from_millis(random.u64(TIMES)));
-        apply(*fault, &At { begins: false, ..at });
-        thread::sleep(Duration::from_millis(random.u64(0..500)));
+    let mut faults = faults.to_vec();
+    let mut count = 0;
+    loop {
+        random.shuffle(&mut faults);
+        for fault in &faults {
+            let at = At { begins: true, node: random.usize(0..NODES), number: random.usize(..) };
+            apply(*fault, &at);
+            thread::sleep(Duration::from_millis(random.u64(TIMES)));
+            apply(*fault, &At { begins: false, ..at });
+            thread::sleep(Duration::from_millis(random.u64(0..500)));
+        }
+        count += faults.len();
+        if enough() {
+            return count;
+        }
     }
-    faults.len()
 }

@@ -18,7 +18,7 @@ enum Fault {
     DiesBefore,
     /// The process dies after the call.
     DiesAfter,
-    /// The call does nothing, and its error says so.
+    /// The call does nothing, and its error is certain.
     Unavailable,
     /// The call is carried out, and its answer is lost.
     AnswerLost,
