@@ -4,7 +4,8 @@
 //! `CI` in the environment it fails instead.
 //!
 //! A missing program is installed first: root on a Debian gets it from `apt-get`, and Envoy and
-//! some engines are fetched below the target directory. `OPTOKEN_TEST_INSTALL=off` installs nothing.
+//! some engines are fetched below the target directory. `OPTOKEN_TEST_INSTALL=off` installs
+//! nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
