@@ -404,6 +404,6 @@ fn nodes_tests() -> Vec<Test> {
         nodes::Engine::needs_of_network,
         [nodes::node_behind_dropped_packets_denies_and_comes_back,]
     ));
-    tests.extend(tests! { nodes::default_retries_of_writes_are_a_denied_write: [needs::MOTO], });
+    tests.extend(tests! { nodes::default_retries_of_writes_are_a_denied_write: [MOTO], });
     tests
 }
