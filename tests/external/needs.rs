@@ -368,9 +368,12 @@ fn fetch_envoy() -> Result<PathBuf, String> {
 fn engine_path(need: Need) -> Result<PathBuf, String> {
     static FETCHED: Mutex<BTreeMap<&str, Result<PathBuf, String>>> = Mutex::new(BTreeMap::new());
     let Need::Engine(name, program) = need else { return Err(String::new()) };
-    let fetch = || match installs() {
-        true => fetch(name, "engines/fetch", &[name, program]),
-        false => Err(format!(", and {INSTALL} is off")),
+    let fetch = || {
+        if installs() {
+            fetch(name, "engines/fetch", &[name, program])
+        } else {
+            Err(format!(", and {INSTALL} is off"))
+        }
     };
     FETCHED.lock().unwrap().entry(name).or_insert_with(fetch).clone()
 }
