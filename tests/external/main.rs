@@ -404,6 +404,8 @@ fn nodes_tests() -> Vec<Test> {
         nodes::Engine::needs_of_network,
         [nodes::node_behind_dropped_packets_denies_and_comes_back,]
     ));
-    tests.extend(tests! { nodes::default_retries_of_writes_are_a_denied_write: [MOTO], });
+    tests.extend(
+        tests! { nodes::default_retries_of_writes_are_a_denied_write: [needs::DEATH_SIGNAL, needs::MOTO], },
+    );
     tests
 }

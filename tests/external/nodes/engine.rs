@@ -1,15 +1,15 @@
 //! The engines that hold the store of several nodes.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
 use optoken::store::{Store, StoreUrl};
 use tempfile::TempDir;
 
-use super::moto::Moto;
 use crate::engines::etcd::{Cluster, Setup, prefix};
-use crate::engines::postgres;
-use crate::needs::{ETCD, ETCDCTL, GCC, IP, MOTO, NFT, Need, POSTGRES, SETPRIV};
+use crate::engines::{self, ENVIRONMENT, Engine as _, fresh_name, moto, postgres};
+use crate::needs::{DEATH_SIGNAL, ETCD, ETCDCTL, GCC, IP, MOTO, NFT, Need, POSTGRES, SETPRIV};
 
 /// An engine, as a row of the table of tests.
 pub(crate) struct Engine {
@@ -69,12 +69,12 @@ pub(crate) static ENGINES: [Engine; 4] = [
     },
     Engine {
         name: "s3",
-        needs: &[MOTO],
+        needs: &[MOTO, DEATH_SIGNAL],
         is_remote: true,
         allows_http: true,
         members: 1,
-        start: || Box::new(Moto::start()),
-        share: || Box::new(Moto::start()),
+        start: || Box::new(Bucket { engine: (moto::KIND.start)(), prefix: fresh_name() }),
+        share: || Box::new(Bucket { engine: moto::KIND.shared(), prefix: fresh_name() }),
     },
 ];
 
@@ -243,5 +243,34 @@ impl SharedStore for SharedPostgres {
 
     fn url(&self, name: &str, addresses: &[SocketAddr]) -> String {
         postgres_url(name, addresses, &self.0)
+    }
+}
+
+/// Names in a bucket of an engine of its own, or of the one that all tests share.
+struct Bucket<E> {
+    engine: E,
+    prefix: String,
+}
+
+impl<E: Deref<Target: engines::Engine> + Send + Sync> SharedStore for Bucket<E> {
+    fn addresses(&self) -> Vec<SocketAddr> {
+        self.engine.addresses()
+    }
+
+    fn url(&self, name: &str, addresses: &[SocketAddr]) -> String {
+        let url = self.engine.url(&format!("{}_{name}", self.prefix), addresses);
+        format!("{url}&allow_http=true")
+    }
+
+    fn variables(&self) -> Vec<(&'static str, String)> {
+        ENVIRONMENT.map(|(name, value)| (name, value.to_owned())).to_vec()
+    }
+
+    fn freeze(&self, _member: usize) {
+        self.engine.freeze();
+    }
+
+    fn thaw(&self, _member: usize) {
+        self.engine.thaw();
     }
 }

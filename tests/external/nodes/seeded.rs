@@ -7,19 +7,18 @@ use std::time::Duration;
 
 use optoken::store::{ObjectStore, Store};
 
-use super::engine::SharedStore as _;
-use super::moto::{Moto, variables};
 use crate::engines::http_fault::{HttpFault, HttpPlan, HttpProxy};
+use crate::engines::{ENVIRONMENT, fresh_name, moto};
 use crate::support::history::recorder::Recorder;
 use crate::support::history::workload::{Until, swap_documents};
 
 /// The check that finds a fault in documents of a bucket, while a proxy carries requests out and
 /// answers 503.
 fn check(open: impl Fn(&str) -> Arc<dyn Store>) -> Option<&'static str> {
-    let moto = Moto::start();
+    let moto = moto::KIND.shared();
     let proxy = HttpProxy::start(moto.addresses()[0]);
     let recorder = Recorder::new();
-    let store = recorder.store(open(&moto.url("documents", &[proxy.address])));
+    let store = recorder.store(open(&moto.url(&fresh_name(), &[proxy.address])));
     let lose_answers = |ended: &AtomicBool| {
         while !ended.load(Ordering::Relaxed) {
             proxy.plan(HttpPlan { fault: HttpFault::CarryOutAnd(503), after: 2, stays: false });
@@ -32,6 +31,7 @@ fn check(open: impl Fn(&str) -> Arc<dyn Store>) -> Option<&'static str> {
 }
 
 pub(crate) fn default_retries_of_writes_are_a_denied_write() {
+    let variables = || ENVIRONMENT.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let repeats = |url: &str| -> Arc<dyn Store> {
         Arc::new(ObjectStore::open_with_default_retries(url, variables()).unwrap())
     };
