@@ -61,9 +61,10 @@ impl Node {
             let clock = clock.insert(WallClock::new(env.home().join("clock")));
             clock.of(cli)
         };
-        let node = match has_clock {
-            true => Self::start_with(store, links, "127.0.0.1:0", args, with_clock),
-            false => Self::start_with(store, links, "127.0.0.1:0", args, |cli, _| cli),
+        let node = if has_clock {
+            Self::start_with(store, links, "127.0.0.1:0", args, with_clock)
+        } else {
+            Self::start_with(store, links, "127.0.0.1:0", args, |cli, _| cli)
         };
         Self { clock, ..node }
     }
