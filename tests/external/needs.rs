@@ -112,8 +112,8 @@ pub(crate) const PROMETHEUS: Need = Need::Program(&Program::new("prometheus", "p
 pub(crate) const PYTHON: Need = Need::Host("Python 3.11 with venv");
 pub(crate) const PYTHON3: Need = Need::Program(&Program::new("python3", "python3", &["--version"]));
 pub(crate) const RADOSGW: Need = Need::Program(&Program::new("radosgw", "radosgw", &["--version"]));
-/// Runs a program on a terminal.
 pub(crate) const S3RVER: Need = Need::Engine("s3rver", "s3rver");
+/// Runs a program on a terminal.
 pub(crate) const SCRIPT: Need = Need::Program(&Program::new(
     "script",
     "bsdutils",
@@ -368,9 +368,12 @@ fn fetch_envoy() -> Result<PathBuf, String> {
 fn engine_path(need: Need) -> Result<PathBuf, String> {
     static FETCHED: Mutex<BTreeMap<&str, Result<PathBuf, String>>> = Mutex::new(BTreeMap::new());
     let Need::Engine(name, program) = need else { return Err(String::new()) };
-    let fetch = || match installs() {
-        true => fetch(name, "engines/fetch", &[name, program]),
-        false => Err(format!(", and {INSTALL} is off")),
+    let fetch = || {
+        if installs() {
+            fetch(name, "engines/fetch", &[name, program])
+        } else {
+            Err(format!(", and {INSTALL} is off"))
+        }
     };
     FETCHED.lock().unwrap().entry(name).or_insert_with(fetch).clone()
 }

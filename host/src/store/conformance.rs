@@ -328,16 +328,16 @@ mod tests {
             if matches!(self.broken, Broken::Condition) && document.starts_with("round") {
                 let condition = before.as_ref().map(|entry| &entry.version) == expected;
                 self.swaps.wait();
-                return match condition {
-                    true => loop {
-                        let now = self.inner.version()?;
-                        let outcome = self.inner.swap(now.as_ref(), document)?;
-                        if let SwapOutcome::Swapped(_) = outcome {
-                            return Ok(outcome);
-                        }
-                    },
-                    false => Ok(SwapOutcome::Stale),
-                };
+                if !condition {
+                    return Ok(SwapOutcome::Stale);
+                }
+                loop {
+                    let now = self.inner.version()?;
+                    let outcome = self.inner.swap(now.as_ref(), document)?;
+                    if let SwapOutcome::Swapped(_) = outcome {
+                        return Ok(outcome);
+                    }
+                }
             }
             let outcome = self.inner.swap(expected, document)?;
             if let SwapOutcome::Swapped(_) = outcome {

@@ -1,5 +1,5 @@
-//! A proxy in front of an engine that speaks HTTP/1.1: it loses, repeats and delays requests, and
-//! answers in place of the engine.
+//! A proxy in front of an engine that speaks HTTP/1.1: it loses, repeats and holds back requests,
+//! and answers in place of the engine.
 //!
 //! As [`fault`](super::fault), it counts requests and knows not what they do.
 
@@ -7,7 +7,6 @@ use std::io::{self, BufRead, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 /// What happens to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +41,6 @@ struct State {
     /// The requests since the plan.
     requests: usize,
     hit: bool,
-    delay: Duration,
     late: Vec<Vec<u8>>,
 }
 
@@ -84,15 +82,13 @@ impl HttpProxy {
         state.hit
     }
 
-    /// Delays each request from now on.
-    pub(crate) fn delay(&self, delay: Duration) {
-        lock(&self.state).delay = delay;
-    }
-
     /// Carries out what is late. Returns the number of these requests.
     pub(crate) fn release(&self) -> usize {
         let late = std::mem::take(&mut lock(&self.state).late);
-        late.iter().map(|request| carry_out(self.engine, request).unwrap()).count()
+        for request in &late {
+            carry_out(self.engine, request).unwrap();
+        }
+        late.len()
     }
 }
 
@@ -106,8 +102,7 @@ fn forward(client: &TcpStream, engine: SocketAddr, state: &Mutex<State>) -> io::
     let mut reader = BufReader::new(client.try_clone()?);
     loop {
         let request = read_request(&mut reader)?;
-        let (fault, delay) = lock(state).register(&request);
-        thread::sleep(delay);
+        let fault = lock(state).register(&request);
         let mut answer = client;
         match fault {
             None => {
@@ -140,8 +135,8 @@ fn forward(client: &TcpStream, engine: SocketAddr, state: &Mutex<State>) -> io::
 }
 
 impl State {
-    /// What happens to a request, and its delay.
-    fn register(&mut self, request: &[u8]) -> (Option<HttpFault>, Duration) {
+    /// What happens to a request.
+    fn register(&mut self, request: &[u8]) -> Option<HttpFault> {
         let due = self.plan.filter(|plan| {
             let number = self.requests;
             if plan.stays { number >= plan.after } else { number == plan.after }
@@ -152,7 +147,7 @@ impl State {
         if fault == Some(HttpFault::Late) {
             self.late.push(request.to_vec());
         }
-        (fault, self.delay)
+        fault
     }
 }
 

@@ -1,4 +1,4 @@
-//! PostgreSQL as one of the engines of the suite: a table for each store.
+//! `PostgreSQL` as one of the engines of the suite: a table for each store.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

@@ -21,7 +21,7 @@ use crate::needs::{self, DEATH_SIGNAL};
 use crate::support::within;
 
 /// How long an engine may need to start: seconds on an idle machine.
-const START_LIMIT: Duration = Duration::from_secs(180);
+const START_LIMIT: Duration = Duration::from_mins(3);
 
 /// Runs this program again with the variables that the clients of the engines read, unless it has
 /// them. A process of several threads cannot change its own.
@@ -187,7 +187,9 @@ pub(crate) fn run(directory: &Path, command: &mut Command) -> String {
 #[track_caller]
 pub(crate) fn until_ready(what: &str, processes: &[&Process], mut ready: impl FnMut() -> bool) {
     within(START_LIMIT, what, || {
-        processes.iter().for_each(|process| process.assert_running());
+        for process in processes {
+            process.assert_running();
+        }
         ready()
     });
 }

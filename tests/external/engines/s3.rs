@@ -45,6 +45,6 @@ pub(crate) fn create_bucket(address: SocketAddr) -> bool {
     let head = String::from_utf8(head).unwrap();
     // 5xx while it starts.
     let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
-    assert!(status < 300 || status >= 500, "the bucket cannot be created: {head}{body}");
+    assert!(!(300..500).contains(&status), "the bucket cannot be created: {head}{body}");
     status < 300
 }

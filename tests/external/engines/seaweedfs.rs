@@ -1,4 +1,4 @@
-//! SeaweedFS: all its servers in one process.
+//! `SeaweedFS`: all its servers in one process.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -15,7 +15,7 @@ pub(crate) static KIND: Kind = Kind {
     ..Kind::new("seaweedfs", &[SEAWEEDFS, DEATH_SIGNAL], start, shared)
 };
 
-/// Servers of SeaweedFS, each of which has a port for HTTP and one for gRPC.
+/// Servers of `SeaweedFS`, each of which has a port for HTTP and one for gRPC.
 const SERVERS: [&str; 4] = ["master", "volume", "filer", "s3"];
 
 struct SeaweedFs {
