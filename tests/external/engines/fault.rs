@@ -172,7 +172,10 @@ fn pass(mut from: TcpStream, mut to: TcpStream, way: Way, state: &Mutex<State>) 
             break;
         }
     }
-    // The engine must not go on with half of what a client has begun.
+    // The engine must not go on with half of what a client has begun. A client that waits in
+    // silence does not learn of the end of the engine's connection.
     let _ = from.shutdown(Shutdown::Both);
-    let _ = to.shutdown(Shutdown::Both);
+    if !(silent && way == Way::Answer) {
+        let _ = to.shutdown(Shutdown::Both);
+    }
 }

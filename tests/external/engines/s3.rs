@@ -20,15 +20,20 @@ pub(crate) fn url(store: &str, addresses: &[SocketAddr]) -> String {
     format!("s3://{BUCKET}/{store}?endpoint=http://{}&region={REGION}", addresses[0])
 }
 
-/// Creates the bucket of all stores. Returns whether the engine has done it, which it may not be
-/// ready for.
+/// Creates the bucket of all stores, and an object in it. Returns whether the engine has done both,
+/// which it may not be ready for: `SeaweedFS` needs seconds for the first object of a bucket.
 pub(crate) fn create_bucket(address: SocketAddr) -> bool {
+    put(address, &format!("/{BUCKET}")) && put(address, &format!("/{BUCKET}/ready"))
+}
+
+/// Creates what has this path. Returns whether it is there.
+fn put(address: SocketAddr, path: &str) -> bool {
     let credential =
         AwsCredential { key_id: ACCESS_KEY.to_owned(), secret_key: SECRET_KEY.to_owned(), token: None };
-    let request = http::Request::put(format!("http://{address}/{BUCKET}"));
+    let request = http::Request::put(format!("http://{address}{path}"));
     let mut request = request.header("content-length", "0").body(HttpRequestBody::empty()).unwrap();
     AwsAuthorizer::new(&credential, "s3", REGION).try_authorize(&mut request, None).unwrap();
-    let mut head = format!("PUT /{BUCKET} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
+    let mut head = format!("PUT {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
     for (name, value) in request.headers() {
         write!(head, "{name}: {}\r\n", value.to_str().unwrap()).unwrap();
     }
@@ -43,8 +48,8 @@ pub(crate) fn create_bucket(address: SocketAddr) -> bool {
     let mut body = String::new();
     let _ = connection.read_to_string(&mut body);
     let head = String::from_utf8(head).unwrap();
-    // 5xx while it starts.
     let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
-    assert!(!(300..500).contains(&status), "the bucket cannot be created: {head}{body}");
-    status < 300
+    // 409: the bucket exists. 5xx: it starts.
+    assert!(!(300..500).contains(&status) || status == 409, "{path} cannot be created: {head}{body}");
+    status < 500
 }
