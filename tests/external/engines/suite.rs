@@ -236,7 +236,6 @@ struct Case {
 }
 
 /// What a case has shown.
-#[derive(Debug)]
 struct Seen {
     outcome: Outcome,
     /// The swap reached the place of the fault.
@@ -282,7 +281,10 @@ fn every_place(kind: &'static Kind, faults: &[Fault]) -> Vec<(Case, Seen)> {
 
 /// The faults are no faults if no swap was carried out without its answer.
 fn assert_writes_are_in_doubt(seen: &[(Case, Seen)]) {
-    let lines = || seen.iter().map(|(case, seen)| format!("{case:?}, {seen:?}\n")).collect::<String>();
+    let line = |(case, Seen { outcome, hit, in_doubt }): &(Case, Seen)| {
+        format!("{case:?}: {outcome:?}, reached: {hit}, in doubt: {in_doubt}\n")
+    };
+    let lines = || seen.iter().map(line).collect::<String>();
     assert!(seen.iter().any(|(_, seen)| seen.in_doubt), "no unknown outcome:\n{}", lines());
 }
 
