@@ -411,3 +411,21 @@ impl Store for CheckedStore {
         self.call(|store| store.swap(expected, document), made).map(|(outcome, _)| outcome)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn state_before_an_unusable_one_is_overtaken() {
+        let (lineage, examined) = (Lineage::new(None, None), Examined::empty());
+        let before = boot_clock::now();
+        lineage.note_unusable();
+        assert!(matches!(lineage.check(&examined, before), Err(LineageError::Overtaken)));
+        assert!(lineage.check(&examined, boot_clock::now().after(Duration::from_millis(1))).is_ok());
+        lineage.advance(None, None);
+        assert!(lineage.check(&examined, before).is_ok());
+    }
+}
