@@ -86,9 +86,9 @@ fn target_that_is_not_empty_is_refused() {
     let (env, server, token, to) = started();
     let other = TestEnv::new();
     drop(other.serve(&[]));
-    let (from, taken) = (url_of(&env.store()), url_of(&other.store()));
+    let (from, full) = (url_of(&env.store()), url_of(&other.store()));
     let before = (env.stored_catalog(), other.stored_catalog());
-    migrate(&env, &from, &taken, &["--yes"])
+    migrate(&env, &from, &full, &["--yes"])
         .assert_failed(1, &["holds a catalog already", "name an empty place"]);
     migrate(&env, &from, &from, &["--yes"]).assert_failed(1, &["the same store"]);
     migrate(&env, &from, "memory:", &["--yes"])

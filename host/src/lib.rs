@@ -32,7 +32,7 @@
 //! | `async` | `optoken::async_authority`: awaits commands | tokio, its runtime alone |
 //! | `async-store` | `sandbox::async_linker`: an asynchronous store for a host with its own engine | the fibers of wasmtime |
 //! | `sqlite` | `store::SqliteStore`: a file for any number of processes on one machine | SQLite, built from C |
-//! | `object-store` | `store::ObjectStore`: a bucket of S3, Google Cloud Storage or Azure, for any number of nodes | object_store, reqwest, rustls |
+//! | `object-store` | `store::ObjectStore`: a bucket of S3, Google Cloud Storage or Azure, for any number of nodes | `object_store`, reqwest, rustls |
 //! | `postgres` | `store::PostgresStore`: a row of PostgreSQL, for any number of nodes | tokio-postgres, rustls |
 //! | `etcd` | `store::EtcdStore`: keys of etcd, for any number of nodes | reqwest, rustls |
 //! | `remote-store` | `store::remote`: what these three share | tokio, rustls |

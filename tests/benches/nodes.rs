@@ -5,7 +5,7 @@
 //! bound. Options behind `--`: `--nodes N`, `--revocations N`, `--seed N`. `--defect NAME` breaks
 //! the code, to see the check fail: `watch-proves`, `end-proves` or `compared-before`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../simulation/mod.rs"]
 mod simulation;
@@ -24,12 +24,12 @@ use simulation::{Defect, Engine, NodeFaults, Scenario, quantile};
 ///
 /// - etcd 3.4, three members. Read: a linearizable range of one small key, 1.7 to 3 ms. News: its
 ///   watch, median below 0.1 ms after the answer, at most 18 ms.
-/// - PostgreSQL 15. Read: SELECT of the version, 1.1 ms; the tail is that of its news. News:
+/// - `PostgreSQL` 15. Read: SELECT of the version, 1.1 ms; the tail is that of its news. News:
 ///   LISTEN, median 0.2 ms after the answer, at most 14 ms.
 /// - S3 (moto, `SeaweedFS`). Read: GET with If-None-Match, answered by 304, 1 to 7 ms. No news.
 ///
-/// The reads a second of etcd and PostgreSQL are those of two cores that are busy for the whole of
-/// a read: a low guess. AWS states 5,500 GET a second for a prefix of S3.
+/// The reads a second of etcd and `PostgreSQL` are those of two cores that are busy for the whole
+/// of a read: a low guess. AWS states 5,500 GET a second for a prefix of S3.
 fn engines() -> [Engine; 3] {
     [
         Engine { name: "etcd", read: [1_700, 2_300, 3_000], news: Some([50, 100, 18_000]), capacity: 1_100 },
@@ -58,8 +58,8 @@ const SIZES: [(usize, u64, u64, u64); 6] = [
 /// every two minutes for up to 20.
 const FAULTS: NodeFaults = NodeFaults {
     lost_news: 0.01,
-    cuts: (Duration::from_secs(60), Duration::from_secs(30)),
-    stops: (Duration::from_secs(120), Duration::from_secs(20)),
+    cuts: (Duration::from_mins(1), Duration::from_secs(30)),
+    stops: (Duration::from_mins(2), Duration::from_secs(20)),
 };
 
 /// The value of an option.
@@ -114,7 +114,7 @@ fn main() -> ExitCode {
                     at(0.99),
                     report.beyond_bound,
                     report.reads_per_second,
-                    report.reads_per_second * 100.0 / engine.capacity as f64,
+                    report.reads_per_second * 100.0 / f64::from(engine.capacity),
                     report.unavailable * 100.0,
                 );
             }

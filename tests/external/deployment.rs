@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::needs::{self, CURL, HAPROXY, NGINX, Need, PROMETHEUS, SYSTEMD_ANALYZE};
-use crate::support::{ChildGuard, PROGRAM, Server, TestCertificate, TestEnv, create_named, eventually, get};
+use crate::support::{ChildGuard, PROGRAM, Server, TestCertificate, TestEnv, eventually, get};
 
 /// The oldest version of Kubernetes that the documents name.
 const KUBERNETES: &str = "1.30";

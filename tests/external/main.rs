@@ -5,6 +5,7 @@
 //! - `CI=true`: a test with an unmet need fails.
 //! - `OPTOKEN_TEST_INSTALL=off`: no program is installed.
 //! - `OPTOKEN_TEST_ENVOY=FILE`: the program of Envoy.
+//! - `OPTOKEN_TEST_ROUNDS=1000`: the rounds of the races for one token on three nodes.
 //! - `OPTOKEN_TEST_HOSTS=on`: the conformance cases also run in Node, Python and wasmtime, and the
 //!   official clients of InfluxDB 3 against the server.
 
@@ -397,5 +398,14 @@ fn nodes_tests() -> Vec<Test> {
         nodes::Engine::needs,
         [nodes::lost_member_and_lost_majority_lose_no_change,]
     ));
+    tests.extend(tests_for!(
+        nodes::ENGINES.iter().filter(|engine| engine.allows_http),
+        name,
+        nodes::Engine::needs_of_network,
+        [nodes::node_behind_dropped_packets_denies_and_comes_back,]
+    ));
+    tests.extend(
+        tests! { nodes::default_retries_of_writes_are_a_denied_write: [needs::DEATH_SIGNAL, needs::MOTO], },
+    );
     tests
 }

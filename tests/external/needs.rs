@@ -93,9 +93,11 @@ pub(crate) const FAIL2BAN: Need = Need::Program(&Program::new("fail2ban-regex", 
 pub(crate) const FAKETIME: Need = Need::Program(&Program::new("faketime", "faketime", &["--version"]));
 pub(crate) const GCC: Need = Need::Program(&Program::new("gcc", "gcc", &["--version"]));
 pub(crate) const HAPROXY: Need = Need::Program(&Program::new("haproxy", "haproxy", &["-v"]));
+pub(crate) const IP: Need = Need::Program(&Program::new("ip", "iproute2", &["netns", "list"]));
 pub(crate) const MOUNT: Need = Need::Program(&Program::new("mount", "mount", &["--version"]));
 pub(crate) const MOTO: Need = Need::Engine("moto", "moto_server");
 pub(crate) const NODE: Need = Need::Host("Node 20 with npm");
+pub(crate) const NFT: Need = Need::Program(&Program::new("nft", "nftables", &["list", "ruleset"]));
 pub(crate) const NGINX: Need = Need::Program(&Program::new("nginx", "nginx", &["-v"]));
 pub(crate) const OPENSSL: Need = Need::Program(&Program::new("openssl", "openssl", &["version"]));
 pub(crate) const PERL: Need =
@@ -110,8 +112,8 @@ pub(crate) const PROMETHEUS: Need = Need::Program(&Program::new("prometheus", "p
 pub(crate) const PYTHON: Need = Need::Host("Python 3.11 with venv");
 pub(crate) const PYTHON3: Need = Need::Program(&Program::new("python3", "python3", &["--version"]));
 pub(crate) const RADOSGW: Need = Need::Program(&Program::new("radosgw", "radosgw", &["--version"]));
-/// Runs a program on a terminal.
 pub(crate) const S3RVER: Need = Need::Engine("s3rver", "s3rver");
+/// Runs a program on a terminal.
 pub(crate) const SCRIPT: Need = Need::Program(&Program::new(
     "script",
     "bsdutils",

@@ -38,7 +38,7 @@ pub(crate) struct Engine {
     /// From the acknowledgement of a change to its news at a node; `None` without news.
     pub(crate) news: Option<[u64; 3]>,
     /// The reads a second that it takes.
-    pub(crate) capacity: u64,
+    pub(crate) capacity: u32,
 }
 
 /// What is simulated.
@@ -371,7 +371,7 @@ impl Simulation {
     fn arrive(&mut self, node: usize, read: Read) {
         self.reads += 1;
         let deadline = read.began + CALL_TIMEOUT;
-        let served = self.free_at.max(self.now) + 1_000_000 / self.scenario.engine.capacity;
+        let served = self.free_at.max(self.now) + 1_000_000 / u64::from(self.scenario.engine.capacity);
         let answer = served + read.half;
         if answer > deadline {
             // The client has closed its connection before the store comes to this read.

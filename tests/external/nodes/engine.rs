@@ -1,15 +1,15 @@
 //! The engines that hold the store of several nodes.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
 use optoken::store::{Store, StoreUrl};
 use tempfile::TempDir;
 
-use super::moto::Moto;
 use crate::engines::etcd::{Cluster, Setup, prefix};
-use crate::engines::postgres;
-use crate::needs::{ETCD, ETCDCTL, GCC, MOTO, Need, POSTGRES, SETPRIV};
+use crate::engines::{self, ENVIRONMENT, Engine as _, fresh_name, moto, postgres};
+use crate::needs::{DEATH_SIGNAL, ETCD, ETCDCTL, GCC, IP, MOTO, NFT, Need, POSTGRES, SETPRIV};
 
 /// An engine, as a row of the table of tests.
 pub(crate) struct Engine {
@@ -17,6 +17,8 @@ pub(crate) struct Engine {
     pub(crate) needs: &'static [Need],
     /// Whether nodes reach it over a network.
     pub(crate) is_remote: bool,
+    /// Whether they reach it without TLS at an address that is not loopback.
+    pub(crate) allows_http: bool,
     /// The members, of which a majority is needed.
     pub(crate) members: usize,
     /// Starts one for a test alone, which may break it.
@@ -30,6 +32,11 @@ impl Engine {
     pub(crate) fn needs(&self) -> Vec<Need> {
         [self.needs, &[GCC]].concat()
     }
+
+    /// Its needs, and what a network namespace needs.
+    pub(crate) fn needs_of_network(&self) -> Vec<Need> {
+        [self.needs, &[IP, NFT, Need::Root]].concat()
+    }
 }
 
 pub(crate) static ENGINES: [Engine; 4] = [
@@ -37,6 +44,7 @@ pub(crate) static ENGINES: [Engine; 4] = [
         name: "sqlite",
         needs: &[],
         is_remote: false,
+        allows_http: false,
         members: 0,
         start: || Box::new(Database::new()),
         share: || Box::new(Database::new()),
@@ -45,6 +53,7 @@ pub(crate) static ENGINES: [Engine; 4] = [
         name: "etcd",
         needs: &[ETCD, ETCDCTL],
         is_remote: true,
+        allows_http: true,
         members: 3,
         start: || Box::new(Etcd::new()),
         share: || Box::new(SharedEtcd(prefix())),
@@ -53,17 +62,19 @@ pub(crate) static ENGINES: [Engine; 4] = [
         name: "postgres",
         needs: &[POSTGRES, SETPRIV],
         is_remote: true,
+        allows_http: false,
         members: 1,
         start: || Box::new(Postgres(Mutex::new(postgres::Server::start(&[])))),
         share: || Box::new(SharedPostgres::new()),
     },
     Engine {
         name: "s3",
-        needs: &[MOTO],
+        needs: &[MOTO, DEATH_SIGNAL],
         is_remote: true,
+        allows_http: true,
         members: 1,
-        start: || Box::new(Moto::start()),
-        share: || Box::new(Moto::start()),
+        start: || Box::new(Bucket { engine: (moto::KIND.start)(), prefix: fresh_name() }),
+        share: || Box::new(Bucket { engine: moto::KIND.shared(), prefix: fresh_name() }),
     },
 ];
 
@@ -141,7 +152,7 @@ fn etcd_addresses(cluster: &Cluster) -> Vec<SocketAddr> {
 
 fn etcd_url(addresses: &[SocketAddr], prefix: &str) -> String {
     let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-    format!("etcd://{}/{prefix}", addresses.join(","))
+    format!("etcd://{}/{prefix}?allow_http=true", addresses.join(","))
 }
 
 impl SharedStore for Etcd {
@@ -232,5 +243,34 @@ impl SharedStore for SharedPostgres {
 
     fn url(&self, name: &str, addresses: &[SocketAddr]) -> String {
         postgres_url(name, addresses, &self.0)
+    }
+}
+
+/// Names in a bucket of an engine of its own, or of the one that all tests share.
+struct Bucket<E> {
+    engine: E,
+    prefix: String,
+}
+
+impl<E: Deref<Target: engines::Engine> + Send + Sync> SharedStore for Bucket<E> {
+    fn addresses(&self) -> Vec<SocketAddr> {
+        self.engine.addresses()
+    }
+
+    fn url(&self, name: &str, addresses: &[SocketAddr]) -> String {
+        let url = self.engine.url(&format!("{}_{name}", self.prefix), addresses);
+        format!("{url}&allow_http=true")
+    }
+
+    fn variables(&self) -> Vec<(&'static str, String)> {
+        ENVIRONMENT.map(|(name, value)| (name, value.to_owned())).to_vec()
+    }
+
+    fn freeze(&self, _member: usize) {
+        self.engine.freeze();
+    }
+
+    fn thaw(&self, _member: usize) {
+        self.engine.thaw();
     }
 }

@@ -1,5 +1,5 @@
-//! What three nodes do while the network, an engine, a node or a clock fails. No acknowledged change
-//! is lost, and no revoked token is accepted beyond the bound.
+//! What three nodes do while the network, an engine, a node or a clock fails. No acknowledged
+//! change is lost, and no revoked token is accepted beyond the bound.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use crate::support::{
 };
 
 /// How long a node may need to notice that its store answers again.
-const RECOVERY: Duration = Duration::from_secs(15);
+pub(super) const RECOVERY: Duration = Duration::from_secs(15);
 
 /// Asks about a token until the node denies it for want of a proof. Returns when it accepted last.
 /// After `revoked`, no acceptance begins beyond the bound.
-fn accepted_until_unavailable(node: &Node, token: &str, revoked: Instant) -> Option<Duration> {
+pub(super) fn accepted_until_unavailable(node: &Node, token: &str, revoked: Instant) -> Option<Duration> {
     let mut last = None;
     loop {
         let begin = revoked.elapsed();
@@ -34,12 +34,15 @@ fn accepted_until_unavailable(node: &Node, token: &str, revoked: Instant) -> Opt
 }
 
 /// Returns whether all nodes accept or refuse these tokens.
-fn all_answer(nodes: &[Node], answers: &[(&str, u16)]) -> bool {
+pub(super) fn all_answer(nodes: &[Node], answers: &[(&str, u16)]) -> bool {
     nodes.iter().all(|node| answers.iter().all(|(token, status)| node.answer(token) == *status))
 }
 
 /// The nodes of a test, their operator token, and a named token that all nodes know.
-fn nodes_with_token(store: &dyn super::SharedStore, has_clock: bool) -> (Vec<Node>, String, String) {
+pub(super) fn nodes_with_token(
+    store: &dyn super::SharedStore,
+    has_clock: bool,
+) -> (Vec<Node>, String, String) {
     let nodes = Node::start_all(store, has_clock);
     let operator = nodes[0].server.create();
     let named = create_named(&operator, "ci").send(nodes[0].address()).token();
@@ -48,7 +51,7 @@ fn nodes_with_token(store: &dyn super::SharedStore, has_clock: bool) -> (Vec<Nod
 }
 
 /// Deletes the named token by this node. Returns when that was acknowledged.
-fn revoke(node: &Node, operator: &str) -> Instant {
+pub(super) fn revoke(node: &Node, operator: &str) -> Instant {
     let response = delete_named(operator, "ci").send(node.address());
     assert_eq!(response.status, 200, "{response:?}");
     Instant::now()

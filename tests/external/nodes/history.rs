@@ -34,7 +34,7 @@ const CLIENTS: usize = 24;
 const OPERATIONS: usize = 5_000;
 
 /// The longest pause of a client between two operations, in milliseconds.
-const PAUSE: u64 = 150;
+const PAUSE: u64 = 80;
 
 /// How many tokens the clients choose from.
 const KNOWN_TOKENS: usize = 24;

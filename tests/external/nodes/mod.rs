@@ -5,8 +5,9 @@ mod engine;
 mod faults;
 mod history;
 mod link;
-mod moto;
+mod network;
 mod race;
+mod seeded;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -27,8 +28,10 @@ pub(crate) use self::history::{
     nodes_under_faults_have_one_history, store_of_nodes_under_faults_has_one_history,
 };
 use self::link::{Link, Traffic};
+pub(crate) use self::network::node_behind_dropped_packets_denies_and_comes_back;
 pub(crate) use self::race::one_of_concurrent_regenerates_on_three_nodes_succeeds;
-use crate::support::{Server, TestEnv, get};
+pub(crate) use self::seeded::default_retries_of_writes_are_a_denied_write;
+use crate::support::{Cli, Server, TestEnv, get};
 
 /// The servers of a test.
 const NODES: usize = 3;
@@ -52,21 +55,36 @@ impl Node {
 
     /// Starts a node, which has a link to each address of the engine.
     fn start(store: &dyn SharedStore, args: &[&str], has_clock: bool) -> Self {
-        let links: Vec<_> = store.addresses().into_iter().map(Link::start).collect();
+        let links = store.addresses().into_iter().map(Link::start).collect();
+        let mut clock = None;
+        let with_clock = |cli, env: &TestEnv| {
+            let clock = clock.insert(WallClock::new(env.home().join("clock")));
+            clock.of(cli)
+        };
+        let node = if has_clock {
+            Self::start_with(store, links, "127.0.0.1:0", args, with_clock)
+        } else {
+            Self::start_with(store, links, "127.0.0.1:0", args, |cli, _| cli)
+        };
+        Self { clock, ..node }
+    }
+
+    /// Starts a node with these links on this address, by a command that `adjust` changes.
+    fn start_with(
+        store: &dyn SharedStore,
+        links: Vec<Link>,
+        bind: &str,
+        args: &[&str],
+        adjust: impl FnOnce(Cli, &TestEnv) -> Cli,
+    ) -> Self {
         let addresses: Vec<_> = links.iter().map(|link| link.address).collect();
         let env = TestEnv::new();
-        let cli =
-            env.cli(["serve", "--http-bind", "127.0.0.1:0", "--store"]).arg(store.url("tokens", &addresses));
+        let cli = env.cli(["serve", "--http-bind", bind, "--store"]).arg(store.url("tokens", &addresses));
         let cli = cli.arg("--audit-log").arg(Self::audit_log(&env));
         let cli = cli.arg("--state-dir").arg(env.home().join("state")).args(args);
         let cli = store.variables().iter().fold(cli, |cli, (name, value)| cli.env(name, value));
-        let clock = has_clock.then(|| WallClock::new(env.home().join("clock")));
-        let cli = match &clock {
-            Some(clock) => clock.of(cli),
-            None => cli,
-        };
-        let server = cli.start();
-        Self { env, server, links, clock }
+        let server = adjust(cli, &env).start();
+        Self { env, server, links, clock: None }
     }
 
     /// Starts the nodes of a test, with [`BOUND`].
@@ -102,14 +120,20 @@ impl Node {
         self.status(token)["catalog"]["sequence"].as_u64().unwrap()
     }
 
-    /// The lines of its audit log, which is consistent and holds the newest records of the node.
+    /// The lines of its audit log, which is consistent and holds the newest records of the node. A
+    /// node that has seen none of many changes lacks records, and counts them.
     fn verified_audit_log(&self, token: &str) -> Vec<Value> {
         let file = Self::audit_log(&self.env);
+        let log = fs::read_to_string(&file).unwrap();
+        let records: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let newest = records[records.len() - 1]["sequence"].as_u64().unwrap();
+        let lost = newest - records.len() as u64;
+        assert_eq!(self.server.metric(token, "optoken_audit_records_lost_total"), lost);
         let verify = self.env.cli(["audit", "verify", "--with-server", "--host"]);
-        let verify = verify.arg(format!("http://{}", self.address())).arg("--token").arg(token).arg(&file);
-        let output = verify.run();
-        assert_eq!(output.code, Some(0), "{output:?}");
-        let log = fs::read_to_string(file).unwrap();
-        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let verify = verify.arg(format!("http://{}", self.address())).arg(&file);
+        let output = verify.env("INFLUXDB3_AUTH_TOKEN", token).run();
+        assert_eq!(output.code, Some(i32::from(lost > 0)), "{lost} records are lost: {output:?}");
+        assert!(lost == 0 || output.stderr.contains("missing: records"), "{output:?}");
+        records
     }
 }

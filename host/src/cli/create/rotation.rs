@@ -49,11 +49,16 @@ use crate::token::OPERATOR;
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1)];
 
-/// The pauses before a refused request is repeated: the server may not know of a change yet. It
-/// learns of the change within 250 ms and one read of the store, which can be slow on a busy
-/// machine. They are few: each refusal has a line in the log, and may count against the client.
-const PROPAGATION_PAUSES: [Duration; 3] =
-    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(800)];
+/// The pauses before a refused request is repeated: the server may not know of a change yet. Behind
+/// a load balancer, the next node learns of the change within an interval, of one second by
+/// default, and one read of the store. They are few: each refusal has a line in the log, and may
+/// count against the client.
+const PROPAGATION_PAUSES: [Duration; 4] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_millis(800),
+    Duration::from_millis(1600),
+];
 
 /// The statuses by which a server refuses a token.
 const REFUSED: [ErrorStatus; 2] = [ErrorStatus::Unauthorized, ErrorStatus::Forbidden];

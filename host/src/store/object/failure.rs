@@ -92,6 +92,14 @@ impl Failure {
         Self { kind: Kind::Unclear, text: format!("the connection ended without an answer: {cause}") }
     }
 
+    /// The text for an operation that certainly changed nothing.
+    pub(super) fn without_change(&self) -> String {
+        match self.kind {
+            Kind::Unclear => format!("{}. Check the store and the network", self.text),
+            _ => self.text.clone(),
+        }
+    }
+
     /// Whether a read may succeed if it is repeated at once.
     pub(super) fn is_transient(&self) -> bool {
         matches!(self.kind, Kind::Unreached | Kind::Limited | Kind::Unclear)

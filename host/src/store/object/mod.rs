@@ -115,7 +115,7 @@ impl ObjectStore {
         let read = read(Arc::clone(&self.bucket), Arc::clone(&self.object), deadline);
         let unavailable = |text: &str| StoreError::Unavailable(format!("{}: {text}", self.address()));
         match self.runtime.call(timeout, read) {
-            Ok(result) => result.map_err(|failure| unavailable(&failure.text)),
+            Ok(result) => result.map_err(|failure| unavailable(&failure.without_change())),
             Err(late) => Err(unavailable(&format!("{late}. Check the store and the network"))),
         }
     }

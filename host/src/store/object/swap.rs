@@ -222,7 +222,7 @@ impl Swap {
     }
 
     fn unavailable(&self, failure: &Failure) -> StoreError {
-        StoreError::Unavailable(format!("{}: {}", self.bucket.address.text, failure.text))
+        StoreError::Unavailable(format!("{}: {}", self.bucket.address.text, failure.without_change()))
     }
 
     fn unknown(&self, text: &str) -> StoreError {

@@ -276,6 +276,11 @@ fn reads_are_repeated_within_their_time() {
         endpoint.next_read(fault);
         assert_eq!(document(&store), "second");
     }
+    // The same failure again and again is reported with what to do.
+    (0..100).for_each(|_| endpoint.next_read(Fault::Status(500, "InternalError")));
+    let text = unavailable(store.version());
+    assert!(text.contains("it answered 500") && text.contains("Check the store and the network"), "{text}");
+    endpoint.forget_faults();
     // One that cannot succeed is not.
     endpoint.next_read(Fault::Status(403, "AccessDenied"));
     let before = endpoint.heads("GET").len();

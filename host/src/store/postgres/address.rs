@@ -212,14 +212,15 @@ impl Options {
                 self.ports = ports.map_err(|_| "a port is a number from 1 to 65535".to_owned())?;
             }
             // The certificate is verified, with the name of the host, in every mode.
-            ("sslmode", "require" | "verify-ca" | "verify-full") => self.encrypted = true,
+            // As libpq, the root certificate `system` is one of the system.
+            ("sslmode", "require" | "verify-ca" | "verify-full") | ("sslrootcert", "system") => {
+                self.encrypted = true;
+            }
             ("sslmode", "disable") => self.plain = true,
             ("sslmode", "allow" | "prefer") => {
                 return Err(format!("sslmode={value} may send plain text; write sslmode=require"));
             }
             ("sslmode", _) => return Err("sslmode is disable, require, verify-ca or verify-full".to_owned()),
-            // As libpq: the certificates of the system.
-            ("sslrootcert", "system") => self.encrypted = true,
             ("sslrootcert", file) => self.ca = Some(PathBuf::from(file)),
             ("sslcert", file) => self.certificate = Some(PathBuf::from(file)),
             ("sslkey", file) => self.key = Some(PathBuf::from(file)),

@@ -447,7 +447,7 @@ mod tests {
 
     #[test]
     fn clock_is_compared_with_the_middle_of_the_call() {
-        let sent = UNIX_EPOCH + Duration::from_millis(1000);
+        let sent = UNIX_EPOCH + Duration::from_secs(1);
         let received = sent + Duration::from_millis(200);
         let difference = |stated| clock_difference(sent, stated, received);
         let precision = Duration::from_millis(101);

@@ -61,6 +61,7 @@ struct Heard {
 
 /// What a server states about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub(super) struct Facts {
     pub(super) in_recovery: bool,
     pub(super) read_only: bool,
@@ -244,15 +245,12 @@ impl Attempt {
         let heard = Arc::default();
         let (ends, alive) = watch::channel(());
         let failed = |error| Failure::from(&error);
-        let (client, driver) = match self.tls.clone() {
-            Some(tls) => {
-                let (client, connection) = self.config.connect(tls).await.map_err(failed)?;
-                (client, tokio::spawn(drive(connection, self.news, Arc::clone(&heard), ends)))
-            }
-            None => {
-                let (client, connection) = self.config.connect(NoTls).await.map_err(failed)?;
-                (client, tokio::spawn(drive(connection, self.news, Arc::clone(&heard), ends)))
-            }
+        let (client, driver) = if let Some(tls) = self.tls.clone() {
+            let (client, connection) = self.config.connect(tls).await.map_err(failed)?;
+            (client, tokio::spawn(drive(connection, self.news, Arc::clone(&heard), ends)))
+        } else {
+            let (client, connection) = self.config.connect(NoTls).await.map_err(failed)?;
+            (client, tokio::spawn(drive(connection, self.news, Arc::clone(&heard), ends)))
         };
         let session = Session {
             client,
@@ -305,7 +303,7 @@ async fn drive<S, T>(
             Some(Ok(AsyncMessage::Notice(notice))) if is_warning(&notice) => {
                 let mut heard = lock(&heard);
                 heard.warnings += 1;
-                heard.last_warning = notice.message().to_owned();
+                notice.message().clone_into(&mut heard.last_warning);
             }
             Some(Ok(_)) => {}
             Some(Err(error)) => break Failure::from(&error),

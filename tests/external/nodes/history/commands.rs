@@ -74,8 +74,8 @@ fn merge(logs: &[Vec<Value>]) -> Result<BTreeMap<u64, &Value>, LogViolation> {
 }
 
 /// Checks that each acknowledged command has one record, no other command has one but those of an
-/// unknown outcome, and the records are in an order that the clients could see. A sequence number of
-/// a node is at most as old as `bound`. Returns the number of records.
+/// unknown outcome, and the records are in an order that the clients could see. A sequence number
+/// of a node is at most as old as `bound`. Returns the number of records.
 pub(super) fn check(
     commands: &[Command],
     seen: &[Seen],
@@ -107,8 +107,18 @@ pub(super) fn check(
         let kind = Kind::Swap { expected: state(sequence - 1), new: state(*sequence), outcome };
         history.push(Operation { begin, end, kind });
     }
+    // A deletion whose outcome was unknown is acknowledged once the token is gone, also if another
+    // client has deleted it meanwhile.
+    let is_done_by_another = |command: &Command| {
+        command.action == "delete"
+            && commands.iter().zip(&sequences).any(|(other, sequence)| {
+                sequence.is_some()
+                    && (other.action, &other.subject) == ("delete", &command.subject)
+                    && other.begin < command.end
+            })
+    };
     for (command, sequence) in commands.iter().zip(&sequences) {
-        if command.outcome == Outcome::Won && sequence.is_none() {
+        if command.outcome == Outcome::Won && sequence.is_none() && !is_done_by_another(command) {
             return Err(LogViolation::Lost(format!("{command:?}")));
         }
     }

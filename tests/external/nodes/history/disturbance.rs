@@ -61,10 +61,10 @@ pub(super) struct At {
 }
 
 /// The shortest and the longest time of a fault, in milliseconds.
-const TIMES: std::ops::Range<u64> = 300..2_500;
+const TIMES: std::ops::Range<u64> = 300..4_000;
 
-/// Lets each of these faults happen in an order that the seed decides, again and again until `enough`.
-/// Returns their number.
+/// Lets each of these faults happen in an order that the seed decides, again and again until
+/// `enough`. Returns their number.
 pub(super) fn disturb(
     faults: &[Fault],
     seed: u64,

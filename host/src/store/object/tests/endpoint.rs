@@ -118,6 +118,12 @@ impl Endpoint {
         self.state.read_faults.lock().unwrap().push_back(fault);
     }
 
+    /// Drops the faults that are not due yet.
+    pub(crate) fn forget_faults(&self) {
+        self.state.write_faults.lock().unwrap().clear();
+        self.state.read_faults.lock().unwrap().clear();
+    }
+
     /// Adds lines to the head of every answer.
     pub(crate) fn add_headers(&self, lines: &str) {
         self.state.headers.lock().unwrap().push_str(lines);
