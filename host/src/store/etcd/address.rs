@@ -23,6 +23,13 @@ const OPTIONS: &str = "allow_http, ca, cert and key";
 /// The form of a URL, for errors.
 const FORM: &str = "etcd://HOST:PORT[,HOST:PORT…]/PREFIX";
 
+/// What an error shows instead of a URL without a right form.
+const NO_FORM: &str = "URL of etcd";
+
+/// Why a URL with an @ behind its hosts is refused.
+const LATE_AT: &str = "it has an @ behind the first / or ? or #; in a user, a password or a prefix write %40 \
+                       for @, %2F for /, %3F for ? and %23 for #";
+
 /// A parsed URL.
 pub(super) struct Address {
     /// The URL without secrets.
@@ -115,13 +122,24 @@ fn wrong(url: &str, reason: impl Into<String>) -> ConnectError {
     ConnectError::Url { url: without_secrets(url), reason: reason.into() }
 }
 
-/// Removes user and password, also from a URL that has no right form.
+/// Returns the URL for an error, without its user, password and query. Only the form says where a
+/// password is, so a URL of another form is not shown.
 fn without_secrets(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),
-        (None, Some((_, rest))) => rest.to_owned(),
-        _ => url.to_owned(),
+    let Some((scheme @ ("etcd" | "etcds"), rest)) = url.split_once("://") else {
+        return NO_FORM.to_owned();
+    };
+    if has_late_at(rest) {
+        return format!("{scheme}://…");
     }
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, hosts)| hosts);
+    format!("{scheme}://{rest}")
+}
+
+/// Returns whether an @ stands behind the hosts: a password before it may have a / itself, whose
+/// rest would be taken for the prefix.
+fn has_late_at(rest: &str) -> bool {
+    rest.find(['/', '?', '#']).and_then(|end| rest.get(end..)).is_some_and(|behind| behind.contains('@'))
 }
 
 fn is_loopback(endpoint: &Url) -> bool {
@@ -156,6 +174,9 @@ impl<'a> Parts<'a> {
             "etcds" => true,
             _ => return Err("its scheme is neither etcd nor etcds".to_owned()),
         };
+        if has_late_at(rest) {
+            return Err(LATE_AT.to_owned());
+        }
         if rest.contains('#') {
             return Err("it has a fragment; write %23 for the character #".to_owned());
         }
@@ -175,7 +196,8 @@ impl<'a> Parts<'a> {
     fn endpoints(&self) -> Result<Vec<Url>, String> {
         let scheme = if self.is_encrypted { "https" } else { "http" };
         let endpoint = |host: &str| {
-            let fault = || format!("{host:?} is no HOST:PORT");
+            // Its text may be a password, if the URL is wrong.
+            let fault = || "a host is no HOST:PORT".to_owned();
             if host.is_empty() || host.contains(|next: char| next.is_whitespace() || next == '\\') {
                 return Err(fault());
             }
@@ -235,13 +257,9 @@ impl Options {
         let mut options = Self::default();
         for option in query.split('&').filter(|option| !option.is_empty()) {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            let value = decoded(value)?;
-            if value.is_empty() {
-                return Err(format!("the option {name} has no value"));
-            }
             let file = match name {
                 "allow_http" => {
-                    options.allow_http = match value.as_str() {
+                    options.allow_http = match value {
                         "true" => true,
                         "false" => false,
                         _ => return Err("allow_http is neither true nor false".to_owned()),
@@ -251,8 +269,13 @@ impl Options {
                 "ca" => &mut options.files.ca,
                 "cert" => &mut options.files.certificate,
                 "key" => &mut options.files.key,
-                _ => return Err(format!("{name:?} is no option; the options are {OPTIONS}")),
+                // Its text may be a part of a password.
+                _ => return Err(format!("it has an unknown option; the options are {OPTIONS}")),
             };
+            let value = decoded(value)?;
+            if value.is_empty() {
+                return Err(format!("the option {name} has no value"));
+            }
             if file.replace(PathBuf::from(value)).is_some() {
                 return Err(format!("the option {name} stands twice"));
             }
@@ -323,14 +346,12 @@ mod tests {
     #[test]
     fn wrong_url_names_part_and_form_without_password() {
         for (url, expected) in [
-            ("etcd:u:secret@h/p", "form etcd://"),
             ("http://u:secret@h/p", "neither etcd nor etcds"),
             ("etcd://u:secret@localhost", "names no prefix"),
             ("etcd://u:secret@localhost//", "names no prefix"),
             ("etcd://u:secret@localhost/a//b", "empty part"),
-            ("etcd://u:secret@localhost,/p", "\"\" is no HOST:PORT"),
-            ("etcd://u:secret@localhost:x/p", "\"localhost:x\" is no HOST:PORT"),
-            ("etcd://u:sec/ret@localhost/p", "is no HOST:PORT"),
+            ("etcd://u:secret@localhost,/p", "a host is no HOST:PORT"),
+            ("etcd://u:secret@localhost:x/p", "a host is no HOST:PORT"),
             ("etcd://:secret@localhost/p", "without a user"),
             ("etcd://u:secret%4@localhost/p", "hexadecimal"),
             ("etcd://u:secret@localhost/p?colour=1", "the options are allow_http, ca, cert and key"),
@@ -343,8 +364,40 @@ mod tests {
         ] {
             let error = parse(url).unwrap_err();
             assert!(error.contains(expected), "{url}: {error}");
-            assert!(!error.contains("secret") && !error.contains("ret@"), "{error}");
+            assert!(!error.contains("secret"), "{error}");
         }
+    }
+
+    #[test]
+    fn whole_message_has_no_part_of_a_password() {
+        let late = |shown: &str| format!("{shown}: {LATE_AT}");
+        let unknown = format!("it has an unknown option; the options are {OPTIONS}");
+        for (url, expected) in [
+            ("etcds://u:12/secret@h/p", late("etcds://…")),
+            ("etcd://u:sec/ret@localhost/p", late("etcd://…")),
+            ("etcd://u:sec?ret@localhost/p", late("etcd://…")),
+            ("etcd://u:sec#ret@localhost/p", late("etcd://…")),
+            ("etcd://u:sec://ret@localhost/p", late("etcd://…")),
+            ("etcds://h/p?password=sec@ret", late("etcds://…")),
+            ("etcds://u:a@h/p?ca=/sec@ret", late("etcds://…")),
+            ("etcds://h/p?password=secret", format!("etcds://h/p: {unknown}")),
+            ("etcds://u:a@b@h/p?ca=/x&secret", format!("etcds://h/p: {unknown}")),
+            (
+                "etcds://h?secret",
+                format!("etcds://h: it names no prefix of the keys; write {FORM}, such as /optoken"),
+            ),
+            (
+                "etcds://h/p#secret",
+                "etcds://h/p: it has a fragment; write %23 for the character #".to_owned(),
+            ),
+            ("etcd://u:se\\cret@h\\x/p", "etcd://h\\x/p: a host is no HOST:PORT".to_owned()),
+            ("etcd:u:secret@h/p", format!("{NO_FORM}: it has not the form {FORM}")),
+            ("u:secret@h://p", format!("{NO_FORM}: its scheme is neither etcd nor etcds")),
+        ] {
+            assert_eq!(parse(url).unwrap_err(), expected, "{url}");
+        }
+        let address = parse("etcds://u:sec%2Fret%40@h/p%40q").unwrap();
+        assert_eq!((address.shown.as_str(), address.prefix.as_str()), ("etcds://h/p@q", "p@q"));
     }
 
     #[test]

@@ -83,12 +83,37 @@ impl Failure {
         }
     }
 
-    /// Makes this the failure of a request that was to follow.
-    pub(super) fn before_the_request(mut self) -> Self {
-        if let Cause::Lost(text) = self.cause {
-            self.cause = Cause::NotSent(text);
-        }
-        self
+    /// Makes this the failure of a request that was to follow. Only a refusal of the user stays, as
+    /// another member would refuse it as well.
+    pub(super) fn before_the_request(self) -> Self {
+        let text = match &self.cause {
+            Cause::NotSent(_) => return self,
+            Cause::Refused { .. } if self.is_refusal_of_user() => return self,
+            Cause::Refused { .. } => self.reason(),
+            Cause::Lost(text) => text.clone(),
+        };
+        Self { endpoint: self.endpoint, cause: Cause::NotSent(text) }
+    }
+
+    /// Returns whether etcd has refused a user: a wrong password, or a cluster without users.
+    fn is_refusal_of_user(&self) -> bool {
+        let Cause::Refused { code: Some(code), .. } = self.cause else { return false };
+        matches!(
+            code,
+            code::INVALID_ARGUMENT
+                | code::PERMISSION_DENIED
+                | code::FAILED_PRECONDITION
+                | code::UNAUTHENTICATED
+        )
+    }
+
+    /// Returns what happened, and what an operator can do.
+    fn reason(&self) -> String {
+        let text = match &self.cause {
+            Cause::Refused { status, text, .. } if text.is_empty() => format!("HTTP {status}"),
+            Cause::NotSent(text) | Cause::Lost(text) | Cause::Refused { text, .. } => text.clone(),
+        };
+        self.remedy().map_or_else(|| text.clone(), |remedy| format!("{text}; {remedy}"))
     }
 
     /// Returns whether another member responds in the same way.
@@ -193,14 +218,7 @@ fn connection_remedy(text: &str) -> Option<&'static str> {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoint, cause } = self;
-        match cause {
-            Cause::Refused { status, text, .. } if text.is_empty() => write!(f, "{endpoint}: HTTP {status}")?,
-            Cause::NotSent(text) | Cause::Lost(text) | Cause::Refused { text, .. } => {
-                write!(f, "{endpoint}: {text}")?;
-            }
-        }
-        self.remedy().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
+        write!(f, "{}: {}", self.endpoint, self.reason())
     }
 }
 

@@ -182,13 +182,47 @@ impl RemoteStore for EtcdStore {
 
     fn scratch(&self) -> Result<Box<dyn ScratchStore>, StoreError> {
         let keys = Keys::scratch(&self.prefix, &Nonce::random()?);
-        Ok(Box::new(Self::of(Arc::clone(&self.client), self.prefix.clone(), keys)))
+        Ok(Box::new(Scratch(Self::of(Arc::clone(&self.client), self.prefix.clone(), keys))))
     }
 }
 
-impl ScratchStore for EtcdStore {
+/// Keys beside the catalog, for trials.
+#[derive(Debug)]
+struct Scratch(EtcdStore);
+
+impl Store for Scratch {
+    fn version(&self) -> Result<Option<Version>, StoreError> {
+        self.0.version()
+    }
+
+    fn load(&self) -> Result<Option<Entry>, StoreError> {
+        self.0.load()
+    }
+
+    fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
+        self.0.swap(expected, document)
+    }
+
+    fn interval(&self) -> Duration {
+        self.0.interval()
+    }
+
+    fn listen(&self, news: News) {
+        self.0.listen(news);
+    }
+
+    fn location(&self) -> Option<String> {
+        self.0.location()
+    }
+
+    fn clock(&self) -> Option<ClockDifference> {
+        self.0.clock()
+    }
+}
+
+impl ScratchStore for Scratch {
     fn remove(&self) -> Result<(), StoreError> {
-        self.call(WRITE_TIMEOUT, StoreError::UnknownOutcome, |call| async move { call.remove().await })
+        self.0.call(WRITE_TIMEOUT, StoreError::UnknownOutcome, |call| async move { call.remove().await })
     }
 }
 

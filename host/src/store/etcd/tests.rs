@@ -335,6 +335,65 @@ fn ended_token_is_renewed_once_for_all() {
     assert!(!format!("{store:?}").contains("secret") && !store.address().contains("secret"));
 }
 
+/// The write itself was not sent yet, so another member may be asked.
+#[test]
+fn member_that_issues_no_token_is_passed_over() {
+    for reply in [
+        || fault(503, 14, "etcdserver: no leader"),
+        || fault(429, 8, "etcdserver: too many requests"),
+        || Reply::Raw("503 Service Unavailable", String::new()),
+        || Reply::Raw("404 Not Found", "404 page not found".to_owned()),
+        || Reply::Close,
+    ] {
+        let member = Member::start(move |_| reply());
+        let alone = EtcdStore::open(&format!("etcd://u:secret@{}/p", member.host)).unwrap();
+        let error = alone.swap(Some(&old()), "x").unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        let good = Member::start(|request| match request.path.as_str() {
+            "auth/authenticate" => Reply::Json(200, json!({ "token": "t" })),
+            _ => Reply::Json(200, json!({ "succeeded": true })),
+        });
+        let url = format!("etcd://u:secret@{},{}/p", member.host, good.host);
+        let outcome = EtcdStore::open(&url).unwrap().swap(Some(&old()), "x");
+        assert!(matches!(outcome, Ok(SwapOutcome::Swapped(_))), "{outcome:?}");
+        assert_eq!(member.paths(), ["auth/authenticate"; 2]);
+        assert_eq!(good.paths(), ["auth/authenticate", "kv/txn"]);
+    }
+}
+
+#[test]
+fn refusal_of_a_token_names_the_remedy() {
+    let gone = || Reply::Raw("404 Not Found", "404 page not found".to_owned());
+    let wrong = || fault(400, 3, "etcdserver: authentication failed, invalid user ID or password");
+    let without_users = || fault(400, 9, "etcdserver: authentication is not enabled");
+    for (reply, remedy, is_definite) in [
+        (gone as fn() -> Reply, "--enable-grpc-gateway=false", false),
+        (wrong, "check the user of the URL", true),
+        (without_users, "etcdctl auth enable", true),
+    ] {
+        let (one, two) = (Member::start(move |_| reply()), Member::start(move |_| reply()));
+        let url = format!("etcd://u:secret@{},{}/p", one.host, two.host);
+        let error = EtcdStore::open(&url).unwrap().swap(Some(&old()), "x").unwrap_err();
+        assert!(matches!(&error, StoreError::Unavailable(text) if text.contains(remedy)), "{error:?}");
+        assert_eq!((one.paths().len(), two.paths().len()), (1, usize::from(!is_definite)), "{error}");
+    }
+}
+
+#[test]
+fn watch_that_ends_at_once_is_tried_less_and_less() {
+    let member = Member::start(|request| match request.path.as_str() {
+        "watch" => Reply::Raw("200 OK", "{\"result\":{\"created\":true}}\n".to_owned()),
+        _ => empty(),
+    });
+    let store = store(&[&member.host]);
+    let (sender, news) = std::sync::mpsc::channel();
+    store.listen(Arc::new(move || sender.send(()).unwrap()));
+    thread::sleep(Duration::from_millis(1500));
+    // The pauses are 50, 100, 200, 400 and 800 ms at least.
+    let count = news.try_iter().count();
+    assert!((2..=5).contains(&count), "{count}");
+}
+
 #[test]
 fn clock_of_the_member_is_compared() {
     for (date, expected) in

@@ -26,6 +26,9 @@ const LIFE: Duration = Duration::from_mins(2);
 /// The pause before the next member is asked for a watch, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// A watch that has lasted for this long begins the pauses from the first one again.
+const STEADY: Duration = Duration::from_secs(30);
+
 /// The most bytes of a line. One has a small value at most.
 const MAX_LINE_BYTES: usize = 64 << 10;
 
@@ -35,7 +38,9 @@ pub(super) async fn watch(gateway: Arc<Gateway>, key: String, news: News) {
     loop {
         let members: Vec<usize> = gateway.members().collect();
         for member in members {
-            if follow(&gateway, member, &key, &news).await {
+            let start = Instant::now();
+            follow(&gateway, member, &key, &news).await;
+            if start.elapsed() >= STEADY {
                 pause = PAUSES.0;
             }
             sleep(with_jitter(pause)).await;
@@ -44,16 +49,16 @@ pub(super) async fn watch(gateway: Arc<Gateway>, key: String, news: News) {
     }
 }
 
-/// Watches at one member until the watch ends. Returns whether it ever started.
-async fn follow(gateway: &Gateway, member: usize, key: &str, news: &News) -> bool {
+/// Watches at one member until the watch ends.
+async fn follow(gateway: &Gateway, member: usize, key: &str, news: &News) {
     let probe = range(key).to_string();
     // Renews the token of the user, too: a watch with an old one would end at once.
     if !answers(gateway, member, &probe).await {
-        return false;
+        return;
     }
     let body = json!({ "create_request": { "key": encode(key.as_bytes()) } }).to_string();
     let started = timeout(ANSWER_TIMEOUT, gateway.stream(member, "watch", &body)).await;
-    let Ok(Ok(mut response)) = started else { return false };
+    let Ok(Ok(mut response)) = started else { return };
     let end = Instant::now() + with_jitter(LIFE);
     let (mut has_started, mut pending) = (false, Vec::new());
     while Instant::now() < end {
@@ -70,14 +75,13 @@ async fn follow(gateway: &Gateway, member: usize, key: &str, news: &News) -> boo
                     news();
                 }
                 Line::Nothing => {}
-                Line::End => return has_started,
+                Line::End => return,
             }
         }
         if pending.len() > MAX_LINE_BYTES {
             break;
         }
     }
-    has_started
 }
 
 async fn answers(gateway: &Gateway, member: usize, probe: &str) -> bool {
