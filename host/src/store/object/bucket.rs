@@ -190,7 +190,7 @@ impl Bucket {
         // A deletion has no way for a trace; its error is enough.
         match self.client.delete(object).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(Failure::new(Kind::Unclear, format!("{object} cannot be removed: {error}"))),
+            Err(error) => Err(Failure::of_removal(object.as_ref(), &error)),
         }
     }
 

@@ -72,6 +72,17 @@ impl Failure {
         Self { kind, text }
     }
 
+    /// The failure of a deletion, whose answer is known from its error only.
+    pub(super) fn of_removal(object: &str, error: &object_store::Error) -> Self {
+        let body = error.to_string();
+        let cause = match (element(&body, "Code"), element(&body, "Message")) {
+            (Some(code), Some(message)) => format!("it answered {code}: {message}"),
+            (Some(code), None) => format!("it answered {code}"),
+            (None, _) => printable(&body),
+        };
+        Self::new(Kind::Unclear, format!("{object} cannot be removed: {cause}"))
+    }
+
     fn without_answer(error: &object_store::Error, facts: &Facts) -> Self {
         let mut cause: &dyn std::error::Error = error;
         while let Some(source) = cause.source() {
@@ -205,6 +216,20 @@ mod tests {
             "it answered 404 NoSuchBucket: why. Create the bucket, or correct its name"
         );
         assert_eq!(printable("GET https://h/p?sig=SECRET\n\u{7}in 3 ms"), "GET https://h/p in 3 ms");
+        let removal = |body: String| {
+            let error = object_store::Error::Generic { store: "S3", source: body.into() };
+            Failure::of_removal("p/probe", &error).text
+        };
+        assert_eq!(
+            removal("403: <Error><Code>AccessDenied</Code><Message>by\npolicy</Message></Error>".to_owned()),
+            "p/probe cannot be removed: it answered AccessDenied: by policy"
+        );
+        let text = removal(format!("DELETE https://h/p?sig=SECRET \u{1b}[31m {}", "x".repeat(5000)));
+        assert!(
+            text.starts_with("p/probe cannot be removed: Generic S3 error: DELETE https://h/p ["),
+            "{text}"
+        );
+        assert!(text.len() < 300, "{text}");
         let facts = Facts { region: Some("eu-west-1".to_owned()), ..Facts::default() };
         let text = advice(StatusCode::MOVED_PERMANENTLY, "PermanentRedirect", &facts).unwrap();
         assert_eq!(text, "The bucket is in another region: set region=eu-west-1");

@@ -189,12 +189,13 @@ impl Swap {
                     };
                 }
                 Evidence::Lost => return Ok(SwapOutcome::Stale),
-                // The answer is certain. The other write may have begun, and not ended.
-                Evidence::Unchanged if is_refused => return Ok(SwapOutcome::Stale),
+                // Also after a refusal: a proxy may have repeated the write, and the first one not
+                // have ended, nor that of the winner.
                 Evidence::Unchanged if Instant::now() + pause < end => {
                     sleep_until(Instant::now() + jitter(pause)).await;
                     pause *= 2;
                 }
+                Evidence::Unchanged if is_refused => return Ok(SwapOutcome::Stale),
                 Evidence::Unchanged | Evidence::Open => return Err(self.unknown(&failure.text)),
                 Evidence::Replaced => {
                     let text =
@@ -214,10 +215,10 @@ impl Swap {
         let state = state.map_err(|found| self.unknown(&format!("{}; then {}", failure.text, found.text)))?;
         match evidence(&write.nonce, write.expected_nonce(), state.as_ref().map(|state| &state.header)) {
             Evidence::Lost => Ok(SwapOutcome::Stale),
-            Evidence::Unchanged | Evidence::Open => Err(self.unavailable(failure)),
+            Evidence::Unchanged => Err(self.unavailable(failure)),
             // The answer was wrong.
             Evidence::Written => Ok(state.map_or(SwapOutcome::Stale, |state| self.swapped(&state))),
-            Evidence::Replaced => Err(self.unknown(&failure.text)),
+            Evidence::Replaced | Evidence::Open => Err(self.unknown(&failure.text)),
         }
     }
 

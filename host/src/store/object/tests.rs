@@ -436,3 +436,42 @@ fn limit_of_a_proxy_that_has_written_is_success() {
     let version = swapped(store.swap(Some(&version), "third"));
     assert_eq!((document(&store), store.version().unwrap()), ("third".to_owned(), Some(version)));
 }
+
+/// As a proxy does that repeats a request and has the second answer first.
+#[test]
+fn refused_write_that_happens_later_is_found() {
+    let (endpoint, store, version) = with_catalog();
+    endpoint.next_write(Fault::RefusedThenDone);
+    let version = swapped(store.swap(Some(&version), "third"));
+    assert_eq!((document(&store), store.version().unwrap()), ("third".to_owned(), Some(version.clone())));
+    // One that happens never is stale in the end.
+    endpoint.next_write(Fault::Status(412, "PreconditionFailed"));
+    assert_eq!(store.swap(Some(&version), "fourth").unwrap(), SwapOutcome::Stale);
+    // A loser does not wait.
+    let other = store_of("s3", &endpoint);
+    swapped(other.swap(Some(&version), "of another"));
+    let begin = std::time::Instant::now();
+    assert_eq!(store.swap(Some(&version), "fifth").unwrap(), SwapOutcome::Stale);
+    assert!(begin.elapsed() < std::time::Duration::from_millis(400), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn limit_before_many_other_writes_is_unknown() {
+    for (following, is_known) in [(8, true), (12, false)] {
+        let (endpoint, store, version) = with_catalog();
+        let other = store_of("s3", &endpoint);
+        let first = move || {
+            for number in 0..following {
+                let version = other.version().unwrap();
+                swapped(other.swap(version.as_ref(), &number.to_string()));
+            }
+        };
+        endpoint.next_write(Fault::ThenStatus(Box::new(first), 429));
+        let outcome = store.swap(Some(&version), "own");
+        if is_known {
+            assert_eq!(outcome, Ok(SwapOutcome::Stale));
+        } else {
+            assert!(unknown(outcome).contains("it answered 429"));
+        }
+    }
+}

@@ -22,6 +22,8 @@ pub(crate) enum Fault {
     DoneWithoutAnswer,
     /// Carries it out twice, and answers the second time.
     Twice,
+    /// Refuses it, and carries it out a moment later.
+    RefusedThenDone,
     /// Answers this status and error code only.
     Status(u16, &'static str),
     /// Does this, and then answers this status.
@@ -73,6 +75,7 @@ struct Object {
     bytes: Vec<u8>,
 }
 
+#[derive(Clone)]
 struct Request {
     head: String,
     method: String,
@@ -147,7 +150,7 @@ impl Endpoint {
 }
 
 impl State {
-    fn serve(&self, stream: &TcpStream) {
+    fn serve(self: &Arc<Self>, stream: &TcpStream) {
         let mut reader = BufReader::new(stream);
         while let Some(request) = read(&mut reader) {
             self.heads.lock().unwrap().push(request.head.clone());
@@ -171,6 +174,14 @@ impl State {
                 Some(Fault::Twice) => {
                     self.carry_out(&request);
                     self.carry_out(&request)
+                }
+                Some(Fault::RefusedThenDone) => {
+                    let (state, request) = (Arc::clone(self), request.clone());
+                    thread::spawn(move || {
+                        thread::sleep(Duration::from_millis(150));
+                        state.carry_out(&request);
+                    });
+                    error(412, "PreconditionFailed")
                 }
                 Some(Fault::Status(status, code)) => error(status, code),
                 Some(Fault::ThenStatus(before, status)) => {
