@@ -219,8 +219,6 @@ pub(crate) fn alerts_are_valid_and_their_metrics_exist() {
     let server = env.serve(&["--store", "memory:", "--disable-authz", "metrics"]);
     // A family without a value has no line.
     server.create();
-    // Some series appear with their first event.
-    server.create();
     let metrics = get("/metrics").send(server.address).body;
     let page = read("docs/operations.md");
     let rules = rules(&page);
