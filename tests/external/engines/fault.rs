@@ -76,12 +76,12 @@ impl ByteProxy {
         state.hit = false;
     }
 
-    /// Ends the loss and all connections. Returns whether a piece was lost.
-    pub(crate) fn recover(&self) -> bool {
+    /// Ends the loss and all connections. Returns the number of pieces of its way up to the lost one.
+    pub(crate) fn recover(&self) -> usize {
         let mut state = lock(&self.state);
         state.loss = None;
         state.close_all();
-        state.hit
+        state.passed
     }
 
     /// Delays each piece from now on.

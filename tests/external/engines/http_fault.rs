@@ -40,7 +40,6 @@ struct State {
     plan: Option<HttpPlan>,
     /// The requests since the plan.
     requests: usize,
-    hit: bool,
     late: Vec<Vec<u8>>,
 }
 
@@ -72,14 +71,13 @@ impl HttpProxy {
         let mut state = lock(&self.state);
         state.plan = Some(plan);
         state.requests = 0;
-        state.hit = false;
     }
 
-    /// Ends the fault. Returns whether it happened.
-    pub(crate) fn recover(&self) -> bool {
+    /// Ends the fault. Returns the number of requests since its plan.
+    pub(crate) fn recover(&self) -> usize {
         let mut state = lock(&self.state);
         state.plan = None;
-        state.hit
+        state.requests
     }
 
     /// Carries out what is late. Returns the number of these requests.
@@ -142,7 +140,6 @@ impl State {
             if plan.stays { number >= plan.after } else { number == plan.after }
         });
         self.requests += 1;
-        self.hit |= due.is_some();
         let fault = due.map(|plan| plan.fault);
         if fault == Some(HttpFault::Late) {
             self.late.push(request.to_vec());
