@@ -53,12 +53,8 @@ const PAUSES: [Duration; 3] =
 /// a load balancer, the next node learns of the change within an interval, of one second by
 /// default, and one read of the store. They are few: each refusal has a line in the log, and may
 /// count against the client.
-const PROPAGATION_PAUSES: [Duration; 4] = [
-    Duration::from_millis(100),
-    Duration::from_millis(300),
-    Duration::from_millis(800),
-    Duration::from_millis(1600),
-];
+const PROPAGATION_PAUSES: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2)];
 
 /// The statuses by which a server refuses a token.
 const REFUSED: [ErrorStatus; 2] = [ErrorStatus::Unauthorized, ErrorStatus::Forbidden];
