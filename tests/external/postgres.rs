@@ -9,6 +9,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use optoken::store::remote::probe::{Extent, probe};
 use optoken::store::remote::{RemoteStore, Usable};
 use optoken::store::{Entry, PostgresStore, Store, StoreError, SwapOutcome, Version, conformance};
 
@@ -135,6 +136,17 @@ pub(crate) fn racing_nodes_have_one_winner() {
         version = Some(winners[0].version.clone());
         assert!(versions.insert(winners[0].version.as_str().to_owned()));
     }
+    // The changes of one node race as well: none waits for the connection of another.
+    let held = server.hold(&database, "SELECT * FROM optoken_catalog FOR UPDATE");
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let racers: Vec<_> =
+            (0..3).map(|_| scope.spawn(|| nodes[0].swap(version.as_ref(), "x").unwrap())).collect();
+        let waits = "wait_event_type = 'Lock'";
+        eventually("all changes wait", || backends(server, &database, waits) == 3);
+        drop(held);
+        racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+    });
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == SwapOutcome::Stale).count(), 2);
 }
 
 pub(crate) fn user_without_create_right_gets_the_statements() {
@@ -308,6 +320,11 @@ pub(crate) fn standby_is_passed_over_for_the_primary() {
     assert_eq!(both.version().unwrap().as_ref(), Some(&version));
     let version = swapped(&both, Some(&version), "y");
     assert_eq!(store.version().unwrap().as_ref(), Some(&version));
+    // As at the start of a server. The standby, which answers first, is not the one to check.
+    let report = probe(&both, Extent::Start).unwrap();
+    assert_eq!(report.refusal(), None);
+    assert_eq!(found(&both, "role"), ("a primary".to_owned(), Usable::Yes));
+    assert!(found(&both, "server").0.contains(&primary.port.to_string()));
 
     // A server that accepts connections and is silent.
     standby.freeze();
@@ -519,6 +536,13 @@ pub(crate) fn news_arrive_again_after_their_connection_was_killed() {
     news.recv_timeout(TIMEOUT).expect("no news of the last change");
     assert!(news.try_recv().is_err());
     assert_eq!(found(&writer, "news").1, Usable::Yes);
+    // The connection ends with its store, also while a scratch store is left.
+    let listens = "query LIKE 'LISTEN%' OR query = 'SELECT 1'";
+    eventually("one connection listens", || backends(server, &database, listens) == 1);
+    let left = listener.scratch().unwrap();
+    drop(listener);
+    eventually("no connection listens", || backends(server, &database, listens) == 0);
+    drop(left);
 }
 
 pub(crate) fn reads_recover_from_a_restart_and_a_standstill() {

@@ -22,6 +22,10 @@ const DEFAULT_PORT: u16 = 5432;
 /// The form of a URL, for errors.
 const FORM: &str = "postgres://USER@HOST:PORT[,HOST:PORT…]/DATABASE";
 
+/// The fault of a URL that may have a part of a password behind its first `/`, `?` or `#`.
+const MISPLACED_AT: &str = "an @ stands behind a /, ? or #; in a password or an option, write %40 for @, %2F for /, \
+                            %3F for ? and %23 for #";
+
 /// The options of a URL, for errors.
 const OPTIONS: &str = "channel_binding, host, port, proof, sslcert, sslkey, sslmode, sslrootcert, table and \
                        target_session_attrs";
@@ -78,6 +82,7 @@ impl Address {
     pub(super) fn parse(url: &str, environment: Environment<'_>) -> Result<Self, ConnectError> {
         let scheme = if url.starts_with("postgresql://") { "postgresql" } else { "postgres" };
         let wrong = |reason: String| ConnectError::Url { url: format!("{scheme}://…"), reason };
+        check_separators(url).map_err(wrong)?;
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
         let options = Options::parse(query).map_err(wrong)?;
         let (config, servers) = servers(base, &options).map_err(wrong)?;
@@ -85,7 +90,12 @@ impl Address {
         let user = user.ok_or_else(|| wrong(format!("it names no user; write {FORM}")))?.to_owned();
         let database = config.get_dbname().unwrap_or(&user).to_owned();
         let hosts: Vec<_> = servers.iter().map(ToString::to_string).collect();
-        let shown = format!("{scheme}://{user}@{}/{database}", hosts.join(","));
+        let table = options.table.clone().unwrap_or_default();
+        let mut shown = format!("{scheme}://{user}@{}/{database}", hosts.join(","));
+        if table != Table::default() {
+            // Two catalogs of one database are two places.
+            shown = format!("{shown}?table={table}");
+        }
         let wrong = |reason: String| ConnectError::Url { url: shown.clone(), reason };
         let encrypted = options.encrypts(&servers).map_err(wrong)?;
         let failed = |reason: String| ConnectError::Setup { address: shown.clone(), reason };
@@ -99,7 +109,7 @@ impl Address {
             password,
             tls,
             channel_binding: options.channel_binding.unwrap_or(ChannelBinding::Prefer),
-            table: options.table.unwrap_or_default(),
+            table,
             proof: options.proof.unwrap_or(Proof::Read),
             shown,
         })
@@ -136,6 +146,18 @@ impl Server {
             }
             Self::Socket { .. } => true,
         }
+    }
+}
+
+/// Refuses a URL whose parts are uncertain, before one of them can appear in an error. The rest of
+/// a password would pass for a host, a database or an option.
+fn check_separators(url: &str) -> Result<(), String> {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    match rest.rfind('@') {
+        None => Err(format!("it names no user; write {FORM}")),
+        Some(at) if at > authority.len() => Err(MISPLACED_AT.to_owned()),
+        Some(_) => Ok(()),
     }
 }
 
@@ -179,6 +201,11 @@ fn servers(base: &str, options: &Options) -> Result<(Config, Vec<Server>), Strin
     Ok((config, servers))
 }
 
+/// Whether an error may show a name of an option: one of letters, as all options have.
+fn is_shown(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'_'))
+}
+
 fn is_ip(host: &str) -> bool {
     host.parse::<IpAddr>().is_ok()
 }
@@ -188,7 +215,7 @@ impl Options {
         let mut options = Self::default();
         let mut seen = Vec::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            if value.is_empty() {
+            if value.is_empty() && is_shown(&name) {
                 return Err(format!("the option {name} has no value"));
             }
             options.set(&name, &value)?;
@@ -244,7 +271,10 @@ impl Options {
                 return Err("target_session_attrs is read-write: a standby proves nothing".to_owned());
             }
             ("password", _) => return Err("a password does not belong in an option".to_owned()),
-            _ => return Err(format!("{name:?} is no option; the options are {OPTIONS}")),
+            _ if is_shown(name) => {
+                return Err(format!("{name:?} is no option; the options are {OPTIONS}"));
+            }
+            _ => return Err(format!("it has an unknown option; the options are {OPTIONS}")),
         }
         Ok(())
     }
@@ -305,6 +335,48 @@ mod tests {
     }
 
     #[test]
+    fn shown_address_has_another_table() {
+        for (options, shown) in [
+            ("", "postgres://u@h:5432/d"),
+            ("?table=optoken_catalog", "postgres://u@h:5432/d"),
+            ("?proof=write&table=tokens.catalog_2", "postgres://u@h:5432/d?table=tokens.catalog_2"),
+        ] {
+            assert_eq!(parse(&format!("postgres://u:secret@h/d{options}")).unwrap().shown, shown);
+        }
+    }
+
+    #[test]
+    fn uncertain_parts_of_url_are_never_shown() {
+        for url in [
+            "postgres://u:se?cret@h/db",
+            "postgres://u:se/cret@h/db",
+            "postgres://u:se#cret@h/db",
+            "postgres://u:s@e?cret@h/db",
+            "postgres://u:s@e/c?r#et@h/db",
+            "postgres://u:?proof=se&cret@h/db",
+            "postgres://u:se?cret=1@h/db?sslmode=disable",
+            "postgres://u:se?table=cret@h/db",
+            "postgres://u:se?host=cret@h/db",
+            "postgres://u:se:cret@h/db?sslcert=/a@b",
+        ] {
+            let expected = format!("postgres://…: {MISPLACED_AT}");
+            assert_eq!(parse(url).unwrap_err(), expected, "{url}");
+            let url = url.replace("postgres:", "postgresql:");
+            assert_eq!(parse(&url).unwrap_err(), expected.replace("postgres:", "postgresql:"), "{url}");
+        }
+        for url in ["postgres://u:se?cret", "postgres://u:se/cret%40h/db", "postgres://", "host=se user=cret"]
+        {
+            assert_eq!(
+                parse(url).unwrap_err(),
+                format!("postgres://…: it names no user; write {FORM}"),
+                "{url}"
+            );
+        }
+        let encoded = parse("postgres://u:s%40e%2Fc%3Fr%23et@h/db").unwrap();
+        assert_eq!(encoded.password.read().unwrap().unwrap().expose(), "s@e/c?r#et");
+    }
+
+    #[test]
     fn sockets_are_named_in_both_forms() {
         let socket = |port| Server::Socket { directory: "/run/postgresql".into(), port };
         for url in [
@@ -350,7 +422,9 @@ mod tests {
             ("postgres://localhost/d", "no user"),
             ("postgres://:secret@localhost/d", "no user"),
             ("postgres://u:secret@/d", "no host"),
-            ("postgres://u:secret", "percent-encode"),
+            ("postgres://u:secret", "no user"),
+            ("postgres://u:p@h/d?secret%40x", "an unknown option"),
+            ("postgres://u:p@h/d?secret%40x=1", "an unknown option"),
             ("postgres://u:sec@ret@h/d", "percent-encode"),
             ("postgres://u:secret#@h/d", "%23"),
             ("postgres://u:secret@h:x/d", "form postgres://"),

@@ -50,8 +50,9 @@ const COMMIT_A_PROOF: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
 pub(super) struct Engine {
     pub(super) address: Arc<Address>,
     reads: Reads,
-    /// Absent while no change was made, and while one is made. A change that fails drops it.
-    writes: AsyncMutex<Option<Session>>,
+    /// The idle connection of changes. Absent while no change was made, and while one is made: a
+    /// second one at that time connects by itself. A change that fails drops its connection.
+    idle: Mutex<Option<Session>>,
     clock: Mutex<Option<ClockDifference>>,
 }
 
@@ -96,7 +97,7 @@ impl Deadline {
 
 impl Engine {
     pub(super) fn new(address: Arc<Address>) -> Self {
-        Self { address, reads: Reads::default(), writes: AsyncMutex::default(), clock: Mutex::default() }
+        Self { address, reads: Reads::default(), idle: Mutex::default(), clock: Mutex::default() }
     }
 
     pub(super) fn clock(&self) -> Option<ClockDifference> {
@@ -214,9 +215,7 @@ impl Engine {
         deadline: Deadline,
     ) -> Result<SwapOutcome, SwapFailure> {
         let unwritten = SwapFailure::Unwritten;
-        let mut slot = deadline.of(self.writes.lock()).await.map_err(unwritten)?;
-        let idle = slot.take().filter(|session| !session.is_closed());
-        let mut session = self.begin(idle, deadline).await.map_err(unwritten)?;
+        let mut session = self.begin(self.take_idle(), deadline).await.map_err(unwritten)?;
         let mut updated = deadline.of(self.update(&session, place, expected, document, nonce)).await;
         if let Ok(Err(failure)) = &updated
             && failure.kind() == Kind::Rejected(Code::MissingTable)
@@ -228,14 +227,14 @@ impl Engine {
         let failure = match updated.map_err(unwritten)? {
             Ok(true) => match commit(&session, deadline).await {
                 Ok(()) => {
-                    *slot = Some(session);
+                    self.keep_idle(Some(session));
                     return Ok(SwapOutcome::Swapped(Version(nonce.as_str().to_owned())));
                 }
                 Err(SwapFailure::Unwritten(failure)) => failure,
                 unknown @ Err(SwapFailure::Unknown(_)) => return unknown.map(|()| SwapOutcome::Stale),
             },
             Ok(false) => {
-                *slot = roll_back(session, deadline).await;
+                self.keep_idle(roll_back(session, deadline).await);
                 return Ok(SwapOutcome::Stale);
             }
             Err(failure) => failure,
@@ -247,6 +246,17 @@ impl Engine {
                 Err(unwritten(failure.with_advice(&advice)))
             }
             _ => Err(unwritten(failure)),
+        }
+    }
+
+    fn take_idle(&self) -> Option<Session> {
+        lock(&self.idle).take().filter(|session| !session.is_closed())
+    }
+
+    /// Keeps a connection for the next change. Drops the one that another change has left.
+    fn keep_idle(&self, session: Option<Session>) {
+        if session.is_some() {
+            *lock(&self.idle) = session;
         }
     }
 
@@ -334,15 +344,13 @@ impl Engine {
 
     /// Removes the document.
     pub(super) async fn remove(&self, place: &Place, deadline: Deadline) -> Result<(), Failure> {
-        let mut slot = deadline.of(self.writes.lock()).await?;
-        let idle = slot.take().filter(|session| !session.is_closed());
-        let session = self.begin(idle, deadline).await?;
+        let session = self.begin(self.take_idle(), deadline).await?;
         let statement = format!("DELETE FROM {} WHERE name = $1", self.address.table.quoted());
         let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&place.row, Type::TEXT)];
         let removing = session.client.execute_typed(&statement, &parameters);
         match deadline.of(removing).await?.map_err(|error| session.failure(&error)) {
             Ok(_) => match commit(&session, deadline).await {
-                Ok(()) => *slot = Some(session),
+                Ok(()) => self.keep_idle(Some(session)),
                 Err(SwapFailure::Unwritten(failure) | SwapFailure::Unknown(failure)) => return Err(failure),
             },
             Err(failure) if failure.kind() == Kind::Rejected(Code::MissingTable) => {}

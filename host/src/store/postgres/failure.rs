@@ -9,6 +9,9 @@ use tokio_postgres::error::{DbError, Severity, SqlState};
 use crate::store::remote::TimedOut;
 use crate::store::remote::password::{FILE_VARIABLE, VARIABLE};
 
+/// The longest text of a server in an error, in characters.
+const MAX_TEXT: usize = 300;
+
 /// Why a step has failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
@@ -101,6 +104,7 @@ impl From<&tokio_postgres::Error> for Failure {
             lost |= cause.is::<io::Error>();
             source = cause.source();
         }
+        let text = printable(&text);
         let advice = if text.contains("password missing") {
             lost = false;
             format!("set {FILE_VARIABLE}, {VARIABLE} or PGPASSWORD")
@@ -121,13 +125,19 @@ impl From<&DbError> for Failure {
     /// Omits the detail, which may hold the document.
     fn from(error: &DbError) -> Self {
         let code = error.code();
-        let text = format!("{} (SQLSTATE {})", error.message(), code.code());
+        let text = format!("{} (SQLSTATE {})", printable(error.message()), printable(code.code()));
         let text = match advice(code) {
             Some(advice) => format!("{text}; {advice}"),
             None => text,
         };
         Self { text, kind: kind(code, error.parsed_severity()) }
     }
+}
+
+/// Cuts a text that a server has sent, and puts it in one line without control characters.
+pub(super) fn printable(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.chars().filter(|next| !next.is_control()).take(MAX_TEXT).collect()
 }
 
 fn kind(code: &SqlState, severity: Option<Severity>) -> Kind {
@@ -179,7 +189,7 @@ fn advice(code: &SqlState) -> Option<&'static str> {
         SqlState::INVALID_CATALOG_NAME => "create the database, or correct its name in the URL",
         SqlState::READ_ONLY_SQL_TRANSACTION => "name the primary in the URL",
         SqlState::TOO_MANY_CONNECTIONS => {
-            "raise max_connections: each node needs three, and one more to check"
+            "raise max_connections: each node needs three, and ten while it checks the store"
         }
         SqlState::DISK_FULL => "make room on the disk of the server",
         SqlState::LOCK_NOT_AVAILABLE | SqlState::QUERY_CANCELED => {
@@ -216,6 +226,12 @@ mod tests {
             assert_eq!(kind(&SqlState::SYNTAX_ERROR, Some(severity)), Kind::Other);
         }
         assert_eq!(kind(&SqlState::SYNTAX_ERROR, None), Kind::Other);
+    }
+
+    #[test]
+    fn text_of_server_is_one_short_line() {
+        assert_eq!(printable("relation \"ä\"\r\n  is\u{1b}[2J gone\u{0}\u{9b}"), "relation \"ä\" is[2J gone");
+        assert_eq!(printable(&"ä\u{7}".repeat(MAX_TEXT + 1)), "ä".repeat(MAX_TEXT));
     }
 
     #[test]

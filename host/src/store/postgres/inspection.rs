@@ -9,11 +9,11 @@ use tokio_postgres::types::Type;
 
 use crate::store::News;
 use crate::store::postgres::address::{Address, Proof, Server};
-use crate::store::postgres::failure::Failure;
+use crate::store::postgres::failure::{Failure, printable};
 use crate::store::postgres::news;
 use crate::store::postgres::session::{Facts, Session};
 use crate::store::postgres::table::Place;
-use crate::store::remote::{Finding, Usable};
+use crate::store::remote::{CALL_TIMEOUT, Finding, Usable};
 
 /// How long a notification may need.
 const NEWS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -38,17 +38,17 @@ const TABLE: &str = "SELECT found IS NOT NULL, \
 
 /// Checks a server. A finding that forbids its use is no failure.
 pub(super) async fn inspect(address: &Arc<Address>, place: &Place) -> Result<Vec<Finding>, Failure> {
-    let (session, facts) = Session::connect_if(address, None, |_| None).await?;
+    let (session, facts) = connect(address).await?;
     let mut findings = vec![encryption(address)];
     findings.extend(settings(facts));
     let failed = |error| session.failure(&error);
     let row = session.client.query_typed_one(SERVER, &[]).await.map_err(failed)?;
     let column = |index| row.try_get::<_, &str>(index).map_err(failed);
-    let (version, names) = (column(0)?, column(1)?);
+    let (version, names) = (printable(column(0)?), printable(column(1)?));
     let standbys: i64 = row.try_get(2).map_err(failed)?;
     findings.insert(0, finding("server", format!("PostgreSQL {version} at {}", session.server), Usable::Yes));
-    findings.push(replication(address, names, standbys));
-    findings.push(proof(address.proof, names));
+    findings.push(replication(address, &names, standbys));
+    findings.push(proof(address.proof, &names));
     if facts.in_recovery {
         return Ok(findings);
     }
@@ -61,6 +61,16 @@ pub(super) async fn inspect(address: &Arc<Address>, place: &Place) -> Result<Vec
     findings.push(table(address, flags));
     findings.push(news_arrive(address, place, &session).await);
     Ok(findings)
+}
+
+/// Connects to the server that the store uses. Without one, connects to any that answers, whose
+/// faults are the findings.
+async fn connect(address: &Arc<Address>) -> Result<(Session, Facts), Failure> {
+    // A silent server must leave time to ask the others.
+    match timeout(CALL_TIMEOUT, Session::connect_if(address, None, Facts::fault)).await {
+        Ok(Ok(connected)) => Ok(connected),
+        Ok(Err(_)) | Err(_) => Session::connect_if(address, None, |_| None).await,
+    }
 }
 
 fn finding(check: &str, found: impl Into<String>, usable: Usable) -> Finding {

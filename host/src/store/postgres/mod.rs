@@ -15,8 +15,10 @@ mod table;
 use std::env;
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use tokio::task::JoinHandle;
 
 use self::address::Address;
 use self::engine::{Deadline, Engine, SwapFailure};
@@ -38,8 +40,11 @@ const MARGIN: Duration = Duration::from_millis(100);
 pub struct PostgresStore {
     shared: Arc<Shared>,
     place: Place,
+    /// The task that waits for news.
+    listener: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// What a store shares with its scratch stores.
 struct Shared {
     runtime: CallRuntime,
     engine: Arc<Engine>,
@@ -70,7 +75,11 @@ impl PostgresStore {
         })?;
         let place = Place::catalog(&address.table);
         let engine = Arc::new(Engine::new(address));
-        Ok(Self { shared: Arc::new(Shared { runtime, engine }), place })
+        Ok(Self::of(Arc::new(Shared { runtime, engine }), place))
+    }
+
+    fn of(shared: Arc<Shared>, place: Place) -> Self {
+        Self { shared, place, listener: Mutex::default() }
     }
 
     fn address(&self) -> &Address {
@@ -135,7 +144,11 @@ impl Store for PostgresStore {
 
     fn listen(&self, news: News) {
         let address = Arc::clone(&self.shared.engine.address);
-        self.shared.runtime.spawn(news::listen(address, self.place.channel.clone(), news));
+        let task = self.shared.runtime.spawn(news::listen(address, self.place.channel.clone(), news));
+        let mut listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = std::mem::replace(&mut *listener, task) {
+            before.abort();
+        }
     }
 
     fn location(&self) -> Option<String> {
@@ -164,13 +177,57 @@ impl RemoteStore for PostgresStore {
     /// A row of the same table, so that this needs no right to create one.
     fn scratch(&self) -> Result<Box<dyn ScratchStore>, StoreError> {
         let place = Place::scratch(&Nonce::random()?);
-        Ok(Box::new(Self { shared: Arc::clone(&self.shared), place }))
+        Ok(Box::new(Scratch(Self::of(Arc::clone(&self.shared), place))))
     }
 }
 
-impl ScratchStore for PostgresStore {
+impl Drop for PostgresStore {
+    /// Ends the task, which holds `news`. A scratch store may keep the runtime.
+    fn drop(&mut self) {
+        let listener = self.listener.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(listener) = listener {
+            listener.abort();
+        }
+    }
+}
+
+/// A row beside the catalog. The store of a catalog has no call that removes it.
+#[derive(Debug)]
+struct Scratch(PostgresStore);
+
+impl Store for Scratch {
+    fn version(&self) -> Result<Option<Version>, StoreError> {
+        self.0.version()
+    }
+
+    fn load(&self) -> Result<Option<Entry>, StoreError> {
+        self.0.load()
+    }
+
+    fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
+        self.0.swap(expected, document)
+    }
+
+    fn interval(&self) -> Duration {
+        self.0.interval()
+    }
+
+    fn listen(&self, news: News) {
+        self.0.listen(news);
+    }
+
+    fn location(&self) -> Option<String> {
+        self.0.location()
+    }
+
+    fn clock(&self) -> Option<ClockDifference> {
+        self.0.clock()
+    }
+}
+
+impl ScratchStore for Scratch {
     fn remove(&self) -> Result<(), StoreError> {
-        self.call(WRITE_TIMEOUT, StoreError::UnknownOutcome, |engine, place, deadline| async move {
+        self.0.call(WRITE_TIMEOUT, StoreError::UnknownOutcome, |engine, place, deadline| async move {
             let removed = engine.remove(&place, deadline).await;
             removed.map_err(|failure| StoreError::UnknownOutcome(text(&engine.address, &failure)))
         })
@@ -180,5 +237,39 @@ impl ScratchStore for PostgresStore {
 impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("PostgresStore").field(&self.address().shown).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Instant;
+
+    use super::*;
+
+    fn waits_for_release(news: &Arc<()>, holders: usize) {
+        let start = Instant::now();
+        while Arc::strong_count(news) > holders {
+            assert!(start.elapsed() < Duration::from_secs(30), "news are kept");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn store_drops_its_news_with_itself() {
+        let store = PostgresStore::open("postgres://u@127.0.0.1:1/d").unwrap();
+        // It keeps the runtime.
+        let scratch = store.scratch().unwrap();
+        let held = Arc::new(());
+        for _ in 0..2 {
+            let holder = Arc::clone(&held);
+            store.listen(Arc::new(move || drop(Arc::clone(&holder))));
+        }
+        // A second listener replaces the first.
+        waits_for_release(&held, 2);
+        assert_eq!(Arc::strong_count(&held), 2);
+        drop(store);
+        waits_for_release(&held, 1);
+        drop(scratch);
     }
 }

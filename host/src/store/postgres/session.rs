@@ -18,7 +18,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::store::News;
 use crate::store::postgres::address::{Address, Server};
-use crate::store::postgres::failure::Failure;
+use crate::store::postgres::failure::{Failure, printable};
 use crate::store::remote::CALL_TIMEOUT;
 
 /// How long a server may be silent before the next one is tried as well.
@@ -71,7 +71,7 @@ pub(super) struct Facts {
 
 impl Facts {
     /// Returns why no document may be kept there.
-    fn fault(self) -> Option<&'static str> {
+    pub(super) fn fault(self) -> Option<&'static str> {
         match self {
             Self { in_recovery: true, .. } => Some(
                 "it is a standby, which may be behind; name the primary, or all servers with commas between",
@@ -303,7 +303,7 @@ async fn drive<S, T>(
             Some(Ok(AsyncMessage::Notice(notice))) if is_warning(&notice) => {
                 let mut heard = lock(&heard);
                 heard.warnings += 1;
-                notice.message().clone_into(&mut heard.last_warning);
+                heard.last_warning = printable(notice.message());
             }
             Some(Ok(_)) => {}
             Some(Err(error)) => break Failure::from(&error),
