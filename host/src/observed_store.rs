@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 use crate::observer::Observer;
 use crate::store::{ClockDifference, Entry, News, Store, StoreError, SwapOutcome, Version};
 
+/// The most bytes of a document. A larger one is no catalog, and would exhaust the sandbox.
+const MAX_DOCUMENT_BYTES: usize = 6 << 20;
+
 /// A store and the observer of its calls.
 pub(crate) struct ObservedStore {
     store: Arc<dyn Store>,
@@ -35,7 +38,17 @@ impl Store for ObservedStore {
     }
 
     fn load(&self) -> Result<Option<Entry>, StoreError> {
-        self.observe("load", Store::load)
+        self.observe("load", |store| {
+            let entry = store.load()?;
+            let bytes = entry.as_ref().map_or(0, |entry| entry.document.len());
+            if bytes <= MAX_DOCUMENT_BYTES {
+                return Ok(entry);
+            }
+            Err(StoreError::Unavailable(format!(
+                "the stored document has {bytes} bytes, and no catalog has more than {MAX_DOCUMENT_BYTES}; put the newest \
+                 catalog back, or a backup with `restore`"
+            )))
+        })
     }
 
     fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {

@@ -251,13 +251,13 @@ struct LineageState {
     set_at: Moment,
     /// When the store held a state last that cannot be used, if no usable one followed. A read that
     /// began before is older.
-    unusable_at: Option<Moment>,
+    unusable: Option<(Moment, String)>,
 }
 
 impl Lineage {
     /// Begins at this state, in which this document was found; `None` accepts any.
     pub(crate) fn new(position: Option<CatalogPosition>, version: Option<Version>) -> Self {
-        let state = LineageState { position, version, set_at: boot_clock::now(), unusable_at: None };
+        let state = LineageState { position, version, set_at: boot_clock::now(), unusable: None };
         Self { state: Mutex::new(state) }
     }
 
@@ -267,12 +267,18 @@ impl Lineage {
         state.position = position;
         state.version = version;
         state.set_at = boot_clock::now();
-        state.unusable_at = None;
+        state.unusable = None;
     }
 
-    /// Notes that the store holds a state that cannot be used. What replaces it must be read later.
-    pub(crate) fn note_unusable(&self) {
-        self.lock().unusable_at = Some(boot_clock::now());
+    /// Notes that the store holds a state that cannot be used, and why. What replaces it must be
+    /// read later.
+    pub(crate) fn note_unusable(&self, why: &str) {
+        self.lock().unusable = Some((boot_clock::now(), why.to_owned()));
+    }
+
+    /// Why the newest state of the store cannot be used; `None` if it can.
+    pub(crate) fn unusable(&self) -> Option<String> {
+        self.lock().unusable.as_ref().map(|(_, why)| why.clone())
     }
 
     /// Whether this is the very document that was accepted last.
@@ -284,7 +290,7 @@ impl Lineage {
     /// Checks a state that was read by a read that began at `read_at`.
     pub(crate) fn check(&self, examined: &Examined, read_at: Moment) -> Result<(), LineageError> {
         let state = self.lock();
-        if state.unusable_at.is_some_and(|unusable_at| read_at <= unusable_at) {
+        if state.unusable.as_ref().is_some_and(|(at, _)| read_at <= *at) {
             return Err(LineageError::Overtaken);
         }
         let Some(position) = &state.position else { return Ok(()) };
@@ -422,10 +428,12 @@ mod tests {
     fn state_before_an_unusable_one_is_overtaken() {
         let (lineage, examined) = (Lineage::new(None, None), Examined::empty());
         let before = boot_clock::now();
-        lineage.note_unusable();
+        lineage.note_unusable("damaged");
+        assert_eq!(lineage.unusable().as_deref(), Some("damaged"));
         assert!(matches!(lineage.check(&examined, before), Err(LineageError::Overtaken)));
         assert!(lineage.check(&examined, boot_clock::now().after(Duration::from_millis(1))).is_ok());
         lineage.advance(None, None);
+        assert_eq!(lineage.unusable(), None);
         assert!(lineage.check(&examined, before).is_ok());
     }
 }

@@ -75,6 +75,9 @@ fn poll(shared: &Shared) {
         let failure = result.as_ref().err().map(discriminant);
         match &result {
             // Each kind of error is logged once, not at every poll.
+            Err(error @ PollError::Unusable(_)) if failure != failing => {
+                tracing::error!("{error}; all tokens are refused");
+            }
             Err(error) if failure != failing => tracing::error!(
                 "{error}; tokens are refused {:?} after the last good read of the store",
                 shared.freshness.max_staleness()

@@ -106,6 +106,8 @@ pub(crate) enum PollError {
     Trap,
     /// The store went back.
     Refused(CatalogRefusal),
+    /// The store holds no readable catalog, for this reason: all tokens are refused at once.
+    Unusable(String),
 }
 
 impl PollError {
@@ -113,7 +115,7 @@ impl PollError {
     pub(crate) const fn outcome(&self) -> &'static str {
         match self {
             Self::Store(_) => "unavailable",
-            Self::Trap => "failed",
+            Self::Trap | Self::Unusable(_) => "failed",
             Self::Refused(_) => "refused",
         }
     }
@@ -124,6 +126,7 @@ impl fmt::Display for PollError {
         match self {
             Self::Store(error) => write!(f, "the token store does not answer: {error}"),
             Self::Trap => write!(f, "the token store cannot be used: {COMPONENT_FAILED}"),
+            Self::Unusable(why) => write!(f, "the token store cannot be used: {why}"),
             Self::Refused(refusal) => write!(
                 f,
                 "{refusal}; changes are refused; put the newest catalog back, or stop the server and start it with \
@@ -216,9 +219,14 @@ impl Shared {
         });
         match checked {
             Ok((result, true)) => result,
-            Ok((_, false)) => Err(AuthenticateError::Unavailable(format!(
-                "the token store has not answered for more than {:?}",
-                self.freshness.max_staleness()
+            Ok((_, false)) => Err(AuthenticateError::Unavailable(self.refusal().map_or_else(
+                || {
+                    format!(
+                        "the token store has not answered for more than {:?}",
+                        self.freshness.max_staleness()
+                    )
+                },
+                |refusal| refusal.to_string(),
             ))
             .into()),
             Err(trap) => {
@@ -332,7 +340,7 @@ impl Shared {
         }
         if version.as_ref() == current.snapshot.version() {
             self.confirm(&current, Proof::new(read_at, source));
-            return Ok(false);
+            return self.lineage.unusable().map_or(Ok(false), |why| Err(PollError::Unusable(why)));
         }
         let read_at = boot_clock::now();
         let snapshot = self.store.load().map_err(PollError::Store)?.into();
@@ -389,10 +397,10 @@ impl Shared {
             Ok(Err(error)) => {
                 // It denies every token from now on. The next readable state must continue the one
                 // before it.
-                tracing::error!("the token store cannot be used: {error}; all tokens are refused");
+                let why = error.to_string();
                 self.replace_current(next);
-                self.lineage.note_unusable();
-                return Ok(Published::Changed { submitted: None });
+                self.lineage.note_unusable(&why);
+                return Err(PollError::Unusable(why));
             }
             Err(trap) => {
                 self.count_trap(&trap);

@@ -22,6 +22,7 @@ const FAMILIES: [&str; 2] = ["optoken-moved ", "optoken-arriving "];
 #[derive(Serialize, Deserialize)]
 struct MovedLine {
     to: String,
+    catalog_id: String,
     at: Timestamp,
 }
 
@@ -37,6 +38,8 @@ pub(crate) enum Relocation<'a> {
     Moved {
         /// The address of that store.
         to: String,
+        /// The identifier of their catalog.
+        catalog_id: String,
         /// When the move was made.
         at: Timestamp,
     },
@@ -58,8 +61,9 @@ impl<'a> Relocation<'a> {
             return None;
         }
         let moved = || {
-            let MovedLine { to, at } = serde_json::from_str(document.strip_prefix(MOVED)?).ok()?;
-            Some(Self::Moved { to, at })
+            let MovedLine { to, catalog_id, at } =
+                serde_json::from_str(document.strip_prefix(MOVED)?).ok()?;
+            Some(Self::Moved { to, catalog_id, at })
         };
         let arriving = || {
             let (line, document) = document.strip_prefix(ARRIVING)?.split_once('\n')?;
@@ -98,10 +102,11 @@ pub(crate) fn refusal(document: &str) -> Option<String> {
     Relocation::read(document).map(|relocation| relocation.to_string())
 }
 
-/// The document of a store that the tokens have left.
+/// The document of a store that the tokens of this catalog have left.
 #[cfg(feature = "server")]
-pub(crate) fn moved(to: &str, at: Timestamp) -> Result<String, serde_json::Error> {
-    Ok(format!("{MOVED}{}\n", serde_json::to_string(&MovedLine { to: to.to_owned(), at })?))
+pub(crate) fn moved(to: &str, catalog_id: &str, at: Timestamp) -> Result<String, serde_json::Error> {
+    let line = MovedLine { to: to.to_owned(), catalog_id: catalog_id.to_owned(), at };
+    Ok(format!("{MOVED}{}\n", serde_json::to_string(&line)?))
 }
 
 /// The document of a store that the tokens of this catalog have not arrived in.
@@ -119,8 +124,11 @@ mod tests {
     #[test]
     fn markers_are_read_back() {
         let to = "postgres://h/\"db\"\n";
-        let document = moved(to, 7).unwrap();
-        assert_eq!(Relocation::read(&document), Some(Relocation::Moved { to: to.to_owned(), at: 7 }));
+        let document = moved(to, "id", 7).unwrap();
+        assert_eq!(
+            Relocation::read(&document),
+            Some(Relocation::Moved { to: to.to_owned(), catalog_id: "id".to_owned(), at: 7 })
+        );
         assert!(refusal(&document).unwrap().contains("moved to postgres://h/"));
         for copy in ["", "{\"format\":3}\n", "optoken-moved 1\n{}"] {
             let document = arriving("sqlite:/a\nb", copy).unwrap();
@@ -135,7 +143,7 @@ mod tests {
             assert_eq!(Relocation::read(document), None, "{document}");
         }
         for document in [
-            "optoken-moved 2\n{\"to\":\"x\",\"at\":1}\n",
+            "optoken-moved 2\n{\"to\":\"x\",\"catalog_id\":\"y\",\"at\":1}\n",
             "optoken-moved 1\n",
             "optoken-moved 1\n{\"to\":1}\n",
             "optoken-arriving 1\n{\"from\":\"x\"}",

@@ -284,8 +284,8 @@ fn next(cases: &Mutex<Vec<Case>>) -> Option<Case> {
 
 /// The faults are no faults if no swap was carried out without its answer.
 fn assert_writes_are_in_doubt(seen: &[(Case, Seen)]) {
-    let outcomes =
-        || seen.iter().map(|(case, seen)| format!("{case:?}: {:?}\n", seen.outcome)).collect::<String>();
+    let line = |(case, seen): &(Case, Seen)| format!("{case:?}: {:?}", seen.outcome);
+    let outcomes = || seen.iter().map(line).collect::<Vec<_>>().join("\n");
     assert!(seen.iter().any(|(_, seen)| seen.in_doubt), "no unknown outcome:\n{}", outcomes());
 }
 

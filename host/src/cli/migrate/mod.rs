@@ -5,7 +5,7 @@ mod steps;
 
 use std::io::{self, Write as _};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 
@@ -87,19 +87,26 @@ impl Migrate {
         // Before the target is tried, which takes longer.
         let (source, target) = sides();
         let found = examine(source, target)?;
-        let is_finished = matches!(found, Found::Finished { .. });
-        if is_finished {
+        let catalog = Catalog::read(found.document())?;
+        if let Found::Finished { catalog_id, .. } = &found {
+            ensure!(
+                *catalog_id == catalog.id,
+                "the tokens of {} were moved to {1}, but {1} holds another catalog, {2}, in place of {catalog_id}; put a \
+                 backup of that catalog into an empty place with `restore`",
+                from.address,
+                to.address,
+                catalog.id
+            );
             print_stderr("An earlier run has moved the tokens; nothing is left to do.");
         } else {
             if matches!(found, Found::Unfinished { .. }) {
                 print_stderr("An interrupted run has left the source; finishing it.");
             }
             try_target(&to)?;
-            let catalog = Catalog::read(found.document())?;
             print_stderr(&format!("{catalog}: from {} to {}", from.address, to.address));
             self.confirm()?;
         }
-        let document = relocate(source, target, now())?;
+        let document = relocate(source, target, &catalog.id, now())?;
         let Catalog { id, sequence, tokens } = Catalog::read(&document)?;
         let summary = Summary { from: &from.address, to: &to.address, catalog_id: &id, sequence, tokens };
         self.print(&summary)

@@ -29,8 +29,8 @@ pub(crate) enum Found {
     Catalog { entry: Entry, target: Option<Version> },
     /// An earlier run has left the source, and not reached the end. The target holds this copy.
     Unfinished { target: Version, document: String },
-    /// An earlier run has reached the end.
-    Finished { document: String },
+    /// An earlier run has moved the catalog with this identifier, and the target holds this one.
+    Finished { document: String, catalog_id: String },
 }
 
 impl Found {
@@ -38,7 +38,7 @@ impl Found {
     pub(crate) fn document(&self) -> &str {
         match self {
             Self::Catalog { entry, .. } => &entry.document,
-            Self::Unfinished { document, .. } | Self::Finished { document } => document,
+            Self::Unfinished { document, .. } | Self::Finished { document, .. } => document,
         }
     }
 }
@@ -62,7 +62,9 @@ pub(crate) fn examine(from: Side<'_>, to: Side<'_>) -> anyhow::Result<Found> {
     let relocated = target.as_ref().and_then(|entry| Relocation::read(&entry.document));
     match Relocation::read(&source.document) {
         None => {}
-        Some(Relocation::Moved { to: other, .. }) if other == to.address => return left(from, to, target),
+        Some(Relocation::Moved { to: other, catalog_id, .. }) if other == to.address => {
+            return left(from, to, target, catalog_id);
+        }
         Some(Relocation::Moved { to: other, .. }) => bail!(
             "the tokens of {} were moved to {other} before; move them from there, with --from",
             from.address
@@ -94,13 +96,13 @@ pub(crate) fn examine(from: Side<'_>, to: Side<'_>) -> anyhow::Result<Found> {
 }
 
 /// The note in the source names the target.
-fn left(from: Side<'_>, to: Side<'_>, target: Option<Entry>) -> anyhow::Result<Found> {
+fn left(from: Side<'_>, to: Side<'_>, target: Option<Entry>, catalog_id: String) -> anyhow::Result<Found> {
     let left = || format!("the tokens of {} were moved to {}", from.address, to.address);
     let Some(Entry { version, document }) = target else {
         bail!("{}, which holds nothing; put a backup there with `restore`", left());
     };
     match Relocation::read(&document) {
-        None => Ok(Found::Finished { document }),
+        None => Ok(Found::Finished { document, catalog_id }),
         Some(Relocation::Arriving { from: other, document }) if other == from.address => {
             Ok(Found::Unfinished { target: version, document: document.to_owned() })
         }
@@ -111,15 +113,20 @@ fn left(from: Side<'_>, to: Side<'_>, target: Option<Entry>) -> anyhow::Result<F
     }
 }
 
-/// Moves the tokens. Returns the catalog that was moved.
-pub(crate) fn relocate(from: Side<'_>, to: Side<'_>, at: Timestamp) -> anyhow::Result<String> {
+/// Moves the tokens of the catalog with this identifier. Returns the catalog that was moved.
+pub(crate) fn relocate(
+    from: Side<'_>,
+    to: Side<'_>,
+    catalog_id: &str,
+    at: Timestamp,
+) -> anyhow::Result<String> {
     for _ in 0..ATTEMPTS {
         let (target, document) = match examine(from, to)? {
-            Found::Finished { document } => return Ok(document),
+            Found::Finished { document, .. } => return Ok(document),
             Found::Unfinished { target, document } => (target, document),
             Found::Catalog { entry, target } => {
                 let Some(target) = copy(from, to, target.as_ref(), &entry.document)? else { continue };
-                let note = relocation::moved(to.address, at)?;
+                let note = relocation::moved(to.address, catalog_id, at)?;
                 match write(from, Some(&entry.version), &note)? {
                     Written::Yes(_) => (target, entry.document),
                     Written::Again => continue,

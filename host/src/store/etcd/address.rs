@@ -218,8 +218,9 @@ impl<'a> Parts<'a> {
         if prefix.is_empty() {
             return Err(format!("it names no prefix of the keys; write {FORM}, such as /optoken"));
         }
-        if prefix.split('/').any(str::is_empty) || prefix.contains(char::is_control) {
-            return Err("its prefix has an empty part or a control character".to_owned());
+        if prefix.split('/').any(|part| matches!(part, "" | "." | "..")) || prefix.contains(char::is_control)
+        {
+            return Err("its prefix has an empty part, a part of dots or a control character".to_owned());
         }
         Ok(prefix.to_owned())
     }
@@ -350,6 +351,7 @@ mod tests {
             ("etcd://u:secret@localhost", "names no prefix"),
             ("etcd://u:secret@localhost//", "names no prefix"),
             ("etcd://u:secret@localhost/a//b", "empty part"),
+            ("etcd://u:secret@localhost/a/../b", "a part of dots"),
             ("etcd://u:secret@localhost,/p", "a host is no HOST:PORT"),
             ("etcd://u:secret@localhost:x/p", "a host is no HOST:PORT"),
             ("etcd://:secret@localhost/p", "without a user"),

@@ -105,6 +105,12 @@ impl Address {
         if url.fragment().is_some() {
             return Err(wrong("it must have no fragment; write '#' as %23"));
         }
+        // The parser of URLs has removed such parts already.
+        let written =
+            text.split(['?', '#']).next().unwrap_or_default().to_ascii_lowercase().replace("%2e", ".");
+        if written.split('/').skip(3).any(|part| matches!(part, "." | "..")) {
+            return Err(wrong("the prefix cannot have a part of dots"));
+        }
         let prefix = Path::from_url_path(url.path().trim_end_matches('/'))
             .map_err(|error| wrong(&format!("the prefix cannot be used: {error}")))?;
         let mut address = Self {
@@ -263,6 +269,8 @@ mod tests {
             ("s3://b:9000/p", "?endpoint=https://…"),
             ("s3://b/p#x", "fragment"),
             ("s3://b/p//q", "the prefix cannot be used"),
+            ("s3://b/../q", "a part of dots"),
+            ("s3://b/p/%2E%2e?region=x", "a part of dots"),
             (
                 "s3://b/p?access_key=SECRET",
                 "unknown option \"access_key\"; s3:// has allow_http, ca, endpoint, region",

@@ -7,6 +7,7 @@ use std::thread;
 use super::*;
 use crate::store::MemoryStore;
 
+const ID: &str = "identifier";
 const FROM: &str = "test://from";
 const TO: &str = "test://to";
 const CATALOG: &str = "{\"format\":3}\n";
@@ -68,14 +69,14 @@ impl World {
     fn run(self: &Arc<Self>, broken: bool) -> anyhow::Result<String> {
         let store = |address| Faulty { world: Arc::clone(self), address, broken };
         let (from, to) = (store(FROM), store(TO));
-        relocate(Side { address: FROM, store: &from }, Side { address: TO, store: &to }, 1)
+        relocate(Side { address: FROM, store: &from }, Side { address: TO, store: &to }, ID, 1)
     }
 
     #[track_caller]
     fn assert_moved(&self, case: &str) {
         assert_eq!(self.document(TO).as_deref(), Some(CATALOG), "{case}");
         let left = self.document(FROM).unwrap();
-        let moved = Relocation::Moved { to: TO.to_owned(), at: 1 };
+        let moved = Relocation::Moved { to: TO.to_owned(), catalog_id: ID.to_owned(), at: 1 };
         assert_eq!(Relocation::read(&left), Some(moved), "{case}");
     }
 }
@@ -193,7 +194,7 @@ fn racing_moves_end_in_one_catalog() {
 
 #[test]
 fn unusable_states_are_refused_unchanged() {
-    let moved = |to| relocation::moved(to, 1).unwrap();
+    let moved = |to| relocation::moved(to, ID, 1).unwrap();
     let arriving = |from| relocation::arriving(from, CATALOG).unwrap();
     let catalog = CATALOG.to_owned();
     for (source, target, error) in [
@@ -220,14 +221,14 @@ fn unusable_states_are_refused_unchanged() {
             }
         }
         let (from_side, to_side) = (Side { address: FROM, store: &from }, Side { address: TO, store: &to });
-        let text = format!("{:#}", relocate(from_side, to_side, 1).unwrap_err());
+        let text = format!("{:#}", relocate(from_side, to_side, ID, 1).unwrap_err());
         assert!(text.contains(error), "{error}: {text}");
         let documents = [&from, &to].map(|store| store.load().unwrap().map(|entry| entry.document));
         assert_eq!(documents, [source, target], "{error}");
     }
     let world = World::new(None);
     let same = Side { address: FROM, store: &world.from };
-    assert!(relocate(same, same, 1).unwrap_err().to_string().contains("are the same store"));
+    assert!(relocate(same, same, ID, 1).unwrap_err().to_string().contains("are the same store"));
 }
 
 #[test]
@@ -235,9 +236,9 @@ fn tokens_can_come_back() {
     let world = World::new(None);
     world.run(false).unwrap();
     let (from, to) = (Side { address: FROM, store: &world.from }, Side { address: TO, store: &world.to });
-    assert_eq!(relocate(to, from, 2).unwrap(), CATALOG);
+    assert_eq!(relocate(to, from, ID, 2).unwrap(), CATALOG);
     assert_eq!(world.live(), [FROM]);
-    assert!(relocate(to, from, 3).is_ok(), "it is finished");
+    assert!(relocate(to, from, ID, 3).is_ok(), "it is finished");
     assert!(world.run(false).is_ok(), "and once more");
     world.assert_moved("there again");
 }
