@@ -217,6 +217,8 @@ fn rules(page: &str) -> Vec<&str> {
 pub(crate) fn alerts_are_valid_and_their_metrics_exist() {
     let env = TestEnv::new();
     let server = env.serve(&["--store", "memory:", "--disable-authz", "metrics"]);
+    // A family without a value has no line.
+    server.create();
     let metrics = get("/metrics").send(server.address).body;
     let page = read("docs/operations.md");
     let rules = rules(&page);

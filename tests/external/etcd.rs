@@ -331,8 +331,8 @@ pub(crate) fn tls_needs_authority_and_client_certificate() {
         (format!("etcds://{plain}/tls"), "if this port has no TLS"),
     ] {
         let store = EtcdStore::open(&url).unwrap();
-        let error = unavailable(|| store.version());
-        assert!(error.contains(expected), "{url}: {error}");
+        // A busy machine can need the whole time of a call for the first handshake.
+        eventually(expected, || unavailable(|| store.version()).contains(expected));
         match store.swap(Some(&version), "x") {
             // Only a refused certificate proves that no request was read.
             Err(StoreError::UnknownOutcome(error)) if url.starts_with("etcd:") => {

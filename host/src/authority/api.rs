@@ -312,6 +312,12 @@ impl Authority {
         &self.shared.catalog_id
     }
 
+    /// Whether tokens are checked: false while all of them are refused, because no read of the store
+    /// proves that the current snapshot is the newest.
+    pub fn is_fresh(&self) -> bool {
+        self.shared.is_fresh()
+    }
+
     /// How long ago the store last confirmed that the current snapshot is the newest. Beyond
     /// [`max_staleness`](crate::authority::Builder::max_staleness) no token is accepted.
     pub fn staleness(&self) -> Duration {

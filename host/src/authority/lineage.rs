@@ -249,12 +249,15 @@ struct LineageState {
     version: Option<Version>,
     /// When the position was set. A read that began before may return an older state.
     set_at: Moment,
+    /// When the store held a state last that cannot be used, if no usable one followed. A read that
+    /// began before is older.
+    unusable_at: Option<Moment>,
 }
 
 impl Lineage {
     /// Begins at this state, in which this document was found; `None` accepts any.
     pub(crate) fn new(position: Option<CatalogPosition>, version: Option<Version>) -> Self {
-        let state = LineageState { position, version, set_at: boot_clock::now() };
+        let state = LineageState { position, version, set_at: boot_clock::now(), unusable_at: None };
         Self { state: Mutex::new(state) }
     }
 
@@ -264,6 +267,12 @@ impl Lineage {
         state.position = position;
         state.version = version;
         state.set_at = boot_clock::now();
+        state.unusable_at = None;
+    }
+
+    /// Notes that the store holds a state that cannot be used. What replaces it must be read later.
+    pub(crate) fn note_unusable(&self) {
+        self.lock().unusable_at = Some(boot_clock::now());
     }
 
     /// Whether this is the very document that was accepted last.
@@ -275,6 +284,9 @@ impl Lineage {
     /// Checks a state that was read by a read that began at `read_at`.
     pub(crate) fn check(&self, examined: &Examined, read_at: Moment) -> Result<(), LineageError> {
         let state = self.lock();
+        if state.unusable_at.is_some_and(|unusable_at| read_at <= unusable_at) {
+            return Err(LineageError::Overtaken);
+        }
         let Some(position) = &state.position else { return Ok(()) };
         examined.check_continues(position).map_err(|refusal| {
             if read_at < state.set_at { LineageError::Overtaken } else { LineageError::Refused(refusal) }
@@ -397,5 +409,23 @@ impl Store for CheckedStore {
             SwapOutcome::Stale => None,
         };
         self.call(|store| store.swap(expected, document), made).map(|(outcome, _)| outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn state_before_an_unusable_one_is_overtaken() {
+        let (lineage, examined) = (Lineage::new(None, None), Examined::empty());
+        let before = boot_clock::now();
+        lineage.note_unusable();
+        assert!(matches!(lineage.check(&examined, before), Err(LineageError::Overtaken)));
+        assert!(lineage.check(&examined, boot_clock::now().after(Duration::from_millis(1))).is_ok());
+        lineage.advance(None, None);
+        assert!(lineage.check(&examined, before).is_ok());
     }
 }

@@ -189,6 +189,11 @@ impl Shared {
         boot_clock::now().since(self.proof().begun)
     }
 
+    /// Whether the current snapshot may be used.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.freshness.accepts(&self.snapshot().confirmed, boot_clock::now())
+    }
+
     /// Why the state in the store is not published; `None` if it is.
     pub(crate) fn refusal(&self) -> Option<CatalogRefusal> {
         self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -331,7 +336,8 @@ impl Shared {
         }
         let read_at = boot_clock::now();
         let snapshot = self.store.load().map_err(PollError::Store)?.into();
-        self.publish(snapshot, Proof::new(read_at, source)).map(|published| published != Published::Unchanged)
+        let published = self.publish(snapshot, Proof::new(read_at, source))?;
+        Ok(matches!(published, Published::Changed { .. }))
     }
 
     /// Reads the creation time of the operator secret. The read instance has then loaded the
@@ -385,6 +391,7 @@ impl Shared {
                 // before it.
                 tracing::error!("the token store cannot be used: {error}; all tokens are refused");
                 self.replace_current(next);
+                self.lineage.note_unusable();
                 return Ok(Published::Changed { submitted: None });
             }
             Err(trap) => {

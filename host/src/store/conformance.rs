@@ -11,11 +11,11 @@
 //!
 //! ```no_run
 //! # use optoken::store::Store;
-//! use optoken::store::conformance::{self, Extent};
+//! use optoken::store::conformance::{self, RaceSize};
 //!
 //! # fn test(nodes: [Box<dyn Store>; 3]) {
 //! let nodes = nodes.each_ref().map(|node| &**node);
-//! conformance::races_have_one_winner(&nodes, Extent::default());
+//! conformance::races_have_one_winner(&nodes, RaceSize::default());
 //! conformance::instances_agree(nodes[0], nodes[1]);
 //! // Only where the store has news.
 //! conformance::news_arrive(nodes[0], nodes[1]);
@@ -38,16 +38,16 @@ const LARGEST: usize = 6 << 20;
 /// How long [`news_arrive`] waits for each call of `news`.
 const NEWS_LIMIT: Duration = Duration::from_secs(30);
 
-/// How far the tests go.
+/// How many swaps race, and how often.
 #[derive(Debug, Clone, Copy)]
-pub struct Extent {
+pub struct RaceSize {
     /// The number of swaps that race for one version.
     pub racers: usize,
     /// The number of races, each for the version that the race before it has left.
     pub rounds: usize,
 }
 
-impl Default for Extent {
+impl Default for RaceSize {
     fn default() -> Self {
         Self { racers: 24, rounds: 20 }
     }
@@ -73,21 +73,21 @@ pub struct Races {
 ///
 /// If the store violates the contract; the message names the violation.
 pub fn run<S: Store + ?Sized>(store: &S) {
-    run_with(store, Extent::default());
+    run_with(store, RaceSize::default());
 }
 
-/// As [`run`], to this extent.
+/// As [`run`], to this size.
 ///
 /// # Panics
 ///
 /// If the store violates the contract; the message names the violation.
-pub fn run_with<S: Store + ?Sized>(store: &S, extent: Extent) {
+pub fn run_with<S: Store + ?Sized>(store: &S, size: RaceSize) {
     empty_store_has_no_document(store);
-    one_first_document_wins(store, extent);
+    one_first_document_wins(store, size);
     let first = store.load().unwrap().unwrap().version;
     swap_requires_the_current_version(store, &first);
     documents_are_unchanged(store);
-    races_have_one_winner(&[store], extent);
+    races_have_one_winner(&[store], size);
 }
 
 /// Races swaps through all of these instances of one store, which may be empty. In each round
@@ -96,10 +96,10 @@ pub fn run_with<S: Store + ?Sized>(store: &S, extent: Extent) {
 /// # Panics
 ///
 /// If the store violates the contract; the message names the violation.
-pub fn races_have_one_winner<S: Store + ?Sized>(instances: &[&S], extent: Extent) -> Races {
+pub fn races_have_one_winner<S: Store + ?Sized>(instances: &[&S], size: RaceSize) -> Races {
     let mut all = Races::default();
-    for round in 0..extent.rounds {
-        race(instances, extent.racers, round, &mut all);
+    for round in 0..size.rounds {
+        race(instances, size.racers, round, &mut all);
     }
     all
 }
@@ -162,8 +162,8 @@ fn empty_store_has_no_document<S: Store + ?Sized>(store: &S) {
     assert_eq!(store.load().unwrap(), None);
 }
 
-fn one_first_document_wins<S: Store + ?Sized>(store: &S, extent: Extent) {
-    race(&[store], extent.racers, 0, &mut Races::default());
+fn one_first_document_wins<S: Store + ?Sized>(store: &S, size: RaceSize) {
+    race(&[store], size.racers, 0, &mut Races::default());
     let first = store.load().unwrap().unwrap();
     assert_eq!(store.swap(None, "second").unwrap(), SwapOutcome::Stale);
     assert_eq!(store.load().unwrap().unwrap(), first);
@@ -284,11 +284,11 @@ mod tests {
         news: Mutex<Vec<News>>,
     }
 
-    const EXTENT: Extent = Extent { racers: 4, rounds: 2 };
+    const SIZE: RaceSize = RaceSize { racers: 4, rounds: 2 };
 
     impl Store {
         fn new(broken: Broken) -> Self {
-            let swaps = Barrier::new(EXTENT.racers);
+            let swaps = Barrier::new(SIZE.racers);
             Self {
                 broken,
                 inner: MemoryStore::default(),
@@ -361,9 +361,9 @@ mod tests {
 
     #[test]
     fn broken_stores_fail() {
-        let run = |store: &Store| run_with(store, EXTENT);
+        let run = |store: &Store| run_with(store, SIZE);
         let races = |store: &Store| {
-            races_have_one_winner(&[store, store], EXTENT);
+            races_have_one_winner(&[store, store], SIZE);
         };
         assert!(passes(run, Broken::Nothing));
         assert!(passes(races, Broken::Nothing));

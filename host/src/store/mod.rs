@@ -1,7 +1,7 @@
 //! The port to storage: one document, read whole and replaced whole by compare-and-swap.
 //!
-//! The contract is that of `wit/catalog-store.wit`. An adapter is one file beside this one; it
-//! knows the port and no other adapter. Calls block, and come from threads that may block.
+//! The contract is that of `wit/catalog-store.wit`. An adapter is one file or folder beside this
+//! one; it knows the port and no other adapter. Calls block, and come from threads that may block.
 
 use std::fmt;
 use std::sync::Arc;

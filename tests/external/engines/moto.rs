@@ -2,6 +2,7 @@
 //! signatures.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -13,6 +14,10 @@ pub(crate) static KIND: Kind = Kind {
     secrets: &[s3::SECRET_KEY],
     ..Kind::new("moto", &[MOTO, DEATH_SIGNAL], start, shared)
 };
+
+/// Runs moto without a switch of threads in the middle of a request. moto compares the condition of
+/// a write and then writes, with no lock: now and then two of eight writers win.
+const ONE_AT_A_TIME: &str = "import sys; sys.setswitchinterval(3600); from moto.server import main; main()";
 
 pub(crate) struct Moto {
     process: Process,
@@ -41,8 +46,9 @@ impl Engine for Moto {
 fn start() -> Box<dyn Engine> {
     let directory = Directory::new();
     let port = Port::any();
-    let mut command = Command::new(needs::path(MOTO));
-    command.args(["-H", "127.0.0.1", "-p", &port.number().to_string()]);
+    // The Python of its environment, which is beside the program.
+    let mut command = Command::new(Path::new(&needs::path(MOTO)).with_file_name("python"));
+    command.args(["-c", ONE_AT_A_TIME, "-H", "127.0.0.1", "-p", &port.number().to_string()]);
     let process = Process::start("moto", directory.path(), &command);
     until_ready("moto has a bucket", &[&process], || s3::create_bucket(port.address()));
     Box::new(Moto { process, port, _directory: directory })

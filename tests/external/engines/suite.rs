@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use optoken::store::conformance::{self, Extent};
-use optoken::store::remote::probe::{Extent as Trials, probe};
+use optoken::store::conformance::{self, RaceSize};
+use optoken::store::remote::probe::{Extent, probe};
 use optoken::store::remote::{RemoteStore, Usable};
 use optoken::store::{Entry, Store, StoreError, SwapOutcome, Version};
 
@@ -19,15 +19,15 @@ type Outcome = Result<SwapOutcome, StoreError>;
 
 pub(crate) fn store_keeps_the_contract(kind: &'static Kind) {
     let store = kind.store(&fresh_name());
-    conformance::run_with(&*store, Extent { racers: kind.racers, rounds: 1 });
+    conformance::run_with(&*store, RaceSize { racers: kind.racers, rounds: 1 });
 }
 
 pub(crate) fn races_of_three_nodes_have_one_winner(kind: &'static Kind) {
     let name = fresh_name();
     let nodes = [kind.store(&name), kind.store(&name), kind.store(&name)];
     let nodes = nodes.each_ref().map(|node| &**node);
-    let extent = Extent { racers: kind.racers, ..Extent::default() };
-    let races = conformance::races_have_one_winner(&nodes, extent);
+    let size = RaceSize { racers: kind.racers, ..RaceSize::default() };
+    let races = conformance::races_have_one_winner(&nodes, size);
     assert_eq!(races.unavailable, 0, "{races:?}");
     eprintln!("{}: {races:?}", kind.name);
 }
@@ -59,7 +59,9 @@ pub(crate) fn probe_finds_it_usable_and_leaves_nothing(kind: &'static Kind) {
     let store = kind.store(&fresh_name());
     let document = "the catalog";
     let version = swapped(&*store, None, document);
-    for finding in probe(&*store, Trials::Full).unwrap().rows {
+    // An engine on a busy machine may miss a deadline, which is no finding.
+    let report = (0..5).find_map(|_| probe(&*store, Extent::Full).ok()).unwrap();
+    for finding in report.rows {
         assert_ne!(finding.usable, Usable::No, "{finding:?}");
     }
     let [one, two] = [store.scratch().unwrap(), store.scratch().unwrap()];

@@ -23,6 +23,7 @@ use super::{BOUND, Engine, Node, Traffic};
 use crate::support::history::bound::{self, EventKind, Node as NodeNumber};
 use crate::support::history::chain::Outcome;
 use crate::support::history::recorder::Recorder;
+use crate::support::history::workload::SetOnDrop;
 use crate::support::history::{Moment, NEVER};
 use crate::support::{
     CONFIRM, Connection, Request, Response, STAGE, create_named, delete_named, get, holds_within, post,
@@ -34,7 +35,7 @@ const CLIENTS: usize = 24;
 const OPERATIONS: usize = 5_000;
 
 /// The longest pause of a client between two operations, in milliseconds.
-const PAUSE: u64 = 80;
+const PAUSE: u64 = 50;
 
 /// How many tokens the clients choose from.
 const KNOWN_TOKENS: usize = 24;
@@ -258,8 +259,9 @@ pub(crate) fn nodes_under_faults_have_one_history(engine: &'static Engine) {
                 fault => fault.apply_to_engine(engine, &*store, at),
             }
         };
+        let ended = SetOnDrop(&clients.ended);
         let faults = disturb(&faults, 16, apply, || clients.operations() >= least);
-        clients.ended.store(true, Ordering::Relaxed);
+        drop(ended);
         for thread in threads {
             thread.join().unwrap();
         }

@@ -57,15 +57,14 @@ impl Node {
     fn start(store: &dyn SharedStore, args: &[&str], has_clock: bool) -> Self {
         let links = store.addresses().into_iter().map(Link::start).collect();
         let mut clock = None;
-        let with_clock = |cli, env: &TestEnv| {
+        let adjust = |cli, env: &TestEnv| {
+            if !has_clock {
+                return cli;
+            }
             let clock = clock.insert(WallClock::new(env.home().join("clock")));
             clock.of(cli)
         };
-        let node = if has_clock {
-            Self::start_with(store, links, "127.0.0.1:0", args, with_clock)
-        } else {
-            Self::start_with(store, links, "127.0.0.1:0", args, |cli, _| cli)
-        };
+        let node = Self::start_with(store, links, "127.0.0.1:0", args, adjust);
         Self { clock, ..node }
     }
 

@@ -32,11 +32,20 @@ pub(crate) enum Until {
     Disturbed,
 }
 
+/// Sets a flag when it is dropped, also by a panic, so that no other thread waits without end.
+pub(crate) struct SetOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Counts what a client does.
 struct Things<'a> {
     done: usize,
     until: Until,
-    disturbed: &'a AtomicBool,
+    calm: &'a AtomicBool,
 }
 
 impl Iterator for Things<'_> {
@@ -50,7 +59,7 @@ impl Iterator for Things<'_> {
         }
         let goes_on = match self.until {
             Until::Done(things) => self.done <= things,
-            Until::Disturbed => self.disturbed.load(Ordering::Relaxed),
+            Until::Disturbed => !self.calm.load(Ordering::Relaxed),
         };
         goes_on.then_some(self.done)
     }
@@ -59,17 +68,17 @@ impl Iterator for Things<'_> {
 /// Runs `client` in as many threads as there are clients, and `disturb` beside them until they have
 /// ended.
 fn run(until: Until, client: &(dyn Fn(usize, Things<'_>) + Sync), disturb: &(dyn Fn(&AtomicBool) + Sync)) {
-    let (ended, disturbed) = (AtomicBool::new(false), AtomicBool::new(true));
+    let (ended, calm) = (AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
-                let things = Things { done: 0, until, disturbed: &disturbed };
+                let things = Things { done: 0, until, calm: &calm };
                 scope.spawn(move || client(number, things))
             })
             .collect();
         scope.spawn(|| {
+            let _calm = SetOnDrop(&calm);
             disturb(&ended);
-            disturbed.store(false, Ordering::Relaxed);
         });
         let results: Vec<_> = clients.into_iter().map(ScopedJoinHandle::join).collect();
         ended.store(true, Ordering::Relaxed);

@@ -78,9 +78,8 @@ fn ping() -> Result<Response, Problem> {
 /// another node can succeed, so this is 503.
 fn ready(request: &ApiRequest) -> Result<Response, Problem> {
     let authority = &request.state.authority;
-    let is_fresh = authority.staleness() <= authority.max_staleness();
     // The catalog cannot be read after a move to another store.
-    if request.state.options.without_auth || (is_fresh && authority.catalog_state().is_ok()) {
+    if request.state.options.without_auth || (authority.is_fresh() && authority.catalog_state().is_ok()) {
         Ok(response::text("OK"))
     } else {
         Err(Problem::Unavailable)

@@ -1,11 +1,9 @@
 //! The URL of a store: endpoints, prefix, user and certificates.
 
 use std::env;
-use std::ffi::OsString;
 use std::fmt;
-use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::crypto::ring;
@@ -13,8 +11,7 @@ use rustls::{ClientConfig, RootCertStore};
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
-use crate::private_file::ownership::trust_file_at;
-use crate::secret::Secret;
+use crate::store::remote::password::{Environment, FILE_VARIABLE, Password, VARIABLE};
 use crate::store::remote::{ConnectError, Identity, client_config};
 
 /// The port of a member, if the URL names none.
@@ -25,15 +22,6 @@ const OPTIONS: &str = "allow_http, ca, cert and key";
 
 /// The form of a URL, for errors.
 const FORM: &str = "etcd://HOST:PORT[,HOST:PORT…]/PREFIX";
-
-/// Holds the password, if the URL does not.
-const PASSWORD: &str = "INFLUXDB3_TOKEN_STORE_PASSWORD";
-
-/// Names the file of the password.
-const PASSWORD_FILE: &str = "INFLUXDB3_TOKEN_STORE_PASSWORD_FILE";
-
-/// The most bytes of a file with a password.
-const MAX_PASSWORD_BYTES: u64 = 4096;
 
 /// A parsed URL.
 pub(super) struct Address {
@@ -52,7 +40,7 @@ pub(super) struct Address {
 #[derive(Debug)]
 pub(super) struct User {
     pub(super) name: String,
-    pub(super) password: Secret,
+    pub(super) password: Password,
 }
 
 #[derive(Default)]
@@ -61,9 +49,6 @@ struct Files {
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
 }
-
-/// Returns the value of an environment variable.
-type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 impl Address {
     pub(super) fn parse(url: &str) -> Result<Self, ConnectError> {
@@ -227,37 +212,16 @@ impl<'a> Parts<'a> {
         if name.is_empty() {
             return Err(UserFault::Url("it has a password without a user".to_owned()));
         }
-        let password = match password {
-            Some(password) => decoded(password).map(Secret::from).map_err(UserFault::Url)?,
-            None => password_of(environment).map_err(UserFault::Environment)?.ok_or_else(|| {
-                UserFault::Environment(format!(
-                    "the user {name} has no password; set {PASSWORD_FILE} or {PASSWORD}"
-                ))
-            })?,
-        };
-        Ok(Some(User { name, password }))
+        let of_url = password.map(|text| decoded(text).map(Zeroizing::new)).transpose();
+        let of_url = of_url.map_err(UserFault::Url)?;
+        let of_url = of_url.as_ref().map(|password| password.as_bytes());
+        match Password::find(of_url, None, environment).map_err(UserFault::Environment)? {
+            Password::None => Err(UserFault::Environment(format!(
+                "the user {name} has no password; set {FILE_VARIABLE} or {VARIABLE}"
+            ))),
+            password => Ok(Some(User { name, password })),
+        }
     }
-}
-
-/// Returns the password of the environment, if there is one.
-fn password_of(environment: Environment<'_>) -> Result<Option<Secret>, String> {
-    if let Some(password) = environment(PASSWORD).filter(|password| !password.is_empty()) {
-        let password = password.into_string().map_err(|_| format!("{PASSWORD} is not UTF-8"))?;
-        return Ok(Some(Secret::from(password)));
-    }
-    let Some(path) = environment(PASSWORD_FILE).filter(|path| !path.is_empty()) else { return Ok(None) };
-    let path = Path::new(&path);
-    let failed = |reason: &dyn fmt::Display| format!("{PASSWORD_FILE}: {}: {reason}", path.display());
-    let trusted = trust_file_at(path).map_err(|error| failed(&error))?;
-    if trusted.metadata.is_some_and(|metadata| metadata.len() > MAX_PASSWORD_BYTES) {
-        return Err(failed(&format_args!("it has more than {MAX_PASSWORD_BYTES} bytes")));
-    }
-    let text = fs::read_to_string(&trusted.path).map(Zeroizing::new).map_err(|error| failed(&error))?;
-    let password = text.trim_end_matches(['\r', '\n']);
-    if password.is_empty() {
-        return Err(failed(&"it is empty"));
-    }
-    Ok(Some(Secret::from(password.to_owned())))
 }
 
 #[derive(Default)]
@@ -340,7 +304,7 @@ mod tests {
         assert_eq!(address.prefix, "team/optoken");
         assert_eq!(address.shown, "etcds://a.example,b.example:2390,[::1],10.0.0.1:443/team/optoken");
         let user = address.user.as_ref().unwrap();
-        assert_eq!((user.name.as_str(), user.password.expose()), ("ops", "p@ss:w"));
+        assert_eq!((user.name.as_str(), user.password.read().unwrap().unwrap().expose()), ("ops", "p@ss:w"));
         assert!(!format!("{address:?} {user:?}").contains("p@ss"));
     }
 
@@ -388,17 +352,17 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"of the file\n").unwrap();
         let path = file.path().as_os_str().to_owned();
-        let of_file = |name: &str| (name == PASSWORD_FILE).then(|| path.clone());
-        let of_variable = |name: &str| if name == PASSWORD { Some("v".into()) } else { of_file(name) };
+        let of_file = |name: &str| (name == FILE_VARIABLE).then(|| path.clone());
+        let of_variable = |name: &str| (name == VARIABLE).then(|| "v".into());
         let password = |environment: Environment<'_>| {
             let address = Address::parse_with("etcd://u@localhost/p", environment);
-            address.map(|address| address.user.unwrap().password.expose().to_owned())
+            address.map(|address| address.user.unwrap().password.read().unwrap().unwrap().expose().to_owned())
         };
         assert_eq!(password(&of_file).unwrap(), "of the file");
         assert_eq!(password(&of_variable).unwrap(), "v");
         let error = password(&|_| None).unwrap_err().to_string();
-        assert!(error.contains(PASSWORD_FILE) && error.contains("user u"), "{error}");
-        let missing = |name: &str| (name == PASSWORD_FILE).then(|| "/nonexistent/password".into());
+        assert!(error.contains(FILE_VARIABLE) && error.contains("user u"), "{error}");
+        let missing = |name: &str| (name == FILE_VARIABLE).then(|| "/nonexistent/password".into());
         let error = password(&missing).unwrap_err().to_string();
         assert!(error.contains("/nonexistent/password"), "{error}");
     }

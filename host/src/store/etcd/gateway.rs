@@ -14,7 +14,7 @@ use reqwest::{Client, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::Mutex;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::secret::Secret;
@@ -236,6 +236,15 @@ impl Gateway {
         }
     }
 
+    /// Reads the password of the user, which may be in a file.
+    async fn password(&self, member: usize, user: &User) -> Result<Secret, Failure> {
+        let password = user.password.clone();
+        let read = spawn_blocking(move || password.read()).await;
+        let failed = |reason: String| self.lost(member, reason).before_the_request();
+        let password = read.map_err(|error| failed(error.to_string()))?.map_err(failed)?;
+        password.ok_or_else(|| self.lost(member, "no password".to_owned()).before_the_request())
+    }
+
     /// Returns the token of the user, if there is a user. Gets one if there is none beside `ended`.
     async fn token(&self, member: usize, ended: Option<Arc<Secret>>) -> Result<Option<Arc<Secret>>, Failure> {
         let Some(user) = &self.user else { return Ok(None) };
@@ -248,7 +257,8 @@ impl Gateway {
             return Ok(Some(Arc::clone(token)));
         }
         *token = None;
-        let body = json!({ "name": user.name, "password": user.password.expose() }).to_string();
+        let password = self.password(member, user).await?;
+        let body = json!({ "name": user.name, "password": password.expose() }).to_string();
         let answer = timeout(AUTHENTICATE_TIMEOUT, self.send(member, "auth/authenticate", &body, None)).await;
         let answer = answer.unwrap_or_else(|_| Err(self.lost(member, "no answer in time".to_owned())));
         // The request itself has not been sent.

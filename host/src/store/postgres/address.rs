@@ -9,9 +9,12 @@ use tokio_postgres::config::{ChannelBinding, Host};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::form_urlencoded;
 
-use crate::store::postgres::password::{Environment, Password};
 use crate::store::postgres::table::Table;
+use crate::store::remote::password::{Environment, Password};
 use crate::store::remote::{ConnectError, Identity, client_config};
+
+/// The variable of PostgreSQL's own clients.
+const LIBPQ_PASSWORD: &str = "PGPASSWORD";
 
 /// The port of a server, if the URL names none.
 const DEFAULT_PORT: u16 = 5432;
@@ -87,7 +90,8 @@ impl Address {
         let encrypted = options.encrypts(&servers).map_err(wrong)?;
         let failed = |reason: String| ConnectError::Setup { address: shown.clone(), reason };
         let tls = if encrypted { Some(options.tls().map_err(failed)?) } else { None };
-        let password = Password::find(config.get_password(), environment).map_err(failed)?;
+        let password =
+            Password::find(config.get_password(), Some(LIBPQ_PASSWORD), environment).map_err(failed)?;
         Ok(Self {
             servers,
             user,

@@ -6,8 +6,8 @@ use std::io;
 
 use tokio_postgres::error::{DbError, Severity, SqlState};
 
-use crate::store::postgres::password::{FILE_VARIABLE, VARIABLE};
 use crate::store::remote::TimedOut;
+use crate::store::remote::password::{FILE_VARIABLE, VARIABLE};
 
 /// Why a step has failed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,6 @@ mod engine;
 mod failure;
 mod inspection;
 mod news;
-mod password;
 mod session;
 mod table;
 

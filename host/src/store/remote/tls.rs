@@ -9,7 +9,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, version};
 
-use crate::private_file::ownership::trust_file_at;
+use crate::private_file::Mode;
+use crate::private_file::ownership::{Readers, readers_of, trust_file_at};
 
 /// A client certificate with its key.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +44,11 @@ pub(crate) fn client_config(
         .with_root_certificates(roots);
     let Some(Identity { certificate, key }) = identity else { return Ok(config.with_no_client_auth()) };
     let chain = certificates(certificate)?;
-    trust_file_at(key).map_err(|error| format!("{}: {error}", key.display()))?;
+    let trusted = trust_file_at(key).map_err(|error| format!("{}: {error}", key.display()))?;
+    if let Some(metadata) = trusted.metadata.filter(|metadata| readers_of(metadata) == Readers::Others) {
+        let mode = Mode::of(&metadata);
+        return Err(format!("{0}: others can read it (mode {mode:o}); run: chmod 0600 {0}", key.display()));
+    }
     let private = PrivateKeyDer::from_pem_file(key)
         .map_err(|error| format!("{} holds no private key in PEM: {error}", key.display()))?;
     config

@@ -2,7 +2,9 @@
 //! of three nodes in this process. All calls of the store are recorded and checked.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use super::super::link::Link;
 use super::super::{BOUND, Engine, NODES, Traffic};
@@ -11,7 +13,7 @@ use super::disturbance::{At, Fault, disturb};
 use crate::support::eventually;
 use crate::support::history::bound;
 use crate::support::history::recorder::{RecordedStore, Recorder};
-use crate::support::history::workload::{Nodes, Until, swap_documents};
+use crate::support::history::workload::{Nodes, SetOnDrop, Until, swap_documents};
 
 pub(crate) fn store_of_nodes_under_faults_has_one_history(engine: &'static Engine) {
     let store = (engine.start)();
@@ -33,29 +35,36 @@ pub(crate) fn store_of_nodes_under_faults_has_one_history(engine: &'static Engin
         fault => fault.apply_to_engine(engine, &*store, at),
     };
     let faults = Fault::of(engine);
-    let disturb = |recorder: &Arc<Recorder>, seed: u64| {
-        let (faults, apply, recorder) = (&faults, &apply, Arc::clone(recorder));
-        move |_: &AtomicBool| {
-            disturb(faults, seed, apply, || recorder.len() >= OPERATIONS / 2);
-        }
-    };
+    let (documents, tokens) = (Recorder::new(), Recorder::new());
+    let enough = || documents.len().min(tokens.len()) >= OPERATIONS / 2;
+    let nodes = Nodes::build(&tokens, open("tokens", &tokens), BOUND);
+    let document_stores = open("documents", &documents);
+    let calm = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let until_calm = |_: &AtomicBool| {
+                while !calm.load(Ordering::Relaxed) {
+                    thread::sleep(Duration::from_millis(50));
+                }
+            };
+            swap_documents(&document_stores, Until::Disturbed, 1, &until_calm);
+        });
+        let _calm = SetOnDrop(&calm);
+        nodes.use_tokens(Until::Disturbed, 2, &|_| {
+            disturb(&faults, 2, apply, enough);
+        });
+    });
+    eventually("the nodes agree again", || nodes.agree());
 
-    let documents = Recorder::new();
-    swap_documents(&open("documents", &documents), Until::Disturbed, 1, &disturb(&documents, 1));
     let states = documents.check_calls().unwrap_or_else(|violation| panic!("{violation}"));
     println!("{}: {} calls of 24 clients, {} states", engine.name, documents.len(), states.len());
-
-    let recorder = Recorder::new();
-    let nodes = Nodes::build(&recorder, open("tokens", &recorder), BOUND);
-    nodes.use_tokens(Until::Disturbed, 2, &disturb(&recorder, 2));
-    eventually("the nodes agree again", || nodes.agree());
-    let states = recorder.check_calls().unwrap_or_else(|violation| panic!("{violation}"));
-    let latest = bound::check(&recorder.events(), BOUND).unwrap_or_else(|violation| panic!("{violation}"));
+    let states = tokens.check_calls().unwrap_or_else(|violation| panic!("{violation}"));
+    let latest = bound::check(&tokens.events(), BOUND).unwrap_or_else(|violation| panic!("{violation}"));
     println!(
         "{}: {} calls and answers of 24 clients, {} states, latest acceptance {latest:?} after the revocation, of \
          {BOUND:?}; {}",
         engine.name,
-        recorder.len(),
+        tokens.len(),
         states.len(),
         nodes.text()
     );

@@ -13,24 +13,21 @@ use crate::private_file::ownership::{Readers, readers_of, trust_file, trust_path
 use crate::secret::Secret;
 
 /// Has the password, if the URL has none.
-pub(super) const VARIABLE: &str = "INFLUXDB3_TOKEN_STORE_PASSWORD";
+pub(crate) const VARIABLE: &str = "INFLUXDB3_TOKEN_STORE_PASSWORD";
 
 /// Names the file of the password.
-pub(super) const FILE_VARIABLE: &str = "INFLUXDB3_TOKEN_STORE_PASSWORD_FILE";
-
-/// The variable of PostgreSQL's own clients.
-const LIBPQ_VARIABLE: &str = "PGPASSWORD";
+pub(crate) const FILE_VARIABLE: &str = "INFLUXDB3_TOKEN_STORE_PASSWORD_FILE";
 
 /// The most bytes of a file with a password.
 const MAX_BYTES: u64 = 4096;
 
 /// Returns the value of an environment variable.
-pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// Where the password comes from.
-#[derive(Debug)]
-pub(super) enum Password {
-    /// The server asks for none.
+#[derive(Debug, Clone)]
+pub(crate) enum Password {
+    /// There is none.
     None,
     Text(Secret),
     /// Read for each connection, so that a new password needs no restart.
@@ -38,8 +35,12 @@ pub(super) enum Password {
 }
 
 impl Password {
-    /// The password of the URL comes first.
-    pub(super) fn find(of_url: Option<&[u8]>, environment: Environment<'_>) -> Result<Self, String> {
+    /// The password of the URL comes first, and `own_variable` of the clients of an engine last.
+    pub(crate) fn find(
+        of_url: Option<&[u8]>,
+        own_variable: Option<&str>,
+        environment: Environment<'_>,
+    ) -> Result<Self, String> {
         if let Some(password) = of_url {
             let text =
                 str::from_utf8(password).map_err(|_| "the password of the URL is not UTF-8".to_owned())?;
@@ -57,15 +58,15 @@ impl Password {
                 password.read()?;
                 Ok(password)
             }
-            (None, None) => match variable(LIBPQ_VARIABLE) {
-                Some(value) => text(LIBPQ_VARIABLE, value).map(Self::Text),
+            (None, None) => match own_variable.and_then(|name| Some((name, variable(name)?))) {
+                Some((name, value)) => text(name, value).map(Self::Text),
                 None => Ok(Self::None),
             },
         }
     }
 
     /// Returns the password. Blocks.
-    pub(super) fn read(&self) -> Result<Option<Secret>, String> {
+    pub(crate) fn read(&self) -> Result<Option<Secret>, String> {
         match self {
             Self::None => Ok(None),
             Self::Text(secret) => Ok(Some(secret.clone())),
@@ -109,20 +110,23 @@ mod tests {
 
     use super::*;
 
+    /// A variable of the clients of an engine.
+    const OWN: &str = "PGPASSWORD";
+
     fn find(of_url: Option<&[u8]>, variables: &[(&str, &str)]) -> Result<Option<String>, String> {
         let environment = |name: &str| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(*value))
         };
-        let password = Password::find(of_url, &environment)?;
+        let password = Password::find(of_url, Some(OWN), &environment)?;
         Ok(password.read()?.map(|secret| secret.expose().to_owned()))
     }
 
     #[test]
-    fn url_then_own_variables_then_libpq() {
+    fn url_then_variables_of_the_store_then_of_the_engine() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"of the file\r\n").unwrap();
         let file = (FILE_VARIABLE, file.path().to_str().unwrap());
-        let (variable, libpq) = ((VARIABLE, "of the variable"), (LIBPQ_VARIABLE, "of libpq"));
+        let (variable, libpq) = ((VARIABLE, "of the variable"), (OWN, "of libpq"));
         let found = |of_url: Option<&[u8]>, variables: &[_]| find(of_url, variables).unwrap();
         assert_eq!(found(Some(b"of the URL"), &[file, libpq]).as_deref(), Some("of the URL"));
         assert_eq!(found(None, &[variable, libpq]).as_deref(), Some("of the variable"));
@@ -157,7 +161,8 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"old").unwrap();
         let path = file.path().as_os_str().to_owned();
-        let password = Password::find(None, &|name| (name == FILE_VARIABLE).then(|| path.clone())).unwrap();
+        let password =
+            Password::find(None, None, &|name| (name == FILE_VARIABLE).then(|| path.clone())).unwrap();
         fs::write(file.path(), "new").unwrap();
         assert_eq!(password.read().unwrap().unwrap().expose(), "new");
     }
