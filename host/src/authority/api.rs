@@ -312,8 +312,8 @@ impl Authority {
         &self.shared.catalog_id
     }
 
-    /// Whether tokens are checked: false while all of them are refused, because no read of the store
-    /// proves that the current snapshot is the newest.
+    /// Whether tokens are checked: false while all of them are refused, because no read of the
+    /// store proves that the current snapshot is the newest.
     pub fn is_fresh(&self) -> bool {
         self.shared.is_fresh()
     }

@@ -76,7 +76,8 @@ impl ByteProxy {
         state.hit = false;
     }
 
-    /// Ends the loss and all connections. Returns the number of pieces of its way up to the lost one.
+    /// Ends the loss and all connections. Returns the number of pieces of its way, up to the lost
+    /// one.
     pub(crate) fn recover(&self) -> usize {
         let mut state = lock(&self.state);
         state.loss = None;

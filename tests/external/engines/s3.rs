@@ -21,19 +21,18 @@ pub(crate) fn url(store: &str, addresses: &[SocketAddr]) -> String {
 }
 
 /// Creates the bucket of all stores, and an object in it. Returns whether the engine has done both,
-/// which it may not be ready for: `SeaweedFS` has no lock for conditions in its first seconds.
+/// which it may not be ready for: `SeaweedFS` needs seconds for the first bytes of a bucket.
 pub(crate) fn create_bucket(address: SocketAddr) -> bool {
-    put(address, &format!("/{BUCKET}"), &[])
-        && put(address, &format!("/{BUCKET}/ready"), &[("if-none-match", "*")])
+    put(address, &format!("/{BUCKET}"), "") && put(address, &format!("/{BUCKET}/ready"), "ready")
 }
 
 /// Creates what has this path. Returns whether it is there.
-fn put(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> bool {
+fn put(address: SocketAddr, path: &str, content: &str) -> bool {
     let credential =
         AwsCredential { key_id: ACCESS_KEY.to_owned(), secret_key: SECRET_KEY.to_owned(), token: None };
     let request = http::Request::put(format!("http://{address}{path}"));
-    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-    let mut request = request.header("content-length", "0").body(HttpRequestBody::empty()).unwrap();
+    let body = HttpRequestBody::from(content.to_owned());
+    let mut request = request.header("content-length", content.len()).body(body).unwrap();
     AwsAuthorizer::new(&credential, "s3", REGION).try_authorize(&mut request, None).unwrap();
     let mut head = format!("PUT {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
     for (name, value) in request.headers() {
@@ -42,7 +41,7 @@ fn put(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> bool {
     head.push_str("\r\n");
     let Ok(mut connection) = TcpStream::connect(address) else { return false };
     connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    if connection.write_all(head.as_bytes()).is_err() {
+    if connection.write_all([head.as_str(), content].concat().as_bytes()).is_err() {
         return false;
     }
     let mut connection = BufReader::new(connection);
@@ -51,10 +50,7 @@ fn put(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> bool {
     let _ = connection.read_to_string(&mut body);
     let head = String::from_utf8(head).unwrap();
     let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
-    // 409 and 412: it exists. 5xx: the engine starts.
-    assert!(
-        !(300..500).contains(&status) || matches!(status, 409 | 412),
-        "{path} cannot be created: {head}{body}"
-    );
+    // 409: it exists. 5xx: the engine starts.
+    assert!(!(300..500).contains(&status) || status == 409, "{path} cannot be created: {head}{body}");
     status < 500
 }

@@ -122,7 +122,7 @@ fn wrong(url: &str, reason: impl Into<String>) -> ConnectError {
     ConnectError::Url { url: without_secrets(url), reason: reason.into() }
 }
 
-/// Returns the URL for an error, without its user, password and query. Only the form says where a
+/// Returns the URL for an error, without its user, password and query. Only the form shows where a
 /// password is, so a URL of another form is not shown.
 fn without_secrets(url: &str) -> String {
     let Some((scheme @ ("etcd" | "etcds"), rest)) = url.split_once("://") else {
