@@ -324,8 +324,8 @@ fn answers_of_other_servers_have_own_advice() {
         output.assert_failed(1, messages);
         assert!(!output.stderr.contains("word@") && !output.stderr.contains("javascript"), "{output:?}");
     }
-    // A refused token is tried again for some seconds, because another server may have changed it. Each
-    // refusal may count against the client.
+    // A refused token is tried again for some seconds, because another server may have changed it.
+    // Each refusal may count against the client.
     for (body, requests) in [(r#"{"error": "the request was not authenticated"}"#, 4), ("login first", 1)] {
         let (address, lines) = responding(&http("401 Unauthorized", body));
         run(&env, rotate, &format!("http://{address}")).assert_failed(1, &["[401 Unauthorized]: "]);
