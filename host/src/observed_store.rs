@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use crate::observer::Observer;
 use crate::store::{ClockDifference, Entry, News, Store, StoreError, SwapOutcome, Version};
 
-/// The most bytes of a document. A larger one is no catalog, and would exhaust the sandbox.
-const MAX_DOCUMENT_BYTES: usize = 6 << 20;
+/// The most bytes that the sandbox gets. The component names a document that is a little too large;
+/// a much larger one would exhaust its memory.
+const MAX_DOCUMENT_BYTES: usize = 8 << 20;
 
 /// A store and the observer of its calls.
 pub(crate) struct ObservedStore {
@@ -45,8 +46,8 @@ impl Store for ObservedStore {
                 return Ok(entry);
             }
             Err(StoreError::Unavailable(format!(
-                "the stored document has {bytes} bytes, and no catalog has more than {MAX_DOCUMENT_BYTES}; put the newest \
-                 catalog back, or a backup with `restore`"
+                "the stored document has {bytes} bytes, more than any catalog; put the newest catalog back, or a backup with \
+                 `restore`"
             )))
         })
     }

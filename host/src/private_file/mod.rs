@@ -9,11 +9,12 @@ mod atomic;
 mod directory_lock;
 #[cfg(feature = "server")]
 pub(crate) mod owned_path;
-#[cfg(feature = "server")]
+#[cfg(any(feature = "remote-store", feature = "server"))]
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "the server uses the rest"))]
 pub(crate) mod ownership;
 #[cfg(feature = "server")]
 mod remove_on_drop;
-#[cfg(feature = "server")]
+#[cfg(any(feature = "remote-store", feature = "server"))]
 mod walk;
 
 use std::fmt;
@@ -61,7 +62,8 @@ impl Mode {
     }
 }
 
-#[cfg(feature = "server")]
+#[cfg(any(feature = "remote-store", feature = "server"))]
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "the server uses the rest"))]
 impl Mode {
     /// Returns whether the owner alone may read, write and execute.
     #[expect(clippy::verbose_bit_mask, reason = "mode bits are read in octal")]

@@ -4,18 +4,18 @@
 #[cfg(any(feature = "etcd", feature = "postgres"))]
 pub(crate) mod password;
 pub mod probe;
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "each adapter uses a part"))]
 mod runtime;
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "each adapter uses a part"))]
 mod tls;
 
 use std::fmt;
 
 use thiserror::Error;
 
-#[cfg_attr(
-    not(any(feature = "etcd", feature = "object-store", feature = "postgres")),
-    expect(unused_imports, reason = "the adapters use it")
-)]
+#[allow(unused_imports, reason = "each adapter uses a part")]
 pub(crate) use self::runtime::{CALL_TIMEOUT, CallRuntime, TimedOut, WRITE_TIMEOUT};
+#[allow(unused_imports, reason = "each adapter uses a part")]
 pub(crate) use self::tls::{Identity, client_config};
 use crate::store::{Store, StoreError};
 
@@ -93,6 +93,7 @@ pub enum ConnectError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Nonce(String);
 
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "each adapter uses a part"))]
 impl Nonce {
     pub(crate) fn random() -> Result<Self, StoreError> {
         let mut bytes = [0; NONCE_BYTES];
