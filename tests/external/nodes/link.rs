@@ -1,5 +1,6 @@
 //! The network between a node and an engine: a proxy for bytes that cuts, loses and delays.
 
+use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -25,8 +26,9 @@ const DELAY: u64 = 150;
 
 struct State {
     traffic: Traffic,
-    /// Both ends of all connections.
-    connections: Vec<TcpStream>,
+    /// Both ends of the connections that have not ended, by their numbers.
+    connections: HashMap<u64, Vec<TcpStream>>,
+    accepted: u64,
 }
 
 /// A running proxy.
@@ -44,7 +46,11 @@ impl Link {
     pub(crate) fn start_on(address: IpAddr, engine: SocketAddr) -> Self {
         let listener = TcpListener::bind((address, 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(Mutex::new(State { traffic: Traffic::Passes, connections: Vec::new() }));
+        let state = Arc::new(Mutex::new(State {
+            traffic: Traffic::Passes,
+            connections: HashMap::new(),
+            accepted: 0,
+        }));
         let accepting = Arc::clone(&state);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -58,8 +64,8 @@ impl Link {
     pub(crate) fn set(&self, traffic: Traffic) {
         let mut state = self.state.lock().unwrap();
         if state.traffic == Traffic::Cut && traffic != Traffic::Cut {
-            for connection in state.connections.drain(..) {
-                let _ = connection.shutdown(Shutdown::Both);
+            for (_, ends) in state.connections.drain() {
+                ends.iter().for_each(|end| drop(end.shutdown(Shutdown::Both)));
             }
         }
         state.traffic = traffic;
@@ -68,19 +74,25 @@ impl Link {
 
 fn connect(client: &TcpStream, engine: SocketAddr, state: &Arc<Mutex<State>>) {
     let mut locked = state.lock().unwrap();
-    locked.connections.push(client.try_clone().unwrap());
+    locked.accepted += 1;
+    let number = locked.accepted;
+    locked.connections.insert(number, vec![client.try_clone().unwrap()]);
     if locked.traffic == Traffic::Cut {
         return;
     }
     let Ok(server) = TcpStream::connect(engine) else {
+        locked.connections.remove(&number);
         let _ = client.shutdown(Shutdown::Both);
         return;
     };
-    locked.connections.push(server.try_clone().unwrap());
+    locked.connections.entry(number).or_default().push(server.try_clone().unwrap());
     for (from, to, is_answer) in [(client, &server, false), (&server, client, true)] {
         from.set_nodelay(true).unwrap();
         let (from, to, state) = (from.try_clone().unwrap(), to.try_clone().unwrap(), Arc::clone(state));
-        thread::spawn(move || pass(from, to, is_answer, &state));
+        thread::spawn(move || {
+            pass(from, to, is_answer, &state);
+            state.lock().unwrap().connections.remove(&number);
+        });
     }
 }
 
