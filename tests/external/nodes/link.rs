@@ -65,7 +65,9 @@ impl Link {
         let mut state = self.state.lock().unwrap();
         if state.traffic == Traffic::Cut && traffic != Traffic::Cut {
             for (_, ends) in state.connections.drain() {
-                ends.iter().for_each(|end| drop(end.shutdown(Shutdown::Both)));
+                for end in ends {
+                    let _ = end.shutdown(Shutdown::Both);
+                }
             }
         }
         state.traffic = traffic;
