@@ -28,7 +28,8 @@ use self::document::Call;
 use self::gateway::{Clock, Gateway, Patience};
 use self::layout::Keys;
 use crate::store::remote::{
-    CALL_TIMEOUT, CallRuntime, ConnectError, Finding, Nonce, RemoteStore, ScratchStore, WRITE_TIMEOUT,
+    CALL_TIMEOUT, CallRuntime, ConnectError, Finding, Nonce, RemoteStore, Removable, Scratch, ScratchStore,
+    WRITE_TIMEOUT,
 };
 use crate::store::{ClockDifference, Entry, News, Store, StoreError, SwapOutcome, Version};
 
@@ -186,43 +187,9 @@ impl RemoteStore for EtcdStore {
     }
 }
 
-/// Keys beside the catalog, for trials.
-#[derive(Debug)]
-struct Scratch(EtcdStore);
-
-impl Store for Scratch {
-    fn version(&self) -> Result<Option<Version>, StoreError> {
-        self.0.version()
-    }
-
-    fn load(&self) -> Result<Option<Entry>, StoreError> {
-        self.0.load()
-    }
-
-    fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
-        self.0.swap(expected, document)
-    }
-
-    fn interval(&self) -> Duration {
-        self.0.interval()
-    }
-
-    fn listen(&self, news: News) {
-        self.0.listen(news);
-    }
-
-    fn location(&self) -> Option<String> {
-        self.0.location()
-    }
-
-    fn clock(&self) -> Option<ClockDifference> {
-        self.0.clock()
-    }
-}
-
-impl ScratchStore for Scratch {
+impl Removable for EtcdStore {
     fn remove(&self) -> Result<(), StoreError> {
-        self.0.call(WRITE_TIMEOUT, StoreError::UnknownOutcome, |call| async move { call.remove().await })
+        self.call(WRITE_TIMEOUT, StoreError::UnknownOutcome, |call| async move { call.remove().await })
     }
 }
 

@@ -29,8 +29,8 @@ use self::failure::{Failure, Kind};
 use self::stored::Form;
 use self::swap::{Object, Swap};
 use crate::store::remote::{
-    CALL_TIMEOUT, CallRuntime, ConnectError, Finding, Nonce, RemoteStore, ScratchStore, TimedOut, Usable,
-    WRITE_TIMEOUT,
+    CALL_TIMEOUT, CallRuntime, ConnectError, Finding, Nonce, RemoteStore, Removable, Scratch, ScratchStore,
+    TimedOut, Usable, WRITE_TIMEOUT,
 };
 use crate::store::{ClockDifference, Entry, Store, StoreError, SwapOutcome, Version};
 
@@ -227,38 +227,8 @@ impl RemoteStore for ObjectStore {
     }
 }
 
-/// An object beside the catalog, for trials.
-#[derive(Debug)]
-struct Scratch(ObjectStore);
-
-impl Store for Scratch {
-    fn version(&self) -> Result<Option<Version>, StoreError> {
-        self.0.version()
-    }
-
-    fn load(&self) -> Result<Option<Entry>, StoreError> {
-        self.0.load()
-    }
-
-    fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
-        self.0.swap(expected, document)
-    }
-
-    fn interval(&self) -> Duration {
-        INTERVAL
-    }
-
-    fn location(&self) -> Option<String> {
-        self.0.location()
-    }
-
-    fn clock(&self) -> Option<ClockDifference> {
-        self.0.clock()
-    }
-}
-
-impl ScratchStore for Scratch {
+impl Removable for ObjectStore {
     fn remove(&self) -> Result<(), StoreError> {
-        self.0.read(WRITE_TIMEOUT, |bucket, object, _| async move { bucket.remove(&object.path).await })
+        self.read(WRITE_TIMEOUT, |bucket, object, _| async move { bucket.remove(&object.path).await })
     }
 }

@@ -25,7 +25,8 @@ use self::engine::{Deadline, Engine, SwapFailure};
 use self::failure::Failure;
 use self::table::Place;
 use crate::store::remote::{
-    CALL_TIMEOUT, CallRuntime, ConnectError, Finding, Nonce, RemoteStore, ScratchStore, WRITE_TIMEOUT,
+    CALL_TIMEOUT, CallRuntime, ConnectError, Finding, Nonce, RemoteStore, Removable, Scratch, ScratchStore,
+    WRITE_TIMEOUT,
 };
 use crate::store::{ClockDifference, Entry, News, Store, StoreError, SwapOutcome, Version};
 
@@ -191,43 +192,9 @@ impl Drop for PostgresStore {
     }
 }
 
-/// A row beside the catalog. The store of a catalog has no call that removes it.
-#[derive(Debug)]
-struct Scratch(PostgresStore);
-
-impl Store for Scratch {
-    fn version(&self) -> Result<Option<Version>, StoreError> {
-        self.0.version()
-    }
-
-    fn load(&self) -> Result<Option<Entry>, StoreError> {
-        self.0.load()
-    }
-
-    fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
-        self.0.swap(expected, document)
-    }
-
-    fn interval(&self) -> Duration {
-        self.0.interval()
-    }
-
-    fn listen(&self, news: News) {
-        self.0.listen(news);
-    }
-
-    fn location(&self) -> Option<String> {
-        self.0.location()
-    }
-
-    fn clock(&self) -> Option<ClockDifference> {
-        self.0.clock()
-    }
-}
-
-impl ScratchStore for Scratch {
+impl Removable for PostgresStore {
     fn remove(&self) -> Result<(), StoreError> {
-        self.0.call(WRITE_TIMEOUT, StoreError::UnknownOutcome, |engine, place, deadline| async move {
+        self.call(WRITE_TIMEOUT, StoreError::UnknownOutcome, |engine, place, deadline| async move {
             let removed = engine.remove(&place, deadline).await;
             removed.map_err(|failure| StoreError::UnknownOutcome(text(&engine.address, &failure)))
         })

@@ -7,6 +7,8 @@ pub mod probe;
 #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "each adapter uses a part"))]
 mod runtime;
 #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "each adapter uses a part"))]
+mod scratch;
+#[cfg_attr(not(feature = "server"), allow(dead_code, reason = "each adapter uses a part"))]
 mod tls;
 
 use std::fmt;
@@ -15,6 +17,8 @@ use thiserror::Error;
 
 #[allow(unused_imports, reason = "each adapter uses a part")]
 pub(crate) use self::runtime::{CALL_TIMEOUT, CallRuntime, TimedOut, WRITE_TIMEOUT};
+#[allow(unused_imports, reason = "each adapter uses a part")]
+pub(crate) use self::scratch::{Removable, Scratch};
 #[allow(unused_imports, reason = "each adapter uses a part")]
 pub(crate) use self::tls::{Identity, client_config};
 use crate::store::{Store, StoreError};
