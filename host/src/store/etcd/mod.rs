@@ -20,7 +20,6 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::address::Address;
@@ -28,8 +27,8 @@ use self::document::Call;
 use self::gateway::{Clock, Gateway, Patience};
 use self::layout::Keys;
 use crate::store::remote::{
-    CALL_TIMEOUT, CallRuntime, ConnectError, Finding, Nonce, RemoteStore, Removable, Scratch, ScratchStore,
-    WRITE_TIMEOUT,
+    CALL_TIMEOUT, CallRuntime, ConnectError, Finding, NewsTask, Nonce, RemoteStore, Removable, Scratch,
+    ScratchStore, WRITE_TIMEOUT,
 };
 use crate::store::{ClockDifference, Entry, News, Store, StoreError, SwapOutcome, Version};
 
@@ -56,7 +55,7 @@ pub struct EtcdStore {
     keys: Keys,
     lease: Duration,
     clock: Mutex<Option<ClockDifference>>,
-    watch: Mutex<Option<JoinHandle<()>>>,
+    watch: NewsTask,
 }
 
 /// What a store shares with its scratch stores.
@@ -85,7 +84,7 @@ impl EtcdStore {
     }
 
     fn of(client: Arc<Shared>, prefix: String, keys: Keys) -> Self {
-        Self { client, prefix, keys, lease: CHUNK_LEASE, clock: Mutex::default(), watch: Mutex::default() }
+        Self { client, prefix, keys, lease: CHUNK_LEASE, clock: Mutex::default(), watch: NewsTask::default() }
     }
 
     /// Sets how long chunks stay that no transaction has adopted, in whole seconds.
@@ -146,11 +145,7 @@ impl Store for EtcdStore {
 
     fn listen(&self, news: News) {
         let Shared { runtime, gateway, .. } = &*self.client;
-        let task = runtime.spawn(watch::watch(Arc::clone(gateway), self.keys.version(), news));
-        let before = std::mem::replace(&mut *self.watch.lock().unwrap_or_else(PoisonError::into_inner), task);
-        if let Some(before) = before {
-            before.abort();
-        }
+        self.watch.start(runtime, watch::watch(Arc::clone(gateway), self.keys.version(), news));
     }
 
     fn location(&self) -> Option<String> {
@@ -159,16 +154,6 @@ impl Store for EtcdStore {
 
     fn clock(&self) -> Option<ClockDifference> {
         *self.clock.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for EtcdStore {
-    /// Ends the watch, which holds `news`. A scratch store may keep the runtime.
-    fn drop(&mut self) {
-        let watch = self.watch.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(watch) = watch {
-            watch.abort();
-        }
     }
 }
 

@@ -15,18 +15,16 @@ mod table;
 use std::env;
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::task::JoinHandle;
 
 use self::address::Address;
 use self::engine::{Deadline, Engine, SwapFailure};
 use self::failure::Failure;
 use self::table::Place;
 use crate::store::remote::{
-    CALL_TIMEOUT, CallRuntime, ConnectError, Finding, Nonce, RemoteStore, Removable, Scratch, ScratchStore,
-    WRITE_TIMEOUT,
+    CALL_TIMEOUT, CallRuntime, ConnectError, Finding, NewsTask, Nonce, RemoteStore, Removable, Scratch,
+    ScratchStore, WRITE_TIMEOUT,
 };
 use crate::store::{ClockDifference, Entry, News, Store, StoreError, SwapOutcome, Version};
 
@@ -42,7 +40,7 @@ pub struct PostgresStore {
     shared: Arc<Shared>,
     place: Place,
     /// The task that waits for news.
-    listener: Mutex<Option<JoinHandle<()>>>,
+    listener: NewsTask,
 }
 
 /// What a store shares with its scratch stores.
@@ -80,7 +78,7 @@ impl PostgresStore {
     }
 
     fn of(shared: Arc<Shared>, place: Place) -> Self {
-        Self { shared, place, listener: Mutex::default() }
+        Self { shared, place, listener: NewsTask::default() }
     }
 
     fn address(&self) -> &Address {
@@ -145,11 +143,8 @@ impl Store for PostgresStore {
 
     fn listen(&self, news: News) {
         let address = Arc::clone(&self.shared.engine.address);
-        let task = self.shared.runtime.spawn(news::listen(address, self.place.channel.clone(), news));
-        let mut listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(before) = std::mem::replace(&mut *listener, task) {
-            before.abort();
-        }
+        let listen = news::listen(address, self.place.channel.clone(), news);
+        self.listener.start(&self.shared.runtime, listen);
     }
 
     fn location(&self) -> Option<String> {
@@ -179,16 +174,6 @@ impl RemoteStore for PostgresStore {
     fn scratch(&self) -> Result<Box<dyn ScratchStore>, StoreError> {
         let place = Place::scratch(&Nonce::random()?);
         Ok(Box::new(Scratch(Self::of(Arc::clone(&self.shared), place))))
-    }
-}
-
-impl Drop for PostgresStore {
-    /// Ends the task, which holds `news`. A scratch store may keep the runtime.
-    fn drop(&mut self) {
-        let listener = self.listener.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(listener) = listener {
-            listener.abort();
-        }
     }
 }
 

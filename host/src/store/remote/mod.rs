@@ -16,7 +16,7 @@ use std::fmt;
 use thiserror::Error;
 
 #[allow(unused_imports, reason = "each adapter uses a part")]
-pub(crate) use self::runtime::{CALL_TIMEOUT, CallRuntime, TimedOut, WRITE_TIMEOUT};
+pub(crate) use self::runtime::{CALL_TIMEOUT, CallRuntime, NewsTask, TimedOut, WRITE_TIMEOUT};
 #[allow(unused_imports, reason = "each adapter uses a part")]
 pub(crate) use self::scratch::{Removable, Scratch};
 #[allow(unused_imports, reason = "each adapter uses a part")]

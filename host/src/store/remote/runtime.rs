@@ -2,7 +2,9 @@
 
 use std::future::Future;
 use std::io;
+use std::mem;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -58,9 +60,7 @@ impl CallRuntime {
             Ok(result) => Ok(result),
             // Disconnected without a result: the task panicked, and its outcome is as unknown.
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                if let Some(task) = task {
-                    task.abort();
-                }
+                abort(task);
                 Err(TimedOut(timeout))
             }
         }
@@ -78,6 +78,32 @@ impl Drop for CallRuntime {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+/// The task that waits for the news of a store. It ends with the store, as it holds `news`: a
+/// scratch store may keep the runtime.
+#[derive(Debug, Default)]
+pub(crate) struct NewsTask(Mutex<Option<JoinHandle<()>>>);
+
+impl NewsTask {
+    /// Starts the task in place of an earlier one.
+    pub(crate) fn start(&self, runtime: &CallRuntime, task: impl Future<Output = ()> + Send + 'static) {
+        let task = runtime.spawn(task);
+        let before = mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), task);
+        abort(before);
+    }
+}
+
+impl Drop for NewsTask {
+    fn drop(&mut self) {
+        abort(self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+fn abort(task: Option<JoinHandle<()>>) {
+    if let Some(task) = task {
+        task.abort();
     }
 }
 
