@@ -11,14 +11,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
-use crate::store::etcd::gateway::{Answer, Clock, Gateway, Patience};
+use crate::store::etcd::gateway::{Answer, Gateway, Patience};
 use crate::store::etcd::layout::{CHUNK_BYTES, Keys, MAX_CHUNKS, State, chunks_of};
 use crate::store::etcd::message::{
     Below, KeyValue, Lease, LeasedPut, Range, Transaction, adopt, decode, delete, delete_one, encode, put,
     range, range_below,
 };
 use crate::store::remote::Nonce;
-use crate::store::{Entry, StoreError, SwapOutcome, Version};
+use crate::store::{ClockDifference, Entry, StoreError, SwapOutcome, Version};
 
 /// The time that the transaction of a swap needs after its chunks.
 const COMMIT_TIME: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ pub(super) struct Call {
 
 impl Call {
     /// Reads the version and the clock of the member that answers.
-    pub(super) async fn version(&self) -> Result<(Option<Version>, Option<Clock>), StoreError> {
+    pub(super) async fn version(&self) -> Result<(Option<Version>, Option<ClockDifference>), StoreError> {
         let answer = self.read("kv/range", &range(&self.keys.version())).await?;
         let found: Range = self.parse(&answer)?;
         let state = found.kvs.first().map(|found| self.state(found)).transpose()?;

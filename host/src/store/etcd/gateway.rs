@@ -18,10 +18,12 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::secret::Secret;
+use crate::store::ClockDifference;
 use crate::store::etcd::address::{Address, User};
 use crate::store::etcd::failure::{Cause, Failure};
 use crate::store::etcd::message::Authenticated;
 use crate::store::remote::ConnectError;
+use crate::store::remote::http_date::clock_difference;
 
 /// How long a connection may take, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -55,16 +57,8 @@ pub(super) struct Gateway {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) body: Vec<u8>,
-    /// The time of day that the member states, and what the clock here showed in the middle of the
-    /// request.
-    pub(super) clock: Option<Clock>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Clock {
-    pub(super) theirs: SystemTime,
-    pub(super) ours: SystemTime,
-    pub(super) half_of_call: Duration,
+    /// The clock of the member, if it states one.
+    pub(super) clock: Option<ClockDifference>,
 }
 
 impl Answer {
@@ -279,10 +273,9 @@ impl Gateway {
     ) -> Result<Answer, Failure> {
         let (began, wall) = (std::time::Instant::now(), SystemTime::now());
         let response = self.start(member, path, body, token).await?;
-        let half_of_call = began.elapsed() / 2;
+        let elapsed = began.elapsed();
         let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
-        let clock = date.and_then(|date| httpdate::parse_http_date(date).ok());
-        let clock = clock.map(|theirs| Clock { theirs, ours: wall + half_of_call, half_of_call });
+        let clock = date.and_then(|date| clock_difference(date, wall + elapsed, elapsed));
         let status = response.status();
         if status != StatusCode::OK {
             let body = read_body(response, MAX_FAULT_BYTES).await.unwrap_or_default();

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use self::address::Address;
 use self::document::Call;
-use self::gateway::{Clock, Gateway, Patience};
+use self::gateway::{Gateway, Patience};
 use self::layout::Keys;
 use crate::store::remote::{
     CALL_TIMEOUT, CallRuntime, ConnectError, Finding, NewsTask, Nonce, RemoteStore, Removable, Scratch,
@@ -122,8 +122,8 @@ impl Store for EtcdStore {
     fn version(&self) -> Result<Option<Version>, StoreError> {
         let read = |call: Call| async move { call.version().await };
         let (version, clock) = self.call(CALL_TIMEOUT, StoreError::Unavailable, read)?;
-        if let Some(clock) = clock {
-            *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(difference(&clock));
+        if clock.is_some() {
+            *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = clock;
         }
         Ok(version)
     }
@@ -182,14 +182,4 @@ impl fmt::Debug for EtcdStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EtcdStore").field("address", &self.client.address).finish_non_exhaustive()
     }
-}
-
-/// Compares the clocks. A member states whole seconds, without the fraction.
-fn difference(clock: &Clock) -> ClockDifference {
-    let half_a_second = Duration::from_millis(500);
-    let ahead = match (clock.theirs + half_a_second).duration_since(clock.ours) {
-        Ok(ahead) => i64::try_from(ahead.as_millis()).unwrap_or(i64::MAX),
-        Err(behind) => i64::try_from(behind.duration().as_millis()).map_or(i64::MIN, |behind| -behind),
-    };
-    ClockDifference { ahead_ms: ahead, precision: Duration::from_secs(1) + clock.half_of_call }
 }

@@ -14,6 +14,7 @@ use object_store::client::{
 use object_store::{ClientConfigKey, ClientOptions};
 
 use crate::store::ClockDifference;
+use crate::store::remote::http_date::clock_difference;
 
 /// How long a connection may need. A read has the time for another one.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(900);
@@ -23,9 +24,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long sent bytes may stay unacknowledged, before the kernel gives up the connection.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
-
-/// Names the part of the message in a `Date` header that states the second.
-const DATE_UNIT: Duration = Duration::from_secs(1);
 
 const ERROR_CODE: HeaderName = HeaderName::from_static("x-ms-error-code");
 const REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region");
@@ -147,7 +145,7 @@ impl HttpService for Recorder {
 fn facts_of(status: StatusCode, headers: &HeaderMap, elapsed: Duration) -> Facts {
     let text = |name: &HeaderName| Some(headers.get(name)?.to_str().ok()?.to_owned());
     let cached = text(&AGE).is_some_and(|age| age.trim() != "0");
-    let date = text(&DATE).and_then(|date| httpdate::parse_http_date(&date).ok()).filter(|_| !cached);
+    let date = text(&DATE).filter(|_| !cached);
     Facts {
         sent: true,
         unreached: false,
@@ -155,21 +153,8 @@ fn facts_of(status: StatusCode, headers: &HeaderMap, elapsed: Duration) -> Facts
         code: text(&ERROR_CODE),
         region: text(&REGION),
         cached,
-        clock: date.and_then(|date| difference(date, SystemTime::now(), elapsed)),
+        clock: date.and_then(|date| clock_difference(&date, SystemTime::now(), elapsed)),
     }
-}
-
-/// Compares a date with the clock of this machine, which shows `now` at the end of a call.
-fn difference(date: SystemTime, now: SystemTime, elapsed: Duration) -> Option<ClockDifference> {
-    let half = elapsed / 2;
-    let middle = now.checked_sub(half)?;
-    // The date was cut to its second, by half a second on average.
-    let stated = date.checked_add(DATE_UNIT / 2)?;
-    let ahead_ms = match stated.duration_since(middle) {
-        Ok(ahead) => i64::try_from(ahead.as_millis()).ok()?,
-        Err(behind) => -i64::try_from(behind.duration().as_millis()).ok()?,
-    };
-    Some(ClockDifference { ahead_ms, precision: DATE_UNIT + half })
 }
 
 #[cfg(test)]
@@ -190,15 +175,6 @@ mod tests {
             let clock = facts_of(StatusCode::OK, &headers, Duration::ZERO).clock;
             assert_eq!(clock.is_some(), is_valid, "{date}");
         }
-    }
-
-    #[test]
-    fn clock_is_compared_with_the_middle_of_the_call() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(100_500);
-        let date = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let found = difference(date(107), now, Duration::from_secs(2)).unwrap();
-        assert_eq!(found, ClockDifference { ahead_ms: 8000, precision: Duration::from_secs(2) });
-        assert_eq!(difference(date(90), now, Duration::ZERO).unwrap().ahead_ms, -10_000);
     }
 
     #[test]

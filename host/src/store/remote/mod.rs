@@ -1,6 +1,8 @@
 //! What the stores of several nodes share: a runtime for their asynchronous clients, a deadline for
 //! each call, and the random part of each stored form.
 
+#[cfg(any(feature = "etcd", feature = "object-store"))]
+pub(crate) mod http_date;
 #[cfg(any(feature = "etcd", feature = "postgres"))]
 pub(crate) mod password;
 pub mod probe;
