@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::needs::{self, CURL, HAPROXY, NGINX, Need, PROMETHEUS, SYSTEMD_ANALYZE};
+use crate::proxies::nginx_command;
 use crate::support::{ChildGuard, PROGRAM, Server, TestCertificate, TestEnv, eventually, get};
 
 /// The oldest version of Kubernetes that the documents name.
@@ -266,19 +267,7 @@ pub(crate) const BALANCERS: [Balancer; 2] = [
         need: NGINX,
         file: "nginx.conf",
         files: ["", "/etc/nginx/optoken.crt", "/etc/nginx/optoken.key", "/etc/nginx/nodes-ca.pem"],
-        command: |file| {
-            let directory = file.parent().unwrap();
-            let around = format!(
-                "daemon off; master_process off; pid nginx.pid; error_log stderr; events {{}}\n\
-                 http {{ access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; \
-                 uwsgi_temp_path uwsgi; scgi_temp_path scgi; include {}; }}",
-                file.display()
-            );
-            fs::write(directory.join("around.conf"), around).unwrap();
-            let mut command = needs::command(NGINX);
-            command.args(["-e", "stderr", "-p"]).arg(directory).arg("-c").arg(directory.join("around.conf"));
-            command
-        },
+        command: nginx_command,
     },
 ];
 

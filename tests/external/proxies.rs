@@ -53,20 +53,7 @@ pub(crate) const KINDS: [ProxyKind; 4] = [
         need: NGINX,
         files: &["nginx.conf"],
         addresses: ["127.0.0.1:"; 3],
-        command: |file| {
-            // A system includes such a file in its own configuration.
-            let directory = file.parent().unwrap();
-            let around = format!(
-                "daemon off; master_process off; pid nginx.pid; error_log stderr; events {{}}\n\
-                 http {{ access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; \
-                 uwsgi_temp_path uwsgi; scgi_temp_path scgi; include {}; }}",
-                file.display()
-            );
-            fs::write(directory.join("around.conf"), around).unwrap();
-            let mut command = needs::command(NGINX);
-            command.args(["-e", "stderr", "-p"]).arg(directory).arg("-c").arg(directory.join("around.conf"));
-            command
-        },
+        command: nginx_command,
     },
     ProxyKind {
         name: "caddy",
@@ -111,6 +98,22 @@ pub(crate) const KINDS: [ProxyKind; 4] = [
         },
     },
 ];
+
+/// Returns the command that runs nginx with this file, which a system includes in its own
+/// configuration.
+pub(crate) fn nginx_command(file: &Path) -> Command {
+    let directory = file.parent().unwrap();
+    let around = format!(
+        "daemon off; master_process off; pid nginx.pid; error_log stderr; events {{}}\n\
+         http {{ access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; \
+         uwsgi_temp_path uwsgi; scgi_temp_path scgi; include {}; }}",
+        file.display()
+    );
+    fs::write(directory.join("around.conf"), around).unwrap();
+    let mut command = needs::command(NGINX);
+    command.args(["-e", "stderr", "-p"]).arg(directory).arg("-c").arg(directory.join("around.conf"));
+    command
+}
 
 impl ProxyKind {
     /// The file that README.md lists.
