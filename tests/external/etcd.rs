@@ -11,6 +11,7 @@ use optoken::store::remote::{Usable, probe};
 use optoken::store::{Entry, EtcdStore, Store as _, StoreError, SwapOutcome, Version, conformance};
 
 use crate::engines::etcd::{Cluster, Setup, prefix};
+use crate::engines::suite::swapped;
 use crate::support::{TIMEOUT, eventually};
 
 /// The most bytes of a document that is stored without chunks.
@@ -21,13 +22,6 @@ const LARGEST: usize = 6 << 20;
 
 /// Longer than any call may need.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
-
-fn swapped(store: &EtcdStore, expected: Option<&Version>, document: &str) -> Version {
-    match store.swap(expected, document).unwrap() {
-        SwapOutcome::Swapped(version) => version,
-        SwapOutcome::Stale => panic!("stale"),
-    }
-}
 
 /// Replaces the document, whichever it is.
 fn replace(store: &EtcdStore, document: &str) -> Version {

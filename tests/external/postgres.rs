@@ -14,17 +14,11 @@ use optoken::store::remote::{RemoteStore, Usable};
 use optoken::store::{Entry, PostgresStore, Store, StoreError, SwapOutcome, Version, conformance};
 
 use crate::engines::postgres::{PASSWORD, Server};
+use crate::engines::suite::swapped;
 use crate::support::{CaseName, TIMEOUT, TestCertificate, eventually};
 
 /// More than the deadline of any call, as a busy machine adds to it.
 const DEADLINE: Duration = Duration::from_secs(15);
-
-fn swapped(store: &impl Store, expected: Option<&Version>, document: &str) -> Version {
-    match store.swap(expected, document).unwrap() {
-        SwapOutcome::Swapped(version) => version,
-        SwapOutcome::Stale => panic!("stale"),
-    }
-}
 
 fn entry(store: &impl Store) -> Entry {
     store.load().unwrap().unwrap()

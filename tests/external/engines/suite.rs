@@ -402,7 +402,7 @@ fn assert_outcome_is_true(direct: &dyn RemoteStore, before: Option<&Entry>, outc
 }
 
 #[track_caller]
-fn swapped<S: Store + ?Sized>(store: &S, expected: Option<&Version>, document: &str) -> Version {
+pub(crate) fn swapped<S: Store + ?Sized>(store: &S, expected: Option<&Version>, document: &str) -> Version {
     match store.swap(expected, document).unwrap() {
         SwapOutcome::Swapped(version) => version,
         SwapOutcome::Stale => panic!("stale"),
