@@ -17,6 +17,8 @@ pub(crate) enum HttpFault {
     CarryOutAndClose,
     /// It is carried out, and never answered.
     CarryOutAndHang,
+    /// It is carried out. A PUT that the engine accepts is answered with this status.
+    LoseSuccess(u16),
     /// It is answered with this status, and not carried out.
     Answer(u16),
     /// It is carried out twice, and the second answer arrives. A proxy may repeat a PUT.
@@ -111,6 +113,15 @@ fn forward(client: &TcpStream, engine: SocketAddr, state: &Mutex<State>) -> io::
             Some(HttpFault::CarryOutAnd(status)) => {
                 carry_out(engine, &request)?;
                 answer.write_all(&made_up(status))?;
+            }
+            Some(HttpFault::LoseSuccess(status)) => {
+                let carried_out = carry_out(engine, &request)?;
+                if request.starts_with(b"PUT ") && carried_out.starts_with(b"HTTP/1.1 200 ") {
+                    answer.write_all(&made_up(status))?;
+                } else {
+                    answer.write_all(&carried_out)?;
+                    return client.shutdown(Shutdown::Both);
+                }
             }
             Some(HttpFault::CarryOutAndClose) => {
                 carry_out(engine, &request)?;

@@ -15,9 +15,8 @@ pub(crate) static KIND: Kind = Kind {
     ..Kind::new("moto", &[MOTO, DEATH_SIGNAL], start, shared)
 };
 
-/// Runs moto without a switch of threads in the middle of a request. moto compares the condition of
-/// a write and then writes, with no lock: now and then two of eight writers win.
-const ONE_AT_A_TIME: &str = "import sys; sys.setswitchinterval(3600); from moto.server import main; main()";
+/// Runs moto so that each write is atomic.
+const SERVER: &str = include_str!("../../engines/moto_one_at_a_time.py");
 
 pub(crate) struct Moto {
     process: Process,
@@ -48,7 +47,7 @@ fn start() -> Box<dyn Engine> {
     let port = Port::any();
     // The Python of its environment, which is beside the program.
     let mut command = Command::new(Path::new(&needs::path(MOTO)).with_file_name("python"));
-    command.args(["-c", ONE_AT_A_TIME, "-H", "127.0.0.1", "-p", &port.number().to_string()]);
+    command.args(["-c", SERVER, "-H", "127.0.0.1", "-p", &port.number().to_string()]);
     let process = Process::start("moto", directory.path(), &command);
     until_ready("moto has a bucket", &[&process], || s3::create_bucket(port.address()));
     Box::new(Moto { process, port, _directory: directory })
