@@ -16,7 +16,7 @@ fn only_external_tests_run_other_programs() {
 
 fn other_programs(sources: &Sources) -> Vec<String> {
     let is_checked = |path: &str| {
-        let elsewhere = ["tests/benches/", "tests/embed/", "tests/external/", "tests/house/"];
+        let elsewhere = ["tests/bench/", "tests/embed/", "tests/external/", "tests/house/"];
         path.starts_with("tests/")
             && Path::new(path).extension().is_some_and(|extension| extension == "rs")
             && !elsewhere.iter().any(|dir| path.starts_with(dir))

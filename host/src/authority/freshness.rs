@@ -1,7 +1,7 @@
 //! When a snapshot may be used, and when the store is read next: the rules alone.
 //!
 //! Knows no clock, no thread and no store. The authority and the simulation of many nodes
-//! (`tests/benches/nodes.rs`) run this code, so it imports nothing of this crate.
+//! (`tests/bench/nodes.rs`) run this code, so it imports nothing of this crate.
 //!
 //! The rule: a snapshot is proved by a read that found its version. The proof is the moment at
 //! which the newest such read *began*. A credential is accepted only if, after it was checked on
