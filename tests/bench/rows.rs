@@ -401,6 +401,6 @@ fn run_commands(kind: &str, path: &Path, count: usize) {
         steps.for_each(|step| drop(commit(&mut store, ORIGIN, (step, operator), BEGIN)));
     } else {
         let mut store = DocumentStore::open(path);
-        steps.for_each(|step| drop(store.commit(ORIGIN, &step.command(operator), BEGIN)));
+        steps.for_each(|step| store.commit(ORIGIN, &step.command(operator), BEGIN));
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use optoken_core::command::Command;
-use optoken_core::commit::{Committed, commit};
+use optoken_core::commit::{Committed, Loaded, commit};
 use optoken_core::ports::{CatalogStore, Clock, Entry, StoreError, SwapOutcome, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
 use sha2::{Digest as _, Sha256};
@@ -13,6 +13,9 @@ use super::store::connect;
 /// A document in a database, and the time of the next command.
 pub(crate) struct DocumentStore {
     connection: Connection,
+    /// The catalog after the last command. An instance of the component holds it as well, and
+    /// parses a document of another version alone.
+    held: Option<Loaded>,
     now: Timestamp,
 }
 
@@ -26,13 +29,15 @@ impl DocumentStore {
                  ) STRICT",
             )
             .unwrap();
-        Self { connection, now: 0 }
+        Self { connection, held: None, now: 0 }
     }
 
     /// Executes a command as the component does.
-    pub(crate) fn commit(&mut self, origin: &str, command: &Command<'_>, now: Timestamp) -> Committed {
+    pub(crate) fn commit(&mut self, origin: &str, command: &Command<'_>, now: Timestamp) {
         self.now = now;
-        commit(self, origin, command).unwrap()
+        let held = self.held.take();
+        let Committed { version, catalog, .. } = commit(self, held, origin, command).unwrap();
+        self.held = Some(Loaded { version, catalog });
     }
 
     pub(crate) fn connection(&self) -> &Connection {
