@@ -24,6 +24,8 @@ const EPOCH_TICK: Duration = Duration::from_millis(10);
 pub(crate) struct State {
     pub(crate) catalog: CatalogStoreCtx,
     limits: StoreLimits,
+    /// The processor time that a call may use. A change applies from the next tick on.
+    pub(crate) budget: Duration,
     /// The processor time of the thread at the first tick of the current call.
     since: Option<Duration>,
 }
@@ -96,16 +98,18 @@ pub(crate) fn instantiate(
     catalog: CatalogStoreCtx,
     budget: Duration,
 ) -> wasmtime::Result<(wasmtime::Store<State>, bindings::Authority)> {
-    let state = State { catalog, limits: linker::store_limits(), since: None };
+    let state = State { catalog, limits: linker::store_limits(), budget, since: None };
     let mut store = wasmtime::Store::new(pre.engine(), state);
     store.limiter(|state| &mut state.limits);
     store.set_hostcall_fuel(MAX_HOSTCALL_DATA);
     // Processor time, not wall-clock time: a busy machine or a slow store must not count as a loop.
     // Reading it is a system call. A call that ends before its first tick, as all should, reads
     // none.
-    store.epoch_deadline_callback(move |mut store| {
+    store.epoch_deadline_callback(|mut store| {
         let now: Duration = clock_gettime(ClockId::ThreadCPUTime).try_into()?;
-        let since = *store.data_mut().since.get_or_insert(now);
+        let state = store.data_mut();
+        let since = *state.since.get_or_insert(now);
+        let budget = state.budget;
         wasmtime::ensure!(
             now.saturating_sub(since) <= budget,
             "it used more than {budget:?} of processor time"
