@@ -361,7 +361,7 @@ impl Authority {
     /// The end of the audit chain of the catalog that tokens are checked against; `None` if it has
     /// no record.
     pub fn position(&self) -> Result<Option<CatalogPosition>, CommandError> {
-        Ok(self.shared.query(Examined::read)?.position)
+        Ok(self.shared.query(|reader| Examined::read(reader, Some(u64::MAX)))?.position)
     }
 
     /// Whether the catalog that tokens are checked against is in this state or continues it.
@@ -369,7 +369,7 @@ impl Authority {
         &self,
         earlier: &CatalogPosition,
     ) -> Result<Result<(), CatalogRefusal>, CommandError> {
-        Ok(self.shared.query(Examined::read)?.check_continues(earlier))
+        Ok(self.shared.query(|reader| Examined::read(reader, None))?.check_continues(earlier))
     }
 
     /// Why the state in the store is not used; `None` if it is. Then changes are refused, and all
