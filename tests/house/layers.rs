@@ -51,7 +51,7 @@ const LAYERS: &str = "
     host/src/http/main_listener host/src/http/recovery
     host/src/cli
     host/src/lib
-    host/src/main host/influxdb3/src tests/embed/rust/src
+    host/src/main host/influxdb3/src tests/bench/baseline/src tests/embed/rust/src
 ";
 
 /// Names of crates and modules, each with the parts that may import it, directly or re-exported.
@@ -62,10 +62,10 @@ const CONFINED: [(&str, &str); 10] = [
     ("hyper_util", "host/src/client host/src/http/proxy host/src/server"),
     ("object_store", "host/src/store/object"),
     // Queries run on a copy of the tokens in memory. That file opens no other database.
-    ("rusqlite", "host/src/store/sqlite host/src/http/api/sql/engine"),
+    ("rusqlite", "host/src/store/sqlite host/src/http/api/sql/engine tests/bench/baseline/src/commits"),
     ("tokio_postgres", "host/src/store/postgres"),
     ("tokio_postgres_rustls", "host/src/store/postgres"),
-    ("wasmtime", "host/src/sandbox tests/embed/rust/src"),
+    ("wasmtime", "host/src/sandbox tests/bench/baseline/src/check tests/embed/rust/src"),
     ("wit_bindgen", "component/authority/src component/cli/src component/http/src component/wasi/src"),
 ];
 

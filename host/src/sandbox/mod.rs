@@ -17,9 +17,11 @@ pub mod async_linker;
 pub mod bindings;
 #[cfg(feature = "async-store")]
 pub mod bindings_async;
+mod built_in;
 mod contract_check;
 mod convert;
 mod engine;
+mod engine_config;
 mod error;
 mod instances;
 mod limits;
@@ -29,7 +31,8 @@ mod snapshot;
 
 pub use wasmtime;
 
-pub use self::contract_check::{BUILT_IN_COMPONENT, check};
+pub use self::built_in::BUILT_IN_COMPONENT;
+pub use self::contract_check::check;
 pub use self::error::{CONTRACT, SandboxError, Trap};
 pub(crate) use self::instances::{CallResult, CommandInstance, Executed, ReadInstance};
 pub use self::limits::{
