@@ -12,12 +12,16 @@ mod component;
 mod concurrency;
 mod connection;
 mod contract;
+mod delivery;
 mod deployment;
 mod drop_in;
 mod environment;
 mod freshness;
 mod hash;
 mod history;
+#[allow(dead_code, unused_imports, reason = "other test crates use the rest")]
+#[path = "support/hostile_requests/mod.rs"]
+mod hostile_requests;
 #[allow(dead_code, reason = "each test crate uses a part")]
 mod http2;
 mod http_edges;

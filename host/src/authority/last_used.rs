@@ -49,7 +49,7 @@ impl OperatorLastUsed {
             TokenKind::NamedAdmin | TokenKind::Scoped => return,
         };
         let now = coarse_now();
-        // Most requests come within the same tick. They leave the line of the cache to all processors.
+        // Most requests come within one tick. They leave the line of the cache to all processors.
         if used.load(Ordering::Relaxed) != now {
             used.store(now, Ordering::Relaxed);
         }

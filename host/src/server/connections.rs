@@ -273,7 +273,7 @@ impl Connections {
         true
     }
 
-    /// Tells all connections that the listener stops.
+    /// Signals all connections that the listener stops.
     pub(super) fn stop(&self) {
         let mut open = self.open();
         open.is_stopping = true;
@@ -304,8 +304,8 @@ impl Connections {
 }
 
 impl Open {
-    /// Evicts all connections that have been idle for so long. Returns after which time the next one
-    /// can be. A connection that is opened, or becomes idle, from now on is none before that.
+    /// Evicts all connections that have been idle for so long. Returns after which time the next
+    /// one can be. A connection that is opened, or becomes idle, from now on is none before that.
     fn evict_idle(&self, timeout: Duration) -> Duration {
         let now = Instant::now();
         let left = self.connections.iter().filter_map(|connection| {
@@ -314,7 +314,7 @@ impl Open {
             if left.is_zero() {
                 connection.evict_if_idle(timeout);
             }
-            // An evicted one has been told, and closes without a further look.
+            // An evicted one closes without a further look.
             (!left.is_zero()).then_some(left)
         });
         left.min().unwrap_or(timeout)

@@ -25,7 +25,7 @@ pub(crate) enum Answer {
         /// The response.
         response: Response,
         /// The body of the request, if there is one. Over HTTP/1, a body that is dropped before its
-        /// end closes the connection, and the head of a later response says so.
+        /// end closes the connection, and the head of a later response has that.
         unread: Option<Incoming>,
     },
     /// A response that waits for something. The future is dropped if the client disconnects first.
