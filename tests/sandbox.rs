@@ -421,6 +421,8 @@ fn limits_hold_without_instance_pool() {
     let cli = env.serve_with(&["--component", file.to_str().unwrap(), "--disable-authz", "metrics"]);
     let server = cli.after(&format!("ulimit -v {}", 4 << 20)).start();
     server.wait_for_log("no instance pool on this machine");
+    // The contract of the other component is compared with that of the built-in one.
+    server.wait_for_log("compiling the built-in component: its machine code does not fit here");
     let mut cases = cases.into_iter().map(|((case, _), letter)| (case, letter));
     for (case, letter) in cases.by_ref().take(limits().len()) {
         let command = post(REGENERATE).bearer(&format!("?{letter}")).send(server.address);

@@ -1,30 +1,45 @@
-//! Cost of the number of tokens: `authenticate` with 1, 1,000 and 5,000 tokens, and the creation
-//! and deletion of one.
+//! Cost of commands, and of the number of tokens: `authenticate`, the creation and deletion of a
+//! token and the regeneration of the operator token, with 1, 1,000, 5,000 and 9,990 tokens.
 //!
-//! `cargo bench --bench catalog` prints both. All sizes alternate in each round, so other load of
-//! the machine affects each. Creation and deletion use SQLite on disk, synced as in production.
-//! With the largest catalog they also use an audit log, and tokens with two permissions each.
+//! `cargo bench --bench catalog` prints all of them. All sizes alternate in each round, so other
+//! load of the machine affects each. Commands use SQLite on disk, synced as in production. With
+//! 5,000 tokens they also use an audit log, and tokens with two permissions each. Processor time is
+//! that of the whole process, its checkpoints included.
+//!
+//! Chained regenerations with one token take turns with bare commits: transactions of SQLite that
+//! write a text of the same size, with the same durability.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::fmt::Write as _;
+use std::fs;
 use std::hint::black_box;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use optoken::authority::Authority;
 use optoken::secret::Secret;
 use optoken::store::{SqliteStore, Store as _};
+use rusqlite::Connection;
+use rustix::time::{ClockId, clock_gettime};
 use sha2::{Digest as _, Sha512};
 
 /// Numbers of tokens.
-const SIZES: [usize; 3] = [1, 1_000, 5_000];
+const SIZES: [usize; 4] = [1, 1_000, 5_000, 9_990];
+
+/// The number of tokens of the variants.
+const VARIANT_SIZE: usize = 5_000;
 
 /// Number of rounds, and of calls in each.
 const ROUNDS: usize = 200;
 const CALLS: usize = 2_000;
 
-/// Number of tokens to create and delete.
+/// Number of tokens to create and delete, and of regenerations.
 const COMMANDS: usize = 50;
+
+/// Number of rounds of regenerations and bare commits, and of each in a round.
+const COMMIT_ROUNDS: usize = 40;
+const COMMITS: usize = 25;
 
 fn secret(number: usize) -> String {
     format!("apiv3_{number:086}")
@@ -70,7 +85,7 @@ fn main() {
             }
             start.elapsed().as_secs_f64()
         };
-        rounds.push([turn(0), turn(1), turn(2)]);
+        rounds.push([turn(0), turn(1), turn(2), turn(3)]);
     }
     for (size, tokens) in SIZES.iter().enumerate() {
         let ratio = median(rounds.iter().map(|turns| turns[size] / turns[0]).collect());
@@ -78,25 +93,30 @@ fn main() {
     }
 
     for (authority, tokens) in authorities.iter().zip(SIZES) {
-        create_and_delete(authority, &format!("with {tokens} tokens"));
+        commands(authority, &format!("with {tokens} tokens"));
     }
-    let largest = SIZES[SIZES.len() - 1];
     let logged = SqliteStore::open(directory.path().join("logged.db")).unwrap();
-    logged.swap(None, &document(largest, "")).unwrap();
+    logged.swap(None, &document(VARIANT_SIZE, "")).unwrap();
     let authority =
         Authority::builder(logged).audit_log(directory.path().join("audit.jsonl")).build().unwrap();
-    create_and_delete(&authority, &format!("with {largest} tokens and an audit log"));
+    commands(&authority, &format!("with {VARIANT_SIZE} tokens and an audit log"));
     let scoped = SqliteStore::open(directory.path().join("scoped.db")).unwrap();
     let scope = r#","permissions":["db:sensors:read,write","http:/reports/*:read"]"#;
-    scoped.swap(None, &document(largest, scope)).unwrap();
+    scoped.swap(None, &document(VARIANT_SIZE, scope)).unwrap();
     let authority = Authority::builder(scoped).build().unwrap();
-    create_and_delete(&authority, &format!("with {largest} tokens with permissions"));
+    commands(&authority, &format!("with {VARIANT_SIZE} tokens with permissions"));
+    drop(authorities);
+    regenerate_beside_bare_commits(directory.path());
 }
 
-fn create_and_delete(authority: &Authority, label: &str) {
-    let operator = Secret::from(secret(0));
-    let mut created = Vec::new();
-    let mut deleted = Vec::new();
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap()
+}
+
+fn commands(authority: &Authority, label: &str) {
+    let mut operator = Secret::from(secret(0));
+    let (mut created, mut deleted, mut regenerated) = (Vec::new(), Vec::new(), Vec::new());
+    let before = processor_time();
     for number in 0..COMMANDS {
         let name = format!("one more {number}");
         let start = Instant::now();
@@ -105,13 +125,69 @@ fn create_and_delete(authority: &Authority, label: &str) {
         let start = Instant::now();
         authority.delete(&operator, &name, "bench").unwrap();
         deleted.push(start.elapsed());
+        let start = Instant::now();
+        operator = authority.regenerate(&operator, 0, "bench").unwrap().secret;
+        regenerated.push(start.elapsed());
     }
+    let processor = processor_time().saturating_sub(before) / u32::try_from(3 * COMMANDS).unwrap();
     println!(
-        "{label}: create {:.1?} (slowest {:.1?}), delete {:.1?} (slowest {:.1?})",
+        "{label}: create {:.1?}, delete {:.1?}, regenerate {:.1?}; processor time of a command {processor:.1?}",
         median_time(&mut created),
-        created[COMMANDS - 1],
         median_time(&mut deleted),
-        deleted[COMMANDS - 1],
+        median_time(&mut regenerated),
+    );
+}
+
+fn regenerate_beside_bare_commits(directory: &Path) {
+    let store = SqliteStore::open(directory.join("regenerate.db")).unwrap();
+    store.swap(None, &document(1, "")).unwrap();
+    let authority = Authority::builder(store).build().unwrap();
+    let mut operator = Secret::from(secret(0));
+    // From here on, the document has its most audit records.
+    for _ in 0..100 {
+        operator = authority.regenerate(&operator, 0, "bench").unwrap().secret;
+    }
+    let path = directory.join("bare.db");
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
+             CREATE TABLE bare (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT;
+             INSERT INTO bare VALUES (1, '');",
+        )
+        .unwrap();
+    let bytes = fs::metadata(directory.join("regenerate.db")).unwrap().len();
+    let text = "x".repeat(15_000);
+    let bare_commit = || {
+        connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+        connection.execute("UPDATE bare SET text = ?1 WHERE id = 1", [&text]).unwrap();
+        connection.execute_batch("COMMIT").unwrap();
+    };
+    let (mut regenerated, mut committed) = (Vec::new(), Vec::new());
+    let (mut processor, mut bare_processor) = (Duration::ZERO, Duration::ZERO);
+    for _ in 0..COMMIT_ROUNDS {
+        let before = processor_time();
+        for _ in 0..COMMITS {
+            let start = Instant::now();
+            operator = authority.regenerate(&operator, 0, "bench").unwrap().secret;
+            regenerated.push(start.elapsed());
+        }
+        let between = processor_time();
+        processor += between.saturating_sub(before);
+        for _ in 0..COMMITS {
+            let start = Instant::now();
+            bare_commit();
+            committed.push(start.elapsed());
+        }
+        bare_processor += processor_time().saturating_sub(between);
+    }
+    let (regenerated, committed) = (median_time(&mut regenerated), median_time(&mut committed));
+    let each = u32::try_from(COMMIT_ROUNDS * COMMITS).unwrap();
+    println!(
+        "regenerate ({bytes} bytes on disk) {regenerated:.1?}, bare commit {committed:.1?}: {:.2} of its rate;          processor time {:.1?} and {:.1?}",
+        committed.as_secs_f64() / regenerated.as_secs_f64(),
+        processor / each,
+        bare_processor / each,
     );
 }
 

@@ -252,10 +252,31 @@ impl AuditChain {
         &self.lines
     }
 
-    /// Returns the chain with the record of one more change. It drops the oldest record beyond
-    /// [`RETAINED_RECORDS`].
-    #[must_use]
-    pub fn with(
+    /// Appends the record of one more change. Drops the oldest record beyond [`RETAINED_RECORDS`].
+    pub fn append(
+        &mut self,
+        at: Timestamp,
+        action: Action,
+        actor: Actor,
+        subject: Option<Subject>,
+        origin: &str,
+    ) {
+        let sequence = self.sequence.saturating_add(1);
+        // Redacted before it is truncated: a part of a token does not look like one.
+        let origin = truncate(&redact(origin), MAX_ORIGIN_BYTES).into();
+        let previous = self.head.take();
+        let line = AuditRecord { sequence, at, action, actor, subject, origin, previous }.to_line();
+        let surplus = (self.lines.len() + 1).saturating_sub(RETAINED_RECORDS);
+        drop(self.lines.drain(..surplus));
+        self.head = Some(RecordHash::of(&line));
+        self.sequence = sequence;
+        self.newest_at = at;
+        self.lines.push(line);
+    }
+
+    /// The chain with the record of one more change.
+    #[cfg(test)]
+    pub(crate) fn with(
         &self,
         at: Timestamp,
         action: Action,
@@ -263,16 +284,9 @@ impl AuditChain {
         subject: Option<Subject>,
         origin: &str,
     ) -> Self {
-        let sequence = self.sequence.saturating_add(1);
-        // Redacted before it is truncated: a part of a token does not look like one.
-        let origin = truncate(&redact(origin), MAX_ORIGIN_BYTES).into();
-        let record =
-            AuditRecord { sequence, at, action, actor, subject, origin, previous: self.head.clone() };
-        let line = record.to_line();
-        let surplus = (self.lines.len() + 1).saturating_sub(RETAINED_RECORDS);
-        let head = Some(RecordHash::of(&line));
-        let lines = self.lines.iter().skip(surplus).cloned().chain([line]).collect();
-        Self { head, sequence, newest_at: at, lines }
+        let mut chain = self.clone();
+        chain.append(at, action, actor, subject, origin);
+        chain
     }
 
     /// Whether the record with this sequence number has this hash; `None` if the chain retains

@@ -454,9 +454,9 @@ impl<P: CatalogStore + Entropy + Clock> Authority<P> {
         command: &Command<'_>,
     ) -> Result<(bool, Option<TokenRecord>), CommandError> {
         // After any failure from here on, the next authentication loads the catalog again.
-        self.loaded = None;
+        let held = self.loaded.take();
         let Committed { version, catalog, token, changed } =
-            commit::commit(&mut self.ports, origin, command)?;
+            commit::commit(&mut self.ports, held, origin, command)?;
         self.loaded = Some(Loaded { version, catalog });
         Ok((changed, token))
     }

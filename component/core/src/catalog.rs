@@ -9,6 +9,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::mem;
 use core::str::Split;
 
 use hashbrown::HashTable;
@@ -137,22 +138,18 @@ impl Catalog {
             }
             last_id = Some(token.id);
             if !by_hash.insert(token.hash, position) {
-                return Err(CatalogError::Inconsistent("two tokens have one hash"));
+                return Err(TWO_HASHES);
             }
             let name = token.name.as_str();
             if by_name.find(name_bucket(name), |other| *other == name).is_some() {
-                return Err(CatalogError::Inconsistent("two tokens have one name"));
+                return Err(TWO_NAMES);
             }
             by_name.insert_unique(name_bucket(name), name, |other| name_bucket(other));
         }
         drop(by_name);
-        if let Some(pending) = self.rotation.pending()
-            && !(by_hash.insert(pending.hash, ROTATION_SLOT) && self.operator().is_some())
-        {
-            return Err(CatalogError::Inconsistent("a rotation that cannot be"));
-        }
         self.by_hash = by_hash;
-        Ok(self)
+        let (rotation, audit) = (self.rotation, self.take_audit());
+        self.with_indexed_rotation(rotation, audit)
     }
 
     /// The identifier of the catalog, if it has one.
@@ -190,6 +187,11 @@ impl Catalog {
         &self.audit
     }
 
+    /// Takes the audit records, for the next state of the catalog.
+    pub(crate) fn take_audit(&mut self) -> AuditChain {
+        mem::take(&mut self.audit)
+    }
+
     /// The number of the next new token.
     pub fn next_id(&self) -> u64 {
         self.next_id
@@ -205,10 +207,9 @@ impl Catalog {
         self.tokens.iter().find(|token| token.name == name)
     }
 
-    /// The record with this number. Records are in the order of their numbers.
+    /// The record with this number.
     pub fn numbered(&self, id: u64) -> Option<&TokenRecord> {
-        let position = self.tokens.binary_search_by_key(&id, |token| token.id).ok()?;
-        self.tokens.get(position)
+        self.tokens.get(self.position(id).ok()?)
     }
 
     /// The secret that this hash belongs to. A miss costs as much as a hit.
@@ -244,30 +245,72 @@ impl Catalog {
         rotation: Rotation,
         audit: AuditChain,
     ) -> Result<Self, CatalogError> {
-        for old in self.tokens.iter_mut().filter(|old| old.id == token.id) {
-            if old.is_operator() && old.hash != token.hash {
-                self.former.push(&old.hash);
-            }
-            old.clone_from(token);
+        let position = self.position(token.id)?;
+        if self.named(&token.name).is_some_and(|other| other.id != token.id) {
+            return Err(TWO_NAMES);
         }
-        Self { rotation, audit, ..self }.validate_and_index()
+        self.forget_rotation();
+        let Some(old) = self.tokens.get_mut(position) else { return Err(NO_SUCH_TOKEN) };
+        self.by_hash.remove(&old.hash);
+        if !self.by_hash.insert(token.hash, position) {
+            return Err(TWO_HASHES);
+        }
+        if old.is_operator() && old.hash != token.hash {
+            self.former.push(&old.hash);
+        }
+        old.clone_from(token);
+        self.with_indexed_rotation(rotation, audit)
     }
 
     /// The catalog with this rotation and these audit records.
-    pub(crate) fn with_rotation(self, rotation: Rotation, audit: AuditChain) -> Result<Self, CatalogError> {
-        Self { rotation, audit, ..self }.validate_and_index()
+    pub(crate) fn with_rotation(
+        mut self,
+        rotation: Rotation,
+        audit: AuditChain,
+    ) -> Result<Self, CatalogError> {
+        self.forget_rotation();
+        self.with_indexed_rotation(rotation, audit)
     }
 
     /// The catalog without this token, with these audit records.
     pub(crate) fn without(mut self, token: &TokenRecord, audit: AuditChain) -> Result<Self, CatalogError> {
-        self.tokens.retain(|other| other.id != token.id);
+        let removed = self.position(token.id)?;
+        let token = self.tokens.remove(removed);
+        self.by_hash.remove(&token.hash);
+        self.by_hash.renumber(|position| {
+            if position == ROTATION_SLOT || position < removed { position } else { position - 1 }
+        });
         if token.source == Source::Import {
             if self.tombstones.len() >= MAX_TOMBSTONES {
                 self.tombstones.remove(0);
             }
             self.tombstones.push(token.hash);
         }
-        Self { audit, ..self }.validate_and_index()
+        let rotation = self.rotation;
+        self.forget_rotation();
+        self.with_indexed_rotation(rotation, audit)
+    }
+
+    /// The place of the record with this number. Records are in the order of their numbers.
+    fn position(&self, id: u64) -> Result<usize, CatalogError> {
+        self.tokens.binary_search_by_key(&id, |token| token.id).map_err(|_| NO_SUCH_TOKEN)
+    }
+
+    /// Removes the hash of the rotation from the index.
+    fn forget_rotation(&mut self) {
+        if let Some(pending) = self.rotation.pending() {
+            self.by_hash.remove(&pending.hash);
+        }
+    }
+
+    /// The catalog with this rotation, whose hash the index lacks, and these audit records.
+    fn with_indexed_rotation(mut self, rotation: Rotation, audit: AuditChain) -> Result<Self, CatalogError> {
+        if let Some(pending) = rotation.pending()
+            && !(self.by_hash.insert(pending.hash, ROTATION_SLOT) && self.operator().is_some())
+        {
+            return Err(IMPOSSIBLE_ROTATION);
+        }
+        Ok(Self { rotation, audit, ..self })
     }
 
     /// Whether a secret with this hash was revoked: that of an imported token by its deletion, that
@@ -367,6 +410,11 @@ pub enum CatalogError {
     #[error("the catalog is damaged: {0}")]
     BrokenChain(#[from] BrokenChain),
 }
+
+const TWO_HASHES: CatalogError = CatalogError::Inconsistent("two tokens have one hash");
+const TWO_NAMES: CatalogError = CatalogError::Inconsistent("two tokens have one name");
+const NO_SUCH_TOKEN: CatalogError = CatalogError::Inconsistent("the token has gone missing");
+const IMPOSSIBLE_ROTATION: CatalogError = CatalogError::Inconsistent("a rotation that cannot be");
 
 /// The begin of the first line, up to the number of the format.
 const BEFORE_FORMAT: &str = "{\"format\":";

@@ -75,12 +75,19 @@ pub enum CommandError {
 }
 
 /// Loads the catalog with its version; an empty catalog without version if none was ever stored.
-#[inline(never)]
 pub fn load(store: &mut dyn CatalogStore) -> Result<Loaded, CommandError> {
+    load_unless_held(store, None)
+}
+
+/// As [`load`], and returns the held state if the store still holds it: a version names one state
+/// of the document.
+#[inline(never)]
+fn load_unless_held(store: &mut dyn CatalogStore, held: Option<Loaded>) -> Result<Loaded, CommandError> {
     match store.load() {
-        Ok(Some(entry)) => {
-            Ok(Loaded { version: Some(entry.version), catalog: Catalog::decode(&entry.document)? })
-        }
+        Ok(Some(entry)) => match held {
+            Some(held) if held.version.as_ref() == Some(&entry.version) => Ok(held),
+            _ => Ok(Loaded { version: Some(entry.version), catalog: Catalog::decode(&entry.document)? }),
+        },
         Ok(None) => Ok(Loaded { version: None, catalog: Catalog::default() }),
         Err(StoreError::Unavailable(why) | StoreError::UnknownOutcome(why)) => {
             Err(CommandError::Unavailable(why))
@@ -94,19 +101,22 @@ pub trait CommitPorts: CatalogStore + Clock {}
 
 impl<P: CatalogStore + Clock> CommitPorts for P {}
 
-/// Executes a command durably.
+/// Executes a command durably. `held` is a state that was loaded or committed before: a document of
+/// its version is not read again.
 #[inline(never)]
 pub fn commit(
     ports: &mut dyn CommitPorts,
+    held: Option<Loaded>,
     origin: &str,
     command: &Command<'_>,
 ) -> Result<Committed, CommandError> {
     // Set once a swap may have happened without an answer: the reason, and the token of the
     // command.
     let mut in_doubt: Option<(String, Option<TokenRecord>)> = None;
+    let mut held = held;
 
     for _ in 0..MAX_TRIES {
-        let Loaded { version, catalog } = match (load(ports), &in_doubt) {
+        let Loaded { version, catalog } = match (load_unless_held(ports, held.take()), &in_doubt) {
             (Ok(loaded), _) => loaded,
             (Err(_), Some((why, _))) => return Err(CommandError::UnknownOutcome(why.clone())),
             (Err(error), None) => return Err(error),
@@ -247,19 +257,19 @@ mod tests {
 
     fn recover(ports: &mut FaultyPorts) -> Result<(Committed, TokenHash), CommandError> {
         let new = ports.fresh();
-        Ok((commit(ports, "test", &Command::Recover { new })?, new))
+        Ok((commit(ports, None, "test", &Command::Recover { new })?, new))
     }
 
     fn regenerate(ports: &mut FaultyPorts, credential: TokenHash) -> Result<Committed, CommandError> {
         let new = ports.fresh();
-        commit(ports, "test", &Command::Regenerate { credential, new, overlap_seconds: 0 })
+        commit(ports, None, "test", &Command::Regenerate { credential, new, overlap_seconds: 0 })
     }
 
     /// A store with an operator token, and the hash of that token.
     fn bootstrapped() -> (FaultyPorts, TokenHash) {
         let mut ports = FaultyPorts::default();
         let new = ports.fresh();
-        commit(&mut ports, "test", &Command::CreateOperator { new }).unwrap();
+        commit(&mut ports, None, "test", &Command::CreateOperator { new }).unwrap();
         (ports, new)
     }
 
@@ -366,10 +376,10 @@ mod tests {
                 permissions: None,
                 new,
             };
-            commit(&mut ports, "test", &create).unwrap();
+            commit(&mut ports, None, "test", &create).unwrap();
             ports.next_swaps.push_back(fault);
             let delete = Command::Delete { credential, name: "ci" };
-            let committed = commit(&mut ports, "test", &delete).unwrap();
+            let committed = commit(&mut ports, None, "test", &delete).unwrap();
             assert_eq!(committed.token.unwrap().name, "ci");
             assert_eq!(ports.catalog().named("ci"), None);
             assert_eq!(ports.catalog().audit().records().len(), changes);
@@ -377,11 +387,42 @@ mod tests {
     }
 
     #[test]
+    fn held_state_is_used_at_its_version_alone() {
+        let (mut ports, credential) = bootstrapped();
+        let (first, second) = (load(&mut ports).unwrap(), load(&mut ports).unwrap());
+        let damage = |ports: &mut FaultyPorts| {
+            ports.memory.stored.as_mut().unwrap().document = "damaged".into();
+        };
+        // The document of its version is not read again.
+        damage(&mut ports);
+        let new = ports.fresh();
+        let command = Command::Regenerate { credential, new, overlap_seconds: 0 };
+        let committed = commit(&mut ports, Some(first), "test", &command).unwrap();
+        assert_committed(&ports, &(committed, new), 2);
+
+        // That of another version is, whatever is held.
+        damage(&mut ports);
+        let error = commit(&mut ports, Some(second), "test", &command).unwrap_err();
+        assert_eq!(error, CommandError::Catalog(CatalogError::Malformed));
+    }
+
+    #[test]
+    fn lost_race_is_decided_on_the_newest_catalog_despite_a_held_one() {
+        let (mut ports, credential) = bootstrapped();
+        let held = Some(load(&mut ports).unwrap());
+        ports.next_swaps.push_back(Fault::LostRace);
+        let new = ports.fresh();
+        let command = Command::Regenerate { credential, new, overlap_seconds: 0 };
+        let error = commit(&mut ports, held, "test", &command).unwrap_err();
+        assert_eq!(error, CommandError::Rejected(AuthError::Unknown.into()));
+    }
+
+    #[test]
     fn catalog_id_is_given_once_despite_unknown_outcome() {
         let mut ports = FaultyPorts::default();
         ports.next_swaps.push_back(Fault::AnswerLost);
-        assert!(commit(&mut ports, "test", &Command::Initialize { id: "one" }).unwrap().changed);
-        assert!(!commit(&mut ports, "test", &Command::Initialize { id: "two" }).unwrap().changed);
+        assert!(commit(&mut ports, None, "test", &Command::Initialize { id: "one" }).unwrap().changed);
+        assert!(!commit(&mut ports, None, "test", &Command::Initialize { id: "two" }).unwrap().changed);
         assert_eq!(ports.catalog().id(), Some("one"));
         assert_eq!(ports.memory.swaps, 1);
     }

@@ -42,13 +42,17 @@ impl<'a> LineReader<'a> {
 
     /// Reads a whole number without sign and leading zeros.
     pub(crate) fn number(&mut self) -> Option<u64> {
-        let digits = self.rest.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, rest) = self.rest.split_at_checked(digits)?;
-        if number.len() > 1 && number.starts_with('0') {
+        let mut number: u64 = 0;
+        let mut digits = 0;
+        for digit in self.rest.bytes().take_while(u8::is_ascii_digit) {
+            number = number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
+            digits += 1;
+        }
+        if digits == 0 || digits > 1 && self.rest.starts_with('0') {
             return None;
         }
-        self.rest = rest;
-        number.parse().ok()
+        self.rest = self.rest.get(digits..)?;
+        Some(number)
     }
 
     /// Reads a string of [`push_string`]. It accepts the escapes of quote and backslash only: no
@@ -57,6 +61,7 @@ impl<'a> LineReader<'a> {
         self.literal("\"")?;
         let mut string = String::new();
         loop {
+            // A string without an escape, as nearly all are, is copied once.
             let end = self.rest.bytes().position(|byte| byte == b'"' || byte == b'\\' || byte < b' ')?;
             let (plain, rest) = self.rest.split_at_checked(end)?;
             string.push_str(plain);
@@ -96,8 +101,21 @@ impl<'a> LineReader<'a> {
 
 /// Appends a whole number.
 pub(crate) fn push_number(text: &mut String, number: u64) {
-    // Writing to a string cannot fail.
-    let _ = write!(text, "{number}");
+    // The machinery of formatting takes several times as long, for some numbers of each line.
+    let mut digits = [0; 20];
+    let mut begin = digits.len();
+    let mut rest = number;
+    for (place, digit) in digits.iter_mut().enumerate().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        begin = place;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    text.push_str(
+        digits.get(begin..).and_then(|digits| core::str::from_utf8(digits).ok()).unwrap_or_default(),
+    );
 }
 
 /// Appends the hash of a token, as a string.
@@ -116,6 +134,9 @@ pub(crate) fn push_plain_string(text: &mut String, string: &str) {
 
 /// Appends a JSON string.
 pub(crate) fn push_string(text: &mut String, string: &str) {
+    if !string.bytes().any(|byte| matches!(byte, b'"' | b'\\' | ..b' ')) {
+        return push_plain_string(text, string);
+    }
     text.push('"');
     for character in string.chars() {
         match character {
@@ -124,6 +145,7 @@ pub(crate) fn push_string(text: &mut String, string: &str) {
                 text.push(character);
             }
             '\0'..' ' => {
+                // Writing to a string cannot fail.
                 let _ = write!(text, "\\u{:04x}", u32::from(character));
             }
             _ => text.push(character),
@@ -163,6 +185,11 @@ mod tests {
         }
         for (good, number) in [("0", 0), ("10,", 10), ("18446744073709551615", u64::MAX)] {
             assert_eq!(LineReader::new(good).number(), Some(number));
+        }
+        for number in [0, 1, 9, 10, 99, 100, 1_700_000_000_000, u64::MAX - 1, u64::MAX] {
+            let mut text = String::new();
+            push_number(&mut text, number);
+            assert_eq!(text, number.to_string());
         }
         let hash = TokenHash::of("x").to_string();
         assert!(LineReader::new(&format!("\"{hash}\"")).hash().is_some());

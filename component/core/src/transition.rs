@@ -112,7 +112,7 @@ pub enum CommandRejected {
 /// Applies a command to a catalog: its effect, or why the catalog stays. `origin` goes into the
 /// audit record and decides nothing.
 pub fn apply(
-    catalog: Catalog,
+    mut catalog: Catalog,
     command: &Command<'_>,
     origin: &str,
     clock: Timestamp,
@@ -123,7 +123,8 @@ pub fn apply(
             if catalog.id().is_some() {
                 return Ok(Transition::Unchanged(catalog, None));
             }
-            let audit = catalog.audit().with(now, Action::Initialize, Actor::Provision, None, origin);
+            let mut audit = catalog.take_audit();
+            audit.append(now, Action::Initialize, Actor::Provision, None, origin);
             Ok(Transition::Changed { catalog: catalog.with_id(id, audit), token: None })
         }
         Command::CreateOperator { new } => {
@@ -331,7 +332,7 @@ fn stage(
 
 /// Deletes a named token.
 fn delete(
-    catalog: Catalog,
+    mut catalog: Catalog,
     credential: &TokenHash,
     name: &str,
     origin: &str,
@@ -344,7 +345,8 @@ fn delete(
     }
     let token = catalog.named(name).ok_or_else(|| CommandRejected::NotFound(name.into()))?.clone();
     let actor = Actor::Token(principal.id);
-    let audit = catalog.audit().with(now, Action::Delete, actor, Some(subject(&token)), origin);
+    let mut audit = catalog.take_audit();
+    audit.append(now, Action::Delete, actor, Some(subject(&token)), origin);
     Ok(Transition::Changed { catalog: catalog.without(&token, audit)?, token: Some(token) })
 }
 
@@ -408,7 +410,7 @@ impl<'a> NewToken<'a> {
 
 /// Adds a token (docs/compatibility.md 6.1).
 fn add(
-    catalog: Catalog,
+    mut catalog: Catalog,
     new: &NewToken<'_>,
     (action, actor): (Action, Actor),
     origin: &str,
@@ -440,7 +442,8 @@ fn add(
     if bytes > 0 && catalog.scope_bytes() + bytes > MAX_SCOPE_BYTES {
         return Err(CommandRejected::ScopesFull);
     }
-    let audit = catalog.audit().with(now, action, actor, Some(subject(&token)), origin);
+    let mut audit = catalog.take_audit();
+    audit.append(now, action, actor, Some(subject(&token)), origin);
     Ok(Transition::Changed { catalog: catalog.with_new(token.clone(), audit)?, token: Some(token) })
 }
 
@@ -482,7 +485,7 @@ fn overlap_of(old: TokenHash, seconds: u64, now: Timestamp) -> Result<Rotation, 
 
 /// Changes the rotation, on the authority of the operator.
 fn rotate(
-    catalog: Catalog,
+    mut catalog: Catalog,
     rotation: Rotation,
     action: Action,
     origin: &str,
@@ -490,7 +493,8 @@ fn rotate(
 ) -> Result<Transition, CommandRejected> {
     let operator = catalog.operator().ok_or_else(|| CommandRejected::NotFound(OPERATOR.into()))?.clone();
     let actor = Actor::Token(operator.id);
-    let audit = catalog.audit().with(now, action, actor, Some(subject(&operator)), origin);
+    let mut audit = catalog.take_audit();
+    audit.append(now, action, actor, Some(subject(&operator)), origin);
     Ok(Transition::Changed { catalog: catalog.with_rotation(rotation, audit)?, token: Some(operator) })
 }
 
@@ -502,7 +506,7 @@ fn after(now: Timestamp, seconds: u64) -> Timestamp {
 /// Replaces the secret of the operator token. The same step ends the old hash
 /// (docs/compatibility.md 6.1), unless the rotation keeps it. An earlier rotation ends.
 fn replace_operator(
-    catalog: Catalog,
+    mut catalog: Catalog,
     new: TokenHash,
     rotation: Rotation,
     (action, actor): (Action, Actor),
@@ -522,7 +526,8 @@ fn replace_operator(
         updated_by: Some(operator.id),
         ..operator.clone()
     };
-    let audit = catalog.audit().with(now, action, actor, Some(subject(&token)), origin);
+    let mut audit = catalog.take_audit();
+    audit.append(now, action, actor, Some(subject(&token)), origin);
     Ok(Transition::Changed { catalog: catalog.with_changed(&token, rotation, audit)?, token: Some(token) })
 }
 

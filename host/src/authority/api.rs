@@ -67,12 +67,24 @@ impl Authority {
     /// [`Unavailable`](AuthenticateError::Unavailable), which means that the state of the token is
     /// unknown.
     pub fn authenticate(&self, credential: &str) -> Result<Principal, AuthenticateError> {
-        let result = self.shared.check_token(|reader| reader.authenticate(credential));
+        self.authenticate_on_snapshot(credential).map(|(principal, _)| principal)
+    }
+
+    /// As [`authenticate`](Self::authenticate), with the number of the snapshot on which the
+    /// credential was checked. A later snapshot has a higher number.
+    pub(crate) fn authenticate_on_snapshot(
+        &self,
+        credential: &str,
+    ) -> Result<(Principal, u64), AuthenticateError> {
+        let mut snapshot = 0;
+        let result = self.shared.check_token(|reader| {
+            snapshot = reader.number;
+            reader.authenticate(credential)
+        });
         self.shared.observer.authenticated(&result);
-        if let Ok(principal) = result {
-            self.shared.operator.record_use(principal);
-        }
-        result
+        let principal = result?;
+        self.shared.operator.record_use(principal);
+        Ok((principal, snapshot))
     }
 
     /// The token that a credential belongs to, if it may do this.
@@ -349,7 +361,7 @@ impl Authority {
     /// The end of the audit chain of the catalog that tokens are checked against; `None` if it has
     /// no record.
     pub fn position(&self) -> Result<Option<CatalogPosition>, CommandError> {
-        Ok(self.shared.query(Examined::read)?.position)
+        Ok(self.shared.query(|reader| Examined::read(reader, Some(u64::MAX)))?.position)
     }
 
     /// Whether the catalog that tokens are checked against is in this state or continues it.
@@ -357,7 +369,7 @@ impl Authority {
         &self,
         earlier: &CatalogPosition,
     ) -> Result<Result<(), CatalogRefusal>, CommandError> {
-        Ok(self.shared.query(Examined::read)?.check_continues(earlier))
+        Ok(self.shared.query(|reader| Examined::read(reader, None))?.check_continues(earlier))
     }
 
     /// Why the state in the store is not used; `None` if it is. Then changes are refused, and all

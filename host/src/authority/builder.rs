@@ -20,7 +20,7 @@ use crate::authority::snapshot::{Parts, Shared};
 use crate::command::Command;
 use crate::observed_store::ObservedStore;
 use crate::observer::{NoopObserver, Observer};
-use crate::sandbox::{BUILT_IN_COMPONENT, Sandbox, SandboxError, Trap, VersionedSnapshot};
+use crate::sandbox::{BUILT_IN_COMPONENT, Executed, Sandbox, SandboxError, Trap, VersionedSnapshot};
 use crate::store::{POLL_INTERVAL, Store, StoreError};
 use crate::token::{CommandError, Timestamp, now};
 
@@ -225,7 +225,8 @@ impl<'a> Builder<'a> {
             self.max_staleness / 2,
         );
         let began = boot_clock::now();
-        let (result, effects) = sandbox.execute(Arc::new(checked), &Command::Initialize, STARTUP_ORIGIN);
+        let Executed { result, effects, instance } =
+            sandbox.execute(0, Arc::new(checked), &Command::Initialize, STARTUP_ORIGIN);
         let catalog_id = result?.and_then(String::try_from).map_err(BuildError::Catalog)?;
         // The component has loaded the catalog, as it returned its identifier.
         let snapshot = VersionedSnapshot {
@@ -233,17 +234,29 @@ impl<'a> Builder<'a> {
             snapshot: Arc::new(effects.snapshot.unwrap_or_default()),
             confirmed: Arc::new(AtomicU64::new(Proof::new(began, ProofSource::Start).word())),
         };
+        let mut reader = instance.and_then(|instance| instance.into_reader(snapshot.clone()).ok().flatten());
         let examined = if snapshot.snapshot.version() == version.as_ref() {
             examined
         } else {
-            match Examined::of_entry(&sandbox, snapshot.snapshot.entry()) {
+            let entry = snapshot.snapshot.entry();
+            let examined = match &mut reader {
+                Some(reader) => Examined::of_instance(entry, reader, None),
+                None => Examined::of_entry(&sandbox, entry),
+            };
+            match examined {
                 Ok(examined) => examined.map_err(BuildError::Catalog)?,
                 // A component that cannot read its catalog denies every request. Without witness
                 // there is nothing to compare.
-                Err(_) if mark.is_none() && log.is_none() => Examined::empty(),
+                Err(_) if mark.is_none() && log.is_none() => {
+                    reader = None;
+                    Examined::empty()
+                }
                 Err(trap) => return Err(trap.into()),
             }
         };
+        if let Some(reader) = reader {
+            sandbox.install(reader);
+        }
         if let (Some(mark), Some(position)) = (&mark, &examined.position) {
             mark.advance(position);
         }

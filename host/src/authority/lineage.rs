@@ -130,19 +130,29 @@ pub(crate) struct Examined {
     catalog_id: Option<String>,
     /// Whether the store holds no document.
     is_empty: bool,
+    /// The sequence number of the newest record; 0 if there is none.
+    sequence: u64,
     /// The time of the newest record.
     pub(crate) newest_at: Option<Timestamp>,
-    /// The retained records, oldest first.
+    /// The retained records that were asked for, oldest first.
     pub(crate) records: Vec<RetainedRecord>,
 }
 
 impl Examined {
     /// An empty store.
     pub(crate) const fn empty() -> Self {
-        Self { position: None, catalog_id: None, is_empty: true, newest_at: None, records: Vec::new() }
+        Self {
+            position: None,
+            catalog_id: None,
+            is_empty: true,
+            sequence: 0,
+            newest_at: None,
+            records: Vec::new(),
+        }
     }
 
-    /// Examines what the store holds, in an instance of its own.
+    /// Examines what the store holds, in an instance of its own. That reads the document, and so
+    /// verifies the whole audit chain.
     pub(crate) fn of_entry(
         sandbox: &Sandbox,
         entry: Option<&Entry>,
@@ -151,30 +161,35 @@ impl Examined {
             None => Ok(Ok(Self::empty())),
             Some(entry) => {
                 let snapshot = Arc::new(Snapshot::Stored(entry.clone()));
-                Self::of_instance(Some(entry), &mut sandbox.open_examiner(snapshot)?)
+                Self::of_instance(Some(entry), &mut sandbox.open_examiner(snapshot)?, None)
             }
         }
     }
 
-    /// Examines this state, which an instance has. A store that the tokens have left, or have not
-    /// arrived in, is unavailable.
+    /// Examines this state, which an instance has, with the records after this sequence number. A
+    /// store that the tokens have left, or have not arrived in, is unavailable.
     pub(crate) fn of_instance(
         entry: Option<&Entry>,
         reader: &mut ReadInstance,
+        after: Option<u64>,
     ) -> Result<Result<Self, CommandError>, Trap> {
         match entry.and_then(|entry| relocation::refusal(&entry.document)) {
             Some(refusal) => Ok(Err(CommandError::Unavailable(refusal))),
-            None => Self::read(reader),
+            None => Self::read(reader, after),
         }
     }
 
-    /// Reads the chain of the snapshot that an instance has.
-    pub(crate) fn read(reader: &mut ReadInstance) -> Result<Result<Self, CommandError>, Trap> {
+    /// Reads the end of the chain of the snapshot that an instance has: the records after this
+    /// sequence number, or all that are retained.
+    pub(crate) fn read(
+        reader: &mut ReadInstance,
+        after: Option<u64>,
+    ) -> Result<Result<Self, CommandError>, Trap> {
         let state = match reader.state()? {
             Ok(state) => state,
             Err(error) => return Ok(Err(error)),
         };
-        let lines = match reader.audit(None)? {
+        let lines = match reader.audit(after)? {
             Ok(records) => records.lines,
             Err(error) => return Ok(Err(error)),
         };
@@ -183,6 +198,7 @@ impl Examined {
             Err(error) => return Ok(Err(CommandError::Internal(error.to_string()))),
         };
         let is_empty = state.is_none();
+        let sequence = state.as_ref().map_or(0, |state| state.audit_sequence);
         let (catalog_id, end) = match state {
             Some(state) => (state.catalog_id, state.audit_head.map(|head| (state.audit_sequence, head))),
             None => (None, None),
@@ -193,15 +209,16 @@ impl Examined {
             head,
         });
         let newest_at = records.last().map(|newest| newest.record.at);
-        Ok(Ok(Self { position, catalog_id, is_empty, newest_at, records }))
+        Ok(Ok(Self { position, catalog_id, is_empty, sequence, newest_at, records }))
     }
 
     /// The sequence number of the newest record; 0 if there is none.
-    pub(crate) fn sequence(&self) -> u64 {
-        self.records.last().map_or(0, |newest| newest.record.sequence)
+    pub(crate) const fn sequence(&self) -> u64 {
+        self.sequence
     }
 
-    /// Whether this state is `earlier` or continues it.
+    /// Whether this state is `earlier` or continues it. The records must begin with that of the end
+    /// of `earlier`, or before it.
     pub(crate) fn check_continues(&self, earlier: &CatalogPosition) -> Result<(), CatalogRefusal> {
         let expected = || earlier.clone();
         if self.is_empty {
@@ -268,6 +285,11 @@ impl Lineage {
         state.version = version;
         state.set_at = boot_clock::now();
         state.unusable = None;
+    }
+
+    /// The sequence number after which the records show whether a state may follow; `None` for all.
+    pub(crate) fn compared_after(&self) -> Option<u64> {
+        self.lock().position.as_ref().map(|position| position.sequence.saturating_sub(1))
     }
 
     /// Notes that the store holds a state that cannot be used, and why. What replaces it must be

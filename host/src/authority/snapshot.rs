@@ -18,7 +18,7 @@ use crate::authority::store_clock::{CLOCK_TOLERANCE, StoreClock};
 use crate::command::{Command, Outcome};
 use crate::observer::Observer;
 use crate::sandbox::linker::{Snapshot, StoreEffects};
-use crate::sandbox::{CallResult, ReadInstance, Sandbox, Trap, VersionedSnapshot};
+use crate::sandbox::{CallResult, CommandInstance, Executed, ReadInstance, Sandbox, Trap, VersionedSnapshot};
 use crate::store::{Store, StoreError, relocation};
 use crate::token::{AuthenticateError, CommandError, Timestamp, TokenInfo, now};
 
@@ -135,6 +135,13 @@ impl fmt::Display for PollError {
             ),
         }
     }
+}
+
+/// When the current operator secret was created; `None` if there is none. A client that requests the
+/// status gets the error.
+fn secret_created_at(reader: &mut ReadInstance) -> Result<Option<Timestamp>, Trap> {
+    let status = reader.status()?.ok().flatten();
+    Ok(status.map(|status| status.info.updated_at.unwrap_or(status.info.created_at)))
 }
 
 /// How a state of the store was published.
@@ -267,11 +274,13 @@ impl Shared {
         };
         let began = boot_clock::now();
         let store = Arc::new(self.checked_store());
-        let (result, effects) = self.sandbox.execute(Arc::<CheckedStore>::clone(&store), command, origin);
+        let number = self.current_number.load(Ordering::Acquire);
+        let Executed { result, effects, instance } =
+            self.sandbox.execute(number, Arc::<CheckedStore>::clone(&store), command, origin);
         let StoreEffects { snapshot, wrote } = effects;
         let published = snapshot.map_or(Ok(Published::Unchanged), |snapshot| {
             let read_at = store.read_at(snapshot.version()).unwrap_or(began);
-            self.publish(snapshot, Proof::new(read_at, ProofSource::Command))
+            self.publish(snapshot, Proof::new(read_at, ProofSource::Command), instance)
         });
         drop(lock);
         let is_published = published.is_ok();
@@ -344,20 +353,22 @@ impl Shared {
         }
         let read_at = boot_clock::now();
         let snapshot = self.store.load().map_err(PollError::Store)?.into();
-        let published = self.publish(snapshot, Proof::new(read_at, source))?;
+        let published = self.publish(snapshot, Proof::new(read_at, source), None)?;
         Ok(matches!(published, Published::Changed { .. }))
     }
 
     /// Reads the creation time of the operator secret. The read instance has then loaded the
     /// snapshot, before a request waits for that.
     pub(crate) fn refresh_operator_last_used(&self) {
-        match self.read(ReadInstance::status) {
-            Ok(Ok(Some(status))) => {
-                self.operator.set_created_at(status.info.updated_at.unwrap_or(status.info.created_at));
-            }
-            // A client that requests the status gets the error.
-            Ok(Ok(None) | Err(_)) => {}
+        match self.read(secret_created_at) {
+            Ok(created_at) => self.note_operator(created_at),
             Err(trap) => self.count_trap(&trap),
+        }
+    }
+
+    fn note_operator(&self, secret_created_at: Option<Timestamp>) {
+        if let Some(at) = secret_created_at {
+            self.operator.set_created_at(at);
         }
     }
 
@@ -373,13 +384,22 @@ impl Shared {
     }
 
     /// Publishes a state that this read returned, if it continues the current one. Of two states,
-    /// the newer one stays, in whichever order they arrive.
-    fn publish(&self, snapshot: Snapshot, proof: Proof) -> Result<Published, PollError> {
+    /// the newer one stays, in whichever order they arrive. `instance` has executed the command that
+    /// read or wrote the state, if a command did.
+    fn publish(
+        &self,
+        snapshot: Snapshot,
+        proof: Proof,
+        instance: Option<CommandInstance>,
+    ) -> Result<Published, PollError> {
         let _publish_lock = self.publish_lock.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.snapshot();
         // An equal state stays the same snapshot, or every read instance would load it again.
         if current.snapshot.version() == snapshot.version() {
             self.confirm(&current, proof);
+            if let Some(reader) = self.reader_of(instance, &current) {
+                self.sandbox.install(reader);
+            }
             return Ok(Published::Unchanged);
         }
         let next = VersionedSnapshot {
@@ -387,11 +407,15 @@ impl Shared {
             snapshot: Arc::new(snapshot),
             confirmed: Arc::new(AtomicU64::new(proof.word())),
         };
-        let opened = self.sandbox.open_reader(next.clone()).and_then(|mut reader| {
-            let examined = Examined::of_instance(next.snapshot.entry(), &mut reader)?;
+        // The audit log may need all of them again, for a file that was cut or deleted.
+        let after = if self.audit.is_some() { None } else { self.lineage.compared_after() };
+        let opened =
+            self.reader_of(instance, &next).map_or_else(|| self.sandbox.open_reader(next.clone()), Ok);
+        let opened = opened.and_then(|mut reader| {
+            let examined = Examined::of_instance(next.snapshot.entry(), &mut reader, after)?;
             Ok(examined.map(|examined| (examined, reader)))
         });
-        let (examined, reader) = match opened {
+        let (examined, mut reader) = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(_)) if self.lineage.is_overtaken(proof.begun) => return Ok(Published::Overtaken),
             Ok(Err(error)) => {
@@ -415,20 +439,39 @@ impl Shared {
                 return Err(PollError::Refused(refusal));
             }
         }
+        let secret_created_at = secret_created_at(&mut reader);
         let Examined { position, newest_at, records, .. } = examined;
         let version = next.snapshot.version().cloned();
         self.replace_current(next);
-        self.sandbox.install(reader);
+        match secret_created_at {
+            Ok(created_at) => {
+                self.note_operator(created_at);
+                self.sandbox.install(reader);
+            }
+            // An instance that trapped must not be called again.
+            Err(trap) => self.count_trap(&trap),
+        }
         if let (Some(mark), Some(position)) = (&self.high_water, &position) {
             mark.advance(position);
         }
         self.lineage.advance(position, version);
         self.newest_at.store(newest_at.unwrap_or_default(), Ordering::Relaxed);
         self.set_refusal(None);
-        self.refresh_operator_last_used();
         // Under the lock, and so in the order of the changes.
         let submitted = self.audit.as_ref().map(|audit| audit.submit(records));
         Ok(Published::Changed { submitted })
+    }
+
+    /// The read instance that the instance of a command becomes, if it holds this very snapshot.
+    fn reader_of(
+        &self,
+        instance: Option<CommandInstance>,
+        snapshot: &VersionedSnapshot,
+    ) -> Option<ReadInstance> {
+        instance?.into_reader(snapshot.clone()).unwrap_or_else(|trap| {
+            self.count_trap(&trap);
+            None
+        })
     }
 
     fn replace_current(&self, next: VersionedSnapshot) {

@@ -11,10 +11,8 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::types::{self, ComponentFunc, ComponentItem, Type};
 
+use crate::sandbox::built_in::built_in_component;
 use crate::sandbox::error::{CONTRACT, SandboxError};
-
-/// The component that is built in.
-pub const BUILT_IN_COMPONENT: &[u8] = include_bytes!("../../../component/prebuilt/optoken.wasm");
 
 /// The interface that the contract imports, without its version.
 const STORE_INTERFACE: &str = "optoken:authority/catalog-store";
@@ -39,7 +37,8 @@ const MAX_TYPE_DEPTH: usize = 3;
 /// [`Authority`](crate::authority::Authority) does it itself. The error is [`SandboxError::World`],
 /// which names both contracts and the first item that differs.
 ///
-/// The first call in a process compiles the built-in component as well, which defines the contract.
+/// The first call in a process loads or compiles the built-in component as well, which defines the
+/// contract.
 pub fn check(engine: &Engine, component: &Component) -> Result<(), SandboxError> {
     let found = component.component_type();
     let Some(difference) = difference(engine, contract(engine)?, &found) else { return Ok(()) };
@@ -81,14 +80,14 @@ pub(crate) fn mismatch_error(engine: &Engine, component: &Component, difference:
     }
 }
 
-/// The types of the contract. Compiling the built-in component takes some tens of milliseconds,
-/// once in a process that runs another one.
+/// The types of the contract, of the built-in component. They are read once in a process that runs
+/// another one.
 fn contract(engine: &Engine) -> Result<&'static types::Component, SandboxError> {
     static CONTRACT: OnceLock<types::Component> = OnceLock::new();
     if let Some(contract) = CONTRACT.get() {
         return Ok(contract);
     }
-    let built_in = Component::new(engine, BUILT_IN_COMPONENT).map_err(SandboxError::Engine)?;
+    let built_in = built_in_component(engine).map_err(SandboxError::Engine)?;
     Ok(CONTRACT.get_or_init(|| built_in.component_type()))
 }
 

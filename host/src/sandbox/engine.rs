@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 use wasmtime::component::{Component, Linker};
-use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, StoreLimits, UpdateDeadline,
-};
+use wasmtime::{Engine, InstanceAllocationStrategy, PoolingAllocationConfig, StoreLimits, UpdateDeadline};
 
 use crate::sandbox::bindings;
 use crate::sandbox::contract_check;
+use crate::sandbox::engine_config;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::limits::{
     MAX_CORE_INSTANCES, MAX_HOSTCALL_DATA, MAX_MEMORIES, MAX_MEMORY, MAX_TABLE_ELEMENTS, MAX_TABLES,
@@ -24,6 +23,8 @@ const EPOCH_TICK: Duration = Duration::from_millis(10);
 pub(crate) struct State {
     pub(crate) catalog: CatalogStoreCtx,
     limits: StoreLimits,
+    /// The processor time that a call may use. A change applies from the next tick on.
+    pub(crate) budget: Duration,
     /// The processor time of the thread at the first tick of the current call.
     since: Option<Duration>,
 }
@@ -44,19 +45,15 @@ pub(crate) fn engine(instances: u32) -> Result<Engine, SandboxError> {
         .max_tables_per_component(MAX_TABLES)
         .max_memory_size(MAX_MEMORY)
         .table_elements(MAX_TABLE_ELEMENTS);
-    let mut config = Config::new();
-    config
-        .wasm_component_model(true)
-        // Every call is synchronous, and cheaper without support for concurrent ones.
-        .concurrency_support(false)
-        .epoch_interruption(true)
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    let mut config = engine_config::config();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     Engine::new(&config).or_else(|error| {
         tracing::warn!("no instance pool on this machine, continuing without: {error:#}");
         config
             .allocation_strategy(InstanceAllocationStrategy::OnDemand)
             // The default reserves 4 GiB of address space for each memory to save a comparison. The
-            // machine is short of address space.
+            // machine is short of address space. The code has the comparison then, so the machine
+            // code of the built-in component does not fit.
             .memory_reservation(MAX_MEMORY as u64);
         Engine::new(&config).map_err(SandboxError::Engine)
     })
@@ -96,16 +93,18 @@ pub(crate) fn instantiate(
     catalog: CatalogStoreCtx,
     budget: Duration,
 ) -> wasmtime::Result<(wasmtime::Store<State>, bindings::Authority)> {
-    let state = State { catalog, limits: linker::store_limits(), since: None };
+    let state = State { catalog, limits: linker::store_limits(), budget, since: None };
     let mut store = wasmtime::Store::new(pre.engine(), state);
     store.limiter(|state| &mut state.limits);
     store.set_hostcall_fuel(MAX_HOSTCALL_DATA);
     // Processor time, not wall-clock time: a busy machine or a slow store must not count as a loop.
     // Reading it is a system call. A call that ends before its first tick, as all should, reads
     // none.
-    store.epoch_deadline_callback(move |mut store| {
+    store.epoch_deadline_callback(|mut store| {
         let now: Duration = clock_gettime(ClockId::ThreadCPUTime).try_into()?;
-        let since = *store.data_mut().since.get_or_insert(now);
+        let state = store.data_mut();
+        let since = *state.since.get_or_insert(now);
+        let budget = state.budget;
         wasmtime::ensure!(
             now.saturating_sub(since) <= budget,
             "it used more than {budget:?} of processor time"

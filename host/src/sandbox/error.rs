@@ -81,9 +81,9 @@ fn advice(error: &wasmtime::Error) -> Option<&'static str> {
     }
 }
 
-const EXECUTABLE_MEMORY: &str = "the system forbids to execute memory that was written, and the sandbox compiles the \
-                                 component to machine code: allow it (systemd: no MemoryDenyWriteExecute=; SELinux: \
-                                 execmem)";
+const EXECUTABLE_MEMORY: &str = "the system forbids to execute memory that was written, and the sandbox writes the \
+                                 machine code of the component to memory: allow it (systemd: no \
+                                 MemoryDenyWriteExecute=; SELinux: execmem)";
 
 const MORE_MEMORY: &str = "the system grants too little memory: raise the limit of address space (ulimit -v, LimitAS= of \
                            systemd), of memory (MemoryMax= of systemd, or of the container) or of mappings (sysctl \

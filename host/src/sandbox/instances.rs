@@ -9,11 +9,11 @@ use crate::sandbox::bindings;
 use crate::sandbox::bindings::exports::optoken::authority::{recovery, types};
 use crate::sandbox::engine::{State, instantiate, start_budget};
 use crate::sandbox::error::Trap;
-use crate::sandbox::limits::{AUTHENTICATE_BUDGET, COMMAND_BUDGET};
+use crate::sandbox::limits::{AUTHENTICATE_BUDGET, COMMAND_BUDGET, MAX_COMMANDS};
 use crate::sandbox::linker::{CatalogStoreCtx, StoreEffects};
 use crate::sandbox::snapshot::VersionedSnapshot;
 use crate::secret::Secret;
-use crate::store::Store;
+use crate::store::{Store, Version};
 use crate::token::{
     AuditRecords, AuthenticateError, CatalogState, CommandError, ComponentInfo, ConfiguredToken,
     OperatorStatus, Principal, TokenInfo,
@@ -22,28 +22,53 @@ use crate::token::{
 /// The result of a call into the component; a trap if it returned none.
 pub(crate) type CallResult<T> = Result<Result<T, CommandError>, Trap>;
 
-/// An instance for one command.
+/// An instance for one command. Afterwards it may become a read instance.
 pub(crate) struct CommandInstance {
+    /// How many commands the instance has executed.
+    commands: u32,
     store: wasmtime::Store<State>,
     instance: bindings::Authority,
+}
+
+/// What a command returned and did.
+pub(crate) struct Executed {
+    pub(crate) result: CallResult<Outcome>,
+    /// The effects on the store.
+    pub(crate) effects: StoreEffects,
+    /// The instance, unless the command failed.
+    pub(crate) instance: Option<CommandInstance>,
 }
 
 impl CommandInstance {
     pub(crate) fn open(pre: &bindings::AuthorityPre<State>, store: Arc<dyn Store>) -> wasmtime::Result<Self> {
         let (store, instance) = instantiate(pre, CatalogStoreCtx::from_store(store), COMMAND_BUDGET)?;
-        Ok(Self { store, instance })
+        Ok(Self { commands: 0, store, instance })
     }
 
-    /// Executes a command, drops the instance, and returns its effects on the store beside the
-    /// result.
-    pub(crate) fn execute(
-        mut self,
-        command: &Command<'_>,
-        origin: &str,
-    ) -> (CallResult<Outcome>, StoreEffects) {
+    /// Executes a command. An instance whose command failed is dropped: only a success shows which
+    /// state it holds.
+    pub(crate) fn execute(mut self, command: &Command<'_>, origin: &str) -> Executed {
+        start_budget(&mut self.store);
         let result = self.call(command, origin).map_err(Trap);
         let result = result.map(|result| result.map_err(CommandError::from));
-        (result, self.store.into_data().catalog.into_effects())
+        self.commands = self.commands.saturating_add(1);
+        // Without the store from here on.
+        let effects = self.store.data_mut().catalog.begin_reading(Arc::default());
+        let instance = matches!(result, Ok(Ok(_))).then_some(self);
+        Executed { result, effects, instance }
+    }
+
+    /// Makes it a read instance of this snapshot, if it holds that very state.
+    pub(crate) fn into_reader(mut self, snapshot: VersionedSnapshot) -> Result<Option<ReadInstance>, Trap> {
+        let VersionedSnapshot { number, snapshot, confirmed } = snapshot;
+        let state = self.store.data_mut();
+        state.catalog.begin_reading(Arc::clone(&snapshot));
+        state.budget = AUTHENTICATE_BUDGET;
+        let Self { commands, store, instance } = self;
+        let mut reader = ReadInstance { number, confirmed, commands, store, instance };
+        let held = reader.state()?.ok().flatten().map(|state| state.version);
+        let is_same = held.as_deref() == snapshot.version().map(Version::as_str);
+        Ok(is_same.then_some(reader))
     }
 
     fn call<'a>(
@@ -51,7 +76,7 @@ impl CommandInstance {
         command: &Command<'a>,
         origin: &'a str,
     ) -> wasmtime::Result<Result<Outcome, types::CommandError>> {
-        let Self { store, instance } = self;
+        let Self { store, instance, .. } = self;
         let tokens = instance.optoken_authority_tokens();
         let provision = instance.optoken_authority_provision();
         let caller = |credential: &'a Secret| types::Caller { credential: credential.expose(), origin };
@@ -130,6 +155,8 @@ pub(crate) struct ReadInstance {
     pub(crate) number: u64,
     /// When the store last confirmed the snapshot.
     pub(crate) confirmed: Arc<AtomicU64>,
+    /// How many commands the instance has executed before.
+    commands: u32,
     store: wasmtime::Store<State>,
     instance: bindings::Authority,
 }
@@ -141,7 +168,22 @@ impl ReadInstance {
     ) -> Result<Self, Trap> {
         let catalog = CatalogStoreCtx::from_snapshot(snapshot);
         let (store, instance) = instantiate(pre, catalog, AUTHENTICATE_BUDGET).map_err(Trap)?;
-        Ok(Self { number, confirmed, store, instance })
+        Ok(Self { number, confirmed, commands: 0, store, instance })
+    }
+
+    /// Whether it may execute one more command.
+    pub(crate) const fn may_command(&self) -> bool {
+        self.commands < MAX_COMMANDS
+    }
+
+    /// Makes it an instance for one command. What it holds spares it to read the document of the
+    /// store, if that has the same version.
+    pub(crate) fn into_command(mut self, store: Arc<dyn Store>) -> CommandInstance {
+        let state = self.store.data_mut();
+        state.catalog.begin_commanding(store);
+        state.budget = COMMAND_BUDGET;
+        let Self { commands, store, instance, .. } = self;
+        CommandInstance { commands, store, instance }
     }
 
     /// `authenticator.authenticate`

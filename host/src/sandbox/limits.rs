@@ -36,3 +36,7 @@ pub const AUTHENTICATE_BUDGET: Duration = Duration::from_millis(250);
 /// The processor time of one command. It takes less than a millisecond for a small catalog and each
 /// try. Waiting for the store does not count; [`MAX_STORE_CALLS`] bounds that.
 pub const COMMAND_BUDGET: Duration = Duration::from_secs(2);
+
+/// How many commands an instance executes in its life. The next one after them is executed in a new
+/// instance, which reads what the earlier ones have stored: a fault of their memory ends there.
+pub(crate) const MAX_COMMANDS: u32 = 64;

@@ -177,6 +177,16 @@ impl CatalogStoreCtx {
         self.calls = 0;
     }
 
+    /// Has this immutable catalog from now on. Returns the effects until now.
+    pub(crate) fn begin_reading(&mut self, snapshot: Arc<Snapshot>) -> StoreEffects {
+        std::mem::replace(self, Self::from_snapshot(snapshot)).effects
+    }
+
+    /// Has the catalog in this store from now on.
+    pub(crate) fn begin_commanding(&mut self, store: Arc<dyn Store>) {
+        *self = Self::from_store(store);
+    }
+
     /// The effects of the instance on the store.
     pub fn effects(&self) -> &StoreEffects {
         &self.effects

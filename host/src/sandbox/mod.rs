@@ -2,8 +2,10 @@
 //!
 //! The only module that knows wasmtime. The sandbox has two kinds of instances. A *read instance*
 //! may only load, and loads one immutable [`Snapshot`](linker::Snapshot); the sandbox reuses it
-//! until the snapshot is replaced. A *command instance* has the store, executes one command and is
-//! dropped with its memory. The sandbox drops an instance that traps or exceeds a limit, and the
+//! until the snapshot is replaced. A *command instance* has the store and executes one command. Both
+//! are roles: a read instance executes the next command, without reading the catalog again, and is
+//! then the first read instance of the new snapshot. The sandbox drops an instance whose command
+//! failed. It drops an instance that traps or exceeds a limit, and the
 //! next call gets a new one: the component keeps no state between calls that the store does not
 //! have.
 //!
@@ -15,9 +17,11 @@ pub mod async_linker;
 pub mod bindings;
 #[cfg(feature = "async-store")]
 pub mod bindings_async;
+mod built_in;
 mod contract_check;
 mod convert;
 mod engine;
+mod engine_config;
 mod error;
 mod instances;
 mod limits;
@@ -27,9 +31,10 @@ mod snapshot;
 
 pub use wasmtime;
 
-pub use self::contract_check::{BUILT_IN_COMPONENT, check};
+pub use self::built_in::BUILT_IN_COMPONENT;
+pub use self::contract_check::check;
 pub use self::error::{CONTRACT, SandboxError, Trap};
-pub(crate) use self::instances::{CallResult, ReadInstance};
+pub(crate) use self::instances::{CallResult, CommandInstance, Executed, ReadInstance};
 pub use self::limits::{
     AUTHENTICATE_BUDGET, COMMAND_BUDGET, MAX_CORE_INSTANCES, MAX_HOSTCALL_DATA, MAX_MEMORIES, MAX_MEMORY,
     MAX_RANDOM_BYTES, MAX_STORE_CALLS, MAX_TABLE_ELEMENTS, MAX_TABLES,

@@ -9,12 +9,13 @@ use std::thread;
 
 use wasmtime::component::Component;
 
-use crate::command::{Command, Outcome};
+use crate::command::Command;
 use crate::sandbox::bindings;
-use crate::sandbox::contract_check::{self, BUILT_IN_COMPONENT};
+use crate::sandbox::built_in::{BUILT_IN_COMPONENT, built_in_component};
+use crate::sandbox::contract_check;
 use crate::sandbox::engine::{State, engine, link, start_ticker};
 use crate::sandbox::error::{SandboxError, Trap};
-use crate::sandbox::instances::{CallResult, CommandInstance, ReadInstance};
+use crate::sandbox::instances::{CommandInstance, Executed, ReadInstance};
 use crate::sandbox::linker::{Snapshot, StoreEffects};
 use crate::sandbox::snapshot::VersionedSnapshot;
 use crate::store::Store;
@@ -23,7 +24,8 @@ use crate::store::Store;
 /// instances that are being replaced.
 const SPARE_INSTANCES: u32 = 16;
 
-/// A compiled component with its resources, for one catalog. Compiling takes tens of milliseconds.
+/// A compiled component with its resources, for one catalog. Compiling takes a hundred
+/// milliseconds, and loading the machine code of the built-in component less than one.
 pub(crate) struct Sandbox {
     pre: bindings::AuthorityPre<State>,
     /// The read instances: one for each processor, so that as many calls as can run at once do not
@@ -32,15 +34,18 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    /// Compiles a component and checks that it fits this host.
+    /// Compiles a component and checks that it fits this host. Loads the built-in one, where the
+    /// program has its machine code.
     pub(crate) fn new(component: &[u8]) -> Result<Self, SandboxError> {
         let readers = thread::available_parallelism().map_or(1, usize::from);
         let engine = engine(u32::try_from(readers).unwrap_or(u32::MAX).saturating_add(SPARE_INSTANCES))?;
-        let is_built_in = component == BUILT_IN_COMPONENT;
-        let component = Component::new(&engine, component).map_err(SandboxError::of_compilation)?;
-        if !is_built_in {
+        let component = if component == BUILT_IN_COMPONENT {
+            built_in_component(&engine).map_err(SandboxError::of_compilation)?
+        } else {
+            let component = Component::new(&engine, component).map_err(SandboxError::of_compilation)?;
             contract_check::check(&engine, &component)?;
-        }
+            component
+        };
         let pre = link(&engine, &component)?;
         let readers = (0..readers).map(|_| Mutex::new(None)).collect();
         start_ticker(&engine).map_err(|error| SandboxError::Engine(error.into()))?;
@@ -57,7 +62,7 @@ impl Sandbox {
         current: impl FnOnce() -> VersionedSnapshot,
         call: impl FnOnce(&mut ReadInstance) -> Result<T, Trap>,
     ) -> Result<T, Trap> {
-        let mut slot = self.lock_slot()?;
+        let mut slot = self.lock_slot(at_least)?;
         if slot.as_ref().is_none_or(|reader| reader.number < at_least) {
             // Dropped first: the pool has one place for each read instance and a few to spare.
             *slot = None;
@@ -82,27 +87,45 @@ impl Sandbox {
         self.open_reader(VersionedSnapshot { number: 0, snapshot, confirmed: Arc::default() })
     }
 
-    /// Adds an instance of the current snapshot to the read instances, if one of them is free.
+    /// Adds an instance of the current snapshot to the read instances, in place of none or of one of
+    /// an earlier snapshot, if such a place is free.
     pub(crate) fn install(&self, reader: ReadInstance) {
         for slot in &self.readers {
-            if let Ok(mut slot) = slot.try_lock() {
+            if let Ok(mut slot) = slot.try_lock()
+                && slot.as_ref().is_none_or(|other| other.number < reader.number)
+            {
                 *slot = Some(reader);
                 return;
             }
         }
     }
 
-    /// Executes a command in an instance of its own.
+    /// Executes a command: in a read instance of this snapshot if one is free, else in a new
+    /// instance.
     pub(crate) fn execute(
         &self,
+        number: u64,
         store: Arc<dyn Store>,
         command: &Command<'_>,
         origin: &str,
-    ) -> (CallResult<Outcome>, StoreEffects) {
-        match self.command_instance(store) {
+    ) -> Executed {
+        let instance = match self.take_reader(number) {
+            Some(reader) => Ok(reader.into_command(store)),
+            None => self.command_instance(store),
+        };
+        match instance {
             Ok(instance) => instance.execute(command, origin),
-            Err(trap) => (Err(trap), StoreEffects::default()),
+            Err(trap) => Executed { result: Err(trap), effects: StoreEffects::default(), instance: None },
         }
+    }
+
+    /// Takes a free read instance of this snapshot out of its slot. The slots of a busy machine are
+    /// filled from the first on, so the last one is missed least.
+    fn take_reader(&self, number: u64) -> Option<ReadInstance> {
+        self.readers.iter().rev().find_map(|slot| {
+            let mut slot = slot.try_lock().ok()?;
+            slot.take_if(|reader| reader.number == number && reader.may_command())
+        })
     }
 
     /// Makes an instance for one command.
@@ -110,16 +133,24 @@ impl Sandbox {
         CommandInstance::open(&self.pre, store).map_err(Trap)
     }
 
-    /// Locks a free read instance, or waits for the first.
-    fn lock_slot(&self) -> Result<MutexGuard<'_, Option<ReadInstance>>, Trap> {
-        let free = self.readers.iter().find_map(|slot| match slot.try_lock() {
-            Ok(slot) => Some(slot),
-            Err(TryLockError::Poisoned(poisoned)) => {
-                slot.clear_poison();
-                Some(reset_poisoned(poisoned))
+    /// Locks a free read instance, best of the snapshot with number `at_least` or of a newer one; or
+    /// waits for the first.
+    fn lock_slot(&self, at_least: u64) -> Result<MutexGuard<'_, Option<ReadInstance>>, Trap> {
+        let mut free = None;
+        for slot in &self.readers {
+            let slot = match slot.try_lock() {
+                Ok(slot) => slot,
+                Err(TryLockError::Poisoned(poisoned)) => {
+                    slot.clear_poison();
+                    reset_poisoned(poisoned)
+                }
+                Err(TryLockError::WouldBlock) => continue,
+            };
+            if slot.as_ref().is_some_and(|reader| reader.number >= at_least) {
+                return Ok(slot);
             }
-            Err(TryLockError::WouldBlock) => None,
-        });
+            free.get_or_insert(slot);
+        }
         match (free, self.readers.first()) {
             (Some(slot), _) => Ok(slot),
             (None, Some(first)) => Ok(first.lock().unwrap_or_else(reset_poisoned)),

@@ -140,3 +140,55 @@ fn error_of_a_damaged_document_quotes_nothing() {
     assert_eq!(error, CatalogError::Malformed);
     assert!(!error.to_string().contains("apiv3_"), "{error}");
 }
+
+/// Asserts that a catalog finds what a catalog finds that was read from its document.
+#[track_caller]
+fn assert_index(catalog: &Catalog, hashes: &[TokenHash]) {
+    let again = Catalog::decode(&catalog.encode()).unwrap();
+    assert_eq!(&again, catalog);
+    for hash in hashes {
+        assert_eq!(catalog.find(hash), again.find(hash));
+    }
+}
+
+#[test]
+fn index_follows_every_change() {
+    let chain = AuditChain::default;
+    let expiring = |hash| ExpiringHash { hash, expires_at: 1_800_000_000_000 };
+    let mut catalog = Catalog::default().with_new(record(0, OPERATOR), chain()).unwrap();
+    for id in 1..10 {
+        catalog = catalog.with_new(record(id, &format!("token {id}")), chain()).unwrap();
+    }
+    let new = |number: u32| TokenHash::of(&format!("new {number}"));
+    let mut hashes: Vec<_> = catalog.tokens().iter().map(|token| token.hash).collect();
+    hashes.extend((0..4).map(new));
+    assert_index(&catalog, &hashes);
+
+    let operator = |hash| TokenRecord { hash, ..record(0, OPERATOR) };
+    let old = catalog.operator().unwrap().hash;
+    catalog = catalog.with_changed(&operator(new(0)), Rotation::Overlap(expiring(old)), chain()).unwrap();
+    assert_index(&catalog, &hashes);
+    catalog = catalog.without(&record(4, "token 4"), chain()).unwrap();
+    assert_index(&catalog, &hashes);
+    assert_eq!(catalog.find(&old), Some(SecretMatch::Previous(&expiring(old))));
+    catalog = catalog.with_rotation(Rotation::Staged(expiring(new(1))), chain()).unwrap();
+    assert_index(&catalog, &hashes);
+    // The staged secret becomes the current one.
+    catalog = catalog.with_changed(&operator(new(1)), Rotation::Overlap(expiring(new(0))), chain()).unwrap();
+    assert_index(&catalog, &hashes);
+    catalog = catalog.with_changed(&operator(new(2)), Rotation::Idle, chain()).unwrap();
+    assert_index(&catalog, &hashes);
+    catalog = catalog.without(&record(9, "token 9"), chain()).unwrap();
+    catalog = catalog.with_new(record(10, "token 9"), chain()).unwrap();
+    assert_index(&catalog, &hashes);
+
+    // No change makes a state that cannot be read.
+    let in_use = TokenHash::of("secret of token 1");
+    assert!(catalog.clone().with_changed(&operator(in_use), Rotation::Idle, chain()).is_err());
+    assert!(catalog.clone().with_rotation(Rotation::Staged(expiring(in_use)), chain()).is_err());
+    assert!(catalog.clone().with_rotation(Rotation::Staged(expiring(new(2))), chain()).is_err());
+    assert!(catalog.clone().with_changed(&record(2, "token 1"), Rotation::Idle, chain()).is_err());
+    assert!(catalog.clone().with_changed(&record(4, "token 4"), Rotation::Idle, chain()).is_err());
+    assert!(catalog.clone().without(&record(4, "token 4"), chain()).is_err());
+    assert!(catalog.with_new(record(11, "token 1"), chain()).is_err());
+}

@@ -6,10 +6,9 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use std::{fs, io, thread};
+use std::{io, thread};
 
 use super::database::{Checkpoint, Database};
-use crate::private_file::with_suffix;
 
 /// Up to this length a database is copied right after each change: about 5,000 tokens. A change
 /// rewrites the catalog in the log, and the checkpoint writes it a second time.
@@ -100,10 +99,10 @@ fn run(requests: &Receiver<Arc<Database>>) {
 
 /// How long the newest change may be in the log alone.
 fn delay(database: &Database) -> Duration {
-    let length = |path| fs::metadata(path).map_or(0, |metadata| metadata.len());
-    if length(with_suffix(database.path(), "-wal")) > LONG_LOG {
+    let (log, length) = database.identity().lengths();
+    if log > LONG_LOG {
         Duration::ZERO
-    } else if length(database.path().to_owned()) > SMALL_DATABASE {
+    } else if length > SMALL_DATABASE {
         LARGE_DELAY
     } else {
         SMALL_DELAY

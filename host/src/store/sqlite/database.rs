@@ -1,7 +1,7 @@
 //! An open database: its connections, and what they do.
 //!
 //! One connection reads, one writes and one makes checkpoints. So a commit that waits for the disk
-//! delays no read, and a checkpoint delays no commit.
+//! delays no read, and a checkpoint delays no commit, but where the log has become long.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +33,13 @@ pub(super) struct Database {
 /// The connection that writes. It exists as a type so that settling needs the same lock as a swap.
 #[derive(Debug)]
 struct Writer(Connection);
+
+/// The log of a small database is copied before a commit once it is longer: after some 40 changes
+/// of a catalog with its audit records. With its index, it stays below a mebibyte.
+const LONGEST_SMALL_LOG: u64 = 640 << 10;
+
+/// The log of a larger database is copied before a commit once it is so many times as long.
+const LOG_PER_DATABASE: u64 = 8;
 
 /// What a checkpoint achieved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,10 +92,6 @@ impl Database {
         Ok(database)
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     pub(super) fn identity(&self) -> &Identity {
         &self.identity
     }
@@ -122,6 +125,7 @@ impl Database {
             return Err(unavailable(Failure::Moved(Part::Database, Change::Replaced)));
         }
         let version = layout::new_version(document).map_err(unavailable)?;
+        self.bound_log();
         match writer.update(expected, &version, document) {
             Ok(true) => {}
             Ok(false) => return Ok(SwapOutcome::Stale),
@@ -209,23 +213,36 @@ impl Database {
         }
         let connection = lock(&self.checkpoints);
         self.identity.check()?;
-        // (blocked, pages of the log, pages of them that are in the database)
-        let run = |mode: &str| {
-            connection
-                .query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
-                    Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
-                })
-                .map_err(|error| Failure::of_sqlite(&self.path, &error))
-        };
         // The first step blocks no writer while it waits for the disk. The second has nothing left
         // to copy; it empties the log, so that a log that stays behind holds nothing old.
-        match run("PASSIVE") {
-            Ok((0, log, copied)) if log == copied => {}
-            Ok(_) | Err(Failure::Busy) => return Ok(Checkpoint::Incomplete),
-            Err(failure) => return Err(failure),
+        let copied = self.copy_log(&connection)?;
+        if copied == Checkpoint::Complete {
+            let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         }
-        let _ = run("TRUNCATE");
-        Ok(Checkpoint::Complete)
+        Ok(copied)
+    }
+
+    fn copy_log(&self, connection: &Connection) -> Result<Checkpoint, Failure> {
+        // (blocked, pages of the log, pages of them that are in the database)
+        let done = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+        });
+        match done.map_err(|error| Failure::of_sqlite(&self.path, &error)) {
+            Ok((0, log, copied)) if log == copied => Ok(Checkpoint::Complete),
+            Ok(_) | Err(Failure::Busy) => Ok(Checkpoint::Incomplete),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Copies a long log into the database file, so that the next commit writes it from its begin.
+    /// The caller holds the writer. A checkpoint of the thread never reaches the end of the log while
+    /// commits follow each other closely, and the log would grow.
+    fn bound_log(&self) {
+        let (log, database) = self.identity.lengths();
+        if log > LONGEST_SMALL_LOG && log > LOG_PER_DATABASE * database {
+            // A failure, or a reader in the way, changes nothing: the next commit tries again.
+            let _ = self.copy_log(&lock(&self.checkpoints));
+        }
     }
 
     /// Closes the connections. The last one of all processes makes a checkpoint and removes the

@@ -75,6 +75,12 @@ impl Identity {
         check(&self.path, self.database, Part::Database).is_ok()
     }
 
+    /// The length of the write-ahead log, and the greatest length of the database so far; in bytes.
+    pub(super) fn lengths(&self) -> (u64, u64) {
+        let log = fs::metadata(&self.log_path).map_or(0, |metadata| metadata.len());
+        (log, self.length.load(Ordering::Relaxed))
+    }
+
     /// Device and inode number of the database.
     pub(super) fn database(&self) -> (u64, u64) {
         self.database

@@ -296,6 +296,24 @@ fn file_alone_holds_each_change_soon() {
 }
 
 #[test]
+fn files_beside_a_small_database_stay_small() {
+    let fixture = Fixture::new();
+    let store = fixture.with("first");
+    let mut version = store.version().unwrap();
+    // As large as a catalog of one token with its audit records.
+    let document = "x".repeat(15_000);
+    let beside =
+        || ["tokens.db-wal", "tokens.db-shm"].map(|name| fs::metadata(fixture.at(name)).unwrap().len());
+    for change in 0..300 {
+        let Some(SwapOutcome::Swapped(next)) = store.swap(version.as_ref(), &document).ok() else {
+            panic!("change {change}")
+        };
+        version = Some(next);
+        assert!(beside().iter().sum::<u64>() <= 1 << 20, "{:?} bytes after change {change}", beside());
+    }
+}
+
+#[test]
 fn change_of_a_killed_process_reaches_the_file() {
     let fixture = Fixture::new();
     let store = fixture.with("first");
