@@ -52,6 +52,14 @@ class Bench:
         return {name: float(value) for name, value in (line.split() for line in text.splitlines())}
 
 
+def size(file):
+    """The bytes of a file, which the server may remove meanwhile."""
+    try:
+        return file.stat().st_size if file.is_file() else 0
+    except FileNotFoundError:
+        return 0
+
+
 def bearer(token):
     return f"Authorization: Bearer {token}"
 
@@ -351,6 +359,7 @@ def memory(bench):
     token = create_operator(port)
     url, at_start = f"http://127.0.0.1:{port}{VERIFY}", resident(server.pid)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    largest = 0
 
     def verify(until):
         done = 0
@@ -359,9 +368,11 @@ def memory(bench):
             progress(f"memory: {done:,} verifies of {until:,}")
 
     def rotate(count):
-        nonlocal token
+        nonlocal token, largest
         for number in range(count):
             token = regenerate(connection, token)
+            if number % 20 == 0:
+                largest = max(largest, sum(map(size, (bench.disk / "memory").rglob("*"))))
         progress(f"memory: {count:,} regenerates")
 
     verify(verifies // 10)
@@ -370,10 +381,7 @@ def memory(bench):
     verify(verifies)
     verified = resident(server.pid)
     rotate(rotations)
-    # The last checkpoint ends.
-    time.sleep(0.5)
     rotated = resident(server.pid)
-    size = sum(file.stat().st_size for file in (bench.disk / "memory").rglob("*") if file.is_file())
     stop(server)
     most = max(verified, rotated)
     return [
@@ -381,7 +389,7 @@ def memory(bench):
         Row("memory_verified", f"resident memory after {verifies:,} verifies", verified / 1024, "<=", 30, "{:.1f} MiB"),
         Row("memory_rotated", f"resident memory after {rotations:,} regenerates more", rotated / 1024, "<=", 30, "{:.1f} MiB"),
         Row("memory_growth", "growth of resident memory since a tenth of these", max(0, most - warm) / 1024, "<=", 1, "{:.1f} MiB"),
-        Row("disk", "data directory of one token after these, while the server runs", size / (1 << 20), "<=", 1, "{:.2f} MiB"),
+        Row("disk", "largest data directory of one token meanwhile", largest / (1 << 20), "<=", 1, "{:.2f} MiB"),
     ]
 
 
