@@ -2,9 +2,9 @@
 //! native. Cost of permissions: `authorize` of a token with 32 permissions, compared with
 //! `authenticate`.
 //!
-//! `cargo bench --bench authenticate` prints criterion's figures and, last, the ratios that
-//! docs/benchmarks.md quotes. A ratio is the median of many rounds. Both sides alternate in each
-//! round, so other load of the machine affects both.
+//! `cargo bench --bench authenticate` prints criterion's figures and, last, what the sandbox adds,
+//! as `tests/bench/run` does, and the ratios of permissions. A ratio is the median of many rounds.
+//! Both sides alternate in each round, so other load of the machine affects both.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -15,39 +15,14 @@ use criterion::Criterion;
 use optoken::access::{Access, DatabaseAction, Target};
 use optoken::authority::Authority;
 use optoken::secret::Secret;
-use optoken::store::{MemoryStore, Store as _};
-use optoken_core::ports::{
-    CatalogStore, Clock, Entropy, EntropyError, Entry, StoreError, SwapOutcome, Timestamp,
-};
+use optoken::store::MemoryStore;
+
+#[path = "baseline/src/check.rs"]
+mod check;
 
 /// Number of rounds, and of calls in each.
 const ROUNDS: usize = 200;
 const CALLS: u32 = 2_000;
-
-/// Ports of the native side: a catalog to read.
-struct Reading(Entry);
-
-impl CatalogStore for Reading {
-    fn load(&mut self) -> Result<Option<Entry>, StoreError> {
-        Ok(Some(self.0.clone()))
-    }
-
-    fn swap(&mut self, _: Option<&str>, _: &str) -> Result<SwapOutcome, StoreError> {
-        Ok(SwapOutcome::Stale)
-    }
-}
-
-impl Entropy for Reading {
-    fn fill(&mut self, _: &mut [u8]) -> Result<(), EntropyError> {
-        Err(EntropyError("none here".into()))
-    }
-}
-
-impl Clock for Reading {
-    fn now(&mut self) -> Timestamp {
-        0
-    }
-}
 
 fn main() {
     let store = std::sync::Arc::new(MemoryStore::default());
@@ -60,9 +35,7 @@ fn main() {
     let databases = create("databases", &|number| format!("db:sensors-{number:02}:read"));
     let patterns = create("patterns", &|number| format!("http:a.example/reports/{number:02}/*:read"));
     let token = token.expose();
-    let entry = store.load().unwrap().unwrap();
-    let entry = Entry { version: entry.version.as_str().to_owned(), document: entry.document };
-    let mut native = optoken_core::authority::Authority::new(Reading(entry));
+    let mut native = check::native(store.as_ref());
 
     // The last of the permissions covers the request, and in the other case none does.
     let database = |name| Access {
@@ -102,9 +75,12 @@ fn main() {
     group.finish();
     criterion.final_summary();
 
-    let mut ratios: Vec<f64> = (0..ROUNDS).map(|_| time(&mut sandboxed) / time(&mut native)).collect();
-    ratios.sort_by(f64::total_cmp);
-    println!("authenticate: sandboxed takes {:.2} times native", ratios[ROUNDS / 2]);
+    let measured = check::measure(ROUNDS * 10);
+    println!("authenticate: the sandbox adds {:.0} ns", measured.added());
+    println!(
+        "authenticate: sandboxed takes {:.2} times an empty component call and a native digest",
+        measured.relative()
+    );
     for ((_, access, allowed), mut ratios) in accesses.iter().zip(permission_ratios) {
         ratios.sort_by(f64::total_cmp);
         let (target, ratio) = (access.target, ratios[ROUNDS / 2]);

@@ -121,7 +121,7 @@ def listens(port):
         return False
 
 
-def start(name, command, port, variables=()):
+def start(name, command, port, variables=(), seconds=60):
     """Starts a server, and returns its process when it listens."""
     log = work / f"{name}.log"
     with open(log, "wb") as file:
@@ -134,7 +134,7 @@ def start(name, command, port, variables=()):
             sys.exit(f"{name} ends ({process.returncode}):\n{log.read_text(errors='replace')[-2000:]}")
         return listens(port)
 
-    wait_until(f"{name} listens on port {port}", is_up)
+    wait_until(f"{name} listens on port {port}", is_up, seconds)
     return process
 
 

@@ -28,7 +28,7 @@ def count(optoken, data, requests=REQUESTS):
     # callgrind counts `rep stosb` and `rep movsb` once for each byte. Above these sizes the C library
     # uses them; below, it uses the same code on every processor.
     limits = ":".join(f"glibc.cpu.x86_rep_{name}_threshold={1 << 30}" for name in ("stosb", "movsb"))
-    server = start("callgrind", command, port, {"GLIBC_TUNABLES": limits})
+    server = start("callgrind", command, port, {"GLIBC_TUNABLES": limits}, seconds=300)
     token = create_operator(port)
     request = f"GET {VERIFY} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:

@@ -26,7 +26,8 @@ class Row:
 
     @property
     def goal_text(self):
-        return "" if self.goal is None else f"{SIGNS[self.sign]} {self.form.format(self.goal)}"
+        unit = self.form.split("}")[1]
+        return "" if self.goal is None else f"{SIGNS[self.sign]} {self.goal:,.10g}{unit}"
 
     @property
     def share(self):

@@ -146,7 +146,7 @@ impl Contestants {
             let (changes, spent) = cost(|| commit(&mut self.rows, ORIGIN, (step, credential), now));
             record(Way::Rows, spent);
             results.changes.insert((self.tokens, command), changes);
-            let (_, spent) = cost(|| self.document.commit(ORIGIN, &step.command(credential), now));
+            let ((), spent) = cost(|| self.document.commit(ORIGIN, &step.command(credential), now));
             record(Way::Document, spent);
             let operator = &self.sandboxed_operator;
             let (issued, spent) = cost(|| match step {
