@@ -443,3 +443,63 @@ impl Activity {
         (self.requests == 0).then_some(self.since)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::pin::pin;
+
+    use super::*;
+
+    const LIMITS: ConnectionLimits = ConnectionLimits {
+        max_used: 1,
+        max_unused: 8,
+        evictable_after: Duration::from_millis(250),
+        idle_timeout: Duration::from_millis(60),
+        shutdown_timeout: Duration::ZERO,
+        mode: ConnectionMode::KeepAlive,
+    };
+
+    /// Waits until the task of a connection gets a signal.
+    async fn signalled(place: &Place, signal: Signal) {
+        place.connection.signals.interrupt(signal, pin!(pending::<()>())).await;
+    }
+
+    #[tokio::test]
+    async fn idle_connections_are_closed_and_busy_ones_are_not() {
+        let connections = Connections::new(LIMITS);
+        let began = Instant::now();
+        let idle = connections.admit(Peer::Unix { uid: 0 }).await;
+        let busy = connections.admit(Peer::Unix { uid: 0 }).await;
+        let handle = ConnectionHandle(Arc::clone(&busy.connection));
+        let (first, second) = (handle.begin_request().unwrap(), handle.begin_request().unwrap());
+        let closing = async {
+            signalled(&idle, Signal::CLOSE).await;
+            // A tick of the clock is 10 ms at most.
+            assert!(began.elapsed() >= LIMITS.idle_timeout - Duration::from_millis(10));
+            assert!(ConnectionHandle(Arc::clone(&idle.connection)).begin_request().is_none());
+            drop(first);
+            // Opened later, and closed after as long a time.
+            let later = connections.admit(Peer::Unix { uid: 0 }).await;
+            signalled(&later, Signal::CLOSE).await;
+            assert!(!busy.connection.activity().closing, "a request is in flight");
+            drop(second);
+            signalled(&busy, Signal::CLOSE).await;
+        };
+        tokio::select! {
+            () = closing => {}
+            () = connections.sweep() => {}
+        }
+        assert!(handle.begin_request().is_none());
+    }
+
+    #[tokio::test]
+    async fn every_connection_learns_of_the_stop() {
+        let connections = Connections::new(LIMITS);
+        let before = connections.admit(Peer::Unix { uid: 0 }).await;
+        connections.stop();
+        let after = connections.admit(Peer::Unix { uid: 0 }).await;
+        signalled(&before, Signal::STOP).await;
+        signalled(&after, Signal::STOP).await;
+    }
+}
