@@ -395,7 +395,10 @@ impl CatalogStore for Imports {
     fn load(&mut self) -> Result<Option<ports::Entry>, ports::StoreError> {
         use catalog_store::StoreError;
         match catalog_store::load() {
-            Ok(entry) => Ok(entry.map(|e| ports::Entry { version: e.version, document: e.document })),
+            Ok(entry) => Ok(entry.map(|catalog_store::Entry { version, document }| ports::Entry {
+                version: kept(version),
+                document,
+            })),
             Err(StoreError::Unavailable(why) | StoreError::UnknownOutcome(why) | StoreError::Other(why)) => {
                 Err(ports::StoreError::Unavailable(why))
             }
@@ -409,7 +412,7 @@ impl CatalogStore for Imports {
     ) -> Result<ports::SwapOutcome, ports::StoreError> {
         use catalog_store::{StoreError, SwapOutcome};
         match catalog_store::swap(expected, document) {
-            Ok(SwapOutcome::Swapped(version)) => Ok(ports::SwapOutcome::Swapped(version)),
+            Ok(SwapOutcome::Swapped(version)) => Ok(ports::SwapOutcome::Swapped(kept(version))),
             Ok(SwapOutcome::Stale) => Ok(ports::SwapOutcome::Stale),
             Err(StoreError::Unavailable(why)) => Err(ports::StoreError::Unavailable(why)),
             Err(StoreError::UnknownOutcome(why) | StoreError::Other(why)) => {
@@ -417,6 +420,12 @@ impl CatalogStore for Imports {
             }
         }
     }
+}
+
+/// A string of the host for longer than a call. The original may be in the scratch block of
+/// `optoken_runtime`, which the next authentication needs.
+fn kept(string: String) -> String {
+    string.as_str().into()
 }
 
 /// State of an instance, which has one thread.

@@ -33,8 +33,11 @@ unsafe extern "C" fn cabi_realloc(old: *mut u8, old_size: usize, align: usize, n
     }
     // An invalid alignment, or a size beyond the address space, has no layout and gets no block.
     let block = match (Layout::from_size_align(old_size, align), Layout::from_size_align(new_size, align)) {
-        // SAFETY: the size is not zero.
-        (Ok(_), Ok(layout)) if old_size == 0 => unsafe { alloc(layout) },
+        (Ok(_), Ok(layout)) if old_size == 0 => match HEAP.lend_scratch(layout) {
+            Some(block) => block,
+            // SAFETY: the size is not zero.
+            None => unsafe { alloc(layout) },
+        },
         // SAFETY: by this function's contract `old` is a block of that layout; the new size has
         // one, too.
         (Ok(layout), Ok(_)) => unsafe { realloc(old, layout, new_size) },
