@@ -23,6 +23,7 @@ mod http2;
 mod http_edges;
 mod invalid_input;
 mod lifecycle;
+mod memory;
 mod metrics;
 mod migrate;
 #[allow(dead_code, reason = "each test crate uses a part")]

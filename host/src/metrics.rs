@@ -3,6 +3,7 @@
 //! Names and units follow the conventions of Prometheus: base units, and `_total` for counters. No
 //! label holds text of a client, so the number of series is bounded and no token becomes a label.
 
+pub(crate) mod responses;
 pub(crate) mod upstream;
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ use prometheus::{
 
 use crate::access::AuthorizeError;
 use crate::authority::Authority;
+use crate::metrics::responses::ResponseCounters;
 use crate::metrics::upstream::UpstreamMetrics;
 use crate::observer::Observer;
 use crate::store::{ClockDifference, StoreError};
@@ -283,6 +285,11 @@ impl Metrics {
     /// Counts a response.
     pub(crate) fn http_response(&self, listener: &'static str, path: &'static str, status: u16) {
         self.requests.with_label_values(&[listener, path, &status.to_string()]).inc();
+    }
+
+    /// Returns the counters of the responses of a path.
+    pub(crate) fn responses(&self, listener: &'static str, path: &'static str) -> ResponseCounters {
+        ResponseCounters::new(&self.requests, listener, path)
     }
 
     /// Returns the metrics of the upstream.

@@ -3,6 +3,7 @@
 //! Extracts a token and does not check whether it is accepted.
 
 use alloc::string::String;
+use core::ops::Deref;
 
 use base64ct::{Base64, Encoding as _};
 use thiserror::Error;
@@ -36,10 +37,30 @@ pub enum SchemeCase {
     Any,
 }
 
+/// The token in an `Authorization` header.
+#[derive(Debug)]
+pub enum Presented<'a> {
+    /// As it stands in the header.
+    Plain(&'a str),
+    /// The password of the scheme Basic, decoded. It is wiped after use.
+    Decoded(Zeroizing<String>),
+}
+
+impl Deref for Presented<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Plain(token) => token,
+            Self::Decoded(token) => token,
+        }
+    }
+}
+
 /// Returns the token in the value of an `Authorization` header: a scheme, one space, the token. The
 /// token of the scheme Basic is the password of `user:password` in padded base64; its user is
-/// ignored.
-pub fn parse(header: &[u8], case: SchemeCase) -> Result<Zeroizing<String>, Malformed> {
+/// ignored. Copies no other token.
+pub fn presented(header: &[u8], case: SchemeCase) -> Result<Presented<'_>, Malformed> {
     let is_text = |byte: &u8| matches!(byte, b' '..=b'~' | b'\t');
     let header = core::str::from_utf8(header).map_err(|_| Malformed)?;
     let (scheme, token) = header.split_once(' ').ok_or(Malformed)?;
@@ -51,17 +72,27 @@ pub fn parse(header: &[u8], case: SchemeCase) -> Result<Zeroizing<String>, Malfo
         SchemeCase::Any => scheme.eq_ignore_ascii_case(name),
     };
     match () {
-        () if is("Bearer") || is("Token") => Ok(Zeroizing::new(token.into())),
+        () if is("Bearer") || is("Token") => Ok(Presented::Plain(token)),
         () if is("Basic") => {
             let decoded = Zeroizing::new(Base64::decode_vec(token).map_err(|_| Malformed)?);
             let pair = core::str::from_utf8(&decoded).map_err(|_| Malformed)?;
             match pair.split_once(':') {
-                Some((_, token)) if !token.contains(':') => Ok(Zeroizing::new(token.into())),
+                Some((_, token)) if !token.contains(':') => {
+                    Ok(Presented::Decoded(Zeroizing::new(token.into())))
+                }
                 _ => Err(Malformed),
             }
         }
         () => Err(Malformed),
     }
+}
+
+/// As [`presented`], with a copy of the token.
+pub fn parse(header: &[u8], case: SchemeCase) -> Result<Zeroizing<String>, Malformed> {
+    Ok(match presented(header, case)? {
+        Presented::Plain(token) => Zeroizing::new(token.into()),
+        Presented::Decoded(token) => token,
+    })
 }
 
 #[cfg(test)]

@@ -28,16 +28,16 @@ use simulation::{Defect, Engine, NodeFaults, Scenario, quantile};
 ///   LISTEN, median 0.2 ms after the answer, at most 14 ms.
 /// - S3 (moto, `SeaweedFS`). Read: GET with If-None-Match, answered by 304, 1 to 7 ms. No news.
 ///
-/// The reads a second of etcd and `PostgreSQL` are those of two cores that are busy for the whole
-/// of a read: a low guess. AWS states 5,500 GET a second for a prefix of S3.
+/// The reads a second of etcd and `PostgreSQL` are those that `tests/bench/nodes/run` has measured,
+/// rounded down. AWS states 5,500 GET a second for a prefix of S3.
 fn engines() -> [Engine; 3] {
     [
-        Engine { name: "etcd", read: [1_700, 2_300, 3_000], news: Some([50, 100, 18_000]), capacity: 1_100 },
+        Engine { name: "etcd", read: [1_700, 2_300, 3_000], news: Some([50, 100, 18_000]), capacity: 5_400 },
         Engine {
             name: "PostgreSQL",
             read: [1_000, 1_100, 14_000],
             news: Some([100, 200, 14_000]),
-            capacity: 1_800,
+            capacity: 18_800,
         },
         Engine { name: "S3", read: [1_000, 3_000, 7_000], news: None, capacity: 5_500 },
     ]

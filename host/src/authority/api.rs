@@ -67,12 +67,24 @@ impl Authority {
     /// [`Unavailable`](AuthenticateError::Unavailable), which means that the state of the token is
     /// unknown.
     pub fn authenticate(&self, credential: &str) -> Result<Principal, AuthenticateError> {
-        let result = self.shared.check_token(|reader| reader.authenticate(credential));
+        self.authenticate_on_snapshot(credential).map(|(principal, _)| principal)
+    }
+
+    /// As [`authenticate`](Self::authenticate), with the number of the snapshot on which the
+    /// credential was checked. A later snapshot has a higher number.
+    pub(crate) fn authenticate_on_snapshot(
+        &self,
+        credential: &str,
+    ) -> Result<(Principal, u64), AuthenticateError> {
+        let mut snapshot = 0;
+        let result = self.shared.check_token(|reader| {
+            snapshot = reader.number;
+            reader.authenticate(credential)
+        });
         self.shared.observer.authenticated(&result);
-        if let Ok(principal) = result {
-            self.shared.operator.record_use(principal);
-        }
-        result
+        let principal = result?;
+        self.shared.operator.record_use(principal);
+        Ok((principal, snapshot))
     }
 
     /// The token that a credential belongs to, if it may do this.

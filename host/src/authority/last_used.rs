@@ -2,7 +2,16 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::token::{Principal, Timestamp, TokenKind, now};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::token::{Principal, Timestamp, TokenKind};
+
+/// A clock that is read with every request. It is a few milliseconds behind, and cheaper than the
+/// exact one. Other systems than Linux have the exact one alone.
+#[cfg(target_os = "linux")]
+const CLOCK: ClockId = ClockId::RealtimeCoarse;
+#[cfg(not(target_os = "linux"))]
+const CLOCK: ClockId = ClockId::Realtime;
 
 /// When this process last accepted the operator token and the previous one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +38,7 @@ pub(crate) struct OperatorLastUsed {
 impl OperatorLastUsed {
     /// Starts to record now.
     pub(crate) fn new() -> Self {
-        Self { current: 0.into(), previous: 0.into(), created_at: 0.into(), since: now() }
+        Self { current: 0.into(), previous: 0.into(), created_at: 0.into(), since: coarse_now() }
     }
 
     /// Records that this token was accepted.
@@ -39,7 +48,11 @@ impl OperatorLastUsed {
             TokenKind::PreviousOperator => &self.previous,
             TokenKind::NamedAdmin | TokenKind::Scoped => return,
         };
-        used.store(now(), Ordering::Relaxed);
+        let now = coarse_now();
+        // Most requests come within the same tick. They leave the line of the cache to all processors.
+        if used.load(Ordering::Relaxed) != now {
+            used.store(now, Ordering::Relaxed);
+        }
     }
 
     /// Sets the creation time of the current secret. If that is another secret than before, the
@@ -53,5 +66,36 @@ impl OperatorLastUsed {
     pub(crate) fn get(&self) -> LastUsed {
         let moment = |at: &AtomicU64| Some(at.load(Ordering::Relaxed)).filter(|at| *at > 0);
         LastUsed { current: moment(&self.current), previous: moment(&self.previous), since: self.since }
+    }
+}
+
+/// The current time; 0 if the clock is before 1970.
+fn coarse_now() -> Timestamp {
+    let now = clock_gettime(CLOCK);
+    let (seconds, nanos) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
+    seconds.unwrap_or_default().saturating_mul(1000).saturating_add(nanos.unwrap_or_default() / 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::now;
+
+    #[test]
+    fn use_is_recorded_by_the_clock_of_the_machine() {
+        let used = OperatorLastUsed::new();
+        assert_eq!((used.get().current, used.get().previous), (None, None));
+        used.set_created_at(1);
+        let before = now();
+        used.record_use(Principal { id: 0, kind: TokenKind::Operator });
+        used.record_use(Principal { id: 1, kind: TokenKind::NamedAdmin });
+        let at = used.get().current.unwrap();
+        // A tick of the coarse clock is 10 ms at most.
+        assert!((before - 10..=now()).contains(&at), "{at} is not near {before}");
+        assert!(used.get().since <= at);
+        assert_eq!(used.get().previous, None);
+        // The secret is replaced.
+        used.set_created_at(2);
+        assert_eq!((used.get().current, used.get().previous), (None, Some(at)));
     }
 }

@@ -33,6 +33,7 @@ mod duration;
 mod environment;
 mod file_store;
 mod hash;
+mod heap;
 mod man_pages;
 mod migrate;
 mod output_file;
@@ -99,7 +100,8 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
-    // First, because everything that follows may read a token.
+    heap::limit();
+    // Before all else, because everything that follows may read a token.
     if let Err(error) = core_dump::forbid() {
         warn(&format!("core dumps of this process cannot be prevented, and would hold tokens: {error}"));
     }

@@ -15,7 +15,7 @@ use optoken_protocol::redact::redact;
 use serde::de::DeserializeOwned;
 use tokio::time;
 
-use crate::server::serve::Request;
+use crate::server::message::Request;
 
 /// How many bytes an ignored body may have.
 pub(crate) const MAX_IGNORED_BYTES: usize = 64 << 10;

@@ -5,10 +5,45 @@
 
 use hyper::header::AUTHORIZATION;
 use hyper::{HeaderMap, Uri};
-use optoken_protocol::credentials::{Malformed, QUERY_PARAMETER_PATHS, SchemeCase, parse};
+use optoken_protocol::credentials::{
+    Malformed, Presented, QUERY_PARAMETER_PATHS, SchemeCase, parse, presented,
+};
 use serde::Deserialize;
 
 use crate::secret::Secret;
+
+/// The credential of a request.
+pub(crate) enum Credential<'a> {
+    /// In the header, where it stands.
+    Header(Presented<'a>),
+    /// In the query string, decoded.
+    Query(Secret),
+}
+
+impl Credential<'_> {
+    /// The text itself, for the one place that checks it.
+    pub(crate) fn expose(&self) -> &str {
+        match self {
+            Self::Header(token) => token,
+            Self::Query(secret) => secret.expose(),
+        }
+    }
+}
+
+/// Returns the credential of a request, `None` if there is none. The query string takes precedence;
+/// the header may then be malformed (docs/compatibility.md 3.3). Of several headers, the first is
+/// used.
+pub(crate) fn find<'a>(
+    headers: &'a HeaderMap,
+    uri: &Uri,
+    case: SchemeCase,
+) -> Result<Option<Credential<'a>>, Malformed> {
+    if let Some(secret) = from_query(uri) {
+        return Ok(Some(Credential::Query(secret)));
+    }
+    let header = headers.get(AUTHORIZATION).map(|value| presented(value.as_bytes(), case));
+    Ok(header.transpose()?.map(Credential::Header))
+}
 
 /// Removes the credential from the headers, so that no later code can log it. Returns `None` if
 /// there is none. Of several headers, the first is used.
@@ -72,6 +107,34 @@ mod tests {
         assert_eq!(take(&mut headers, SchemeCase::Exact).unwrap().unwrap().expose(), "first");
         assert!(headers.is_empty());
         assert!(take(&mut headers, SchemeCase::Exact).unwrap().is_none());
+    }
+
+    #[test]
+    fn found_credential_is_the_one_that_is_taken() {
+        for (uri, values) in [
+            ("/health", &[][..]),
+            ("/health", &["Bearer first", "Bearer second"]),
+            ("/health", &["Basic dTphcGl2M194"]),
+            ("/health", &["nonsense", "Bearer second"]),
+            ("/health?p=query", &["Token x"]),
+            ("/query?p=query", &["Token x"]),
+            ("/query?p=query", &["nonsense"]),
+            ("/write?p=", &["Token x"]),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(AUTHORIZATION, HeaderValue::from_static(value));
+            }
+            let uri = uri.parse().unwrap();
+            let found = find(&headers, &uri, SchemeCase::Exact);
+            let found = found.map(|found| found.map(|credential| credential.expose().to_owned()));
+            let taken = match from_query(&uri) {
+                Some(secret) => Ok(Some(secret)),
+                None => take(&mut headers, SchemeCase::Exact),
+            };
+            let taken = taken.map(|taken| taken.map(|secret| secret.expose().to_owned()));
+            assert_eq!(found, taken, "{uri} {values:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Checks a request in a fixed order: credential, path, body. The authority is called last.
 
 mod authentication;
+mod routes;
 mod upstream;
 
 use std::sync::Arc;
@@ -19,22 +20,23 @@ use optoken_protocol::problem::Problem;
 
 use crate::authority::Authority;
 use crate::http::access::is_disabled;
-use crate::http::api::endpoint::{ApiRequest, Endpoint};
+use crate::http::api::endpoint::{ApiRequest, CheckedRequest, Endpoint, Handler, Handling};
+use crate::http::api::ready_headers::ReadyHeaders;
 use crate::http::api::state::{AppState, RequestState};
 use crate::http::api::{self, openapi, scope};
-use crate::http::main_listener::authentication::{Rules, authenticate};
+use crate::http::main_listener::authentication::{Authenticated, Rules, authenticate, take_credential};
+use crate::http::main_listener::routes::{Route, Routes};
 use crate::http::main_listener::upstream::Destination;
 use crate::http::proxy::Proxy;
 use crate::http::proxy::options::UpstreamOptions;
 use crate::http::refusal::{Client, Refusals};
-use crate::http::{OTHER_PATH, Options, problem, response};
+use crate::http::{Options, problem, response};
 use crate::metrics::Metrics;
-use crate::secret::Secret;
-use crate::server::body::discard;
+use crate::metrics::responses::ResponseCounters;
 use crate::server::connections::{ConnectionHandle, ConnectionLimits, ConnectionMode};
+use crate::server::message::{Answer, Request, Response};
 use crate::server::peer::Peer;
-use crate::server::serve::{Request, Response, Service};
-use crate::token::Principal;
+use crate::server::serve::Service;
 
 /// How many connections may be open at a time, if the limit of open files allows it.
 pub(crate) const MAX_CONNECTIONS: usize = 1280;
@@ -61,10 +63,14 @@ pub(crate) fn connection_limits(max_connections: usize, shutdown_timeout: Durati
 /// The service of the main listener.
 struct MainListener {
     state: Arc<AppState>,
-    endpoints: Vec<Endpoint>,
-    cluster_uuid: Option<HeaderValue>,
-    /// Where requests go that are not for this server.
-    proxy: Option<Proxy>,
+    routes: Routes,
+    upstream: Option<Arc<Upstream>>,
+}
+
+/// Where requests go that are not for this server.
+struct Upstream {
+    proxy: Proxy,
+    responses: ResponseCounters,
 }
 
 /// Returns the service of the main listener.
@@ -78,136 +84,172 @@ pub(crate) fn service(
     if behind.is_some() {
         endpoints.retain(|endpoint| upstream::is_own(endpoint.path));
     }
+    let document = openapi::document(&endpoints, &options).to_json().ok().map(Bytes::from);
+    let upstream = behind.map(|options| Upstream {
+        proxy: Proxy::new(options, authority.clone(), metrics.upstream()),
+        responses: metrics.responses("main", UPSTREAM_PATH),
+    });
     Arc::new(MainListener {
-        // A UUID, unless the catalog was written by hand.
-        cluster_uuid: HeaderValue::from_str(authority.catalog_id()).ok(),
-        proxy: behind.map(|options| Proxy::new(options, authority.clone(), metrics.upstream())),
+        routes: Routes::new(endpoints, &metrics),
+        upstream: upstream.map(Arc::new),
         state: Arc::new(AppState {
-            document: openapi::document(&endpoints, &options).to_json().ok().map(Bytes::from),
+            document,
             commands: authority.clone().into_async(),
             refusals: Refusals::new(Arc::clone(&metrics)),
             metrics,
+            // A UUID, unless the catalog was written by hand.
+            cluster_uuid: HeaderValue::from_str(authority.catalog_id()).ok(),
+            verified: ReadyHeaders::default(),
             authority,
             options,
         }),
-        endpoints,
     })
 }
 
+/// A request that passed the checks.
+enum Admitted {
+    /// Its response, which needed nothing else.
+    Now(Response),
+    /// Its handler, which may wait.
+    Later { handle: fn(ApiRequest) -> Handling, rules: Rules },
+}
+
 impl Service for MainListener {
-    async fn call(self: Arc<Self>, request: Request, connection: ConnectionHandle) -> Response {
-        let headers = request.headers().iter();
-        let offers_basic = may_offer_basic(headers.map(|(name, value)| (name.as_str(), value.as_bytes())));
-        if let Some(proxy) = &self.proxy
-            && let Destination::Upstream { path } = upstream::destination(request.uri().path())
+    fn call(self: &Arc<Self>, request: Request, connection: &ConnectionHandle) -> Answer {
+        let path = request.uri().path();
+        if let Some(upstream) = &self.upstream
+            && let Destination::Upstream { path } = upstream::destination(path)
         {
-            let forwarded = upstream::respond(&self.state, proxy, request, path, &connection, offers_basic);
-            let response = forwarded.await;
-            self.state.metrics.http_response("main", UPSTREAM_PATH, response.status().as_u16());
-            return response;
+            let (state, upstream) = (Arc::clone(&self.state), Arc::clone(upstream));
+            let (connection, offers_basic) = (connection.clone(), offers_basic(&request));
+            return Answer::later(async move {
+                let Upstream { proxy, responses } = &*upstream;
+                let forwarded = upstream::respond(&state, proxy, request, path, &connection, offers_basic);
+                let response = forwarded.await;
+                responses.count(response.status().as_u16());
+                response
+            });
         }
-        let path = self.metrics_path(request.uri().path());
-        let response = self.handle(connection.peer(), request).await;
-        let mut response = response.unwrap_or_else(|problem| problem::response_to(&problem, offers_basic));
-        if let Some(cluster_uuid) = &self.cluster_uuid {
-            response.headers_mut().insert(CLUSTER_UUID, cluster_uuid.clone());
+        let route = self.routes.find(path);
+        match self.admit(connection.peer(), &request, route) {
+            Ok(Admitted::Now(response)) => Answer::now(self.complete(route, response), request),
+            Ok(Admitted::Later { handle, rules }) => self.handle_later(request, connection, handle, rules),
+            Err(problem) => {
+                let problem = for_path(problem, path);
+                let response = problem::response_to(&problem, offers_basic(&request));
+                Answer::refusal(self.complete(route, response), request)
+            }
         }
-        self.state.metrics.http_response("main", path, response.status().as_u16());
-        response
     }
 
     fn reject(&self, reason: &'static str, connection: &ConnectionHandle) -> Response {
         self.state.refusals.malformed(reason, connection.peer());
         let response = problem::malformed_request(reason);
-        self.state.metrics.http_response("main", OTHER_PATH, response.status().as_u16());
+        self.routes.responses(None).count(response.status().as_u16());
         response
     }
 }
 
 impl MainListener {
     /// Checks a request in the order of docs/compatibility.md 2.2. Unlike there, the body is read
-    /// after authentication only.
-    async fn handle(&self, peer: &Peer, request: Request) -> Result<Response, Problem> {
+    /// after authentication only. The one place with that order: it borrows the request, so that
+    /// the response of most requests needs no copy of a part of it.
+    fn admit(&self, peer: &Peer, request: &Request, route: Option<&Route>) -> Result<Admitted, Problem> {
+        let (state, path) = (&*self.state, request.uri().path());
         // A proxy may verify a request with the method of its client, and accept any status 2xx.
-        let verifying = paths::is_verify(request.uri().path());
+        let verifying = paths::is_verify(path);
         if request.method() == Method::OPTIONS && !verifying {
-            return Ok(self.allowed_methods(request.uri().path()));
+            return Ok(Admitted::Now(self.allowed_methods(route)));
         }
-        let response = self.dispatch(peer, request).await;
-        response.map_err(|problem| if verifying { problem.for_forward_auth() } else { problem })
-    }
-
-    async fn dispatch(&self, peer: &Peer, mut request: Request) -> Result<Response, Problem> {
-        match self.admit(peer, &mut request) {
-            Ok((endpoint, credential, principal)) => {
-                let client = Client::new(peer.clone(), request.headers());
-                let state = RequestState::new(Arc::clone(&self.state), client);
-                (endpoint.handler)(ApiRequest { state, credential, principal, request }).await
-            }
-            Err(problem) => {
-                discard(request.version(), request.into_body());
-                Err(problem)
-            }
-        }
-    }
-
-    /// Returns the endpoint of a request that may have it, with its credential and token.
-    fn admit(
-        &self,
-        peer: &Peer,
-        request: &mut Request,
-    ) -> Result<(&Endpoint, Option<Secret>, Option<Principal>), Problem> {
-        // The same response, whose body the server leaves out (RFC 9110, section 9.3.2). A question
-        // of a proxy keeps the method that it is about.
-        if request.method() == Method::HEAD && !paths::is_verify(request.uri().path()) {
-            *request.method_mut() = Method::GET;
-        }
-        if is_disabled(&self.state.options, request.uri().path()) {
+        let method = effective_method(request.method(), verifying);
+        if is_disabled(&state.options, path) {
             return Err(Problem::AuthDisabled);
         }
-        let rules = Rules::of(&self.state.options, request);
-        let (credential, principal) = authenticate(&self.state, peer, request, rules)?;
-        if let (Some(credential), Some(principal)) = (&credential, principal) {
-            scope::check(&self.state, peer, credential, principal, request)?;
+        let rules = Rules::of(&state.options, method, path);
+        let Authenticated { credential, token } = authenticate(state, peer, request, rules)?;
+        if let (Some(credential), Some(token)) = (&credential, token) {
+            scope::check(state, peer, credential.expose(), token.principal, method, request)?;
         }
-        let endpoint = self
-            .endpoints
-            .iter()
-            // Paths are compared byte for byte (docs/compatibility.md 2.1).
-            .find(|endpoint| endpoint.matches(request.method(), request.uri().path()))
-            // An unknown method is answered like an unknown path.
-            .ok_or(Problem::PathNotFound)?;
-        Ok((endpoint, credential, principal))
+        // An unknown method is answered like an unknown path.
+        let endpoint = route.and_then(|route| route.endpoint(method)).ok_or(Problem::PathNotFound)?;
+        match endpoint.handler {
+            Handler::Now(handle) => {
+                handle(&CheckedRequest { state, peer, request, token }).map(Admitted::Now)
+            }
+            Handler::Later(handle) => Ok(Admitted::Later { handle, rules }),
+        }
     }
 
-    /// Returns the label of a path in the metrics. All unknown paths share one, so clients cannot
-    /// create labels.
-    fn metrics_path(&self, path: &str) -> &'static str {
-        self.endpoints
-            .iter()
-            .find(|endpoint| endpoint.serves(path))
-            .map_or(OTHER_PATH, |endpoint| endpoint.path)
+    /// Passes an admitted request to its handler.
+    fn handle_later(
+        self: &Arc<Self>,
+        mut request: Request,
+        connection: &ConnectionHandle,
+        handle: fn(ApiRequest) -> Handling,
+        rules: Rules,
+    ) -> Answer {
+        let (listener, offers_basic) = (Arc::clone(self), offers_basic(&request));
+        let path = request.uri().path().to_owned();
+        let verifying = paths::is_verify(&path);
+        *request.method_mut() = effective_method(request.method(), verifying).clone();
+        let client = Client::new(connection.peer().clone(), request.headers());
+        let state = RequestState::new(Arc::clone(&self.state), client);
+        let handling = take_credential(&mut request, rules)
+            .map(|credential| handle(ApiRequest { state, credential, request }));
+        Answer::later(async move {
+            let handled = match handling {
+                Ok(handling) => handling.await,
+                Err(problem) => Err(problem),
+            };
+            let response = handled
+                .unwrap_or_else(|problem| problem::response_to(&for_path(problem, &path), offers_basic));
+            listener.complete(listener.routes.find(&path), response)
+        })
+    }
+
+    /// Adds the id of the catalog to a response, and counts it.
+    fn complete(&self, route: Option<&Route>, mut response: Response) -> Response {
+        let headers = response.headers_mut();
+        if let Some(cluster_uuid) = &self.state.cluster_uuid
+            && !headers.contains_key(CLUSTER_UUID)
+        {
+            headers.insert(CLUSTER_UUID, cluster_uuid.clone());
+        }
+        self.routes.responses(route).count(response.status().as_u16());
+        response
     }
 
     /// Returns the response to OPTIONS, which needs no token: the methods of a path are documented.
-    fn allowed_methods(&self, path: &str) -> Response {
-        let methods = self
-            .endpoints
-            .iter()
-            .filter(|endpoint| endpoint.path == path && !is_disabled(&self.state.options, path))
-            .flat_map(Endpoint::operations)
-            .flat_map(|(method, _)| {
-                let head = (method == Method::GET).then_some(Method::HEAD);
-                [method].into_iter().chain(head)
-            });
-        let allow: Vec<_> = methods.chain([Method::OPTIONS]).map(|method| method.to_string()).collect();
-        let allow = allow.join(", ");
+    fn allowed_methods(&self, route: Option<&Route>) -> Response {
         let mut response = response::empty(StatusCode::NO_CONTENT);
-        if self.endpoints.iter().any(|endpoint| endpoint.path == path)
-            && let Ok(allow) = HeaderValue::try_from(allow)
-        {
+        let Some(route) = route else { return response };
+        let endpoints =
+            if is_disabled(&self.state.options, route.path) { &[][..] } else { &route.endpoints[..] };
+        let methods = endpoints.iter().flat_map(Endpoint::operations).flat_map(|(method, _)| {
+            let head = (method == Method::GET).then_some(Method::HEAD);
+            [method].into_iter().chain(head)
+        });
+        let allow: Vec<_> = methods.chain([Method::OPTIONS]).map(|method| method.to_string()).collect();
+        if let Ok(allow) = HeaderValue::try_from(allow.join(", ")) {
             response.headers_mut().insert(ALLOW, allow);
         }
         response
     }
+}
+
+/// Returns the method by which a request is routed. HEAD has the same response as GET, whose body
+/// the server leaves out (RFC 9110, section 9.3.2). A question of a proxy keeps the method that it
+/// is about.
+fn effective_method(method: &Method, verifying: bool) -> &Method {
+    if *method == Method::HEAD && !verifying { &Method::GET } else { method }
+}
+
+/// Returns a problem in the form of its path.
+fn for_path(problem: Problem, path: &str) -> Problem {
+    if paths::is_verify(path) { problem.for_forward_auth() } else { problem }
+}
+
+/// Returns whether the client of a request may be offered the scheme Basic.
+fn offers_basic(request: &Request) -> bool {
+    may_offer_basic(request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
 }

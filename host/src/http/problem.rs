@@ -9,7 +9,7 @@ use optoken_protocol::problem::{BASIC_CHALLENGE, Problem};
 use optoken_protocol::redact::redact_rest;
 
 use crate::access::AuthorizeError;
-use crate::server::serve::Response;
+use crate::server::message::Response;
 use crate::token::{AuthenticateError, CommandError, OPERATOR};
 
 /// Returns the response for a problem, to a client that may be offered the scheme Basic or not.

@@ -8,7 +8,7 @@ use optoken_protocol::problem::Problem;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::server::serve::Response;
+use crate::server::message::Response;
 
 /// Returns a response without a body.
 pub(crate) fn empty(status: StatusCode) -> Response {

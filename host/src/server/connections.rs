@@ -8,14 +8,16 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time;
-use tokio_util::sync::CancellationToken;
 
+use crate::server::coarse_clock::Instant;
 use crate::server::peer::{ClientGroup, Peer};
+use crate::server::signals::{Signal, Signals};
 
 /// How long to wait before the next attempt to evict a connection for a waiting one.
 const EVICTION_INTERVAL: Duration = Duration::from_millis(20);
@@ -23,6 +25,10 @@ const EVICTION_INTERVAL: Duration = Duration::from_millis(20);
 /// The longest time that a client has for its first request while others wait, once it has sent the
 /// first bytes.
 const OPENING_GRACE: Duration = Duration::from_millis(250);
+
+/// The shortest and the longest time between two looks for idle connections, as far as a limit of
+/// them allows it.
+const SWEEP_INTERVALS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
 /// Into how many parts the places of silent connections are divided. Those of a part are evicted
 /// together.
@@ -72,6 +78,8 @@ struct Open {
     connections: Vec<Arc<Connection>>,
     used: usize,
     unused: usize,
+    /// Whether the listener stops.
+    is_stopping: bool,
 }
 
 /// The place of an open connection, which is free again when this is dropped.
@@ -85,10 +93,10 @@ pub(super) struct Connection {
     pub(super) peer: Peer,
     group: ClientGroup,
     activity: Mutex<Activity>,
-    /// Cancelled when the connection is evicted.
-    close: CancellationToken,
-    /// Cancelled when the response of a [`ConnectionMode::SingleRequest`] is ready to be sent.
-    pub(super) response_ready: CancellationToken,
+    /// The signals to its task.
+    pub(super) signals: Signals,
+    /// Whether the newest request has a body, which the client may still be sending.
+    has_body: AtomicBool,
     /// What follows the last response, if its protocol is another.
     tunnel: Mutex<Option<Tunnel>>,
 }
@@ -135,7 +143,7 @@ impl ConnectionHandle {
 
     /// Closes the connection, with the requests that are in flight.
     pub(crate) fn close(&self) {
-        self.0.close.cancel();
+        self.0.signals.raise(Signal::CLOSE);
     }
 
     /// Sets what is done with the connection after a response of status 101. The connection is not
@@ -156,22 +164,31 @@ impl ConnectionHandle {
     /// Marks a request as in flight. Returns `None` if the connection is already evicted: its
     /// client would not receive the response.
     pub(crate) fn begin_request(&self) -> Option<InFlightGuard> {
+        Some(self.begin()?.0)
+    }
+
+    /// As [`begin_request`](Self::begin_request). Returns also whether the connection has its place
+    /// among the used ones already.
+    pub(super) fn begin(&self) -> Option<(InFlightGuard, bool)> {
+        let now = Instant::now();
         let mut activity = self.0.activity();
         if activity.closing {
             return None;
         }
         activity.requests += 1;
-        activity.since = Instant::now();
+        activity.since = now;
+        let is_used = activity.phase == Phase::Used;
         drop(activity);
-        Some(InFlightGuard(Arc::clone(&self.0)))
+        Some((InFlightGuard(Arc::clone(&self.0)), is_used))
     }
 }
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
+        let now = Instant::now();
         let mut activity = self.0.activity();
         activity.requests = activity.requests.saturating_sub(1);
-        activity.since = Instant::now();
+        activity.since = now;
     }
 }
 
@@ -216,6 +233,9 @@ impl Connections {
             return None;
         }
         let connection = Connection::new(peer.clone());
+        if open.is_stopping {
+            connection.signals.raise(Signal::STOP);
+        }
         open.unused += 1;
         open.connections.push(Arc::clone(&connection));
         Some(connection)
@@ -253,6 +273,27 @@ impl Connections {
         true
     }
 
+    /// Tells all connections that the listener stops.
+    pub(super) fn stop(&self) {
+        let mut open = self.open();
+        open.is_stopping = true;
+        for connection in &open.connections {
+            connection.signals.raise(Signal::STOP);
+        }
+    }
+
+    /// Closes each connection that has been idle for the timeout, as long as this is polled.
+    pub(super) async fn sweep(&self) {
+        let timeout = self.limits.idle_timeout;
+        let (shortest, longest) = SWEEP_INTERVALS;
+        // A short timeout is kept to an eighth of it.
+        let interval = (timeout / 8).clamp(shortest, longest);
+        loop {
+            let next = self.open().evict_idle(timeout);
+            time::sleep(next.max(interval)).await;
+        }
+    }
+
     /// Evicts an idle connection, because the process can open no further file.
     pub(super) fn evict_for_file(&self) {
         let open = self.open();
@@ -263,6 +304,22 @@ impl Connections {
 }
 
 impl Open {
+    /// Evicts all connections that have been idle for so long. Returns after which time the next one
+    /// can be. A connection that is opened, or becomes idle, from now on is none before that.
+    fn evict_idle(&self, timeout: Duration) -> Duration {
+        let now = Instant::now();
+        let left = self.connections.iter().filter_map(|connection| {
+            let since = connection.activity().idle_since()?;
+            let left = timeout.saturating_sub(now.duration_since(since));
+            if left.is_zero() {
+                connection.evict_if_idle(timeout);
+            }
+            // An evicted one has been told, and closes without a further look.
+            (!left.is_zero()).then_some(left)
+        });
+        left.min().unwrap_or(timeout)
+    }
+
     /// Evicts unused connections: a few that have sent nothing, or one that has had its time for
     /// the first request. A client group that holds more than its share loses connections first.
     /// Returns whether there was one.
@@ -336,8 +393,8 @@ impl Connection {
             group: peer.group(),
             peer,
             activity: Mutex::new(activity),
-            close: CancellationToken::new(),
-            response_ready: CancellationToken::new(),
+            signals: Signals::default(),
+            has_body: AtomicBool::new(false),
             tunnel: Mutex::default(),
         })
     }
@@ -364,24 +421,19 @@ impl Connection {
         let mut activity = self.activity();
         activity.closing |= activity.idle_since().is_some_and(|since| since.elapsed() >= idle_for);
         if activity.closing {
-            self.close.cancel();
+            self.signals.raise(Signal::CLOSE);
         }
         activity.closing
     }
 
-    /// Waits until the connection is evicted, for another connection or after `idle_timeout`.
-    pub(super) async fn evicted(&self, idle_timeout: Duration) {
-        let timed_out = async {
-            while !self.evict_if_idle(idle_timeout) {
-                let since = self.activity().idle_since();
-                time::sleep(since.map_or(idle_timeout, |since| idle_timeout.saturating_sub(since.elapsed())))
-                    .await;
-            }
-        };
-        tokio::select! {
-            () = self.close.cancelled() => {}
-            () = timed_out => {}
-        }
+    /// Notes whether the request that begins has a body.
+    pub(super) fn note_body(&self, has_body: bool) {
+        self.has_body.store(has_body, Ordering::Relaxed);
+    }
+
+    /// Returns whether the newest request has a body.
+    pub(super) fn has_body(&self) -> bool {
+        self.has_body.load(Ordering::Relaxed)
     }
 }
 

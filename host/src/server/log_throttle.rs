@@ -9,11 +9,12 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time;
 
+use crate::server::coarse_clock::Instant;
 use crate::server::peer::{ClientGroup, Peer};
 
 /// The period over which lines are counted.

@@ -7,13 +7,12 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use hyper::header::{CONTENT_LENGTH, HeaderValue};
-use hyper::service::service_fn;
 use hyper::{Method, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -31,7 +30,9 @@ use crate::server::client_stream::{ClientStream, linger};
 use crate::server::connections::{ConnectionHandle, ConnectionLimits, ConnectionMode, Connections, Place};
 use crate::server::host_header;
 use crate::server::log_throttle::{LogLimiter, LogThrottle};
+use crate::server::message::{Answer, Request, Responding, Response};
 use crate::server::peer::{Accept, Peer};
+use crate::server::signals::Signal;
 use crate::server::tls::ServerTls;
 
 /// How many bytes the head of a request may have. A token has 92, and proxies add some headers.
@@ -40,21 +41,10 @@ const MAX_HEAD_BYTES: usize = 16 << 10;
 /// How long to wait before the next attempt to accept a connection while there are too many.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// A request. Its body arrives while the service reads it.
-pub(crate) type Request = hyper::Request<Incoming>;
-
-/// A response.
-pub(crate) type Response = hyper::Response<ResponseBody>;
-
 /// Responds to the requests of a listener.
 pub(crate) trait Service: Send + Sync + 'static {
-    /// Responds to a request of this connection. The future is dropped if the client disconnects
-    /// first.
-    fn call(
-        self: Arc<Self>,
-        request: Request,
-        connection: ConnectionHandle,
-    ) -> impl Future<Output = Response> + Send;
+    /// Responds to a request of this connection. Waits for nothing itself.
+    fn call(self: &Arc<Self>, request: Request, connection: &ConnectionHandle) -> Answer;
 
     /// Responds to a request that violates HTTP, for this reason. The response closes the
     /// connection.
@@ -72,6 +62,8 @@ pub(super) async fn serve<S: Service>(
 ) {
     let tls_limiter = Arc::new(LogLimiter::new("TLS handshake failed"));
     let connections = Connections::new(limits);
+    let context = Arc::new(ListenerContext { service, connections: Arc::clone(&connections), limits });
+    let mut sweeping = pin!(connections.sweep());
     let tasks = TaskTracker::new();
     let throttle = LogThrottle::default();
     let accepting = async {
@@ -85,13 +77,7 @@ pub(super) async fn serve<S: Service>(
                         TlsHandshake::new(&presented.config, Arc::clone(&tls_limiter))
                     });
                     let place = connections.admit(peer).await;
-                    let context = ConnectionContext {
-                        service: Arc::clone(&service),
-                        connections: Arc::clone(&connections),
-                        limits,
-                        stop: stop.clone(),
-                    };
-                    tasks.spawn(serve_client(stream, tls, place, context));
+                    tasks.spawn(serve_client(stream, tls, place, Arc::clone(&context)));
                 }
                 Err(error) => {
                     if throttle.allow() {
@@ -111,11 +97,16 @@ pub(super) async fn serve<S: Service>(
     tokio::select! {
         () = stop.cancelled() => {}
         () = accepting => {}
+        () = &mut sweeping => {}
     }
+    connections.stop();
     drop(socket);
     tasks.close();
-    // Each connection ends itself within the shutdown timeout.
-    tasks.wait().await;
+    // Each connection ends itself within the shutdown timeout, or when it is idle.
+    tokio::select! {
+        () = tasks.wait() => {}
+        () = sweeping => {}
+    }
 }
 
 /// The server side of a TLS handshake.
@@ -167,67 +158,57 @@ fn handshake_hint(error: &io::Error) -> &'static str {
 }
 
 /// What all connections of a listener share.
-struct ConnectionContext<S> {
+struct ListenerContext<S> {
     service: Arc<S>,
     connections: Arc<Connections>,
     limits: ConnectionLimits,
-    stop: CancellationToken,
-}
-
-impl<S> Clone for ConnectionContext<S> {
-    fn clone(&self) -> Self {
-        Self {
-            service: Arc::clone(&self.service),
-            connections: Arc::clone(&self.connections),
-            limits: self.limits,
-            stop: self.stop.clone(),
-        }
-    }
 }
 
 async fn serve_client<S: Service>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     tls: Option<TlsHandshake>,
     place: Place,
-    context: ConnectionContext<S>,
+    context: Arc<ListenerContext<S>>,
 ) {
     let connection = ConnectionHandle(Arc::clone(&place.connection));
-    let (limits, stop) = (context.limits, context.stop.clone());
+    let (signals, limits) = (&place.connection.signals, context.limits);
     let (stream, returned) = ClientStream::new(stream, Arc::clone(&place.connection));
     let served = async {
         let expects_bytes = match tls {
             None => serve_connection(stream, &connection, context).await,
             Some(tls) => {
-                let stream = tokio::select! {
-                    stream = tls.complete(stream, connection.peer()) => stream,
-                    // The client has sent no request yet.
-                    () = stop.cancelled() => None,
+                let stream = {
+                    let handshake = pin!(tls.complete(stream, connection.peer()));
+                    signals.interrupt(Signal::STOP, handshake).await
                 };
-                let Some(stream) = stream else { return };
+                // Where the listener stops, the client has sent no request yet.
+                let Some(Some(stream)) = stream else { return };
                 serve_connection(stream, &connection, context).await
             }
         };
         if let Some(stream) = returned.take() {
-            tokio::select! {
-                () = linger(stream, expects_bytes) => {}
-                () = shutdown_overdue(&stop, limits) => {}
-            }
+            finish_in_time(&connection, limits, pin!(linger(stream, expects_bytes))).await;
         }
     };
-    tokio::select! {
-        () = served => {}
+    // Before the place is free: the connection and its file.
+    if signals.interrupt(Signal::CLOSE, pin!(served)).await.is_none() {
         // The connection has no request in flight, and accepts none.
-        () = connection.0.evicted(limits.idle_timeout) => {
-            tracing::debug!(peer = %connection.peer(), "connection closed: it was idle");
-        },
+        tracing::debug!(peer = %connection.peer(), "connection closed: it was idle");
     }
     drop(place);
 }
 
-/// Waits until requests in flight have had their time after the listener has stopped.
-async fn shutdown_overdue(stop: &CancellationToken, limits: ConnectionLimits) {
-    stop.cancelled().await;
-    time::sleep(limits.shutdown_timeout).await;
+/// Runs the last part of a connection, which has a while after the listener has stopped. Returns
+/// `None` if that is over.
+async fn finish_in_time<F: Future>(
+    connection: &ConnectionHandle,
+    limits: ConnectionLimits,
+    mut part: Pin<&mut F>,
+) -> Option<F::Output> {
+    match connection.0.signals.interrupt(Signal::STOP, part.as_mut()).await {
+        Some(output) => Some(output),
+        None => time::timeout(limits.shutdown_timeout, part).await.ok(),
+    }
 }
 
 /// Serves HTTP. Returns whether the client may still be sending, because the server has not read
@@ -235,80 +216,105 @@ async fn shutdown_overdue(stop: &CancellationToken, limits: ConnectionLimits) {
 async fn serve_connection<S: Service>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     connection: &ConnectionHandle,
-    context: ConnectionContext<S>,
+    context: Arc<ListenerContext<S>>,
 ) -> bool {
-    let (limits, stop) = (context.limits, context.stop.clone());
+    let limits = context.limits;
     let single_request = limits.mode == ConnectionMode::SingleRequest;
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    // Without timers of hyper: `evicted` closes idle connections, in every phase.
+    // Without timers of hyper: the listener closes idle connections, in every phase.
     builder.http1().keep_alive(!single_request).max_buf_size(MAX_HEAD_BYTES);
     builder.http2().max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX));
     if single_request {
         builder.http2().max_concurrent_streams(1);
     }
-    let has_body = Arc::new(AtomicBool::new(false));
-    let handler = service_fn(|request: Request| {
-        has_body.store(!request.body().is_end_stream(), Ordering::Relaxed);
-        let (connection, context) = (connection.clone(), context.clone());
-        async move { Ok::<_, Infallible>(handle(request, connection, context).await) }
-    });
-    let http = builder.serve_connection_with_upgrades(TokioIo::new(stream), handler);
-    tokio::pin!(http);
-    let ended = tokio::select! {
-        ended = http.as_mut() => Some(ended),
-        () = connection.0.response_ready.cancelled() => None,
-        () = stop.cancelled() => None,
-    };
-    let ended = if let Some(ended) = ended {
+    let service = ConnectionService { connection: connection.clone(), context };
+    let mut http = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let signals = Signal::STOP | Signal::RESPONSE_READY;
+    let ended = if let Some(ended) = connection.0.signals.interrupt(signals, http.as_mut()).await {
         ended
     } else {
         // Requests in flight still receive their responses.
         http.as_mut().graceful_shutdown();
-        tokio::select! {
-            ended = http => ended,
-            // The connection is dropped with its requests.
-            () = shutdown_overdue(&stop, limits) => Ok(()),
-        }
+        // Or the connection is dropped with its requests.
+        finish_in_time(connection, limits, http).await.unwrap_or(Ok(()))
     };
     if let Some(tunnel) = connection.take_tunnel() {
-        tokio::select! {
-            () = tunnel => {}
-            () = shutdown_overdue(&stop, limits) => {}
-        }
+        finish_in_time(connection, limits, pin!(tunnel)).await;
     }
     if let Err(error) = &ended {
         tracing::debug!(peer = %connection.peer(), "connection ended: {error}");
     }
-    ended.is_err() || has_body.load(Ordering::Relaxed)
+    ended.is_err() || connection.0.has_body()
 }
 
-/// Responds to a request, which keeps the connection from being evicted meanwhile.
-async fn handle<S: Service>(
-    request: Request,
+/// The service of one connection: marks its requests as in flight, and frames the responses.
+struct ConnectionService<S> {
     connection: ConnectionHandle,
-    context: ConnectionContext<S>,
-) -> Response {
-    let ConnectionContext { service, connections, limits, .. } = context;
-    let method = request.method().clone();
-    let single_request = limits.mode == ConnectionMode::SingleRequest;
-    let response = if let Err(reason) = host_header::check(&request) {
-        service.reject(reason, &connection)
-    } else if single_request {
-        service.call(request, connection.clone()).await
-    } else if let Some(in_flight) = connection.begin_request() {
-        connections.promote(&connection.0).await;
-        let mut response = service.call(request, connection.clone()).await;
-        response.body_mut().hold(in_flight);
-        response
-    } else {
-        let mut response = Response::default();
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        response
-    };
-    if single_request {
-        connection.0.response_ready.cancel();
+    context: Arc<ListenerContext<S>>,
+}
+
+impl<S: Service> hyper::service::Service<Request> for ConnectionService<S> {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Responding;
+
+    fn call(&self, request: Request) -> Responding {
+        self.connection.0.note_body(!request.body().is_end_stream());
+        self.respond(request).into()
     }
-    frame_response(&method, response)
+}
+
+impl<S: Service> ConnectionService<S> {
+    /// Responds to a request, which keeps the connection from being evicted meanwhile.
+    fn respond(&self, request: Request) -> Answer {
+        let ListenerContext { service, limits, .. } = &*self.context;
+        let method = request.method().clone();
+        if limits.mode == ConnectionMode::SingleRequest {
+            return self.respond_once(method, request);
+        }
+        if let Err(reason) = host_header::check(&request) {
+            let response = service.reject(reason, &self.connection);
+            return Answer::now(frame_response(&method, response), request);
+        }
+        let Some((in_flight, is_used)) = self.connection.begin() else {
+            let mut response = Response::default();
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            return Answer::now(frame_response(&method, response), request);
+        };
+        if !is_used {
+            let (context, connection) = (Arc::clone(&self.context), self.connection.clone());
+            return Answer::later(async move {
+                context.connections.promote(&connection.0).await;
+                let mut response = context.service.call(request, &connection).response().await;
+                response.body_mut().hold(in_flight);
+                frame_response(&method, response)
+            });
+        }
+        match service.call(request, &self.connection) {
+            Answer::Now { mut response, unread } => {
+                response.body_mut().hold(in_flight);
+                Answer::Now { response: frame_response(&method, response), unread }
+            }
+            Answer::Later(later) => Answer::later(async move {
+                let mut response = later.await;
+                response.body_mut().hold(in_flight);
+                frame_response(&method, response)
+            }),
+        }
+    }
+
+    /// Responds to the request of a connection that serves one.
+    fn respond_once(&self, method: Method, request: Request) -> Answer {
+        let (context, connection) = (Arc::clone(&self.context), self.connection.clone());
+        Answer::later(async move {
+            let response = match host_header::check(&request) {
+                Ok(()) => context.service.call(request, &connection).response().await,
+                Err(reason) => context.service.reject(reason, &connection),
+            };
+            connection.0.signals.raise(Signal::RESPONSE_READY);
+            frame_response(&method, response)
+        })
+    }
 }
 
 /// Adds `Content-Length`, and removes the body from a response to HEAD. Over HTTP/2, hyper does
@@ -370,8 +376,9 @@ mod tests {
     struct Streaming;
 
     impl Service for Streaming {
-        async fn call(self: Arc<Self>, _: Request, _: ConnectionHandle) -> Response {
-            Response::new(ResponseBody::stream(Box::pin(Slow(0, Box::pin(time::sleep(PAUSE))))))
+        fn call(self: &Arc<Self>, _: Request, _: &ConnectionHandle) -> Answer {
+            let slow = Slow(0, Box::pin(time::sleep(PAUSE)));
+            Answer::later(async { Response::new(ResponseBody::stream(Box::pin(slow))) })
         }
 
         fn reject(&self, _: &'static str, _: &ConnectionHandle) -> Response {

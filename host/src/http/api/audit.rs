@@ -8,9 +8,9 @@ use optoken_protocol::media_type::JSONL;
 use optoken_protocol::paths;
 use optoken_protocol::problem::Problem;
 
-use crate::http::api::endpoint::{ApiRequest, BodySchema, Endpoint, ok_response, read_problems};
+use crate::http::api::endpoint::{ApiRequest, BodySchema, Endpoint, Handler, ok_response, read_problems};
 use crate::http::response;
-use crate::server::serve::Response;
+use crate::server::message::Response;
 
 fn newest(request: &ApiRequest) -> Result<Response, Problem> {
     let mut lines = request.state.read(|authority| authority.audit(None))?.lines;
@@ -24,7 +24,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: Some(Method::GET),
         path: paths::AUDIT,
-        handler: |request| Box::pin(async move { newest(&request) }),
+        handler: Handler::Later(|request| Box::pin(async move { newest(&request) })),
         name: "listAuditRecords",
         summary: "List the newest audit records of changes to tokens, at most 64, oldest first; each is one line of JSON with \
                   the hash of the line before it",

@@ -4,26 +4,27 @@
 use std::pin::Pin;
 
 use hyper::{Method, StatusCode};
-use optoken_protocol::paths;
 use optoken_protocol::problem::Problem;
 use utoipa::ToSchema;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::{Object, RefOr, Required, Schema, Type};
 
-use crate::http::api::state::RequestState;
+use crate::authority::Authority;
+use crate::http::api::ready_headers::CheckedToken;
+use crate::http::api::state::{AppState, RequestState};
 use crate::http::body::MAX_IGNORED_BYTES;
+use crate::http::refusal::Client;
 use crate::http::{Options, problem};
 use crate::secret::Secret;
-use crate::server::serve::{Request, Response};
-use crate::token::Principal;
+use crate::server::message::{Request, Response};
+use crate::server::peer::Peer;
+use crate::token::CommandError;
 
 /// A request, as the handler of its endpoint receives it.
 pub(crate) struct ApiRequest {
     pub(crate) state: RequestState,
     /// The presented credential. Requests that need none may have none.
     pub(crate) credential: Option<Secret>,
-    /// The token of the credential; `None` if the credential was not checked.
-    pub(crate) principal: Option<Principal>,
     pub(crate) request: Request,
 }
 
@@ -42,8 +43,41 @@ impl ApiRequest {
     }
 }
 
+/// A request whose response needs no more than the check of its token. Borrowed, so that nothing is
+/// copied for a response that needs no copy.
+pub(crate) struct CheckedRequest<'a> {
+    pub(crate) state: &'a AppState,
+    pub(crate) peer: &'a Peer,
+    pub(crate) request: &'a Request,
+    /// The token of the request; `None` if its credential was not checked.
+    pub(crate) token: Option<CheckedToken>,
+}
+
+impl CheckedRequest<'_> {
+    /// Reads from the authority, which does not wait for the store.
+    pub(crate) fn read<T>(
+        &self,
+        read: impl FnOnce(&Authority) -> Result<T, CommandError>,
+    ) -> Result<T, Problem> {
+        let read = read(&self.state.authority);
+        Ok(read.inspect_err(|error| {
+            let client = Client::new(self.peer.clone(), self.request.headers());
+            self.state.refusals.command(&client, error);
+        })?)
+    }
+}
+
+/// The future of a handler.
+pub(crate) type Handling = Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
+
 /// Handles a request.
-pub(crate) type Handler = fn(ApiRequest) -> Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
+#[derive(Clone, Copy)]
+pub(crate) enum Handler {
+    /// Responds at once: waits for nothing, and reads no body.
+    Now(fn(&CheckedRequest<'_>) -> Result<Response, Problem>),
+    /// May wait.
+    Later(fn(ApiRequest) -> Handling),
+}
 
 /// A method on a path: its handler, its input, and all its responses.
 pub(crate) struct Endpoint {
@@ -71,14 +105,9 @@ const DOCUMENTED_METHODS: [Method; 6] =
     [Method::GET, Method::PUT, Method::POST, Method::DELETE, Method::HEAD, Method::PATCH];
 
 impl Endpoint {
-    /// Returns whether this endpoint handles a request.
-    pub(crate) fn matches(&self, method: &Method, path: &str) -> bool {
-        self.serves(path) && self.method.as_ref().is_none_or(|expected| expected == method)
-    }
-
-    /// Returns whether this endpoint is at a path, for some method.
-    pub(crate) fn serves(&self, path: &str) -> bool {
-        self.path == path || self.path == paths::VERIFY && paths::is_verify(path)
+    /// Returns whether this endpoint handles a request for its path with this method.
+    pub(crate) fn handles(&self, method: &Method) -> bool {
+        self.method.as_ref().is_none_or(|expected| expected == method)
     }
 
     /// Returns the documented methods, each with its operation id.

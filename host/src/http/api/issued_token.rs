@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use crate::http::api::endpoint::{BodySchema, SuccessResponse};
 use crate::http::response;
-use crate::server::serve::Response;
+use crate::server::message::Response;
 use crate::token::{IssuedToken, TokenInfo};
 
 /// A new token. This response alone shows its secret.

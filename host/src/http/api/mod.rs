@@ -8,6 +8,7 @@ mod deadline;
 pub(crate) mod endpoint;
 pub(crate) mod issued_token;
 pub(crate) mod openapi;
+pub(crate) mod ready_headers;
 mod rotation;
 pub(crate) mod scope;
 mod scoped_tokens;

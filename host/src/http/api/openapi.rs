@@ -21,10 +21,10 @@ use utoipa::openapi::{
 };
 
 use crate::http::access::{auth_problems, requires_token};
-use crate::http::api::endpoint::{ApiRequest, BodySchema, Endpoint, SuccessResponse, ok_response};
+use crate::http::api::endpoint::{ApiRequest, BodySchema, Endpoint, Handler, SuccessResponse, ok_response};
 use crate::http::api::service::{BUILD_HEADER, REQUEST_ID_HEADERS, VERSION_HEADER};
 use crate::http::{Options, problem, response};
-use crate::server::serve;
+use crate::server::message;
 
 const DESCRIPTION: &str = "\
 The token API of InfluxDB 3 Core, with the extensions of optoken.
@@ -238,7 +238,7 @@ pub(crate) fn http_method(method: &Method) -> Option<HttpMethod> {
     })
 }
 
-fn get_document(request: &ApiRequest) -> Result<serve::Response, Problem> {
+fn get_document(request: &ApiRequest) -> Result<message::Response, Problem> {
     let document = request.state.document.clone().ok_or(Problem::Internal)?;
     Ok(response::content(JSON, document))
 }
@@ -248,7 +248,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: Some(Method::GET),
         path: paths::OPENAPI,
-        handler: |request| Box::pin(async move { get_document(&request) }),
+        handler: Handler::Later(|request| Box::pin(async move { get_document(&request) })),
         name: "getOpenapi",
         summary: "Describe this server in OpenAPI 3.1",
         parameters: vec![],

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::authority::Authority;
 use crate::http::api::endpoint::{
-    ApiRequest, BodySchema, Endpoint, SuccessResponse, command_problems, ignored_body_problems,
+    ApiRequest, BodySchema, Endpoint, Handler, SuccessResponse, command_problems, ignored_body_problems,
     json_body_problems, ok_response, parameter, read_problems, retryable_command_problems,
 };
 use crate::http::api::issued_token;
@@ -24,7 +24,7 @@ use crate::http::api::system_tokens::short_hash;
 use crate::http::api::tokens::ListedToken;
 use crate::http::{Options, body, problem, response};
 use crate::secret::Secret;
-use crate::server::serve::Response;
+use crate::server::message::Response;
 use crate::token::{CommandError, ExpiringSecret, Rotation, StagedSecret, Timestamp};
 
 /// Options of a replacement of the operator token.
@@ -259,7 +259,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::GET),
             path: paths::OPERATOR,
-            handler: |request| Box::pin(async move { status(&request) }),
+            handler: Handler::Later(|request| Box::pin(async move { status(&request) })),
             name: "getOperatorToken",
             summary: "Show the operator token and the status of its rotation, without secrets",
             parameters: vec![],
@@ -270,7 +270,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::POST),
             path: paths::REGENERATE,
-            handler: |request| Box::pin(regenerate(request)),
+            handler: Handler::Later(|request| Box::pin(regenerate(request))),
             name: "regenerateOperatorToken",
             summary: "Replace the operator token, which the request must present; ignores a body that is not JSON",
             parameters: vec![],
@@ -291,7 +291,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::POST),
             path: paths::STAGE,
-            handler: |request| Box::pin(stage(request)),
+            handler: Handler::Later(|request| Box::pin(stage(request))),
             name: "stageOperatorToken",
             summary: "Stage a token to replace the operator token, which the request must present and which stays valid",
             parameters: vec![],
@@ -316,7 +316,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::POST),
             path: paths::CONFIRM,
-            handler: |request| Box::pin(confirm(request)),
+            handler: Handler::Later(|request| Box::pin(confirm(request))),
             name: "confirmOperatorToken",
             summary: "Make the staged token, which the request must present, the operator token; repeating it changes nothing",
             parameters: vec![],
@@ -333,7 +333,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::DELETE),
             path: paths::STAGE,
-            handler: |request| Box::pin(cancel(request)),
+            handler: Handler::Later(|request| Box::pin(cancel(request))),
             name: "cancelOperatorToken",
             summary: "Cancel the staged token, if there is one; ignores any body",
             parameters: vec![],
@@ -344,7 +344,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::GET),
             path: paths::OVERLAP,
-            handler: |request| Box::pin(async move { overlap(&request) }),
+            handler: Handler::Later(|request| Box::pin(async move { overlap(&request) })),
             name: "listOverlapTokens",
             summary: "List the tokens that were created with the previous token since its replacement, or with such a token; \
                       they stay accepted when the overlap ends",
@@ -356,7 +356,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::DELETE),
             path: paths::OVERLAP,
-            handler: |request| Box::pin(end_overlap(request)),
+            handler: Handler::Later(|request| Box::pin(end_overlap(request))),
             name: "endOverlap",
             summary: "Revoke the previous token, if it is still accepted; ignores any body",
             parameters: vec![parameter(

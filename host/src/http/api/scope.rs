@@ -4,6 +4,7 @@
 
 use std::fmt::Display;
 
+use hyper::Method;
 use optoken_protocol::paths;
 use optoken_protocol::problem::Problem;
 use optoken_protocol::redact::redact_rest;
@@ -12,18 +13,18 @@ use crate::access::{Access, AuthorizeError, Target};
 use crate::http::access::{ScopedAccess, scoped_access};
 use crate::http::api::state::AppState;
 use crate::http::refusal::{Client, Reason, Refused, RequestText, path_for_log};
-use crate::secret::Secret;
+use crate::server::message::Request;
 use crate::server::peer::Peer;
-use crate::server::serve::Request;
 use crate::token::{Principal, TokenKind};
 
 /// Rejects a request that the permissions of its token do not cover. A token with all permissions
-/// may do everything.
+/// may do everything. `method` is that of the endpoint.
 pub(crate) fn check(
     state: &AppState,
     peer: &Peer,
-    credential: &Secret,
+    credential: &str,
     principal: Principal,
+    method: &Method,
     request: &Request,
 ) -> Result<(), Problem> {
     if principal.kind != TokenKind::Scoped {
@@ -37,14 +38,14 @@ pub(crate) fn check(
         ScopedAccess::Forbidden => Target::Administration,
     };
     let access = Access {
-        method: request.method().as_str(),
+        method: method.as_str(),
         // No permission on this server depends on it.
         host: "",
         path,
         query: request.uri().query(),
         target,
     };
-    let allowed = state.authority.authorize(credential.expose(), &access);
+    let allowed = state.authority.authorize(credential, &access);
     allowed.map(drop).map_err(|error| {
         let client = Client::new(peer.clone(), request.headers());
         state.refusals.authorization(&client, principal, &error, path_for_log(request.uri()));
@@ -57,7 +58,7 @@ pub(crate) fn check(
 fn check_question(
     state: &AppState,
     peer: &Peer,
-    credential: &Secret,
+    credential: &str,
     principal: Principal,
     question: &Request,
 ) -> Result<(), Problem> {
@@ -71,7 +72,7 @@ fn check_question(
     };
     let guarded = state.options.verify_request.read(question);
     let guarded = guarded.map_err(|unknown| refuse(&unknown, paths::VERIFY))?;
-    match state.authority.authorize(credential.expose(), &guarded.access()) {
+    match state.authority.authorize(credential, &guarded.access()) {
         Ok(_) => Ok(()),
         Err(AuthorizeError::Forbidden) => Err(refuse(&guarded, guarded.path())),
         // The token was accepted a moment ago.

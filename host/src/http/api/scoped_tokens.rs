@@ -18,12 +18,13 @@ use utoipa::ToSchema;
 
 use crate::authority::Authority;
 use crate::http::api::endpoint::{
-    ApiRequest, BodySchema, Endpoint, create_problems, json_body_problems, ok_response, read_problems,
+    ApiRequest, BodySchema, Endpoint, Handler, create_problems, json_body_problems, ok_response,
+    read_problems,
 };
 use crate::http::api::issued_token;
 use crate::http::api::tokens::ListedToken;
 use crate::http::{Options, body, problem, response};
-use crate::server::serve::Response;
+use crate::server::message::Response;
 
 /// The type of permissions whose names are patterns: a comma and a colon can stand in one.
 const HTTP: &str = "http";
@@ -154,7 +155,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::POST),
             path: paths::SCOPED,
-            handler: |request| Box::pin(create(request)),
+            handler: Handler::Later(|request| Box::pin(create(request))),
             name: "createTokenWithPermissions",
             summary: "Create a token with permissions, as InfluxDB 3 Enterprise does",
             parameters: vec![],
@@ -175,7 +176,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::GET),
             path: paths::SELF,
-            handler: |request| Box::pin(async move { show_presented(&request) }),
+            handler: Handler::Later(|request| Box::pin(async move { show_presented(&request) })),
             name: "showPresentedToken",
             summary: "Show the presented token, whatever its permissions",
             parameters: vec![],

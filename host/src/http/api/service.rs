@@ -16,10 +16,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::http::api::endpoint::{
-    ApiRequest, BodySchema, Endpoint, SuccessResponse, ok_response, read_problems,
+    ApiRequest, BodySchema, Endpoint, Handler, SuccessResponse, ok_response, read_problems,
 };
 use crate::http::response;
-use crate::server::serve::Response;
+use crate::server::message::Response;
 
 /// The version of InfluxDB 3 Core that has this API. Clients choose requests by it, so it is not
 /// the version of this program, which is the revision.
@@ -96,7 +96,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     let health = |path, name| Endpoint {
         method: Some(Method::GET),
         path,
-        handler: |_| Box::pin(async { Ok(response::text("OK")) }),
+        handler: Handler::Now(|_| Ok(response::text("OK"))),
         name,
         summary: "Check that the server runs",
         parameters: vec![],
@@ -107,7 +107,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     let ping = |method, name| Endpoint {
         method: Some(method),
         path: paths::PING,
-        handler: |_| Box::pin(async { ping() }),
+        handler: Handler::Now(|_| ping()),
         name,
         summary: "Show the identity and the version of the server",
         parameters: vec![],
@@ -122,7 +122,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     let metrics_at = |path, name| Endpoint {
         method: Some(Method::GET),
         path,
-        handler: |request| Box::pin(async move { metrics(&request) }),
+        handler: Handler::Later(|request| Box::pin(async move { metrics(&request) })),
         name,
         summary: "Show metrics in the Prometheus text format",
         parameters: vec![],
@@ -142,7 +142,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::GET),
             path: READY,
-            handler: |request| Box::pin(async move { ready(&request) }),
+            handler: Handler::Later(|request| Box::pin(async move { ready(&request) })),
             name: "getOptokenReady",
             summary: "Check that the server knows the newest tokens: 503 while it refuses all of them",
             parameters: vec![],

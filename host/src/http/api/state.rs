@@ -4,12 +4,14 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use hyper::body::Bytes;
+use hyper::header::HeaderValue;
 use optoken_protocol::problem::Problem;
 
 use crate::async_authority::AsyncAuthority;
 use crate::authority::Authority;
 use crate::http::Options;
 use crate::http::api::deadline::{COMMAND_TIMEOUT, run_within};
+use crate::http::api::ready_headers::ReadyHeaders;
 use crate::http::refusal::{Client, Refusals};
 use crate::metrics::Metrics;
 use crate::secret::Secret;
@@ -22,6 +24,10 @@ pub(crate) struct AppState {
     pub(crate) commands: AsyncAuthority,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) options: Options,
+    /// The id of the catalog, which every response has.
+    pub(crate) cluster_uuid: Option<HeaderValue>,
+    /// The responses to accepted tokens.
+    pub(crate) verified: ReadyHeaders,
     /// The OpenAPI document, as JSON.
     pub(crate) document: Option<Bytes>,
     pub(crate) refusals: Refusals,

@@ -8,9 +8,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::authority::{Authority, CatalogRefusal};
-use crate::http::api::endpoint::{ApiRequest, BodySchema, Endpoint, ok_response, read_problems};
+use crate::http::api::endpoint::{ApiRequest, BodySchema, Endpoint, Handler, ok_response, read_problems};
 use crate::http::response;
-use crate::server::serve::Response;
+use crate::server::message::Response;
 
 /// The state of a server.
 #[derive(Serialize, ToSchema)]
@@ -150,7 +150,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
     vec![Endpoint {
         method: Some(Method::GET),
         path: paths::STATUS,
-        handler: |request| Box::pin(async move { status(&request) }),
+        handler: Handler::Later(|request| Box::pin(async move { status(&request) })),
         name: "getStatus",
         summary: "Show the state of the catalog, the token store and the clock of this server",
         parameters: vec![],

@@ -13,7 +13,7 @@ use utoipa::openapi::Required;
 
 use crate::authority::Authority;
 use crate::http::api::endpoint::{
-    ApiRequest, BodySchema, Endpoint, command_problems, create_problems, ignored_body_problems,
+    ApiRequest, BodySchema, Endpoint, Handler, command_problems, create_problems, ignored_body_problems,
     json_body_problems, ok_response, parameter, read_problems, retryable_command_problems, text_schema,
 };
 use crate::http::api::issued_token;
@@ -21,7 +21,7 @@ use crate::http::api::system_tokens::{ALL_PERMISSIONS, short_hash};
 use crate::http::refusal::Refused;
 use crate::http::request_origin::Rejection;
 use crate::http::{Options, body, problem, response};
-use crate::server::serve::Response;
+use crate::server::message::Response;
 use crate::token::{OPERATOR, TokenInfo};
 
 /// A new named admin token.
@@ -156,7 +156,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::POST),
             path: paths::OPERATOR,
-            handler: |request| Box::pin(create_operator(request)),
+            handler: Handler::Later(|request| Box::pin(create_operator(request))),
             name: "createOperatorToken",
             summary: "Create the operator token, once; needs no token, and ignores any body that asks for no limit",
             parameters: vec![],
@@ -174,7 +174,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::POST),
             path: paths::NAMED_ADMIN,
-            handler: |request| Box::pin(create_named(request)),
+            handler: Handler::Later(|request| Box::pin(create_named(request))),
             name: "createNamedAdminToken",
             summary: "Create a named admin token",
             parameters: vec![],
@@ -191,7 +191,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::GET),
             path: paths::TOKENS,
-            handler: |request| Box::pin(async move { list(&request) }),
+            handler: Handler::Later(|request| Box::pin(async move { list(&request) })),
             name: "listTokens",
             summary: "List all tokens, without their secrets",
             parameters: vec![],
@@ -202,7 +202,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::DELETE),
             path: paths::TOKENS,
-            handler: |request| Box::pin(delete(request)),
+            handler: Handler::Later(|request| Box::pin(delete(request))),
             name: "deleteToken",
             summary: "Delete a named token; ignores any body",
             parameters: vec![parameter(

@@ -1,17 +1,19 @@
 //! Authenticates the requests to the main listener (docs/compatibility.md 2.2, 3).
 
+use hyper::Method;
 use optoken_protocol::credentials::SchemeCase;
 use optoken_protocol::paths;
 use optoken_protocol::problem::Problem;
 
 use crate::http::access::{is_confirmation, is_open};
+use crate::http::api::ready_headers::CheckedToken;
 use crate::http::api::state::AppState;
+use crate::http::credentials::Credential;
 use crate::http::refusal::{self, Client, Reason, Refused, RequestText};
 use crate::http::{Options, credentials};
 use crate::secret::Secret;
+use crate::server::message::Request;
 use crate::server::peer::Peer;
-use crate::server::serve::Request;
-use crate::token::Principal;
 
 /// How the credential of a request is read.
 #[derive(Clone, Copy)]
@@ -25,8 +27,7 @@ pub(super) struct Rules {
 
 impl Rules {
     /// Returns the rules of a request to this server itself.
-    pub(super) fn of(options: &Options, request: &Request) -> Self {
-        let (method, path) = (request.method(), request.uri().path());
+    pub(super) fn of(options: &Options, method: &Method, path: &str) -> Self {
         Self {
             is_open: is_open(options, method, path),
             is_confirmation: is_confirmation(method, path),
@@ -36,49 +37,68 @@ impl Rules {
     }
 }
 
-/// Rejects a request that needs an accepted token and has none.
-pub(super) fn authenticate(
+/// What authentication found in a request that it does not reject.
+#[derive(Default)]
+pub(super) struct Authenticated<'a> {
+    /// The credential. Requests that need none may have none.
+    pub(super) credential: Option<Credential<'a>>,
+    /// The token of the credential; `None` if it was not checked.
+    pub(super) token: Option<CheckedToken>,
+}
+
+/// Rejects a request that needs an accepted token and has none. Copies nothing of the request,
+/// unless it rejects it.
+pub(super) fn authenticate<'a>(
     state: &AppState,
     peer: &Peer,
-    request: &mut Request,
+    request: &'a Request,
     rules: Rules,
-) -> Result<(Option<Secret>, Option<Principal>), Problem> {
+) -> Result<Authenticated<'a>, Problem> {
     // The header is not read (docs/compatibility.md 2.2, 2.3).
     if rules.is_open {
-        return Ok((None, None));
+        return Ok(Authenticated::default());
     }
-    // The query string takes precedence; the header may then be malformed (docs/compatibility.md
-    // 3.3).
-    let presented = match credentials::from_query(request.uri()) {
-        Some(secret) => Ok(Some(secret)),
-        None => credentials::take(request.headers_mut(), rules.case),
-    };
     let client = || Client::new(peer.clone(), request.headers());
-    let path = refusal::path_for_log(request.uri());
+    let path = || refusal::path_for_log(request.uri());
     let refuse = |label, cause: &str| {
-        let (reason, path) = (Reason { label, cause }, RequestText::Path(path));
+        let (reason, path) = (Reason { label, cause }, RequestText::Path(path()));
         state.refusals.report(Refused::Authentication, &client(), &reason, path);
     };
-    match presented {
+    match credentials::find(request.headers(), request.uri(), rules.case) {
         Err(malformed) => {
             state.metrics.credential_malformed();
             refuse("malformed", &malformed.to_string());
             Err(malformed.into())
         }
         // Any well-formed credential is accepted (docs/compatibility.md 2.10).
-        Ok(credential) if state.options.without_auth => Ok((credential, None)),
+        Ok(credential) if state.options.without_auth => Ok(Authenticated { credential, token: None }),
         Ok(None) => {
             state.metrics.credential_missing();
             refuse("missing", "there is none");
             Err(Problem::MissingCredential)
         }
-        Ok(Some(credential)) if rules.is_confirmation => Ok((Some(credential), None)),
-        Ok(Some(credential)) => match state.authority.authenticate(credential.expose()) {
-            Ok(principal) => Ok((Some(credential), Some(principal))),
+        Ok(credential) if rules.is_confirmation => Ok(Authenticated { credential, token: None }),
+        Ok(Some(credential)) => match state.authority.authenticate_on_snapshot(credential.expose()) {
+            Ok((principal, snapshot)) => {
+                let token = Some(CheckedToken { principal, snapshot });
+                Ok(Authenticated { credential: Some(credential), token })
+            }
             Err(error) => {
-                state.refusals.authentication(&client(), &error, path);
+                state.refusals.authentication(&client(), &error, path());
                 Err(error.into())
             }
         },
     }
+}
+
+/// Takes the credential out of a request that [`authenticate`] has accepted, for a handler that
+/// keeps it. The handler sees no header that it could log.
+pub(super) fn take_credential(request: &mut Request, rules: Rules) -> Result<Option<Secret>, Problem> {
+    if rules.is_open {
+        return Ok(None);
+    }
+    Ok(match credentials::from_query(request.uri()) {
+        Some(secret) => Some(secret),
+        None => credentials::take(request.headers_mut(), rules.case)?,
+    })
 }

@@ -11,13 +11,13 @@ use crate::http::api::sql;
 use crate::http::api::state::{AppState, RequestState};
 use crate::http::guarded_request::is_trimmed_to_dots;
 use crate::http::influxdb3::system_tokens_query::SystemTokens;
-use crate::http::main_listener::authentication::{Rules, authenticate};
+use crate::http::main_listener::authentication::{Rules, authenticate, take_credential};
 use crate::http::proxy::Proxy;
 use crate::http::proxy::failure::{Refusal, is_grpc};
 use crate::http::refusal::{self, Client, Reason, Refused, RequestText};
 use crate::server::body::discard;
 use crate::server::connections::ConnectionHandle;
-use crate::server::serve::{Request, Response};
+use crate::server::message::{Request, Response};
 use crate::token::TokenKind;
 
 /// Paths of this server, with all below them.
@@ -82,14 +82,15 @@ async fn forward(
         is_confirmation: false,
         case: SchemeCase::Any,
     };
-    let authenticated = authenticate(state, connection.peer(), &mut request, rules);
-    let (credential, principal) = match authenticated {
-        Ok(authenticated) => authenticated,
+    let authenticated = authenticate(state, connection.peer(), &request, rules);
+    let principal = match authenticated {
+        Ok(authenticated) => authenticated.token.map(|token| token.principal),
         Err(problem) => {
             discard(request.version(), request.into_body());
             return Err(problem.into());
         }
     };
+    let credential = take_credential(&mut request, rules)?;
     let client = Client::new(connection.peer().clone(), request.headers());
     let path_for_log = refusal::path_for_log(request.uri()).to_owned();
     let is_scoped = principal.is_some_and(|principal| principal.kind == TokenKind::Scoped);

@@ -10,7 +10,7 @@ use optoken_protocol::problem::{MISSING_PERMISSION, Problem};
 use crate::http::problem;
 use crate::http::response;
 use crate::server::body::ResponseBody;
-use crate::server::serve::Response;
+use crate::server::message::Response;
 
 /// Why a request is not passed on, or has no response of the upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -48,8 +48,8 @@ use crate::secret::Secret;
 use crate::server::body::ResponseBody;
 use crate::server::connections::ConnectionHandle;
 use crate::server::log_throttle::LogThrottle;
+use crate::server::message::{self, Response};
 use crate::server::peer::Peer;
-use crate::server::serve::{self, Response};
 use crate::token::{Principal, TokenKind};
 
 /// How many bytes of a path are logged.
@@ -121,7 +121,7 @@ impl Proxy {
     /// Reads the head of a request. `path` is its path in normal form, if it has one.
     pub(crate) fn receive(
         &self,
-        mut request: serve::Request,
+        mut request: message::Request,
         path: Option<&str>,
         is_scoped: bool,
     ) -> Result<Received, Refusal> {

@@ -27,7 +27,8 @@ use crate::http::refusal::{Client, Reason, Refusals, Refused, RequestText};
 use crate::http::{OTHER_PATH, body, problem, request_origin};
 use crate::metrics::Metrics;
 use crate::server::connections::{ConnectionHandle, ConnectionLimits, ConnectionMode};
-use crate::server::serve::{Request, Response, Service};
+use crate::server::message::{Answer, Request, Response};
+use crate::server::serve::Service;
 use crate::token::IssuedToken;
 
 /// The limits of connections. Any local process can connect, and must not keep the operator from
@@ -90,14 +91,17 @@ impl Recovery {
 }
 
 impl Service for RecoveryListener {
-    async fn call(self: Arc<Self>, request: Request, connection: ConnectionHandle) -> Response {
+    fn call(self: &Arc<Self>, request: Request, connection: &ConnectionHandle) -> Answer {
         let path = if request.uri().path() == paths::REGENERATE { paths::REGENERATE } else { OTHER_PATH };
-        let response = Arc::clone(&self)
-            .handle(request, connection)
-            .await
-            .unwrap_or_else(|problem| problem::response(&problem));
-        self.recovery.metrics.http_response("recovery", path, response.status().as_u16());
-        response
+        let (listener, connection) = (Arc::clone(self), connection.clone());
+        Answer::later(async move {
+            let response = Arc::clone(&listener)
+                .handle(request, connection)
+                .await
+                .unwrap_or_else(|problem| problem::response(&problem));
+            listener.recovery.metrics.http_response("recovery", path, response.status().as_u16());
+            response
+        })
     }
 
     fn reject(&self, reason: &'static str, connection: &ConnectionHandle) -> Response {

@@ -30,13 +30,14 @@ use utoipa::openapi::{Object, ObjectBuilder, Required, Schema, Type};
 use self::format::Format;
 use crate::authority::Authority;
 use crate::http::api::endpoint::{
-    ApiRequest, BodySchema, Endpoint, json_body_problems, ok_response, parameter, read_problems, text_schema,
+    ApiRequest, BodySchema, Endpoint, Handler, json_body_problems, ok_response, parameter, read_problems,
+    text_schema,
 };
 use crate::http::api::state::RequestState;
 use crate::http::api::system_tokens;
 use crate::http::sql_statement::Statement;
 use crate::http::{Options, body, problem, response};
-use crate::server::serve::Response;
+use crate::server::message::Response;
 
 /// The queries that run at a time, each on a thread of its own.
 const MAX_CONCURRENT_QUERIES: usize = 2;
@@ -211,7 +212,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::GET),
             path: paths::QUERY_SQL,
-            handler: |request| Box::pin(query_sql(request)),
+            handler: Handler::Later(|request| Box::pin(query_sql(request))),
             name: "getQuerySql",
             summary: "List tokens by SQL",
             parameters: vec![
@@ -245,7 +246,7 @@ pub(crate) fn endpoints(options: &Options) -> Vec<Endpoint> {
         Endpoint {
             method: Some(Method::POST),
             path: paths::QUERY_SQL,
-            handler: |request| Box::pin(query_sql(request)),
+            handler: Handler::Later(|request| Box::pin(query_sql(request))),
             name: "postQuerySql",
             summary: "List tokens by SQL",
             parameters: vec![],
