@@ -320,6 +320,6 @@ fn broken_chain_prevents_the_start() {
     let error = Authority::builder(store).build().err().unwrap();
     assert_eq!(
         error.to_string(),
-        "cannot use the token store: internal error: the catalog is damaged: the audit chain is broken at record 3"
+        "cannot use the token store: nothing was changed: the catalog is damaged: the audit chain is broken at record 3"
     );
 }

@@ -82,8 +82,8 @@ impl Sandbox {
         self.open_reader(VersionedSnapshot { number: 0, snapshot, confirmed: Arc::default() })
     }
 
-    /// Adds an instance of the current snapshot to the read instances, in place of none or of one of
-    /// an earlier snapshot, if such a place is free.
+    /// Adds an instance of the current snapshot to the read instances, in place of none or of one
+    /// of an earlier snapshot, if such a place is free.
     pub(crate) fn install(&self, reader: ReadInstance) {
         for slot in &self.readers {
             if let Ok(mut slot) = slot.try_lock()
@@ -114,7 +114,7 @@ impl Sandbox {
         }
     }
 
-    /// Takes a free read instance of this snapshot out of its slot. The slots of a busy machine are
+    /// Removes a free read instance of this snapshot from its slot. The slots of a busy machine are
     /// filled from the first on, so the last one is missed least.
     fn take_reader(&self, number: u64) -> Option<ReadInstance> {
         self.readers.iter().rev().find_map(|slot| {
@@ -128,8 +128,8 @@ impl Sandbox {
         CommandInstance::open(&self.pre, store).map_err(Trap)
     }
 
-    /// Locks a free read instance, best of the snapshot with number `at_least` or of a newer one; or
-    /// waits for the first.
+    /// Locks a free read instance, best of the snapshot with number `at_least` or of a newer one;
+    /// or waits for the first.
     fn lock_slot(&self, at_least: u64) -> Result<MutexGuard<'_, Option<ReadInstance>>, Trap> {
         let mut free = None;
         for slot in &self.readers {
