@@ -310,3 +310,16 @@ fn read_that_was_overtaken_is_no_older_state() {
         assert_eq!(elsewhere.catalog_refusal(), None);
     }
 }
+
+#[test]
+fn broken_chain_prevents_the_start() {
+    let store = MemoryStore::default();
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/conformance/cases/audit-chain-broken");
+    let document = fs::read_to_string(case.join("before.jsonl")).unwrap();
+    store.swap(None, &document).unwrap();
+    let error = Authority::builder(store).build().err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "cannot use the token store: nothing was changed: the catalog is damaged: the audit chain is broken at record 3"
+    );
+}

@@ -157,8 +157,11 @@ fn regenerate_beside_bare_commits(directory: &Path) {
         )
         .unwrap();
     let bytes = fs::metadata(directory.join("regenerate.db")).unwrap().len();
-    let text = "x".repeat(15_000);
-    let bare_commit = || {
+    let mut number = 0_u64;
+    let mut bare_commit = || {
+        // SQLite writes no page that stays as it is.
+        number += 1;
+        let text = format!("{number:020}").repeat(15_000 / 20);
         connection.execute_batch("BEGIN IMMEDIATE").unwrap();
         connection.execute("UPDATE bare SET text = ?1 WHERE id = 1", [&text]).unwrap();
         connection.execute_batch("COMMIT").unwrap();

@@ -141,10 +141,11 @@ impl Catalog {
                 return Err(TWO_HASHES);
             }
             let name = token.name.as_str();
-            if by_name.find(name_bucket(name), |other| *other == name).is_some() {
+            let bucket = name_bucket(name);
+            if by_name.find(bucket, |other| *other == name).is_some() {
                 return Err(TWO_NAMES);
             }
-            by_name.insert_unique(name_bucket(name), name, |other| name_bucket(other));
+            by_name.insert_unique(bucket, name, |other| name_bucket(other));
         }
         drop(by_name);
         self.by_hash = by_hash;

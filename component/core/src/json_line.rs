@@ -9,6 +9,9 @@ use core::fmt::Write as _;
 
 use crate::token::TokenHash;
 
+/// No number of so many digits overflows. To check each step takes a multiple of the time.
+const MAX_SAFE_DIGITS: usize = 19;
+
 /// Reads a line from its begin. Every method returns `None` if the text differs; the results before
 /// are then invalid.
 #[derive(Debug)]
@@ -42,17 +45,16 @@ impl<'a> LineReader<'a> {
 
     /// Reads a whole number without sign and leading zeros.
     pub(crate) fn number(&mut self) -> Option<u64> {
-        let mut number: u64 = 0;
-        let mut digits = 0;
-        for digit in self.rest.bytes().take_while(u8::is_ascii_digit) {
-            number = number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
-            digits += 1;
-        }
-        if digits == 0 || digits > 1 && self.rest.starts_with('0') {
+        let digits = self.rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, rest) = self.rest.split_at_checked(digits)?;
+        if number.is_empty() || number.len() > 1 && number.starts_with('0') {
             return None;
         }
-        self.rest = self.rest.get(digits..)?;
-        Some(number)
+        self.rest = rest;
+        if number.len() > MAX_SAFE_DIGITS {
+            return number.parse().ok();
+        }
+        Some(number.bytes().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
     }
 
     /// Reads a string of [`push_string`]. It accepts the escapes of quote and backslash only: no
@@ -183,7 +185,12 @@ mod tests {
         for bad in ["", "-1", "+1", "01", "00", "18446744073709551616", "x", " 1"] {
             assert_eq!(LineReader::new(bad).number(), None, "{bad:?}");
         }
-        for (good, number) in [("0", 0), ("10,", 10), ("18446744073709551615", u64::MAX)] {
+        for (good, number) in [
+            ("0", 0),
+            ("10,", 10),
+            ("9999999999999999999", 9_999_999_999_999_999_999),
+            ("18446744073709551615", u64::MAX),
+        ] {
             assert_eq!(LineReader::new(good).number(), Some(number));
         }
         for number in [0, 1, 9, 10, 99, 100, 1_700_000_000_000, u64::MAX - 1, u64::MAX] {

@@ -137,8 +137,8 @@ impl fmt::Display for PollError {
     }
 }
 
-/// When the current operator secret was created; `None` if there is none. A client that requests the
-/// status gets the error.
+/// When the current operator secret was created; `None` if there is none. A client that requests
+/// the status gets the error.
 fn secret_created_at(reader: &mut ReadInstance) -> Result<Option<Timestamp>, Trap> {
     let status = reader.status()?.ok().flatten();
     Ok(status.map(|status| status.info.updated_at.unwrap_or(status.info.created_at)))
@@ -384,8 +384,8 @@ impl Shared {
     }
 
     /// Publishes a state that this read returned, if it continues the current one. Of two states,
-    /// the newer one stays, in whichever order they arrive. `instance` has executed the command that
-    /// read or wrote the state, if a command did.
+    /// the newer one stays, in whichever order they arrive. `instance` has executed the command
+    /// that read or wrote the state, if a command did.
     fn publish(
         &self,
         snapshot: Snapshot,

@@ -1,13 +1,12 @@
 //! Runs the component under wasmtime: engine, linker, limits and instances.
 //!
-//! The only module that knows wasmtime. The sandbox has two kinds of instances. A *read instance*
-//! may only load, and loads one immutable [`Snapshot`](linker::Snapshot); the sandbox reuses it
-//! until the snapshot is replaced. A *command instance* has the store and executes one command. Both
-//! are roles: a read instance executes the next command, without reading the catalog again, and is
-//! then the first read instance of the new snapshot. The sandbox drops an instance whose command
-//! failed. It drops an instance that traps or exceeds a limit, and the
-//! next call gets a new one: the component keeps no state between calls that the store does not
-//! have.
+//! The only module that knows wasmtime. An instance has one of two roles. A *read instance* may
+//! only load, and loads one immutable [`Snapshot`](linker::Snapshot); the sandbox reuses it until
+//! the snapshot is replaced. A *command instance* has the store and executes one command. A read
+//! instance executes the next command, without reading the catalog again. It is then the first read
+//! instance of the new snapshot. The sandbox drops an instance whose command failed, and one that
+//! traps or exceeds a limit. The next call gets a new one: the component keeps no state between
+//! calls that the store does not have.
 //!
 //! A host with an engine of its own uses [`linker`] and [`bindings`] instead, and [`wasmtime`] from
 //! here, so that the versions match.

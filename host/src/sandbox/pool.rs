@@ -87,8 +87,8 @@ impl Sandbox {
         self.open_reader(VersionedSnapshot { number: 0, snapshot, confirmed: Arc::default() })
     }
 
-    /// Adds an instance of the current snapshot to the read instances, in place of none or of one of
-    /// an earlier snapshot, if such a place is free.
+    /// Adds an instance of the current snapshot to the read instances, in place of none or of one
+    /// of an earlier snapshot, if such a place is free.
     pub(crate) fn install(&self, reader: ReadInstance) {
         for slot in &self.readers {
             if let Ok(mut slot) = slot.try_lock()
@@ -119,7 +119,7 @@ impl Sandbox {
         }
     }
 
-    /// Takes a free read instance of this snapshot out of its slot. The slots of a busy machine are
+    /// Removes a free read instance of this snapshot from its slot. The slots of a busy machine are
     /// filled from the first on, so the last one is missed least.
     fn take_reader(&self, number: u64) -> Option<ReadInstance> {
         self.readers.iter().rev().find_map(|slot| {
@@ -133,8 +133,8 @@ impl Sandbox {
         CommandInstance::open(&self.pre, store).map_err(Trap)
     }
 
-    /// Locks a free read instance, best of the snapshot with number `at_least` or of a newer one; or
-    /// waits for the first.
+    /// Locks a free read instance, best of the snapshot with number `at_least` or of a newer one;
+    /// or waits for the first.
     fn lock_slot(&self, at_least: u64) -> Result<MutexGuard<'_, Option<ReadInstance>>, Trap> {
         let mut free = None;
         for slot in &self.readers {
@@ -176,4 +176,110 @@ fn reset_poisoned(
     let mut slot = poisoned.into_inner();
     *slot = None;
     slot
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::command::Outcome;
+    use crate::sandbox::limits::MAX_COMMANDS;
+    use crate::secret::Secret;
+    use crate::store::{Entry, MemoryStore, StoreError, SwapOutcome, Version};
+
+    use super::*;
+
+    const ORIGIN: &str = "test";
+
+    /// A store whose documents cannot be read, under their versions.
+    struct Unreadable(Arc<MemoryStore>);
+
+    impl Store for Unreadable {
+        fn load(&self) -> Result<Option<Entry>, StoreError> {
+            let entry = self.0.load()?;
+            Ok(entry.map(|entry| Entry { document: "damaged".to_owned(), ..entry }))
+        }
+
+        fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
+            self.0.swap(expected, document)
+        }
+    }
+
+    struct Fixture {
+        sandbox: Sandbox,
+        store: Arc<MemoryStore>,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let sandbox = Sandbox::new(BUILT_IN_COMPONENT).unwrap();
+            let fixture = Self { sandbox, store: Arc::default() };
+            assert!(fixture.execute(0, &Command::CreateOperator).result.unwrap().is_ok());
+            fixture
+        }
+
+        fn execute(&self, number: u64, command: &Command<'_>) -> Executed {
+            self.sandbox.execute(number, Arc::<MemoryStore>::clone(&self.store), command, ORIGIN)
+        }
+
+        fn execute_unread(&self, number: u64, command: &Command<'_>) -> Executed {
+            self.sandbox.execute(number, Arc::new(Unreadable(Arc::clone(&self.store))), command, ORIGIN)
+        }
+
+        /// The state of the store, as the snapshot with this number.
+        fn snapshot(&self, number: u64) -> VersionedSnapshot {
+            let snapshot = Arc::new(self.store.load().unwrap().into());
+            VersionedSnapshot { number, snapshot, confirmed: Arc::default() }
+        }
+    }
+
+    #[test]
+    fn instance_of_a_command_reads_its_own_state_alone() {
+        let fixture = Fixture::new();
+        let Executed { result, instance, .. } = fixture.execute(0, &Command::Recover);
+        let Ok(Ok(Outcome::Issued(issued))) = result else { panic!("nothing was issued") };
+        let mut reader = instance.unwrap().into_reader(fixture.snapshot(1)).unwrap().unwrap();
+        assert!(reader.authenticate(issued.secret.expose()).unwrap().is_ok());
+
+        let executed = fixture.execute(0, &Command::Recover);
+        let empty = VersionedSnapshot { snapshot: Arc::default(), ..fixture.snapshot(1) };
+        assert!(executed.instance.unwrap().into_reader(empty).unwrap().is_none());
+        let executed = fixture.execute(0, &Command::Recover);
+        fixture.execute(0, &Command::Recover);
+        assert!(executed.instance.unwrap().into_reader(fixture.snapshot(1)).unwrap().is_none());
+    }
+
+    #[test]
+    fn failed_command_leaves_no_instance() {
+        let fixture = Fixture::new();
+        let credential = Secret::from("apiv3_unknown".to_owned());
+        let executed = fixture.execute(0, &Command::Delete { credential: &credential, name: "ci" });
+        assert!(executed.result.unwrap().is_err() && executed.instance.is_none());
+        // A document that cannot be read.
+        let executed = fixture.execute_unread(0, &Command::Recover);
+        assert!(executed.result.unwrap().is_err() && executed.instance.is_none());
+    }
+
+    #[test]
+    fn read_instance_commands_without_reading_again_until_its_last() {
+        let fixture = Fixture::new();
+        let mut number = 1;
+        fixture.sandbox.install(fixture.sandbox.open_reader(fixture.snapshot(number)).unwrap());
+        // It has loaded nothing, and reads the document of the store.
+        let executed = fixture.execute_unread(number, &Command::Recover);
+        assert!(executed.result.unwrap().is_err());
+        let mut reader = fixture.sandbox.open_reader(fixture.snapshot(number)).unwrap();
+        assert!(reader.state().unwrap().is_ok());
+        fixture.sandbox.install(reader);
+        for _ in 0..MAX_COMMANDS {
+            let Executed { result, effects, instance } = fixture.execute_unread(number, &Command::Recover);
+            assert!(result.unwrap().is_ok() && effects.wrote);
+            number += 1;
+            let reader = instance.unwrap().into_reader(fixture.snapshot(number)).unwrap();
+            fixture.sandbox.install(reader.unwrap());
+        }
+        // The next one has a new instance.
+        assert!(fixture.execute_unread(number, &Command::Recover).result.unwrap().is_err());
+        assert!(fixture.execute(number, &Command::Recover).result.unwrap().is_ok());
+        // An instance of another snapshot stays where it is.
+        assert!(fixture.sandbox.take_reader(number - 1).is_none());
+    }
 }

@@ -235,8 +235,8 @@ impl Database {
     }
 
     /// Copies a long log into the database file, so that the next commit writes it from its begin.
-    /// The caller holds the writer. A checkpoint of the thread never reaches the end of the log while
-    /// commits follow each other closely, and the log would grow.
+    /// The caller holds the writer. A checkpoint of the thread never reaches the end of the log
+    /// while commits follow each other closely, and the log would grow.
     fn bound_log(&self) {
         let (log, database) = self.identity.lengths();
         if log > LONGEST_SMALL_LOG && log > LOG_PER_DATABASE * database {
