@@ -87,12 +87,12 @@ def program(name, package):
     return find(name) or sys.exit(f"there is no {name}; install it with: apt-get install {package}")
 
 
-def require(needs):
-    """Ends with the commands that install what is missing; `needs` has the package of each program."""
+def require(needs, otherwise=""):
+    """Ends with the command that installs what is missing; `needs` has the package of each program."""
     missing = {name: package for name, package in needs.items() if not find(name)}
     if missing:
         packages = " ".join(sorted(set(missing.values())))
-        sys.exit(f"missing: {', '.join(missing)}; install with: apt-get install {packages}")
+        sys.exit(f"missing: {', '.join(missing)}; install with: apt-get install {packages}{otherwise}")
 
 
 def free_ports(count):

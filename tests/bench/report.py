@@ -71,7 +71,7 @@ def plot(rows, caption):
     height = top + step * len(rows) + 34
     scale = width / most
     text = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {label + width + 120} {height}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {label + width + 200} {height}" role="img">',
         f"<title>{html.escape(caption)}</title>",
         f"<style>{STYLE}</style>",
         '<text x="12" y="24">Each measure relative to its goal: a bar that reaches the line meets it</text>',
@@ -90,8 +90,7 @@ def plot(rows, caption):
         what = what if len(what) <= 74 else what[:73] + "…"
         text.append(f'<text class="small" x="{label - 8}" y="{y + 14}" text-anchor="end">{html.escape(what)}</text>')
         text.append(f'<rect class="{kind}" x="{label}" y="{y + 3}" width="{share * scale:.1f}" height="15" rx="2"/>')
-        value = html.escape(f"{row.form.format(row.value)} (goal {row.goal_text})")
-        end = label + share * scale + 6
-        text.append(f'<text class="small" x="{end:.0f}" y="{y + 14}">{value}</text>')
+        value = html.escape(f"{'✓' if row.met else '✗'} {row.form.format(row.value)} ({row.goal_text})")
+        text.append(f'<text class="small" x="{label + width + 14}" y="{y + 14}">{value}</text>')
     text.append(f'<text class="small" x="12" y="{height - 12}">{html.escape(caption)}</text>')
     return "\n".join([*text, "</svg>", ""])
