@@ -43,5 +43,6 @@ fn load(engine: &Engine, machine_code: &[u8]) -> wasmtime::Result<Component> {
     }
 }
 
-#[cfg(all(test, feature = "precompiled", feature = "server"))]
+#[cfg(test)]
+#[cfg(all(feature = "precompiled", feature = "server"))]
 mod tests;
