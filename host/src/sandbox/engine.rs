@@ -1,6 +1,5 @@
-//! The wasmtime engine: configuration, epoch ticker, and instances with their budget.
+//! The wasmtime engine: configuration, and instances with their budget.
 
-use std::thread;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -10,14 +9,12 @@ use wasmtime::{Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Stor
 use crate::sandbox::bindings;
 use crate::sandbox::contract_check;
 use crate::sandbox::engine_config;
+use crate::sandbox::epoch::met_call;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::limits::{
     MAX_CORE_INSTANCES, MAX_HOSTCALL_DATA, MAX_MEMORIES, MAX_MEMORY, MAX_TABLE_ELEMENTS, MAX_TABLES,
 };
 use crate::sandbox::linker::{self, CatalogStoreCtx};
-
-/// The interval of the epoch ticker. A call exceeds its budget by one tick at most.
-const EPOCH_TICK: Duration = Duration::from_millis(10);
 
 /// The host state of an instance.
 pub(crate) struct State {
@@ -59,19 +56,6 @@ pub(crate) fn engine(instances: u32) -> Result<Engine, SandboxError> {
     })
 }
 
-/// Increments the epoch of the engine every [`EPOCH_TICK`] until the engine is dropped.
-pub(crate) fn start_ticker(engine: &Engine) -> std::io::Result<()> {
-    let engine = engine.weak();
-    let tick = move || {
-        while let Some(engine) = engine.upgrade() {
-            engine.increment_epoch();
-            drop(engine);
-            thread::sleep(EPOCH_TICK);
-        }
-    };
-    thread::Builder::new().name("optoken-epoch".into()).spawn(tick).map(drop)
-}
-
 pub(crate) fn link(
     engine: &Engine,
     component: &Component,
@@ -101,6 +85,7 @@ pub(crate) fn instantiate(
     // Reading it is a system call. A call that ends before its first tick, as all should, reads
     // none.
     store.epoch_deadline_callback(|mut store| {
+        met_call();
         let now: Duration = clock_gettime(ClockId::ThreadCPUTime).try_into()?;
         let state = store.data_mut();
         let since = *state.since.get_or_insert(now);
