@@ -16,11 +16,7 @@ fn main() {
 #[cfg(feature = "precompiled")]
 fn main() {
     if let Err(error) = precompiled::write() {
-        println!("cargo::error=cannot compile the component to machine code at build time: {error:#}");
-        println!(
-            "cargo::error=to build without, leave out the feature `precompiled`: the program then compiles the \
-             component at every start"
-        );
+        println!("cargo::error=cannot compile the component to machine code: {error:#}");
         std::process::exit(1);
     }
 }
@@ -40,7 +36,20 @@ mod precompiled {
     /// Writes the machine code of the component to `OUT_DIR`.
     pub(crate) fn write() -> Result<()> {
         println!("cargo::rerun-if-changed={COMPONENT}");
+        let file = Path::new(&env::var("OUT_DIR")?).join("optoken.cwasm");
+        let write = |machine_code: &[u8]| {
+            fs::write(&file, machine_code).with_context(|| format!("cannot write {}", file.display()))
+        };
         let target = env::var("TARGET")?;
+        // The Cranelift of the build is that of the program, which has its own architecture alone.
+        if env::var("CARGO_CFG_TARGET_ARCH")? != env::consts::ARCH {
+            println!(
+                "cargo::warning=the program compiles the component at every start: a build on {} makes no machine \
+                 code for {target}. Build on the target to have it embedded",
+                env::consts::ARCH
+            );
+            return write(&[]);
+        }
         let mut config = engine_config::config();
         // Named even where it is this machine, whose processor may have more than that of the run.
         config.target(&target).with_context(|| format!("for target {target}"))?;
@@ -55,8 +64,6 @@ mod precompiled {
         }
         let component = fs::read(COMPONENT).with_context(|| format!("cannot read {COMPONENT}"))?;
         let engine = Engine::new(&config).with_context(|| format!("for target {target}"))?;
-        let machine_code = engine.precompile_component(&component)?;
-        let file = Path::new(&env::var("OUT_DIR")?).join("optoken.cwasm");
-        fs::write(&file, machine_code).with_context(|| format!("cannot write {}", file.display()))
+        write(&engine.precompile_component(&component)?)
     }
 }

@@ -8,8 +8,8 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
-use std::{iter, thread};
+use std::time::{Duration, Instant};
+use std::{fs, iter, thread};
 
 use optoken::authority::{Authority, BuildError};
 use optoken::sandbox::{self, BUILT_IN_COMPONENT};
@@ -19,7 +19,7 @@ use rustix::time::{ClockId, clock_gettime};
 use wit_component::{ComponentEncoder, StringEncoding};
 use wit_parser::Resolve;
 
-use crate::support::{CREATE, REGENERATE, Server, TestEnv, get, post, sha512_hex};
+use crate::support::{CREATE, REGENERATE, Server, TestEnv, eventually, get, post, sha512_hex};
 
 /// The part of `wasi:random` that these components import. The contract imports another version of
 /// the package, which declares another function.
@@ -443,6 +443,42 @@ fn limits_hold_without_instance_pool() {
     let output = large(allowed + 1).run();
     assert_ne!(output.code, Some(0));
     assert!(output.stderr.contains("instance count too high"), "{output:?}");
+}
+
+/// How often the thread of the epoch of this server has slept.
+fn epoch_sleeps(server: &Server) -> u64 {
+    let tasks = format!("/proc/{}/task", server.pid().as_raw_pid());
+    let is_epoch =
+        |task: &Path| fs::read_to_string(task.join("comm")).is_ok_and(|name| name == "optoken-epoch\n");
+    let mut status = None;
+    // A thread takes its name once it runs.
+    eventually("the epoch has a thread", || {
+        let mut threads = fs::read_dir(&tasks).unwrap().map(|task| task.unwrap().path());
+        status = threads.find(|task| is_epoch(task)).map(|task| task.join("status"));
+        status.is_some()
+    });
+    let status = fs::read_to_string(status.unwrap()).unwrap();
+    let sleeps = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    sleeps.unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn idle_server_ticks_rarely_until_call_is_long() {
+    let (component, mut cases) = misbehaving();
+    let env = TestEnv::new();
+    let file = env.file("misbehaving.wasm", &component);
+    let server = env.serve(&["--component", file.to_str().unwrap()]);
+    eventually("the epoch has four ticks a second", || {
+        let (started, before) = (Instant::now(), epoch_sleeps(&server));
+        eventually("it ticks", || epoch_sleeps(&server) >= before + 5);
+        started.elapsed() > Duration::from_millis(500)
+    });
+
+    let (_, letter) = cases.find(|(case, _)| *case == "loops endlessly").unwrap();
+    let before = epoch_sleeps(&server);
+    assert_eq!(get("/health").bearer(&format!("!{letter}")).send(server.address).status, 503);
+    // Two, if the ticks of the call were as rare.
+    assert!(epoch_sleeps(&server) >= before + 10);
 }
 
 fn assert_503_and_counted(server: &Server, cases: impl Iterator<Item = (&'static str, char)>) {

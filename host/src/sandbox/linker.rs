@@ -37,7 +37,7 @@
 //! }
 //!
 //! fn main() -> Result<()> {
-//!     // Once: compiling takes some tens of milliseconds.
+//!     // Once: compiling takes a hundred milliseconds.
 //!     let engine = Engine::default();
 //!     let component = Component::new(&engine, BUILT_IN_COMPONENT)?;
 //!     // Reports both versions and the first difference of a component that does not fit.
@@ -324,6 +324,9 @@ fn random_bytes(len: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Exact, although a coarse clock answers in a third of the time: that is up to 10 milliseconds
+/// late. A token would be accepted after its expiry, and be created before its request. The
+/// component reads the clock for tokens with a deadline, and for commands.
 fn now() -> Result<Datetime> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     Ok(Datetime { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() })

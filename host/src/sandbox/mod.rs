@@ -21,6 +21,7 @@ mod contract_check;
 mod convert;
 mod engine;
 mod engine_config;
+mod epoch;
 mod error;
 mod instances;
 mod limits;
