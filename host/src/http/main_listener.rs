@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, HeaderValue};
+use hyper::header::{ALLOW, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 use optoken_protocol::browser::may_offer_basic;
 use optoken_protocol::headers::CLUSTER_UUID;
@@ -59,6 +59,9 @@ pub(crate) fn connection_limits(max_connections: usize, shutdown_timeout: Durati
         mode: ConnectionMode::KeepAlive,
     }
 }
+
+/// The name of the header with the id of the catalog, parsed once.
+static CLUSTER_UUID_NAME: HeaderName = HeaderName::from_static(CLUSTER_UUID);
 
 /// The service of the main listener.
 struct MainListener {
@@ -211,9 +214,9 @@ impl MainListener {
     fn complete(&self, route: Option<&Route>, mut response: Response) -> Response {
         let headers = response.headers_mut();
         if let Some(cluster_uuid) = &self.state.cluster_uuid
-            && !headers.contains_key(CLUSTER_UUID)
+            && !headers.contains_key(&CLUSTER_UUID_NAME)
         {
-            headers.insert(CLUSTER_UUID, cluster_uuid.clone());
+            headers.insert(CLUSTER_UUID_NAME.clone(), cluster_uuid.clone());
         }
         self.routes.responses(route).count(response.status().as_u16());
         response

@@ -47,7 +47,26 @@ fn is_valid(host: &[u8]) -> bool {
 
 fn is_registered_name(name: &[u8]) -> bool {
     // Percent sequences are left out: no name of DNS needs them.
-    name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte))
+    let is_sign = |byte: &u8| {
+        matches!(
+            byte,
+            b'-' | b'.'
+                | b'_'
+                | b'~'
+                | b'!'
+                | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b','
+                | b';'
+                | b'='
+        )
+    };
+    name.iter().all(|byte| byte.is_ascii_alphanumeric() || is_sign(byte))
 }
 
 fn is_ipv6_literal(name: &[u8]) -> bool {

@@ -327,9 +327,10 @@ fn frame_response(method: &Method, mut response: Response) -> Response {
         return response;
     }
     if !response.body().is_stream()
+        && !response.headers().contains_key(CONTENT_LENGTH)
         && let Some(length) = response.body().size_hint().exact()
     {
-        response.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     if *method == Method::HEAD {
         *response.body_mut() = ResponseBody::default();

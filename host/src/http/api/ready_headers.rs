@@ -3,7 +3,7 @@
 //! They stay the same until the catalog changes. So they are made once for each token and state of
 //! the catalog, and copied for each response.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 
 use hyper::HeaderMap;
@@ -27,7 +27,7 @@ pub(crate) struct ReadyHeaders(RwLock<OfSnapshot>);
 struct OfSnapshot {
     /// The number of the snapshot.
     number: u64,
-    by_id: HashMap<u64, HeaderMap>,
+    by_id: BTreeMap<u64, HeaderMap>,
 }
 
 /// How many tokens have ready headers. More of them make theirs for each request.
@@ -46,7 +46,7 @@ impl ReadyHeaders {
     pub(crate) fn put(&self, token: CheckedToken, headers: &HeaderMap) {
         let mut ready = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if token.snapshot > ready.number {
-            *ready = OfSnapshot { number: token.snapshot, by_id: HashMap::new() };
+            *ready = OfSnapshot { number: token.snapshot, by_id: BTreeMap::new() };
         }
         if token.snapshot == ready.number && ready.by_id.len() < MAX_READY {
             ready.by_id.insert(token.principal.id, headers.clone());
