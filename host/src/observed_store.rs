@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::observer::Observer;
-use crate::store::{ClockDifference, Entry, News, Store, StoreError, SwapOutcome, Version};
+use crate::store::{ClockDifference, Entry, Newest, News, Store, StoreError, SwapOutcome, Version};
 
 /// The most bytes that the sandbox gets. The component names a document that is a little too large;
 /// a much larger one would exhaust its memory.
@@ -33,22 +33,30 @@ impl ObservedStore {
     }
 }
 
+fn check_size(entry: Option<Entry>) -> Result<Option<Entry>, StoreError> {
+    let bytes = entry.as_ref().map_or(0, |entry| entry.document.len());
+    if bytes <= MAX_DOCUMENT_BYTES {
+        return Ok(entry);
+    }
+    Err(StoreError::Unavailable(format!(
+        "the stored document has {bytes} bytes, more than any catalog; put the newest catalog back, or a backup with \
+         `restore`"
+    )))
+}
+
 impl Store for ObservedStore {
     fn version(&self) -> Result<Option<Version>, StoreError> {
         self.observe("version", Store::version)
     }
 
     fn load(&self) -> Result<Option<Entry>, StoreError> {
-        self.observe("load", |store| {
-            let entry = store.load()?;
-            let bytes = entry.as_ref().map_or(0, |entry| entry.document.len());
-            if bytes <= MAX_DOCUMENT_BYTES {
-                return Ok(entry);
-            }
-            Err(StoreError::Unavailable(format!(
-                "the stored document has {bytes} bytes, more than any catalog; put the newest catalog back, or a backup with \
-                 `restore`"
-            )))
+        self.observe("load", |store| check_size(store.load()?))
+    }
+
+    fn load_unless(&self, known: &Version) -> Result<Newest, StoreError> {
+        self.observe("load", |store| match store.load_unless(known)? {
+            Newest::Known => Ok(Newest::Known),
+            Newest::Other(entry) => check_size(entry).map(Newest::Other),
         })
     }
 

@@ -215,13 +215,14 @@ impl<'a> Builder<'a> {
             |error: StoreError| BuildError::Catalog(CommandError::Unavailable(error.to_string()));
         let entry = store.load().map_err(unavailable)?;
         let examined = Examined::of_entry(&sandbox, entry.as_ref())?.map_err(BuildError::Catalog)?;
-        let version = entry.map(|entry| entry.version);
+        let version = entry.as_ref().map(|entry| entry.version.clone());
         let start = start_lineage(&examined, mark.as_ref(), &mut log, accept)?;
         let lineage = Arc::new(Lineage::new(start, version.clone()));
         let checked = CheckedStore::new(
             Arc::clone(&store),
             Arc::clone(&sandbox),
             Arc::clone(&lineage),
+            Arc::new(entry.into()),
             self.max_staleness / 2,
         );
         let began = boot_clock::now();

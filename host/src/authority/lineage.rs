@@ -13,7 +13,7 @@ use crate::authority::boot_clock;
 use crate::authority::freshness::Moment;
 use crate::sandbox::linker::Snapshot;
 use crate::sandbox::{ReadInstance, Sandbox, Trap};
-use crate::store::{Entry, Store, StoreError, SwapOutcome, Version, relocation};
+use crate::store::{Entry, Newest, Store, StoreError, SwapOutcome, Version, relocation};
 use crate::token::{CommandError, Timestamp};
 
 /// The end of the audit chain of a catalog.
@@ -346,6 +346,8 @@ pub(crate) struct CheckedStore {
     store: Arc<dyn Store>,
     sandbox: Arc<Sandbox>,
     lineage: Arc<Lineage>,
+    /// A snapshot that was published.
+    published: Arc<Snapshot>,
     time_limit: Duration,
     calls: Mutex<Calls>,
 }
@@ -364,9 +366,25 @@ impl CheckedStore {
         store: Arc<dyn Store>,
         sandbox: Arc<Sandbox>,
         lineage: Arc<Lineage>,
+        published: Arc<Snapshot>,
         time_limit: Duration,
     ) -> Self {
-        Self { store, sandbox, lineage, time_limit, calls: Mutex::default() }
+        Self { store, sandbox, lineage, published, time_limit, calls: Mutex::default() }
+    }
+
+    /// Loads the newest document. Where it is the published one, that is at hand.
+    fn load_newest(&self) -> Result<(Option<Entry>, Moment), StoreError> {
+        let version = |entry: &Option<Entry>| entry.as_ref().map(|entry| entry.version.clone());
+        let Some(published) = self.published.entry() else {
+            return self.call(Store::load, |entry| Some(version(entry)));
+        };
+        let load = |store: &dyn Store| {
+            Ok(match store.load_unless(&published.version)? {
+                Newest::Known => Some(published.clone()),
+                Newest::Other(entry) => entry,
+            })
+        };
+        self.call(load, |entry| Some(version(entry)))
     }
 
     /// When the call began that has found or made the state with this version; `None` if it is not
@@ -412,8 +430,7 @@ impl Store for CheckedStore {
 
     fn load(&self) -> Result<Option<Entry>, StoreError> {
         loop {
-            let version = |entry: &Option<Entry>| entry.as_ref().map(|entry| entry.version.clone());
-            let (entry, read_at) = self.call(Store::load, |entry| Some(version(entry)))?;
+            let (entry, read_at) = self.load_newest()?;
             if self.lineage.is_current(entry.as_ref().map(|entry| &entry.version)) {
                 return Ok(entry);
             }

@@ -318,7 +318,7 @@ impl Shared {
     pub(crate) fn checked_store(&self) -> CheckedStore {
         let (store, sandbox) = (Arc::clone(&self.store), Arc::clone(&self.sandbox));
         let time_limit = self.freshness.max_staleness() / 2;
-        CheckedStore::new(store, sandbox, Arc::clone(&self.lineage), time_limit)
+        CheckedStore::new(store, sandbox, Arc::clone(&self.lineage), self.snapshot().snapshot, time_limit)
     }
 
     /// The name of the token with this number, from a cache of the current snapshot.

@@ -30,7 +30,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use crate::store::{Entry, Store, StoreError, SwapOutcome, Version};
+use crate::store::{Entry, Newest, Store, StoreError, SwapOutcome, Version};
 
 /// The size of the largest document that every store must keep, in bytes.
 const LARGEST: usize = 6 << 20;
@@ -85,9 +85,16 @@ pub fn run_with<S: Store + ?Sized>(store: &S, size: RaceSize) {
     empty_store_has_no_document(store);
     one_first_document_wins(store, size);
     let first = store.load().unwrap().unwrap().version;
+    known_version_is_found(store, &first);
     swap_requires_the_current_version(store, &first);
     documents_are_unchanged(store);
     races_have_one_winner(&[store], size);
+}
+
+fn known_version_is_found<S: Store + ?Sized>(store: &S, newest: &Version) {
+    assert_eq!(store.load_unless(newest).unwrap(), Newest::Known);
+    let other = Version::from("another state".to_owned());
+    assert_eq!(store.load_unless(&other).unwrap(), Newest::Other(store.load().unwrap()));
 }
 
 /// Races swaps through all of these instances of one store, which may be empty. In each round

@@ -152,6 +152,15 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the newest document; `None` if none was ever stored.
     fn load(&self) -> Result<Option<Entry>, StoreError>;
 
+    /// Returns the newest document, unless it has the version `known`. It is as linearizable as
+    /// [`load`](Self::load), which it calls by default. A store that reads the version more cheaply
+    /// than a document of some megabytes does so.
+    fn load_unless(&self, known: &Version) -> Result<Newest, StoreError> {
+        let entry = self.load()?;
+        let is_known = entry.as_ref().is_some_and(|entry| entry.version == *known);
+        Ok(if is_known { Newest::Known } else { Newest::Other(entry) })
+    }
+
     /// Replaces the document if its version is still `expected`; `None` expects an empty store.
     fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError>;
 
@@ -223,6 +232,15 @@ impl fmt::Debug for Entry {
         let Self { version, document } = self;
         f.debug_struct("Entry").field("version", version).field("bytes", &document.len()).finish()
     }
+}
+
+/// The newest state of a store, beside a known one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Newest {
+    /// It is the known one.
+    Known,
+    /// It is another one; `None` if no document was ever stored.
+    Other(Option<Entry>),
 }
 
 /// How a swap ended.

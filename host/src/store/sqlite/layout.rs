@@ -19,6 +19,10 @@ use crate::store::{Entry, Version};
 /// Marks the file as a token store in its header (`PRAGMA application_id`): "optk".
 const APPLICATION_ID: i32 = 0x6f70_746b;
 
+/// The most memory of a connection for pages, in KiB; as a negative number, as SQLite requires. A
+/// change of the largest catalog fits: SQLite writes pages twice that do not.
+const CACHE_KIB: i32 = -(8 << 10);
+
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS catalog (
      id INTEGER PRIMARY KEY CHECK (id = 1),
      version TEXT NOT NULL,
@@ -108,6 +112,7 @@ pub(super) fn configure(path: &Path, connection: &Connection) -> Result<(), Fail
     switch_to_wal(connection)
         .and_then(|()| connection.pragma_update(None, "synchronous", "FULL"))
         .and_then(|()| connection.pragma_update(None, "wal_autocheckpoint", 0))
+        .and_then(|()| connection.pragma_update(None, "cache_size", CACHE_KIB))
         .map_err(|error| Failure::of_sqlite(path, &error))
 }
 

@@ -11,7 +11,7 @@ use super::failure::{Change, Failure, OpenError, Part};
 use super::files::NewFile;
 use super::layout;
 use crate::private_file::{identity, sync_directory_of};
-use crate::store::{Entry, Store, StoreError, SwapOutcome, Version};
+use crate::store::{Entry, Newest, Store, StoreError, SwapOutcome, Version};
 
 /// A document in a SQLite database.
 #[derive(Debug)]
@@ -215,6 +215,13 @@ impl Store for SqliteStore {
             Access::ReadOnly(_) => layout::load_without_index(&self.path).map(Some),
         });
         entry.map_err(|failure| self.unavailable(&failure))
+    }
+
+    fn load_unless(&self, known: &Version) -> Result<Newest, StoreError> {
+        if self.version()?.as_ref() == Some(known) {
+            return Ok(Newest::Known);
+        }
+        self.load().map(Newest::Other)
     }
 
     fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
