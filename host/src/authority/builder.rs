@@ -196,12 +196,11 @@ impl<'a> Builder<'a> {
         self
     }
 
-    /// Compiles the component, loads the catalog or creates an empty one, and starts to poll the
-    /// store.
+    /// Loads the catalog or creates an empty one, and starts to poll the store.
     ///
-    /// Blocks for some tens of milliseconds in a release build, and for a second or two in one
-    /// without optimisation. Fails on a catalog that cannot be read, and on the audit log of
-    /// another catalog.
+    /// Blocks for the first read of the store. Without the feature `precompiled`, or with another
+    /// component, it also compiles the component, for about a tenth of a second. Fails on a catalog
+    /// that cannot be read, and on the audit log of another catalog.
     pub fn build(self) -> Result<Authority, BuildError> {
         let poll_interval = self.checked_interval()?;
         let sandbox = Arc::new(Sandbox::new(&self.component)?);
