@@ -217,7 +217,7 @@ impl Database {
         // to copy; it empties the log, so that a log that stays behind holds nothing old.
         let copied = self.copy_log(&connection)?;
         if copied == Checkpoint::Complete {
-            let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            empty_log(&connection);
         }
         Ok(copied)
     }
@@ -234,14 +234,18 @@ impl Database {
         }
     }
 
-    /// Copies a long log into the database file, so that the next commit writes it from its begin.
-    /// The caller holds the writer. A checkpoint of the thread never reaches the end of the log
-    /// while commits follow each other closely, and the log would grow.
+    /// Copies a long log into the database file and empties it. The caller holds the writer. A
+    /// checkpoint of the thread never reaches the end of the log while commits follow each other
+    /// closely, and the log would grow.
     fn bound_log(&self) {
         let (log, database) = self.identity.lengths();
         if log > LONGEST_SMALL_LOG && log > LOG_PER_DATABASE * database {
-            // A failure, or a reader in the way, changes nothing: the next commit tries again.
-            let _ = self.copy_log(&lock(&self.checkpoints));
+            let connection = lock(&self.checkpoints);
+            // A failure, or a reader in the way, changes nothing: the next commit tries again. The
+            // log keeps its length unless it is emptied, and every commit would copy it.
+            if matches!(self.copy_log(&connection), Ok(Checkpoint::Complete)) {
+                empty_log(&connection);
+            }
         }
     }
 
@@ -272,6 +276,11 @@ impl Database {
     pub(super) fn with_writer<T>(&self, run: impl FnOnce(&Connection) -> T) -> T {
         run(&lock(&self.writer).0)
     }
+}
+
+/// Empties a log that is in the database, unless a reader is in the way.
+fn empty_log(checkpoints: &Connection) {
+    let _ = checkpoints.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
 }
 
 /// A swap that SQLite did not report as durable.
