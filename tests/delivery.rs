@@ -206,7 +206,7 @@ const PATHS: [&str; 11] = [
     "*",
 ];
 
-const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "OPTIONS", "DELETE", "TRACE", "X"];
+const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "OPTIONS", "DELETE", "TRACE", "CONNECT", "X"];
 
 #[test]
 fn response_depends_on_no_delivery() {

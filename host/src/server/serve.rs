@@ -324,6 +324,7 @@ fn frame_response(method: &Method, mut response: Response) -> Response {
     // A success of CONNECT has no body (RFC 9110, section 9.3.6).
     if *method == Method::CONNECT && response.status().is_success() {
         *response.body_mut() = ResponseBody::default();
+        response.headers_mut().remove(CONTENT_LENGTH);
         return response;
     }
     if !response.body().is_stream()
