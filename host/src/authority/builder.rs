@@ -234,7 +234,10 @@ impl<'a> Builder<'a> {
             snapshot: Arc::new(effects.snapshot.unwrap_or_default()),
             confirmed: Arc::new(AtomicU64::new(Proof::new(began, ProofSource::Start).word())),
         };
-        let mut reader = instance.and_then(|instance| instance.into_reader(snapshot.clone()).ok().flatten());
+        let mut reader = instance.and_then(|instance| {
+            let reader = instance.into_reader(snapshot.clone());
+            reader.inspect_err(|trap| tracing::error!("{trap}")).ok().flatten()
+        });
         let examined = if snapshot.snapshot.version() == version.as_ref() {
             examined
         } else {

@@ -35,7 +35,7 @@ pub(crate) struct Executed {
     pub(crate) result: CallResult<Outcome>,
     /// The effects on the store.
     pub(crate) effects: StoreEffects,
-    /// The instance, unless the command failed.
+    /// The instance, unless the command failed or was its last.
     pub(crate) instance: Option<CommandInstance>,
 }
 
@@ -54,7 +54,8 @@ impl CommandInstance {
         self.commands = self.commands.saturating_add(1);
         // Without the store from here on.
         let effects = self.store.data_mut().catalog.begin_reading(Arc::default());
-        let instance = matches!(result, Ok(Ok(_))).then_some(self);
+        let is_last = self.commands >= MAX_COMMANDS;
+        let instance = (matches!(result, Ok(Ok(_))) && !is_last).then_some(self);
         Executed { result, effects, instance }
     }
 
@@ -171,11 +172,6 @@ impl ReadInstance {
         Ok(Self { number, confirmed, commands: 0, store, instance })
     }
 
-    /// Whether it may execute one more command.
-    pub(crate) const fn may_command(&self) -> bool {
-        self.commands < MAX_COMMANDS
-    }
-
     /// Makes it an instance for one command. What it holds spares it to read the document of the
     /// store, if that has the same version.
     pub(crate) fn into_command(mut self, store: Arc<dyn Store>) -> CommandInstance {
@@ -267,5 +263,41 @@ impl ReadInstance {
     ) -> CallResult<T> {
         start_budget(&mut self.store);
         Ok(call(&self.instance, &mut self.store).map_err(Trap)?.map_err(CommandError::from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::built_in::BUILT_IN_COMPONENT;
+    use crate::sandbox::pool::Sandbox;
+    use crate::store::MemoryStore;
+
+    #[test]
+    fn role_decides_on_store_and_budget() {
+        let sandbox = Sandbox::new(BUILT_IN_COMPONENT).unwrap();
+        let store = Arc::<MemoryStore>::default();
+        let command = sandbox.command_instance(Arc::<MemoryStore>::clone(&store)).unwrap();
+        assert_eq!(command.store.data().budget, COMMAND_BUDGET);
+        let command = command.execute(&Command::CreateOperator, "test").instance.unwrap();
+        let entry = store.load().unwrap();
+        let snapshot = Arc::new(entry.clone().into());
+        let snapshot = VersionedSnapshot { number: 1, snapshot, confirmed: Arc::default() };
+
+        let reader = command.into_reader(snapshot.clone()).unwrap().unwrap();
+        assert_eq!(reader.store.data().budget, AUTHENTICATE_BUDGET);
+        let command = reader.into_command(Arc::<MemoryStore>::clone(&store));
+        assert_eq!(command.store.data().budget, COMMAND_BUDGET);
+        let command = command.execute(&Command::Recover, "test").instance.unwrap();
+        let changed = store.load().unwrap();
+        assert_ne!(changed, entry);
+
+        // Without the store it can change nothing.
+        let snapshot = VersionedSnapshot { snapshot: Arc::new(changed.clone().into()), ..snapshot };
+        let mut reader = command.into_reader(snapshot).unwrap().unwrap();
+        let recovery = reader.instance.optoken_authority_recovery();
+        let reason = recovery::Reason::LostSecret;
+        assert!(recovery.call_regenerate(&mut reader.store, "test", reason).is_err());
+        assert_eq!(store.load().unwrap(), changed);
     }
 }

@@ -29,7 +29,7 @@ const SPARE_INSTANCES: u32 = 16;
 /// milliseconds, and loading the machine code of the built-in component less than one.
 pub(crate) struct Sandbox {
     pre: bindings::AuthorityPre<State>,
-    /// The read instances: one for each processor, so that as many calls as can run at once do not
+    /// The read instances: one for each processor and at least two, so that calls that run at once do not
     /// wait for each other.
     readers: Box<[Mutex<Option<ReadInstance>>]>,
 }
@@ -38,7 +38,9 @@ impl Sandbox {
     /// Compiles a component and checks that it fits this host. Loads the built-in one, where the
     /// program has its machine code.
     pub(crate) fn new(component: &[u8]) -> Result<Self, SandboxError> {
-        let readers = thread::available_parallelism().map_or(1, usize::from);
+        // A command takes one of them away, and requests must not wait until another has read the
+        // catalog.
+        let readers = thread::available_parallelism().map_or(1, usize::from).max(2);
         let engine = engine(u32::try_from(readers).unwrap_or(u32::MAX).saturating_add(SPARE_INSTANCES))?;
         let component = if component == BUILT_IN_COMPONENT {
             built_in_component(&engine).map_err(SandboxError::of_compilation)?
@@ -125,7 +127,7 @@ impl Sandbox {
     fn take_reader(&self, number: u64) -> Option<ReadInstance> {
         self.readers.iter().rev().find_map(|slot| {
             let mut slot = slot.try_lock().ok()?;
-            slot.take_if(|reader| reader.number == number && reader.may_command())
+            slot.take_if(|reader| reader.number == number)
         })
     }
 
@@ -270,14 +272,16 @@ mod tests {
         let mut reader = fixture.sandbox.open_reader(fixture.snapshot(number)).unwrap();
         assert!(reader.state().unwrap().is_ok());
         fixture.sandbox.install(reader);
-        for _ in 0..MAX_COMMANDS {
+        for _ in 1..MAX_COMMANDS {
             let Executed { result, effects, instance } = fixture.execute_unread(number, &Command::Recover);
             assert!(result.unwrap().is_ok() && effects.wrote);
             number += 1;
             let reader = instance.unwrap().into_reader(fixture.snapshot(number)).unwrap();
             fixture.sandbox.install(reader.unwrap());
         }
-        // The next one has a new instance.
+        // What the last one has written is read by a new instance, which executes the next one.
+        let Executed { result, instance, .. } = fixture.execute_unread(number, &Command::Recover);
+        assert!(result.unwrap().is_ok() && instance.is_none());
         assert!(fixture.execute_unread(number, &Command::Recover).result.unwrap().is_err());
         assert!(fixture.execute(number, &Command::Recover).result.unwrap().is_ok());
         // An instance of another snapshot stays where it is.
