@@ -177,7 +177,7 @@ impl MainListener {
         let endpoint = route.and_then(|route| route.endpoint(method)).ok_or(Problem::PathNotFound)?;
         match endpoint.handler {
             Handler::Now(handle) => {
-                handle(&CheckedRequest { state, peer, request, token }).map(Admitted::Now)
+                handle(&CheckedRequest::new(state, peer, request, token)).map(Admitted::Now)
             }
             Handler::Later(handle) => Ok(Admitted::Later { handle, rules }),
         }

@@ -47,13 +47,24 @@ impl ApiRequest {
 /// copied for a response that needs no copy.
 pub(crate) struct CheckedRequest<'a> {
     pub(crate) state: &'a AppState,
-    pub(crate) peer: &'a Peer,
-    pub(crate) request: &'a Request,
+    peer: &'a Peer,
+    /// With its credential, which handlers do not see.
+    request: &'a Request,
     /// The token of the request; `None` if its credential was not checked.
     pub(crate) token: Option<CheckedToken>,
 }
 
-impl CheckedRequest<'_> {
+impl<'a> CheckedRequest<'a> {
+    /// Returns a request of this client whose token was checked.
+    pub(crate) fn new(
+        state: &'a AppState,
+        peer: &'a Peer,
+        request: &'a Request,
+        token: Option<CheckedToken>,
+    ) -> Self {
+        Self { state, peer, request, token }
+    }
+
     /// Reads from the authority, which does not wait for the store.
     pub(crate) fn read<T>(
         &self,

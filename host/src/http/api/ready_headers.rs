@@ -44,6 +44,12 @@ impl ReadyHeaders {
     /// Keeps the headers of a token that was checked on a snapshot. Those of an older snapshot end:
     /// their tokens may be deleted.
     pub(crate) fn put(&self, token: CheckedToken, headers: &HeaderMap) {
+        let ready = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let is_full = ready.number == token.snapshot && ready.by_id.len() >= MAX_READY;
+        drop(ready);
+        if is_full {
+            return;
+        }
         let mut ready = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if token.snapshot > ready.number {
             *ready = OfSnapshot { number: token.snapshot, by_id: BTreeMap::new() };
