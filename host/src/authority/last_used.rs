@@ -90,8 +90,8 @@ mod tests {
         used.record_use(Principal { id: 0, kind: TokenKind::Operator });
         used.record_use(Principal { id: 1, kind: TokenKind::NamedAdmin });
         let at = used.get().current.unwrap();
-        // A tick of the coarse clock is 10 ms at most.
-        assert!((before - 10..=now()).contains(&at), "{at} is not near {before}");
+        // A tick of the coarse clock is 10 ms at most, and late on a machine that is stopped.
+        assert!((before - 200..=now()).contains(&at), "{at} is not near {before}");
         assert!(used.get().since <= at);
         assert_eq!(used.get().previous, None);
         // The secret is replaced.

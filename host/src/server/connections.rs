@@ -475,8 +475,8 @@ mod tests {
         let (first, second) = (handle.begin_request().unwrap(), handle.begin_request().unwrap());
         let closing = async {
             signalled(&idle, Signal::CLOSE).await;
-            // A tick of the clock is 10 ms at most.
-            assert!(began.elapsed() >= LIMITS.idle_timeout - Duration::from_millis(10));
+            // Both times are of one clock, whose tick is late on a machine that is stopped.
+            assert!(began.elapsed() >= LIMITS.idle_timeout);
             assert!(ConnectionHandle(Arc::clone(&idle.connection)).begin_request().is_none());
             drop(first);
             // Opened later, and closed after as long a time.
