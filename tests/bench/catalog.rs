@@ -187,7 +187,7 @@ fn regenerate_beside_bare_commits(directory: &Path) {
     let (regenerated, committed) = (median_time(&mut regenerated), median_time(&mut committed));
     let each = u32::try_from(COMMIT_ROUNDS * COMMITS).unwrap();
     println!(
-        "regenerate ({bytes} bytes on disk) {regenerated:.1?}, bare commit {committed:.1?}: {:.2} of its rate;          processor time {:.1?} and {:.1?}",
+        "regenerate ({bytes} bytes on disk) {regenerated:.1?}, bare commit {committed:.1?}: {:.2} of its rate; processor time {:.1?} and {:.1?}",
         committed.as_secs_f64() / regenerated.as_secs_f64(),
         processor / each,
         bare_processor / each,

@@ -22,7 +22,8 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+# cargo resolves a relative path in the same way, as it runs there.
+TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 OPERATOR = "/api/v3/configure/token/admin"
 VERIFY = "/api/v3/verify"
 

@@ -1,5 +1,6 @@
 """Counts the instructions and allocations of a verify with callgrind."""
 
+import os
 import pathlib
 import re
 import socket
@@ -20,13 +21,13 @@ def count(optoken, data, requests=REQUESTS):
     progress(f"instructions: {requests:,} requests under callgrind")
     (port,) = free_ports(1)
     out = common.work / "callgrind.out"
-    # The component is compiled at run time, so callgrind must notice code that changes.
+    # The machine code of the component is loaded, so callgrind must notice code that changes.
     command = [common.program("valgrind", "valgrind"), "--tool=callgrind", "--smc-check=all-non-file"]
     command += [f"--callgrind-out-file={out}", optoken, "serve", "--http-bind", f"127.0.0.1:{port}"]
     # Under callgrind all is slow: an hour without a read of the store, and none within the count.
     command += ["--data-dir", data, "--poll-interval", "1h", "--max-staleness", "14400"]
-    # callgrind counts `rep stosb` and `rep movsb` once for each byte. Above these sizes the C library
-    # uses them; below, it uses the same code on every processor.
+    # callgrind counts `rep stosb` and `rep movsb` once for each byte. Above these sizes the C
+    # library uses them; below, it uses the same code on every processor.
     limits = ":".join(f"glibc.cpu.x86_rep_{name}_threshold={1 << 30}" for name in ("stosb", "movsb"))
     server = start("callgrind", command, port, {"GLIBC_TUNABLES": limits}, seconds=300)
     token = create_operator(port)
@@ -60,7 +61,9 @@ def send(connection, request, count):
 
 def control(action, pid):
     command = [common.program("callgrind_control", "valgrind"), action, str(pid)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    # Both sides look for their pipe in one directory.
+    environment = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
+    subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
 
 
 def read(text):

@@ -1,7 +1,7 @@
 //! What the sandbox adds to the check of a token.
 //!
-//! The same token is checked in the sandbox, as the server does, and by the same code native. A call
-//! of an empty component and a native digest of the token are the least that such a check has.
+//! The same token is checked in the sandbox, as the server does, and by the same code native. A
+//! call of an empty component and a native digest of the token are the least that such a check has.
 
 use std::fmt::{self, Display};
 use std::hint::black_box;
