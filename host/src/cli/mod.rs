@@ -98,7 +98,7 @@ enum Command {
     ManPages(man_pages::ManPages),
 }
 
-/// Runs the command line of this process.
+/// Runs the command line of this process. To be called before the process has a second thread.
 pub fn run() -> ExitCode {
     heap::limit();
     // Before all else, because everything that follows may read a token.
