@@ -8,8 +8,8 @@ use wasmtime::Engine;
 
 use crate::sandbox::limits::AUTHENTICATE_BUDGET;
 
-/// The interval while calls are long. A call exceeds its budget, from its first tick on, by one tick
-/// at most.
+/// The interval while calls are long. A call exceeds its budget, which counts from its first tick,
+/// by one tick at most.
 const TICK: Duration = Duration::from_millis(10);
 
 /// The interval while they are not, so that an idle process sleeps. It delays the first tick of a

@@ -37,6 +37,6 @@ pub const AUTHENTICATE_BUDGET: Duration = Duration::from_millis(250);
 /// try. Waiting for the store does not count; [`MAX_STORE_CALLS`] bounds that.
 pub const COMMAND_BUDGET: Duration = Duration::from_secs(2);
 
-/// How many commands an instance executes in its life. What the last one has stored is read by a new
-/// instance before it is published, so that a fault of the memory shows itself there.
+/// How many commands an instance executes in its life. What the last one has stored is read by a
+/// new instance before it is published, so that a fault of the memory shows itself there.
 pub(crate) const MAX_COMMANDS: u32 = 64;

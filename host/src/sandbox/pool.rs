@@ -29,8 +29,8 @@ const SPARE_INSTANCES: u32 = 16;
 /// milliseconds, and loading the machine code of the built-in component less than one.
 pub(crate) struct Sandbox {
     pre: bindings::AuthorityPre<State>,
-    /// The read instances: one for each processor and at least two, so that calls that run at once do not
-    /// wait for each other.
+    /// The read instances: one for each processor and at least two, so that calls that run at once
+    /// do not wait for each other.
     readers: Box<[Mutex<Option<ReadInstance>>]>,
 }
 

@@ -30,7 +30,9 @@ pub(crate) fn measure(rounds: usize, directory: &Path, address: &str, token: &st
     let mut client = Client::connect(address);
     let mut presented = token.to_owned();
 
-    let mut candidates: [(&str, Box<dyn FnMut(usize) + '_>); 3] = [
+    /// A change that can be made again.
+    type Change<'a> = Box<dyn FnMut(usize) + 'a>;
+    let mut candidates: [(&str, Change<'_>); 3] = [
         ("bare", Box::new(|number| commit(&bare, number))),
         (
             "process",
@@ -44,7 +46,8 @@ pub(crate) fn measure(rounds: usize, directory: &Path, address: &str, token: &st
                 let (status, body) = client.send(&request);
                 assert_eq!(status, 201, "{body}");
                 let (_, rest) = body.split_once(r#""token":"#).expect("a token");
-                presented = rest.split('"').nth(1).expect("the text of the token").to_owned();
+                let text = rest.split('"').nth(1).expect("the text of the token");
+                text.clone_into(&mut presented);
             }),
         ),
     ];
