@@ -11,6 +11,9 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::client::Client;
 use crate::statistics::{microseconds, quantile};
 
+/// A change that can be made again and again.
+type Change<'a> = Box<dyn FnMut(usize) + 'a>;
+
 /// Calls in each round.
 const CALLS: usize = 20;
 
@@ -30,8 +33,6 @@ pub(crate) fn measure(rounds: usize, directory: &Path, address: &str, token: &st
     let mut client = Client::connect(address);
     let mut presented = token.to_owned();
 
-    /// A change that can be made again.
-    type Change<'a> = Box<dyn FnMut(usize) + 'a>;
     let mut candidates: [(&str, Change<'_>); 3] = [
         ("bare", Box::new(|number| commit(&bare, number))),
         (
