@@ -140,7 +140,7 @@ impl Service for MainListener {
             Err(problem) => {
                 let problem = for_path(problem, path);
                 let response = problem::response_to(&problem, offers_basic(&request));
-                Answer::refusal(self.complete(route, response), request)
+                Answer::now(self.complete(route, response), request)
             }
         }
     }

@@ -33,21 +33,21 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
-    /// Responds to a request, whose body is not needed.
+    /// Responds to a request, whose body is not needed. A client over HTTP/2 that is still sending
+    /// it reads the response all the same (see [`discard`]).
     pub(crate) fn now(response: Response, request: Request) -> Self {
+        let version = request.version();
         // The head goes at once: it lies in the read buffer of the connection, which is free then.
         let body = request.into_body();
-        Self::Now { response, unread: (!body.is_end_stream()).then_some(body) }
-    }
-
-    /// Refuses a request. A client over HTTP/2 that is still sending its body reads the response
-    /// all the same (see [`discard`]).
-    pub(crate) fn refusal(response: Response, request: Request) -> Self {
-        if request.version() != Version::HTTP_2 {
-            return Self::now(response, request);
-        }
-        discard(Version::HTTP_2, request.into_body());
-        Self::Now { response, unread: None }
+        let unread = if body.is_end_stream() {
+            None
+        } else if version == Version::HTTP_2 {
+            discard(version, body);
+            None
+        } else {
+            Some(body)
+        };
+        Self::Now { response, unread }
     }
 
     /// Responds later.
