@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -99,6 +99,8 @@ pub(super) struct Connection {
     has_body: AtomicBool,
     /// What follows the last response, if its protocol is another.
     tunnel: Mutex<Option<Tunnel>>,
+    /// When the connection ends after the listener has stopped, once it has learnt of that.
+    deadline: OnceLock<time::Instant>,
 }
 
 /// What becomes of a connection after HTTP.
@@ -396,6 +398,7 @@ impl Connection {
             signals: Signals::default(),
             has_body: AtomicBool::new(false),
             tunnel: Mutex::default(),
+            deadline: OnceLock::new(),
         })
     }
 
@@ -424,6 +427,15 @@ impl Connection {
             self.signals.raise(Signal::CLOSE);
         }
         activity.closing
+    }
+
+    /// Returns when the connection ends, whose listener has stopped. All its parts share that time.
+    pub(super) fn deadline(&self, limits: ConnectionLimits) -> time::Instant {
+        *self.deadline.get_or_init(|| {
+            let now = time::Instant::now();
+            // No process stops for longer than a year.
+            now.checked_add(limits.shutdown_timeout).unwrap_or(now + Duration::from_secs(31_536_000))
+        })
     }
 
     /// Notes whether the request that begins has a body.
@@ -463,6 +475,18 @@ mod tests {
     /// Waits until the task of a connection gets a signal.
     async fn signalled(place: &Place, signal: Signal) {
         place.connection.signals.interrupt(signal, pin!(pending::<()>())).await;
+    }
+
+    #[tokio::test]
+    async fn all_parts_of_a_connection_have_one_deadline() {
+        let connections = Connections::new(LIMITS);
+        let place = connections.admit(Peer::Unix { uid: 0 }).await;
+        let first = place.connection.deadline(LIMITS);
+        time::sleep(Duration::from_millis(2)).await;
+        assert_eq!(place.connection.deadline(LIMITS), first);
+        let endless = ConnectionLimits { shutdown_timeout: Duration::MAX, ..LIMITS };
+        let other = connections.admit(Peer::Unix { uid: 0 }).await;
+        assert!(other.connection.deadline(endless) > first);
     }
 
     #[tokio::test]

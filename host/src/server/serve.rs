@@ -198,8 +198,8 @@ async fn serve_client<S: Service>(
     drop(place);
 }
 
-/// Runs the last part of a connection, which has a while after the listener has stopped. Returns
-/// `None` if that is over.
+/// Runs a part of a connection until the listener has stopped and the shutdown timeout is over,
+/// which counts once for all parts. Returns `None` then.
 async fn finish_in_time<F: Future>(
     connection: &ConnectionHandle,
     limits: ConnectionLimits,
@@ -207,7 +207,7 @@ async fn finish_in_time<F: Future>(
 ) -> Option<F::Output> {
     match connection.0.signals.interrupt(Signal::STOP, part.as_mut()).await {
         Some(output) => Some(output),
-        None => time::timeout(limits.shutdown_timeout, part).await.ok(),
+        None => time::timeout_at(connection.0.deadline(limits), part).await.ok(),
     }
 }
 
