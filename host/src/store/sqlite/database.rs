@@ -39,7 +39,7 @@ struct Writer(Connection);
 const LONGEST_SMALL_LOG: u64 = 640 << 10;
 
 /// The log of a larger database is copied before a commit once it is so many times as long.
-const LOG_PER_DATABASE: u64 = 8;
+const LOG_PER_DATABASE: u64 = 4;
 
 /// What a checkpoint achieved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
