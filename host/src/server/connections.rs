@@ -434,7 +434,7 @@ impl Connection {
         *self.deadline.get_or_init(|| {
             let now = time::Instant::now();
             // No process stops for longer than a year.
-            now.checked_add(limits.shutdown_timeout).unwrap_or(now + Duration::from_secs(31_536_000))
+            now.checked_add(limits.shutdown_timeout).unwrap_or(now + Duration::from_hours(24 * 365))
         })
     }
 

@@ -6,15 +6,18 @@
 //! API that the service implements.
 
 use std::convert::Infallible;
-use std::io;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use std::{io, mem};
 
 use hyper::body::Body as _;
 use hyper::header::{CONTENT_LENGTH, HeaderValue};
+use hyper::rt::Executor;
 use hyper::{Method, StatusCode};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use rustix::io::Errno;
 use rustls::{AlertDescription, InvalidMessage, ServerConfig};
@@ -220,7 +223,8 @@ async fn serve_connection<S: Service>(
 ) -> bool {
     let limits = context.limits;
     let single_request = limits.mode == ConnectionMode::SingleRequest;
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let streams = Streams::default();
+    let mut builder = auto::Builder::new(streams.clone());
     // Without timers of hyper: the listener closes idle connections, in every phase.
     builder.http1().keep_alive(!single_request).max_buf_size(MAX_HEAD_BYTES);
     builder.http2().max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX));
@@ -230,13 +234,17 @@ async fn serve_connection<S: Service>(
     let service = ConnectionService { connection: connection.clone(), context };
     let mut http = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let signals = Signal::STOP | Signal::RESPONSE_READY;
-    let ended = if let Some(ended) = connection.0.signals.interrupt(signals, http.as_mut()).await {
+    let ended = {
+        let serving = pin!(streams.run_beside(http.as_mut()));
+        connection.0.signals.interrupt(signals, serving).await
+    };
+    let ended = if let Some(ended) = ended {
         ended
     } else {
         // Requests in flight still receive their responses.
         http.as_mut().graceful_shutdown();
         // Or the connection is dropped with its requests.
-        finish_in_time(connection, limits, http).await.unwrap_or(Ok(()))
+        finish_in_time(connection, limits, pin!(streams.run_beside(http))).await.unwrap_or(Ok(()))
     };
     if let Some(tunnel) = connection.take_tunnel() {
         finish_in_time(connection, limits, pin!(tunnel)).await;
@@ -245,6 +253,45 @@ async fn serve_connection<S: Service>(
         tracing::debug!(peer = %connection.peer(), "connection ended: {error}");
     }
     ended.is_err() || connection.0.has_body()
+}
+
+/// The new streams of a connection over HTTP/2, each of which makes one response.
+///
+/// Most responses are ready at once. The task of the connection makes all of them that are asked for
+/// by what has arrived, and then sends them together. With a task for each stream, every response
+/// would wake that of the connection, and be written alone.
+#[derive(Clone, Default)]
+struct Streams(Arc<Mutex<Vec<Pin<Box<dyn Future<Output = ()> + Send>>>>>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(stream));
+    }
+}
+
+impl Streams {
+    /// Runs a connection with its streams.
+    async fn run_beside<F: Future>(&self, mut http: Pin<&mut F>) -> F::Output {
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(ended) = http.as_mut().poll(cx) {
+                    return Poll::Ready(ended);
+                }
+                let streams = mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+                if streams.is_empty() {
+                    return Poll::Pending;
+                }
+                for mut stream in streams {
+                    // One that is not ready is polled again by a task of its own, with the waker of
+                    // that.
+                    if stream.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+                        tokio::spawn(stream);
+                    }
+                }
+            }
+        })
+        .await
+    }
 }
 
 /// The service of one connection: marks its requests as in flight, and frames the responses.
@@ -386,6 +433,44 @@ mod tests {
         fn reject(&self, _: &'static str, _: &ConnectionHandle) -> Response {
             Response::default()
         }
+    }
+
+    #[tokio::test]
+    async fn ready_streams_run_in_the_task_of_their_connection() {
+        // A task of its own, as `tokio::task::id` is none of the block of a test.
+        tokio::spawn(run_streams()).await.unwrap();
+    }
+
+    async fn run_streams() {
+        let streams = Streams::default();
+        let (ran, mut order) = tokio::sync::mpsc::unbounded_channel();
+        let (release, released) = tokio::sync::oneshot::channel::<()>();
+        let mut released = Some(released);
+        let note = |name: &'static str| {
+            let ran = ran.clone();
+            move || ran.send((name, tokio::task::id())).unwrap()
+        };
+        let mut polls = 0;
+        let connection = poll_fn(|_| {
+            polls += 1;
+            if let Some(released) = released.take() {
+                let (ready, waiting) = (note("ready"), note("waiting"));
+                streams.execute(async move { ready() });
+                streams.execute(async move {
+                    let _ = released.await;
+                    waiting();
+                });
+                note("connection")();
+            }
+            if polls == 2 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        streams.run_beside(pin!(connection)).await;
+        release.send(()).unwrap();
+        let (connection, ready) = (order.recv().await.unwrap(), order.recv().await.unwrap());
+        assert_eq!((connection.0, ready.0, ready.1), ("connection", "ready", connection.1));
+        let waiting = order.recv().await.unwrap();
+        assert_eq!(waiting.0, "waiting");
+        assert_ne!(waiting.1, connection.1);
     }
 
     #[tokio::test]
