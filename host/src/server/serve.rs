@@ -257,11 +257,14 @@ async fn serve_connection<S: Service>(
 
 /// The new streams of a connection over HTTP/2, each of which makes one response.
 ///
-/// Most responses are ready at once. The task of the connection makes all of them that are asked for
-/// by what has arrived, and then sends them together. With a task for each stream, every response
-/// would wake that of the connection, and be written alone.
+/// Most responses are ready at once. The task of the connection makes all of them that have been
+/// asked for, and then sends them together. With a task for each stream, every response would wake
+/// that of the connection, and be written alone.
 #[derive(Clone, Default)]
-struct Streams(Arc<Mutex<Vec<Pin<Box<dyn Future<Output = ()> + Send>>>>>);
+struct Streams(Arc<Mutex<Vec<Stream>>>);
+
+/// A stream, until its response is sent.
+type Stream = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
