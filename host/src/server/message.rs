@@ -39,13 +39,11 @@ impl Answer {
         let version = request.version();
         // The head goes at once: it lies in the read buffer of the connection, which is free then.
         let body = request.into_body();
-        let unread = if body.is_end_stream() {
-            None
-        } else if version == Version::HTTP_2 {
+        let unread = if version == Version::HTTP_2 {
             discard(version, body);
             None
         } else {
-            Some(body)
+            (!body.is_end_stream()).then_some(body)
         };
         Self::Now { response, unread }
     }

@@ -213,25 +213,25 @@ impl Database {
         }
         let connection = lock(&self.checkpoints);
         self.identity.check()?;
-        // The first step blocks no writer while it waits for the disk. The second has nothing left
-        // to copy; it empties the log, so that a log that stays behind holds nothing old.
-        let copied = self.copy_log(&connection)?;
-        if copied == Checkpoint::Complete {
-            empty_log(&connection);
-        }
-        Ok(copied)
+        self.copy_log(&connection)
     }
 
+    /// Copies the log into the database file and empties it, as far as no reader is in the way.
     fn copy_log(&self, connection: &Connection) -> Result<Checkpoint, Failure> {
+        // The first step blocks no writer while it waits for the disk.
         // (blocked, pages of the log, pages of them that are in the database)
         let done = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
         });
         match done.map_err(|error| Failure::of_sqlite(&self.path, &error)) {
-            Ok((0, log, copied)) if log == copied => Ok(Checkpoint::Complete),
-            Ok(_) | Err(Failure::Busy) => Ok(Checkpoint::Incomplete),
-            Err(failure) => Err(failure),
+            Ok((0, log, copied)) if log == copied => {}
+            Ok(_) | Err(Failure::Busy) => return Ok(Checkpoint::Incomplete),
+            Err(failure) => return Err(failure),
         }
+        // The second has nothing left to copy; it empties the log, so that a log that stays behind
+        // holds nothing old.
+        let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        Ok(Checkpoint::Complete)
     }
 
     /// Copies a long log into the database file and empties it. The caller holds the writer. A
@@ -240,12 +240,9 @@ impl Database {
     fn bound_log(&self) {
         let (log, database) = self.identity.lengths();
         if log > LONGEST_SMALL_LOG && log > LOG_PER_DATABASE * database {
-            let connection = lock(&self.checkpoints);
             // A failure, or a reader in the way, changes nothing: the next commit tries again. The
             // log keeps its length unless it is emptied, and every commit would copy it.
-            if matches!(self.copy_log(&connection), Ok(Checkpoint::Complete)) {
-                empty_log(&connection);
-            }
+            let _ = self.copy_log(&lock(&self.checkpoints));
         }
     }
 
@@ -276,11 +273,6 @@ impl Database {
     pub(super) fn with_writer<T>(&self, run: impl FnOnce(&Connection) -> T) -> T {
         run(&lock(&self.writer).0)
     }
-}
-
-/// Empties a log that is in the database, unless a reader is in the way.
-fn empty_log(checkpoints: &Connection) {
-    let _ = checkpoints.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
 }
 
 /// A swap that SQLite did not report as durable.
