@@ -14,6 +14,8 @@ use optoken_core::ports::{
     CatalogStore, Clock, Entropy, EntropyError, Entry, StoreError, SwapOutcome, Timestamp,
 };
 use sha2::{Digest as _, Sha512};
+
+use crate::statistics::quantile;
 use wasmtime::component::{Component, Linker, TypedFunc};
 
 /// Calls in each round.
@@ -79,7 +81,7 @@ pub(crate) fn measure(rounds: usize) -> Measured {
             times.push(time(call));
         }
     }
-    let [sandboxed, native, empty, digest] = times.map(lower_quartile);
+    let [sandboxed, native, empty, digest] = times.map(|mut times| quantile(&mut times, 0.25));
     Measured { sandboxed, native, empty, digest }
 }
 
@@ -110,11 +112,6 @@ fn time(call: &mut dyn FnMut()) -> f64 {
         call();
     }
     begun.elapsed().as_secs_f64() * 1e9 / f64::from(CALLS)
-}
-
-fn lower_quartile(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 4]
 }
 
 /// Ports of the native side: a catalog to read.

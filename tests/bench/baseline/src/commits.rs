@@ -9,7 +9,8 @@ use optoken::store::SqliteStore;
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::client::Client;
-use crate::statistics::{microseconds, quantile};
+use crate::microseconds;
+use crate::statistics::quantile;
 
 /// A change that can be made again and again.
 type Change<'a> = Box<dyn FnMut(usize) + 'a>;

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
-use crate::statistics::{microseconds, quantile};
+use crate::microseconds;
+use crate::statistics::quantile;
 
 pub(crate) struct Load<'a> {
     pub(crate) address: &'a str,

@@ -1,7 +1,5 @@
 //! Parts of sorted values.
 
-use std::time::Duration;
-
 /// The value below which this share of the values lies. Sorts them.
 pub(crate) fn quantile(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -9,8 +7,4 @@ pub(crate) fn quantile(values: &mut [f64], share: f64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "there are not that many values")]
     let index = (share * (values.len() - 1) as f64).round() as usize;
     values[index]
-}
-
-pub(crate) fn microseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
 }
