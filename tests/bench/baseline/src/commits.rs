@@ -9,8 +9,8 @@ use optoken::store::SqliteStore;
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::client::Client;
-use crate::microseconds;
 use crate::statistics::quantile;
+use crate::units::microseconds;
 
 /// A change that can be made again and again.
 type Change<'a> = Box<dyn FnMut(usize) + 'a>;

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
-use crate::microseconds;
 use crate::statistics::quantile;
+use crate::units::microseconds;
 
 pub(crate) struct Load<'a> {
     pub(crate) address: &'a str,

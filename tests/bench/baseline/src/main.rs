@@ -21,11 +21,11 @@ mod constant;
 mod document;
 mod load;
 mod statistics;
+mod units;
 
 use std::env;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -53,10 +53,6 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
-}
-
-fn microseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
 }
 
 fn number(text: &str) -> usize {
