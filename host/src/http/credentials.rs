@@ -5,9 +5,7 @@
 
 use hyper::header::AUTHORIZATION;
 use hyper::{HeaderMap, Uri};
-use optoken_protocol::credentials::{
-    Malformed, Presented, QUERY_PARAMETER_PATHS, SchemeCase, parse, presented,
-};
+use optoken_protocol::credentials::{Malformed, Presented, QUERY_PARAMETER_PATHS, SchemeCase, presented};
 use serde::Deserialize;
 
 use crate::secret::Secret;
@@ -28,6 +26,35 @@ impl Credential<'_> {
             Self::Query(secret) => secret.expose(),
         }
     }
+
+    /// Copies it, for a handler that keeps it.
+    pub(crate) fn into_owned(self) -> OwnedCredential {
+        match self {
+            Self::Header(Presented::Plain(token)) => {
+                OwnedCredential { secret: token.to_owned().into(), is_in_header: true }
+            }
+            Self::Header(Presented::Decoded(token)) => {
+                OwnedCredential { secret: token.into(), is_in_header: true }
+            }
+            Self::Query(secret) => OwnedCredential { secret, is_in_header: false },
+        }
+    }
+}
+
+/// A copied credential, whose request still has it.
+pub(crate) struct OwnedCredential {
+    secret: Secret,
+    is_in_header: bool,
+}
+
+impl OwnedCredential {
+    /// Removes the credential from the headers of its request, so that no later code can log it.
+    pub(crate) fn remove_from(self, headers: &mut HeaderMap) -> Secret {
+        if self.is_in_header {
+            headers.remove(AUTHORIZATION);
+        }
+        self.secret
+    }
 }
 
 /// Returns the credential of a request, `None` if there is none. The query string takes precedence;
@@ -45,16 +72,9 @@ pub(crate) fn find<'a>(
     Ok(header.transpose()?.map(Credential::Header))
 }
 
-/// Removes the credential from the headers, so that no later code can log it. Returns `None` if
-/// there is none. Of several headers, the first is used.
-pub(crate) fn take(headers: &mut HeaderMap, case: SchemeCase) -> Result<Option<Secret>, Malformed> {
-    let header = headers.remove(AUTHORIZATION);
-    Ok(header.map(|value| parse(value.as_bytes(), case)).transpose()?.map(Secret::from))
-}
-
 /// Returns the token in the query string, which two paths support. It may be empty. A repeated
 /// parameter counts as absent.
-pub(crate) fn from_query(uri: &Uri) -> Option<Secret> {
+fn from_query(uri: &Uri) -> Option<Secret> {
     /// The parameter `u`, the user, is ignored.
     #[derive(Deserialize)]
     struct Query {
@@ -73,6 +93,13 @@ mod tests {
     use hyper::header::HeaderValue;
 
     use super::*;
+
+    /// Finds the credential of a request with these headers, and removes it.
+    fn take(headers: &mut HeaderMap, uri: &str) -> Result<Option<Secret>, Malformed> {
+        let found = find(headers, &uri.parse().unwrap(), SchemeCase::Exact)?;
+        let found = found.map(Credential::into_owned);
+        Ok(found.map(|credential| credential.remove_from(headers)))
+    }
 
     #[test]
     fn two_paths_accept_token_in_query() {
@@ -104,9 +131,9 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer first"));
         headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer second"));
-        assert_eq!(take(&mut headers, SchemeCase::Exact).unwrap().unwrap().expose(), "first");
+        assert_eq!(take(&mut headers, "/health").unwrap().unwrap().expose(), "first");
         assert!(headers.is_empty());
-        assert!(take(&mut headers, SchemeCase::Exact).unwrap().is_none());
+        assert!(take(&mut headers, "/health").unwrap().is_none());
     }
 
     #[test]
@@ -125,13 +152,9 @@ mod tests {
             for value in values {
                 headers.append(AUTHORIZATION, HeaderValue::from_static(value));
             }
-            let uri = uri.parse().unwrap();
-            let found = find(&headers, &uri, SchemeCase::Exact);
+            let found = uri.parse().map(|uri| find(&headers, &uri, SchemeCase::Exact)).unwrap();
             let found = found.map(|found| found.map(|credential| credential.expose().to_owned()));
-            let taken = match from_query(&uri) {
-                Some(secret) => Ok(Some(secret)),
-                None => take(&mut headers, SchemeCase::Exact),
-            };
+            let taken = take(&mut headers, uri);
             let taken = taken.map(|taken| taken.map(|secret| secret.expose().to_owned()));
             assert_eq!(found, taken, "{uri} {values:?}");
         }
@@ -141,6 +164,6 @@ mod tests {
     fn invisible_characters_are_malformed() {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, HeaderValue::from_bytes(b"Bearer \xff").unwrap());
-        assert_eq!(take(&mut headers, SchemeCase::Exact).unwrap_err(), Malformed);
+        assert_eq!(take(&mut headers, "/health").unwrap_err(), Malformed);
     }
 }

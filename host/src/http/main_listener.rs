@@ -24,7 +24,8 @@ use crate::http::api::endpoint::{ApiRequest, CheckedRequest, Endpoint, Handler, 
 use crate::http::api::ready_headers::ReadyHeaders;
 use crate::http::api::state::{AppState, RequestState};
 use crate::http::api::{self, openapi, scope};
-use crate::http::main_listener::authentication::{Authenticated, Rules, authenticate, take_credential};
+use crate::http::credentials::{Credential, OwnedCredential};
+use crate::http::main_listener::authentication::{Authenticated, Rules, authenticate};
 use crate::http::main_listener::routes::{Route, Routes};
 use crate::http::main_listener::upstream::Destination;
 use crate::http::proxy::Proxy;
@@ -114,7 +115,7 @@ enum Admitted {
     /// Its response, which needed nothing else.
     Now(Response),
     /// Its handler, which may wait.
-    Later { handle: fn(ApiRequest) -> Handling, rules: Rules },
+    Later { handle: fn(ApiRequest) -> Handling, credential: Option<OwnedCredential> },
 }
 
 impl Service for MainListener {
@@ -136,7 +137,9 @@ impl Service for MainListener {
         let route = self.routes.find(path);
         match self.admit(connection.peer(), &request, route) {
             Ok(Admitted::Now(response)) => Answer::now(self.complete(route, response), request),
-            Ok(Admitted::Later { handle, rules }) => self.handle_later(request, connection, handle, rules),
+            Ok(Admitted::Later { handle, credential }) => {
+                self.handle_later(request, connection, handle, credential)
+            }
             Err(problem) => {
                 let problem = for_path(problem, path);
                 let response = problem::response_to(&problem, offers_basic(&request));
@@ -179,7 +182,9 @@ impl MainListener {
             Handler::Now(handle) => {
                 handle(&CheckedRequest::new(state, peer, request, token)).map(Admitted::Now)
             }
-            Handler::Later(handle) => Ok(Admitted::Later { handle, rules }),
+            Handler::Later(handle) => {
+                Ok(Admitted::Later { handle, credential: credential.map(Credential::into_owned) })
+            }
         }
     }
 
@@ -189,7 +194,7 @@ impl MainListener {
         mut request: Request,
         connection: &ConnectionHandle,
         handle: fn(ApiRequest) -> Handling,
-        rules: Rules,
+        credential: Option<OwnedCredential>,
     ) -> Answer {
         let (listener, offers_basic) = (Arc::clone(self), offers_basic(&request));
         let path = request.uri().path().to_owned();
@@ -197,14 +202,11 @@ impl MainListener {
         *request.method_mut() = effective_method(request.method(), verifying).clone();
         let client = Client::new(connection.peer().clone(), request.headers());
         let state = RequestState::new(Arc::clone(&self.state), client);
-        let handling = take_credential(&mut request, rules)
-            .map(|credential| handle(ApiRequest { state, credential, request }));
+        let credential = credential.map(|credential| credential.remove_from(request.headers_mut()));
+        let handling = handle(ApiRequest { state, credential, request });
         Answer::later(async move {
-            let handled = match handling {
-                Ok(handling) => handling.await,
-                Err(problem) => Err(problem),
-            };
-            let response = handled
+            let response = handling
+                .await
                 .unwrap_or_else(|problem| problem::response_to(&for_path(problem, &path), offers_basic));
             listener.complete(listener.routes.find(&path), response)
         })

@@ -11,7 +11,6 @@ use crate::http::api::state::AppState;
 use crate::http::credentials::Credential;
 use crate::http::refusal::{self, Client, Reason, Refused, RequestText};
 use crate::http::{Options, credentials};
-use crate::secret::Secret;
 use crate::server::message::Request;
 use crate::server::peer::Peer;
 
@@ -89,16 +88,4 @@ pub(super) fn authenticate<'a>(
             }
         },
     }
-}
-
-/// Takes the credential out of a request that [`authenticate`] has accepted, for a handler that
-/// keeps it. The handler sees no header that it could log.
-pub(super) fn take_credential(request: &mut Request, rules: Rules) -> Result<Option<Secret>, Problem> {
-    if rules.is_open {
-        return Ok(None);
-    }
-    Ok(match credentials::from_query(request.uri()) {
-        Some(secret) => Some(secret),
-        None => credentials::take(request.headers_mut(), rules.case)?,
-    })
 }

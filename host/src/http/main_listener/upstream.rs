@@ -9,9 +9,10 @@ use optoken_protocol::request_path::normalize;
 
 use crate::http::api::sql;
 use crate::http::api::state::{AppState, RequestState};
+use crate::http::credentials::Credential;
 use crate::http::guarded_request::is_trimmed_to_dots;
 use crate::http::influxdb3::system_tokens_query::SystemTokens;
-use crate::http::main_listener::authentication::{Rules, authenticate, take_credential};
+use crate::http::main_listener::authentication::{Authenticated, Rules, authenticate};
 use crate::http::proxy::Proxy;
 use crate::http::proxy::failure::{Refusal, is_grpc};
 use crate::http::refusal::{self, Client, Reason, Refused, RequestText};
@@ -83,14 +84,16 @@ async fn forward(
         case: SchemeCase::Any,
     };
     let authenticated = authenticate(state, connection.peer(), &request, rules);
-    let principal = match authenticated {
-        Ok(authenticated) => authenticated.token.map(|token| token.principal),
+    let (credential, principal) = match authenticated {
+        Ok(Authenticated { credential, token }) => {
+            (credential.map(Credential::into_owned), token.map(|token| token.principal))
+        }
         Err(problem) => {
             discard(request.version(), request.into_body());
             return Err(problem.into());
         }
     };
-    let credential = take_credential(&mut request, rules)?;
+    let credential = credential.map(|credential| credential.remove_from(request.headers_mut()));
     let client = Client::new(connection.peer().clone(), request.headers());
     let path_for_log = refusal::path_for_log(request.uri()).to_owned();
     let is_scoped = principal.is_some_and(|principal| principal.kind == TokenKind::Scoped);
