@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
 use super::TIMEOUT;
 use super::secrets::{assert_token_form, holds_known_token, remember_tokens};
@@ -135,16 +136,22 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn open(to: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(to)?;
+        Self::of(TcpStream::connect(to)?)
+    }
+
+    /// Opens a connection from this address of the machine.
+    pub(crate) fn open_from(from: Ipv4Addr, to: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((from, 0)).into())?;
+        socket.connect(&to.into())?;
+        Self::of(socket.into())
+    }
+
+    fn of(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         Ok(Self { stream: BufReader::new(stream) })
-    }
-
-    /// The address of this end.
-    pub(crate) fn local_address(&self) -> SocketAddr {
-        self.stream.get_ref().local_addr().unwrap()
     }
 
     /// Sends bytes. Ignores errors, which show when the response is read.

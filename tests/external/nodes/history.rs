@@ -6,8 +6,8 @@ mod commands;
 mod disturbance;
 mod stores;
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread;
 use std::time::Duration;
@@ -40,6 +40,9 @@ const PAUSE: u64 = 50;
 /// How many tokens the clients choose from.
 const KNOWN_TOKENS: usize = 24;
 
+/// The address of the first request; each later one has the next.
+const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 1, 0, 0);
+
 /// What all clients know.
 struct Clients {
     nodes: Vec<SocketAddr>,
@@ -48,16 +51,17 @@ struct Clients {
     /// The newest tokens with their names, revoked ones among them.
     tokens: Mutex<Vec<(String, String)>>,
     commands: Mutex<Vec<Command>>,
+    requests: AtomicU32,
     /// Sequence numbers of the status of nodes.
     sequences: Mutex<Vec<commands::Seen>>,
     ended: AtomicBool,
 }
 
-/// The answer to a request, with the port that it came from.
+/// The answer to a request, with the address that it came from.
 struct Answer {
     begin: Moment,
     end: Moment,
-    port: u16,
+    from: Ipv4Addr,
     /// None without a response.
     response: Option<Response>,
 }
@@ -81,14 +85,16 @@ impl Answer {
 }
 
 impl Clients {
+    /// Sends a request from an address of its own, which no other request has.
     fn send(&self, node: usize, request: &Request) -> Answer {
         let address = self.nodes[node];
+        let from =
+            Ipv4Addr::from_bits(FIRST_ADDRESS.to_bits() + self.requests.fetch_add(1, Ordering::Relaxed));
         let begin = self.recorder.now();
-        let mut connection = Connection::open(address).unwrap();
-        let port = connection.local_address().port();
+        let mut connection = Connection::open_from(from, address).unwrap();
         connection.write(&request.to(address).to_bytes());
         let response = connection.read().ok();
-        Answer { begin, end: self.recorder.now(), port, response }
+        Answer { begin, end: self.recorder.now(), from, response }
     }
 
     fn record(&self, token: &str, node: usize, kind: EventKind, begin: Moment, end: Moment) {
@@ -106,7 +112,7 @@ impl Clients {
             end: last.end,
             action,
             subject: subject.to_owned(),
-            ports: answers.iter().map(|answer| answer.port).collect(),
+            addresses: answers.iter().map(|answer| answer.from).collect(),
             outcome: last.outcome(),
         });
     }
@@ -233,6 +239,7 @@ pub(crate) fn nodes_under_faults_have_one_history(engine: &'static Engine) {
         operator: RwLock::new(operator.clone()),
         tokens: Mutex::default(),
         commands: Mutex::default(),
+        requests: AtomicU32::new(0),
         sequences: Mutex::default(),
         ended: AtomicBool::new(false),
     };

@@ -1,7 +1,8 @@
 //! Holds the answers to commands against the audit log, which has the order of all changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -17,8 +18,8 @@ pub(super) struct Command {
     /// As the audit log names it.
     pub(super) action: &'static str,
     pub(super) subject: String,
-    /// The ports that it was sent from: the log has the one of the request that made the change.
-    pub(super) ports: Vec<u16>,
+    /// Where it was sent from: the log has the address of the request that made the change.
+    pub(super) addresses: Vec<Ipv4Addr>,
     pub(super) outcome: Outcome,
 }
 
@@ -39,6 +40,8 @@ pub(super) enum LogViolation {
     Missing(u64),
     /// A change was acknowledged, and no log has it.
     Lost(String),
+    /// A record is not what its request asked for, or the second one of a command.
+    Foreign(String),
     Order(Violation),
 }
 
@@ -48,6 +51,7 @@ impl fmt::Display for LogViolation {
             Self::Diverged(sequence) => write!(f, "diverged logs: two records have the number {sequence}"),
             Self::Missing(sequence) => write!(f, "missing record: no log has number {sequence}"),
             Self::Lost(command) => write!(f, "lost acknowledged change: {command}"),
+            Self::Foreign(record) => write!(f, "record that no command asked for: {record}"),
             Self::Order(violation) => violation.fmt(f),
         }
     }
@@ -73,6 +77,12 @@ fn merge(logs: &[Vec<Value>]) -> Result<BTreeMap<u64, &Value>, LogViolation> {
     }
 }
 
+/// The address of the request that made a change; none for one of a node itself.
+fn source(record: &Value) -> Option<Ipv4Addr> {
+    let address: SocketAddrV4 = record["origin"].as_str()?.strip_prefix("http ")?.parse().ok()?;
+    Some(*address.ip())
+}
+
 /// Checks that each acknowledged command has one record, no other command has one but those of an
 /// unknown outcome, and the records are in an order that the clients could see. A sequence number
 /// of a node is at most as old as `bound`. Returns the number of records.
@@ -83,26 +93,28 @@ pub(super) fn check(
     logs: &[Vec<Value>],
 ) -> Result<usize, LogViolation> {
     let records = merge(logs)?;
+    let numbers: HashMap<Ipv4Addr, usize> = commands
+        .iter()
+        .enumerate()
+        .flat_map(|(number, command)| command.addresses.iter().map(move |address| (*address, number)))
+        .collect();
     let mut sequences: Vec<Option<u64>> = vec![None; commands.len()];
     let mut history = Vec::new();
     for (sequence, record) in &records {
-        let port = record["origin"].as_str().unwrap().rsplit(':').next().unwrap().parse::<u16>().ok();
-        let is_of = |number: &usize| {
-            let command = &commands[*number];
-            sequences[*number].is_none()
-                && record["action"] == command.action
-                && record["subject"]["name"] == command.subject.as_str()
-                && port.is_some_and(|port| command.ports.contains(&port))
-        };
-        // A port is used again after a while.
-        let earliest = (0..commands.len()).filter(is_of).min_by_key(|number| commands[*number].begin);
-        let (begin, end, outcome) = match earliest {
-            Some(number) => {
-                sequences[number] = Some(*sequence);
+        let (begin, end, outcome) = match source(record) {
+            Some(address) if address != Ipv4Addr::LOCALHOST => {
+                let number = numbers.get(&address).copied();
+                let number = number.filter(|number| {
+                    let command = &commands[*number];
+                    record["action"] == command.action
+                        && record["subject"]["name"] == command.subject.as_str()
+                        && sequences[*number].replace(*sequence).is_none()
+                });
+                let Some(number) = number else { return Err(LogViolation::Foreign(record.to_string())) };
                 (commands[number].begin, commands[number].end, commands[number].outcome)
             }
             // Of a node itself, or from before the history.
-            None => (0, NEVER, Outcome::Unknown),
+            _ => (0, NEVER, Outcome::Unknown),
         };
         let kind = Kind::Swap { expected: state(sequence - 1), new: state(*sequence), outcome };
         history.push(Operation { begin, end, kind });
