@@ -4,10 +4,11 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
+use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::http2;
@@ -199,6 +200,51 @@ fn silent_connections_do_not_delay_recovery() {
     assert!(server.accepts(&new) && !server.accepts(&old));
 }
 
+#[test]
+fn connections_that_open_together_wait_for_their_clients() {
+    raise_file_limit();
+    let env = TestEnv::new();
+    let server = env.serve(&[]);
+    let token = server.create();
+    // More than the places that used connections leave.
+    let mut pool: Vec<_> = (0..900).map(|_| Connection::open(server.address).unwrap()).collect();
+    thread::sleep(Duration::from_millis(500));
+    for connection in &mut pool {
+        connection.write(&get("/health").bearer(&token).to_bytes());
+    }
+    for (number, connection) in pool.iter_mut().enumerate() {
+        assert_eq!(connection.read().map(|response| response.status).ok(), Some(200), "{number}");
+    }
+}
+
+#[test]
+fn burst_of_connections_gets_all_responses() {
+    raise_file_limit();
+    let env = TestEnv::new();
+    let server = env.serve(&RECOVERY);
+    let old = server.create();
+    let open = |to, request: &Request| {
+        let mut connection = Connection::open(to).unwrap();
+        connection.write(&request.to(to).to_bytes());
+        connection
+    };
+    // All have arrived before the server sees the first one.
+    server.signal(Signal::STOP);
+    let health = get("/health").bearer(&old);
+    let burst: Vec<_> = (0..900).map(|_| open(server.address, &health)).collect();
+    let mut of_recovery: Vec<_> = (0..100).map(|_| open(server.recovery(), &get("/"))).collect();
+    let mut regenerate = open(server.recovery(), &post(REGENERATE));
+    server.signal(Signal::CONT);
+    for (number, mut connection) in burst.into_iter().enumerate() {
+        assert_eq!(connection.read().map(|response| response.status).ok(), Some(200), "{number}");
+    }
+    for (number, connection) in of_recovery.iter_mut().enumerate() {
+        assert_eq!(connection.read().map(|response| response.status).ok(), Some(404), "{number}");
+    }
+    let new = regenerate.read().unwrap().token();
+    assert!(server.accepts(&new) && !server.accepts(&old));
+}
+
 fn count(server: &Server, text: &str) -> usize {
     server.log().lines().filter(|line| line.contains(" WARN ") && line.contains(text)).count()
 }
@@ -224,7 +270,7 @@ fn lines_of_unauthenticated_clients_are_limited() {
         post(REGENERATE).header("Origin", "null").send(server.recovery());
         exchange(server.recovery(), b"GET / HTTP/1.1\r\n\r\n");
     }
-    server.signal(rustix::process::Signal::TERM);
+    server.signal(Signal::TERM);
     server.wait_for_log("stopped");
     for (lines, logged) in [
         ("cannot authenticate token: the token is not known", 10),

@@ -5,11 +5,13 @@
 //! reset can overtake the response. So the server first reads on for a while ([`linger`]).
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::io::ioctl_fionread;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time;
 
@@ -83,7 +85,16 @@ impl<S> ReturnedStream<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
+impl<S: AsFd> ClientStream<S> {
+    /// Returns whether bytes have arrived. The stream itself learns of them a moment later.
+    fn has_arrived_bytes(&self) -> bool {
+        let arrived = self.stream.as_ref().map(ioctl_fionread);
+        // An error shows when the stream is read.
+        arrived.is_some_and(|arrived| arrived.is_ok_and(|count| count > 0))
+    }
+}
+
+impl<S: AsFd + AsyncRead + Unpin> AsyncRead for ClientStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -99,8 +110,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
                 }
             }
             Poll::Ready(_) => self.is_ended = true,
-            Poll::Pending if !self.has_bytes => self.connection.note_silence(),
-            Poll::Pending => {}
+            Poll::Pending if self.has_bytes || self.has_arrived_bytes() => {}
+            Poll::Pending => {
+                if self.connection.note_silence() {
+                    tracing::debug!(peer = %self.connection.peer, "connection closed: it sent nothing");
+                    // The end, as if the client had closed it.
+                    self.is_ended = true;
+                    return Poll::Ready(Ok(()));
+                }
+            }
         }
         polled
     }
@@ -153,9 +171,55 @@ pub(super) async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin, expe
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::net;
+    use std::pin::pin;
+    use std::task::Waker;
+
     use tokio::io::duplex;
+    use tokio::net::TcpListener;
 
     use super::*;
+    use crate::server::connections::{ConnectionLimits, ConnectionMode, Connections};
+    use crate::server::peer::Peer;
+
+    /// Polls a future once.
+    fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
+        pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    const LIMITS: ConnectionLimits = ConnectionLimits {
+        max_used: 0,
+        max_unused: 1,
+        evictable_after: Duration::ZERO,
+        idle_timeout: Duration::MAX,
+        shutdown_timeout: Duration::ZERO,
+        mode: ConnectionMode::SingleRequest,
+    };
+
+    #[tokio::test]
+    async fn connection_leaves_only_while_nothing_has_arrived() {
+        for sends in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let stream = listener.accept().await.unwrap().0;
+            let connections = Connections::new(LIMITS);
+            let place = connections.admit(Peer::Unix { uid: 0 }).await;
+            let (mut stream, _) = ClientStream::new(stream, Arc::clone(&place.connection));
+            // The first look of a stream finds nothing, whatever has arrived.
+            let mut first = [0];
+            assert!(poll_once(stream.read(&mut first)).is_pending());
+            if sends {
+                client.write_all(b"G").unwrap();
+            }
+            let waiting = connections.admit(Peer::Unix { uid: 0 });
+            assert!(poll_once(waiting).is_pending(), "there is one place");
+            if sends {
+                assert!(poll_once(stream.read(&mut first)).is_pending());
+            }
+            assert_eq!(stream.read(&mut first).await.unwrap(), usize::from(sends));
+        }
+    }
 
     #[tokio::test]
     async fn lingering_ends_with_the_client() {

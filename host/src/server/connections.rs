@@ -1,10 +1,10 @@
 //! The open connections of a listener: their limits, their activity, and the eviction of idle ones.
 //!
-//! A connection is unused until its first request, and used from then on. Each kind has its own
-//! places, so clients that connect and send nothing displace each other, and never a used
-//! connection. A used one is idle while it serves no request; it is closed after a timeout, or
-//! earlier if the first request of another connection needs its place. A connection with a request
-//! in flight is never evicted.
+//! A connection is unused until its first request, and used from then on. Used ones never take all
+//! places, and unused ones give way where all are taken: clients that connect and send nothing
+//! displace each other, and never a used connection. A used one is idle while it serves no request;
+//! it is closed after a timeout, or earlier if the first request of another connection needs its
+//! place. A connection with a request in flight is never evicted.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -22,8 +22,8 @@ use crate::server::signals::{Signal, Signals};
 /// How long to wait before the next attempt to evict a connection for a waiting one.
 const EVICTION_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The longest time that a client has for its first request while others wait, once it has sent the
-/// first bytes.
+/// The longest time that a client has for its first request while others wait: for the first bytes,
+/// unless most have sent none, and then for the rest.
 const OPENING_GRACE: Duration = Duration::from_millis(250);
 
 /// The shortest and the longest time between two looks for idle connections, as far as a limit of
@@ -40,8 +40,8 @@ pub(crate) struct ConnectionLimits {
     /// How many used connections may be open at a time. At that number, the first request of
     /// another connection evicts the one that has been idle for the longest time.
     pub(crate) max_used: usize,
-    /// How many unused connections may be open beside these. At that number, a new connection
-    /// evicts the oldest that has sent nothing, at once.
+    /// How many places there are beside these, so that a new connection always finds one. Where
+    /// all places are taken, it evicts the oldest unused connection that has sent nothing.
     pub(crate) max_unused: usize,
     /// How long a used connection must be idle before it can be evicted. It is long enough to send
     /// a finished response.
@@ -77,7 +77,6 @@ pub(super) struct Connections {
 struct Open {
     connections: Vec<Arc<Connection>>,
     used: usize,
-    unused: usize,
     /// Whether the listener stops.
     is_stopping: bool,
 }
@@ -113,6 +112,8 @@ enum Phase {
     New,
     /// The server has read, and the client has sent nothing.
     Silent,
+    /// As before. The connection ends unless bytes have arrived meanwhile.
+    Leaving,
     /// The client has sent bytes, and not yet a request: it does a TLS handshake, or sends a head.
     Opening,
     /// The connection has had a request.
@@ -122,6 +123,8 @@ enum Phase {
 /// The requests of a connection that are in flight.
 struct Activity {
     phase: Phase,
+    /// When the first bytes of the client were read; before that, when it connected.
+    opened: Instant,
     requests: usize,
     /// When that number last changed.
     since: Instant,
@@ -200,8 +203,6 @@ impl Drop for Place {
         open.connections.retain(|connection| !Arc::ptr_eq(connection, &self.connection));
         if self.connection.activity().phase == Phase::Used {
             open.used = open.used.saturating_sub(1);
-        } else {
-            open.unused = open.unused.saturating_sub(1);
         }
         drop(open);
         self.connections.freed.notify_waiters();
@@ -230,7 +231,7 @@ impl Connections {
 
     fn try_admit(&self, peer: &Peer) -> Option<Arc<Connection>> {
         let mut open = self.open();
-        if open.unused >= self.limits.max_unused {
+        if open.connections.len() >= self.limits.max_used.saturating_add(self.limits.max_unused) {
             open.evict_unused(self.limits);
             return None;
         }
@@ -238,7 +239,6 @@ impl Connections {
         if open.is_stopping {
             connection.signals.raise(Signal::STOP);
         }
-        open.unused += 1;
         open.connections.push(Arc::clone(&connection));
         Some(connection)
     }
@@ -268,10 +268,6 @@ impl Connections {
         activity.phase = Phase::Used;
         drop(activity);
         open.used += 1;
-        open.unused = open.unused.saturating_sub(1);
-        drop(open);
-        // The place among the unused ones.
-        self.freed.notify_waiters();
         true
     }
 
@@ -325,26 +321,35 @@ impl Open {
     /// Evicts unused connections: a few that have sent nothing, or one that has had its time for
     /// the first request. A client group that holds more than its share loses connections first.
     /// Returns whether there was one.
+    ///
+    /// Bytes may have arrived that the server has not read: a connection that has sent nothing so
+    /// far looks for them, and ends itself if there are none.
     fn evict_unused(&self, limits: ConnectionLimits) -> bool {
-        let grace = limits.evictable_after.min(OPENING_GRACE);
         let share = (limits.max_unused / 8).max(1);
         let mut groups = HashMap::<ClientGroup, usize>::new();
-        let mut candidates = Vec::new();
+        let mut unused = Vec::new();
+        let mut silent = 0;
         for connection in &self.connections {
             let activity = connection.activity();
             if activity.phase == Phase::Used || activity.closing {
                 continue;
             }
             *groups.entry(connection.group).or_default() += 1;
-            let evictable = match activity.phase {
-                Phase::New | Phase::Used => false,
-                Phase::Silent => activity.requests == 0,
-                Phase::Opening => activity.idle_since().is_some_and(|since| since.elapsed() >= grace),
-            };
-            if evictable {
-                candidates.push((activity.phase, activity.since, connection));
-            }
+            silent += usize::from(matches!(activity.phase, Phase::Silent | Phase::Leaving));
+            unused.push((activity.phase, activity.first_request_since(), connection));
         }
+        // A flood of silent connections is not waited for. A single one has its time as well.
+        let silent_grace = if silent >= unused.len().div_ceil(2) { Duration::ZERO } else { OPENING_GRACE };
+        let grace = |phase| match phase {
+            Phase::New | Phase::Leaving | Phase::Used => None,
+            Phase::Silent => Some(silent_grace.min(limits.evictable_after)),
+            Phase::Opening => Some(OPENING_GRACE.min(limits.evictable_after)),
+        };
+        let mut candidates: Vec<_> = unused
+            .into_iter()
+            .filter_map(|(phase, since, connection)| Some((phase, since?, connection)))
+            .filter(|(phase, since, _)| grace(*phase).is_some_and(|grace| since.elapsed() >= grace))
+            .collect();
         let order = |(phase, since, connection): &(Phase, Instant, &Arc<Connection>)| {
             let within_share = groups.get(&connection.group).is_none_or(|size| *size <= share);
             (within_share, *phase, *since)
@@ -354,7 +359,10 @@ impl Open {
         let batch = (limits.max_unused / EVICTION_BATCHES).max(1);
         let mut evicted = false;
         for (number, (phase, _, connection)) in candidates.into_iter().take(batch).enumerate() {
-            if number == 0 || phase == Phase::Silent {
+            if phase == Phase::Silent {
+                connection.ask_to_leave();
+                evicted = true;
+            } else if number == 0 {
                 evicted |= connection.evict_if_idle(Duration::ZERO);
             }
         }
@@ -390,7 +398,8 @@ impl Open {
 
 impl Connection {
     fn new(peer: Peer) -> Arc<Self> {
-        let activity = Activity { phase: Phase::New, requests: 0, since: Instant::now(), closing: false };
+        let now = Instant::now();
+        let activity = Activity { phase: Phase::New, opened: now, requests: 0, since: now, closing: false };
         Arc::new(Self {
             group: peer.group(),
             peer,
@@ -406,16 +415,32 @@ impl Connection {
         self.activity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that the server has read, and that the client had sent nothing.
-    pub(super) fn note_silence(&self) {
+    /// Notes that the server has read, and that the client had sent nothing. Returns whether the
+    /// connection is to end because of that.
+    pub(super) fn note_silence(&self) -> bool {
         let mut activity = self.activity();
         activity.phase = activity.phase.max(Phase::Silent);
+        activity.phase == Phase::Leaving
     }
 
-    /// Notes that the client has sent bytes.
+    /// Notes that the client has sent bytes, its first ones.
     pub(super) fn note_bytes(&self) {
+        let now = Instant::now();
         let mut activity = self.activity();
-        activity.phase = activity.phase.max(Phase::Opening);
+        if activity.phase < Phase::Opening {
+            activity.phase = Phase::Opening;
+            activity.opened = now;
+        }
+    }
+
+    /// Lets the connection end itself if its client has still sent nothing.
+    fn ask_to_leave(&self) {
+        let mut activity = self.activity();
+        if activity.phase == Phase::Silent {
+            activity.phase = Phase::Leaving;
+            drop(activity);
+            self.signals.wake();
+        }
     }
 
     /// Evicts the connection if it has been idle for at least `idle_for`, and returns whether it is
@@ -450,6 +475,12 @@ impl Connection {
 }
 
 impl Activity {
+    /// Returns since when the client has been expected to finish its first request; `None` while
+    /// one is in flight.
+    fn first_request_since(&self) -> Option<Instant> {
+        Some(self.idle_since()?.max(self.opened))
+    }
+
     /// Returns since when no request is in flight; `None` while one is.
     fn idle_since(&self) -> Option<Instant> {
         (self.requests == 0).then_some(self.since)

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -89,7 +90,7 @@ impl fmt::Display for Peer {
 /// A socket that accepts connections.
 pub(crate) trait Accept: Send + Sync {
     /// The byte stream of a connection.
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    type Stream: AsFd + AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// Waits for the next connection. Its peer has no certificate names yet.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;

@@ -7,6 +7,7 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -168,7 +169,7 @@ struct ListenerContext<S> {
 }
 
 async fn serve_client<S: Service>(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    stream: impl AsFd + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     tls: Option<TlsHandshake>,
     place: Place,
     context: Arc<ListenerContext<S>>,

@@ -42,6 +42,11 @@ impl Signals {
     /// Raises a signal and wakes the task.
     pub(super) fn raise(&self, signal: Signal) {
         self.raised.fetch_or(signal.0, Ordering::AcqRel);
+        self.wake();
+    }
+
+    /// Wakes the task, which polls what it waits for.
+    pub(super) fn wake(&self) {
         if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
             waker.wake_by_ref();
         }
