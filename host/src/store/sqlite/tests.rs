@@ -15,6 +15,7 @@ use rusqlite::config::DbConfig;
 use tempfile::TempDir;
 
 use super::copies::read;
+use super::database::UPDATE;
 use super::failure::SCHEMA;
 use super::{OpenError, SqliteStore};
 use crate::store::{Entry, Store as _, StoreError, SwapOutcome, Version, conformance};
@@ -465,6 +466,19 @@ fn changed_index_is_opened_again() {
         eventually("the store is opened again", || store.version().is_ok());
         assert_eq!(document(&store), written);
     }
+}
+
+#[test]
+fn swap_needs_no_table_of_its_own() {
+    let fixture = Fixture::new();
+    let store = fixture.with("kept");
+    store.database().with_writer(|connection| {
+        let mut explain = connection.prepare(&format!("EXPLAIN {UPDATE}")).unwrap();
+        let steps = explain.query_map(["a", "b", "c"], |row| row.get::<_, String>(1)).unwrap();
+        let steps: Vec<_> = steps.map(Result::unwrap).collect();
+        assert!(steps.contains(&"Insert".to_owned()), "{steps:?}");
+        assert!(!steps.contains(&"OpenEphemeral".to_owned()), "{steps:?}");
+    });
 }
 
 #[test]
