@@ -3,7 +3,7 @@
 //! A copy of the database file alone is a usable backup, because it holds the catalog soon after
 //! each change. No command waits for that.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, thread};
@@ -23,6 +23,9 @@ pub(super) const LARGE_DELAY: Duration = Duration::from_secs(10);
 
 /// A longer log is copied without delay.
 const LONG_LOG: u64 = 16 << 20;
+
+/// How long after a copy the log is emptied, unless the next change comes before.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// How long after a failure the next attempt begins.
 const RETRY: Duration = Duration::from_millis(500);
@@ -67,40 +70,60 @@ impl Drop for Checkpointer {
 }
 
 fn run(requests: &Receiver<Arc<Database>>) {
-    // The database is released after each checkpoint, so that the store can close it.
-    while let Ok(mut database) = requests.recv() {
-        let mut due = Instant::now() + delay(&database);
-        let mut failing = false;
-        loop {
-            match requests.recv_timeout(due.saturating_duration_since(Instant::now())) {
-                Ok(newest) => {
-                    database = newest;
-                    due = due.min(Instant::now() + delay(&database));
-                    continue;
+    let mut next = requests.recv();
+    while let Ok(database) = next {
+        let Some(database) = copy(requests, database) else { return };
+        // Released meanwhile, so that the store can close it.
+        let copied = Arc::downgrade(&database);
+        drop(database);
+        next = match requests.recv_timeout(QUIET) {
+            Err(RecvTimeoutError::Timeout) => {
+                if let Some(database) = copied.upgrade() {
+                    database.empty_log();
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                // The close of the database makes the last checkpoint.
-                Err(RecvTimeoutError::Disconnected) => return,
+                // The store opens no database again before all references are gone.
+                drop(copied);
+                requests.recv()
             }
-            match database.checkpoint() {
-                Ok(Checkpoint::Complete) => break,
-                // Every call of the store reports that the files are not those at the path.
-                Err(_) if database.identity().check().is_err() => break,
-                Err(failure) if !failing => {
-                    failing = true;
-                    tracing::warn!("a copy of the token store alone lacks the newest changes: {failure}");
-                }
-                Ok(Checkpoint::Incomplete) | Err(_) => {}
+            received => received.map_err(|_| RecvError),
+        };
+    }
+}
+
+/// Copies the log when it is time, again and again until that succeeds or the files are not those
+/// at the path. Returns the database; `None` if the thread is to end.
+fn copy(requests: &Receiver<Arc<Database>>, mut database: Arc<Database>) -> Option<Arc<Database>> {
+    let mut due = Instant::now() + delay(&database);
+    let mut failing = false;
+    loop {
+        match requests.recv_timeout(due.saturating_duration_since(Instant::now())) {
+            Ok(newest) => {
+                database = newest;
+                due = due.min(Instant::now() + delay(&database));
+                continue;
             }
-            due = Instant::now() + RETRY;
+            Err(RecvTimeoutError::Timeout) => {}
+            // The close of the database makes the last checkpoint.
+            Err(RecvTimeoutError::Disconnected) => return None,
         }
+        match database.checkpoint() {
+            Ok(Checkpoint::Complete) => return Some(database),
+            // Every call of the store reports that the files are not those at the path.
+            Err(_) if database.identity().check().is_err() => return Some(database),
+            Err(failure) if !failing => {
+                failing = true;
+                tracing::warn!("a copy of the token store alone lacks the newest changes: {failure}");
+            }
+            Ok(Checkpoint::Incomplete) | Err(_) => {}
+        }
+        due = Instant::now() + RETRY;
     }
 }
 
 /// How long the newest change may be in the log alone.
 fn delay(database: &Database) -> Duration {
-    let (log, length) = database.identity().lengths();
-    if log > LONG_LOG {
+    let (_, length) = database.identity().lengths();
+    if database.log_bytes() > LONG_LOG {
         Duration::ZERO
     } else if length > SMALL_DATABASE {
         LARGE_DELAY

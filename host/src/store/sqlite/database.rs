@@ -4,7 +4,7 @@
 //! delays no read, and a checkpoint delays no commit, but where the log has become long.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rusqlite::config::DbConfig;
@@ -24,6 +24,8 @@ pub(super) struct Database {
     reader: Mutex<Connection>,
     writer: Mutex<Writer>,
     checkpoints: Mutex<Connection>,
+    /// How many bytes the swaps of this process have added to the log since it was copied, at most.
+    log_bytes: AtomicU64,
     /// Why the last commit failed, while it may still take effect after a crash. Calls look here
     /// first, and answer nothing else before the store has settled it.
     unsettled: Mutex<Option<Failure>>,
@@ -34,12 +36,19 @@ pub(super) struct Database {
 #[derive(Debug)]
 struct Writer(Connection);
 
-/// The log of a small database is copied before a commit once it is longer: after some 40 changes
-/// of a catalog with its audit records. With its index, it stays below a mebibyte.
-const LONGEST_SMALL_LOG: u64 = 640 << 10;
+/// The log of a small database is copied before a commit once so much of it is used: after some 15
+/// changes of a catalog with its audit records. With its index, it stays below a mebibyte.
+const LONGEST_SMALL_LOG: u64 = 512 << 10;
 
 /// The log of a larger database is copied before a commit once it is so many times as long.
 const LOG_PER_DATABASE: u64 = 4;
+
+/// The bytes of a page in the log, of a database that this program creates.
+const PAGE_BYTES: u64 = 4096 + 24;
+
+/// How many pages a swap changes at most, beside those of the document: the row, and lists of free
+/// pages.
+const OTHER_PAGES: u64 = 4;
 
 /// Replaces the document. By the id: SQLite then needs no table of its own for what it finds, and
 /// no copies of pages in case that the statement fails halfway.
@@ -89,11 +98,14 @@ impl Database {
             reader: Mutex::new(reader),
             writer: Mutex::new(Writer(writer)),
             checkpoints: Mutex::new(checkpoints),
+            log_bytes: AtomicU64::new(0),
             unsettled: Mutex::default(),
             is_unsettled: AtomicBool::new(false),
         };
         // The log of a killed process. A failure changes nothing: the log is read as well.
-        let _ = database.checkpoint();
+        if let Ok(Checkpoint::Complete) = database.checkpoint() {
+            database.empty_log();
+        }
         Ok(database)
     }
 
@@ -130,7 +142,7 @@ impl Database {
             return Err(unavailable(Failure::Moved(Part::Database, Change::Replaced)));
         }
         let version = layout::new_version(document).map_err(unavailable)?;
-        self.bound_log();
+        self.bound_log(document);
         match writer.update(expected, &version, document) {
             Ok(true) => {}
             Ok(false) => return Ok(SwapOutcome::Stale),
@@ -221,9 +233,11 @@ impl Database {
         self.copy_log(&connection)
     }
 
-    /// Copies the log into the database file and empties it, as far as no reader is in the way.
+    /// Copies the log into the database file, as far as no reader is in the way. It keeps its
+    /// length: the next commits overwrite it, which costs half the time of growing it.
     fn copy_log(&self, connection: &Connection) -> Result<Checkpoint, Failure> {
-        // The first step blocks no writer while it waits for the disk.
+        let added = self.log_bytes.load(Ordering::Relaxed);
+        // Blocks no writer while it waits for the disk.
         // (blocked, pages of the log, pages of them that are in the database)
         let done = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
@@ -233,22 +247,41 @@ impl Database {
             Ok(_) | Err(Failure::Busy) => return Ok(Checkpoint::Incomplete),
             Err(failure) => return Err(failure),
         }
-        // The second has nothing left to copy; it empties the log, so that a log that stays behind
-        // holds nothing old.
-        let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        self.log_bytes.fetch_sub(added, Ordering::Relaxed);
         Ok(Checkpoint::Complete)
     }
 
-    /// Copies a long log into the database file and empties it. The caller holds the writer. A
-    /// checkpoint of the thread never reaches the end of the log while commits follow each other
-    /// closely, and the log would grow.
-    fn bound_log(&self) {
-        let (log, database) = self.identity.lengths();
-        if log > LONGEST_SMALL_LOG && log > LOG_PER_DATABASE * database {
-            // A failure, or a reader in the way, changes nothing: the next commit tries again. The
-            // log keeps its length unless it is emptied, and every commit would copy it.
-            let _ = self.copy_log(&lock(&self.checkpoints));
+    /// Empties a log that has been copied, so that a log that stays behind holds nothing old. Does
+    /// nothing if a reader or a new change is in the way.
+    pub(super) fn empty_log(&self) {
+        if !self.is_unsettled.load(Ordering::Acquire) && self.identity.check().is_ok() {
+            let connection = lock(&self.checkpoints);
+            let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         }
+    }
+
+    /// Copies a long log into the database file. The caller holds the writer. A checkpoint of the
+    /// thread never reaches the end of the log while commits follow each other closely, and the log
+    /// would grow.
+    fn bound_log(&self, document: &str) {
+        let next = (document.len() as u64 / 4096 + 1 + OTHER_PAGES) * PAGE_BYTES;
+        let added = self.log_bytes() + next;
+        let (log, database) = self.identity.lengths();
+        let most = LONGEST_SMALL_LOG.max(LOG_PER_DATABASE * database);
+        // Other processes add to the log as well.
+        if added > most || log > most + most / 8 {
+            // A failure, or a reader in the way, changes nothing: the next commit tries again.
+            let copied = self.copy_log(&lock(&self.checkpoints));
+            if log > most + most / 8 && matches!(copied, Ok(Checkpoint::Complete)) {
+                self.empty_log();
+            }
+        }
+        self.log_bytes.fetch_add(next, Ordering::Relaxed);
+    }
+
+    /// How many bytes the swaps of this process have added to the log since it was copied, at most.
+    pub(super) fn log_bytes(&self) -> u64 {
+        self.log_bytes.load(Ordering::Relaxed)
     }
 
     /// Closes the connections. The last one of all processes makes a checkpoint and removes the

@@ -15,7 +15,7 @@ use rusqlite::config::DbConfig;
 use tempfile::TempDir;
 
 use super::copies::read;
-use super::database::UPDATE;
+use super::database::{Checkpoint, UPDATE};
 use super::failure::SCHEMA;
 use super::{OpenError, SqliteStore};
 use crate::store::{Entry, Store as _, StoreError, SwapOutcome, Version, conformance};
@@ -466,6 +466,29 @@ fn changed_index_is_opened_again() {
         eventually("the store is opened again", || store.version().is_ok());
         assert_eq!(document(&store), written);
     }
+}
+
+#[test]
+fn copied_log_is_overwritten_and_emptied_in_the_end() {
+    let fixture = Fixture::new();
+    let store = fixture.with("first");
+    let log = || fs::metadata(fixture.at("tokens.db-wal")).unwrap().len();
+    // Several times as much as the log may hold.
+    for number in 0..100 {
+        swapped(&store, &format!("{number:020000}"));
+        assert!(log() < 900 << 10, "{number}: {}", log());
+    }
+    // Unless the test stops for a second.
+    eventually("a copied log is overwritten", || {
+        swapped(&store, &"x".repeat(20_000));
+        let copied = store.database().checkpoint() == Ok(Checkpoint::Complete);
+        let before = log();
+        swapped(&store, "short");
+        copied && before > 0 && log() == before
+    });
+    eventually("the log is emptied", || log() == 0);
+    swapped(&store, "last");
+    assert_eq!(document(&fixture.open()), "last");
 }
 
 #[test]
