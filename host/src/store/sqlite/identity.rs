@@ -3,12 +3,16 @@
 //! SQLite asks no path again once it has opened a file. A server whose database was replaced would
 //! go on writing to a file that the next start does not find.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::{Connection, FileControl, MAIN_DB};
+#[cfg(target_os = "linux")]
+use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
+#[cfg(target_os = "linux")]
+use rustix::io::Errno;
 
 use super::failure::{Change, Failure, Part};
 use crate::private_file::{identity, with_suffix};
@@ -35,17 +39,17 @@ impl Identity {
         // SQLite follows a symbolic link, and creates the other files beside its target.
         let opened = connection.path().map_or_else(|| path.to_owned(), PathBuf::from);
         let (log_path, index_path) = (with_suffix(&opened, "-wal"), with_suffix(&opened, "-shm"));
-        let stat = |path: &Path| fs::metadata(path).map_err(|error| Failure::of_io(path, &error));
-        let (database, log, index) = (stat(path)?, stat(&log_path)?, stat(&index_path)?);
+        let look = |path: &Path| look(path).map_err(|error| Failure::of_io(path, &error));
+        let (database, log, index) = (look(path)?, look(&log_path)?, look(&index_path)?);
         let found = Self {
             path: path.to_owned(),
             log_path,
             index_path,
-            database: identity(&database),
-            log: identity(&log),
-            index: identity(&index),
-            index_length: index.len().into(),
-            length: database.len().into(),
+            database: database.identity,
+            log: log.identity,
+            index: index.identity,
+            index_length: index.length.into(),
+            length: database.length.into(),
         };
         if has_moved(connection) {
             return Err(Failure::Moved(Part::Database, Change::Replaced));
@@ -55,14 +59,14 @@ impl Identity {
 
     /// Compares what the paths lead to with the open files. Touches no connection.
     pub(super) fn check(&self) -> Result<(), Failure> {
-        let length = check(&self.path, self.database, Part::Database)?.len();
+        let length = check(&self.path, self.database, Part::Database)?.length;
         check(&self.log_path, self.log, Part::Log)?;
         // The index is mapped into memory: to touch a part that was cut off would end the process.
-        let index = fs::metadata(&self.index_path).map_err(|_| Failure::Reopening)?;
-        if identity(&index) != self.index || index.len() < self.index_length.load(Ordering::Relaxed) {
+        let index = look(&self.index_path).map_err(|_| Failure::Reopening)?;
+        if index.identity != self.index || index.length < self.index_length.load(Ordering::Relaxed) {
             return Err(Failure::Reopening);
         }
-        self.index_length.fetch_max(index.len(), Ordering::Relaxed);
+        self.index_length.fetch_max(index.length, Ordering::Relaxed);
         if length < self.length.load(Ordering::Relaxed) {
             return Err(Failure::Moved(Part::Database, Change::Truncated));
         }
@@ -77,7 +81,7 @@ impl Identity {
 
     /// The length of the write-ahead log, and the greatest length of the database so far; in bytes.
     pub(super) fn lengths(&self) -> (u64, u64) {
-        let log = fs::metadata(&self.log_path).map_or(0, |metadata| metadata.len());
+        let log = look(&self.log_path).map_or(0, |log| log.length);
         (log, self.length.load(Ordering::Relaxed))
     }
 
@@ -101,8 +105,8 @@ impl Identity {
     /// Whether nothing is at the path of the write-ahead log.
     pub(super) fn has_lost_its_log(&self) -> bool {
         matches!(check(&self.log_path, self.log, Part::Log), Err(Failure::Moved(Part::Log, Change::Missing)))
-            && fs::metadata(&self.index_path).is_ok_and(|index| {
-                identity(&index) == self.index && index.len() >= self.index_length.load(Ordering::Relaxed)
+            && look(&self.index_path).is_ok_and(|index| {
+                index.identity == self.index && index.length >= self.index_length.load(Ordering::Relaxed)
             })
     }
 }
@@ -113,13 +117,37 @@ pub(super) fn has_moved(connection: &Connection) -> bool {
     connection.file_control(Some(MAIN_DB), FileControl::HasMoved(&mut moved)).is_ok() && moved != 0
 }
 
-fn check(path: &Path, opened: (u64, u64), part: Part) -> Result<Metadata, Failure> {
-    match fs::metadata(path) {
-        Ok(found) if identity(&found) == opened => Ok(found),
+/// What is at a path.
+struct Found {
+    /// Device and inode number.
+    identity: (u64, u64),
+    length: u64,
+}
+
+fn check(path: &Path, opened: (u64, u64), part: Part) -> Result<Found, Failure> {
+    match look(path) {
+        Ok(found) if found.identity == opened => Ok(found),
         Ok(_) => Err(Failure::Moved(part, Change::Replaced)),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Err(Failure::Moved(part, Change::Missing))
         }
         Err(error) => Err(Failure::of_io(path, &error)),
     }
+}
+
+/// Looks what is at a path, and not at its times. Linux gives a file new times with the first write
+/// after a look at them, and a sync waits for these as well: a third more for each commit.
+fn look(path: &Path) -> io::Result<Found> {
+    #[cfg(target_os = "linux")]
+    match statx(CWD, path, AtFlags::empty(), StatxFlags::TYPE | StatxFlags::INO | StatxFlags::SIZE) {
+        Ok(found) => {
+            let device = makedev(found.stx_dev_major, found.stx_dev_minor);
+            return Ok(Found { identity: (device, found.stx_ino), length: found.stx_size });
+        }
+        // A kernel or a sandbox without this call.
+        Err(Errno::NOSYS | Errno::PERM) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let found = fs::metadata(path)?;
+    Ok(Found { identity: identity(&found), length: found.len() })
 }
