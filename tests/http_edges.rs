@@ -231,7 +231,7 @@ fn burst_of_connections_gets_all_responses() {
     // All have arrived before the server sees the first one.
     server.signal(Signal::STOP);
     let health = get("/health").bearer(&old);
-    let burst: Vec<_> = (0..900).map(|_| open(server.address, &health)).collect();
+    let burst: Vec<_> = (0..100).map(|_| open(server.address, &health)).collect();
     let mut of_recovery: Vec<_> = (0..100).map(|_| open(server.recovery(), &get("/"))).collect();
     let mut regenerate = open(server.recovery(), &post(REGENERATE));
     server.signal(Signal::CONT);

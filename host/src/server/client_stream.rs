@@ -211,6 +211,9 @@ mod tests {
             assert!(poll_once(stream.read(&mut first)).is_pending());
             if sends {
                 client.write_all(b"G").unwrap();
+                while !stream.has_arrived_bytes() {
+                    std::thread::yield_now();
+                }
             }
             let waiting = connections.admit(Peer::Unix { uid: 0 });
             assert!(poll_once(waiting).is_pending(), "there is one place");

@@ -30,8 +30,7 @@ const OPENING_GRACE: Duration = Duration::from_millis(250);
 /// them allows it.
 const SWEEP_INTERVALS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
-/// Into how many parts the places of silent connections are divided. Those of a part are evicted
-/// together.
+/// The part of the unused places whose silent connections are evicted together.
 const EVICTION_BATCHES: usize = 16;
 
 /// The limits of the connections of a listener.
@@ -40,8 +39,8 @@ pub(crate) struct ConnectionLimits {
     /// How many used connections may be open at a time. At that number, the first request of
     /// another connection evicts the one that has been idle for the longest time.
     pub(crate) max_used: usize,
-    /// How many places there are beside these, so that a new connection always finds one. Where
-    /// all places are taken, it evicts the oldest unused connection that has sent nothing.
+    /// How many places there are beside these, which used connections never take. Where all places
+    /// are taken, a new connection evicts unused ones.
     pub(crate) max_unused: usize,
     /// How long a used connection must be idle before it can be evicted. It is long enough to send
     /// a finished response.
@@ -320,7 +319,7 @@ impl Open {
 
     /// Evicts unused connections: a few that have sent nothing, or one that has had its time for
     /// the first request. A client group that holds more than its share loses connections first.
-    /// Returns whether there was one.
+    /// Returns whether one ends.
     ///
     /// Bytes may have arrived that the server has not read: a connection that has sent nothing so
     /// far looks for them, and ends itself if there are none.
@@ -328,18 +327,20 @@ impl Open {
         let share = (limits.max_unused / 8).max(1);
         let mut groups = HashMap::<ClientGroup, usize>::new();
         let mut unused = Vec::new();
-        let mut silent = 0;
+        let (mut silent, mut leaving) = (0, 0);
         for connection in &self.connections {
             let activity = connection.activity();
             if activity.phase == Phase::Used || activity.closing {
                 continue;
             }
             *groups.entry(connection.group).or_default() += 1;
-            silent += usize::from(matches!(activity.phase, Phase::Silent | Phase::Leaving));
+            silent += usize::from(activity.phase == Phase::Silent);
+            leaving += usize::from(activity.phase == Phase::Leaving);
             unused.push((activity.phase, activity.first_request_since(), connection));
         }
-        // A flood of silent connections is not waited for. A single one has its time as well.
-        let silent_grace = if silent >= unused.len().div_ceil(2) { Duration::ZERO } else { OPENING_GRACE };
+        // A flood of silent connections is not waited for.
+        let is_flood = silent + leaving >= unused.len().div_ceil(2);
+        let silent_grace = if is_flood { Duration::ZERO } else { OPENING_GRACE };
         let grace = |phase| match phase {
             Phase::New | Phase::Leaving | Phase::Used => None,
             Phase::Silent => Some(silent_grace.min(limits.evictable_after)),
@@ -357,7 +358,7 @@ impl Open {
         candidates.sort_by_key(order);
         // Several at once, because the connections of a flood do not wait for each other.
         let batch = (limits.max_unused / EVICTION_BATCHES).max(1);
-        let mut evicted = false;
+        let mut evicted = leaving > 0;
         for (number, (phase, _, connection)) in candidates.into_iter().take(batch).enumerate() {
             if phase == Phase::Silent {
                 connection.ask_to_leave();
@@ -546,6 +547,44 @@ mod tests {
             () = connections.sweep() => {}
         }
         assert!(handle.begin_request().is_none());
+    }
+
+    /// How many of these connections, whose clients have sent nothing, are to leave for a new one.
+    async fn leaving(silent_count: usize, opening: usize) -> usize {
+        let limits = ConnectionLimits { max_used: 0, max_unused: silent_count + opening, ..LIMITS };
+        let connections = Connections::new(limits);
+        let mut places = Vec::new();
+        for number in 0..limits.max_unused {
+            places.push(connections.admit(Peer::Unix { uid: 0 }).await);
+            if number < silent_count {
+                assert!(!places[number].connection.note_silence());
+            } else {
+                places[number].connection.note_bytes();
+            }
+        }
+        assert!(connections.try_admit(&Peer::Unix { uid: 0 }).is_none());
+        let silent = || places.iter().take(silent_count).map(|place| &place.connection);
+        let leaving = silent().filter(|connection| connection.note_silence()).count();
+        // What arrives in time is in time.
+        silent().for_each(|connection| connection.note_bytes());
+        assert!(!silent().any(|connection| connection.note_silence()));
+        leaving
+    }
+
+    #[tokio::test]
+    async fn silent_connections_leave_at_once_where_they_are_many() {
+        assert_eq!(leaving(8, 0).await, 1);
+        assert_eq!(leaving(4, 4).await, 1);
+        assert_eq!(leaving(32, 0).await, 2);
+        loop {
+            let began = Instant::now();
+            let few = leaving(3, 5).await;
+            // Unless the machine is stopped meanwhile.
+            if began.elapsed() < OPENING_GRACE {
+                assert_eq!(few, 0, "they have as long as the others");
+                break;
+            }
+        }
     }
 
     #[tokio::test]

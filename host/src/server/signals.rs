@@ -45,7 +45,7 @@ impl Signals {
         self.wake();
     }
 
-    /// Wakes the task, which polls what it waits for.
+    /// Wakes the task, which polls the future that it interrupts.
     pub(super) fn wake(&self) {
         if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
             waker.wake_by_ref();
@@ -65,13 +65,13 @@ impl Signals {
     ) -> Option<F::Output> {
         let mut known: Option<Waker> = None;
         poll_fn(|cx| {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                return Poll::Ready(Some(output));
-            }
             if !known.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
                 known = Some(cx.waker().clone());
-                // Before the look: a signal that comes later wakes the task.
+                // Before everything else: what comes later wakes the task.
                 *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+            }
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
             }
             if self.is_raised(any_of) { Poll::Ready(None) } else { Poll::Pending }
         })
@@ -93,6 +93,18 @@ mod tests {
         signals.raise(Signal::CLOSE);
         assert_eq!(signals.interrupt(Signal::CLOSE, pin!(ready(7))).await, Some(7));
         assert_eq!(signals.interrupt(Signal::CLOSE, pin!(pending::<()>())).await, None);
+    }
+
+    #[tokio::test]
+    async fn task_is_woken_by_what_happens_during_its_first_poll() {
+        let signals = Signals::default();
+        let mut polls = 0;
+        let future = poll_fn(|_| {
+            polls += 1;
+            signals.wake();
+            if polls == 2 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        assert_eq!(signals.interrupt(Signal::CLOSE, pin!(future)).await, Some(()));
     }
 
     #[tokio::test]
