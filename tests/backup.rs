@@ -23,7 +23,7 @@ fn assert_done(output: &CommandOutput) {
 /// A way to back up a running server.
 type Way = fn(&TestEnv, &Path);
 
-/// Waits until the one file holds the newest change, as it does within a second.
+/// Waits until the one file holds the newest change, which is so once the log is empty.
 fn copy_one_file(env: &TestEnv, to: &Path) {
     eventually("the log is empty", || {
         fs::metadata(env.data_dir().join("tokens.db-wal")).is_ok_and(|wal| wal.len() == 0)

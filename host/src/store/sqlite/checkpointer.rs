@@ -4,7 +4,7 @@
 //! each change. No command waits for that.
 
 use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -24,7 +24,8 @@ pub(super) const LARGE_DELAY: Duration = Duration::from_secs(10);
 /// A longer log is copied without delay.
 const LONG_LOG: u64 = 16 << 20;
 
-/// How long after a copy the log is emptied, unless the next change comes before.
+/// How long after a copy the log is emptied, unless the next change comes before. As long after a
+/// failure, the next attempt begins.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// How long after a failure the next attempt begins.
@@ -37,7 +38,7 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Checkpointer {
     /// Receives a message for each change. Dropped to end the thread.
-    changes: Option<Sender<Arc<Database>>>,
+    changes: Option<Sender<Weak<Database>>>,
     /// Disconnected when the thread has ended.
     ended: Mutex<Receiver<()>>,
 }
@@ -56,7 +57,7 @@ impl Checkpointer {
     /// Requests a checkpoint of this database.
     pub(super) fn request(&self, database: &Arc<Database>) {
         if let Some(changes) = &self.changes {
-            let _ = changes.send(Arc::clone(database));
+            let _ = changes.send(Arc::downgrade(database));
         }
     }
 }
@@ -69,30 +70,28 @@ impl Drop for Checkpointer {
     }
 }
 
-fn run(requests: &Receiver<Arc<Database>>) {
+/// Holds a database for the time of a checkpoint alone, so that the store can close it.
+fn run(requests: &Receiver<Weak<Database>>) {
     let mut next = requests.recv();
     while let Ok(database) = next {
         let Some(database) = copy(requests, database) else { return };
-        // Released meanwhile, so that the store can close it.
-        let copied = Arc::downgrade(&database);
-        drop(database);
-        next = match requests.recv_timeout(QUIET) {
-            Err(RecvTimeoutError::Timeout) => {
-                if let Some(database) = copied.upgrade() {
-                    database.empty_log();
+        next = loop {
+            match requests.recv_timeout(QUIET) {
+                Err(RecvTimeoutError::Timeout) => {
+                    let ended = database.upgrade().map(|database| database.empty_log());
+                    if matches!(ended, None | Some(Ok(Checkpoint::Complete))) {
+                        break requests.recv();
+                    }
                 }
-                // The store opens no database again before all references are gone.
-                drop(copied);
-                requests.recv()
+                received => break received.map_err(|_| RecvError),
             }
-            received => received.map_err(|_| RecvError),
         };
     }
 }
 
-/// Copies the log when it is time, again and again until that succeeds or the files are not those
-/// at the path. Returns the database; `None` if the thread is to end.
-fn copy(requests: &Receiver<Arc<Database>>, mut database: Arc<Database>) -> Option<Arc<Database>> {
+/// Copies the log when it is time, again and again until that succeeds, or the database is closed,
+/// or the files are not those at the path. Returns the database; `None` if the thread is to end.
+fn copy(requests: &Receiver<Weak<Database>>, mut database: Weak<Database>) -> Option<Weak<Database>> {
     let mut due = Instant::now() + delay(&database);
     let mut failing = false;
     loop {
@@ -106,10 +105,11 @@ fn copy(requests: &Receiver<Arc<Database>>, mut database: Arc<Database>) -> Opti
             // The close of the database makes the last checkpoint.
             Err(RecvTimeoutError::Disconnected) => return None,
         }
-        match database.checkpoint() {
+        let Some(open) = database.upgrade() else { return Some(database) };
+        match open.checkpoint() {
             Ok(Checkpoint::Complete) => return Some(database),
             // Every call of the store reports that the files are not those at the path.
-            Err(_) if database.identity().check().is_err() => return Some(database),
+            Err(_) if open.identity().check().is_err() => return Some(database),
             Err(failure) if !failing => {
                 failing = true;
                 tracing::warn!("a copy of the token store alone lacks the newest changes: {failure}");
@@ -121,7 +121,8 @@ fn copy(requests: &Receiver<Arc<Database>>, mut database: Arc<Database>) -> Opti
 }
 
 /// How long the newest change may be in the log alone.
-fn delay(database: &Database) -> Duration {
+fn delay(database: &Weak<Database>) -> Duration {
+    let Some(database) = database.upgrade() else { return Duration::ZERO };
     let (_, length) = database.identity().lengths();
     if database.log_bytes() > LONG_LOG {
         Duration::ZERO

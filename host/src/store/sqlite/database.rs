@@ -1,7 +1,8 @@
 //! An open database: its connections, and what they do.
 //!
 //! One connection reads, one writes and one makes checkpoints. So a commit that waits for the disk
-//! delays no read, and a checkpoint delays no commit, but where the log has become long.
+//! delays no read. A checkpoint delays no commit, but where the log has become long, and for the
+//! moment that empties it.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,7 +25,7 @@ pub(super) struct Database {
     reader: Mutex<Connection>,
     writer: Mutex<Writer>,
     checkpoints: Mutex<Connection>,
-    /// How many bytes the swaps of this process have added to the log since it was copied, at most.
+    /// About how many bytes the swaps of this process have added to the log since it was copied.
     log_bytes: AtomicU64,
     /// Why the last commit failed, while it may still take effect after a crash. Calls look here
     /// first, and answer nothing else before the store has settled it.
@@ -46,8 +47,7 @@ const LOG_PER_DATABASE: u64 = 4;
 /// The bytes of a page in the log, of a database that this program creates.
 const PAGE_BYTES: u64 = 4096 + 24;
 
-/// How many pages a swap changes at most, beside those of the document: the row, and lists of free
-/// pages.
+/// How many pages a swap changes beside those of the document: the row, and lists of free pages.
 const OTHER_PAGES: u64 = 4;
 
 /// Replaces the document. By the id: SQLite then needs no table of its own for what it finds, and
@@ -103,9 +103,7 @@ impl Database {
             is_unsettled: AtomicBool::new(false),
         };
         // The log of a killed process. A failure changes nothing: the log is read as well.
-        if let Ok(Checkpoint::Complete) = database.checkpoint() {
-            database.empty_log();
-        }
+        let _ = database.empty_log();
         Ok(database)
     }
 
@@ -142,9 +140,12 @@ impl Database {
             return Err(unavailable(Failure::Moved(Part::Database, Change::Replaced)));
         }
         let version = layout::new_version(document).map_err(unavailable)?;
-        self.bound_log(document);
+        let pages = document.len() as u64 / 4096 + 1 + OTHER_PAGES;
+        self.bound_log(pages * PAGE_BYTES);
         match writer.update(expected, &version, document) {
-            Ok(true) => {}
+            Ok(true) => {
+                self.log_bytes.fetch_add(pages * PAGE_BYTES, Ordering::Relaxed);
+            }
             Ok(false) => return Ok(SwapOutcome::Stale),
             Err(Uncommitted { error, attempted: false }) => {
                 return Err(unavailable(Failure::of_sqlite(&self.path, &error)));
@@ -251,35 +252,48 @@ impl Database {
         Ok(Checkpoint::Complete)
     }
 
-    /// Empties a log that has been copied, so that a log that stays behind holds nothing old. Does
-    /// nothing if a reader or a new change is in the way.
-    pub(super) fn empty_log(&self) {
-        if !self.is_unsettled.load(Ordering::Acquire) && self.identity.check().is_ok() {
-            let connection = lock(&self.checkpoints);
-            let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    /// As a checkpoint, and empties the log, so that one that stays behind holds nothing old.
+    pub(super) fn empty_log(&self) -> Result<Checkpoint, Failure> {
+        if self.is_unsettled.load(Ordering::Acquire) {
+            return Err(self.why_unsettled());
+        }
+        let connection = lock(&self.checkpoints);
+        self.identity.check()?;
+        self.empty_log_by(&connection)
+    }
+
+    fn empty_log_by(&self, connection: &Connection) -> Result<Checkpoint, Failure> {
+        // What TRUNCATE has left to copy, it copies while no writer can begin.
+        if self.copy_log(connection)? == Checkpoint::Incomplete {
+            return Ok(Checkpoint::Incomplete);
+        }
+        // The copy may have waited for the disk.
+        self.identity.check()?;
+        let emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        match emptied.map_err(|error| Failure::of_sqlite(&self.path, &error)) {
+            Ok(0) => Ok(Checkpoint::Complete),
+            // A reader, or the next change.
+            Ok(_) | Err(Failure::Busy) => Ok(Checkpoint::Incomplete),
+            Err(failure) => Err(failure),
         }
     }
 
-    /// Copies a long log into the database file. The caller holds the writer. A checkpoint of the
-    /// thread never reaches the end of the log while commits follow each other closely, and the log
-    /// would grow.
-    fn bound_log(&self, document: &str) {
-        let next = (document.len() as u64 / 4096 + 1 + OTHER_PAGES) * PAGE_BYTES;
-        let added = self.log_bytes() + next;
+    /// Copies the log into the database file, if it is long or the next change makes it so. The
+    /// caller holds the writer. A checkpoint of the thread never reaches the end of the log while
+    /// commits follow each other closely, and the log would grow.
+    fn bound_log(&self, next: u64) {
         let (log, database) = self.identity.lengths();
         let most = LONGEST_SMALL_LOG.max(LOG_PER_DATABASE * database);
-        // Other processes add to the log as well.
-        if added > most || log > most + most / 8 {
-            // A failure, or a reader in the way, changes nothing: the next commit tries again.
-            let copied = self.copy_log(&lock(&self.checkpoints));
-            if log > most + most / 8 && matches!(copied, Ok(Checkpoint::Complete)) {
-                self.empty_log();
-            }
+        // A failure, or a reader in the way, changes nothing: the next commit tries again.
+        if log > most + most / 8 {
+            // Another process has added to it as well.
+            let _ = self.empty_log_by(&lock(&self.checkpoints));
+        } else if self.log_bytes() + next > most {
+            let _ = self.copy_log(&lock(&self.checkpoints));
         }
-        self.log_bytes.fetch_add(next, Ordering::Relaxed);
     }
 
-    /// How many bytes the swaps of this process have added to the log since it was copied, at most.
+    /// About how many bytes the swaps of this process have added to the log since it was copied.
     pub(super) fn log_bytes(&self) -> u64 {
         self.log_bytes.load(Ordering::Relaxed)
     }
@@ -304,6 +318,13 @@ impl Database {
             }
             drop(connection);
         }
+    }
+
+    /// Waits until no checkpoint of another thread is in progress.
+    #[cfg(test)]
+    pub(super) fn without_checkpoints<T>(&self, run: impl FnOnce() -> T) -> T {
+        let _checkpoints = lock(&self.checkpoints);
+        run()
     }
 
     /// Waits until no call of another thread uses the writer.

@@ -135,8 +135,8 @@ fn check(path: &Path, opened: (u64, u64), part: Part) -> Result<Found, Failure> 
     }
 }
 
-/// Looks what is at a path, and not at its times. Linux gives a file new times with the first write
-/// after a look at them, and a sync waits for these as well: a third more for each commit.
+/// Looks what is at a path, and not at its times. Linux 6.13 and newer give a file new times with
+/// the first write after a look at them, and a sync waits for these as well: a third more.
 fn look(path: &Path) -> io::Result<Found> {
     #[cfg(target_os = "linux")]
     match statx(CWD, path, AtFlags::empty(), StatxFlags::TYPE | StatxFlags::INO | StatxFlags::SIZE) {

@@ -85,12 +85,16 @@ impl SqliteStore {
                 return Ok(Access::Open(Arc::clone(database)));
             }
             // All connections share the index, so all of them are closed, without touching it.
-            let Some(open) = Arc::get_mut(database) else { return Err(Failure::Reopening) };
-            let known = open.identity().database();
-            if let State::Open(database) = std::mem::replace(state, State::Closed(known))
-                && let Some(database) = Arc::into_inner(database)
-            {
-                database.close();
+            let known = database.identity().database();
+            if let State::Open(database) = std::mem::replace(state, State::Closed(known)) {
+                match Arc::try_unwrap(database) {
+                    Ok(database) => database.close(),
+                    // A call of another thread, or a checkpoint, uses it for a moment.
+                    Err(database) => {
+                        *state = State::Open(database);
+                        return Err(Failure::Reopening);
+                    }
+                }
             }
         }
         let found = self.metadata()?;
@@ -106,6 +110,8 @@ impl SqliteStore {
             Ok(database) => {
                 // The process that created the file may have died before it synced the directory.
                 sync_directory_of(&self.path).map_err(|error| Failure::of_io(&self.path, &error))?;
+                // The log may hold a change that no copy has.
+                *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 let database = Arc::new(database);
                 *state = State::Open(Arc::clone(&database));
                 Ok(Access::Open(database))

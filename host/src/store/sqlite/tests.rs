@@ -457,12 +457,13 @@ fn changed_index_is_opened_again() {
     for round in 0..6 {
         let written = format!("round {round}");
         swapped(&store, &written);
-        match round % 3 {
+        // A process that uses a part of the index that is cut off would die.
+        store.database().without_checkpoints(|| match round % 3 {
             0 => OpenOptions::new().write(true).open(&index).unwrap().set_len(0).unwrap(),
             1 => OpenOptions::new().write(true).open(&index).unwrap().set_len(4096).unwrap(),
             _ => fs::remove_file(&index).unwrap(),
-        }
-        // The checkpoint of the last change may hold the database for a moment.
+        });
+        // A checkpoint may hold the database for a moment.
         eventually("the store is opened again", || store.version().is_ok());
         assert_eq!(document(&store), written);
     }
