@@ -8,7 +8,8 @@ use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::{env, iter};
+use std::time::Duration;
+use std::{env, iter, thread};
 
 use optoken::store::{SqliteStore, Store, StoreError, SwapOutcome};
 use rustix::process::{Signal, getpid, kill_process};
@@ -25,6 +26,10 @@ const END: &str = "OPTOKEN_TEST_STORE_END";
 /// How many swaps the child makes.
 const SWAPS: &str = "OPTOKEN_TEST_STORE_SWAPS";
 
+/// How many milliseconds the child pauses after its first swap. Each later pause is longer by as
+/// much.
+const PAUSE: &str = "OPTOKEN_TEST_STORE_PAUSE";
+
 /// The system calls that change files.
 const CALLS: &str =
     "pwrite64,write,ftruncate,fsync,fdatasync,rename,renameat,renameat2,link,linkat,unlink,unlinkat,openat";
@@ -33,6 +38,7 @@ const CALLS: &str =
 pub(crate) fn run_child() -> bool {
     let Some(path) = env::var_os(CHILD) else { return false };
     let swaps: usize = env::var(SWAPS).unwrap().parse().unwrap();
+    let pause = Duration::from_millis(env::var(PAUSE).unwrap().parse().unwrap());
     let store = SqliteStore::open(path).unwrap();
     let mut version = store.version().unwrap();
     for number in 1..=swaps {
@@ -40,6 +46,7 @@ pub(crate) fn run_child() -> bool {
             Ok(SwapOutcome::Swapped(new)) => {
                 version = Some(new);
                 print(&format!("answered {number}\n"));
+                thread::sleep(pause * u32::try_from(number).unwrap());
             }
             Ok(SwapOutcome::Stale) => panic!("stale"),
             Err(StoreError::Unavailable(why)) => print(&format!("unavailable {number}: {why}\n")),
@@ -98,6 +105,11 @@ impl Child {
     }
 
     fn run(&self, swaps: usize, end: &str, strace: &[&str]) -> Output {
+        self.run_slowly(swaps, 0, end, strace)
+    }
+
+    /// Runs it with pauses between its swaps, of which the first has so many milliseconds.
+    fn run_slowly(&self, swaps: usize, pause: u32, end: &str, strace: &[&str]) -> Output {
         Command::new(path(STRACE))
             .args(["-f", "-qq", "-y", "-xx", "-s", "10000000", "-o"])
             .arg(&self.log)
@@ -105,6 +117,7 @@ impl Child {
             .arg(env::current_exe().unwrap())
             .env(CHILD, self.store())
             .env(SWAPS, swaps.to_string())
+            .env(PAUSE, pause.to_string())
             .env(END, end)
             .output()
             .unwrap()
@@ -373,14 +386,31 @@ fn recovered(files: &BTreeMap<String, Vec<u8>>, directory: &Path) -> usize {
     found
 }
 
+/// How often the log begins again without being emptied.
+fn restarts(calls: &[Call], log: &Path) -> usize {
+    let (mut restarts, mut end) = (0, 0);
+    for call in calls {
+        match call {
+            Call::Write { path, offset, .. } if path == log => {
+                restarts += usize::from(*offset == 0 && end > 0);
+                end = if *offset == 0 { 1 } else { end.max(*offset) };
+            }
+            Call::Truncate { path, .. } | Call::Unlink(path) | Call::Create(path) if path == log => end = 0,
+            _ => {}
+        }
+    }
+    restarts
+}
+
 pub(crate) fn every_crash_point_leaves_the_answered_state() {
     let child = Child::new();
-    // The second run begins with the files of a killed process.
-    let runs = [("kill", 5), ("close", 6)];
+    // The second run begins with the files of a killed process. Its log is copied in the pauses,
+    // and the next swap overwrites it.
+    let runs = [("kill", 5, 0), ("close", 6, 150)];
     let mut calls = Vec::new();
     let mut answered_before = 0;
-    for (end, swaps) in runs {
-        let output = child.run(swaps, end, &["-e", &format!("trace={CALLS}")]);
+    for (end, swaps, pause) in runs {
+        let output = child.run_slowly(swaps, pause, end, &["-e", &format!("trace={CALLS}")]);
         let killed = output.status.signal() == Some(9);
         assert!(output.status.success() || killed, "{output:?}");
         let log = fs::read_to_string(&child.log).unwrap();
@@ -389,6 +419,8 @@ pub(crate) fn every_crash_point_leaves_the_answered_state() {
     }
     let writes = calls.iter().filter(|call| matches!(call, Call::Write { .. })).count();
     assert!(writes > 60 && answered_before == 6, "{writes} writes");
+    let restarts = restarts(&calls, &child.data().join("tokens.db-wal"));
+    assert!(restarts > 0, "no swap overwrites the log");
 
     let directory = child.directory.path().join("after");
     let mut disk = Disk::default();
