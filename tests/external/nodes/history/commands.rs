@@ -40,8 +40,10 @@ pub(super) enum LogViolation {
     Missing(u64),
     /// A change was acknowledged, and no log has it.
     Lost(String),
-    /// A record is not what its request asked for, or the second one of a command.
+    /// A record is not what its request asked for.
     Foreign(String),
+    /// The second record of a command.
+    Twice(String),
     Order(Violation),
 }
 
@@ -52,6 +54,7 @@ impl fmt::Display for LogViolation {
             Self::Missing(sequence) => write!(f, "missing record: no log has number {sequence}"),
             Self::Lost(command) => write!(f, "lost acknowledged change: {command}"),
             Self::Foreign(record) => write!(f, "record that no command asked for: {record}"),
+            Self::Twice(record) => write!(f, "second record of one command: {record}"),
             Self::Order(violation) => violation.fmt(f),
         }
     }
@@ -79,8 +82,8 @@ fn merge(logs: &[Vec<Value>]) -> Result<BTreeMap<u64, &Value>, LogViolation> {
 
 /// The address of the request that made a change; none for one of a node itself.
 fn source(record: &Value) -> Option<Ipv4Addr> {
-    let address: SocketAddrV4 = record["origin"].as_str()?.strip_prefix("http ")?.parse().ok()?;
-    Some(*address.ip())
+    let address = record["origin"].as_str().unwrap().strip_prefix("http ")?;
+    Some(*address.parse::<SocketAddrV4>().unwrap().ip())
 }
 
 /// Checks that each acknowledged command has one record, no other command has one but those of an
@@ -102,19 +105,21 @@ pub(super) fn check(
     let mut history = Vec::new();
     for (sequence, record) in &records {
         let (begin, end, outcome) = match source(record) {
-            Some(address) if address != Ipv4Addr::LOCALHOST => {
-                let number = numbers.get(&address).copied();
-                let number = number.filter(|number| {
-                    let command = &commands[*number];
-                    record["action"] == command.action
-                        && record["subject"]["name"] == command.subject.as_str()
-                        && sequences[*number].replace(*sequence).is_none()
-                });
-                let Some(number) = number else { return Err(LogViolation::Foreign(record.to_string())) };
-                (commands[number].begin, commands[number].end, commands[number].outcome)
-            }
             // Of a node itself, or from before the history.
-            _ => (0, NEVER, Outcome::Unknown),
+            None | Some(Ipv4Addr::LOCALHOST) => (0, NEVER, Outcome::Unknown),
+            Some(address) => {
+                let foreign = || LogViolation::Foreign(record.to_string());
+                let number = *numbers.get(&address).ok_or_else(foreign)?;
+                let command = &commands[number];
+                if record["action"] != command.action || record["subject"]["name"] != command.subject.as_str()
+                {
+                    return Err(foreign());
+                }
+                if sequences[number].replace(*sequence).is_some() {
+                    return Err(LogViolation::Twice(record.to_string()));
+                }
+                (command.begin, command.end, command.outcome)
+            }
         };
         let kind = Kind::Swap { expected: state(sequence - 1), new: state(*sequence), outcome };
         history.push(Operation { begin, end, kind });
