@@ -63,7 +63,8 @@ pub(crate) fn examine(from: Side<'_>, to: Side<'_>) -> anyhow::Result<Found> {
     match Relocation::read(&source.document) {
         None => {}
         Some(Relocation::Moved { to: other, catalog_id, .. }) if other == to.address => {
-            return left(from, to, target, catalog_id);
+            // Another run may have moved them after the target was read.
+            return left(from, to, load(to)?, catalog_id);
         }
         Some(Relocation::Moved { to: other, .. }) => bail!(
             "the tokens of {} were moved to {other} before; move them from there, with --from",

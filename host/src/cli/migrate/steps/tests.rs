@@ -1,7 +1,7 @@
 //! A move that is interrupted at every step, and stores that fail at every step.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use super::*;
@@ -53,12 +53,13 @@ impl World {
         self.store(address).load().unwrap().map(|entry| entry.document)
     }
 
-    /// The stores that a server can use.
+    /// The stores that a server can use. The target first: once it holds the catalog, the source
+    /// holds none.
     fn live(&self) -> Vec<&'static str> {
         let is_live = |address: &&str| {
             self.document(address).is_some_and(|document| Relocation::read(&document).is_none())
         };
-        [FROM, TO].into_iter().filter(is_live).collect()
+        [TO, FROM].into_iter().filter(is_live).collect()
     }
 
     /// Whether a copy of the catalog is in one of the stores.
@@ -177,6 +178,32 @@ fn change_of_a_server_meanwhile_is_copied_again() {
         // The catalog, the change, and the note.
         assert_eq!(world.from.load().unwrap().unwrap().version.as_str(), "3");
     }
+}
+
+/// The target of a run. Another run moves the catalog as soon as the target has been read.
+struct OvertakenAfterLoad(Arc<World>, AtomicBool);
+
+impl Store for OvertakenAfterLoad {
+    fn load(&self) -> Result<Option<Entry>, StoreError> {
+        let found = self.0.to.load();
+        if !self.1.swap(true, Ordering::SeqCst) {
+            self.0.run(false).unwrap();
+        }
+        found
+    }
+
+    fn swap(&self, expected: Option<&Version>, document: &str) -> Result<SwapOutcome, StoreError> {
+        self.0.to.swap(expected, document)
+    }
+}
+
+#[test]
+fn move_that_overtakes_another_is_found() {
+    let world = World::new(None);
+    let to = OvertakenAfterLoad(Arc::clone(&world), AtomicBool::new(false));
+    let (from, to) = (Side { address: FROM, store: &world.from }, Side { address: TO, store: &to });
+    assert_eq!(relocate(from, to, ID, 1).unwrap(), CATALOG);
+    world.assert_moved("overtaken");
 }
 
 #[test]
