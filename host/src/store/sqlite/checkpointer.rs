@@ -123,10 +123,9 @@ fn copy(requests: &Receiver<Weak<Database>>, mut database: Weak<Database>) -> Op
 /// How long the newest change may be in the log alone.
 fn delay(database: &Weak<Database>) -> Duration {
     let Some(database) = database.upgrade() else { return Duration::ZERO };
-    let (_, length) = database.identity().lengths();
     if database.log_bytes() > LONG_LOG {
         Duration::ZERO
-    } else if length > SMALL_DATABASE {
+    } else if database.identity().length() > SMALL_DATABASE {
         LARGE_DELAY
     } else {
         SMALL_DELAY

@@ -210,7 +210,7 @@ impl Database {
                 writer.overwrite_end_of_log().map_err(|error| Failure::of_sqlite(&self.path, &error));
             // A full disk has no place for the page, and the log can still be emptied.
             overwritten.or_else(|failure| {
-                let emptied = writer.empty_log().map_err(|error| Failure::of_sqlite(&self.path, &error));
+                let emptied = truncate_log(&writer.0).map_err(|error| Failure::of_sqlite(&self.path, &error));
                 if emptied? { self.identity.sync_empty_log() } else { Err(failure) }
             })
         });
@@ -226,12 +226,18 @@ impl Database {
 
     /// Copies the log into the database file, as far as no reader is in the way.
     pub(super) fn checkpoint(&self) -> Result<Checkpoint, Failure> {
+        self.copy_log(&*self.begin_checkpoint()?)
+    }
+
+    /// Waits for the connection of checkpoints, unless a failed commit is unsettled or the files
+    /// are not those at the path.
+    fn begin_checkpoint(&self) -> Result<MutexGuard<'_, Connection>, Failure> {
         if self.is_unsettled.load(Ordering::Acquire) {
             return Err(self.why_unsettled());
         }
         let connection = lock(&self.checkpoints);
         self.identity.check()?;
-        self.copy_log(&connection)
+        Ok(connection)
     }
 
     /// Copies the log into the database file, as far as no reader is in the way. It keeps its
@@ -254,12 +260,7 @@ impl Database {
 
     /// As a checkpoint, and empties the log, so that one that stays behind holds nothing old.
     pub(super) fn empty_log(&self) -> Result<Checkpoint, Failure> {
-        if self.is_unsettled.load(Ordering::Acquire) {
-            return Err(self.why_unsettled());
-        }
-        let connection = lock(&self.checkpoints);
-        self.identity.check()?;
-        self.empty_log_by(&connection)
+        self.empty_log_by(&*self.begin_checkpoint()?)
     }
 
     fn empty_log_by(&self, connection: &Connection) -> Result<Checkpoint, Failure> {
@@ -269,11 +270,10 @@ impl Database {
         }
         // The copy may have waited for the disk.
         self.identity.check()?;
-        let emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
-        match emptied.map_err(|error| Failure::of_sqlite(&self.path, &error)) {
-            Ok(0) => Ok(Checkpoint::Complete),
+        match truncate_log(connection).map_err(|error| Failure::of_sqlite(&self.path, &error)) {
+            Ok(true) => Ok(Checkpoint::Complete),
             // A reader, or the next change.
-            Ok(_) | Err(Failure::Busy) => Ok(Checkpoint::Incomplete),
+            Ok(false) | Err(Failure::Busy) => Ok(Checkpoint::Incomplete),
             Err(failure) => Err(failure),
         }
     }
@@ -282,8 +282,8 @@ impl Database {
     /// caller holds the writer. A checkpoint of the thread never reaches the end of the log while
     /// commits follow each other closely, and the log would grow.
     fn bound_log(&self, next: u64) {
-        let (log, database) = self.identity.lengths();
-        let most = LONGEST_SMALL_LOG.max(LOG_PER_DATABASE * database);
+        let log = self.identity.log_length();
+        let most = LONGEST_SMALL_LOG.max(LOG_PER_DATABASE * self.identity.length());
         // A failure, or a reader in the way, changes nothing: the next commit tries again.
         if log > most + most / 8 {
             // Another process has added to it as well.
@@ -371,16 +371,16 @@ impl Writer {
         self.rewrite_page()
     }
 
-    /// Copies the log into the database and truncates it. Returns whether no reader was in the way.
-    fn empty_log(&mut self) -> rusqlite::Result<bool> {
-        self.0.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok(row.get::<_, i64>(0)? == 0))
-    }
-
     fn rewrite_page(&mut self) -> rusqlite::Result<()> {
         let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.pragma_update(None, "user_version", super::failure::SCHEMA)?;
         transaction.commit()
     }
+}
+
+/// Copies the log into the database and truncates it. Returns whether nothing was in the way.
+fn truncate_log(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok(row.get::<_, i64>(0)? == 0))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -63,7 +63,7 @@ impl Identity {
         check(&self.log_path, self.log, Part::Log)?;
         // The index is mapped into memory: to touch a part that was cut off would end the process.
         let index = look(&self.index_path).map_err(|_| Failure::Reopening)?;
-        if index.identity != self.index || index.length < self.index_length.load(Ordering::Relaxed) {
+        if !self.is_whole_index(&index) {
             return Err(Failure::Reopening);
         }
         self.index_length.fetch_max(index.length, Ordering::Relaxed);
@@ -79,10 +79,19 @@ impl Identity {
         check(&self.path, self.database, Part::Database).is_ok()
     }
 
-    /// The length of the write-ahead log, and the greatest length of the database so far; in bytes.
-    pub(super) fn lengths(&self) -> (u64, u64) {
-        let log = look(&self.log_path).map_or(0, |log| log.length);
-        (log, self.length.load(Ordering::Relaxed))
+    /// The greatest length of the database so far, in bytes.
+    pub(super) fn length(&self) -> u64 {
+        self.length.load(Ordering::Relaxed)
+    }
+
+    /// The length of the write-ahead log, in bytes.
+    pub(super) fn log_length(&self) -> u64 {
+        look(&self.log_path).map_or(0, |log| log.length)
+    }
+
+    /// Whether this is the mapped index, with its whole length.
+    fn is_whole_index(&self, found: &Found) -> bool {
+        found.identity == self.index && found.length >= self.index_length.load(Ordering::Relaxed)
     }
 
     /// Device and inode number of the database.
@@ -105,9 +114,7 @@ impl Identity {
     /// Whether nothing is at the path of the write-ahead log.
     pub(super) fn has_lost_its_log(&self) -> bool {
         matches!(check(&self.log_path, self.log, Part::Log), Err(Failure::Moved(Part::Log, Change::Missing)))
-            && look(&self.index_path).is_ok_and(|index| {
-                index.identity == self.index && index.length >= self.index_length.load(Ordering::Relaxed)
-            })
+            && look(&self.index_path).is_ok_and(|index| self.is_whole_index(&index))
     }
 }
 
